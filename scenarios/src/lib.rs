@@ -1,0 +1,1 @@
+//! Scenario language, runner on real processes, deterministic simulator.

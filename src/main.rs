@@ -1,0 +1,2 @@
+//! ftvm's command line.
+fn main() {}

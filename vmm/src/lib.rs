@@ -1,0 +1,1 @@
+//! The KVM machine, and the host and controller processes that drive the cores.
