@@ -1,1 +1,20 @@
-//! Sans-I/O cores of primary, secondary and controller.
+//! Sans-I/O cores of ftvm: every decision of primary, secondary, host and controller.
+//!
+//! Nothing here has threads, clocks, files or KVM. Events go in with the time as an argument, actions come out; the
+//! processes in `vmm` and the simulator in `scenarios` drive the same code. See README.md for the dependency rule.
+#![forbid(unsafe_code)]
+
+pub mod commit_meta;
+pub mod controller;
+pub mod detector;
+pub mod host;
+pub mod ids;
+pub mod primary;
+pub mod secondary;
+pub mod spec;
+pub mod time;
+pub mod timeline;
+pub mod wire;
+
+pub use ids::{Epoch, Generation, HostId, Incarnation, LinkId, VmId};
+pub use time::{Span, Time};

@@ -1,0 +1,187 @@
+//! Clients: creating VMs, reading consoles, watching.
+
+use super::io::Action;
+use super::vm::{Phase, Vm};
+use super::{Controller, LinkId, Turn, VmId};
+use crate::spec::{VmSpec, name_is_valid};
+use crate::timeline::Happening;
+use crate::wire::{
+    Access, Answer, FromClient, Grant, HostStatus, PROTOCOL_VERSION, Part, Request, RequestError, Status, ToClient,
+    ToHost, VmStatus,
+};
+
+/// Guest memory comes in pages.
+const PAGE_BYTES: u64 = 4096;
+
+impl Controller {
+    pub(super) fn client_hello(&mut self, turn: &mut Turn<'_>, link: LinkId, protocol: u32) {
+        if protocol != PROTOCOL_VERSION {
+            let reason = format!(
+                "the client speaks protocol {protocol}, the controller {PROTOCOL_VERSION}: use the same ftvm on both"
+            );
+            turn.actions.push(Action::ToClient { link, message: ToClient::Rejected { reason }, grants: Vec::new() });
+            turn.actions.push(Action::CloseLink(link));
+            return;
+        }
+        self.clients.insert(link);
+        turn.actions.push(Action::ToClient { link, message: ToClient::Welcome, grants: Vec::new() });
+    }
+
+    pub(super) fn from_client(&mut self, turn: &mut Turn<'_>, link: LinkId, message: FromClient) {
+        if !self.clients.contains(&link) {
+            return;
+        }
+        let FromClient { id, request } = message;
+        match request {
+            Request::CreateVm(spec) => self.create_vm(turn, link, id, spec),
+            Request::Status => answer(turn, link, id, Ok(Answer::Status(self.status())), Vec::new()),
+            Request::Watch => {
+                self.watchers.insert(link);
+                answer(turn, link, id, Ok(Answer::Done), Vec::new());
+            }
+            Request::AttachConsole(vm) => self.attach(turn, link, id, vm),
+            Request::ConsoleConsumed { vm, position } => self.consumed(turn, link, vm, position),
+            Request::Shutdown if self.config.shutdown_allowed => {
+                answer(turn, link, id, Ok(Answer::Done), Vec::new());
+                let links: Vec<LinkId> = self.host_links.keys().copied().collect();
+                for link in links {
+                    turn.actions.push(Action::ToHost { link, message: ToHost::Shutdown, grants: Vec::new() });
+                }
+                turn.actions.push(Action::Exit);
+            }
+            Request::Shutdown => {
+                let refusal = "this controller does not end at a client's request: stop its process instead";
+                answer(turn, link, id, Err(RequestError::NotNow(refusal.to_owned())), Vec::new());
+            }
+        }
+    }
+
+    fn create_vm(&mut self, turn: &mut Turn<'_>, link: LinkId, id: u64, spec: VmSpec) {
+        let vm = match self.check_spec(&spec) {
+            Ok(vm) => vm,
+            Err(error) => {
+                answer(turn, link, id, Err(error), Vec::new());
+                return;
+            }
+        };
+        self.vms.insert(vm, Vm::new(vm, spec.clone(), Phase::Creating { client: link, request: id }));
+        turn.actions.push(Action::CreatePartition { vm, spec, uploader: link });
+    }
+
+    fn check_spec(&self, spec: &VmSpec) -> Result<VmId, RequestError> {
+        let bad = |why: &str| Err(RequestError::BadSpec(why.to_owned()));
+        if !name_is_valid(&spec.name) {
+            return bad("its name must be 1 to 63 of a-z 0-9 . _ -, not starting with a dot");
+        }
+        if spec.memory_bytes == 0 || !spec.memory_bytes.is_multiple_of(PAGE_BYTES) {
+            return bad("its memory must be a multiple of 4096 bytes, and not zero");
+        }
+        if spec.epoch_interval.ns() == 0 || spec.journal.slots == 0 {
+            return bad("epoch interval and journal slots must not be zero");
+        }
+        if self.vms.values().any(|vm| vm.spec.name == spec.name) {
+            return Err(RequestError::NameTaken(spec.name.clone()));
+        }
+        (0..self.config.vms_max)
+            .map(VmId::new)
+            .find(|vm| !self.vms.contains_key(vm))
+            .ok_or_else(|| RequestError::PoolRefused(format!("all {} places for VMs are taken", self.config.vms_max)))
+    }
+
+    pub(super) fn partition_created(&mut self, turn: &mut Turn<'_>, vm: VmId, result: Result<(), String>) {
+        let Some(entry) = self.vms.get_mut(&vm) else { return };
+        let Phase::Creating { client, request } = entry.phase else { return };
+        match result {
+            Ok(()) => {
+                entry.phase = Phase::Unled;
+                let name = entry.spec.name.clone();
+                self.persist(turn);
+                self.tell(turn, Happening::VmCreated { vm, name });
+                answer(turn, client, request, Ok(Answer::VmCreated(vm)), Vec::new());
+                self.protect_all(turn);
+            }
+            Err(reason) => {
+                self.vms.remove(&vm);
+                answer(turn, client, request, Err(RequestError::PoolRefused(reason)), Vec::new());
+            }
+        }
+    }
+
+    fn attach(&mut self, turn: &mut Turn<'_>, link: LinkId, id: u64, vm: VmId) {
+        let Some(entry) = self.vms.get_mut(&vm).filter(|entry| !matches!(entry.phase, Phase::Creating { .. })) else {
+            answer(turn, link, id, Err(RequestError::UnknownVm(vm)), Vec::new());
+            return;
+        };
+        entry.readers.insert(link, 0);
+        let tail = entry.console_end;
+        let ended = match &entry.phase {
+            Phase::Ended { end } => Some(end.clone()),
+            _ => None,
+        };
+        let console = Grant { part: Part::Console(vm), access: Access::ReadOnly };
+        answer(turn, link, id, Ok(Answer::Done), vec![console]);
+        let message = match ended {
+            Some(end) => ToClient::VmEnded { vm, end, console_end: tail },
+            None => ToClient::ConsoleMoved { vm, tail },
+        };
+        turn.actions.push(Action::ToClient { link, message, grants: Vec::new() });
+    }
+
+    fn consumed(&mut self, turn: &mut Turn<'_>, link: LinkId, vm: VmId, position: u64) {
+        let Some(entry) = self.vms.get_mut(&vm) else { return };
+        let console_end = entry.console_end;
+        let Some(consumed) = entry.readers.get_mut(&link) else { return };
+        *consumed = position.clamp(*consumed, console_end);
+        self.console_has_room(turn, vm);
+    }
+
+    fn console_has_room(&mut self, turn: &mut Turn<'_>, vm: VmId) {
+        if let Some(entry) = self.vms.get_mut(&vm) {
+            entry.console_full = false;
+        }
+        self.apply_next(turn, vm);
+    }
+
+    pub(super) fn console_moved(&self, turn: &mut Turn<'_>, vm: VmId, tail: u64) {
+        for &link in self.vms[&vm].readers.keys() {
+            let message = ToClient::ConsoleMoved { vm, tail };
+            turn.actions.push(Action::ToClient { link, message, grants: Vec::new() });
+        }
+    }
+
+    pub(super) fn client_closed(&mut self, turn: &mut Turn<'_>, link: LinkId) {
+        self.clients.remove(&link);
+        self.watchers.remove(&link);
+        let attached: Vec<VmId> =
+            self.vms.values_mut().filter_map(|vm| vm.readers.remove(&link).map(|_| vm.id)).collect();
+        for vm in attached {
+            self.console_has_room(turn, vm);
+        }
+    }
+
+    /// The state of everything, for people.
+    #[must_use]
+    pub fn status(&self) -> Status {
+        let host = |(&host, entry): (&super::HostId, &super::Host)| HostStatus {
+            host,
+            name: entry.name.clone(),
+            health: entry.health_word().to_owned(),
+        };
+        let vm = |entry: &Vm| VmStatus {
+            vm: entry.id,
+            name: entry.spec.name.clone(),
+            phase: entry.phase_word().to_owned(),
+            generation: entry.generation,
+            applied: entry.applied,
+            primary: entry.primary().map(|host| self.host_name(host)),
+            secondary: entry.standby.map(|standby| self.host_name(standby.host)),
+            unprotected: self.unprotected_because(entry.id),
+            takeovers: entry.takeovers,
+        };
+        Status { hosts: self.hosts.iter().map(host).collect(), vms: self.vms.values().map(vm).collect() }
+    }
+}
+
+fn answer(turn: &mut Turn<'_>, link: LinkId, id: u64, answer: Result<Answer, RequestError>, grants: Vec<Grant>) {
+    turn.actions.push(Action::ToClient { link, message: ToClient::Answer { id, answer }, grants });
+}

@@ -1,0 +1,233 @@
+//! What goes into the controller's core and what comes out of it.
+
+use crate::commit_meta::GuestEnd;
+use crate::controller::state::ClusterState;
+use crate::ids::{Epoch, Generation, HostId, LinkId, VmId};
+use crate::spec::VmSpec;
+use crate::time::Time;
+use crate::timeline::Happening;
+use crate::wire::{FromClient, FromHost, Grant, HostHello, ToClient, ToHost};
+
+/// What the pool says of a VM when a controller starts over it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Recovered {
+    /// The VM.
+    pub vm: VmId,
+    /// The commit word of the persisted generation; `None` when its journal was never made.
+    pub word: Option<Word>,
+    /// The last applied epoch.
+    pub applied: Epoch,
+    /// The console's end.
+    pub console_end: u64,
+}
+
+/// A commit word as it was read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Word {
+    /// The last published epoch.
+    pub epoch: Epoch,
+    /// Whether the word is sealed.
+    pub sealed: bool,
+}
+
+/// What happens to a controller.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Input {
+    /// A host's first message on a connection.
+    HostHello {
+        /// The connection.
+        link: LinkId,
+        /// The message.
+        hello: HostHello,
+    },
+    /// A later message of a host.
+    FromHost {
+        /// The connection.
+        link: LinkId,
+        /// The message.
+        message: FromHost,
+    },
+    /// A client's first message on a connection.
+    ClientHello {
+        /// The connection.
+        link: LinkId,
+        /// The client's protocol version.
+        protocol: u32,
+    },
+    /// A later message of a client. The file of a [`crate::wire::Request::CreateVm`] is the driver's to keep.
+    FromClient {
+        /// The connection.
+        link: LinkId,
+        /// The message.
+        message: FromClient,
+    },
+    /// A connection closed, or sent what cannot be read.
+    LinkClosed {
+        /// The connection.
+        link: LinkId,
+    },
+    /// A sample of a host's heartbeat counter.
+    Beat {
+        /// The host.
+        host: HostId,
+        /// The counter; `None` when the page cannot be read.
+        count: Option<u64>,
+    },
+    /// A look at a VM's commit word.
+    Committed {
+        /// The VM.
+        vm: VmId,
+        /// The generation of the word.
+        generation: Generation,
+        /// The last published epoch.
+        epoch: Epoch,
+    },
+    /// Answer to [`Action::CreatePartition`].
+    PartitionCreated {
+        /// The VM.
+        vm: VmId,
+        /// One line when it failed.
+        result: Result<(), String>,
+    },
+    /// Answer to [`Action::Seal`].
+    Sealed {
+        /// The VM.
+        vm: VmId,
+        /// The generation.
+        generation: Generation,
+        /// The last published epoch.
+        final_epoch: Epoch,
+    },
+    /// Answer to [`Action::OpenGeneration`]: one line when it failed.
+    GenerationOpened {
+        /// The VM.
+        vm: VmId,
+        /// The generation.
+        generation: Generation,
+        /// One line when it failed.
+        result: Result<(), String>,
+    },
+    /// Answer to [`Action::Apply`].
+    Applied {
+        /// The VM.
+        vm: VmId,
+        /// The generation of the record.
+        generation: Generation,
+        /// What became of it.
+        outcome: ApplyOutcome,
+    },
+    /// Time has passed; wanted at least every heartbeat interval.
+    Tick,
+}
+
+/// What became of a commit record.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ApplyOutcome {
+    /// It is in the stable image, machine state and console.
+    Done {
+        /// Its epoch.
+        epoch: Epoch,
+        /// The console's end after it.
+        console_end: u64,
+        /// The guest's end, in its last record.
+        ended: Option<GuestEnd>,
+    },
+    /// The commit word does not cover the epoch: whoever said so was wrong.
+    NotCommitted,
+    /// The console ring has no room that its lossless readers have given back.
+    ConsoleFull {
+        /// The record's epoch.
+        epoch: Epoch,
+    },
+    /// The record is not what a sane primary writes; nothing of it was applied.
+    Refused {
+        /// The record's epoch.
+        epoch: Epoch,
+        /// One line.
+        reason: String,
+    },
+}
+
+/// What a controller wants done, in this order.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Action {
+    /// Store the cluster state in the pool before anything that follows.
+    Persist(ClusterState),
+    /// Send to a host, with these descriptors.
+    ToHost {
+        /// The connection.
+        link: LinkId,
+        /// The message.
+        message: ToHost,
+        /// What travels beside it.
+        grants: Vec<Grant>,
+    },
+    /// Send to a client, with these descriptors.
+    ToClient {
+        /// The connection.
+        link: LinkId,
+        /// The message.
+        message: ToClient,
+        /// What travels beside it.
+        grants: Vec<Grant>,
+    },
+    /// Close a connection.
+    CloseLink(LinkId),
+    /// Make a VM's part of the pool; its boot file came over `uploader`. Answer: [`Input::PartitionCreated`].
+    CreatePartition {
+        /// The VM.
+        vm: VmId,
+        /// What it is.
+        spec: VmSpec,
+        /// The connection with the file.
+        uploader: LinkId,
+    },
+    /// Give a VM's part of the pool back.
+    DeletePartition(VmId),
+    /// Make journal and log of a generation, its words at `base`, and make it the reigning one; idempotent.
+    /// Answer: [`Input::GenerationOpened`].
+    OpenGeneration {
+        /// The VM.
+        vm: VmId,
+        /// The generation.
+        generation: Generation,
+        /// The epoch that it goes on from.
+        base: Epoch,
+    },
+    /// Forget journal and log of a generation that is over and applied.
+    CloseGeneration {
+        /// The VM.
+        vm: VmId,
+        /// The generation.
+        generation: Generation,
+    },
+    /// Seal commit word and log; idempotent. Answer: [`Input::Sealed`].
+    Seal {
+        /// The VM.
+        vm: VmId,
+        /// The generation.
+        generation: Generation,
+    },
+    /// Apply one commit record. Answer, at some later time: [`Input::Applied`].
+    Apply {
+        /// The VM.
+        vm: VmId,
+        /// The generation.
+        generation: Generation,
+        /// The record's epoch: the last applied one's successor.
+        epoch: Epoch,
+        /// Console position up to which all lossless readers have read; `None` without any.
+        console_floor: Option<u64>,
+    },
+    /// Watch the heartbeat page of this host.
+    WatchHost(HostId),
+    /// Something happened, for the log (watchers are told by [`Action::ToClient`]).
+    Tell {
+        /// When.
+        at: Time,
+        /// What.
+        happening: Happening,
+    },
+    /// The controller's work is over.
+    Exit,
+}

@@ -1,0 +1,195 @@
+//! Hosts come, fall silent, come back and go.
+
+use super::hosts::{Change, Health, Host};
+use super::io::Action;
+use super::{Controller, HostId, LinkId, Turn, VmId};
+use crate::spec::name_is_valid;
+use crate::timeline::Happening;
+use crate::wire::{Access, FromHost, Grant, HeldRole, HostHello, PROTOCOL_VERSION, Part, Role, TakeoverReason, ToHost};
+
+/// Why a host may not join.
+struct Rejection {
+    reason: String,
+    retry: bool,
+}
+
+impl Controller {
+    pub(super) fn host_hello(&mut self, turn: &mut Turn<'_>, link: LinkId, hello: HostHello) {
+        let host = match self.admit(&hello) {
+            Ok(host) => host,
+            Err(Rejection { reason, retry }) => {
+                let message = ToHost::Rejected { reason, retry };
+                turn.actions.push(Action::ToHost { link, message, grants: Vec::new() });
+                turn.actions.push(Action::CloseLink(link));
+                return;
+            }
+        };
+        let known = self.hosts.contains_key(&host);
+        let entry =
+            self.hosts.entry(host).or_insert_with(|| Host::new(hello.name.clone(), Health::Down, self.config.detector));
+        let restarted = entry.incarnation.is_some_and(|known| known != hello.incarnation);
+        entry.connect(link, hello.incarnation, self.config.detector);
+        self.host_links.insert(link, host);
+        if !known {
+            self.persist(turn);
+        }
+        turn.actions.push(Action::WatchHost(host));
+        let welcome = ToHost::Welcome {
+            host,
+            heartbeat_bound: self.config.detector.bound,
+            heartbeat_interval: self.config.detector.interval,
+        };
+        let beat = Grant { part: Part::Heartbeat(host), access: Access::ReadWrite };
+        self.to_host(turn, host, welcome, vec![beat]);
+        self.tell(turn, Happening::HostJoined { host, name: hello.name });
+        self.reconcile(turn, host, restarted, &hello.roles);
+        self.protect_all(turn);
+    }
+
+    /// Finds the number of a host that may join, or says in one line why it may not.
+    fn admit(&self, hello: &HostHello) -> Result<HostId, Rejection> {
+        let never = |reason: String| Err(Rejection { reason, retry: false });
+        if hello.protocol != PROTOCOL_VERSION {
+            return never(format!(
+                "host `{}` speaks protocol {}, the controller {PROTOCOL_VERSION}: use the same ftvm on both",
+                hello.name, hello.protocol
+            ));
+        }
+        if !name_is_valid(&hello.name) {
+            return never("bad host name: 1 to 63 of a-z 0-9 . _ -, not starting with a dot".to_owned());
+        }
+        if let Some((id, host)) = self.hosts.iter().find(|(_, host)| host.name == hello.name) {
+            return if host.link.is_some() {
+                // The old connection may be about to close.
+                let reason = format!("a host named `{}` is connected already: choose another --id", hello.name);
+                Err(Rejection { reason, retry: true })
+            } else {
+                Ok(*id)
+            };
+        }
+        match u16::try_from(self.hosts.len()) {
+            Ok(next) if next < self.config.hosts_max => Ok(HostId::new(next)),
+            _ => never(format!("the pool has room for {} hosts, all are taken", self.config.hosts_max)),
+        }
+    }
+
+    /// Holds what a host says it holds against what it should.
+    fn reconcile(&mut self, turn: &mut Turn<'_>, host: HostId, restarted: bool, roles: &[HeldRole]) {
+        let vms: Vec<VmId> = self.vms.keys().copied().collect();
+        for vm in vms {
+            let held = roles.iter().find(|role| role.vm == vm).copied();
+            let entry = &self.vms[&vm];
+            let generation = entry.generation;
+            let is_primary = entry.primary() == Some(host);
+            let is_standby = entry.standby.is_some_and(|standby| standby.host == host);
+            match held {
+                Some(HeldRole { generation: held, role: Role::Primary { live }, .. })
+                    if is_primary && held == generation =>
+                {
+                    self.adopt_primary(turn, vm, host, live);
+                }
+                Some(HeldRole { generation: held, role: Role::Secondary { prepared }, .. })
+                    if held == generation && !is_primary && (is_standby || entry.standby.is_none()) =>
+                {
+                    self.adopt_standby(turn, vm, host, prepared);
+                }
+                Some(held) => {
+                    let deposed = matches!(held.role, Role::Primary { .. });
+                    let release = ToHost::Release { vm, generation: held.generation, deposed };
+                    self.to_host(turn, host, release, Vec::new());
+                    self.forget_roles(turn, vm, host, TakeoverReason::GivenUp);
+                }
+                None => {
+                    let reason =
+                        if restarted { TakeoverReason::HostRestarted } else { TakeoverReason::PromotionFailed };
+                    self.forget_roles(turn, vm, host, reason);
+                }
+            }
+        }
+    }
+
+    /// The host does not hold any role for the VM that it should: as primary it must be succeeded, as secondary replaced.
+    fn forget_roles(&mut self, turn: &mut Turn<'_>, vm: VmId, host: HostId, reason: TakeoverReason) {
+        let entry = &self.vms[&vm];
+        if entry.primary() == Some(host) {
+            self.primary_gone(turn, vm, reason);
+        } else if entry.standby.is_some_and(|standby| standby.host == host) {
+            self.drop_standby(turn, vm);
+        }
+    }
+
+    pub(super) fn from_host(&mut self, turn: &mut Turn<'_>, link: LinkId, message: FromHost) {
+        let Some(&host) = self.host_links.get(&link) else { return };
+        match message {
+            FromHost::Doorbell { vm, generation, epoch } => {
+                if self.vms.get(&vm).is_some_and(|entry| entry.primary() == Some(host)) {
+                    self.committed(turn, vm, generation, epoch);
+                }
+            }
+            FromHost::StandbyReady { vm, generation } => self.standby_ready(turn, vm, generation, host),
+            FromHost::AskTakeover { vm, generation, reason } => self.ask(turn, vm, generation, host, reason),
+            FromHost::Live { vm, generation, report } => self.live(turn, vm, generation, host, report),
+            FromHost::Fenced { vm, generation } => {
+                if self.vms.contains_key(&vm) {
+                    self.tell(turn, Happening::Fenced { vm, generation, host });
+                }
+            }
+            FromHost::GaveUp { vm, generation, reason } => {
+                if self.vms.get(&vm).is_some_and(|entry| entry.generation == generation) {
+                    self.tell(turn, Happening::GaveUp { vm, host, reason });
+                    // A host that failed once would be chosen again at once: let it rest.
+                    let until = turn.now + self.config.hold_down;
+                    if let Some(entry) = self.hosts.get_mut(&host) {
+                        entry.health = Health::HeldDown { until };
+                    }
+                    self.forget_roles(turn, vm, host, TakeoverReason::GivenUp);
+                }
+            }
+        }
+    }
+
+    pub(super) fn link_closed(&mut self, turn: &mut Turn<'_>, link: LinkId) {
+        if let Some(host) = self.host_links.remove(&link) {
+            let name = self.host_name(host);
+            if let Some(entry) = self.hosts.get_mut(&host) {
+                entry.disconnect();
+            }
+            self.tell(turn, Happening::HostDown { host, name });
+            self.host_lost(turn, host, TakeoverReason::LinkClosed);
+        }
+        self.client_closed(turn, link);
+    }
+
+    pub(super) fn beat(&mut self, turn: &mut Turn<'_>, host: HostId, count: Option<u64>) {
+        let hold_down = self.config.hold_down;
+        let Some(entry) = self.hosts.get_mut(&host) else { return };
+        let name = entry.name.clone();
+        match entry.beat(turn.now, count, hold_down) {
+            Change::None => {}
+            Change::FellSilent(silence) => {
+                self.tell(turn, Happening::HostSilent { host, name });
+                self.host_lost(turn, host, TakeoverReason::HeartbeatSilent(silence));
+            }
+            Change::BeatsAgain => self.tell(turn, Happening::HostBeats { host, name }),
+        }
+    }
+
+    /// All roles of a dead or silent host must go elsewhere.
+    fn host_lost(&mut self, turn: &mut Turn<'_>, host: HostId, reason: TakeoverReason) {
+        // Primaries first: they are what the outside waits for.
+        let led: Vec<VmId> = self.vms.values().filter(|vm| vm.primary() == Some(host)).map(|vm| vm.id).collect();
+        for vm in led {
+            self.primary_gone(turn, vm, reason);
+        }
+        let stood_by: Vec<VmId> = self
+            .vms
+            .values()
+            .filter(|vm| vm.standby.is_some_and(|standby| standby.host == host))
+            .map(|vm| vm.id)
+            .collect();
+        for vm in stood_by {
+            self.drop_standby(turn, vm);
+        }
+        self.protect_all(turn);
+    }
+}

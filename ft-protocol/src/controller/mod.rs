@@ -1,0 +1,167 @@
+//! The controller's core: membership, takeover, application order, re-protection and placement.
+//!
+//! It alone says who reigns. Nothing here trusts a clock for safety: every change of primary goes through
+//! `Seal -> drain -> Persist -> OpenGeneration -> Promote`, in this order, and each step is idempotent, so that a
+//! controller that dies in between is followed by one that finishes the work.
+
+mod clients;
+mod hosts;
+mod io;
+mod membership;
+mod placement;
+mod protection;
+mod state;
+mod takeover;
+mod vm;
+
+pub use hosts::Health;
+pub use io::{Action, ApplyOutcome, Input, Recovered, Word};
+pub use state::{CLUSTER_STATE_VERSION, ClusterState, ClusterStateError, VmRecord};
+
+use crate::detector::DetectorConfig;
+use crate::ids::{Epoch, Generation, HostId, LinkId, VmId};
+use crate::time::{Span, Time};
+use crate::timeline::Happening;
+use crate::wire::{ToClient, ToHost};
+use hosts::Host;
+use std::collections::{BTreeMap, BTreeSet};
+use vm::{Phase, Vm};
+
+/// Bounds of a [`Controller`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ControllerConfig {
+    /// How heartbeats are watched, here and by the hosts.
+    pub detector: DetectorConfig,
+    /// How long a host that was silent must beat before it is given a new role.
+    pub hold_down: Span,
+    /// How long a secondary may take to ask for the takeover after it was told that the primary is gone.
+    pub ask_bound: Span,
+    /// How long a host may take from the order to become primary to the running guest.
+    pub promotion_bound: Span,
+    /// Most hosts that can ever be members.
+    pub hosts_max: u16,
+    /// Most VMs at one time.
+    pub vms_max: u16,
+    /// Whether a client may end the cluster with a request (private clusters).
+    pub shutdown_allowed: bool,
+}
+
+/// The core. One per pool.
+#[derive(Debug)]
+pub struct Controller {
+    config: ControllerConfig,
+    hosts: BTreeMap<HostId, Host>,
+    vms: BTreeMap<VmId, Vm>,
+    host_links: BTreeMap<LinkId, HostId>,
+    clients: BTreeSet<LinkId>,
+    watchers: BTreeSet<LinkId>,
+}
+
+/// Everything one call of [`Controller::handle`] works with.
+struct Turn<'a> {
+    now: Time,
+    actions: &'a mut Vec<Action>,
+}
+
+impl Controller {
+    /// A controller over an empty pool.
+    #[must_use]
+    pub fn new(config: ControllerConfig) -> Self {
+        Self {
+            config,
+            hosts: BTreeMap::new(),
+            vms: BTreeMap::new(),
+            host_links: BTreeMap::new(),
+            clients: BTreeSet::new(),
+            watchers: BTreeSet::new(),
+        }
+    }
+
+    /// A controller over a pool that an earlier one left: goes on where that one stopped.
+    ///
+    /// A VM whose word is sealed was being taken over; a VM whose primary was named but whose journal does not exist had
+    /// not been given away yet. Hosts are awaited: those whose heartbeat has stopped are found silent soon.
+    pub fn recover(
+        config: ControllerConfig,
+        state: ClusterState,
+        pool: &[Recovered],
+        now: Time,
+        actions: &mut Vec<Action>,
+    ) -> Self {
+        let mut controller = Self::new(config);
+        let turn = &mut Turn { now, actions };
+        for (index, name) in state.hosts.into_iter().enumerate() {
+            let Ok(index) = u16::try_from(index) else { break };
+            controller.hosts.insert(HostId::new(index), Host::new(name, Health::Awaited, config.detector));
+            turn.actions.push(Action::WatchHost(HostId::new(index)));
+        }
+        for record in state.vms {
+            let Some(found) = pool.iter().find(|found| found.vm == record.vm) else { continue };
+            controller.recover_vm(turn, record, found);
+        }
+        controller
+    }
+
+    /// Takes an input and appends what is to be done.
+    pub fn handle(&mut self, now: Time, input: Input, actions: &mut Vec<Action>) {
+        let turn = &mut Turn { now, actions };
+        match input {
+            Input::HostHello { link, hello } => self.host_hello(turn, link, hello),
+            Input::FromHost { link, message } => self.from_host(turn, link, message),
+            Input::ClientHello { link, protocol } => self.client_hello(turn, link, protocol),
+            Input::FromClient { link, message } => self.from_client(turn, link, message),
+            Input::LinkClosed { link } => self.link_closed(turn, link),
+            Input::Beat { host, count } => self.beat(turn, host, count),
+            Input::Committed { vm, generation, epoch } => self.committed(turn, vm, generation, epoch),
+            Input::PartitionCreated { vm, result } => self.partition_created(turn, vm, result),
+            Input::Sealed { vm, generation, final_epoch } => self.sealed(turn, vm, generation, final_epoch),
+            Input::GenerationOpened { vm, generation, result } => self.generation_opened(turn, vm, generation, result),
+            Input::Applied { vm, generation, outcome } => self.applied(turn, vm, generation, outcome),
+            Input::Tick => self.tick(turn),
+        }
+    }
+
+    /// The reigning generation of each VM that is not over, with the last epoch known to be committed under it: where to
+    /// look for new commits.
+    pub fn reigns(&self) -> impl Iterator<Item = (VmId, Generation, Epoch)> + '_ {
+        self.vms.values().filter(|vm| vm.primary().is_some()).map(|vm| (vm.id, vm.generation, vm.committed))
+    }
+
+    fn tick(&mut self, turn: &mut Turn<'_>) {
+        for host in self.hosts.values_mut() {
+            host.end_hold_down(turn.now);
+        }
+        self.overdue(turn);
+        self.protect_all(turn);
+    }
+
+    fn tell(&self, turn: &mut Turn<'_>, happening: Happening) {
+        let at = turn.now;
+        for &link in &self.watchers {
+            let message = ToClient::Happened { at, happening: happening.clone() };
+            turn.actions.push(Action::ToClient { link, message, grants: Vec::new() });
+        }
+        turn.actions.push(Action::Tell { at, happening });
+    }
+
+    fn persist(&self, turn: &mut Turn<'_>) {
+        turn.actions.push(Action::Persist(ClusterState {
+            hosts: self.hosts.values().map(|host| host.name.clone()).collect(),
+            vms: self.vms.values().filter(|vm| !matches!(vm.phase, Phase::Creating { .. })).map(Vm::record).collect(),
+        }));
+    }
+
+    fn host_name(&self, host: HostId) -> String {
+        self.hosts.get(&host).map(|host| host.name.clone()).unwrap_or_default()
+    }
+
+    fn to_host(&self, turn: &mut Turn<'_>, host: HostId, message: ToHost, grants: Vec<crate::wire::Grant>) {
+        if let Some(link) = self.hosts.get(&host).and_then(|host| host.link) {
+            turn.actions.push(Action::ToHost { link, message, grants });
+        }
+    }
+}
+
+#[cfg(test)]
+#[path = "controller_tests.rs"]
+mod tests;

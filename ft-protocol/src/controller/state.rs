@@ -1,0 +1,68 @@
+//! What the controller keeps in the pool, to be found again by its next life.
+
+use crate::commit_meta::GuestEnd;
+use crate::ids::{Generation, HostId, VmId};
+use crate::spec::VmSpec;
+use serde::{Deserialize, Serialize};
+
+/// Version of the encoding; its first byte.
+pub const CLUSTER_STATE_VERSION: u8 = 1;
+
+/// Cluster state: who exists and who reigns.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ClusterState {
+    /// Host names; a host's number is its index.
+    pub hosts: Vec<String>,
+    /// All VMs.
+    pub vms: Vec<VmRecord>,
+}
+
+/// A VM in the cluster state.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VmRecord {
+    /// Its number.
+    pub vm: VmId,
+    /// What it is.
+    pub spec: VmSpec,
+    /// The youngest generation that was ever given to a host, or is about to be.
+    pub generation: Generation,
+    /// To whom `generation` was given; `None` while it waits for a host.
+    pub primary: Option<HostId>,
+    /// Takeovers so far.
+    pub takeovers: u64,
+    /// Set when its life has ended.
+    pub ended: Option<GuestEnd>,
+}
+
+/// Why stored bytes are no cluster state.
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+pub enum ClusterStateError {
+    /// Written by another version.
+    #[error("cluster state has version {found:?}, expected {CLUSTER_STATE_VERSION}")]
+    Version {
+        /// The version found, if there was a byte at all.
+        found: Option<u8>,
+    },
+    /// Not an encoding of this version.
+    #[error("cluster state does not decode ({0})")]
+    Malformed(postcard::Error),
+}
+
+impl ClusterState {
+    /// Encodes for the pool.
+    ///
+    /// # Panics
+    /// Never: encoding into a growing buffer has no failing case.
+    #[must_use]
+    pub fn encode(&self) -> Vec<u8> {
+        postcard::to_extend(self, vec![CLUSTER_STATE_VERSION]).expect("encoding into a Vec cannot fail")
+    }
+
+    /// Decodes what an earlier life stored.
+    pub fn decode(bytes: &[u8]) -> Result<Self, ClusterStateError> {
+        match bytes.split_first() {
+            Some((&CLUSTER_STATE_VERSION, body)) => postcard::from_bytes(body).map_err(ClusterStateError::Malformed),
+            other => Err(ClusterStateError::Version { found: other.map(|(version, _)| *version) }),
+        }
+    }
+}

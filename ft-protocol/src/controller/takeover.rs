@@ -1,0 +1,401 @@
+//! Takeover: seal, drain, open the next generation, promote; and the application of commit records it rests on.
+
+use super::io::{Action, ApplyOutcome, Recovered};
+use super::state::VmRecord;
+use super::vm::{Phase, Vm};
+use super::{Controller, Generation, HostId, Turn, VmId};
+use crate::ids::Epoch;
+use crate::timeline::Happening;
+use crate::wire::{Access, Grant, LiveReport, Order, Part, TakeoverReason, TakeoverRefusal, ToClient, ToHost};
+
+impl Controller {
+    /// Takes a VM up that an earlier life of the controller left.
+    pub(super) fn recover_vm(&mut self, turn: &mut Turn<'_>, record: VmRecord, found: &Recovered) {
+        let VmRecord { vm, spec, generation, primary, takeovers, ended } = record;
+        let mut entry = Vm::new(vm, spec, Phase::Unled);
+        entry.generation = generation;
+        entry.takeovers = takeovers;
+        entry.applied = found.applied;
+        entry.committed = found.word.map_or(found.applied, |word| word.epoch).max(found.applied);
+        entry.console_end = found.console_end;
+        entry.given = found.word.is_some();
+        entry.phase = match (ended, primary, found.word) {
+            (Some(end), _, _) => Phase::Ended { end },
+            (None, Some(host), Some(word)) if !word.sealed => Phase::Running { host },
+            // Sealed: a takeover was under way, nobody reigns. Seal again (idempotent) to go on from there.
+            (None, _, Some(_)) => Phase::Sealing { winner: None },
+            (None, _, None) => Phase::Unled,
+        };
+        let sealing = matches!(entry.phase, Phase::Sealing { .. });
+        self.vms.insert(vm, entry);
+        if sealing {
+            turn.actions.push(Action::Seal { vm, generation });
+        }
+        self.apply_next(turn, vm);
+    }
+
+    /// The primary is known or thought to be gone. A ready secondary is told and will ask; without one, the controller
+    /// itself begins.
+    pub(super) fn primary_gone(&mut self, turn: &mut Turn<'_>, vm: VmId, reason: TakeoverReason) {
+        let Some(entry) = self.vms.get_mut(&vm) else { return };
+        let generation = entry.generation;
+        let first = entry.suspected.is_none();
+        entry.suspected.get_or_insert(turn.now);
+        let standby = entry.ready_standby().filter(|host| self.hosts.get(host).is_some_and(super::Host::is_fit));
+        if first {
+            self.tell(turn, Happening::PrimaryGone { vm, generation, reason });
+        }
+        match standby {
+            Some(host) => {
+                self.to_host(turn, host, ToHost::PrimaryGone { vm, generation, reason }, Vec::new());
+            }
+            None => self.begin_takeover(turn, vm, None),
+        }
+    }
+
+    /// A secondary asks to become primary.
+    pub(super) fn ask(
+        &mut self,
+        turn: &mut Turn<'_>,
+        vm: VmId,
+        generation: Generation,
+        host: HostId,
+        reason: TakeoverReason,
+    ) {
+        if let Err(refusal) = self.may_take_over(vm, generation, host, reason) {
+            if let (TakeoverRefusal::PrimaryBeats, Some(entry)) = (refusal, self.vms.get_mut(&vm)) {
+                entry.suspected = None;
+            }
+            self.tell(turn, Happening::TakeoverRefused { vm, host, refusal });
+            self.to_host(turn, host, ToHost::TakeoverRefused { vm, generation, refusal }, Vec::new());
+            return;
+        }
+        if self.vms.get(&vm).is_some_and(|entry| entry.suspected.is_none()) {
+            self.tell(turn, Happening::PrimaryGone { vm, generation, reason });
+        }
+        self.begin_takeover(turn, vm, Some(host));
+    }
+
+    fn may_take_over(
+        &self,
+        vm: VmId,
+        generation: Generation,
+        host: HostId,
+        reason: TakeoverReason,
+    ) -> Result<(), TakeoverRefusal> {
+        let entry = self.vms.get(&vm).ok_or(TakeoverRefusal::UnknownVm)?;
+        if entry.generation != generation {
+            return Err(TakeoverRefusal::GenerationOver { asked: generation, current: entry.generation });
+        }
+        let primary = match entry.phase {
+            Phase::Promoting { host, .. } | Phase::Running { host } => host,
+            Phase::Ended { .. } => return Err(TakeoverRefusal::Ended),
+            _ => return Err(TakeoverRefusal::UnderWay),
+        };
+        if entry.ready_standby() != Some(host) {
+            return Err(TakeoverRefusal::NotSecondary);
+        }
+        // Not for safety: a secondary that cannot see the heartbeat page should not stop a healthy primary.
+        let heard = matches!(reason, TakeoverReason::HeartbeatSilent(_));
+        if heard && self.hosts.get(&primary).is_some_and(super::Host::is_lively) {
+            return Err(TakeoverRefusal::PrimaryBeats);
+        }
+        Ok(())
+    }
+
+    /// Ends the reigning generation. From here on its primary can publish nothing more.
+    pub(super) fn begin_takeover(&mut self, turn: &mut Turn<'_>, vm: VmId, winner: Option<HostId>) {
+        let Some(entry) = self.vms.get_mut(&vm) else { return };
+        let Some(old) = entry.primary() else { return };
+        let generation = entry.generation;
+        entry.phase = Phase::Sealing { winner };
+        entry.suspected = None;
+        turn.actions.push(Action::Seal { vm, generation });
+        // An idle primary publishes nothing and would not notice the seal by itself.
+        self.to_host(turn, old, ToHost::Release { vm, generation, deposed: true }, Vec::new());
+    }
+
+    pub(super) fn sealed(&mut self, turn: &mut Turn<'_>, vm: VmId, generation: Generation, final_epoch: Epoch) {
+        let Some(entry) = self.vms.get_mut(&vm) else { return };
+        let Phase::Sealing { winner } = entry.phase else { return };
+        assert_eq!(entry.generation, generation, "sealed a generation that does not reign");
+        // The word is the old primary's to write: it may hold anything. Less than what is applied cannot be true, and
+        // after a refused record nothing more can be applied, whatever it says.
+        let final_epoch = if entry.poisoned { entry.applied } else { final_epoch.max(entry.applied) };
+        entry.phase = Phase::Draining { winner, final_epoch };
+        entry.committed = final_epoch;
+        self.tell(turn, Happening::Sealed { vm, generation, final_epoch });
+        self.apply_next(turn, vm);
+        self.drained(turn, vm);
+    }
+
+    /// The commit word of a generation, or its primary's doorbell, says that there is more to apply.
+    pub(super) fn committed(&mut self, turn: &mut Turn<'_>, vm: VmId, generation: Generation, epoch: Epoch) {
+        let Some(entry) = self.vms.get_mut(&vm) else { return };
+        if entry.generation != generation || entry.primary().is_none() {
+            return;
+        }
+        entry.committed = entry.committed.max(epoch);
+        self.apply_next(turn, vm);
+    }
+
+    /// Hands the next record to the driver, one at a time.
+    pub(super) fn apply_next(&mut self, turn: &mut Turn<'_>, vm: VmId) {
+        let Some(entry) = self.vms.get_mut(&vm) else { return };
+        let due = entry.applied < entry.committed && !entry.applying && !entry.console_full;
+        if !due || matches!(entry.phase, Phase::Ended { .. } | Phase::Creating { .. }) {
+            return;
+        }
+        entry.applying = true;
+        turn.actions.push(Action::Apply {
+            vm,
+            generation: entry.generation,
+            epoch: entry.applied.next(),
+            console_floor: entry.console_floor(),
+        });
+    }
+
+    pub(super) fn applied(&mut self, turn: &mut Turn<'_>, vm: VmId, generation: Generation, outcome: ApplyOutcome) {
+        let Some(entry) = self.vms.get_mut(&vm) else { return };
+        assert!(entry.applying, "an answer to a question that was not asked");
+        assert_eq!(entry.generation, generation, "a generation ends only when all of it is applied");
+        entry.applying = false;
+        match outcome {
+            ApplyOutcome::Done { epoch, console_end, ended } => {
+                assert_eq!(epoch, entry.applied.next(), "records are applied in order");
+                entry.applied = epoch;
+                let grown = console_end > entry.console_end;
+                entry.console_end = console_end;
+                if grown {
+                    self.console_moved(turn, vm, console_end);
+                }
+                if let Some(end) = ended {
+                    self.guest_ended(turn, vm, end);
+                    return;
+                }
+            }
+            ApplyOutcome::NotCommitted => {
+                // A doorbell that rang for nothing; or one that rang before its publication, with the seal after it.
+                entry.committed = match entry.phase {
+                    Phase::Draining { final_epoch, .. } => final_epoch,
+                    _ => entry.applied,
+                };
+            }
+            ApplyOutcome::ConsoleFull { .. } => entry.console_full = true,
+            ApplyOutcome::Refused { epoch, reason } => {
+                self.record_refused(turn, vm, epoch, reason);
+                return;
+            }
+        }
+        self.apply_next(turn, vm);
+        self.drained(turn, vm);
+    }
+
+    /// The record's writer cannot be trusted any more: the generation ends at the epoch before.
+    fn record_refused(&mut self, turn: &mut Turn<'_>, vm: VmId, epoch: Epoch, reason: String) {
+        let Some(entry) = self.vms.get_mut(&vm) else { return };
+        let generation = entry.generation;
+        entry.committed = entry.applied;
+        entry.poisoned = true;
+        if let Phase::Draining { final_epoch, .. } = &mut entry.phase {
+            *final_epoch = entry.applied;
+        }
+        self.tell(turn, Happening::RecordRefused { vm, generation, epoch, reason });
+        if self.vms[&vm].primary().is_some() {
+            let winner = self.vms[&vm].ready_standby();
+            self.tell(turn, Happening::PrimaryGone { vm, generation, reason: TakeoverReason::RecordRefused });
+            self.begin_takeover(turn, vm, winner);
+        }
+        self.drained(turn, vm);
+    }
+
+    /// Ends a takeover's draining when everything is applied.
+    fn drained(&mut self, turn: &mut Turn<'_>, vm: VmId) {
+        let Some(entry) = self.vms.get_mut(&vm) else { return };
+        let Phase::Draining { winner, final_epoch } = entry.phase else { return };
+        if entry.applied < final_epoch || entry.applying {
+            return;
+        }
+        assert_eq!(entry.applied, final_epoch, "applied beyond the seal");
+        let applied = entry.applied;
+        entry.phase = Phase::Unled;
+        self.tell(turn, Happening::Drained { vm, applied });
+        let winner = winner.filter(|host| self.hosts.get(host).is_some_and(super::Host::is_fit));
+        match winner {
+            Some(host) => self.give(turn, vm, host),
+            None => self.lead(turn, vm),
+        }
+        self.protect_all(turn);
+    }
+
+    /// Finds a primary for a VM that has none.
+    pub(super) fn lead(&mut self, turn: &mut Turn<'_>, vm: VmId) {
+        let Some(entry) = self.vms.get(&vm) else { return };
+        if entry.phase != Phase::Unled || turn.now < entry.retry_at {
+            return;
+        }
+        let prepared = entry.ready_standby().filter(|host| self.hosts.get(host).is_some_and(super::Host::is_fit));
+        match prepared.or_else(|| self.place(&[])) {
+            Some(host) => self.give(turn, vm, host),
+            None => self.strand(turn, vm),
+        }
+    }
+
+    fn strand(&mut self, turn: &mut Turn<'_>, vm: VmId) {
+        let Some(entry) = self.vms.get_mut(&vm) else { return };
+        let first = !entry.stranded_told;
+        entry.stranded_told = true;
+        let recoverable = entry.applied;
+        if first {
+            self.tell(turn, Happening::Stranded { vm, recoverable });
+        }
+    }
+
+    /// Opens the next generation for `host`. Persisted before the journal is made: a controller that dies here finds
+    /// either the old generation sealed, or the new one named but without a journal, and knows what to do in both cases.
+    fn give(&mut self, turn: &mut Turn<'_>, vm: VmId, host: HostId) {
+        let Some(entry) = self.vms.get_mut(&vm) else { return };
+        assert_eq!(entry.phase, Phase::Unled, "only an unled VM can be given away");
+        if entry.given {
+            entry.generation = entry.generation.next();
+            entry.takeovers += 1;
+        }
+        entry.given = true;
+        entry.committed = entry.applied;
+        entry.phase = Phase::Promoting { host, since: turn.now };
+        entry.stranded_told = false;
+        entry.poisoned = false;
+        let (generation, base) = (entry.generation, entry.applied);
+        self.persist(turn);
+        turn.actions.push(Action::OpenGeneration { vm, generation, base });
+    }
+
+    pub(super) fn generation_opened(
+        &mut self,
+        turn: &mut Turn<'_>,
+        vm: VmId,
+        generation: Generation,
+        result: Result<(), String>,
+    ) {
+        let Some(entry) = self.vms.get(&vm) else { return };
+        let Phase::Promoting { host, .. } = entry.phase else { return };
+        assert_eq!(entry.generation, generation, "opened a generation that does not reign");
+        if let Err(reason) = result {
+            let retry = self.config.hold_down;
+            self.tell(turn, Happening::GaveUp { vm, host, reason });
+            if let Some(entry) = self.vms.get_mut(&vm) {
+                // The generation was never given to anybody: the same one is tried again, but not at once.
+                entry.given = false;
+                entry.retry_at = turn.now + retry;
+                entry.phase = Phase::Unled;
+            }
+            return;
+        }
+        let order = Order { vm, generation, spec: entry.spec.clone(), primary: None, base: entry.applied };
+        let read = |part| Grant { part, access: Access::ReadOnly };
+        let grants = vec![
+            read(Part::Image(vm)),
+            read(Part::State(vm)),
+            read(Part::Control(vm)),
+            read(Part::Boot(vm)),
+            Grant { part: Part::Journal(vm, generation), access: Access::ReadWrite },
+        ];
+        self.tell(turn, Happening::Promoted { vm, generation, host });
+        self.to_host(turn, host, ToHost::Promote(order), grants);
+        if self.vms[&vm].standby.is_some_and(|standby| standby.host == host) {
+            if let Some(entry) = self.vms.get_mut(&vm) {
+                entry.standby = None;
+            }
+        } else {
+            // A standby of the old generation on another host stands by for nobody.
+            self.drop_standby(turn, vm);
+        }
+    }
+
+    pub(super) fn live(
+        &mut self,
+        turn: &mut Turn<'_>,
+        vm: VmId,
+        generation: Generation,
+        host: HostId,
+        report: LiveReport,
+    ) {
+        let Some(entry) = self.vms.get_mut(&vm) else { return };
+        if entry.generation != generation || entry.primary() != Some(host) {
+            return;
+        }
+        entry.phase = Phase::Running { host };
+        self.tell(turn, Happening::Live { vm, generation, host, report });
+        Self::close_older(turn, vm, generation);
+        self.protect_all(turn);
+    }
+
+    /// A host that came back says that it reigns, as it should.
+    pub(super) fn adopt_primary(&mut self, turn: &mut Turn<'_>, vm: VmId, host: HostId, live: bool) {
+        let Some(entry) = self.vms.get_mut(&vm) else { return };
+        assert_eq!(entry.primary(), Some(host), "adopted a primary that does not reign");
+        let generation = entry.generation;
+        entry.suspected = None;
+        if live {
+            entry.phase = Phase::Running { host };
+            Self::close_older(turn, vm, generation);
+        } else {
+            entry.phase = Phase::Promoting { host, since: turn.now };
+        }
+    }
+
+    fn close_older(turn: &mut Turn<'_>, vm: VmId, generation: Generation) {
+        if generation > Generation::FIRST {
+            let over = Generation::new(generation.get() - 1);
+            turn.actions.push(Action::CloseGeneration { vm, generation: over });
+        }
+    }
+
+    /// A secondary that was told to ask, or a host that was told to become primary, and does neither that nor die, is
+    /// not waited for for ever.
+    pub(super) fn overdue(&mut self, turn: &mut Turn<'_>) {
+        let bound = self.config.ask_bound;
+        let silent: Vec<VmId> = self
+            .vms
+            .values()
+            .filter(|vm| vm.suspected.is_some_and(|since| turn.now.since(since) > bound))
+            .map(|vm| vm.id)
+            .collect();
+        for vm in silent {
+            self.begin_takeover(turn, vm, None);
+        }
+        let bound = self.config.promotion_bound;
+        let overdue: Vec<(VmId, Generation)> = self
+            .vms
+            .values()
+            .filter(|vm| matches!(vm.phase, Phase::Promoting { since, .. } if turn.now.since(since) > bound))
+            .map(|vm| (vm.id, vm.generation))
+            .collect();
+        for (vm, generation) in overdue {
+            let reason = TakeoverReason::PromotionFailed;
+            self.tell(turn, Happening::PrimaryGone { vm, generation, reason });
+            self.begin_takeover(turn, vm, None);
+        }
+    }
+
+    fn guest_ended(&mut self, turn: &mut Turn<'_>, vm: VmId, end: crate::commit_meta::GuestEnd) {
+        let Some(entry) = self.vms.get_mut(&vm) else { return };
+        let primary = entry.primary();
+        let (generation, console_end) = (entry.generation, entry.console_end);
+        let readers: Vec<_> = entry.readers.keys().copied().collect();
+        entry.phase = Phase::Ended { end: end.clone() };
+        self.persist(turn);
+        for link in readers {
+            let message = ToClient::VmEnded { vm, end: end.clone(), console_end };
+            turn.actions.push(Action::ToClient { link, message, grants: Vec::new() });
+        }
+        self.tell(turn, Happening::Ended { vm, end });
+        if let Some(host) = primary {
+            self.to_host(turn, host, ToHost::Release { vm, generation, deposed: false }, Vec::new());
+        }
+        if let Some(standby) = self.vms.get_mut(&vm).and_then(|entry| entry.standby.take()) {
+            let release = ToHost::Release { vm, generation, deposed: false };
+            self.to_host(turn, standby.host, release, Vec::new());
+        }
+    }
+}

@@ -1,0 +1,138 @@
+//! One VM, as the controller sees it. The transitions are in `takeover.rs` and `protection.rs`.
+
+use crate::commit_meta::GuestEnd;
+use crate::controller::state::VmRecord;
+use crate::ids::{Epoch, Generation, HostId, LinkId, VmId};
+use crate::spec::VmSpec;
+use crate::time::Time;
+use std::collections::BTreeMap;
+
+/// Where a VM is in its life.
+///
+/// ```text
+///  Creating --> Unled --> Promoting --> Running --> Ended
+///                ^  ^         |            |
+///                |  +---------|--- seal ---+--- takeover: Sealing --> Draining --+
+///                |            +------------+                                     |
+///                +---------------------------- drained --------------------------+
+/// ```
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Phase {
+    /// Its part of the pool is being made for this client's request.
+    Creating { client: LinkId, request: u64 },
+    /// The generation is sealed and drained, or was never given to anybody: waits for a host.
+    Unled,
+    /// `host` was told to become primary of the generation.
+    Promoting { host: HostId, since: Time },
+    /// `host` runs the guest.
+    Running { host: HostId },
+    /// The words of the generation are being sealed.
+    Sealing { winner: Option<HostId> },
+    /// Records up to `final_epoch` are being applied.
+    Draining { winner: Option<HostId>, final_epoch: Epoch },
+    /// The guest's life is over.
+    Ended { end: GuestEnd },
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Standby {
+    pub(super) host: HostId,
+    pub(super) ready: bool,
+}
+
+#[derive(Debug)]
+pub(super) struct Vm {
+    pub(super) id: VmId,
+    pub(super) spec: VmSpec,
+    pub(super) generation: Generation,
+    /// The generation was given to a host, or is about to be.
+    pub(super) given: bool,
+    pub(super) phase: Phase,
+    pub(super) standby: Option<Standby>,
+    pub(super) takeovers: u64,
+    pub(super) applied: Epoch,
+    /// The youngest epoch of the generation that is known to be committed.
+    pub(super) committed: Epoch,
+    pub(super) console_end: u64,
+    /// A record is with the driver.
+    pub(super) applying: bool,
+    /// The next record waits for a reader of the console.
+    pub(super) console_full: bool,
+    /// Lossless readers of the console and the positions that they have consumed.
+    pub(super) readers: BTreeMap<LinkId, u64>,
+    /// The watchers know that nobody can run it.
+    pub(super) stranded_told: bool,
+    /// Since when the primary is thought to be gone and the secondary is expected to ask.
+    pub(super) suspected: Option<Time>,
+    /// A record of the generation was refused: nothing after it can be applied.
+    pub(super) poisoned: bool,
+    /// Not to be given to a host before this time, after the pool refused a new generation.
+    pub(super) retry_at: Time,
+}
+
+impl Vm {
+    pub(super) fn new(id: VmId, spec: VmSpec, phase: Phase) -> Self {
+        Self {
+            id,
+            spec,
+            generation: Generation::FIRST,
+            given: false,
+            phase,
+            standby: None,
+            takeovers: 0,
+            applied: Epoch::ZERO,
+            committed: Epoch::ZERO,
+            console_end: 0,
+            applying: false,
+            console_full: false,
+            readers: BTreeMap::new(),
+            stranded_told: false,
+            suspected: None,
+            poisoned: false,
+            retry_at: Time::ZERO,
+        }
+    }
+
+    /// The host that was told to run the guest, whether it does already or not.
+    pub(super) fn primary(&self) -> Option<HostId> {
+        match self.phase {
+            Phase::Promoting { host, .. } | Phase::Running { host } => Some(host),
+            _ => None,
+        }
+    }
+
+    pub(super) fn ready_standby(&self) -> Option<HostId> {
+        self.standby.filter(|standby| standby.ready).map(|standby| standby.host)
+    }
+
+    /// The slowest lossless reader of the console.
+    pub(super) fn console_floor(&self) -> Option<u64> {
+        self.readers.values().copied().min()
+    }
+
+    pub(super) fn record(&self) -> VmRecord {
+        VmRecord {
+            vm: self.id,
+            spec: self.spec.clone(),
+            generation: self.generation,
+            primary: self.primary(),
+            takeovers: self.takeovers,
+            ended: match &self.phase {
+                Phase::Ended { end } => Some(end.clone()),
+                _ => None,
+            },
+        }
+    }
+
+    pub(super) fn phase_word(&self) -> &'static str {
+        match self.phase {
+            Phase::Creating { .. } => "creating",
+            Phase::Unled if self.stranded_told => "stranded",
+            Phase::Unled => "waiting",
+            Phase::Promoting { .. } => "promoting",
+            Phase::Running { .. } => "running",
+            Phase::Sealing { .. } | Phase::Draining { .. } => "taking-over",
+            Phase::Ended { .. } => "ended",
+        }
+    }
+}

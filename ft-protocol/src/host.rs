@@ -1,0 +1,303 @@
+//! The core of a host process: which roles it holds, and what it makes of the controller's orders.
+//!
+//! ```text
+//!  per VM:   (none) --Standby--> Standby(preparing) --made--> Standby(ready) --Promote--> Primary --live-->
+//!                \---------------------------Promote (cold: no standby made)------------> Primary
+//!  Release: any --> (none); a deposed primary ends the whole process, as does finding its words sealed
+//! ```
+
+use crate::detector::DetectorConfig;
+use crate::ids::{Generation, HostId, Incarnation, VmId};
+use crate::secondary::{self, Secondary};
+use crate::time::{Span, Time};
+use crate::wire::{FromHost, HeldRole, HostHello, LiveReport, Order, PROTOCOL_VERSION, Role, ToHost};
+use std::collections::BTreeMap;
+
+/// What happens to a host.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Input {
+    /// A connection to the controller stands.
+    LinkUp,
+    /// The connection broke.
+    LinkDown,
+    /// A message came.
+    Message(ToHost),
+    /// A standby VM is made.
+    StandbyMade {
+        /// The VM.
+        vm: VmId,
+        /// The generation it stands by for.
+        generation: Generation,
+    },
+    /// A sample of the heartbeat that a standby watches.
+    Beat {
+        /// The VM.
+        vm: VmId,
+        /// The counter; `None` when the page cannot be read.
+        count: Option<u64>,
+    },
+    /// A promoted machine runs.
+    Live {
+        /// The VM.
+        vm: VmId,
+        /// The generation it reigns.
+        generation: Generation,
+        /// Its beginnings.
+        report: LiveReport,
+    },
+    /// A primary's machine found its commit word sealed.
+    Fenced {
+        /// The VM.
+        vm: VmId,
+        /// The generation it reigned.
+        generation: Generation,
+    },
+    /// The guest of a primary's machine has ended, all of it committed.
+    GuestEnded {
+        /// The VM.
+        vm: VmId,
+    },
+    /// The machine of a VM cannot be made or run on this host.
+    Failed {
+        /// The VM.
+        vm: VmId,
+        /// The generation of the role.
+        generation: Generation,
+        /// One line.
+        reason: String,
+    },
+}
+
+/// What a host wants done, in this order.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Action {
+    /// Send the first message of a connection.
+    SayHello(HostHello),
+    /// Send a message.
+    Send(FromHost),
+    /// Start to beat: the host is a member.
+    Join {
+        /// Its number.
+        host: HostId,
+        /// Time between two beats, and between two samples.
+        interval: Span,
+    },
+    /// Make a standby VM; its descriptors came with the order.
+    MakeStandby(Order),
+    /// Run the VM as primary, from its standby where there is one.
+    RunPrimary(Order),
+    /// Stop and forget the VM.
+    Discard(VmId),
+    /// The controller will not have this host now, for this reason: connect again a little later, but not for ever.
+    TryAgain(String),
+    /// The process must end.
+    Exit(ExitReason),
+}
+
+/// Why a host process ends.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ExitReason {
+    /// The cluster ends.
+    Shutdown,
+    /// The controller will not have this host.
+    Rejected(String),
+    /// This host was deposed while it was primary.
+    Fenced {
+        /// The VM.
+        vm: VmId,
+        /// The generation that was sealed.
+        generation: Generation,
+    },
+}
+
+#[derive(Debug)]
+enum Held {
+    Standby { generation: Generation, core: Secondary },
+    Primary { generation: Generation, live: bool },
+}
+
+/// The core. One per host process.
+#[derive(Debug)]
+pub struct Host {
+    name: String,
+    incarnation: Incarnation,
+    detector: Option<DetectorConfig>,
+    linked: bool,
+    held: BTreeMap<VmId, Held>,
+}
+
+impl Host {
+    /// A host that is not yet connected.
+    #[must_use]
+    pub fn new(name: String, incarnation: Incarnation) -> Self {
+        Self { name, incarnation, detector: None, linked: false, held: BTreeMap::new() }
+    }
+
+    /// Takes an input and appends what is to be done.
+    pub fn handle(&mut self, now: Time, input: Input, actions: &mut Vec<Action>) {
+        match input {
+            Input::LinkUp => self.link_up(actions),
+            Input::LinkDown => self.linked = false,
+            Input::Message(message) => self.message(now, message, actions),
+            Input::StandbyMade { vm, generation } => self.standby_made(now, vm, generation, actions),
+            Input::Beat { vm, count } => self.secondary(now, vm, secondary::Input::Beat(count), actions),
+            Input::Live { vm, generation, report } => {
+                if self.reigns(vm, generation) {
+                    self.held.insert(vm, Held::Primary { generation, live: true });
+                    self.send(FromHost::Live { vm, generation, report }, actions);
+                }
+            }
+            Input::Fenced { vm, generation } => {
+                if self.reigns(vm, generation) {
+                    self.held.remove(&vm);
+                    self.send(FromHost::Fenced { vm, generation }, actions);
+                    actions.push(Action::Exit(ExitReason::Fenced { vm, generation }));
+                }
+            }
+            Input::GuestEnded { vm } => {
+                self.held.remove(&vm);
+                actions.push(Action::Discard(vm));
+            }
+            Input::Failed { vm, generation, reason } => {
+                if self.generation_of(vm) == Some(generation) {
+                    self.held.remove(&vm);
+                    actions.push(Action::Discard(vm));
+                    self.send(FromHost::GaveUp { vm, generation, reason }, actions);
+                }
+            }
+        }
+    }
+
+    /// VMs whose primary this host watches.
+    pub fn watched(&self) -> impl Iterator<Item = VmId> + '_ {
+        self.held.iter().filter(|(_, held)| matches!(held, Held::Standby { .. })).map(|(vm, _)| *vm)
+    }
+
+    fn link_up(&mut self, actions: &mut Vec<Action>) {
+        self.linked = true;
+        let roles = self.held.iter().map(|(&vm, held)| match held {
+            Held::Standby { generation, core } => {
+                HeldRole { vm, generation: *generation, role: Role::Secondary { prepared: core.is_prepared() } }
+            }
+            Held::Primary { generation, live } => {
+                HeldRole { vm, generation: *generation, role: Role::Primary { live: *live } }
+            }
+        });
+        actions.push(Action::SayHello(HostHello {
+            protocol: PROTOCOL_VERSION,
+            name: self.name.clone(),
+            incarnation: self.incarnation,
+            roles: roles.collect(),
+        }));
+    }
+
+    fn message(&mut self, now: Time, message: ToHost, actions: &mut Vec<Action>) {
+        match message {
+            ToHost::Welcome { host, heartbeat_bound, heartbeat_interval } => {
+                self.detector = Some(DetectorConfig { bound: heartbeat_bound, interval: heartbeat_interval });
+                actions.push(Action::Join { host, interval: heartbeat_interval });
+                for vm in self.watched().collect::<Vec<_>>() {
+                    self.secondary(now, vm, secondary::Input::LinkUp, actions);
+                }
+            }
+            ToHost::Rejected { reason, retry: true } => actions.push(Action::TryAgain(reason)),
+            ToHost::Rejected { reason, retry: false } => actions.push(Action::Exit(ExitReason::Rejected(reason))),
+            ToHost::Standby(order) => self.stand_by(order, actions),
+            ToHost::Promote(order) => self.promote(order, actions),
+            ToHost::PrimaryGone { vm, generation, reason } => {
+                if self.stands_by(vm, generation) {
+                    self.secondary(now, vm, secondary::Input::PrimaryGone(reason), actions);
+                }
+            }
+            ToHost::TakeoverRefused { vm, generation, refusal } => {
+                if self.stands_by(vm, generation) {
+                    self.secondary(now, vm, secondary::Input::Refused(refusal), actions);
+                }
+            }
+            ToHost::Release { vm, generation, deposed } => self.release(vm, generation, deposed, actions),
+            ToHost::Shutdown => actions.push(Action::Exit(ExitReason::Shutdown)),
+        }
+    }
+
+    fn stand_by(&mut self, order: Order, actions: &mut Vec<Action>) {
+        // Orders come from the controller over one connection in order; a late one for an older generation is void.
+        let Some(detector) = self.detector else { return };
+        if self.generation_of(order.vm).is_some_and(|held| held > order.generation) {
+            return;
+        }
+        if self.held.remove(&order.vm).is_some() {
+            actions.push(Action::Discard(order.vm));
+        }
+        self.held.insert(order.vm, Held::Standby { generation: order.generation, core: Secondary::new(detector) });
+        actions.push(Action::MakeStandby(order));
+    }
+
+    fn promote(&mut self, order: Order, actions: &mut Vec<Action>) {
+        if self.generation_of(order.vm).is_some_and(|held| held > order.generation)
+            || self.reigns(order.vm, order.generation)
+        {
+            return;
+        }
+        if matches!(self.held.get(&order.vm), Some(Held::Primary { .. })) {
+            // A younger generation on the same host: what ran under the older one is stale.
+            actions.push(Action::Discard(order.vm));
+        }
+        self.held.insert(order.vm, Held::Primary { generation: order.generation, live: false });
+        actions.push(Action::RunPrimary(order));
+    }
+
+    fn release(&mut self, vm: VmId, generation: Generation, deposed: bool, actions: &mut Vec<Action>) {
+        if self.generation_of(vm).is_none_or(|held| held > generation) {
+            return;
+        }
+        let held = self.held.remove(&vm);
+        actions.push(Action::Discard(vm));
+        if let Some(Held::Primary { generation, .. }) = held
+            && deposed
+        {
+            self.send(FromHost::Fenced { vm, generation }, actions);
+            actions.push(Action::Exit(ExitReason::Fenced { vm, generation }));
+        }
+    }
+
+    fn standby_made(&mut self, now: Time, vm: VmId, generation: Generation, actions: &mut Vec<Action>) {
+        if !self.stands_by(vm, generation) {
+            return;
+        }
+        self.send(FromHost::StandbyReady { vm, generation }, actions);
+        self.secondary(now, vm, secondary::Input::Prepared, actions);
+    }
+
+    fn secondary(&mut self, now: Time, vm: VmId, input: secondary::Input, actions: &mut Vec<Action>) {
+        let Some(Held::Standby { generation, core }) = self.held.get_mut(&vm) else { return };
+        let generation = *generation;
+        if let Some(secondary::Ask(reason)) = core.handle(now, input) {
+            self.send(FromHost::AskTakeover { vm, generation, reason }, actions);
+        }
+    }
+
+    /// Sends where there is a connection; otherwise the next hello tells the controller what matters.
+    fn send(&self, message: FromHost, actions: &mut Vec<Action>) {
+        if self.linked {
+            actions.push(Action::Send(message));
+        }
+    }
+
+    fn generation_of(&self, vm: VmId) -> Option<Generation> {
+        self.held.get(&vm).map(|held| match held {
+            Held::Standby { generation, .. } | Held::Primary { generation, .. } => *generation,
+        })
+    }
+
+    fn reigns(&self, vm: VmId, generation: Generation) -> bool {
+        matches!(self.held.get(&vm), Some(Held::Primary { generation: held, .. }) if *held == generation)
+    }
+
+    fn stands_by(&self, vm: VmId, generation: Generation) -> bool {
+        matches!(self.held.get(&vm), Some(Held::Standby { generation: held, .. }) if *held == generation)
+    }
+}
+
+#[cfg(test)]
+#[path = "host_tests.rs"]
+mod tests;

@@ -1,0 +1,346 @@
+//! The primary's core for one VM in checkpoint mode: epoch cutting and output gate.
+//!
+//! ```text
+//!            cut due             stopped, slot free        record written
+//!  Running ----------> Stopping --------------------> Writing -----------> Running   (record in flight)
+//!     ^                   |  stopped, no slot free                            |
+//!     |                   v                                                   | published -> release, doorbell
+//!     |                 Stalled --- slot freed ---> Writing                   v
+//!     +-----------------------------------------------------------------  Running   (nothing in flight)
+//!
+//!  any state --- publish refused (sealed) or deposed ---> Halted(Fenced): releases nothing, ever again
+//!  Writing the guest's last record ---> published ---> Halted(Ended)
+//! ```
+//!
+//! The guest runs on while a record is checksummed and published; its outputs stay behind the gate until the
+//! publication of the record that covers them has succeeded (I1). At most one record is in flight.
+
+use crate::commit_meta::GuestEnd;
+use crate::ids::Epoch;
+use crate::time::{Span, Time};
+
+/// How many times the length of the last pause must pass between two cuts that only a waiting output asks for:
+/// a chatty guest keeps at least two thirds of its time.
+pub const CUT_SPACING_PAUSES: u64 = 2;
+
+/// Bounds of a [`Primary`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PrimaryConfig {
+    /// The epoch that the working memory starts from: the last one applied.
+    pub base: Epoch,
+    /// Longest time between two cuts while the guest runs.
+    pub epoch_interval: Span,
+    /// Shortest time between two cuts that are made early because an output waits.
+    pub cut_spacing_min: Span,
+    /// Console bytes behind the gate at which a cut is made at once, however early.
+    pub console_pending_max: u64,
+    /// Journal slots.
+    pub slots: u32,
+}
+
+/// What happens to a primary.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Input {
+    /// Time has passed; also the answer to [`Primary::deadline`].
+    Tick,
+    /// The guest has produced output: so many console bytes now wait behind the gate.
+    Output {
+        /// Console bytes that wait, this output included.
+        pending: u64,
+    },
+    /// The guest, resumed after a cut, still waits as it did before: until [`Input::Woke`] nothing changes.
+    StillWaits,
+    /// The guest goes on after a wait.
+    Woke,
+    /// The guest's life has ended; its vCPU is stopped.
+    Ended(GuestEnd),
+    /// The vCPU stands still at a clean point, as asked by [`Action::Stop`].
+    Stopped,
+    /// The record of this epoch is complete in its slot, but for its checksum.
+    Written(Epoch),
+    /// The commit word went from the epoch before to this one.
+    Published(Epoch),
+    /// The commit word is sealed, or the controller has deposed this generation.
+    Sealed {
+        /// The last epoch that was published before the seal.
+        final_epoch: Epoch,
+    },
+    /// The controller has applied this epoch: its slot is free.
+    Applied(Epoch),
+}
+
+/// What a primary wants done, in this order.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Action {
+    /// Stop the vCPU at a clean point, then say [`Input::Stopped`].
+    Stop,
+    /// Write the commit record of this epoch, with the guest's end if it has one, then say [`Input::Written`].
+    Write {
+        /// The epoch that the record makes.
+        epoch: Epoch,
+        /// The guest's end, in its last record.
+        ended: Option<GuestEnd>,
+    },
+    /// Let the vCPU run on.
+    Resume,
+    /// Checksum and flush the record, then compare_exchange the commit word; say [`Input::Published`] or [`Input::Sealed`].
+    Publish {
+        /// The epoch that the commit word must hold.
+        from: Epoch,
+        /// The epoch that it shall hold.
+        to: Epoch,
+    },
+    /// Outputs of this and earlier epochs may leave.
+    Release(Epoch),
+    /// Tell the controller that there is something to apply.
+    Doorbell(Epoch),
+    /// The machine's time on this host is over.
+    Halt(Halt),
+}
+
+/// Why a machine's time on a host is over.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Halt {
+    /// Somebody sealed the commit word: another host is, or will be, primary.
+    Fenced {
+        /// The last epoch published before the seal.
+        final_epoch: Epoch,
+    },
+    /// The guest's life has ended and its last record is published.
+    Ended(GuestEnd),
+}
+
+/// Counts for metrics.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct PrimaryCounts {
+    /// Cuts made.
+    pub cuts: u64,
+    /// Cuts made before the epoch interval was over because an output waited.
+    pub early_cuts: u64,
+    /// Cuts that found no free journal slot and had to wait.
+    pub stalls: u64,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Phase {
+    Running,
+    Stopping { since: Time },
+    Stalled { since: Time },
+    Writing { epoch: Epoch, since: Time },
+    Halted,
+}
+
+/// The core. One per VM and generation.
+#[derive(Debug)]
+pub struct Primary {
+    config: PrimaryConfig,
+    phase: Phase,
+    published: Epoch,
+    applied: Epoch,
+    in_flight: Option<Epoch>,
+    ended: Option<GuestEnd>,
+    /// The guest has run since the last cut.
+    changed: bool,
+    output_pending: u64,
+    last_cut: Time,
+    last_pause: Span,
+    counts: PrimaryCounts,
+}
+
+impl Primary {
+    /// A primary whose machine is loaded with epoch `config.base` and runs from `now` on.
+    ///
+    /// # Panics
+    /// If a bound is zero.
+    #[must_use]
+    pub fn new(config: PrimaryConfig, now: Time) -> Self {
+        assert!(config.slots > 0, "a journal needs a slot");
+        assert!(config.epoch_interval > Span::ZERO && config.console_pending_max > 0, "bounds must not be zero");
+        Self {
+            config,
+            phase: Phase::Running,
+            published: config.base,
+            applied: config.base,
+            in_flight: None,
+            ended: None,
+            changed: true,
+            output_pending: 0,
+            last_cut: now,
+            last_pause: Span::ZERO,
+            counts: PrimaryCounts::default(),
+        }
+    }
+
+    /// Takes an input and appends what is to be done.
+    ///
+    /// # Panics
+    /// If the driver breaks the protocol: answers that were not asked for are its bug, not an input error.
+    pub fn handle(&mut self, now: Time, input: Input, actions: &mut Vec<Action>) {
+        if self.phase == Phase::Halted {
+            return;
+        }
+        match input {
+            Input::Tick => {}
+            Input::Output { pending } => self.output_pending = pending,
+            Input::StillWaits => self.changed = self.phase != Phase::Running,
+            Input::Woke => self.changed = true,
+            Input::Ended(end) => {
+                assert!(self.ended.is_none(), "a guest ends once");
+                self.ended = Some(end);
+                self.changed = true;
+                if self.phase == Phase::Running {
+                    self.phase = Phase::Stopping { since: now };
+                }
+                self.stopped(now, actions);
+            }
+            Input::Stopped => self.stopped(now, actions),
+            Input::Written(epoch) => self.written(now, epoch, actions),
+            Input::Published(epoch) => self.published(epoch, actions),
+            Input::Sealed { final_epoch } => {
+                self.phase = Phase::Halted;
+                actions.push(Action::Halt(Halt::Fenced { final_epoch }));
+            }
+            Input::Applied(epoch) => self.applied(epoch, actions),
+        }
+        self.cut_if_due(now, actions);
+    }
+
+    /// When [`Input::Tick`] is due, or `None` while only events can change anything.
+    #[must_use]
+    pub fn deadline(&self) -> Option<Time> {
+        (self.phase == Phase::Running && self.in_flight.is_none()).then(|| self.cut_due_at()).flatten()
+    }
+
+    /// The last epoch that this primary knows to be committed.
+    #[must_use]
+    pub fn committed(&self) -> Epoch {
+        self.published
+    }
+
+    /// Whether the vCPU waits for a journal slot.
+    #[must_use]
+    pub fn is_stalled(&self) -> bool {
+        matches!(self.phase, Phase::Stalled { .. })
+    }
+
+    /// Counts for metrics.
+    #[must_use]
+    pub fn counts(&self) -> PrimaryCounts {
+        self.counts
+    }
+
+    fn cut_due_at(&self) -> Option<Time> {
+        if !self.changed {
+            return None;
+        }
+        let regular = self.last_cut + self.config.epoch_interval;
+        if self.output_pending >= self.config.console_pending_max {
+            return Some(Time::ZERO);
+        }
+        if self.output_pending > 0 {
+            let spacing = self.config.cut_spacing_min.max(self.last_pause.times(CUT_SPACING_PAUSES));
+            return Some(regular.min(self.last_cut + spacing));
+        }
+        Some(regular)
+    }
+
+    fn cut_if_due(&mut self, now: Time, actions: &mut Vec<Action>) {
+        if self.deadline().is_none_or(|due| now < due) {
+            return;
+        }
+        assert!(self.in_flight.is_none(), "one record in flight at most");
+        self.counts.cuts += 1;
+        if now < self.last_cut + self.config.epoch_interval {
+            self.counts.early_cuts += 1;
+        }
+        self.phase = Phase::Stopping { since: now };
+        actions.push(Action::Stop);
+    }
+
+    fn stopped(&mut self, now: Time, actions: &mut Vec<Action>) {
+        let Phase::Stopping { since } = self.phase else {
+            assert!(self.ended.is_some(), "stopped without having been asked to");
+            return;
+        };
+        if self.in_flight.is_some() {
+            // Only a guest's end gets here: its record waits until the one before it is published.
+            assert!(self.ended.is_some(), "a cut while a record is in flight");
+            return;
+        }
+        if self.slot_is_free() {
+            self.write(since, actions);
+        } else {
+            self.counts.stalls += 1;
+            self.phase = Phase::Stalled { since: now };
+        }
+    }
+
+    fn write(&mut self, since: Time, actions: &mut Vec<Action>) {
+        assert!(self.slot_is_free() && self.in_flight.is_none(), "no place for a record");
+        let epoch = self.published.next();
+        self.phase = Phase::Writing { epoch, since };
+        actions.push(Action::Write { epoch, ended: self.ended.clone() });
+    }
+
+    fn written(&mut self, now: Time, written: Epoch, actions: &mut Vec<Action>) {
+        let Phase::Writing { epoch, since } = self.phase else { panic!("a record that nobody asked for: {written}") };
+        assert_eq!(epoch, written, "the record of another epoch");
+        self.last_pause = now.since(since);
+        self.last_cut = now;
+        self.output_pending = 0;
+        self.in_flight = Some(epoch);
+        self.phase = Phase::Running;
+        if self.ended.is_none() {
+            self.changed = true;
+            actions.push(Action::Resume);
+        } else {
+            self.changed = false;
+        }
+        actions.push(Action::Publish { from: self.published, to: epoch });
+    }
+
+    fn published(&mut self, epoch: Epoch, actions: &mut Vec<Action>) {
+        assert_eq!(self.in_flight, Some(epoch), "published what was not in flight");
+        assert_eq!(epoch, self.published.next(), "epochs are published in order");
+        self.in_flight = None;
+        self.published = epoch;
+        actions.push(Action::Release(epoch));
+        actions.push(Action::Doorbell(epoch));
+        match (&self.ended, self.phase.clone()) {
+            (Some(end), Phase::Running) => {
+                actions.push(Action::Halt(Halt::Ended(end.clone())));
+                self.phase = Phase::Halted;
+            }
+            // The guest ended while this record was in flight: now its last one can be written.
+            (Some(_), Phase::Stopping { since }) => {
+                if self.slot_is_free() {
+                    self.write(since, actions);
+                } else {
+                    self.counts.stalls += 1;
+                    self.phase = Phase::Stalled { since };
+                }
+            }
+            _ => {}
+        }
+    }
+
+    fn applied(&mut self, epoch: Epoch, actions: &mut Vec<Action>) {
+        // The control block is the controller's: a value from the future is its bug, an older one is just stale.
+        self.applied = self.applied.max(epoch.min(self.published));
+        if let Phase::Stalled { since } = self.phase
+            && self.slot_is_free()
+        {
+            self.write(since, actions);
+        }
+    }
+
+    /// Whether the slot of the next epoch has been given back by the controller.
+    fn slot_is_free(&self) -> bool {
+        let next = self.published.next().get();
+        next - self.applied.get() <= u64::from(self.config.slots)
+    }
+}
+
+#[cfg(test)]
+#[path = "primary_tests.rs"]
+mod tests;

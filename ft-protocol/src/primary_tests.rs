@@ -1,0 +1,134 @@
+use super::*;
+use Input::{Applied, Ended, Output, Published, Sealed, StillWaits, Stopped, Tick, Woke, Written};
+
+const CONFIG: PrimaryConfig = PrimaryConfig {
+    base: Epoch::new(4),
+    epoch_interval: Span::from_ms(10),
+    cut_spacing_min: Span::from_ms(1),
+    console_pending_max: 1000,
+    slots: 2,
+};
+
+struct Bench {
+    core: Primary,
+    now: Time,
+}
+
+impl Bench {
+    fn new() -> Self {
+        Self { core: Primary::new(CONFIG, Time::ZERO), now: Time::ZERO }
+    }
+    fn at(&mut self, us: u64, input: Input) -> Vec<Action> {
+        self.now = Time::ZERO + Span::from_us(us);
+        let mut actions = Vec::new();
+        self.core.handle(self.now, input, &mut actions);
+        actions
+    }
+    /// A whole cut at `us`: stopped, written, not yet published.
+    fn cut(&mut self, us: u64, epoch: u64) {
+        let epoch = Epoch::new(epoch);
+        assert_eq!(self.at(us, Tick), [Action::Stop]);
+        assert_eq!(self.at(us + 10, Stopped), [Action::Write { epoch, ended: None }]);
+        let from = Epoch::new(epoch.get() - 1);
+        assert_eq!(self.at(us + 50, Written(epoch)), [Action::Resume, Action::Publish { from, to: epoch }]);
+    }
+}
+
+#[test]
+fn an_epoch_is_cut_at_its_interval_and_released_after_publication() {
+    let mut bench = Bench::new();
+    assert_eq!(bench.at(9_999, Tick), []);
+    bench.cut(10_000, 5);
+    assert_eq!(bench.core.deadline(), None, "no cut while a record is in flight");
+    assert_eq!(bench.at(30_000, Tick), []);
+    let epoch = Epoch::new(5);
+    assert_eq!(
+        bench.at(30_001, Published(epoch)),
+        [Action::Release(epoch), Action::Doorbell(epoch), Action::Stop],
+        "the next cut is overdue"
+    );
+}
+
+#[test]
+fn a_waiting_output_cuts_early_but_not_at_once() {
+    let mut bench = Bench::new();
+    assert_eq!(bench.at(500, Output { pending: 1 }), []);
+    assert_eq!(bench.at(1_000, Tick), [Action::Stop]);
+    assert_eq!(bench.core.counts(), PrimaryCounts { cuts: 1, early_cuts: 1, stalls: 0 });
+}
+
+#[test]
+fn too_much_waiting_output_cuts_at_once() {
+    let mut bench = Bench::new();
+    assert_eq!(bench.at(1, Output { pending: 1000 }), [Action::Stop]);
+}
+
+#[test]
+fn an_idle_guest_is_not_cut() {
+    let mut bench = Bench::new();
+    bench.cut(10_000, 5);
+    assert_eq!(bench.at(10_060, StillWaits), []);
+    bench.at(10_070, Published(Epoch::new(5)));
+    assert_eq!(bench.core.deadline(), None);
+    assert_eq!(bench.at(900_000, Tick), []);
+    assert_eq!(bench.at(900_000, Woke), [Action::Stop], "the interval is long over");
+}
+
+#[test]
+fn a_full_journal_stalls_until_a_slot_is_free() {
+    let mut bench = Bench::new();
+    bench.cut(10_000, 5);
+    bench.at(10_060, Published(Epoch::new(5)));
+    bench.cut(20_100, 6);
+    bench.at(20_160, Published(Epoch::new(6)));
+    assert_eq!(bench.at(31_000, Tick), [Action::Stop]);
+    assert_eq!(bench.at(31_001, Stopped), []);
+    assert!(bench.core.is_stalled());
+    assert_eq!(bench.at(32_000, Applied(Epoch::new(4))), []);
+    assert_eq!(bench.at(33_000, Applied(Epoch::new(5))), [Action::Write { epoch: Epoch::new(7), ended: None }]);
+}
+
+#[test]
+fn a_seal_ends_everything_and_releases_nothing() {
+    let mut bench = Bench::new();
+    bench.cut(10_000, 5);
+    let final_epoch = Epoch::new(4);
+    assert_eq!(bench.at(11_000, Sealed { final_epoch }), [Action::Halt(Halt::Fenced { final_epoch })]);
+    assert_eq!(bench.at(12_000, Tick), []);
+    assert_eq!(bench.at(12_000, Output { pending: 5000 }), []);
+    assert_eq!(bench.core.deadline(), None);
+}
+
+#[test]
+fn the_end_of_a_guest_is_committed_before_it_is_told() {
+    let mut bench = Bench::new();
+    let end = GuestEnd::Exited(3);
+    let epoch = Epoch::new(5);
+    assert_eq!(bench.at(100, Ended(end.clone())), [Action::Write { epoch, ended: Some(end.clone()) }]);
+    assert_eq!(bench.at(200, Written(epoch)), [Action::Publish { from: Epoch::new(4), to: epoch }]);
+    assert_eq!(
+        bench.at(300, Published(epoch)),
+        [Action::Release(epoch), Action::Doorbell(epoch), Action::Halt(Halt::Ended(end))]
+    );
+}
+
+#[test]
+fn the_end_of_a_guest_waits_for_the_record_in_flight() {
+    let mut bench = Bench::new();
+    bench.cut(10_000, 5);
+    let end = GuestEnd::Crashed("triple fault".to_owned());
+    assert_eq!(bench.at(10_100, Ended(end.clone())), []);
+    let (five, six) = (Epoch::new(5), Epoch::new(6));
+    assert_eq!(
+        bench.at(10_200, Published(five)),
+        [Action::Release(five), Action::Doorbell(five), Action::Write { epoch: six, ended: Some(end.clone()) }]
+    );
+    assert_eq!(bench.at(10_300, Written(six)), [Action::Publish { from: five, to: six }]);
+    assert!(bench.at(10_400, Published(six)).contains(&Action::Halt(Halt::Ended(end))));
+}
+
+#[test]
+#[should_panic(expected = "published what was not in flight")]
+fn a_publication_out_of_nowhere_is_the_drivers_bug() {
+    Bench::new().at(1, Published(Epoch::new(5)));
+}

@@ -1,0 +1,77 @@
+//! What a VM is to the cluster: its size, its guest's arguments, its protection mode and its bounds.
+
+use crate::time::Span;
+use serde::{Deserialize, Serialize};
+use std::fmt;
+use std::str::FromStr;
+
+/// How a VM is protected (design.md, "Protection modes").
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum Mode {
+    /// Outputs wait for the commit of their epoch.
+    Checkpoint,
+}
+
+impl fmt::Display for Mode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Checkpoint => "checkpoint",
+        })
+    }
+}
+
+/// A mode that ftvm does not know.
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+#[error("unknown mode `{given}`: known is checkpoint")]
+pub struct UnknownMode {
+    given: String,
+}
+
+impl FromStr for Mode {
+    type Err = UnknownMode;
+    fn from_str(text: &str) -> Result<Self, UnknownMode> {
+        match text {
+            "checkpoint" => Ok(Self::Checkpoint),
+            _ => Err(UnknownMode { given: text.chars().take(32).collect() }),
+        }
+    }
+}
+
+/// Shape of a VM's journal. `slot_bytes` is virtual; only `reserved_bytes` of each slot are backed from the start.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct JournalShape {
+    /// Commit records that may wait for the controller at one time.
+    pub slots: u32,
+    /// Bytes a record may have at most.
+    pub slot_bytes: u64,
+    /// Bytes of each slot that are reserved in the pool beforehand.
+    pub reserved_bytes: u64,
+}
+
+/// A VM as its creator describes it. Persisted in the cluster state and sent to hosts.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VmSpec {
+    /// Name, 1 to 63 bytes of `[a-z0-9._-]`.
+    pub name: String,
+    /// Guest memory in bytes, a multiple of the page size.
+    pub memory_bytes: u64,
+    /// Protection mode.
+    pub mode: Mode,
+    /// Longest time between two commits while the guest runs.
+    pub epoch_interval: Span,
+    /// Guest arguments, as the boot information gives them to the guest.
+    pub args: Vec<String>,
+    /// Journal shape.
+    pub journal: JournalShape,
+}
+
+/// Longest name of a VM or a host, in bytes (the VM directory's field).
+pub const NAME_BYTES_MAX: usize = 63;
+
+/// Whether `name` can name a VM or a host: 1 to 63 bytes of `[a-z0-9._-]`, not starting with a dot.
+#[must_use]
+pub fn name_is_valid(name: &str) -> bool {
+    (1..=NAME_BYTES_MAX).contains(&name.len())
+        && !name.starts_with('.')
+        && name.bytes().all(|b| matches!(b, b'a'..=b'z' | b'0'..=b'9' | b'.' | b'_' | b'-'))
+}

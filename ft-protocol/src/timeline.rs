@@ -1,0 +1,160 @@
+//! What happens in a cluster, as told to watchers: the one source for status lines, timelines and scenario checks.
+
+use crate::commit_meta::GuestEnd;
+use crate::ids::{Epoch, Generation, HostId, VmId};
+use crate::wire::{LiveReport, TakeoverReason, TakeoverRefusal};
+use serde::{Deserialize, Serialize};
+
+/// One happening, as the controller sees it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Happening {
+    /// A host joined or came back.
+    HostJoined {
+        /// Its number.
+        host: HostId,
+        /// Its name.
+        name: String,
+    },
+    /// A host's connection closed: its process is dead.
+    HostDown {
+        /// Its number.
+        host: HostId,
+        /// Its name.
+        name: String,
+    },
+    /// A host's heartbeat fell silent.
+    HostSilent {
+        /// Its number.
+        host: HostId,
+        /// Its name.
+        name: String,
+    },
+    /// A silent host beats again.
+    HostBeats {
+        /// Its number.
+        host: HostId,
+        /// Its name.
+        name: String,
+    },
+    /// A VM was made.
+    VmCreated {
+        /// Its number.
+        vm: VmId,
+        /// Its name.
+        name: String,
+    },
+    /// The primary is known, or thought, to be gone.
+    PrimaryGone {
+        /// The VM.
+        vm: VmId,
+        /// The generation that ends.
+        generation: Generation,
+        /// How it is known.
+        reason: TakeoverReason,
+    },
+    /// A takeover was refused.
+    TakeoverRefused {
+        /// The VM.
+        vm: VmId,
+        /// Who asked.
+        host: HostId,
+        /// Why not.
+        refusal: TakeoverRefusal,
+    },
+    /// The generation's commit word and log are sealed.
+    Sealed {
+        /// The VM.
+        vm: VmId,
+        /// The sealed generation.
+        generation: Generation,
+        /// The last epoch published under it.
+        final_epoch: Epoch,
+    },
+    /// Everything that was committed is applied.
+    Drained {
+        /// The VM.
+        vm: VmId,
+        /// The last applied epoch.
+        applied: Epoch,
+    },
+    /// A host was told to become primary.
+    Promoted {
+        /// The VM.
+        vm: VmId,
+        /// The new generation.
+        generation: Generation,
+        /// Who.
+        host: HostId,
+    },
+    /// A new primary's guest runs.
+    Live {
+        /// The VM.
+        vm: VmId,
+        /// Its generation.
+        generation: Generation,
+        /// Where.
+        host: HostId,
+        /// Its beginnings, step by step.
+        report: LiveReport,
+    },
+    /// A standby is ready: the VM is protected.
+    Protected {
+        /// The VM.
+        vm: VmId,
+        /// The reigning generation.
+        generation: Generation,
+        /// The secondary's host.
+        host: HostId,
+    },
+    /// The secondary is gone: the VM is not protected.
+    Unprotected {
+        /// The VM.
+        vm: VmId,
+        /// The host that was secondary.
+        host: HostId,
+    },
+    /// A deposed primary found its words sealed.
+    Fenced {
+        /// The VM.
+        vm: VmId,
+        /// The generation that it reigned.
+        generation: Generation,
+        /// Where.
+        host: HostId,
+    },
+    /// A host cannot fill its role.
+    GaveUp {
+        /// The VM.
+        vm: VmId,
+        /// Where.
+        host: HostId,
+        /// One line.
+        reason: String,
+    },
+    /// A commit record was refused; its epoch and later ones of the generation are lost.
+    RecordRefused {
+        /// The VM.
+        vm: VmId,
+        /// The generation whose primary wrote it.
+        generation: Generation,
+        /// The record's epoch.
+        epoch: Epoch,
+        /// One line.
+        reason: String,
+    },
+    /// No host can run the VM; it waits in the pool.
+    Stranded {
+        /// The VM.
+        vm: VmId,
+        /// The epoch that it can be resumed from.
+        recoverable: Epoch,
+    },
+    /// A guest's life has ended.
+    Ended {
+        /// The VM.
+        vm: VmId,
+        /// How.
+        end: GuestEnd,
+    },
+}

@@ -1,0 +1,471 @@
+//! Messages between controller, hosts and clients; one message is one datagram of a SOCK_SEQPACKET connection.
+//!
+//! Descriptors travel beside a message: each [`ExtentTag`] of its [`Envelope`] names what the descriptor at the same
+//! position of the control data stands for. All of this is parsed as hostile.
+
+use crate::commit_meta::GuestEnd;
+use crate::ids::{Epoch, Generation, HostId, Incarnation, VmId};
+use crate::spec::VmSpec;
+use crate::time::{Span, Time};
+use crate::timeline::Happening;
+use serde::{Deserialize, Serialize};
+use std::fmt;
+
+/// Version of these messages. A peer with another one is refused at its first message.
+pub const PROTOCOL_VERSION: u32 = 1;
+
+/// Largest message in bytes; larger ones are refused unread.
+pub const MESSAGE_BYTES_MAX: usize = 64 * 1024;
+
+/// Most descriptors beside one message.
+pub const EXTENTS_MAX: usize = 16;
+
+/// What a process may do with a part of the pool; the kernel enforces it through the descriptor's access mode.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+pub enum Access {
+    /// Descriptor opened O_RDONLY.
+    ReadOnly,
+    /// Descriptor opened O_RDWR.
+    ReadWrite,
+}
+
+/// A part of the pool.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+pub enum Part {
+    /// Heartbeat page of a host.
+    Heartbeat(HostId),
+    /// Stable image.
+    Image(VmId),
+    /// Machine state of the last applied epoch.
+    State(VmId),
+    /// Applied epoch and generation.
+    Control(VmId),
+    /// What the guest is booted from.
+    Boot(VmId),
+    /// Console ring.
+    Console(VmId),
+    /// Journal of a generation.
+    Journal(VmId, Generation),
+    /// A file that a client passes with a request (not part of the pool yet).
+    Upload,
+}
+
+/// A part with an access: what one descriptor is good for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Grant {
+    /// Which part.
+    pub part: Part,
+    /// How it may be used.
+    pub access: Access,
+}
+
+/// Where in its descriptor a granted part lies.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ExtentTag {
+    /// What the descriptor is good for.
+    pub grant: Grant,
+    /// First byte of the part within the descriptor's file.
+    pub offset: u64,
+    /// Length of the part in bytes.
+    pub len: u64,
+}
+
+/// A message with the tags of the descriptors that travel beside it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Envelope<M> {
+    /// The message.
+    pub message: M,
+    /// One tag per descriptor, in the same order.
+    pub extents: Vec<ExtentTag>,
+}
+
+/// Why a takeover is tried.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum TakeoverReason {
+    /// The connection of the primary's host has closed: its process is dead.
+    LinkClosed,
+    /// The heartbeat of the primary's host has been silent for this long.
+    HeartbeatSilent(Span),
+    /// The primary wrote a commit record that cannot be applied.
+    RecordRefused,
+    /// The primary's host gave the VM up.
+    GivenUp,
+    /// The primary's host came back as another incarnation, without the VM.
+    HostRestarted,
+    /// A host that was to become primary did not.
+    PromotionFailed,
+}
+
+impl fmt::Display for TakeoverReason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::LinkClosed => f.write_str("its connection closed"),
+            Self::HeartbeatSilent(span) => write!(f, "its heartbeat is silent for {span}"),
+            Self::RecordRefused => f.write_str("it wrote a commit record that was refused"),
+            Self::GivenUp => f.write_str("its host gave the VM up"),
+            Self::HostRestarted => f.write_str("its host was restarted"),
+            Self::PromotionFailed => f.write_str("it did not go live"),
+        }
+    }
+}
+
+/// Why a takeover was refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+pub enum TakeoverRefusal {
+    /// The asker speaks of a generation that is over.
+    #[error("generation {asked} is over, {current} reigns")]
+    GenerationOver {
+        /// The generation asked for.
+        asked: Generation,
+        /// The one that reigns.
+        current: Generation,
+    },
+    /// The asker is not the VM's secondary.
+    #[error("this host is not the VM's secondary")]
+    NotSecondary,
+    /// Another takeover of the same generation is under way.
+    #[error("another takeover of this generation is under way")]
+    UnderWay,
+    /// The controller itself sees the primary's heart beat.
+    #[error("the primary's heart beats")]
+    PrimaryBeats,
+    /// The VM's life has ended.
+    #[error("the VM has ended")]
+    Ended,
+    /// There is no such VM.
+    #[error("no such VM")]
+    UnknownVm,
+}
+
+/// A role that a host holds, as it says when it (re)connects.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HeldRole {
+    /// The VM.
+    pub vm: VmId,
+    /// The generation under which the role was given.
+    pub generation: Generation,
+    /// Which role.
+    pub role: Role,
+}
+
+/// A host's role for one VM.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Role {
+    /// Runs the guest, or is about to.
+    Primary {
+        /// Whether the guest runs already.
+        live: bool,
+    },
+    /// Stands by; `prepared` when its VM is made.
+    Secondary {
+        /// Whether the standby VM is made.
+        prepared: bool,
+    },
+}
+
+/// First message of a host.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HostHello {
+    /// [`PROTOCOL_VERSION`] of the sender.
+    pub protocol: u32,
+    /// The host's name.
+    pub name: String,
+    /// This life of the host.
+    pub incarnation: Incarnation,
+    /// Roles it holds from an earlier connection of the same life.
+    pub roles: Vec<HeldRole>,
+}
+
+/// First message of every connection.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Hello {
+    /// A host.
+    Host(HostHello),
+    /// A client, with its [`PROTOCOL_VERSION`].
+    Client {
+        /// [`PROTOCOL_VERSION`] of the sender.
+        protocol: u32,
+    },
+}
+
+/// How long the parts of a promotion took on the winner's host.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LiveReport {
+    /// When the order to become primary arrived.
+    pub ordered_at: Time,
+    /// When the machine state was loaded.
+    pub loaded_at: Time,
+    /// When the vCPU was let run.
+    pub live_at: Time,
+}
+
+/// From a host to the controller.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum FromHost {
+    /// An epoch is committed and can be applied.
+    Doorbell {
+        /// The VM.
+        vm: VmId,
+        /// The sender's generation.
+        generation: Generation,
+        /// The committed epoch.
+        epoch: Epoch,
+    },
+    /// The standby VM is made.
+    StandbyReady {
+        /// The VM.
+        vm: VmId,
+        /// The generation it stands by for.
+        generation: Generation,
+    },
+    /// The secondary wants to take over.
+    AskTakeover {
+        /// The VM.
+        vm: VmId,
+        /// The generation that it wants to end.
+        generation: Generation,
+        /// Why.
+        reason: TakeoverReason,
+    },
+    /// The new primary's guest runs.
+    Live {
+        /// The VM.
+        vm: VmId,
+        /// The new generation.
+        generation: Generation,
+        /// Its beginnings, step by step.
+        report: LiveReport,
+    },
+    /// The sender found its commit word sealed and stopped the guest.
+    Fenced {
+        /// The VM.
+        vm: VmId,
+        /// The sealed generation.
+        generation: Generation,
+    },
+    /// The sender cannot fill its role for this VM.
+    GaveUp {
+        /// The VM.
+        vm: VmId,
+        /// The generation of the role.
+        generation: Generation,
+        /// One line.
+        reason: String,
+    },
+}
+
+/// All that a host needs to stand by for a VM, or to run it. Beside it travel the descriptors.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Order {
+    /// The VM.
+    pub vm: VmId,
+    /// Standby: the generation that reigns. Primary: the host's own new generation.
+    pub generation: Generation,
+    /// What the VM is.
+    pub spec: VmSpec,
+    /// Standby: the primary's host, whose heartbeat is to be watched.
+    pub primary: Option<HostId>,
+    /// Primary: the epoch to go on from; zero: boot the guest.
+    pub base: Epoch,
+}
+
+/// From the controller to a host.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum ToHost {
+    /// The host is a member now.
+    Welcome {
+        /// Its number.
+        host: HostId,
+        /// Silence after which a heartbeat is suspected.
+        heartbeat_bound: Span,
+        /// Time between two beats, and between two samples.
+        heartbeat_interval: Span,
+    },
+    /// The host cannot be a member; it should end.
+    Rejected {
+        /// One line: why, and what to do.
+        reason: String,
+        /// The reason may pass by itself: worth trying again for a while.
+        retry: bool,
+    },
+    /// Prepare to take over.
+    Standby(Order),
+    /// Become primary.
+    Promote(Order),
+    /// The primary is gone: ask for the takeover.
+    PrimaryGone {
+        /// The VM.
+        vm: VmId,
+        /// The generation whose primary is gone.
+        generation: Generation,
+        /// How it is known.
+        reason: TakeoverReason,
+    },
+    /// The takeover that was asked for is not granted.
+    TakeoverRefused {
+        /// The VM.
+        vm: VmId,
+        /// The generation asked for.
+        generation: Generation,
+        /// Why not.
+        refusal: TakeoverRefusal,
+    },
+    /// Give up any role for this VM that was given under this generation or an earlier one.
+    Release {
+        /// The VM.
+        vm: VmId,
+        /// The last generation that this is about.
+        generation: Generation,
+        /// Whether the host is deposed (fenced) rather than just no longer needed.
+        deposed: bool,
+    },
+    /// The cluster ends; the host should too.
+    Shutdown,
+}
+
+/// What a client can ask for.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Request {
+    /// Make a VM and run it; the file to boot from travels beside it.
+    CreateVm(VmSpec),
+    /// The state of everything.
+    Status,
+    /// From now on, send all happenings.
+    Watch,
+    /// Read a VM's console without loss; answered with a descriptor of its console ring.
+    AttachConsole(VmId),
+    /// This connection has consumed a console up to this position.
+    ConsoleConsumed {
+        /// The VM.
+        vm: VmId,
+        /// Bytes since the guest's birth.
+        position: u64,
+    },
+    /// End the whole cluster: hosts and controller.
+    Shutdown,
+}
+
+/// A numbered request.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FromClient {
+    /// Chosen by the client, repeated in the answer.
+    pub id: u64,
+    /// What it asks for.
+    pub request: Request,
+}
+
+/// Answers to requests.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Answer {
+    /// Nothing more to say.
+    Done,
+    /// The VM is made.
+    VmCreated(VmId),
+    /// Everything.
+    Status(Status),
+}
+
+/// Why a request was refused.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+pub enum RequestError {
+    /// No such VM.
+    #[error("there is no VM {0}")]
+    UnknownVm(VmId),
+    /// A VM of this name exists.
+    #[error("a VM named `{0}` exists already")]
+    NameTaken(String),
+    /// The description makes no sense.
+    #[error("bad VM description: {0}")]
+    BadSpec(String),
+    /// The pool cannot hold the VM.
+    #[error("the pool cannot hold the VM: {0}")]
+    PoolRefused(String),
+    /// A request that is allowed only after something else.
+    #[error("{0}")]
+    NotNow(String),
+}
+
+/// To a client.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum ToClient {
+    /// The connection stands.
+    Welcome,
+    /// The connection cannot be used.
+    Rejected {
+        /// One line.
+        reason: String,
+    },
+    /// Answer to a request.
+    Answer {
+        /// The request's number.
+        id: u64,
+        /// The answer.
+        answer: Result<Answer, RequestError>,
+    },
+    /// Something happened (after [`Request::Watch`]).
+    Happened {
+        /// When, on the controller's monotonic clock.
+        at: Time,
+        /// What.
+        happening: Happening,
+    },
+    /// An attached console has grown.
+    ConsoleMoved {
+        /// The VM.
+        vm: VmId,
+        /// Its end, in bytes since the guest's birth.
+        tail: u64,
+    },
+    /// An attached VM's life has ended, all of its console is in the ring.
+    VmEnded {
+        /// The VM.
+        vm: VmId,
+        /// How it ended.
+        end: GuestEnd,
+        /// The console's end.
+        console_end: u64,
+    },
+}
+
+/// State of a whole cluster.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Status {
+    /// All hosts that were ever members.
+    pub hosts: Vec<HostStatus>,
+    /// All VMs.
+    pub vms: Vec<VmStatus>,
+}
+
+/// State of a host.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HostStatus {
+    /// Its number.
+    pub host: HostId,
+    /// Its name.
+    pub name: String,
+    /// Its health in one word: up, silent, down, held-down.
+    pub health: String,
+}
+
+/// State of a VM.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VmStatus {
+    /// Its number.
+    pub vm: VmId,
+    /// Its name.
+    pub name: String,
+    /// Its phase in one word.
+    pub phase: String,
+    /// Its generation.
+    pub generation: Generation,
+    /// The last applied epoch: what is recoverable without any journal.
+    pub applied: Epoch,
+    /// Name of the primary's host.
+    pub primary: Option<String>,
+    /// Name of the secondary's host.
+    pub secondary: Option<String>,
+    /// `None` when protected, otherwise why not.
+    pub unprotected: Option<String>,
+    /// Takeovers so far.
+    pub takeovers: u64,
+}
