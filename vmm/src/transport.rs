@@ -1,0 +1,338 @@
+//! Messages over Unix sockets: SOCK_SEQPACKET keeps message boundaries, SCM_RIGHTS carries the pool's descriptors.
+//!
+//! Received bytes are hostile: a message that does not decode, is too long, or whose descriptors do not match its tags
+//! closes the connection that it came over, and nothing else.
+
+use ft_protocol::wire::{EXTENTS_MAX, Envelope, ExtentTag, MESSAGE_BYTES_MAX};
+use nix::cmsg_space;
+use nix::errno::Errno;
+use nix::sys::socket::{
+    self, AddressFamily, Backlog, ControlMessage, ControlMessageOwned, MsgFlags, SockFlag, SockType, UnixAddr,
+    UnixCredentials, sockopt,
+};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use shared_mem::Extent;
+use std::io::{IoSlice, IoSliceMut};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::path::{Path, PathBuf};
+
+/// One end of a connection.
+#[derive(Debug)]
+pub struct Connection {
+    fd: OwnedFd,
+}
+
+/// A received message with the descriptors that came beside it, each with what it is good for.
+#[derive(Debug)]
+pub struct Received<M> {
+    /// The message.
+    pub message: M,
+    /// Descriptors and their tags.
+    pub extents: Vec<(ExtentTag, Extent)>,
+}
+
+/// Why a connection cannot be made.
+#[derive(Debug, thiserror::Error)]
+pub enum ConnectError {
+    /// The path does not fit into a socket address.
+    #[error("socket path {path} is too long (at most 107 bytes): use a shorter one")]
+    PathTooLong {
+        /// The path.
+        path: PathBuf,
+    },
+    /// Nobody listens there.
+    #[error("cannot connect to {path}: is `ftvm pool` running there?")]
+    Unreachable {
+        /// The path.
+        path: PathBuf,
+        /// What the kernel said.
+        source: Errno,
+    },
+    /// Somebody listens there already.
+    #[error("socket {path} is in use: another controller listens there; end it or choose another --socket")]
+    InUse {
+        /// The path.
+        path: PathBuf,
+    },
+    /// The socket cannot be made.
+    #[error("cannot listen on {path}")]
+    Listen {
+        /// The path.
+        path: PathBuf,
+        /// What the kernel said.
+        source: Errno,
+    },
+}
+
+/// Why a message could not be received.
+#[derive(Debug, thiserror::Error)]
+pub enum ReceiveError {
+    /// The peer is gone.
+    #[error("the peer closed the connection")]
+    Closed,
+    /// Nothing is there (non-blocking connections).
+    #[error("no message is waiting")]
+    WouldBlock,
+    /// The kernel refused.
+    #[error("cannot receive")]
+    Kernel(#[source] Errno),
+    /// The message is longer than any message may be.
+    #[error("a message longer than {MESSAGE_BYTES_MAX} bytes")]
+    TooLong,
+    /// The bytes are no message.
+    #[error("a message that does not decode ({0})")]
+    Malformed(postcard::Error),
+    /// Descriptors and tags do not match.
+    #[error("a message with {tags} tags but {descriptors} descriptors")]
+    Descriptors {
+        /// Tags in the message.
+        tags: usize,
+        /// Descriptors beside it.
+        descriptors: usize,
+    },
+}
+
+/// Why a message could not be sent.
+#[derive(Debug, thiserror::Error)]
+pub enum SendError {
+    /// The peer is gone.
+    #[error("the peer closed the connection")]
+    Closed,
+    /// The socket's buffer is full (non-blocking sends).
+    #[error("the peer does not read")]
+    WouldBlock,
+    /// The kernel refused.
+    #[error("cannot send")]
+    Kernel(#[source] Errno),
+    /// The message is longer than any message may be.
+    #[error("the message has {bytes} bytes, at most {MESSAGE_BYTES_MAX} are allowed")]
+    TooLong {
+        /// Its length.
+        bytes: usize,
+    },
+}
+
+/// A message ready to be sent.
+#[derive(Debug)]
+pub struct Outgoing {
+    bytes: Vec<u8>,
+    descriptors: Vec<OwnedFd>,
+}
+
+impl Outgoing {
+    /// Encodes a message with its extents.
+    pub fn new<M: Serialize>(message: M, extents: Vec<(ExtentTag, Extent)>) -> Result<Self, SendError> {
+        assert!(extents.len() <= EXTENTS_MAX, "too many descriptors for one message");
+        let (tags, descriptors): (Vec<_>, Vec<_>) =
+            extents.into_iter().map(|(tag, extent)| (tag, extent.into_fd())).unzip();
+        let envelope = Envelope { message, extents: tags };
+        let bytes = postcard::to_stdvec(&envelope).map_err(|_| SendError::TooLong { bytes: usize::MAX })?;
+        if bytes.len() > MESSAGE_BYTES_MAX {
+            return Err(SendError::TooLong { bytes: bytes.len() });
+        }
+        Ok(Self { bytes, descriptors })
+    }
+}
+
+/// Tags a part of the pool for the descriptor that gives it away.
+#[must_use]
+pub fn tagged(grant: ft_protocol::wire::Grant, extent: Extent) -> (ExtentTag, Extent) {
+    (ExtentTag { grant, offset: extent.offset(), len: extent.len() }, extent)
+}
+
+impl Connection {
+    /// Connects to a listening controller.
+    pub fn connect(path: &Path) -> Result<Self, ConnectError> {
+        let address = address(path)?;
+        let unreachable = |source| ConnectError::Unreachable { path: path.to_owned(), source };
+        let fd = new_socket().map_err(unreachable)?;
+        socket::connect(fd.as_raw_fd(), &address).map_err(unreachable)?;
+        Ok(Self { fd })
+    }
+
+    /// Two connected ends, as between threads of a test.
+    pub fn pair() -> Result<(Self, Self), Errno> {
+        let (one, other) =
+            socket::socketpair(AddressFamily::Unix, SockType::SeqPacket, None, SockFlag::SOCK_CLOEXEC)?;
+        Ok((Self { fd: one }, Self { fd: other }))
+    }
+
+    /// Another handle for the same end.
+    pub fn try_clone(&self) -> std::io::Result<Self> {
+        Ok(Self { fd: self.fd.try_clone()? })
+    }
+
+    /// Who is at the other end, as the kernel knows it.
+    pub fn peer(&self) -> Result<UnixCredentials, Errno> {
+        socket::getsockopt(&self.fd, sockopt::PeerCredentials)
+    }
+
+    /// Ends the connection for both sides, whatever handles exist.
+    pub fn shut_down(&self) {
+        // Failing means that it is closed already.
+        let _ = socket::shutdown(self.fd.as_raw_fd(), socket::Shutdown::Both);
+    }
+
+    /// Sends without waiting for the peer to read: [`SendError::WouldBlock`] when its buffer is full.
+    pub fn send_now(&self, outgoing: &Outgoing) -> Result<(), SendError> {
+        self.send_with(outgoing, MsgFlags::MSG_NOSIGNAL | MsgFlags::MSG_DONTWAIT)
+    }
+
+    /// Sends, waiting while the peer's buffer is full.
+    pub fn send(&self, outgoing: &Outgoing) -> Result<(), SendError> {
+        self.send_with(outgoing, MsgFlags::MSG_NOSIGNAL)
+    }
+
+    fn send_with(&self, outgoing: &Outgoing, flags: MsgFlags) -> Result<(), SendError> {
+        let raw: Vec<RawFd> = outgoing.descriptors.iter().map(AsRawFd::as_raw_fd).collect();
+        let rights = [ControlMessage::ScmRights(&raw)];
+        let control: &[ControlMessage<'_>] = if raw.is_empty() { &[] } else { &rights };
+        let data = [IoSlice::new(&outgoing.bytes)];
+        loop {
+            return match socket::sendmsg::<()>(self.fd.as_raw_fd(), &data, control, flags, None) {
+                Ok(_) => Ok(()),
+                Err(Errno::EINTR) => continue,
+                Err(Errno::EAGAIN) => Err(SendError::WouldBlock),
+                Err(Errno::EPIPE | Errno::ECONNRESET | Errno::ENOTCONN) => Err(SendError::Closed),
+                Err(errno) => Err(SendError::Kernel(errno)),
+            };
+        }
+    }
+
+    /// Receives the next message, waiting for it.
+    pub fn receive<M: DeserializeOwned>(&self) -> Result<Received<M>, ReceiveError> {
+        self.receive_with(MsgFlags::MSG_CMSG_CLOEXEC)
+    }
+
+    /// Receives the next message if it is there already.
+    pub fn receive_now<M: DeserializeOwned>(&self) -> Result<Received<M>, ReceiveError> {
+        self.receive_with(MsgFlags::MSG_CMSG_CLOEXEC | MsgFlags::MSG_DONTWAIT)
+    }
+
+    fn receive_with<M: DeserializeOwned>(&self, flags: MsgFlags) -> Result<Received<M>, ReceiveError> {
+        let mut bytes = vec![0_u8; MESSAGE_BYTES_MAX];
+        let mut control = cmsg_space!([RawFd; EXTENTS_MAX]);
+        let (len, truncated, descriptors) = {
+            let mut data = [IoSliceMut::new(&mut bytes)];
+            let received = loop {
+                match socket::recvmsg::<()>(self.fd.as_raw_fd(), &mut data, Some(&mut control), flags) {
+                    Ok(received) => break received,
+                    Err(Errno::EINTR) => {}
+                    Err(Errno::EAGAIN) => return Err(ReceiveError::WouldBlock),
+                    Err(Errno::ECONNRESET) => return Err(ReceiveError::Closed),
+                    Err(errno) => return Err(ReceiveError::Kernel(errno)),
+                }
+            };
+            let mut descriptors = Vec::new();
+            for message in received.cmsgs().map_err(ReceiveError::Kernel)? {
+                if let ControlMessageOwned::ScmRights(raw) = message {
+                    descriptors.extend(raw.into_iter().map(own));
+                }
+            }
+            let truncated = received.flags.intersects(MsgFlags::MSG_TRUNC | MsgFlags::MSG_CTRUNC);
+            (received.bytes, truncated, descriptors)
+        };
+        if len == 0 && descriptors.is_empty() {
+            return Err(ReceiveError::Closed);
+        }
+        if truncated {
+            return Err(ReceiveError::TooLong);
+        }
+        unpack(&bytes[..len], descriptors)
+    }
+}
+
+impl AsFd for Connection {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+}
+
+/// Decodes the bytes of a message and joins its tags with its descriptors.
+pub fn unpack<M: DeserializeOwned>(bytes: &[u8], descriptors: Vec<OwnedFd>) -> Result<Received<M>, ReceiveError> {
+    let envelope: Envelope<M> = postcard::from_bytes(bytes).map_err(ReceiveError::Malformed)?;
+    if envelope.extents.len() != descriptors.len() {
+        return Err(ReceiveError::Descriptors { tags: envelope.extents.len(), descriptors: descriptors.len() });
+    }
+    let extents = envelope
+        .extents
+        .into_iter()
+        .zip(descriptors)
+        .map(|(tag, fd)| (tag, Extent::new(fd, tag.offset, tag.len)))
+        .collect();
+    Ok(Received { message: envelope.message, extents })
+}
+
+#[allow(unsafe_code, reason = "descriptors out of a control message are raw numbers that nobody owns yet")]
+fn own(raw: RawFd) -> OwnedFd {
+    // SAFETY: the kernel has just made this descriptor for us (SCM_RIGHTS); nobody else knows its number.
+    unsafe { OwnedFd::from_raw_fd(raw) }
+}
+
+/// A listening socket; its file is removed when it is dropped.
+#[derive(Debug)]
+pub struct Listener {
+    fd: OwnedFd,
+    path: PathBuf,
+}
+
+impl Listener {
+    /// Listens at `path` for peers of the same user. A file that a dead controller left there is replaced.
+    pub fn bind(path: &Path) -> Result<Self, ConnectError> {
+        let address = address(path)?;
+        let listen = |source| ConnectError::Listen { path: path.to_owned(), source };
+        let fd = new_socket().map_err(listen)?;
+        match socket::bind(fd.as_raw_fd(), &address) {
+            Ok(()) => {}
+            Err(Errno::EADDRINUSE) => {
+                if Connection::connect(path).is_ok() {
+                    return Err(ConnectError::InUse { path: path.to_owned() });
+                }
+                if !is_socket(path) {
+                    return Err(listen(Errno::EADDRINUSE));
+                }
+                nix::unistd::unlink(path).map_err(listen)?;
+                socket::bind(fd.as_raw_fd(), &address).map_err(listen)?;
+            }
+            Err(errno) => return Err(listen(errno)),
+        }
+        let mode = nix::sys::stat::Mode::from_bits_truncate(0o600);
+        nix::sys::stat::fchmodat(nix::fcntl::AT_FDCWD, path, mode, nix::sys::stat::FchmodatFlags::FollowSymlink)
+            .map_err(listen)?;
+        socket::listen(&fd, Backlog::MAXCONN).map_err(listen)?;
+        Ok(Self { fd, path: path.to_owned() })
+    }
+
+    /// The next connection.
+    pub fn accept(&self) -> Result<Connection, Errno> {
+        let raw = socket::accept4(self.fd.as_raw_fd(), SockFlag::SOCK_CLOEXEC)?;
+        Ok(Connection { fd: own(raw) })
+    }
+}
+
+impl AsFd for Listener {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+}
+
+impl Drop for Listener {
+    fn drop(&mut self) {
+        // Somebody may have removed it already.
+        let _ = nix::unistd::unlink(&self.path);
+    }
+}
+
+fn is_socket(path: &Path) -> bool {
+    use std::os::unix::fs::FileTypeExt;
+    std::fs::symlink_metadata(path).is_ok_and(|metadata| metadata.file_type().is_socket())
+}
+
+fn address(path: &Path) -> Result<UnixAddr, ConnectError> {
+    UnixAddr::new(path).map_err(|_| ConnectError::PathTooLong { path: path.to_owned() })
+}
+
+fn new_socket() -> Result<OwnedFd, Errno> {
+    socket::socket(AddressFamily::Unix, SockType::SeqPacket, SockFlag::SOCK_CLOEXEC, None)
+}
