@@ -1,0 +1,259 @@
+//! Reads and writes everything that a vCPU carries from one instruction to the next.
+#![allow(
+    unsafe_code,
+    reason = "KVM_SET_XSAVE reads as many bytes as KVM says, which is checked when a machine is made"
+)]
+
+use super::cpuid::CpuFeatures;
+use super::error::{KvmCall, MachineError};
+use super::flat::{Entry, GDT_START, PML4_START, SELECTORS, TSS_LIMIT, TSS_START};
+use kvm_bindings::{
+    Msrs, kvm_clock_data, kvm_debugregs, kvm_msr_entry, kvm_regs, kvm_segment, kvm_sregs, kvm_vcpu_events, kvm_xcrs,
+    kvm_xsave,
+};
+use kvm_ioctls::{Cap, Kvm, VcpuFd, VmFd};
+use std::sync::OnceLock;
+
+/// Words of extended processor state that KVM reads and writes.
+pub(super) const XSAVE_WORDS: usize = size_of::<kvm_xsave>() / size_of::<u32>();
+
+const MSR_IA32_TSC: u32 = 0x10;
+const MSR_IA32_TSC_DEADLINE: u32 = 0x6e0;
+
+const CR0_FLAT: u64 = CR0_PE | CR0_MP | CR0_ET | CR0_NE | CR0_WP | CR0_PG;
+const CR0_PE: u64 = 1 << 0;
+const CR0_MP: u64 = 1 << 1;
+const CR0_ET: u64 = 1 << 4;
+const CR0_NE: u64 = 1 << 5;
+const CR0_WP: u64 = 1 << 16;
+const CR0_PG: u64 = 1 << 31;
+const CR4_FLAT: u64 = CR4_PAE | CR4_OSFXSR | CR4_OSXMMEXCPT;
+const CR4_PAE: u64 = 1 << 5;
+const CR4_OSFXSR: u64 = 1 << 9;
+const CR4_OSXMMEXCPT: u64 = 1 << 10;
+const CR4_FSGSBASE: u64 = 1 << 16;
+const CR4_OSXSAVE: u64 = 1 << 18;
+const EFER_LONG_MODE: u64 = 1 << 8 | 1 << 10;
+const RFLAGS_FLAT: u64 = RFLAGS_ALWAYS | RFLAGS_IOPL_3;
+const RFLAGS_ALWAYS: u64 = 1 << 1;
+const RFLAGS_IOPL_3: u64 = 3 << 12;
+const SEGMENT_CODE: u8 = 0xb;
+const SEGMENT_DATA: u8 = 0x3;
+const SEGMENT_BUSY_TSS: u8 = 0xb;
+const GDT_LIMIT: u16 = 7 * 8 - 1;
+
+/// A vCPU's state, in KVM's own structures.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct CpuState {
+    pub(super) regs: kvm_regs,
+    pub(super) sregs: kvm_sregs,
+    /// The legacy region, SSE and AVX state, as `XSAVE` lays them out.
+    pub(super) xsave: Box<[u32; XSAVE_WORDS]>,
+    pub(super) xcrs: Option<kvm_xcrs>,
+    pub(super) events: Option<kvm_vcpu_events>,
+    pub(super) debug_regs: Option<kvm_debugregs>,
+    /// `KVM_MP_STATE_*`
+    pub(super) mp_state: u32,
+    /// Index and value, in the order in which they are to be written.
+    pub(super) msrs: Vec<(u32, u64)>,
+    /// Nanoseconds of the VM's own clock.
+    pub(super) clock_ns: Option<u64>,
+}
+
+/// What this KVM offers for reading and writing state, asked for once.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct StateSupport {
+    xcrs: bool,
+    events: bool,
+    debug_regs: bool,
+    mp_state: bool,
+    clock: bool,
+}
+
+impl StateSupport {
+    pub(super) fn probe(kvm: &Kvm) -> Result<Self, MachineError> {
+        let bytes = usize::try_from(kvm.check_extension_int(Cap::Xsave2)).unwrap_or(0);
+        let supported = size_of::<kvm_xsave>();
+        if bytes > supported {
+            return Err(MachineError::XsaveTooLarge { bytes, supported });
+        }
+        Ok(Self {
+            xcrs: kvm.check_extension(Cap::Xcrs),
+            events: kvm.check_extension(Cap::VcpuEvents),
+            debug_regs: kvm.check_extension(Cap::Debugregs),
+            mp_state: kvm.check_extension(Cap::MpState),
+            clock: kvm.check_extension(Cap::AdjustClock),
+        })
+    }
+}
+
+/// The registers that can be read and written back, in the order in which they have to be written: the time-stamp
+/// counter before the deadline that is compared with it.
+pub(super) fn savable_msrs(kvm: &Kvm, vcpu: &VcpuFd) -> Result<Msrs, MachineError> {
+    static INDICES: OnceLock<Vec<u32>> = OnceLock::new();
+    let indices = match INDICES.get() {
+        Some(indices) => indices,
+        None => {
+            let found = probe_msrs(kvm, vcpu)?;
+            INDICES.get_or_init(|| found)
+        }
+    };
+    let entries: Vec<_> = indices.iter().map(|index| kvm_msr_entry { index: *index, ..Default::default() }).collect();
+    Ok(Msrs::from_entries(&entries).expect("KVM's own list is within KVM's bound"))
+}
+
+fn probe_msrs(kvm: &Kvm, vcpu: &VcpuFd) -> Result<Vec<u32>, MachineError> {
+    let list = kvm.get_msr_index_list().map_err(KvmCall::GetMsrIndexList.failed())?;
+    let mut indices: Vec<u32> = list.as_slice().iter().copied().filter(|index| can_move_msr(vcpu, *index)).collect();
+    indices.sort_by_key(|index| match *index {
+        MSR_IA32_TSC => (0, *index),
+        MSR_IA32_TSC_DEADLINE => (2, *index),
+        _ => (1, *index),
+    });
+    Ok(indices)
+}
+
+/// KVM lists registers that it then refuses to read or to write.
+fn can_move_msr(vcpu: &VcpuFd, index: u32) -> bool {
+    let mut one =
+        Msrs::from_entries(&[kvm_msr_entry { index, ..Default::default() }]).expect("one is within the bound");
+    vcpu.get_msrs(&mut one).is_ok_and(|read| read == 1) && vcpu.set_msrs(&one).is_ok_and(|written| written == 1)
+}
+
+impl CpuState {
+    /// Reads the state; every access must be finished.
+    pub(super) fn read(
+        vm: &VmFd,
+        vcpu: &VcpuFd,
+        support: &StateSupport,
+        msrs: &mut Msrs,
+    ) -> Result<Self, MachineError> {
+        let regs = vcpu.get_regs().map_err(KvmCall::GetRegs.failed())?;
+        let sregs = vcpu.get_sregs().map_err(KvmCall::GetSregs.failed())?;
+        let xsave = Box::new(vcpu.get_xsave().map_err(KvmCall::GetXsave.failed())?.region);
+        let xcrs = if_supported(support.xcrs, || vcpu.get_xcrs(), KvmCall::GetXcrs)?;
+        let debug_regs = if_supported(support.debug_regs, || vcpu.get_debug_regs(), KvmCall::GetDebugRegs)?;
+        let mp_state = if_supported(support.mp_state, || vcpu.get_mp_state(), KvmCall::GetMpState)?;
+        let read = vcpu.get_msrs(msrs).map_err(KvmCall::GetMsrs.failed())?;
+        if let Some(entry) = msrs.as_slice().get(read) {
+            return Err(MachineError::Msr { call: KvmCall::GetMsrs, index: entry.index });
+        }
+        let events = if_supported(support.events, || vcpu.get_vcpu_events(), KvmCall::GetVcpuEvents)?;
+        let clock = if_supported(support.clock, || vm.get_clock(), KvmCall::GetClock)?;
+        Ok(Self {
+            regs,
+            sregs,
+            xsave,
+            xcrs,
+            events,
+            debug_regs,
+            mp_state: mp_state.unwrap_or_default().mp_state,
+            msrs: msrs.as_slice().iter().map(|entry| (entry.index, entry.data)).collect(),
+            clock_ns: clock.map(|clock| clock.clock),
+        })
+    }
+
+    /// Writes the state. The VM's clock comes first, so that it is right before the vCPU runs.
+    pub(super) fn write(&self, vm: &VmFd, vcpu: &VcpuFd, support: &StateSupport) -> Result<(), MachineError> {
+        if let Some(clock) = self.clock_ns.filter(|_| support.clock) {
+            let clock = kvm_clock_data { clock, ..Default::default() };
+            vm.set_clock(&clock).map_err(KvmCall::SetClock.failed())?;
+        }
+        vcpu.set_sregs(&self.sregs).map_err(KvmCall::SetSregs.failed())?;
+        vcpu.set_regs(&self.regs).map_err(KvmCall::SetRegs.failed())?;
+        if let Some(xcrs) = self.xcrs.as_ref().filter(|_| support.xcrs) {
+            vcpu.set_xcrs(xcrs).map_err(KvmCall::SetXcrs.failed())?;
+        }
+        let xsave = kvm_xsave { region: *self.xsave, ..Default::default() };
+        // SAFETY: `StateSupport::probe` made sure that KVM reads no more than this structure.
+        unsafe { vcpu.set_xsave(&xsave) }.map_err(KvmCall::SetXsave.failed())?;
+        if let Some(debug_regs) = self.debug_regs.as_ref().filter(|_| support.debug_regs) {
+            vcpu.set_debug_regs(debug_regs).map_err(KvmCall::SetDebugRegs.failed())?;
+        }
+        self.write_msrs(vcpu)?;
+        if support.mp_state {
+            let mp_state = kvm_bindings::kvm_mp_state { mp_state: self.mp_state };
+            vcpu.set_mp_state(mp_state).map_err(KvmCall::SetMpState.failed())?;
+        }
+        if let Some(events) = self.events.as_ref().filter(|_| support.events) {
+            vcpu.set_vcpu_events(events).map_err(KvmCall::SetVcpuEvents.failed())?;
+        }
+        Ok(())
+    }
+
+    fn write_msrs(&self, vcpu: &VcpuFd) -> Result<(), MachineError> {
+        let entries: Vec<_> = self
+            .msrs
+            .iter()
+            .map(|(index, data)| kvm_msr_entry { index: *index, data: *data, ..Default::default() })
+            .collect();
+        let msrs = Msrs::from_entries(&entries).expect("saved states hold no more registers than KVM takes");
+        let written = vcpu.set_msrs(&msrs).map_err(KvmCall::SetMsrs.failed())?;
+        match entries.get(written) {
+            Some(entry) => Err(MachineError::Msr { call: KvmCall::SetMsrs, index: entry.index }),
+            None => Ok(()),
+        }
+    }
+}
+
+fn if_supported<T>(
+    supported: bool,
+    read: impl FnOnce() -> Result<T, kvm_ioctls::Error>,
+    call: KvmCall,
+) -> Result<Option<T>, MachineError> {
+    if supported { read().map(Some).map_err(call.failed()) } else { Ok(None) }
+}
+
+/// Sets up a vCPU to start a flat guest.
+pub(super) fn enter_flat(vcpu: &VcpuFd, entry: &Entry, features: &CpuFeatures) -> Result<(), MachineError> {
+    let mut sregs = vcpu.get_sregs().map_err(KvmCall::GetSregs.failed())?;
+    let data = user_segment(SELECTORS.user_data, SEGMENT_DATA);
+    sregs.cs = kvm_segment { l: 1, db: 0, ..user_segment(SELECTORS.user_code, SEGMENT_CODE) };
+    for segment in [&mut sregs.ds, &mut sregs.es, &mut sregs.fs, &mut sregs.gs, &mut sregs.ss] {
+        *segment = data;
+    }
+    sregs.tr = kvm_segment {
+        base: TSS_START,
+        limit: u32::try_from(TSS_LIMIT).expect("a short segment"),
+        selector: SELECTORS.task,
+        type_: SEGMENT_BUSY_TSS,
+        present: 1,
+        ..Default::default()
+    };
+    sregs.ldt = kvm_segment { type_: 2, unusable: 1, ..Default::default() };
+    sregs.gdt.base = GDT_START;
+    sregs.gdt.limit = GDT_LIMIT;
+    // Without handlers every exception becomes a triple fault.
+    sregs.idt.base = 0;
+    sregs.idt.limit = 0;
+    sregs.cr0 = CR0_FLAT;
+    sregs.cr3 = PML4_START;
+    sregs.cr4 = CR4_FLAT;
+    if features.xcr0.is_some() {
+        sregs.cr4 |= CR4_OSXSAVE;
+    }
+    if features.fsgsbase {
+        sregs.cr4 |= CR4_FSGSBASE;
+    }
+    sregs.efer = EFER_LONG_MODE;
+    vcpu.set_sregs(&sregs).map_err(KvmCall::SetSregs.failed())?;
+    if let Some(xcr0) = features.xcr0 {
+        let mut xcrs = vcpu.get_xcrs().map_err(KvmCall::GetXcrs.failed())?;
+        xcrs.nr_xcrs = 1;
+        xcrs.xcrs[0].xcr = 0;
+        xcrs.xcrs[0].value = xcr0;
+        vcpu.set_xcrs(&xcrs).map_err(KvmCall::SetXcrs.failed())?;
+    }
+    let regs = kvm_regs {
+        rip: entry.rip.0,
+        rsp: entry.rsp.0,
+        rdi: entry.boot_info.0,
+        rflags: RFLAGS_FLAT,
+        ..Default::default()
+    };
+    vcpu.set_regs(&regs).map_err(KvmCall::SetRegs.failed())
+}
+
+fn user_segment(selector: u16, type_: u8) -> kvm_segment {
+    kvm_segment { limit: u32::MAX, selector, type_, present: 1, dpl: 3, db: 1, s: 1, g: 1, ..Default::default() }
+}

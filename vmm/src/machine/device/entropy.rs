@@ -1,0 +1,39 @@
+//! The entropy port: each 32-bit read gives a fresh random word.
+
+use super::{Context, Device, DeviceId, DeviceStateError, restore_nothing};
+use crate::machine::inputs::InputError;
+use std::ops::Range;
+
+/// Where it is.
+pub(crate) const ENTROPY_PORTS: Range<u64> = 0x608..0x60c;
+
+const ID: DeviceId = DeviceId(4);
+
+/// Words of entropy.
+#[derive(Debug, Default)]
+pub(crate) struct EntropyDevice;
+
+impl Device for EntropyDevice {
+    fn id(&self) -> DeviceId {
+        ID
+    }
+
+    fn read(&mut self, offset: u64, data: &mut [u8], context: &mut Context<'_>) -> Result<(), InputError> {
+        if let (0, Ok(word)) = (offset, <&mut [u8; 4]>::try_from(data)) {
+            *word = context.inputs.entropy(context.exit)?.to_le_bytes();
+        }
+        Ok(())
+    }
+
+    fn write(&mut self, _offset: u64, _data: &[u8], _context: &mut Context<'_>) -> Result<(), InputError> {
+        Ok(())
+    }
+
+    fn save(&self) -> Vec<u8> {
+        Vec::new()
+    }
+
+    fn restore(&mut self, saved: &[u8]) -> Result<(), DeviceStateError> {
+        restore_nothing(ID, saved)
+    }
+}

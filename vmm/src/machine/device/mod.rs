@@ -1,0 +1,120 @@
+//! Devices: what answers the guest's port and MMIO accesses.
+//!
+//! A device is a function of the accesses it served and the inputs it asked for: no threads, no clocks of its own. What
+//! it wants of the outside it leaves in [`Effects`], for the machine to hand on once the guest's history allows it.
+
+mod bus;
+mod clock;
+mod entropy;
+mod exit;
+mod serial;
+#[cfg(test)]
+mod tests;
+mod wait;
+
+pub use bus::{Bus, BusError};
+pub(super) use clock::{CLOCK_PORTS, ClockDevice};
+pub(super) use entropy::{ENTROPY_PORTS, EntropyDevice};
+pub(super) use exit::{EXIT_PORTS, ExitDevice};
+pub(super) use serial::{SERIAL_PORTS, SerialDevice};
+pub(super) use wait::{WAIT_PORTS, WaitDevice};
+
+use super::inputs::{ExitNumber, InputError, InputSource};
+use super::layout::GuestMemory;
+use super::time::GuestTime;
+
+/// Names a device in saved states. Zero is never an id.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize)]
+pub struct DeviceId(pub u32);
+
+/// What a device may use while it serves one access.
+pub struct Context<'a> {
+    /// The exit that is being served.
+    pub exit: ExitNumber,
+    /// The only source of what is not determined.
+    pub inputs: &'a mut dyn InputSource,
+    /// Guest memory, whose bitmap notes what devices write.
+    pub memory: &'a GuestMemory,
+    /// What the device wants of the outside.
+    pub effects: &'a mut Effects,
+}
+
+/// What devices want of the outside.
+#[derive(Debug, Default, Clone, PartialEq, Eq)]
+pub struct Effects {
+    /// Console bytes.
+    pub console: Vec<u8>,
+    /// The guest has ended, with this code.
+    pub exit_code: Option<u32>,
+    /// The guest waits until then, or until an input comes.
+    pub wait_until: Option<GuestTime>,
+}
+
+/// Why a saved state does not fit a device.
+#[derive(Debug, thiserror::Error)]
+pub enum DeviceStateError {
+    /// The bytes are no state of this kind.
+    #[error("device {device:?}: saved state cannot be read")]
+    Unreadable {
+        /// Which device.
+        device: DeviceId,
+        /// Why.
+        source: postcard::Error,
+    },
+    /// The device cannot be in that state.
+    #[error("device {device:?}: saved state is not one that the device can have")]
+    Impossible {
+        /// Which device.
+        device: DeviceId,
+    },
+    /// The saved machine has other devices.
+    #[error("device {device:?} is on one side only, saved machine or this one")]
+    Unmatched {
+        /// Which device.
+        device: DeviceId,
+    },
+}
+
+/// Something on a bus.
+pub trait Device: Send {
+    /// Its name in saved states.
+    fn id(&self) -> DeviceId;
+
+    /// Serves a read of `data.len()` bytes at `offset` in the device's range. `data` comes filled with ones.
+    ///
+    /// # Errors
+    /// An input that could not be had.
+    fn read(&mut self, offset: u64, data: &mut [u8], context: &mut Context<'_>) -> Result<(), InputError>;
+
+    /// Serves a write.
+    ///
+    /// # Errors
+    /// An input that could not be had.
+    fn write(&mut self, offset: u64, data: &[u8], context: &mut Context<'_>) -> Result<(), InputError>;
+
+    /// The device's state in its own saved format; empty for a device without state.
+    fn save(&self) -> Vec<u8>;
+
+    /// Takes over a saved state, wholly or not at all.
+    ///
+    /// # Errors
+    /// Bytes that are no state of this device.
+    fn restore(&mut self, saved: &[u8]) -> Result<(), DeviceStateError>;
+}
+
+fn decode<'a, T: serde::Deserialize<'a>>(device: DeviceId, saved: &'a [u8]) -> Result<T, DeviceStateError> {
+    postcard::from_bytes(saved).map_err(|source| DeviceStateError::Unreadable { device, source })
+}
+
+fn encode<T: serde::Serialize>(state: &T) -> Vec<u8> {
+    postcard::to_stdvec(state).expect("plain data always encodes into a vector")
+}
+
+fn restore_nothing(device: DeviceId, saved: &[u8]) -> Result<(), DeviceStateError> {
+    if saved.is_empty() { Ok(()) } else { Err(DeviceStateError::Impossible { device }) }
+}
+
+/// The little-endian word of an access that is exactly `N` bytes wide.
+fn word(data: &[u8]) -> Option<u32> {
+    data.try_into().ok().map(u32::from_le_bytes)
+}

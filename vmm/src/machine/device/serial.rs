@@ -1,0 +1,123 @@
+//! The console: a 16550 at COM1, without interrupts.
+
+use super::{Context, Device, DeviceId, DeviceStateError, decode, encode};
+use crate::machine::inputs::InputError;
+use serde::{Deserialize, Serialize};
+use std::convert::Infallible;
+use std::ops::Range;
+use vm_superio::serial::{NoEvents, SerialState};
+use vm_superio::{Serial, Trigger};
+
+/// COM1.
+pub(crate) const SERIAL_PORTS: Range<u64> = 0x3f8..0x400;
+
+const ID: DeviceId = DeviceId(1);
+
+/// Flat guests have no interrupts; Linux guests will have theirs in place of this.
+struct NoInterrupt;
+
+impl Trigger for NoInterrupt {
+    type E = Infallible;
+
+    fn trigger(&self) -> Result<(), Infallible> {
+        Ok(())
+    }
+}
+
+/// The UART. Bytes sent wait in its writer only until the end of the access.
+pub(crate) struct SerialDevice {
+    uart: Serial<NoInterrupt, NoEvents, Vec<u8>>,
+}
+
+/// The saved format: the UART's registers and its receive queue.
+#[derive(Serialize, Deserialize)]
+struct SavedSerial {
+    baud_divisor_low: u8,
+    baud_divisor_high: u8,
+    interrupt_enable: u8,
+    interrupt_identification: u8,
+    line_control: u8,
+    line_status: u8,
+    modem_control: u8,
+    modem_status: u8,
+    scratch: u8,
+    in_buffer: Vec<u8>,
+}
+
+impl Default for SerialDevice {
+    fn default() -> Self {
+        Self { uart: Serial::new(NoInterrupt, Vec::new()) }
+    }
+}
+
+impl SerialDevice {
+    /// Moves console input that has arrived into the receive queue, as far as that has room.
+    fn receive(&mut self, context: &mut Context<'_>) -> Result<(), InputError> {
+        let room = self.uart.fifo_capacity();
+        if room == 0 {
+            return Ok(());
+        }
+        let bytes = context.inputs.console(context.exit, room)?;
+        // A UART in loopback mode is cut off from the line and takes nothing: those bytes are lost, as on a real line.
+        let _taken = self.uart.enqueue_raw_bytes(&bytes);
+        Ok(())
+    }
+}
+
+impl Device for SerialDevice {
+    fn id(&self) -> DeviceId {
+        ID
+    }
+
+    fn read(&mut self, offset: u64, data: &mut [u8], context: &mut Context<'_>) -> Result<(), InputError> {
+        self.receive(context)?;
+        if let ([byte], Ok(register)) = (data, u8::try_from(offset)) {
+            *byte = self.uart.read(register);
+        }
+        Ok(())
+    }
+
+    fn write(&mut self, offset: u64, data: &[u8], context: &mut Context<'_>) -> Result<(), InputError> {
+        if let ([byte], Ok(register)) = (data, u8::try_from(offset)) {
+            // The only failures are a full queue in loopback mode, where a real line drops the byte too.
+            let _looped = self.uart.write(register, *byte);
+            context.effects.console.append(self.uart.writer_mut());
+        }
+        Ok(())
+    }
+
+    fn save(&self) -> Vec<u8> {
+        let state = self.uart.state();
+        encode(&SavedSerial {
+            baud_divisor_low: state.baud_divisor_low,
+            baud_divisor_high: state.baud_divisor_high,
+            interrupt_enable: state.interrupt_enable,
+            interrupt_identification: state.interrupt_identification,
+            line_control: state.line_control,
+            line_status: state.line_status,
+            modem_control: state.modem_control,
+            modem_status: state.modem_status,
+            scratch: state.scratch,
+            in_buffer: state.in_buffer,
+        })
+    }
+
+    fn restore(&mut self, saved: &[u8]) -> Result<(), DeviceStateError> {
+        let saved: SavedSerial = decode(ID, saved)?;
+        let state = SerialState {
+            baud_divisor_low: saved.baud_divisor_low,
+            baud_divisor_high: saved.baud_divisor_high,
+            interrupt_enable: saved.interrupt_enable,
+            interrupt_identification: saved.interrupt_identification,
+            line_control: saved.line_control,
+            line_status: saved.line_status,
+            modem_control: saved.modem_control,
+            modem_status: saved.modem_status,
+            scratch: saved.scratch,
+            in_buffer: saved.in_buffer,
+        };
+        self.uart = Serial::from_state(&state, NoInterrupt, NoEvents, Vec::new())
+            .map_err(|_| DeviceStateError::Impossible { device: ID })?;
+        Ok(())
+    }
+}

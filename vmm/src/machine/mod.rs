@@ -1,0 +1,46 @@
+//! The machine: one KVM virtual machine with its memory, processor and devices, as the hosts of a cluster run it.
+//!
+//! ```text
+//!   prepare ──> enter | restore ──> run ──> Stop ──> run ...
+//!                                    │
+//!                                    └─ complete_pending, take_console, save, harvest: one commit
+//! ```
+//!
+//! A machine has no thread of its own: its vCPU runs on whichever thread calls [`Machine::run`], and a [`Kicker`] makes
+//! that return from any other. It holds no protocol: what it reports and hands out, its caller commits or not.
+
+mod cpu_state;
+mod cpuid;
+mod crash;
+pub mod device;
+mod dirty;
+mod error;
+pub mod flat;
+pub mod guests;
+mod inputs;
+mod kick;
+pub mod layout;
+mod prepare;
+mod run;
+mod state;
+#[cfg(test)]
+mod tests;
+mod time;
+mod vcpu;
+
+pub use crash::{CrashKind, CrashReport};
+pub use dirty::DirtyPages;
+pub use error::{KvmCall, MachineError};
+pub use inputs::{Availability, CONSOLE_INPUT_MAX, ExitNumber, InputError, InputKind, InputSource, LiveInputs};
+pub use kick::Kicker;
+pub use layout::{GuestMemory, MemoryError, PageIndex};
+pub use prepare::{Machine, MachineConfig};
+pub use run::{ConsoleOutput, Stop};
+pub use state::{MachineState, StateError};
+pub use time::GuestTime;
+
+/// For sizes and offsets in memory that is mapped, or that was checked against what is.
+fn to_usize(value: u64) -> usize {
+    const _: () = assert!(size_of::<usize>() == size_of::<u64>(), "ftvm runs on 64-bit hosts");
+    usize::try_from(value).expect("usize has 64 bits")
+}

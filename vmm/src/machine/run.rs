@@ -1,0 +1,208 @@
+//! Running the guest, and serving what it accesses.
+
+use super::crash::{CrashKind, CrashReport};
+use super::device::{Context, Effects};
+use super::dirty::{self, DirtyPages};
+use super::error::{KvmCall, MachineError};
+use super::inputs::ExitNumber;
+use super::prepare::Machine;
+use super::time::GuestTime;
+use super::vcpu::Exit;
+
+/// Most accesses that finishing one instruction may take. KVM itself goes back to the guest after every 1024 steps of a
+/// repeated string instruction.
+const COMPLETION_STEPS_MAX: usize = 4096;
+
+/// Why [`Machine::run`] returned.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Stop {
+    /// A [`Kicker`](super::Kicker) asked for it.
+    Kicked,
+    /// The last exit added console bytes. They need not be taken at once: running on is fine.
+    Output,
+    /// The guest waits until then. Run again at that time, or when there is console input.
+    Wait {
+        /// When the wait is over.
+        until: GuestTime,
+    },
+    /// The guest has ended with this code; it stays so.
+    Exited(u32),
+    /// The guest cannot run on; it stays so.
+    Crashed(Box<CrashReport>),
+}
+
+/// Console bytes, with their place in all that the guest ever wrote.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ConsoleOutput {
+    /// How many bytes came before these.
+    pub position: u64,
+    /// The bytes.
+    pub bytes: Vec<u8>,
+}
+
+/// How far the guest has come, beside what its processor and memory say.
+#[derive(Debug, Default)]
+pub(super) struct Progress {
+    pub(super) exits: ExitNumber,
+    pub(super) console: Vec<u8>,
+    /// Console bytes ever written, those in `console` included.
+    pub(super) console_position: u64,
+    pub(super) wait_until: Option<GuestTime>,
+    pub(super) exit_code: Option<u32>,
+    pub(super) crash: Option<CrashReport>,
+}
+
+impl Machine {
+    /// Runs the guest until there is something for the caller.
+    ///
+    /// # Errors
+    /// KVM or an input source failed; the guest has not run past that point.
+    pub fn run(&mut self) -> Result<Stop, MachineError> {
+        loop {
+            if let Some(stop) = self.standing_stop() {
+                return Ok(stop);
+            }
+            match self.vcpu.run()? {
+                Exit::Interrupted if self.vcpu.kicker().take() => return Ok(Stop::Kicked),
+                Exit::Interrupted => {}
+                Exit::Crash(kind) => self.note_crash(kind)?,
+                access => {
+                    let before = self.progress.console_position;
+                    self.serve(access)?;
+                    if self.progress.console_position != before {
+                        return Ok(Stop::Output);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Finishes the access that the last exit was for. After that the registers are those between two instructions.
+    /// It may add console bytes, and even an exit code.
+    ///
+    /// # Errors
+    /// KVM or an input source failed.
+    pub fn complete_pending(&mut self) -> Result<(), MachineError> {
+        for _ in 0..COMPLETION_STEPS_MAX {
+            if !self.vcpu.is_unfinished() {
+                return Ok(());
+            }
+            match self.vcpu.complete()? {
+                Exit::Interrupted => {}
+                Exit::Crash(kind) => self.note_crash(kind)?,
+                access => self.serve(access)?,
+            }
+        }
+        Err(MachineError::Unsettled { exits: self.progress.exits.0, limit: COMPLETION_STEPS_MAX })
+    }
+
+    /// The console bytes that have not been taken yet.
+    pub fn take_console(&mut self) -> ConsoleOutput {
+        let bytes = std::mem::take(&mut self.progress.console);
+        ConsoleOutput { position: self.progress.console_position - bytes.len() as u64, bytes }
+    }
+
+    /// The console bytes that have not been taken yet, left where they are.
+    #[must_use]
+    pub fn pending_console(&self) -> &[u8] {
+        &self.progress.console
+    }
+
+    /// How many console bytes the guest has ever written.
+    #[must_use]
+    pub fn console_position(&self) -> u64 {
+        self.progress.console_position
+    }
+
+    /// Hands console input to the guest, which sees it from its next exit on. Says how many bytes were taken: at most
+    /// [`CONSOLE_INPUT_MAX`](super::CONSOLE_INPUT_MAX) wait.
+    pub fn push_console_input(&mut self, bytes: &[u8]) -> usize {
+        self.inputs.offer_console(bytes)
+    }
+
+    /// The present guest time.
+    #[must_use]
+    pub fn guest_time(&self) -> GuestTime {
+        self.inputs.now()
+    }
+
+    /// How many exits the guest's instructions have caused.
+    #[must_use]
+    pub fn exits(&self) -> ExitNumber {
+        self.progress.exits
+    }
+
+    /// Adds to `out` the pages that the guest and its devices wrote since the last harvest.
+    ///
+    /// # Errors
+    /// KVM has no log.
+    pub fn harvest(&mut self, out: &mut DirtyPages) -> Result<(), MachineError> {
+        dirty::harvest(&self.vm, &self.memory, &self.ram, out)
+    }
+
+    /// What stands in the way of entering the guest.
+    fn standing_stop(&mut self) -> Option<Stop> {
+        if let Some(code) = self.progress.exit_code {
+            return Some(Stop::Exited(code));
+        }
+        if let Some(report) = self.progress.crash {
+            return Some(Stop::Crashed(Box::new(report)));
+        }
+        let until = self.progress.wait_until?;
+        if self.inputs.wakes() || self.inputs.now() >= until {
+            self.progress.wait_until = None;
+            return None;
+        }
+        Some(if self.vcpu.kicker().take() { Stop::Kicked } else { Stop::Wait { until } })
+    }
+
+    /// Serves the access that the vCPU has stopped at.
+    fn serve(&mut self, access: Exit) -> Result<(), MachineError> {
+        self.progress.exits.0 += 1;
+        let mut effects = Effects::default();
+        let mut context = Context {
+            exit: self.progress.exits,
+            inputs: &mut *self.inputs,
+            memory: &self.memory,
+            effects: &mut effects,
+        };
+        match access {
+            Exit::Port => {
+                let access = self.vcpu.port_access();
+                for word in access.data.chunks_exact_mut(access.width) {
+                    let port = u64::from(access.port);
+                    match access.is_write {
+                        true => self.ports.write(port, word, &mut context)?,
+                        false => self.ports.read(port, word, &mut context)?,
+                    }
+                }
+            }
+            Exit::Mmio => {
+                let access = self.vcpu.mmio_access();
+                match access.is_write {
+                    true => self.mmio.write(access.address, access.data, &mut context)?,
+                    false => self.mmio.read(access.address, access.data, &mut context)?,
+                }
+            }
+            Exit::Interrupted | Exit::Crash(_) => unreachable!("only accesses are served"),
+        }
+        self.progress.apply(effects);
+        Ok(())
+    }
+
+    fn note_crash(&mut self, kind: CrashKind) -> Result<(), MachineError> {
+        let regs = self.vcpu.fd().get_regs().map_err(KvmCall::GetRegs.failed())?;
+        let sregs = self.vcpu.fd().get_sregs().map_err(KvmCall::GetSregs.failed())?;
+        self.progress.crash = Some(CrashReport::new(kind, regs, &sregs));
+        Ok(())
+    }
+}
+
+impl Progress {
+    fn apply(&mut self, mut effects: Effects) {
+        self.console_position += effects.console.len() as u64;
+        self.console.append(&mut effects.console);
+        self.exit_code = effects.exit_code.or(self.exit_code);
+        self.wait_until = effects.wait_until.or(self.wait_until);
+    }
+}

@@ -1,0 +1,146 @@
+//! The envelope of a saved state.
+//!
+//! ```text
+//! offset  bytes  little-endian
+//!      0      8  magic "FTVMSTAT"
+//!      8      4  version, 1
+//!     12      4  length of the body
+//!     16      4  CRC-32 of the body
+//!     20      4  CRC-32 of bytes 0 to 19
+//!     24         body: postcard
+//! ```
+
+use super::MachineState;
+use super::saved::SavedMachine;
+
+const MAGIC: [u8; 8] = *b"FTVMSTAT";
+const VERSION: u32 = 1;
+const HEADER_LENGTH: usize = 24;
+const HEADER_CRC_OFFSET: usize = 20;
+/// A state is a few KiB, and 64 KiB more when console input waits; devices add queues.
+const BODY_LENGTH_MAX: usize = 1 << 20;
+
+/// Why bytes are no saved state.
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+pub enum StateError {
+    /// Shorter than its header.
+    #[error("saved state of {got} bytes is shorter than its header")]
+    Truncated {
+        /// How many bytes there are.
+        got: usize,
+    },
+    /// Something else.
+    #[error("not a saved machine state")]
+    Magic,
+    /// The header was changed.
+    #[error("saved state's header has CRC {got:#010x}, expected {expected:#010x}")]
+    HeaderCrc {
+        /// What the header says.
+        expected: u32,
+        /// What it adds up to.
+        got: u32,
+    },
+    /// A version that this program does not know.
+    #[error("saved state has version {got}, this program knows {VERSION}")]
+    Version {
+        /// Its version.
+        got: u32,
+    },
+    /// Not as long as it says, or longer than any state.
+    #[error("saved state has a body of {got} bytes, its header says {expected} (at most {BODY_LENGTH_MAX})")]
+    Length {
+        /// What the header says.
+        expected: usize,
+        /// What is there.
+        got: usize,
+    },
+    /// The body was changed.
+    #[error("saved state's body has CRC {got:#010x}, expected {expected:#010x}")]
+    BodyCrc {
+        /// What the header says.
+        expected: u32,
+        /// What it adds up to.
+        got: u32,
+    },
+    /// The body is not in its format.
+    #[error("saved state cannot be read: {0}")]
+    Body(postcard::Error),
+    /// There are bytes behind the body's end.
+    #[error("saved state has {0} bytes too many")]
+    Trailing(usize),
+    /// A processor structure of another length.
+    #[error("saved state's {name} has {got} bytes, expected {expected}")]
+    StructureLength {
+        /// Which.
+        name: &'static str,
+        /// Its length here.
+        expected: usize,
+        /// Its length there.
+        got: usize,
+    },
+    /// More registers than any processor has.
+    #[error("saved state has {count} model-specific registers, at most {limit} can be restored")]
+    TooManyMsrs {
+        /// How many.
+        count: usize,
+        /// The bound.
+        limit: usize,
+    },
+}
+
+impl MachineState {
+    /// The saved format.
+    #[must_use]
+    pub fn encode(&self) -> Vec<u8> {
+        let header = vec![0; HEADER_LENGTH];
+        let mut bytes =
+            postcard::to_extend(&SavedMachine::of(self), header).expect("plain data always encodes into a vector");
+        let (header, body) = bytes.split_at_mut(HEADER_LENGTH);
+        assert!(body.len() <= BODY_LENGTH_MAX, "devices bound their queues");
+        let length = u32::try_from(body.len()).expect("bounded above");
+        header[..8].copy_from_slice(&MAGIC);
+        header[8..12].copy_from_slice(&VERSION.to_le_bytes());
+        header[12..16].copy_from_slice(&length.to_le_bytes());
+        header[16..20].copy_from_slice(&crc32fast::hash(body).to_le_bytes());
+        let header_crc = crc32fast::hash(&header[..HEADER_CRC_OFFSET]);
+        header[HEADER_CRC_OFFSET..].copy_from_slice(&header_crc.to_le_bytes());
+        bytes
+    }
+
+    /// Reads the saved format. The bytes are untrusted.
+    ///
+    /// # Errors
+    /// Anything but what [`encode`](Self::encode) gave.
+    pub fn decode(bytes: &[u8]) -> Result<Self, StateError> {
+        let truncated = StateError::Truncated { got: bytes.len() };
+        let Some((header, body)) = bytes.split_first_chunk::<HEADER_LENGTH>() else { return Err(truncated) };
+        if header[..8] != MAGIC {
+            return Err(StateError::Magic);
+        }
+        let (expected, got) = (number(header, HEADER_CRC_OFFSET), crc32fast::hash(&header[..HEADER_CRC_OFFSET]));
+        if expected != got {
+            return Err(StateError::HeaderCrc { expected, got });
+        }
+        let version = number(header, 8);
+        if version != VERSION {
+            return Err(StateError::Version { got: version });
+        }
+        let expected = usize::try_from(number(header, 12)).expect("usize has 64 bits");
+        if expected != body.len() || expected > BODY_LENGTH_MAX {
+            return Err(StateError::Length { expected, got: body.len() });
+        }
+        let (expected, got) = (number(header, 16), crc32fast::hash(body));
+        if expected != got {
+            return Err(StateError::BodyCrc { expected, got });
+        }
+        let (saved, rest) = postcard::take_from_bytes::<SavedMachine<'_>>(body).map_err(StateError::Body)?;
+        if !rest.is_empty() {
+            return Err(StateError::Trailing(rest.len()));
+        }
+        saved.into_state()
+    }
+}
+
+fn number(header: &[u8; HEADER_LENGTH], offset: usize) -> u32 {
+    u32::from_le_bytes(header[offset..offset + 4].try_into().expect("four bytes of the header"))
+}

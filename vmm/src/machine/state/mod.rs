@@ -1,0 +1,124 @@
+//! The state of a machine beside its memory: what a commit record carries, and what a successor goes on from.
+
+mod format;
+mod saved;
+#[cfg(test)]
+mod tests;
+
+pub use format::StateError;
+
+use super::cpu_state::CpuState;
+use super::device::{DeviceId, DeviceStateError};
+use super::error::MachineError;
+use super::inputs::ExitNumber;
+use super::prepare::Machine;
+use super::run::Progress;
+use super::time::GuestTime;
+
+/// A machine's state between two instructions. [`encode`](MachineState::encode) gives the saved format.
+#[derive(Debug, Clone, PartialEq)]
+pub struct MachineState {
+    pub(super) cpu: CpuState,
+    /// Ports first, then MMIO, each in the order of its bus.
+    pub(super) devices: Vec<(DeviceId, Vec<u8>)>,
+    pub(super) guest_time: GuestTime,
+    pub(super) waiting_console: Vec<u8>,
+    pub(super) wait_until: Option<GuestTime>,
+    pub(super) console_position: u64,
+    pub(super) exits: ExitNumber,
+    pub(super) exit_code: Option<u32>,
+    pub(super) cpuid_digest: u32,
+}
+
+impl MachineState {
+    /// Guest time when it was saved.
+    #[must_use]
+    pub fn guest_time(&self) -> GuestTime {
+        self.guest_time
+    }
+
+    /// How many console bytes the guest had ever written.
+    #[must_use]
+    pub fn console_position(&self) -> u64 {
+        self.console_position
+    }
+
+    /// How many exits the guest's instructions had caused.
+    #[must_use]
+    pub fn exits(&self) -> ExitNumber {
+        self.exits
+    }
+
+    /// The exit code, if the guest had ended.
+    #[must_use]
+    pub fn exit_code(&self) -> Option<u32> {
+        self.exit_code
+    }
+
+    /// Until when the guest waits, if it does.
+    #[must_use]
+    pub fn wait_until(&self) -> Option<GuestTime> {
+        self.wait_until
+    }
+}
+
+impl Machine {
+    /// Reads the machine's state, after finishing a pending access. Console bytes not taken yet are not part of it,
+    /// their number is: take them for the same commit.
+    ///
+    /// # Errors
+    /// KVM or an input source failed.
+    pub fn save(&mut self) -> Result<MachineState, MachineError> {
+        self.complete_pending()?;
+        let cpu = CpuState::read(&self.vm, self.vcpu.fd(), &self.support, &mut self.msrs)?;
+        let mut devices = self.ports.save();
+        devices.extend(self.mmio.save());
+        Ok(MachineState {
+            cpu,
+            devices,
+            guest_time: self.inputs.now(),
+            waiting_console: self.inputs.waiting_console(),
+            wait_until: self.progress.wait_until,
+            console_position: self.progress.console_position,
+            exits: self.progress.exits,
+            exit_code: self.progress.exit_code,
+            cpuid_digest: self.cpuid_digest,
+        })
+    }
+
+    /// Takes over a saved state; the memory must be that of the same moment. Guest time goes on from then.
+    ///
+    /// # Errors
+    /// A state of another processor or of other devices, or one that KVM refuses. The machine is then not to be run.
+    pub fn restore(&mut self, state: &MachineState) -> Result<(), MachineError> {
+        if state.cpuid_digest != self.cpuid_digest {
+            return Err(MachineError::OtherProcessor { saved: state.cpuid_digest, here: self.cpuid_digest });
+        }
+        self.restore_devices(state)?;
+        state.cpu.write(&self.vm, self.vcpu.fd(), &self.support)?;
+        self.inputs.resume(state.guest_time, &state.waiting_console);
+        self.progress = Progress {
+            exits: state.exits,
+            console: Vec::new(),
+            console_position: state.console_position,
+            wait_until: state.wait_until,
+            exit_code: state.exit_code,
+            crash: None,
+        };
+        Ok(())
+    }
+
+    fn restore_devices(&mut self, state: &MachineState) -> Result<(), DeviceStateError> {
+        let missing =
+            self.ports.ids().chain(self.mmio.ids()).find(|id| state.devices.iter().all(|(saved, _)| saved != id));
+        if let Some(device) = missing {
+            return Err(DeviceStateError::Unmatched { device });
+        }
+        for (device, saved) in &state.devices {
+            if !self.ports.restore(*device, saved)? && !self.mmio.restore(*device, saved)? {
+                return Err(DeviceStateError::Unmatched { device: *device });
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,115 @@
+//! The saved types: what stands in a saved state, apart from what the program works with. KVM's structures are saved as
+//! the bytes that Linux fixes for them on x86-64.
+
+use super::format::StateError;
+use super::{CpuState, DeviceId, ExitNumber, GuestTime, MachineState};
+use serde::{Deserialize, Serialize};
+use zerocopy::{FromBytes, Immutable, IntoBytes};
+
+/// More registers than KVM lists today; KVM itself takes at most 256 in one call.
+const MSRS_MAX: usize = 256;
+
+#[derive(Serialize, Deserialize)]
+pub(super) struct SavedMachine<'a> {
+    #[serde(borrow)]
+    cpu: SavedCpu<'a>,
+    devices: Vec<(DeviceId, Vec<u8>)>,
+    guest_time: GuestTime,
+    #[serde(with = "serde_bytes", borrow)]
+    waiting_console: &'a [u8],
+    wait_until: Option<GuestTime>,
+    console_position: u64,
+    exits: ExitNumber,
+    exit_code: Option<u32>,
+    cpuid_digest: u32,
+}
+
+#[derive(Serialize, Deserialize)]
+struct SavedCpu<'a> {
+    #[serde(with = "serde_bytes", borrow)]
+    regs: &'a [u8],
+    #[serde(with = "serde_bytes", borrow)]
+    sregs: &'a [u8],
+    #[serde(with = "serde_bytes", borrow)]
+    xsave: &'a [u8],
+    #[serde(borrow)]
+    xcrs: Option<&'a serde_bytes::Bytes>,
+    #[serde(borrow)]
+    events: Option<&'a serde_bytes::Bytes>,
+    #[serde(borrow)]
+    debug_regs: Option<&'a serde_bytes::Bytes>,
+    mp_state: u32,
+    msrs: Vec<(u32, u64)>,
+    clock_ns: Option<u64>,
+}
+
+impl<'a> SavedMachine<'a> {
+    pub(super) fn of(state: &'a MachineState) -> Self {
+        let cpu = &state.cpu;
+        Self {
+            cpu: SavedCpu {
+                regs: cpu.regs.as_bytes(),
+                sregs: cpu.sregs.as_bytes(),
+                xsave: cpu.xsave.as_bytes(),
+                xcrs: cpu.xcrs.as_ref().map(bytes),
+                events: cpu.events.as_ref().map(bytes),
+                debug_regs: cpu.debug_regs.as_ref().map(bytes),
+                mp_state: cpu.mp_state,
+                msrs: cpu.msrs.clone(),
+                clock_ns: cpu.clock_ns,
+            },
+            devices: state.devices.clone(),
+            guest_time: state.guest_time,
+            waiting_console: &state.waiting_console,
+            wait_until: state.wait_until,
+            console_position: state.console_position,
+            exits: state.exits,
+            exit_code: state.exit_code,
+            cpuid_digest: state.cpuid_digest,
+        }
+    }
+
+    pub(super) fn into_state(self) -> Result<MachineState, StateError> {
+        let cpu = self.cpu;
+        if cpu.msrs.len() > MSRS_MAX {
+            return Err(StateError::TooManyMsrs { count: cpu.msrs.len(), limit: MSRS_MAX });
+        }
+        Ok(MachineState {
+            cpu: CpuState {
+                regs: structure("regs", cpu.regs)?,
+                sregs: structure("sregs", cpu.sregs)?,
+                xsave: Box::new(structure("xsave", cpu.xsave)?),
+                xcrs: optional("xcrs", cpu.xcrs)?,
+                events: optional("events", cpu.events)?,
+                debug_regs: optional("debug_regs", cpu.debug_regs)?,
+                mp_state: cpu.mp_state,
+                msrs: cpu.msrs,
+                clock_ns: cpu.clock_ns,
+            },
+            devices: self.devices,
+            guest_time: self.guest_time,
+            waiting_console: self.waiting_console.to_vec(),
+            wait_until: self.wait_until,
+            console_position: self.console_position,
+            exits: self.exits,
+            exit_code: self.exit_code,
+            cpuid_digest: self.cpuid_digest,
+        })
+    }
+}
+
+fn bytes<T: IntoBytes + Immutable>(value: &T) -> &serde_bytes::Bytes {
+    serde_bytes::Bytes::new(value.as_bytes())
+}
+
+fn structure<T: FromBytes>(name: &'static str, bytes: &[u8]) -> Result<T, StateError> {
+    T::read_from_bytes(bytes).map_err(|_| StateError::StructureLength {
+        name,
+        expected: size_of::<T>(),
+        got: bytes.len(),
+    })
+}
+
+fn optional<T: FromBytes>(name: &'static str, bytes: Option<&serde_bytes::Bytes>) -> Result<Option<T>, StateError> {
+    bytes.map(|bytes| structure(name, bytes)).transpose()
+}
