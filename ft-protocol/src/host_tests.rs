@@ -1,1 +1,118 @@
+use super::*;
+use crate::ids::{Epoch, HostId};
+use crate::spec::{JournalShape, Mode, VmSpec};
+use crate::wire::TakeoverReason;
 
+const VM: VmId = VmId::new(3);
+
+fn order(generation: u64) -> Order {
+    Order {
+        vm: VM,
+        generation: Generation::new(generation),
+        spec: VmSpec {
+            name: "vm".to_owned(),
+            memory_bytes: 4096,
+            mode: Mode::Checkpoint,
+            epoch_interval: Span::from_ms(10),
+            args: Vec::new(),
+            journal: JournalShape { slots: 2, slot_bytes: 8192, reserved_bytes: 8192 },
+        },
+        primary: Some(HostId::new(0)),
+        base: Epoch::ZERO,
+    }
+}
+
+struct Bench(Host);
+
+impl Bench {
+    fn joined() -> Self {
+        let mut bench = Self(Host::new("b".to_owned(), Incarnation::new(1)));
+        bench.input(Input::LinkUp);
+        bench.message(ToHost::Welcome {
+            host: HostId::new(1),
+            heartbeat_bound: Span::from_ms(50),
+            heartbeat_interval: Span::from_ms(5),
+        });
+        bench
+    }
+    fn input(&mut self, input: Input) -> Vec<Action> {
+        let mut actions = Vec::new();
+        self.0.handle(Time::ZERO, input, &mut actions);
+        actions
+    }
+    fn message(&mut self, message: ToHost) -> Vec<Action> {
+        self.input(Input::Message(message))
+    }
+    fn made(&mut self, generation: u64) -> Vec<Action> {
+        self.input(Input::StandbyMade { vm: VM, generation: Generation::new(generation) })
+    }
+}
+
+#[test]
+fn a_standby_asks_when_its_primary_is_gone_and_is_promoted() {
+    let mut bench = Bench::joined();
+    assert_eq!(bench.message(ToHost::Standby(order(1))), [Action::MakeStandby(order(1))]);
+    let generation = Generation::new(1);
+    assert_eq!(bench.made(1), [Action::Send(FromHost::StandbyReady { vm: VM, generation })]);
+    let reason = TakeoverReason::LinkClosed;
+    assert_eq!(
+        bench.message(ToHost::PrimaryGone { vm: VM, generation, reason }),
+        [Action::Send(FromHost::AskTakeover { vm: VM, generation, reason })]
+    );
+    assert_eq!(bench.message(ToHost::Promote(order(2))), [Action::RunPrimary(order(2))]);
+    assert_eq!(bench.message(ToHost::Promote(order(2))), [], "an order that was given before");
+}
+
+#[test]
+fn a_seal_ends_the_process() {
+    let mut bench = Bench::joined();
+    bench.message(ToHost::Promote(order(2)));
+    let generation = Generation::new(2);
+    assert_eq!(
+        bench.input(Input::Fenced { vm: VM, generation }),
+        [
+            Action::Send(FromHost::Fenced { vm: VM, generation }),
+            Action::Exit(ExitReason::Fenced { vm: VM, generation })
+        ]
+    );
+}
+
+#[test]
+fn a_deposed_primary_that_idles_is_ended_too() {
+    let mut bench = Bench::joined();
+    bench.message(ToHost::Promote(order(2)));
+    let actions = bench.message(ToHost::Release { vm: VM, generation: Generation::new(2), deposed: true });
+    assert_eq!(actions.first(), Some(&Action::Discard(VM)));
+    assert!(matches!(actions.last(), Some(Action::Exit(ExitReason::Fenced { .. }))));
+}
+
+#[test]
+fn a_release_for_an_older_generation_is_void() {
+    let mut bench = Bench::joined();
+    bench.message(ToHost::Promote(order(2)));
+    assert_eq!(bench.message(ToHost::Release { vm: VM, generation: Generation::new(1), deposed: true }), []);
+    assert_eq!(bench.message(ToHost::Standby(order(1))), []);
+}
+
+#[test]
+fn roles_survive_a_lost_connection() {
+    let mut bench = Bench::joined();
+    bench.message(ToHost::Promote(order(2)));
+    bench.input(Input::LinkDown);
+    let report = LiveReport::default();
+    assert_eq!(bench.input(Input::Live { vm: VM, generation: Generation::new(2), report }), []);
+    let roles = vec![HeldRole { vm: VM, generation: Generation::new(2), role: Role::Primary { live: true } }];
+    let hello = bench.input(Input::LinkUp);
+    assert!(matches!(&hello[..], [Action::SayHello(hello)] if hello.roles == roles));
+}
+
+#[test]
+fn a_standby_that_cannot_be_made_is_given_up() {
+    let mut bench = Bench::joined();
+    bench.message(ToHost::Standby(order(1)));
+    let (generation, reason) = (Generation::new(1), "no KVM".to_owned());
+    assert_eq!(
+        bench.input(Input::Failed { vm: VM, generation, reason: reason.clone() }),
+        [Action::Discard(VM), Action::Send(FromHost::GaveUp { vm: VM, generation, reason })]
+    );
+}

@@ -163,5 +163,4 @@ impl Controller {
 }
 
 #[cfg(test)]
-#[path = "controller_tests.rs"]
 mod tests;

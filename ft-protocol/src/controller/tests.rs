@@ -1,0 +1,465 @@
+use super::*;
+use crate::ids::Incarnation;
+use crate::spec::{JournalShape, Mode, VmSpec};
+use crate::wire::{
+    FromClient, FromHost, HeldRole, HostHello, LiveReport, PROTOCOL_VERSION, Request, Role, TakeoverReason,
+    TakeoverRefusal,
+};
+
+const CONFIG: ControllerConfig = ControllerConfig {
+    detector: DetectorConfig { bound: Span::from_ms(50), interval: Span::from_ms(5) },
+    hold_down: Span::from_ms(250),
+    ask_bound: Span::from_ms(1_000),
+    promotion_bound: Span::from_ms(10_000),
+    hosts_max: 8,
+    vms_max: 4,
+    shutdown_allowed: true,
+};
+
+const CLIENT: LinkId = LinkId::new(1000);
+const VM: VmId = VmId::new(0);
+
+/// A driver whose pool does at once, and without fail, what it is told; commits are what the test says.
+struct Cluster {
+    core: Controller,
+    now: Time,
+    committed: Epoch,
+    /// What the hosts were told, in order.
+    told: Vec<(LinkId, ToHost)>,
+    happened: Vec<Happening>,
+    persisted: ClusterState,
+    applies: usize,
+    hold_applies: bool,
+    held: Vec<(VmId, Generation, Epoch)>,
+    pool_refuses: bool,
+}
+
+impl Cluster {
+    fn new() -> Self {
+        Self {
+            core: Controller::new(CONFIG),
+            now: Time::ZERO,
+            committed: Epoch::ZERO,
+            told: Vec::new(),
+            happened: Vec::new(),
+            persisted: ClusterState::default(),
+            applies: 0,
+            hold_applies: false,
+            held: Vec::new(),
+            pool_refuses: false,
+        }
+    }
+
+    /// Three hosts, one VM, live on host 0 and protected by host 1.
+    fn protected() -> Self {
+        let mut cluster = Self::new();
+        for host in 0..3 {
+            cluster.join(host, &[]);
+        }
+        cluster.create();
+        cluster.live(0, 1);
+        cluster.ready(1, 1);
+        assert_eq!(cluster.core.unprotected_because(VM), None);
+        cluster
+    }
+
+    fn input(&mut self, input: Input) {
+        let mut actions = Vec::new();
+        self.core.handle(self.now, input, &mut actions);
+        self.execute(actions);
+    }
+
+    fn execute(&mut self, actions: Vec<Action>) {
+        for action in actions {
+            match action {
+                Action::Persist(state) => self.persisted = state,
+                Action::ToHost { link, message, .. } => self.told.push((link, message)),
+                Action::CreatePartition { vm, .. } => self.input(Input::PartitionCreated { vm, result: Ok(()) }),
+                Action::OpenGeneration { vm, generation, .. } => {
+                    assert_eq!(self.persisted.vms[0].generation, generation, "persisted before it is opened");
+                    let result = if self.pool_refuses { Err("full".to_owned()) } else { Ok(()) };
+                    self.input(Input::GenerationOpened { vm, generation, result });
+                }
+                Action::Seal { vm, generation } => {
+                    let final_epoch = self.committed;
+                    self.input(Input::Sealed { vm, generation, final_epoch });
+                }
+                Action::Apply { vm, generation, epoch, .. } => {
+                    self.applies += 1;
+                    if self.hold_applies {
+                        self.held.push((vm, generation, epoch));
+                    } else {
+                        self.apply(vm, generation, epoch);
+                    }
+                }
+                Action::Tell { happening, .. } => self.happened.push(happening),
+                _ => {}
+            }
+        }
+    }
+
+    fn apply(&mut self, vm: VmId, generation: Generation, epoch: Epoch) {
+        let outcome = if epoch <= self.committed {
+            ApplyOutcome::Done { epoch, console_end: epoch.get() * 10, ended: None }
+        } else {
+            ApplyOutcome::NotCommitted
+        };
+        self.input(Input::Applied { vm, generation, outcome });
+    }
+
+    fn join(&mut self, host: u64, roles: &[HeldRole]) {
+        self.join_as(host, host, roles);
+    }
+
+    fn join_as(&mut self, host: u64, incarnation: u64, roles: &[HeldRole]) {
+        let hello = HostHello {
+            protocol: PROTOCOL_VERSION,
+            name: format!("h{host}"),
+            incarnation: Incarnation::new(incarnation),
+            roles: roles.to_vec(),
+        };
+        self.input(Input::HostHello { link: LinkId::new(host), hello });
+    }
+
+    fn create(&mut self) {
+        let spec = VmSpec {
+            name: "vm".to_owned(),
+            memory_bytes: 1 << 20,
+            mode: Mode::Checkpoint,
+            epoch_interval: Span::from_ms(10),
+            args: Vec::new(),
+            journal: JournalShape { slots: 2, slot_bytes: 1 << 20, reserved_bytes: 1 << 20 },
+        };
+        self.input(Input::ClientHello { link: CLIENT, protocol: PROTOCOL_VERSION });
+        let message = FromClient { id: 1, request: Request::CreateVm(spec) };
+        self.input(Input::FromClient { link: CLIENT, message });
+    }
+
+    fn from(&mut self, host: u64, message: FromHost) {
+        self.input(Input::FromHost { link: LinkId::new(host), message });
+    }
+
+    fn live(&mut self, host: u64, generation: u64) {
+        let generation = Generation::new(generation);
+        self.from(host, FromHost::Live { vm: VM, generation, report: LiveReport::default() });
+    }
+
+    fn ready(&mut self, host: u64, generation: u64) {
+        self.from(host, FromHost::StandbyReady { vm: VM, generation: Generation::new(generation) });
+    }
+
+    fn ask(&mut self, host: u64, generation: u64) {
+        let generation = Generation::new(generation);
+        self.from(host, FromHost::AskTakeover { vm: VM, generation, reason: TakeoverReason::LinkClosed });
+    }
+
+    fn commit(&mut self, host: u64, generation: u64, epoch: u64) {
+        self.committed = Epoch::new(epoch);
+        let generation = Generation::new(generation);
+        self.from(host, FromHost::Doorbell { vm: VM, generation, epoch: self.committed });
+    }
+
+    fn close(&mut self, host: u64) {
+        self.input(Input::LinkClosed { link: LinkId::new(host) });
+    }
+
+    /// The orders to become primary that a host was given, as (generation, base).
+    fn promotions(&self, host: u64) -> Vec<(u64, u64)> {
+        self.told
+            .iter()
+            .filter(|(link, _)| *link == LinkId::new(host))
+            .filter_map(|(_, message)| match message {
+                ToHost::Promote(order) => Some((order.generation.get(), order.base.get())),
+                _ => None,
+            })
+            .collect()
+    }
+
+    fn status(&self) -> crate::wire::VmStatus {
+        self.core.status().vms[0].clone()
+    }
+}
+
+#[test]
+fn a_vm_is_led_and_protected_by_different_hosts() {
+    let cluster = Cluster::protected();
+    let status = cluster.status();
+    assert_eq!((status.primary.as_deref(), status.secondary.as_deref()), (Some("h0"), Some("h1")));
+    assert_eq!(cluster.promotions(0), [(1, 0)]);
+}
+
+#[test]
+fn the_secondary_takes_over_what_was_committed_and_a_spare_protects() {
+    let mut cluster = Cluster::protected();
+    cluster.commit(0, 1, 7);
+    cluster.close(0);
+    assert!(matches!(cluster.told.last(), Some((link, ToHost::PrimaryGone { .. })) if *link == LinkId::new(1)));
+    assert_eq!(cluster.promotions(1), [], "the secondary decides to ask");
+    cluster.ask(1, 1);
+    assert_eq!(cluster.promotions(1), [(2, 7)]);
+    cluster.live(1, 2);
+    assert_eq!(cluster.status().secondary.as_deref(), Some("h2"));
+    cluster.ready(2, 2);
+    assert_eq!(cluster.status().unprotected, None);
+    assert_eq!(cluster.status().takeovers, 1);
+}
+
+#[test]
+fn nobody_is_promoted_before_the_sealed_epochs_are_applied() {
+    let mut cluster = Cluster::protected();
+    cluster.hold_applies = true;
+    cluster.committed = Epoch::new(2);
+    cluster.close(0);
+    cluster.ask(1, 1);
+    assert_eq!(cluster.promotions(1), []);
+    for epoch in 1..=2 {
+        let (vm, generation, held) = cluster.held.remove(0);
+        assert_eq!(held, Epoch::new(epoch));
+        assert_eq!(cluster.promotions(1), []);
+        cluster.apply(vm, generation, held);
+    }
+    assert_eq!(cluster.promotions(1), [(2, 2)]);
+}
+
+#[test]
+fn the_second_asker_loses() {
+    let mut cluster = Cluster::protected();
+    cluster.close(0);
+    cluster.ask(1, 1);
+    cluster.ask(2, 1);
+    cluster.ask(1, 1);
+    let over = TakeoverRefusal::GenerationOver { asked: Generation::new(1), current: Generation::new(2) };
+    for host in [2, 1] {
+        let refused = cluster.told.iter().any(|(link, message)| {
+            *link == LinkId::new(host) && matches!(message, ToHost::TakeoverRefused { refusal, .. } if *refusal == over)
+        });
+        assert!(refused, "h{host} was not refused");
+    }
+    assert_eq!(cluster.promotions(2), []);
+}
+
+#[test]
+fn a_silent_heartbeat_is_not_believed_while_the_controller_hears_it() {
+    let mut cluster = Cluster::protected();
+    for count in 0..3 {
+        cluster.input(Input::Beat { host: HostId::new(0), count: Some(count) });
+    }
+    let reason = TakeoverReason::HeartbeatSilent(Span::from_ms(50));
+    cluster.from(1, FromHost::AskTakeover { vm: VM, generation: Generation::FIRST, reason });
+    let refusal = TakeoverRefusal::PrimaryBeats;
+    assert!(cluster.happened.contains(&Happening::TakeoverRefused { vm: VM, host: HostId::new(1), refusal }));
+    assert_eq!(cluster.promotions(1), []);
+}
+
+#[test]
+fn a_deposed_primary_is_told_even_when_it_is_only_silent() {
+    let mut cluster = Cluster::protected();
+    for tick in 0..12 {
+        cluster.now = Time::ZERO + Span::from_ms(5 * tick);
+        cluster.input(Input::Beat { host: HostId::new(0), count: Some(1) });
+    }
+    cluster.ask(1, 1);
+    let deposed = ToHost::Release { vm: VM, generation: Generation::FIRST, deposed: true };
+    assert!(cluster.told.contains(&(LinkId::new(0), deposed)));
+    assert_eq!(cluster.promotions(1), [(2, 0)]);
+}
+
+#[test]
+fn both_dead_the_spare_takes_over_cold() {
+    let mut cluster = Cluster::protected();
+    cluster.committed = Epoch::new(3);
+    cluster.close(0);
+    cluster.close(1);
+    assert_eq!(cluster.promotions(2), [(2, 3)]);
+    let mut reverse = Cluster::protected();
+    reverse.close(1);
+    reverse.close(0);
+    assert_eq!(reverse.promotions(2), [(2, 0)]);
+}
+
+#[test]
+fn all_dead_the_vm_waits_in_the_pool_for_a_host() {
+    let mut cluster = Cluster::protected();
+    cluster.committed = Epoch::new(3);
+    for host in [0, 1, 2] {
+        cluster.close(host);
+    }
+    let stranded = Happening::Stranded { vm: VM, recoverable: Epoch::new(3) };
+    assert_eq!(cluster.happened.iter().filter(|happening| **happening == stranded).count(), 1);
+    assert_eq!(cluster.status().phase, "stranded");
+    cluster.join_as(1, 99, &[]);
+    assert_eq!(cluster.promotions(1).last().map(|promotion| promotion.1), Some(3));
+}
+
+#[test]
+fn a_secondary_that_never_asks_is_not_waited_for_for_ever() {
+    let mut cluster = Cluster::protected();
+    cluster.close(0);
+    cluster.now = Time::ZERO + Span::from_ms(1_001);
+    cluster.input(Input::Tick);
+    assert_eq!(cluster.promotions(1).len() + cluster.promotions(2).len(), 1);
+}
+
+#[test]
+fn a_promotion_that_comes_to_nothing_is_followed_by_another() {
+    let mut cluster = Cluster::protected();
+    cluster.close(0);
+    cluster.ask(1, 1);
+    cluster.close(1);
+    assert_eq!(cluster.promotions(2), [(3, 0)], "generation 2 was given away and may have published");
+    cluster.now = Time::ZERO + Span::from_ms(10_001);
+    cluster.input(Input::Tick);
+    assert_eq!(cluster.promotions(2), [(3, 0), (4, 0)]);
+}
+
+#[test]
+fn a_refused_record_ends_its_writers_reign_at_the_epoch_before() {
+    let mut cluster = Cluster::protected();
+    cluster.commit(0, 1, 2);
+    cluster.hold_applies = true;
+    cluster.commit(0, 1, 3);
+    let (vm, generation, epoch) = cluster.held.remove(0);
+    let refused = ApplyOutcome::Refused { epoch, reason: "body CRC".to_owned() };
+    cluster.input(Input::Applied { vm, generation, outcome: refused });
+    assert_eq!(cluster.promotions(1), [(2, 2)]);
+    assert_eq!(cluster.applies, 3, "nothing after the refused record is tried");
+}
+
+#[test]
+fn a_doorbell_that_rings_for_nothing_changes_nothing() {
+    let mut cluster = Cluster::protected();
+    cluster.committed = Epoch::new(1);
+    let generation = Generation::FIRST;
+    cluster.from(0, FromHost::Doorbell { vm: VM, generation, epoch: Epoch::new(u64::MAX >> 1) });
+    assert_eq!(cluster.status().applied, Epoch::new(1));
+    cluster.commit(0, 1, 2);
+    assert_eq!(cluster.status().applied, Epoch::new(2));
+}
+
+/// A doorbell's apply is with the driver while the word is sealed beyond it: what the seal says must still be applied.
+#[test]
+fn a_record_published_just_before_the_seal_is_not_lost() {
+    let mut cluster = Cluster::protected();
+    cluster.hold_applies = true;
+    let generation = Generation::FIRST;
+    cluster.from(0, FromHost::Doorbell { vm: VM, generation, epoch: Epoch::new(1) });
+    cluster.held.clear();
+    cluster.committed = Epoch::new(1);
+    cluster.close(0);
+    cluster.ask(1, 1);
+    // The driver had looked at the word before the publication.
+    cluster.input(Input::Applied { vm: VM, generation, outcome: ApplyOutcome::NotCommitted });
+    let (vm, generation, epoch) = cluster.held.remove(0);
+    cluster.apply(vm, generation, epoch);
+    assert_eq!(cluster.promotions(1), [(2, 1)]);
+}
+
+#[test]
+fn a_pool_that_refuses_a_generation_is_asked_again_later() {
+    let mut cluster = Cluster::protected();
+    cluster.pool_refuses = true;
+    cluster.close(0);
+    cluster.ask(1, 1);
+    assert_eq!(cluster.promotions(1), []);
+    cluster.pool_refuses = false;
+    cluster.input(Input::Tick);
+    assert_eq!(cluster.promotions(1), [], "not at once");
+    cluster.now = Time::ZERO + CONFIG.hold_down;
+    cluster.input(Input::Tick);
+    assert_eq!(cluster.promotions(1), [(2, 0)], "the generation that nobody got is not wasted");
+}
+
+#[test]
+fn the_guests_end_releases_everybody() {
+    let mut cluster = Cluster::protected();
+    cluster.hold_applies = true;
+    cluster.commit(0, 1, 1);
+    let (vm, generation, epoch) = cluster.held.remove(0);
+    let ended = Some(crate::commit_meta::GuestEnd::Exited(5));
+    cluster.input(Input::Applied { vm, generation, outcome: ApplyOutcome::Done { epoch, console_end: 9, ended } });
+    for host in [0, 1] {
+        let release = ToHost::Release { vm: VM, generation: Generation::FIRST, deposed: false };
+        assert!(cluster.told.contains(&(LinkId::new(host), release)));
+    }
+    cluster.close(0);
+    assert_eq!(cluster.status().phase, "ended");
+}
+
+fn recovered(word: Option<Word>, applied: u64) -> Recovered {
+    Recovered { vm: VM, word, applied: Epoch::new(applied), console_end: 0 }
+}
+
+fn restart(cluster: &Cluster, found: &Recovered) -> Cluster {
+    let mut next = Cluster::new();
+    next.persisted = cluster.persisted.clone();
+    next.committed = cluster.committed;
+    let mut actions = Vec::new();
+    next.core =
+        Controller::recover(CONFIG, cluster.persisted.clone(), std::slice::from_ref(found), next.now, &mut actions);
+    next.execute(actions);
+    next
+}
+
+#[test]
+fn a_restarted_controller_takes_its_hosts_back() {
+    let mut cluster = Cluster::protected();
+    cluster.commit(0, 1, 4);
+    let word = Word { epoch: Epoch::new(4), sealed: false };
+    let mut next = restart(&cluster, &recovered(Some(word), 4));
+    let role = |role| [HeldRole { vm: VM, generation: Generation::FIRST, role }];
+    next.join(0, &role(Role::Primary { live: true }));
+    next.join(1, &role(Role::Secondary { prepared: true }));
+    next.join(2, &[]);
+    assert_eq!(next.status().unprotected, None);
+    assert_eq!(next.status().takeovers, 0);
+    assert_eq!(next.promotions(0).len() + next.promotions(1).len() + next.promotions(2).len(), 0);
+}
+
+#[test]
+fn a_controller_that_died_after_the_seal_finishes_the_takeover() {
+    let mut cluster = Cluster::protected();
+    cluster.commit(0, 1, 4);
+    cluster.committed = Epoch::new(5);
+    let word = Word { epoch: Epoch::new(5), sealed: true };
+    let mut next = restart(&cluster, &recovered(Some(word), 4));
+    assert_eq!(next.status().applied, Epoch::new(5));
+    next.join(0, &[HeldRole { vm: VM, generation: Generation::FIRST, role: Role::Primary { live: true } }]);
+    assert!(next.told.iter().any(|(_, message)| matches!(message, ToHost::Release { deposed: true, .. })));
+    assert_eq!(next.status().generation, Generation::new(2));
+}
+
+#[test]
+fn a_controller_that_died_before_the_journal_was_made_gives_the_same_generation() {
+    let mut cluster = Cluster::protected();
+    cluster.commit(0, 1, 4);
+    cluster.close(0);
+    cluster.ask(1, 1);
+    assert_eq!(cluster.persisted.vms[0].generation, Generation::new(2));
+    let mut next = restart(&cluster, &recovered(None, 4));
+    next.join_as(2, 77, &[]);
+    assert_eq!(next.promotions(2), [(2, 4)]);
+}
+
+#[test]
+fn a_primary_that_died_with_the_controller_is_found_silent() {
+    let cluster = Cluster::protected();
+    let word = Word { epoch: Epoch::new(0), sealed: false };
+    let mut next = restart(&cluster, &recovered(Some(word), 0));
+    next.join(2, &[]);
+    for tick in 0..12 {
+        next.now = Time::ZERO + Span::from_ms(5 * tick);
+        next.input(Input::Beat { host: HostId::new(0), count: Some(1) });
+        next.input(Input::Tick);
+    }
+    assert_eq!(next.promotions(2), [(2, 0)]);
+}
+
+#[test]
+fn a_host_that_comes_back_as_another_incarnation_has_no_roles() {
+    let mut cluster = Cluster::protected();
+    cluster.close(1);
+    assert_eq!(cluster.status().secondary.as_deref(), Some("h2"));
+    cluster.join_as(1, 55, &[]);
+    cluster.close(2);
+    assert_eq!(cluster.status().secondary.as_deref(), Some("h1"));
+}
