@@ -1,0 +1,237 @@
+//! A blob that is replaced whole or not at all: two copies and a word that says which one counts.
+//!
+//! ```text
+//! selector word (64) | copy A: header (64), bytes | copy B: header (64), bytes
+//! ```
+//! The new blob goes into the copy that does not count; when it is durable, the selector moves on. The selector is the
+//! sequence number of the blob that counts, its parity names the copy. Because the selector decides, a damaged blob is
+//! an error and never silently the one before.
+
+use std::sync::atomic::Ordering;
+
+use thiserror::Error;
+use zerocopy::byteorder::little_endian::{U32, U64};
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
+
+use crate::guarded_word::{self, WordError};
+use crate::header::{Closing, Header, HeaderError, OPEN, Preamble};
+use crate::mem::{AccessError, LINE_BYTES, PoolRead, PoolWrite, check_bounds};
+use crate::numbers::{Offset, len_u64};
+use crate::planted::{self, PlantedBug, planted};
+
+const HEADER_BYTES: u64 = 64;
+
+/// A reader that meets a writer tries again this often before it takes the blob for damaged.
+const READ_ATTEMPTS_MAX: u32 = 100;
+
+#[derive(Debug, Clone, Copy, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
+#[repr(C)]
+struct BlobHeader {
+    preamble: Preamble,
+    sequence: U64,
+    length: U64,
+    body_crc: U32,
+    flags: U32,
+    reserved: [u8; 16],
+    closing: Closing,
+}
+
+impl Header for BlobHeader {
+    const MAGIC: [u8; 8] = *b"FTVMBLOB";
+    const VERSION: u32 = 1;
+}
+
+const _: () = assert!(len_u64(size_of::<BlobHeader>()) == HEADER_BYTES);
+
+/// A blob could not be stored or loaded.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
+pub enum BlobError {
+    /// A larger blob than a copy can hold.
+    #[error("a blob of {found} bytes, a copy holds {capacity}")]
+    TooLarge {
+        /// Bytes given, or named by the header.
+        found: u64,
+        /// Bytes that a copy holds.
+        capacity: u64,
+    },
+    /// The selector is damaged or was never written.
+    #[error("the selector of the blob is damaged")]
+    Selector(#[from] WordError),
+    /// The header of the copy that counts is damaged.
+    #[error("the header of the blob is refused")]
+    Header(#[from] HeaderError),
+    /// The copy that counts is not the blob that the selector names.
+    #[error("blob {found} lies where blob {expected} should")]
+    Sequence {
+        /// In the header.
+        found: u64,
+        /// In the selector.
+        expected: u64,
+    },
+    /// The content does not match its CRC.
+    #[error("blob CRC is {found:#010x}, computed {computed:#010x}")]
+    Crc {
+        /// In the header.
+        found: u32,
+        /// Of the bytes.
+        computed: u32,
+    },
+    /// The pool refused.
+    #[error("cannot reach the blob")]
+    Access(#[from] AccessError),
+}
+
+/// Space of a blob store whose blobs have at most `capacity` bytes.
+#[must_use]
+pub const fn total_bytes(capacity: u64) -> u64 {
+    LINE_BYTES + 2 * (HEADER_BYTES + capacity)
+}
+
+/// A place for one blob of at most `capacity` bytes within a memory.
+#[derive(Debug, Clone)]
+pub struct BlobStore<M> {
+    memory: M,
+    at: Offset,
+    capacity: u64,
+}
+
+impl<M: PoolRead> BlobStore<M> {
+    /// The blob store at `at`.
+    ///
+    /// # Errors
+    /// When it does not lie within the memory.
+    pub fn new(memory: M, at: Offset, capacity: u64) -> Result<Self, BlobError> {
+        assert!(at.get().is_multiple_of(LINE_BYTES), "the selector is one line");
+        assert!(capacity.is_multiple_of(LINE_BYTES), "copies are whole lines");
+        check_bounds(at, total_bytes(capacity), memory.len())?;
+        Ok(Self { memory, at, capacity })
+    }
+
+    /// The largest blob.
+    #[must_use]
+    pub fn capacity(&self) -> u64 {
+        self.capacity
+    }
+
+    fn copy_at(&self, sequence: u64) -> Offset {
+        let parity = if planted(PlantedBug::BlobInPlace) { 0 } else { sequence % 2 };
+        self.at.plus(LINE_BYTES + parity * (HEADER_BYTES + self.capacity))
+    }
+
+    fn selector(&self) -> Result<u64, BlobError> {
+        let raw = self.memory.load_u64(self.at, Ordering::Acquire)?;
+        Ok(guarded_word::decode_unsealed(raw)?)
+    }
+
+    /// The blob last stored, if there was one.
+    ///
+    /// # Errors
+    /// When it is damaged, or the pool refuses.
+    pub fn load(&self) -> Result<Option<Vec<u8>>, BlobError> {
+        let mut sequence = self.selector()?;
+        for _ in 0..READ_ATTEMPTS_MAX {
+            let result = self.load_copy(sequence);
+            // A writer may have stored twice meanwhile; what was read counts only if the selector stands.
+            std::sync::atomic::fence(Ordering::Acquire);
+            let now = self.selector()?;
+            if now == sequence {
+                return result;
+            }
+            sequence = now;
+        }
+        self.load_copy(sequence)
+    }
+
+    fn load_copy(&self, sequence: u64) -> Result<Option<Vec<u8>>, BlobError> {
+        if sequence == 0 {
+            return Ok(None);
+        }
+        let at = self.copy_at(sequence);
+        let mut header = [0; size_of::<BlobHeader>()];
+        self.memory.read(at, &mut header)?;
+        let header = BlobHeader::parse(&header)?;
+        if header.sequence.get() != sequence {
+            return Err(BlobError::Sequence { found: header.sequence.get(), expected: sequence });
+        }
+        let found = header.length.get();
+        let capacity = self.capacity;
+        let too_large = BlobError::TooLarge { found, capacity };
+        if found > capacity {
+            return Err(too_large);
+        }
+        let mut blob = vec![0; usize::try_from(found).map_err(|_| too_large)?];
+        self.memory.read(at.plus(HEADER_BYTES), &mut blob)?;
+        let (found, computed) = (header.body_crc.get(), crc32fast::hash(&blob));
+        if found == computed || planted(PlantedBug::BlobCrc) {
+            Ok(Some(blob))
+        } else {
+            Err(BlobError::Crc { found, computed })
+        }
+    }
+}
+
+impl<M: PoolWrite> BlobStore<M> {
+    /// Lays out a store that holds nothing.
+    ///
+    /// # Errors
+    /// When the pool refuses.
+    pub fn format(&self) -> Result<(), BlobError> {
+        self.memory.store_u64(self.at, guarded_word::encode(0), Ordering::Release)?;
+        self.memory.flush(self.at, LINE_BYTES)?;
+        self.memory.fence()?;
+        Ok(())
+    }
+
+    /// Replaces the blob, durably. A crash in between leaves the old one.
+    ///
+    /// # Errors
+    /// When the blob is too large, the selector damaged, or the pool refuses.
+    pub fn store(&self, blob: &[u8]) -> Result<(), BlobError> {
+        let length = len_u64(blob.len());
+        if length > self.capacity {
+            return Err(BlobError::TooLarge { found: length, capacity: self.capacity });
+        }
+        let sequence = self.selector()? + 1;
+        let header = BlobHeader {
+            preamble: BlobHeader::preamble(),
+            sequence: U64::new(sequence),
+            length: U64::new(length),
+            body_crc: U32::new(crc32fast::hash(blob)),
+            flags: U32::ZERO,
+            reserved: [0; 16],
+            closing: OPEN,
+        };
+        let at = self.copy_at(sequence);
+        self.memory.write(at.plus(HEADER_BYTES), blob)?;
+        self.memory.write(at, &header.sealed_bytes())?;
+        planted::flush(&self.memory, at, HEADER_BYTES + length, PlantedBug::BlobDataFlush)?;
+        planted::fence(&self.memory, PlantedBug::BlobDataFence)?;
+        self.memory.store_u64(self.at, guarded_word::encode(sequence), Ordering::Release)?;
+        planted::flush(&self.memory, self.at, LINE_BYTES, PlantedBug::BlobSelectorFlush)?;
+        planted::fence(&self.memory, PlantedBug::BlobSelectorFence)?;
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::lossy::{LossyCache, LossyMemory};
+
+    #[test]
+    fn the_last_blob_counts_and_damage_is_refused() {
+        let memory = LossyMemory::new(4096, &LossyCache::new());
+        let store = BlobStore::new(&memory, Offset::new(64), 512).unwrap();
+        assert!(matches!(store.load(), Err(BlobError::Selector(_))));
+        store.format().unwrap();
+        assert_eq!(store.load(), Ok(None));
+        for blob in [&b"first"[..], b"", b"third, and last"] {
+            store.store(blob).unwrap();
+            assert_eq!(store.load(), Ok(Some(blob.to_vec())));
+        }
+        assert!(matches!(store.store(&[0; 513]), Err(BlobError::TooLarge { .. })));
+        let at = 64 + 64 + (64 + 512) + 64;
+        memory.write(Offset::new(at), b"X").unwrap();
+        assert!(matches!(store.load(), Err(BlobError::Crc { .. })));
+    }
+}

@@ -1,0 +1,355 @@
+//! The console of a VM: a ring that keeps the last bytes, written by the controller, read by whoever shows them.
+//!
+//! Two words tell what is there. `tail` is how many bytes the console has had: all before it are out, for ever.
+//! `claimed` runs ahead of it while an append overwrites the oldest bytes, so that a reader can tell that the bytes it
+//! has just copied were overwritten meanwhile.
+
+use std::sync::atomic::Ordering;
+
+use thiserror::Error;
+use zerocopy::byteorder::little_endian::U64;
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
+
+use crate::guarded_word::{self, WordError};
+use crate::header::{Closing, Header, HeaderError, OPEN, Preamble, ReadHeaderError};
+use crate::mem::{AccessError, PoolRead, PoolWrite, check_bounds};
+use crate::numbers::{ConsolePosition, Offset, PAGE_SIZE, len_u64};
+use crate::planted::{self, PlantedBug, planted};
+
+/// Ring size that a new VM gets.
+pub const CONSOLE_RING_BYTES: u64 = 1 << 20;
+
+const TAIL_AT: Offset = Offset::new(64);
+const CLAIMED_AT: Offset = Offset::new(128);
+const RING_AT: u64 = PAGE_SIZE;
+const WORD_BYTES: u64 = 8;
+const RING_BYTES_MAX: u64 = 1 << 32;
+
+#[derive(Debug, Clone, Copy, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
+#[repr(C)]
+struct ConsoleHeader {
+    preamble: Preamble,
+    ring_bytes: U64,
+    reserved: [u8; 32],
+    closing: Closing,
+}
+
+impl Header for ConsoleHeader {
+    const MAGIC: [u8; 8] = *b"FTVMCONS";
+    const VERSION: u32 = 1;
+}
+
+const _: () = assert!(size_of::<ConsoleHeader>() == 64);
+
+/// The console cannot do what was asked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
+pub enum ConsoleError {
+    /// The header is damaged or something else.
+    #[error("the console header is refused")]
+    Header(#[from] HeaderError),
+    /// The ring size makes no sense.
+    #[error("a console ring cannot have {ring_bytes} bytes")]
+    RingSize {
+        /// Size named.
+        ring_bytes: u64,
+    },
+    /// One of the two words is damaged.
+    #[error("a word of the console is damaged")]
+    Word(#[from] WordError),
+    /// Bytes in between are missing.
+    #[error("console bytes begin at {start}, but the console ends at {tail}")]
+    Gap {
+        /// Where the new bytes begin.
+        start: ConsolePosition,
+        /// Where the console ends.
+        tail: ConsolePosition,
+    },
+    /// More bytes at once than the ring holds.
+    #[error("{found} console bytes at once, the ring holds {ring_bytes}")]
+    TooMany {
+        /// Bytes given.
+        found: u64,
+        /// Bytes the ring holds.
+        ring_bytes: u64,
+    },
+    /// The pool refused.
+    #[error("cannot reach the console")]
+    Access(#[from] AccessError),
+}
+
+/// Console bytes could not be read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
+pub enum ConsoleReadError {
+    /// The reader was too slow.
+    #[error("console bytes from {from} on are overwritten, the oldest left is {oldest}")]
+    Overwritten {
+        /// Where the reader wanted to begin.
+        from: ConsolePosition,
+        /// Where it can begin.
+        oldest: ConsolePosition,
+    },
+    /// The console itself cannot be used.
+    #[error("cannot read the console")]
+    Console(#[from] ConsoleError),
+}
+
+impl From<ReadHeaderError> for ConsoleError {
+    fn from(error: ReadHeaderError) -> Self {
+        match error {
+            ReadHeaderError::Access(error) => Self::Access(error),
+            ReadHeaderError::Header(error) => Self::Header(error),
+        }
+    }
+}
+
+impl From<AccessError> for ConsoleReadError {
+    fn from(error: AccessError) -> Self {
+        Self::Console(ConsoleError::Access(error))
+    }
+}
+
+/// Length of the console extent for a ring size.
+#[must_use]
+pub const fn console_file_bytes(ring_bytes: u64) -> u64 {
+    RING_AT + ring_bytes
+}
+
+/// Whether a ring may have this size.
+#[must_use]
+pub const fn is_ring_size(ring_bytes: u64) -> bool {
+    ring_bytes.is_power_of_two() && ring_bytes >= PAGE_SIZE && ring_bytes <= RING_BYTES_MAX
+}
+
+/// The console ring of a VM.
+#[derive(Debug, Clone)]
+pub struct ConsoleRing<M> {
+    memory: M,
+    ring_bytes: u64,
+}
+
+impl<M: PoolRead> ConsoleRing<M> {
+    /// Opens a console ring.
+    ///
+    /// # Errors
+    /// When the header is damaged or does not fit the extent.
+    pub fn open(memory: M) -> Result<Self, ConsoleError> {
+        let header = ConsoleHeader::load(&memory, Offset::ZERO)?;
+        let ring_bytes = header.ring_bytes.get();
+        Self::over(memory, ring_bytes)
+    }
+
+    fn over(memory: M, ring_bytes: u64) -> Result<Self, ConsoleError> {
+        if !is_ring_size(ring_bytes) {
+            return Err(ConsoleError::RingSize { ring_bytes });
+        }
+        check_bounds(Offset::new(RING_AT), ring_bytes, memory.len())?;
+        Ok(Self { memory, ring_bytes })
+    }
+
+    /// How many bytes the ring holds.
+    #[must_use]
+    pub fn ring_bytes(&self) -> u64 {
+        self.ring_bytes
+    }
+
+    /// Where the console ends.
+    ///
+    /// # Errors
+    /// When the word is damaged or out of reach.
+    pub fn tail(&self) -> Result<ConsolePosition, ConsoleError> {
+        self.word(TAIL_AT).map(ConsolePosition::new)
+    }
+
+    /// How many bytes an append may bring without overwriting what a reader that has consumed up to
+    /// `consumed_up_to` still wants.
+    ///
+    /// # Errors
+    /// When the word is damaged or out of reach.
+    pub fn free_space(&self, consumed_up_to: ConsolePosition) -> Result<u64, ConsoleError> {
+        let waiting = self.tail()?.get().saturating_sub(consumed_up_to.get());
+        Ok(self.ring_bytes.saturating_sub(waiting))
+    }
+
+    /// Copies bytes from position `from` on; returns how many there were. 0: the reader is at the tail.
+    ///
+    /// # Errors
+    /// When the bytes were overwritten, or the console cannot be used.
+    pub fn read(&self, from: ConsolePosition, into: &mut [u8]) -> Result<usize, ConsoleReadError> {
+        let available = self.tail()?.get().saturating_sub(from.get());
+        self.check_not_overwritten(from)?;
+        let count = usize::try_from(available).map_or(into.len(), |bytes| bytes.min(into.len()));
+        let mut done = 0;
+        while done < count {
+            let (at, run) = self.run(from.get() + len_u64(done), count - done);
+            self.memory.read(at, &mut into[done..done + run])?;
+            done += run;
+        }
+        // An append may have begun in between.
+        std::sync::atomic::fence(Ordering::Acquire);
+        self.check_not_overwritten(from)?;
+        Ok(count)
+    }
+
+    fn check_not_overwritten(&self, from: ConsolePosition) -> Result<(), ConsoleReadError> {
+        let claimed = self.word(CLAIMED_AT)?;
+        let oldest = ConsolePosition::new(claimed.saturating_sub(self.ring_bytes));
+        if from < oldest {
+            return Err(ConsoleReadError::Overwritten { from, oldest });
+        }
+        Ok(())
+    }
+
+    /// Where a position lies, and how many of `wanted` bytes lie there without wrapping.
+    fn run(&self, position: u64, wanted: usize) -> (Offset, usize) {
+        let start = position % self.ring_bytes;
+        let until_wrap = usize::try_from(self.ring_bytes - start).unwrap_or(usize::MAX);
+        (Offset::new(RING_AT + start), wanted.min(until_wrap))
+    }
+
+    fn word(&self, at: Offset) -> Result<u64, ConsoleError> {
+        let raw = self.memory.load_u64(at, Ordering::Acquire)?;
+        Ok(guarded_word::decode_unsealed(raw)?)
+    }
+}
+
+impl<M: PoolWrite> ConsoleRing<M> {
+    /// Lays out an empty console ring and opens it.
+    ///
+    /// # Errors
+    /// When the size makes no sense or the memory is too short.
+    pub fn format(memory: M, ring_bytes: u64) -> Result<Self, ConsoleError> {
+        let ring = Self::over(memory, ring_bytes)?;
+        let header = ConsoleHeader {
+            preamble: ConsoleHeader::preamble(),
+            ring_bytes: U64::new(ring_bytes),
+            reserved: [0; 32],
+            closing: OPEN,
+        };
+        ring.memory.write(Offset::ZERO, &header.sealed_bytes())?;
+        for at in [TAIL_AT, CLAIMED_AT] {
+            ring.memory.store_u64(at, guarded_word::encode(0), Ordering::Release)?;
+        }
+        ring.memory.flush(Offset::ZERO, RING_AT)?;
+        ring.memory.fence()?;
+        Ok(ring)
+    }
+
+    /// Whether `append` would take these bytes; nothing is written.
+    ///
+    /// # Errors
+    /// As for [`append`](Self::append).
+    pub fn check_append(&self, start: ConsolePosition, bytes: &[u8]) -> Result<(), ConsoleError> {
+        self.new_part(start, bytes).map(|_| ())
+    }
+
+    /// The part of `bytes` that the console does not have yet, and where it goes.
+    fn new_part<'bytes>(
+        &self,
+        start: ConsolePosition,
+        bytes: &'bytes [u8],
+    ) -> Result<(u64, &'bytes [u8]), ConsoleError> {
+        let found = len_u64(bytes.len());
+        if found > self.ring_bytes {
+            return Err(ConsoleError::TooMany { found, ring_bytes: self.ring_bytes });
+        }
+        let tail = self.tail()?;
+        if planted(PlantedBug::ApplyConsoleNotIdempotent) {
+            return Ok((tail.get(), bytes));
+        }
+        let Some(known) = tail.get().checked_sub(start.get()) else {
+            return Err(ConsoleError::Gap { start, tail });
+        };
+        let known = usize::try_from(known).map_or(bytes.len(), |known| known.min(bytes.len()));
+        Ok((tail.get(), &bytes[known..]))
+    }
+
+    /// Appends the bytes that begin at position `start`. What the console already has is skipped, so that an append
+    /// can be repeated.
+    ///
+    /// # Errors
+    /// When bytes before `start` are missing, there are too many at once, or the console cannot be used.
+    pub fn append(&self, start: ConsolePosition, bytes: &[u8]) -> Result<(), ConsoleError> {
+        let (tail, new) = self.new_part(start, bytes)?;
+        if new.is_empty() {
+            return Ok(());
+        }
+        let end = tail + len_u64(new.len());
+        self.store(CLAIMED_AT, end)?;
+        planted::flush(&self.memory, CLAIMED_AT, WORD_BYTES, PlantedBug::ConsoleReserveFlush)?;
+        planted::fence(&self.memory, PlantedBug::ConsoleReserveFence)?;
+        self.write_ring(tail, new)?;
+        planted::fence(&self.memory, PlantedBug::ApplyConsoleDataFence)?;
+        self.store(TAIL_AT, end)?;
+        planted::flush(&self.memory, TAIL_AT, WORD_BYTES, PlantedBug::ApplyConsoleTailFlush)?;
+        planted::fence(&self.memory, PlantedBug::ApplyConsoleTailFence)?;
+        Ok(())
+    }
+
+    fn write_ring(&self, position: u64, bytes: &[u8]) -> Result<(), ConsoleError> {
+        // Readers must see the claim before any byte of it.
+        std::sync::atomic::fence(Ordering::Release);
+        let mut done = 0;
+        while done < bytes.len() {
+            let (at, run) = self.run(position + len_u64(done), bytes.len() - done);
+            self.memory.write(at, &bytes[done..done + run])?;
+            planted::flush(&self.memory, at, len_u64(run), PlantedBug::ApplyConsoleDataFlush)?;
+            done += run;
+        }
+        Ok(())
+    }
+
+    fn store(&self, at: Offset, value: u64) -> Result<(), ConsoleError> {
+        let word = guarded_word::encode(value);
+        Ok(self.memory.store_u64(at, word, Ordering::Release)?)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::lossy::{LossyCache, LossyMemory};
+
+    const RING: u64 = PAGE_SIZE;
+
+    fn ring() -> ConsoleRing<LossyMemory> {
+        let memory = LossyMemory::new(console_file_bytes(RING), &LossyCache::new());
+        assert!(ConsoleRing::open(memory.clone()).is_err());
+        ConsoleRing::format(memory.clone(), RING).unwrap();
+        ConsoleRing::open(memory).unwrap()
+    }
+
+    fn at(position: u64) -> ConsolePosition {
+        ConsolePosition::new(position)
+    }
+
+    #[test]
+    fn appends_can_be_repeated_and_gaps_are_refused() {
+        let ring = ring();
+        ring.append(at(0), b"hello ").unwrap();
+        ring.append(at(0), b"hello world").unwrap();
+        ring.append(at(0), b"hel").unwrap();
+        assert_eq!(ring.append(at(12), b"x"), Err(ConsoleError::Gap { start: at(12), tail: at(11) }));
+        let mut copy = [0; 32];
+        assert_eq!(ring.read(at(0), &mut copy), Ok(11));
+        assert_eq!(&copy[..11], b"hello world");
+        assert_eq!(ring.read(at(11), &mut copy), Ok(0));
+    }
+
+    #[test]
+    fn the_ring_wraps_and_a_slow_reader_is_told() {
+        let ring = ring();
+        let bytes: Vec<u8> = (0..3000u32).map(|n| n.to_le_bytes()[0]).collect();
+        ring.append(at(0), &bytes).unwrap();
+        assert_eq!(ring.free_space(at(0)), Ok(RING - 3000));
+        ring.append(at(3000), &bytes).unwrap();
+        assert_eq!(ring.free_space(at(0)), Ok(0));
+        let mut copy = vec![0; 4000];
+        assert_eq!(
+            ring.read(at(0), &mut copy),
+            Err(ConsoleReadError::Overwritten { from: at(0), oldest: at(6000 - RING) })
+        );
+        assert_eq!(ring.read(at(3000), &mut copy), Ok(3000));
+        assert_eq!(copy[..3000], bytes);
+        assert!(matches!(ring.append(at(6000), &[0; 4097]), Err(ConsoleError::TooMany { .. })));
+    }
+}

@@ -1,0 +1,257 @@
+//! A commit record as its reader sees it: private bytes, every one of them hostile until checked.
+
+use thiserror::Error;
+
+use super::layout::{INDEX_ENTRY_BYTES, META_BYTES_MAX, PAGE_COST, PAGES_AT, RecordHeader};
+use crate::header::{Header, HeaderError};
+use crate::numbers::{Epoch, Generation, PAGE_BYTES, PAGE_SIZE, PageIndex, len_u64};
+use crate::planted::{PlantedBug, planted};
+
+/// What a record may at most be and name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RecordLimits {
+    /// Pages of the stable image.
+    pub image_pages: u64,
+    /// Most meta bytes that make sense to the reader.
+    pub meta_bytes_max: u64,
+}
+
+/// A record that must not be applied; the host that wrote it is not to be trusted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
+pub enum RecordError {
+    /// The header is damaged or something else.
+    #[error("the record header is refused")]
+    Header(#[from] HeaderError),
+    /// A record of another generation.
+    #[error("record of generation {found}, expected {expected}")]
+    Generation {
+        /// In the record.
+        found: Generation,
+        /// Of the journal.
+        expected: Generation,
+    },
+    /// A record of another epoch, such as one that lay in the slot before.
+    #[error("record of epoch {found}, expected {expected}")]
+    Epoch {
+        /// In the record.
+        found: Epoch,
+        /// Looked for.
+        expected: Epoch,
+    },
+    /// Lengths that contradict each other or do not fit the slot.
+    #[error("a record of {pages} pages and {meta_bytes} meta bytes cannot have {total_bytes} bytes")]
+    Length {
+        /// Pages named.
+        pages: u64,
+        /// Meta bytes named.
+        meta_bytes: u64,
+        /// Total length named, or bytes at hand.
+        total_bytes: u64,
+    },
+    /// More pages than the image has.
+    #[error("{found} pages, the stable image has {image_pages}")]
+    TooManyPages {
+        /// Pages named.
+        found: u64,
+        /// Pages of the image.
+        image_pages: u64,
+    },
+    /// More meta bytes than allowed.
+    #[error("{found} meta bytes, at most {allowed} are allowed")]
+    TooMuchMeta {
+        /// Bytes named.
+        found: u64,
+        /// Bytes allowed.
+        allowed: u64,
+    },
+    /// The content does not match its CRC.
+    #[error("record CRC is {found:#010x}, computed {computed:#010x}")]
+    BodyCrc {
+        /// In the header.
+        found: u32,
+        /// Of the bytes.
+        computed: u32,
+    },
+    /// A page outside the stable image.
+    #[error("page {page} lies outside the stable image of {image_pages} pages")]
+    PageOutside {
+        /// Page named.
+        page: PageIndex,
+        /// Pages of the image.
+        image_pages: u64,
+    },
+    /// The page index does not ascend.
+    #[error("page {page} follows page {previous} in the index")]
+    PageOrder {
+        /// The later entry.
+        page: PageIndex,
+        /// The earlier entry.
+        previous: PageIndex,
+    },
+}
+
+/// A checked commit record in private memory.
+#[derive(Debug, Clone, Copy)]
+pub struct Record<'bytes> {
+    generation: Generation,
+    epoch: Epoch,
+    pages: &'bytes [u8],
+    index: &'bytes [u8],
+    meta: &'bytes [u8],
+}
+
+/// Lengths of a record, checked against each other and the limits.
+pub(super) struct Extents {
+    pub(super) pages: u64,
+    pub(super) meta_bytes: u64,
+    pub(super) total_bytes: u64,
+}
+
+/// Checks what can be known of a record from its header.
+pub(super) fn check_header(
+    bytes: &[u8],
+    generation: Generation,
+    epoch: Epoch,
+    limits: &RecordLimits,
+) -> Result<(RecordHeader, Extents), RecordError> {
+    let header = RecordHeader::parse_checked(bytes, !planted(PlantedBug::RecordHeaderCrc))?;
+    let found = Generation::new(header.generation.get());
+    if found != generation && !planted(PlantedBug::RecordGenerationCheck) {
+        return Err(RecordError::Generation { found, expected: generation });
+    }
+    let found = Epoch::new(header.epoch.get());
+    if found != epoch && !planted(PlantedBug::RecordEpochCheck) {
+        return Err(RecordError::Epoch { found, expected: epoch });
+    }
+    Ok((header, check_lengths(&header, limits)?))
+}
+
+fn check_lengths(header: &RecordHeader, limits: &RecordLimits) -> Result<Extents, RecordError> {
+    let pages = u64::from(header.page_count.get());
+    if pages > limits.image_pages {
+        return Err(RecordError::TooManyPages { found: pages, image_pages: limits.image_pages });
+    }
+    let meta_bytes = header.meta_bytes.get();
+    let allowed = limits.meta_bytes_max.min(META_BYTES_MAX);
+    if meta_bytes > allowed {
+        return Err(RecordError::TooMuchMeta { found: meta_bytes, allowed });
+    }
+    let total_bytes = header.total_bytes.get();
+    // Cannot run over: the page count has 32 bits and the meta length was just bounded.
+    if PAGES_AT + pages * PAGE_COST + meta_bytes != total_bytes {
+        return Err(RecordError::Length { pages, meta_bytes, total_bytes });
+    }
+    Ok(Extents { pages, meta_bytes, total_bytes })
+}
+
+impl<'bytes> Record<'bytes> {
+    /// Checks a private copy of a slot's beginning: magic, version, generation, epoch, counts, bounds, order of
+    /// pages and both CRCs.
+    ///
+    /// # Errors
+    /// When anything is wrong with the bytes.
+    pub fn parse(
+        bytes: &'bytes [u8],
+        generation: Generation,
+        epoch: Epoch,
+        limits: &RecordLimits,
+    ) -> Result<Self, RecordError> {
+        let (header, lengths) = check_header(bytes, generation, epoch, limits)?;
+        let short = RecordError::Length {
+            pages: lengths.pages,
+            meta_bytes: lengths.meta_bytes,
+            total_bytes: len_u64(bytes.len()),
+        };
+        let as_len = |number: u64| usize::try_from(number).map_err(|_| short);
+        let total = as_len(lengths.total_bytes)?;
+        let body = bytes.get(as_len(PAGES_AT)?..total).ok_or(short)?;
+        let computed = crc32fast::hash(body);
+        let found = header.body_crc.get();
+        if computed != found && !planted(PlantedBug::RecordBodyCrc) {
+            return Err(RecordError::BodyCrc { found, computed });
+        }
+        let (pages, rest) = body.split_at_checked(as_len(lengths.pages * PAGE_SIZE)?).ok_or(short)?;
+        let (index, meta) = rest.split_at_checked(as_len(lengths.pages * INDEX_ENTRY_BYTES)?).ok_or(short)?;
+        let record = Self {
+            generation: Generation::new(header.generation.get()),
+            epoch: Epoch::new(header.epoch.get()),
+            pages,
+            index,
+            meta,
+        };
+        record.check_index(limits)?;
+        Ok(record)
+    }
+
+    fn check_index(&self, limits: &RecordLimits) -> Result<(), RecordError> {
+        let mut previous = None;
+        for page in self.page_indices() {
+            if page.get() >= limits.image_pages && !planted(PlantedBug::RecordIndexCheck) {
+                return Err(RecordError::PageOutside { page, image_pages: limits.image_pages });
+            }
+            if let Some(previous) = previous.filter(|previous| *previous >= page) {
+                return Err(RecordError::PageOrder { page, previous });
+            }
+            previous = Some(page);
+        }
+        Ok(())
+    }
+
+    /// The generation whose primary wrote the record.
+    #[must_use]
+    pub fn generation(&self) -> Generation {
+        self.generation
+    }
+
+    /// The epoch that the record commits.
+    #[must_use]
+    pub fn epoch(&self) -> Epoch {
+        self.epoch
+    }
+
+    /// The bytes that this crate carries without knowing them.
+    #[must_use]
+    pub fn meta(&self) -> &'bytes [u8] {
+        self.meta
+    }
+
+    /// How many pages the record holds.
+    #[must_use]
+    pub fn page_count(&self) -> usize {
+        self.pages.len() / PAGE_BYTES
+    }
+
+    /// The pages that the record holds, ascending.
+    pub fn page_indices(&self) -> impl Iterator<Item = PageIndex> + use<'bytes> {
+        let (entries, _) = self.index.as_chunks::<8>();
+        entries.iter().map(|entry| PageIndex::new(u64::from_le_bytes(*entry)))
+    }
+
+    /// The pages with their content, ascending.
+    #[must_use]
+    pub fn pages(&self) -> Pages<'bytes> {
+        Pages { index: self.index.as_chunks().0.iter(), contents: self.pages.chunks_exact(PAGE_BYTES) }
+    }
+}
+
+/// Iterator over the pages of a record.
+#[derive(Debug, Clone)]
+pub struct Pages<'bytes> {
+    index: std::slice::Iter<'bytes, [u8; 8]>,
+    contents: std::slice::ChunksExact<'bytes, u8>,
+}
+
+impl<'bytes> Iterator for Pages<'bytes> {
+    type Item = (PageIndex, &'bytes [u8]);
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let page = PageIndex::new(u64::from_le_bytes(*self.index.next()?));
+        Some((page, self.contents.next()?))
+    }
+
+    fn size_hint(&self) -> (usize, Option<usize>) {
+        self.index.size_hint()
+    }
+}
+
+impl ExactSizeIterator for Pages<'_> {}

@@ -1,0 +1,63 @@
+//! Space for records larger than what a slot has reserved.
+
+use std::io;
+
+use thiserror::Error;
+
+use crate::numbers::Offset;
+
+/// Spill space is taken in steps of this size, to ask the kernel seldom.
+pub const SPILL_STEP: u64 = 1 << 20;
+
+/// Space could not be taken or given back.
+#[derive(Debug, Error)]
+pub enum SpillError {
+    /// The pool is full: the writer waits until the controller has applied and freed older records.
+    #[error("the pool has no {needed} bytes left for a large commit record")]
+    NoSpace {
+        /// How much was asked for.
+        needed: u64,
+    },
+    /// The kernel refused otherwise.
+    #[error("cannot change the space of the journal")]
+    Refused(#[source] io::Error),
+}
+
+/// Takes space before it is written, since a store to memory without space kills the writer, and gives it back.
+pub trait SpillSpace {
+    /// Makes sure that a range of the journal has space.
+    ///
+    /// # Errors
+    /// When the pool is full or the kernel refuses.
+    fn reserve(&self, at: Offset, len: u64) -> Result<(), SpillError>;
+
+    /// Gives the space of a range back.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    fn release(&self, at: Offset, len: u64) -> Result<(), SpillError>;
+}
+
+/// For memory in which all has space from the beginning.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct AllReserved;
+
+impl SpillSpace for AllReserved {
+    fn reserve(&self, _: Offset, _: u64) -> Result<(), SpillError> {
+        Ok(())
+    }
+
+    fn release(&self, _: Offset, _: u64) -> Result<(), SpillError> {
+        Ok(())
+    }
+}
+
+impl<S: SpillSpace> SpillSpace for &S {
+    fn reserve(&self, at: Offset, len: u64) -> Result<(), SpillError> {
+        (**self).reserve(at, len)
+    }
+
+    fn release(&self, at: Offset, len: u64) -> Result<(), SpillError> {
+        (**self).release(at, len)
+    }
+}

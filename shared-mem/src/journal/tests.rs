@@ -1,0 +1,144 @@
+use super::*;
+use crate::commit_word::PublishError;
+use crate::lossy::{LossyCache, LossyMemory};
+use crate::mem::PoolWrite;
+use crate::numbers::{Epoch, Generation, Offset, PAGE_BYTES, PageIndex};
+
+const GENERATION: Generation = Generation::new(3);
+const LIMITS: RecordLimits = RecordLimits { image_pages: 8, meta_bytes_max: 4096 };
+
+fn geometry() -> JournalGeometry {
+    JournalGeometry { slots: 2, slot_bytes: 16 << 12, reserved_bytes: 4 << 12 }
+}
+
+struct Fixture {
+    memory: LossyMemory,
+    writer: JournalWriter<LossyMemory, AllReserved>,
+    reader: JournalReader<LossyMemory>,
+}
+
+fn fixture(base: u64) -> Fixture {
+    let memory = LossyMemory::new(geometry().file_bytes(), &LossyCache::new());
+    format_journal(&memory, GENERATION, &geometry(), Epoch::new(base)).unwrap();
+    let writer = JournalWriter::new(memory.clone(), AllReserved, GENERATION, geometry()).unwrap();
+    let reader = JournalReader::new(memory.clone(), GENERATION, geometry()).unwrap();
+    assert_eq!(reader.check_journal_header(), Ok(Epoch::new(base)));
+    Fixture { memory, writer, reader }
+}
+
+fn commit(journal: &Fixture, epoch: u64, freed: u64, pages: &[(u64, u8)], meta: &[u8]) {
+    let mut record = journal.writer.begin(Epoch::new(epoch), Epoch::new(freed)).unwrap();
+    for (page, fill) in pages {
+        record.push_page_bytes(PageIndex::new(*page), &[*fill; PAGE_BYTES]).unwrap();
+    }
+    assert_eq!(record.page_count(), pages.len());
+    let finished = record.finish(meta).unwrap();
+    assert_eq!(journal.writer.publish(finished), Ok(Epoch::new(epoch)));
+}
+
+#[test]
+fn a_published_record_is_read_back() {
+    let journal = fixture(6);
+    commit(&journal, 7, 6, &[(0, 1), (5, 2), (7, 3)], b"meta");
+    assert_eq!(journal.reader.word().unwrap().epoch, Epoch::new(7));
+    let mut buffer = Vec::new();
+    let record = journal.reader.load(Epoch::new(7), &LIMITS, &mut buffer).unwrap();
+    assert_eq!((record.epoch(), record.generation(), record.meta()), (Epoch::new(7), GENERATION, &b"meta"[..]));
+    let pages: Vec<_> = record.pages().map(|(page, bytes)| (page.get(), bytes[17])).collect();
+    assert_eq!(pages, [(0, 1), (5, 2), (7, 3)]);
+}
+
+#[test]
+fn empty_records_and_reused_buffers_work() {
+    let journal = fixture(0);
+    commit(&journal, 1, 0, &[(0, 1), (1, 2)], b"long meta");
+    commit(&journal, 2, 0, &[], b"");
+    let mut buffer = Vec::new();
+    assert_eq!(journal.reader.load(Epoch::new(1), &LIMITS, &mut buffer).unwrap().page_count(), 2);
+    let record = journal.reader.load(Epoch::new(2), &LIMITS, &mut buffer).unwrap();
+    assert_eq!((record.page_count(), record.meta()), (0, &b""[..]));
+}
+
+#[test]
+fn a_slot_in_use_is_not_begun() {
+    let journal = fixture(0);
+    commit(&journal, 1, 0, &[], b"");
+    commit(&journal, 2, 0, &[], b"");
+    assert!(matches!(journal.writer.begin(Epoch::new(3), Epoch::ZERO), Err(JournalError::SlotBusy { .. })));
+    assert!(journal.writer.begin(Epoch::new(3), Epoch::new(1)).is_ok());
+}
+
+#[test]
+fn sealing_fences_the_writer() {
+    let journal = fixture(0);
+    commit(&journal, 1, 0, &[], b"");
+    let finished = journal.writer.begin(Epoch::new(2), Epoch::ZERO).unwrap().finish(b"").unwrap();
+    assert_eq!(journal.reader.seal(), Ok(Epoch::new(1)));
+    assert_eq!(journal.writer.publish(finished), Err(PublishError::Sealed { final_epoch: Epoch::new(1) }));
+}
+
+#[test]
+fn a_record_that_does_not_fit_is_refused_and_spill_is_asked_for() {
+    struct Full;
+    impl SpillSpace for Full {
+        fn reserve(&self, at: Offset, len: u64) -> Result<(), SpillError> {
+            assert_eq!((at, len), (Offset::new((1 + 16 + 4) << 12), 12 << 12));
+            Err(SpillError::NoSpace { needed: len })
+        }
+        fn release(&self, _: Offset, _: u64) -> Result<(), SpillError> {
+            Ok(())
+        }
+    }
+    let journal = fixture(0);
+    let full = JournalWriter::new(journal.memory.clone(), Full, GENERATION, geometry()).unwrap();
+    let mut record = full.begin(Epoch::new(1), Epoch::ZERO).unwrap();
+    let page = [0; PAGE_BYTES];
+    record.push_page_bytes(PageIndex::new(0), &page).unwrap();
+    record.push_page_bytes(PageIndex::new(1), &page).unwrap();
+    assert!(matches!(
+        record.push_page_bytes(PageIndex::new(2), &page),
+        Err(JournalError::Spill(SpillError::NoSpace { .. }))
+    ));
+    let mut record = journal.writer.begin(Epoch::new(1), Epoch::ZERO).unwrap();
+    for index in 0..14 {
+        record.push_page_bytes(PageIndex::new(index), &page).unwrap();
+    }
+    assert!(matches!(record.push_page_bytes(PageIndex::new(14), &page), Err(JournalError::RecordTooLarge { .. })));
+    assert!(matches!(record.close(&[0; 8192]), Err(JournalError::RecordTooLarge { .. })));
+}
+
+#[test]
+fn every_flipped_bit_of_a_record_is_refused() {
+    let journal = fixture(0);
+    commit(&journal, 1, 0, &[(0, 1), (3, 2)], b"meta");
+    let mut buffer = Vec::new();
+    journal.reader.load(Epoch::new(1), &LIMITS, &mut buffer).unwrap();
+    let total = 4096 + 2 * 4104 + 4;
+    for byte in (0..64).chain(4096..total) {
+        let bits = if (64..total - 20).contains(&byte) { 0..1 } else { 0..8 };
+        for bit in bits {
+            let mut copy = buffer[..total].to_vec();
+            copy[byte] ^= 1 << bit;
+            let result = Record::parse(&copy, GENERATION, Epoch::new(1), &LIMITS);
+            assert!(result.is_err(), "byte {byte} bit {bit} went unnoticed");
+        }
+    }
+    for short in [0, 63, 64, 4095, 4096, total - 1] {
+        assert!(Record::parse(&buffer[..short], GENERATION, Epoch::new(1), &LIMITS).is_err());
+    }
+}
+
+#[test]
+fn a_record_with_right_crcs_but_wrong_content_is_refused() {
+    let outside = fixture(0);
+    commit(&outside, 1, 0, &[(8, 1)], b"");
+    let mut buffer = Vec::new();
+    let error = outside.reader.load(Epoch::new(1), &LIMITS, &mut buffer).unwrap_err();
+    assert!(matches!(error, LoadError::Record { source: RecordError::PageOutside { .. }, .. }));
+    let stale = fixture(0);
+    commit(&stale, 1, 0, &[], b"");
+    let error = stale.reader.load(Epoch::new(3), &LIMITS, &mut buffer).unwrap_err();
+    assert!(matches!(error, LoadError::Record { source: RecordError::Epoch { .. }, .. }));
+    stale.memory.write(Offset::ZERO, b"X").unwrap();
+    assert!(stale.reader.check_journal_header().is_err());
+}

@@ -1,0 +1,317 @@
+//! The primary's side of a journal.
+//!
+//! ```text
+//! begin ─▶ RecordWriter ──close──▶ UnchecksummedRecord ──checksum──▶ FinishedRecord ──publish──▶ committed
+//!          push_page*               (guest may run on)                │
+//!            │                                                        └─▶ refused: sealed, this host is fenced
+//!            └─▶ dropped: nothing has happened
+//! ```
+//! Only a record whose bytes are durable can be published: the types carry that order.
+
+use thiserror::Error;
+use vm_memory::VolatileSlice;
+use vm_memory::bitmap::BitmapSlice;
+use zerocopy::byteorder::little_endian::{U32, U64};
+
+use super::layout::{INDEX_ENTRY_BYTES, JournalGeometry, META_BYTES_MAX, PAGE_COST, PAGES_AT, RecordHeader, WORD_AT};
+use super::spill::{SPILL_STEP, SpillError, SpillSpace};
+use crate::commit_word::{CommitWord, CommitWordError, PublishError};
+use crate::header::{Header, OPEN};
+use crate::mem::{AccessError, PoolWrite, check_bounds};
+use crate::numbers::{Epoch, Generation, Offset, PAGE_SIZE, PageIndex, len_u64};
+use crate::planted::{self, PlantedBug, planted};
+
+/// How much is read back at once to compute a CRC: fits the first-level cache.
+const CHECKSUM_STEP: usize = 16 << 10;
+
+/// A commit record could not be written.
+#[derive(Debug, Error)]
+pub enum JournalError {
+    /// The slot still holds a record that the controller has not given back: wait for it.
+    #[error("the slot of epoch {epoch} is not free: epochs up to {freed} are")]
+    SlotBusy {
+        /// Epoch to be written.
+        epoch: Epoch,
+        /// Last epoch whose slot is free again.
+        freed: Epoch,
+    },
+    /// The record does not fit the slot.
+    #[error("a record of {needed} bytes does not fit a slot of {slot_bytes} bytes")]
+    RecordTooLarge {
+        /// Length of the record.
+        needed: u64,
+        /// Length of a slot.
+        slot_bytes: u64,
+    },
+    /// More meta bytes than a record may carry.
+    #[error("{found} meta bytes in a commit record, at most {META_BYTES_MAX} are allowed")]
+    MetaTooLarge {
+        /// Bytes given.
+        found: u64,
+    },
+    /// No space for the part of a record beyond what is reserved.
+    #[error("cannot write a large commit record")]
+    Spill(#[from] SpillError),
+    /// The pool refused.
+    #[error("cannot write to the journal")]
+    Access(#[from] AccessError),
+}
+
+/// Writes commit records and publishes them.
+#[derive(Debug)]
+pub struct JournalWriter<M, S> {
+    memory: M,
+    spill: S,
+    generation: Generation,
+    geometry: JournalGeometry,
+}
+
+impl<M: PoolWrite, S: SpillSpace> JournalWriter<M, S> {
+    /// A writer for the journal of `generation`. `spill` takes space beyond the reserved part of a slot.
+    ///
+    /// # Errors
+    /// When the geometry does not fit the memory.
+    pub fn new(memory: M, spill: S, generation: Generation, geometry: JournalGeometry) -> Result<Self, JournalError> {
+        assert!(geometry.is_sound(), "the VM directory is checked when it is read");
+        check_bounds(Offset::ZERO, geometry.file_bytes(), memory.len())?;
+        Ok(Self { memory, spill, generation, geometry })
+    }
+
+    /// The shape of this journal.
+    #[must_use]
+    pub fn geometry(&self) -> &JournalGeometry {
+        &self.geometry
+    }
+
+    /// The generation this writer belongs to.
+    #[must_use]
+    pub fn generation(&self) -> Generation {
+        self.generation
+    }
+
+    /// Begins the record that commits `epoch`, given the last epoch whose slot the controller has freed.
+    ///
+    /// # Errors
+    /// When the slot is still in use.
+    pub fn begin(&self, epoch: Epoch, freed: Epoch) -> Result<RecordWriter<'_, M, S>, JournalError> {
+        assert!(epoch > Epoch::ZERO, "epoch 0 is never committed");
+        if !self.geometry.is_free(epoch, freed) && !planted(PlantedBug::SlotReuseCheck) {
+            return Err(JournalError::SlotBusy { epoch, freed });
+        }
+        Ok(RecordWriter {
+            journal: self,
+            slot: self.geometry.slot_at(epoch),
+            epoch,
+            index: Vec::new(),
+            spilled_to: self.geometry.reserved_bytes,
+        })
+    }
+
+    /// Computes the CRC, completes the header, and makes all of the record durable. May run on another thread.
+    ///
+    /// # Errors
+    /// When the pool refuses.
+    pub fn checksum(&self, record: &UnchecksummedRecord) -> Result<FinishedRecord, JournalError> {
+        assert_eq!(record.generation, self.generation, "a record of another journal");
+        let slot = self.geometry.slot_at(record.epoch);
+        let body_bytes = record.total_bytes - PAGES_AT;
+        planted::flush(&self.memory, slot.plus(PAGES_AT), body_bytes, PlantedBug::RecordBodyFlush)?;
+        let header = RecordHeader {
+            preamble: RecordHeader::preamble(),
+            generation: U64::new(self.generation.get()),
+            epoch: U64::new(record.epoch.get()),
+            page_count: U32::new(record.page_count),
+            body_crc: U32::new(self.body_crc(slot, body_bytes)?),
+            meta_bytes: U64::new(record.meta_bytes),
+            total_bytes: U64::new(record.total_bytes),
+            closing: OPEN,
+        };
+        let bytes = header.sealed_bytes();
+        self.memory.write(slot, &bytes)?;
+        planted::flush(&self.memory, slot, len_u64(bytes.len()), PlantedBug::RecordHeaderFlush)?;
+        planted::fence(&self.memory, PlantedBug::RecordFence)?;
+        Ok(FinishedRecord { epoch: record.epoch })
+    }
+
+    fn body_crc(&self, slot: Offset, len: u64) -> Result<u32, AccessError> {
+        let mut hasher = crc32fast::Hasher::new();
+        let mut chunk = [0; CHECKSUM_STEP];
+        let mut done = 0;
+        while done < len {
+            let step = usize::try_from(len - done).map_or(CHECKSUM_STEP, |left| left.min(CHECKSUM_STEP));
+            self.memory.read(slot.plus(PAGES_AT + done), &mut chunk[..step])?;
+            hasher.update(&chunk[..step]);
+            done += len_u64(step);
+        }
+        Ok(hasher.finalize())
+    }
+
+    /// Commits a finished record. Only after success may the outputs that it covers leave.
+    ///
+    /// # Errors
+    /// When this generation was sealed (the host is fenced), or the word is not at the epoch before.
+    #[allow(clippy::needless_pass_by_value, reason = "a record is published once")]
+    pub fn publish(&self, record: FinishedRecord) -> Result<Epoch, PublishError> {
+        let from = record.epoch.previous().unwrap_or_default();
+        CommitWord::publish(&self.memory, WORD_AT, from, record.epoch)?;
+        Ok(record.epoch)
+    }
+
+    /// The commit word as it is now.
+    ///
+    /// # Errors
+    /// When the word is damaged or out of reach.
+    pub fn word(&self) -> Result<CommitWord, CommitWordError> {
+        CommitWord::load(&self.memory, WORD_AT)
+    }
+}
+
+/// A record being written. Dropping it leaves the slot as free as it was.
+#[derive(Debug)]
+pub struct RecordWriter<'journal, M, S> {
+    journal: &'journal JournalWriter<M, S>,
+    slot: Offset,
+    epoch: Epoch,
+    index: Vec<u64>,
+    spilled_to: u64,
+}
+
+impl<M: PoolWrite, S: SpillSpace> RecordWriter<'_, M, S> {
+    /// Adds one page, copied straight into the slot. Pages come in ascending order.
+    ///
+    /// # Errors
+    /// When there is no space, or the pool refuses. The record can be dropped and begun anew.
+    pub fn push_page<B: BitmapSlice>(
+        &mut self,
+        page: PageIndex,
+        content: &VolatileSlice<'_, B>,
+    ) -> Result<(), JournalError> {
+        assert_eq!(len_u64(content.len()), PAGE_SIZE, "a page is pushed whole");
+        let at = self.next_page(page)?;
+        self.journal.memory.write_volatile(at, content)?;
+        self.index.push(page.get());
+        Ok(())
+    }
+
+    /// Adds one page from private memory.
+    ///
+    /// # Errors
+    /// As for [`push_page`](Self::push_page).
+    pub fn push_page_bytes(&mut self, page: PageIndex, content: &[u8]) -> Result<(), JournalError> {
+        assert_eq!(len_u64(content.len()), PAGE_SIZE, "a page is pushed whole");
+        let at = self.next_page(page)?;
+        self.journal.memory.write(at, content)?;
+        self.index.push(page.get());
+        Ok(())
+    }
+
+    /// How many pages were added.
+    #[must_use]
+    pub fn page_count(&self) -> usize {
+        self.index.len()
+    }
+
+    /// The epoch this record commits.
+    #[must_use]
+    pub fn epoch(&self) -> Epoch {
+        self.epoch
+    }
+
+    /// Completes the record but for its header: cheap, after this the guest may run on.
+    ///
+    /// # Errors
+    /// When the record is too large, there is no space, or the pool refuses.
+    pub fn close(mut self, meta: &[u8]) -> Result<UnchecksummedRecord, JournalError> {
+        let meta_bytes = len_u64(meta.len());
+        if meta_bytes > META_BYTES_MAX {
+            return Err(JournalError::MetaTooLarge { found: meta_bytes });
+        }
+        let index_at = PAGES_AT + len_u64(self.index.len()) * PAGE_SIZE;
+        let meta_at = index_at + len_u64(self.index.len()) * INDEX_ENTRY_BYTES;
+        let total_bytes = meta_at + meta_bytes;
+        self.make_room(total_bytes)?;
+        let memory = &self.journal.memory;
+        let index: Vec<u8> = self.index.iter().flat_map(|page| page.to_le_bytes()).collect();
+        memory.write(self.slot.plus(index_at), &index)?;
+        memory.write(self.slot.plus(meta_at), meta)?;
+        let too_large =
+            JournalError::RecordTooLarge { needed: total_bytes, slot_bytes: self.journal.geometry.slot_bytes };
+        Ok(UnchecksummedRecord {
+            generation: self.journal.generation,
+            epoch: self.epoch,
+            page_count: u32::try_from(self.index.len()).map_err(|_| too_large)?,
+            meta_bytes,
+            total_bytes,
+        })
+    }
+
+    /// Completes the record and makes it durable.
+    ///
+    /// # Errors
+    /// As for [`close`](Self::close).
+    pub fn finish(self, meta: &[u8]) -> Result<FinishedRecord, JournalError> {
+        let journal = self.journal;
+        journal.checksum(&self.close(meta)?)
+    }
+
+    fn next_page(&mut self, page: PageIndex) -> Result<Offset, JournalError> {
+        let ascending = self.index.last().is_none_or(|last| *last < page.get());
+        assert!(ascending, "pages of a record ascend: {page} came late");
+        let count = len_u64(self.index.len());
+        self.make_room(PAGES_AT + (count + 1) * PAGE_COST)?;
+        Ok(self.slot.plus(PAGES_AT + count * PAGE_SIZE))
+    }
+
+    /// Makes sure that the first `needed` bytes of the slot have space.
+    fn make_room(&mut self, needed: u64) -> Result<(), JournalError> {
+        let slot_bytes = self.journal.geometry.slot_bytes;
+        if needed > slot_bytes {
+            return Err(JournalError::RecordTooLarge { needed, slot_bytes });
+        }
+        if needed > self.spilled_to {
+            let until = crate::numbers::round_up(needed, SPILL_STEP).min(slot_bytes);
+            let from = self.spilled_to;
+            self.journal.spill.reserve(self.slot.plus(from), until - from)?;
+            self.spilled_to = until;
+        }
+        Ok(())
+    }
+}
+
+/// A record that lacks only its header and durability. Plain data: it can go to another thread.
+#[derive(Debug)]
+pub struct UnchecksummedRecord {
+    generation: Generation,
+    epoch: Epoch,
+    page_count: u32,
+    meta_bytes: u64,
+    total_bytes: u64,
+}
+
+impl UnchecksummedRecord {
+    /// The epoch this record commits.
+    #[must_use]
+    pub fn epoch(&self) -> Epoch {
+        self.epoch
+    }
+
+    /// Length of the record in its slot.
+    #[must_use]
+    pub fn total_bytes(&self) -> u64 {
+        self.total_bytes
+    }
+}
+
+/// A record that is durable and may be published.
+#[derive(Debug)]
+pub struct FinishedRecord {
+    epoch: Epoch,
+}
+
+impl FinishedRecord {
+    /// The epoch this record commits.
+    #[must_use]
+    pub fn epoch(&self) -> Epoch {
+        self.epoch
+    }
+}

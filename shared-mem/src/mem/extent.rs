@@ -1,0 +1,139 @@
+//! A piece of the pool as it is handed around: a descriptor with just the right access, and a range in it.
+
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use nix::fcntl::{FallocateFlags, FcntlArg, OFlag, fallocate, fcntl};
+use thiserror::Error;
+
+use crate::journal::{SpillError, SpillSpace};
+use crate::numbers::{Offset, PAGE_SIZE};
+
+/// What a descriptor may be used for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Access {
+    /// The kernel refuses every write and every shared writable mapping.
+    ReadOnly,
+    /// Reading and writing.
+    ReadWrite,
+}
+
+/// An extent could not be made or passed on.
+#[derive(Debug, Error)]
+pub enum ExtentError {
+    /// Mappings begin at pages.
+    #[error("extent begins at {offset}, which is no multiple of {PAGE_SIZE}")]
+    Misaligned {
+        /// The offset asked for.
+        offset: u64,
+    },
+    /// The descriptor could not be duplicated or examined.
+    #[error("cannot use the descriptor of an extent")]
+    Descriptor(#[source] io::Error),
+}
+
+/// A range of a file or device that holds one structure of the pool.
+///
+/// On tmpfs each structure has its own file and the offset is 0; on a DAX device all share one descriptor.
+#[derive(Debug)]
+pub struct Extent {
+    fd: OwnedFd,
+    offset: Offset,
+    len: u64,
+}
+
+impl Extent {
+    /// An extent over a descriptor, for example one received over a socket.
+    ///
+    /// # Errors
+    /// When `offset` is not a multiple of the page size.
+    pub fn new(fd: OwnedFd, offset: Offset, len: u64) -> Result<Self, ExtentError> {
+        if offset.get().is_multiple_of(PAGE_SIZE) {
+            Ok(Self { fd, offset, len })
+        } else {
+            Err(ExtentError::Misaligned { offset: offset.get() })
+        }
+    }
+
+    /// The same extent over a duplicate of the descriptor (same open file description, same access).
+    ///
+    /// # Errors
+    /// When the process has no descriptor left.
+    pub fn try_clone(&self) -> Result<Self, ExtentError> {
+        Ok(Self { fd: self.fd.try_clone().map_err(ExtentError::Descriptor)?, offset: self.offset, len: self.len })
+    }
+
+    /// Where the extent begins in its file.
+    #[must_use]
+    pub fn offset(&self) -> Offset {
+        self.offset
+    }
+
+    /// Length in bytes.
+    #[must_use]
+    pub fn len(&self) -> u64 {
+        self.len
+    }
+
+    /// Whether the extent has no byte.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// What the kernel lets the holder of this descriptor do.
+    ///
+    /// # Errors
+    /// When the descriptor cannot be examined.
+    pub fn access(&self) -> Result<Access, ExtentError> {
+        let flags = fcntl(&self.fd, FcntlArg::F_GETFL).map_err(|errno| ExtentError::Descriptor(errno.into()))?;
+        if OFlag::from_bits_truncate(flags) & OFlag::O_ACCMODE == OFlag::O_RDONLY {
+            Ok(Access::ReadOnly)
+        } else {
+            Ok(Access::ReadWrite)
+        }
+    }
+
+    /// The descriptor, to be passed on.
+    #[must_use]
+    pub fn into_fd(self) -> OwnedFd {
+        self.fd
+    }
+
+    /// The descriptor as a file of its own.
+    pub(crate) fn to_file(&self) -> Result<File, ExtentError> {
+        Ok(File::from(self.fd.try_clone().map_err(ExtentError::Descriptor)?))
+    }
+
+    fn allocate(&self, flags: FallocateFlags, at: Offset, len: u64) -> nix::Result<()> {
+        let start = i64::try_from(self.offset.plus(at.get()).get()).map_err(|_| nix::Error::EFBIG)?;
+        let len = i64::try_from(len).map_err(|_| nix::Error::EFBIG)?;
+        fallocate(&self.fd, flags | FallocateFlags::FALLOC_FL_KEEP_SIZE, start, len)
+    }
+}
+
+impl AsFd for Extent {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+}
+
+impl SpillSpace for Extent {
+    fn reserve(&self, at: Offset, len: u64) -> Result<(), SpillError> {
+        match self.allocate(FallocateFlags::empty(), at, len) {
+            Ok(()) => Ok(()),
+            Err(nix::Error::ENOSPC) => Err(SpillError::NoSpace { needed: len }),
+            // A device has all its space from the start.
+            Err(nix::Error::ENODEV | nix::Error::EOPNOTSUPP | nix::Error::ESPIPE) => Ok(()),
+            Err(errno) => Err(SpillError::Refused(errno.into())),
+        }
+    }
+
+    fn release(&self, at: Offset, len: u64) -> Result<(), SpillError> {
+        match self.allocate(FallocateFlags::FALLOC_FL_PUNCH_HOLE, at, len) {
+            Ok(()) | Err(nix::Error::ENODEV | nix::Error::EOPNOTSUPP | nix::Error::ESPIPE) => Ok(()),
+            Err(errno) => Err(SpillError::Refused(errno.into())),
+        }
+    }
+}

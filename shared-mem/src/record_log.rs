@@ -1,0 +1,22 @@
+//! The record log of one generation: a ring of non-deterministic inputs, one writer, many readers, no system call.
+//!
+//! ```text
+//! file:  header (64) | tail word (at 64) | ... 4096 | ring
+//! entry: tag, length, sequence, exit counter, position, CRC | payload, padded to 8 bytes
+//! ```
+//! An append writes the entry beyond the tail, makes it durable, then moves the tail by compare_exchange: the entry is
+//! in, or it is not. The tail word carries a SEALED flag, set by fetch_or, that stops the writer for ever. Positions
+//! are never wrapped; an entry names its own, so that bytes of an earlier round are not taken for it.
+
+mod entry;
+mod layout;
+mod reader;
+mod writer;
+
+pub use entry::{EntryError, LogEntry};
+pub use layout::{FormatLogError, LogTail, PAYLOAD_BYTES_MAX, TailError, format_log, is_log_size, log_file_bytes};
+pub use reader::{LogEntries, LogReader, ReadLogError};
+pub use writer::{AppendError, LogWriter};
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,150 @@
+//! The primary's side of the record log.
+
+use std::num::NonZeroU32;
+
+use thiserror::Error;
+
+use super::entry::{LogEntry, entry_bytes};
+use super::layout::{LogTail, PAYLOAD_BYTES_MAX, TAIL_AT, TailError, WORD_BYTES, is_log_size, log_file_bytes, run};
+use crate::guarded_word::{self, WordError};
+use crate::mem::{AccessError, PoolWrite, check_bounds};
+use crate::numbers::{LogPosition, Offset, len_u64};
+use crate::planted::{self, PlantedBug, planted};
+
+/// An entry is not in the log.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
+pub enum AppendError {
+    /// The generation is closed: this host is fenced and must release nothing.
+    #[error("the record log is sealed at {final_tail}")]
+    Sealed {
+        /// Where the log ends for ever.
+        final_tail: LogPosition,
+    },
+    /// No room: commit, so that older entries become free.
+    #[error("the record log is full: {needed} bytes needed, {free} free")]
+    Full {
+        /// Space the entry takes.
+        needed: u64,
+        /// Space there is.
+        free: u64,
+    },
+    /// A larger payload than any entry has.
+    #[error("a log entry with {found} bytes of payload, at most {PAYLOAD_BYTES_MAX} are allowed")]
+    TooLarge {
+        /// Bytes given.
+        found: u64,
+    },
+    /// Somebody else moved the tail.
+    #[error("the record log ends at {found}, expected {expected}")]
+    Unexpected {
+        /// Where the writer left it.
+        expected: LogPosition,
+        /// Where it is.
+        found: LogPosition,
+    },
+    /// The tail is damaged.
+    #[error("the tail of the record log is damaged")]
+    Word(#[from] WordError),
+    /// The pool refused.
+    #[error("cannot write to the record log")]
+    Access(#[from] AccessError),
+}
+
+/// Appends entries.
+#[derive(Debug)]
+pub struct LogWriter<M> {
+    memory: M,
+    ring_bytes: u64,
+    tail: LogPosition,
+    free_before: LogPosition,
+    sequence: u64,
+    scratch: Vec<u8>,
+}
+
+impl<M: PoolWrite> LogWriter<M> {
+    /// The writer of a log that has just been laid out with `ring_bytes`.
+    ///
+    /// # Errors
+    /// When the size does not fit the memory or the tail is damaged.
+    pub fn new(memory: M, ring_bytes: u64) -> Result<Self, TailError> {
+        assert!(is_log_size(ring_bytes), "the VM directory is checked when it is read");
+        check_bounds(Offset::ZERO, log_file_bytes(ring_bytes), memory.len())?;
+        let tail = LogTail::load(&memory)?.position;
+        Ok(Self { memory, ring_bytes, tail, free_before: tail, sequence: 0, scratch: Vec::new() })
+    }
+
+    /// Where the next entry goes.
+    #[must_use]
+    pub fn tail(&self) -> LogPosition {
+        self.tail
+    }
+
+    /// Entries before `position` are covered by a commit; their space may be written again.
+    pub fn free_before(&mut self, position: LogPosition) {
+        assert!(position <= self.tail, "only what was written is freed");
+        self.free_before = self.free_before.max(position);
+    }
+
+    /// Space for further entries.
+    #[must_use]
+    pub fn free_space(&self) -> u64 {
+        self.ring_bytes - (self.tail.get() - self.free_before.get())
+    }
+
+    /// Appends an entry durably and returns the new tail. Only after success may an output leave that depends on it.
+    ///
+    /// # Errors
+    /// When the log is sealed, full or damaged, or the pool refuses. The entry is not in then.
+    pub fn append(&mut self, tag: NonZeroU32, exit_counter: u64, payload: &[u8]) -> Result<LogPosition, AppendError> {
+        let length = len_u64(payload.len());
+        if length > PAYLOAD_BYTES_MAX {
+            return Err(AppendError::TooLarge { found: length });
+        }
+        let (needed, free) = (entry_bytes(length), self.free_space());
+        if needed > free && !planted(PlantedBug::LogFullCheck) {
+            return Err(AppendError::Full { needed, free });
+        }
+        let entry = LogEntry { tag, sequence: self.sequence + 1, exit_counter, position: self.tail, payload };
+        self.scratch.clear();
+        entry.encode_into(&mut self.scratch);
+        let after = self.tail.plus(needed);
+        if planted(PlantedBug::LogTailFirst) {
+            self.move_tail(after)?;
+            self.write_entry()?;
+        } else {
+            self.write_entry()?;
+            self.move_tail(after)?;
+        }
+        self.tail = after;
+        self.sequence += 1;
+        Ok(after)
+    }
+
+    fn write_entry(&self) -> Result<(), AccessError> {
+        let mut done = 0;
+        while done < self.scratch.len() {
+            let position = self.tail.get() + len_u64(done);
+            let (at, count) = run(self.ring_bytes, position, self.scratch.len() - done);
+            self.memory.write(at, &self.scratch[done..done + count])?;
+            planted::flush(&self.memory, at, len_u64(count), PlantedBug::LogEntryFlush)?;
+            done += count;
+        }
+        planted::fence(&self.memory, PlantedBug::LogEntryFence)
+    }
+
+    fn move_tail(&self, after: LogPosition) -> Result<(), AppendError> {
+        let before = guarded_word::encode(self.tail.get());
+        let swap = self.memory.compare_exchange_u64(TAIL_AT, before, guarded_word::encode(after.get()))?;
+        if let Err(raw) = swap {
+            let found = LogTail::decode(raw)?;
+            return Err(if found.sealed {
+                AppendError::Sealed { final_tail: found.position }
+            } else {
+                AppendError::Unexpected { expected: self.tail, found: found.position }
+            });
+        }
+        planted::flush(&self.memory, TAIL_AT, WORD_BYTES, PlantedBug::LogTailFlush)?;
+        planted::fence(&self.memory, PlantedBug::LogTailFence)?;
+        Ok(())
+    }
+}

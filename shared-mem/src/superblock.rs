@@ -1,0 +1,142 @@
+//! The superblock: what kind of pool this is. Written once, when all else of the pool is there.
+
+use zerocopy::byteorder::little_endian::{U32, U64};
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
+
+use thiserror::Error;
+
+use crate::header::{Closing, Header, HeaderError, OPEN, Preamble};
+use crate::numbers::PAGE_SIZE;
+
+/// Length of the superblock's file.
+pub const SUPERBLOCK_BYTES: u64 = PAGE_SIZE;
+
+/// Version of the whole layout, as docs/pool-layout.md describes it.
+pub const LAYOUT_VERSION: u32 = 1;
+
+/// Most VMs that a pool can be made for.
+pub const VM_SLOTS_MAX: u16 = 4096;
+
+/// Most hosts that a pool can be made for.
+pub const HOST_SLOTS_MAX: u16 = 1024;
+
+/// Largest cluster state that a pool can be made for.
+pub const CLUSTER_BYTES_MAX: u64 = 1 << 30;
+
+#[derive(Debug, Clone, Copy, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
+#[repr(C)]
+struct SuperblockBytes {
+    preamble: Preamble,
+    pool_id: [u8; 16],
+    vm_slots: U32,
+    host_slots: U32,
+    cluster_bytes: U64,
+    reserved: [u8; 72],
+    closing: Closing,
+}
+
+impl Header for SuperblockBytes {
+    const MAGIC: [u8; 8] = *b"FTVMPOOL";
+    const VERSION: u32 = LAYOUT_VERSION;
+}
+
+const _: () = assert!(size_of::<SuperblockBytes>() == 128);
+
+/// A superblock that this version cannot work with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
+pub enum SuperblockError {
+    /// Damaged, something else, or another version.
+    #[error("the superblock is refused")]
+    Header(#[from] HeaderError),
+    /// Numbers out of range.
+    #[error("a pool for {vm_slots} VMs, {host_slots} hosts and {cluster_bytes} bytes of cluster state is out of range")]
+    OutOfRange {
+        /// VMs named.
+        vm_slots: u32,
+        /// Hosts named.
+        host_slots: u32,
+        /// Cluster state named.
+        cluster_bytes: u64,
+    },
+}
+
+/// What kind of pool this is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Superblock {
+    /// Tells pools apart; random.
+    pub pool_id: [u8; 16],
+    /// Entries of the VM directory.
+    pub vm_slots: u16,
+    /// Heartbeat pages.
+    pub host_slots: u16,
+    /// Largest cluster state, a multiple of the page size.
+    pub cluster_bytes: u64,
+}
+
+impl Superblock {
+    /// Parses a private copy of a superblock.
+    ///
+    /// # Errors
+    /// When it is damaged, something else, of another version, or out of range.
+    pub fn parse(bytes: &[u8]) -> Result<Self, SuperblockError> {
+        let found = SuperblockBytes::parse(bytes)?;
+        let out_of_range = SuperblockError::OutOfRange {
+            vm_slots: found.vm_slots.get(),
+            host_slots: found.host_slots.get(),
+            cluster_bytes: found.cluster_bytes.get(),
+        };
+        let superblock = Self {
+            pool_id: found.pool_id,
+            vm_slots: u16::try_from(found.vm_slots.get()).map_err(|_| out_of_range)?,
+            host_slots: u16::try_from(found.host_slots.get()).map_err(|_| out_of_range)?,
+            cluster_bytes: found.cluster_bytes.get(),
+        };
+        if superblock.is_in_range() { Ok(superblock) } else { Err(out_of_range) }
+    }
+
+    /// Whether a pool can be made like this.
+    #[must_use]
+    pub const fn is_in_range(&self) -> bool {
+        self.vm_slots >= 1
+            && self.vm_slots <= VM_SLOTS_MAX
+            && self.host_slots >= 1
+            && self.host_slots <= HOST_SLOTS_MAX
+            && self.cluster_bytes >= PAGE_SIZE
+            && self.cluster_bytes <= CLUSTER_BYTES_MAX
+            && self.cluster_bytes.is_multiple_of(PAGE_SIZE)
+    }
+
+    /// The superblock as stored.
+    #[must_use]
+    pub fn to_bytes(&self) -> Vec<u8> {
+        SuperblockBytes {
+            preamble: SuperblockBytes::preamble(),
+            pool_id: self.pool_id,
+            vm_slots: U32::new(self.vm_slots.into()),
+            host_slots: U32::new(self.host_slots.into()),
+            cluster_bytes: U64::new(self.cluster_bytes),
+            reserved: [0; 72],
+            closing: OPEN,
+        }
+        .sealed_bytes()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_flipped_bit_is_refused() {
+        let superblock = Superblock { pool_id: [7; 16], vm_slots: 64, host_slots: 16, cluster_bytes: 1 << 20 };
+        let bytes = superblock.to_bytes();
+        assert_eq!(Superblock::parse(&bytes), Ok(superblock));
+        for bit in 0..bytes.len() * 8 {
+            let mut copy = bytes.clone();
+            copy[bit / 8] ^= 1 << (bit % 8);
+            assert!(Superblock::parse(&copy).is_err(), "bit {bit}");
+        }
+        let none = Superblock { vm_slots: 0, ..superblock };
+        assert!(matches!(Superblock::parse(&none.to_bytes()), Err(SuperblockError::OutOfRange { .. })));
+    }
+}
