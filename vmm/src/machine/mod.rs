@@ -21,6 +21,7 @@ mod inputs;
 mod kick;
 pub mod layout;
 mod prepare;
+pub mod probe;
 mod run;
 mod state;
 #[cfg(test)]
