@@ -170,3 +170,74 @@ fn apply_pages<I: PoolWrite>(
     step(ApplyStep::PagesWritten);
     planted::fence(image, PlantedBug::ApplyPageFence)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::console::console_file_bytes;
+    use crate::control::CONTROL_BYTES;
+    use crate::journal::{AllReserved, JournalGeometry, JournalReader, JournalWriter, RecordLimits, format_journal};
+    use crate::lossy::{LossyCache, LossyMemory};
+    use crate::mem::PoolRead;
+    use crate::numbers::{Generation, Offset, PAGE_BYTES};
+
+    #[test]
+    fn a_record_is_applied_in_order_and_once() {
+        let cache = LossyCache::new();
+        let generation = Generation::new(1);
+        let geometry = JournalGeometry::for_memory(8 * PAGE_SIZE, 2, 64 << 10);
+        let journal = LossyMemory::new(geometry.file_bytes(), &cache);
+        format_journal(&journal, generation, &geometry, Epoch::ZERO).unwrap();
+        let writer = JournalWriter::new(&journal, AllReserved, generation, geometry).unwrap();
+        let reader = JournalReader::new(&journal, generation, geometry).unwrap();
+        let image = LossyMemory::new(8 * PAGE_SIZE, &cache);
+        let state = StateArea::new(LossyMemory::new(4 * PAGE_SIZE, &cache));
+        let console = ConsoleRing::format(LossyMemory::new(console_file_bytes(PAGE_SIZE), &cache), PAGE_SIZE).unwrap();
+        let control = ControlBlock::format(LossyMemory::new(CONTROL_BYTES, &cache)).unwrap();
+        let targets = ApplyTargets { image: &image, state: &state, console: &console, control: &control };
+        let limits = RecordLimits { image_pages: 8, meta_bytes_max: 4096 };
+        let mut buffer = Vec::new();
+        for epoch in 1..=2u8 {
+            let number = Epoch::new(epoch.into());
+            let mut record = writer.begin(number, Epoch::ZERO).unwrap();
+            record.push_page_bytes(PageIndex::new(3), &[epoch; PAGE_BYTES]).unwrap();
+            writer.publish(record.finish(b"").unwrap()).unwrap();
+        }
+        let parts = |epoch: u8| ApplyParts {
+            machine_state: if epoch == 1 { b"one" } else { b"two" },
+            console_start: ConsolePosition::new(if epoch == 1 { 0 } else { 2 }),
+            console: if epoch == 1 { b"ab" } else { b"c" },
+        };
+        let second = reader.load(Epoch::new(2), &limits, &mut buffer).unwrap();
+        assert_eq!(
+            apply_record(&second, &parts(2), &targets, &mut no_step),
+            Err(ApplyError::OutOfOrder { epoch: Epoch::new(2), applied: Epoch::ZERO })
+        );
+        for epoch in [1, 2, 2, 1] {
+            let mut steps = Vec::new();
+            let record = reader.load(Epoch::new(epoch.into()), &limits, &mut buffer).unwrap();
+            let applied = control.applied().unwrap();
+            let outcome = apply_record(&record, &parts(epoch), &targets, &mut |step| steps.push(step)).unwrap();
+            if record.epoch() > applied {
+                assert_eq!((outcome, steps.len()), (Outcome::Applied, 6));
+            } else {
+                assert_eq!((outcome, steps.len()), (Outcome::AlreadyApplied, 0));
+            }
+        }
+        let mut page = [0; 1];
+        image.read(PageIndex::new(3).offset(), &mut page).unwrap();
+        assert_eq!(page, [2]);
+        assert_eq!(state.read(Epoch::new(2)), Ok(b"two".to_vec()));
+        assert_eq!(console.tail(), Ok(ConsolePosition::new(3)));
+        assert_eq!(control.applied(), Ok(Epoch::new(2)));
+        let long_gap = ApplyParts { console_start: ConsolePosition::new(9), ..parts(1) };
+        let mut record = writer.begin(Epoch::new(3), Epoch::new(2)).unwrap();
+        record.push_page_bytes(PageIndex::new(0), &[9; PAGE_BYTES]).unwrap();
+        writer.publish(record.finish(b"").unwrap()).unwrap();
+        let third = reader.load(Epoch::new(3), &limits, &mut buffer).unwrap();
+        let result = apply_record(&third, &long_gap, &targets, &mut no_step);
+        assert!(matches!(result, Err(ApplyError::Console(ConsoleError::Gap { .. }))));
+        image.read(Offset::ZERO, &mut page).unwrap();
+        assert_eq!(page, [0], "a refused record leaves nothing");
+    }
+}

@@ -149,25 +149,39 @@ impl<M: PoolRead> BlobStore<M> {
         let at = self.copy_at(sequence);
         let mut header = [0; size_of::<BlobHeader>()];
         self.memory.read(at, &mut header)?;
-        let header = BlobHeader::parse(&header)?;
-        if header.sequence.get() != sequence {
-            return Err(BlobError::Sequence { found: header.sequence.get(), expected: sequence });
-        }
-        let found = header.length.get();
-        let capacity = self.capacity;
-        let too_large = BlobError::TooLarge { found, capacity };
-        if found > capacity {
-            return Err(too_large);
-        }
-        let mut blob = vec![0; usize::try_from(found).map_err(|_| too_large)?];
-        self.memory.read(at.plus(HEADER_BYTES), &mut blob)?;
-        let (found, computed) = (header.body_crc.get(), crc32fast::hash(&blob));
-        if found == computed || planted(PlantedBug::BlobCrc) {
-            Ok(Some(blob))
-        } else {
-            Err(BlobError::Crc { found, computed })
-        }
+        let length = check_header(&header, sequence, self.capacity)?.0;
+        let mut copy = vec![0; size_of::<BlobHeader>() + length];
+        self.memory.read(at, &mut copy)?;
+        parse(&copy, sequence, self.capacity).map(|blob| Some(blob.to_vec()))
     }
+}
+
+/// Checks the header of a copy: length and CRC of the blob.
+fn check_header(bytes: &[u8], sequence: u64, capacity: u64) -> Result<(usize, u32), BlobError> {
+    let header = BlobHeader::parse(bytes)?;
+    let found = header.sequence.get();
+    if found != sequence {
+        return Err(BlobError::Sequence { found, expected: sequence });
+    }
+    let found = header.length.get();
+    let too_large = BlobError::TooLarge { found, capacity };
+    if found > capacity {
+        return Err(too_large);
+    }
+    let length = usize::try_from(found).map_err(|_| too_large)?;
+    Ok((length, header.body_crc.get()))
+}
+
+/// Parses a private copy of the copy that holds blob `sequence`: header and bytes.
+///
+/// # Errors
+/// When the bytes are not that blob.
+pub fn parse(bytes: &[u8], sequence: u64, capacity: u64) -> Result<&[u8], BlobError> {
+    let (length, found) = check_header(bytes, sequence, capacity)?;
+    let blob = bytes.get(size_of::<BlobHeader>()..).and_then(|rest| rest.get(..length));
+    let blob = blob.ok_or(BlobError::TooLarge { found: len_u64(length), capacity: len_u64(bytes.len()) })?;
+    let computed = crc32fast::hash(blob);
+    if found == computed || planted(PlantedBug::BlobCrc) { Ok(blob) } else { Err(BlobError::Crc { found, computed }) }
 }
 
 impl<M: PoolWrite> BlobStore<M> {

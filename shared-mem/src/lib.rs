@@ -5,6 +5,7 @@
 
 pub mod apply;
 pub mod blob_store;
+pub mod boot_image;
 pub mod commit_word;
 pub mod console;
 pub mod control;
@@ -19,9 +20,28 @@ pub mod numbers;
 pub mod planted;
 #[cfg(not(any(test, feature = "planted-bugs")))]
 mod planted;
+pub mod pool;
 pub mod record_log;
 pub mod state_area;
 pub mod superblock;
 pub mod vm_directory;
+pub mod working;
 
+pub use apply::{ApplyParts, ApplyStep, ApplyTargets, apply_record, no_step};
+pub use blob_store::BlobStore;
+pub use commit_word::{CommitWord, PublishError};
+pub use console::ConsoleRing;
+pub use control::ControlBlock;
 pub use header::{HeaderError, ReadHeaderError};
+pub use heartbeat::{Beat, HeartbeatReader, HeartbeatWriter};
+pub use journal::{JournalGeometry, JournalReader, JournalWriter, Record, RecordLimits, SpillSpace};
+pub use lossy::{LossyCache, LossyMemory};
+pub use mem::{Access, AccessError, Extent, FlushKind, Mapping, PoolRead, PoolWrite, ReadOnly, ReadWrite};
+pub use numbers::{
+    ConsolePosition, Epoch, Generation, HostSlot, LogPosition, Offset, PAGE_BYTES, PAGE_SIZE, PageIndex, VmSlot,
+};
+pub use pool::{Pool, PoolConfig, PoolError, PoolView, VmPartition};
+pub use record_log::{LogEntry, LogReader, LogWriter};
+pub use state_area::StateArea;
+pub use vm_directory::{VmGeometry, VmName};
+pub use working::WorkingMemory;

@@ -8,12 +8,11 @@ use crate::numbers::Offset;
 
 /// One protection that can be switched off.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-#[allow(missing_docs, reason = "each names the protection that is gone")]
+#[allow(missing_docs, unreachable_pub, reason = "each names the protection that is gone")]
 pub enum PlantedBug {
     RecordBodyFlush,
     RecordHeaderFlush,
     RecordFence,
-    PublishBeforeRecord,
     PublishFlush,
     PublishFence,
     PublishUnconditional,
@@ -43,7 +42,6 @@ pub enum PlantedBug {
     AppliedFirst,
     AppliedFlush,
     AppliedFence,
-    FreedBeforeApplied,
     SlotReuseCheck,
     BlobDataFlush,
     BlobDataFence,

@@ -13,7 +13,7 @@ use crate::header::{Closing, Header, HeaderError, OPEN, Preamble, ReadHeaderErro
 use crate::mem::{AccessError, PoolRead, PoolWrite, check_bounds};
 use crate::numbers::{Offset, PAGE_SIZE, VmSlot};
 
-pub use entry::{EntryError, NameError, VmEntry, VmGeometry, VmName, VmState};
+pub use entry::{EntryError, GeometryError, NAME_BYTES_MAX, NameError, VmEntry, VmGeometry, VmName, VmState};
 
 /// Space of one entry.
 pub const ENTRY_BYTES: u64 = 1024;

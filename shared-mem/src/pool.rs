@@ -1,0 +1,24 @@
+//! The pool on tmpfs: a directory with one file per access class, so that descriptors enforce who may do what.
+//!
+//! ```text
+//! DIR/superblock  vm-directory  cluster  heartbeat.<host>
+//! DIR/vm-<slot>/image  state  control  console  disk  boot  journal.<generation>  log.<generation>
+//! ```
+//! Creation order makes half-done work recognisable: the superblock is renamed into place when all else is there; a
+//! VM's directory entry is written when its files are there; a VM is marked as deleting before its first file goes.
+//! Whatever a crash leaves in between is removed when the pool is opened the next time.
+
+mod error;
+mod files;
+mod open;
+mod partition;
+mod reserve;
+mod vms;
+
+pub use error::PoolError;
+pub use files::FileKind;
+pub use open::{Pool, PoolConfig, PoolView};
+pub use partition::VmPartition;
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,76 @@
+//! Names of the pool's files.
+
+use std::path::{Path, PathBuf};
+
+use crate::numbers::{Generation, HostSlot, VmSlot};
+
+/// What a file of the pool holds, read from its name; for listings and checks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum FileKind {
+    /// A generation's journal.
+    Journal(Generation),
+    /// A generation's record log.
+    Log(Generation),
+    /// One of the files that every VM has.
+    Fixed,
+    /// A file that was being made when its maker died.
+    Unfinished,
+    /// Nothing of this version's layout.
+    Unknown,
+}
+
+pub(super) const SUPERBLOCK: &str = "superblock";
+pub(super) const LOCK: &str = "lock";
+pub(super) const VM_DIRECTORY: &str = "vm-directory";
+pub(super) const CLUSTER: &str = "cluster";
+pub(super) const IMAGE: &str = "image";
+pub(super) const STATE: &str = "state";
+pub(super) const CONTROL: &str = "control";
+pub(super) const CONSOLE: &str = "console";
+pub(super) const DISK: &str = "disk";
+pub(super) const BOOT: &str = "boot";
+const JOURNAL: &str = "journal.";
+const LOG: &str = "log.";
+const VM: &str = "vm-";
+
+const FIXED: [&str; 6] = [IMAGE, STATE, CONTROL, CONSOLE, DISK, BOOT];
+
+impl FileKind {
+    /// What a file in a VM's directory is.
+    #[must_use]
+    pub fn of_vm_file(name: &str) -> Self {
+        let generation = |text: &str| text.parse().ok().map(Generation::new);
+        if super::reserve::is_unfinished(name) {
+            Self::Unfinished
+        } else if let Some(generation) = name.strip_prefix(JOURNAL).and_then(generation) {
+            Self::Journal(generation)
+        } else if let Some(generation) = name.strip_prefix(LOG).and_then(generation) {
+            Self::Log(generation)
+        } else if FIXED.contains(&name) {
+            Self::Fixed
+        } else {
+            Self::Unknown
+        }
+    }
+}
+
+pub(super) fn heartbeat(pool: &Path, host: HostSlot) -> PathBuf {
+    pool.join(format!("heartbeat.{host}"))
+}
+
+pub(super) fn vm_dir(pool: &Path, slot: VmSlot) -> PathBuf {
+    pool.join(format!("{VM}{slot}"))
+}
+
+/// The slot whose directory this is, if the name is that of one.
+pub(super) fn slot_of_vm_dir(name: &str) -> Option<VmSlot> {
+    name.strip_prefix(VM)?.parse().ok().map(VmSlot::new)
+}
+
+pub(super) fn journal(vm: &Path, generation: Generation) -> PathBuf {
+    vm.join(format!("{JOURNAL}{generation}"))
+}
+
+pub(super) fn log(vm: &Path, generation: Generation) -> PathBuf {
+    vm.join(format!("{LOG}{generation}"))
+}

@@ -1,0 +1,341 @@
+//! Making, opening, inspecting and destroying a pool.
+
+use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::io;
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use nix::fcntl::{Flock, FlockArg};
+
+use super::error::PoolError;
+use super::files;
+use super::reserve::{NewFile, available_bytes, is_unfinished, open_extent};
+use crate::blob_store::{self, BlobStore};
+use crate::heartbeat::HEARTBEAT_BYTES;
+use crate::mem::{Access, Extent, Mapping, PoolRead, ReadOnly, ReadWrite};
+use crate::numbers::{HostSlot, Offset, round_up};
+use crate::superblock::{SUPERBLOCK_BYTES, Superblock, SuperblockError};
+use crate::vm_directory::{VmDirectory, directory_file_bytes};
+
+/// Shape of a new pool.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PoolConfig {
+    /// How many VMs it can hold.
+    pub vm_slots: u16,
+    /// How many hosts it can hold.
+    pub host_slots: u16,
+    /// Largest cluster state.
+    pub cluster_bytes: u64,
+}
+
+/// Hosts may look into a pool only through descriptors, so the directory is the controller's alone.
+const DIR_MODE: u32 = 0o700;
+
+/// A pool as its controller holds it: nobody else can open it meanwhile.
+#[derive(Debug)]
+pub struct Pool {
+    pub(super) path: PathBuf,
+    pub(super) superblock: Superblock,
+    pub(super) directory: VmDirectory<Mapping<ReadWrite>>,
+    cluster: BlobStore<Mapping<ReadWrite>>,
+    lock: Flock<File>,
+}
+
+/// A pool as an onlooker sees it, alive or dead: nothing is locked, written or cleaned up.
+#[derive(Debug)]
+pub struct PoolView {
+    pub(super) path: PathBuf,
+    pub(super) superblock: Superblock,
+    pub(super) directory: VmDirectory<Mapping<ReadOnly>>,
+}
+
+impl Pool {
+    /// Makes a new pool in `dir`, which is created or must be empty, and opens it. On failure nothing is left.
+    ///
+    /// # Errors
+    /// When the path is taken, the numbers are out of range, or there is no space.
+    pub fn create(dir: &Path, config: &PoolConfig) -> Result<Self, PoolError> {
+        let superblock = new_superblock(config)?;
+        let made_dir = make_dir(dir)?;
+        let result = lock(dir).and_then(|lock| {
+            fill_new_pool(dir, &superblock)?;
+            Self::open_locked(dir, lock)
+        });
+        if result.is_err() {
+            remove_contents(dir, made_dir);
+        }
+        result
+    }
+
+    /// Opens the pool in `dir` as its one controller, and removes what a crash has left half made.
+    ///
+    /// # Errors
+    /// When another controller has it, or it is damaged, or there is none.
+    pub fn open(dir: &Path) -> Result<Self, PoolError> {
+        if !dir.join(files::SUPERBLOCK).exists() {
+            return Err(PoolError::NotAPool(dir.to_owned()));
+        }
+        let lock = lock(dir)?;
+        Self::open_locked(dir, lock)
+    }
+
+    fn open_locked(dir: &Path, lock: Flock<File>) -> Result<Self, PoolError> {
+        let superblock = read_superblock(dir)?;
+        let memory = Mapping::read_write(&open_extent(&dir.join(files::VM_DIRECTORY), Access::ReadWrite, None)?)?;
+        let directory = VmDirectory::open(memory, superblock.vm_slots)?;
+        let memory = Mapping::read_write(&open_extent(&dir.join(files::CLUSTER), Access::ReadWrite, None)?)?;
+        let cluster = BlobStore::new(memory, Offset::ZERO, superblock.cluster_bytes)?;
+        let pool = Self { path: dir.to_owned(), superblock, directory, cluster, lock };
+        pool.remove_leftovers()?;
+        Ok(pool)
+    }
+
+    /// Looks into the pool in `dir` without touching it.
+    ///
+    /// # Errors
+    /// When there is none, or it is damaged.
+    pub fn inspect(dir: &Path) -> Result<PoolView, PoolError> {
+        let superblock = read_superblock(dir)?;
+        let memory = Mapping::read_only(&open_extent(&dir.join(files::VM_DIRECTORY), Access::ReadOnly, None)?)?;
+        Ok(PoolView { path: dir.to_owned(), superblock, directory: VmDirectory::open(memory, superblock.vm_slots)? })
+    }
+
+    /// Where the pool lies.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// What kind of pool this is.
+    #[must_use]
+    pub fn superblock(&self) -> &Superblock {
+        &self.superblock
+    }
+
+    /// The cluster's state: opaque bytes, replaced whole.
+    #[must_use]
+    pub fn cluster(&self) -> &BlobStore<Mapping<ReadWrite>> {
+        &self.cluster
+    }
+
+    /// The superblock, for hosts.
+    ///
+    /// # Errors
+    /// When the file cannot be opened.
+    pub fn superblock_extent(&self) -> Result<Extent, PoolError> {
+        open_extent(&self.path.join(files::SUPERBLOCK), Access::ReadOnly, Some(SUPERBLOCK_BYTES))
+    }
+
+    /// The VM directory, for hosts.
+    ///
+    /// # Errors
+    /// When the file cannot be opened.
+    pub fn directory_extent(&self) -> Result<Extent, PoolError> {
+        open_extent(&self.path.join(files::VM_DIRECTORY), Access::ReadOnly, None)
+    }
+
+    /// The cluster state, for hosts.
+    ///
+    /// # Errors
+    /// When the file cannot be opened.
+    pub fn cluster_extent(&self) -> Result<Extent, PoolError> {
+        open_extent(&self.path.join(files::CLUSTER), Access::ReadOnly, None)
+    }
+
+    /// The heartbeat page of a host.
+    ///
+    /// # Errors
+    /// When there is no such host slot, or the file cannot be opened.
+    pub fn heartbeat(&self, host: HostSlot, access: Access) -> Result<Extent, PoolError> {
+        let slots = self.superblock.host_slots;
+        if host.get() >= slots {
+            return Err(PoolError::NoSuchHost { slot: host, slots });
+        }
+        open_extent(&files::heartbeat(&self.path, host), access, Some(HEARTBEAT_BYTES))
+    }
+
+    /// What the memory behind the pool has left.
+    ///
+    /// # Errors
+    /// When the file system does not say.
+    pub fn available_bytes(&self) -> Result<u64, PoolError> {
+        available_bytes(&self.lock).map_err(|error| PoolError::file("examine", &self.path, error))
+    }
+
+    /// Removes the pool and all VMs in it. Hosts that still hold descriptors keep the memory behind them.
+    ///
+    /// # Errors
+    /// When files cannot be removed.
+    pub fn destroy(self) -> Result<(), PoolError> {
+        // Without the superblock the rest is no pool any more, should this be interrupted.
+        let superblock = self.path.join(files::SUPERBLOCK);
+        fs::remove_file(&superblock).map_err(|error| PoolError::file("remove", &superblock, error))?;
+        fs::remove_dir_all(&self.path).map_err(|error| PoolError::file("remove", &self.path, error))
+    }
+
+    /// Removes unfinished files and directories of VMs that do not exist, and completes deletions.
+    fn remove_leftovers(&self) -> Result<(), PoolError> {
+        for (name, path) in list(&self.path)? {
+            if is_unfinished(&name) {
+                fs::remove_file(&path).map_err(|error| PoolError::file("remove", &path, error))?;
+            }
+        }
+        self.finish_half_done_vms()
+    }
+}
+
+impl PoolView {
+    /// What kind of pool this is.
+    #[must_use]
+    pub fn superblock(&self) -> &Superblock {
+        &self.superblock
+    }
+
+    /// The VM directory.
+    #[must_use]
+    pub fn directory(&self) -> &VmDirectory<Mapping<ReadOnly>> {
+        &self.directory
+    }
+
+    /// The cluster's state.
+    ///
+    /// # Errors
+    /// When the file cannot be mapped.
+    pub fn cluster(&self) -> Result<BlobStore<Mapping<ReadOnly>>, PoolError> {
+        let extent = open_extent(&self.path.join(files::CLUSTER), Access::ReadOnly, None)?;
+        let memory = Mapping::read_only(&extent)?;
+        Ok(BlobStore::new(memory, Offset::ZERO, self.superblock.cluster_bytes)?)
+    }
+
+    /// The heartbeat page of a host.
+    ///
+    /// # Errors
+    /// When there is no such host slot, or the file cannot be opened.
+    pub fn heartbeat(&self, host: HostSlot) -> Result<Extent, PoolError> {
+        let path = files::heartbeat(&self.path, host);
+        open_extent(&path, Access::ReadOnly, Some(HEARTBEAT_BYTES))
+    }
+
+    /// Whether a controller holds the pool at this moment.
+    ///
+    /// # Errors
+    /// When the lock file cannot be opened.
+    pub fn is_locked(&self) -> Result<bool, PoolError> {
+        match lock(&self.path) {
+            Ok(_) => Ok(false),
+            Err(PoolError::AlreadyLocked(_)) => Ok(true),
+            Err(error) => Err(error),
+        }
+    }
+}
+
+fn new_superblock(config: &PoolConfig) -> Result<Superblock, PoolError> {
+    let superblock = Superblock {
+        pool_id: random_id(),
+        vm_slots: config.vm_slots,
+        host_slots: config.host_slots,
+        cluster_bytes: round_up(config.cluster_bytes, crate::numbers::PAGE_SIZE),
+    };
+    Superblock::parse(&superblock.to_bytes()).map_err(PoolError::Config)
+}
+
+/// Bytes that no two pools share. Nothing rests on their quality.
+fn random_id() -> [u8; 16] {
+    use std::hash::{BuildHasher, RandomState};
+    let half = |salt: u64| RandomState::new().hash_one(salt).to_le_bytes();
+    let mut id = [0; 16];
+    id[..8].copy_from_slice(&half(1));
+    id[8..].copy_from_slice(&half(2));
+    id
+}
+
+/// Makes the directory, or finds it empty. Returns whether it was made.
+fn make_dir(dir: &Path) -> Result<bool, PoolError> {
+    match DirBuilder::new().mode(DIR_MODE).create(dir) {
+        Ok(()) => Ok(true),
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+            if list(dir)?.is_empty() {
+                Ok(false)
+            } else {
+                Err(PoolError::NotEmpty(dir.to_owned()))
+            }
+        }
+        Err(error) => Err(PoolError::file("create", dir, error)),
+    }
+}
+
+fn remove_contents(dir: &Path, and_dir: bool) {
+    for (_, path) in list(dir).unwrap_or_default() {
+        let _ = fs::remove_file(path);
+    }
+    if and_dir {
+        let _ = fs::remove_dir(dir);
+    }
+}
+
+fn lock(dir: &Path) -> Result<Flock<File>, PoolError> {
+    let path = dir.join(files::LOCK);
+    let file = OpenOptions::new()
+        .read(true)
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .mode(0o600)
+        .open(&path)
+        .map_err(|error| PoolError::file("open", &path, error))?;
+    Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(|(_, errno)| match errno {
+        nix::Error::EWOULDBLOCK => PoolError::AlreadyLocked(dir.to_owned()),
+        errno => PoolError::file("lock", &path, errno),
+    })
+}
+
+fn fill_new_pool(dir: &Path, superblock: &Superblock) -> Result<(), PoolError> {
+    let path = dir.join(files::VM_DIRECTORY);
+    NewFile::whole(&path, "the VM directory", directory_file_bytes(superblock.vm_slots)).create(|extent| {
+        VmDirectory::format(Mapping::read_write(extent)?, superblock.vm_slots)?;
+        Ok(())
+    })?;
+    let path = dir.join(files::CLUSTER);
+    let len = round_up(blob_store::total_bytes(superblock.cluster_bytes), crate::numbers::PAGE_SIZE);
+    NewFile::whole(&path, "the cluster state", len).create(|extent| {
+        let memory = Mapping::read_write(extent)?;
+        Ok(BlobStore::new(memory, Offset::ZERO, superblock.cluster_bytes)?.format()?)
+    })?;
+    for host in (0..superblock.host_slots).map(HostSlot::new) {
+        let path = files::heartbeat(dir, host);
+        NewFile::whole(&path, "a heartbeat page", HEARTBEAT_BYTES).create(|_| Ok(()))?;
+    }
+    let path = dir.join(files::SUPERBLOCK);
+    NewFile::whole(&path, "the superblock", SUPERBLOCK_BYTES).create(|extent| {
+        use crate::mem::PoolWrite;
+        let memory = Mapping::read_write(extent)?;
+        let refused = |error| PoolError::file("write", &path, io::Error::other(error));
+        memory.write(Offset::ZERO, &superblock.to_bytes()).map_err(refused)?;
+        memory.flush(Offset::ZERO, memory.len()).map_err(refused)?;
+        memory.fence().map_err(refused)
+    })
+}
+
+fn read_superblock(dir: &Path) -> Result<Superblock, PoolError> {
+    let path = dir.join(files::SUPERBLOCK);
+    let bytes = match fs::read(&path) {
+        Ok(bytes) => bytes,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            return Err(PoolError::NotAPool(dir.to_owned()));
+        }
+        Err(error) => return Err(PoolError::file("read", &path, error)),
+    };
+    Superblock::parse(&bytes).map_err(|source: SuperblockError| PoolError::Superblock { path: dir.to_owned(), source })
+}
+
+/// Names and paths in a directory, sorted.
+pub(super) fn list(dir: &Path) -> Result<Vec<(String, PathBuf)>, PoolError> {
+    let failed = |error| PoolError::file("list", dir, error);
+    let mut names = Vec::new();
+    for entry in fs::read_dir(dir).map_err(failed)? {
+        let entry = entry.map_err(failed)?;
+        names.push((entry.file_name().to_string_lossy().into_owned(), entry.path()));
+    }
+    names.sort();
+    Ok(names)
+}

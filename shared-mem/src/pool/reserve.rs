@@ -1,0 +1,127 @@
+//! Making files of the pool with their space, so that no later store finds the pool full.
+
+use std::fs::{self, File, OpenOptions};
+use std::io;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+
+use nix::fcntl::{FallocateFlags, fallocate};
+use nix::sys::statvfs::fstatvfs;
+
+use super::error::PoolError;
+use crate::mem::{Access, Extent};
+use crate::numbers::Offset;
+
+/// Files of the pool belong to its controller alone; others get descriptors.
+const FILE_MODE: u32 = 0o600;
+
+/// A file to be made.
+pub(super) struct NewFile<'a> {
+    pub(super) path: &'a Path,
+    pub(super) what: &'static str,
+    pub(super) len: u64,
+    /// Parts that get their space now; the rest gets it when it is written.
+    pub(super) reserved: Vec<(Offset, u64)>,
+}
+
+impl<'a> NewFile<'a> {
+    /// A file that has all its space from the start.
+    pub(super) fn whole(path: &'a Path, what: &'static str, len: u64) -> Self {
+        Self { path, what, len, reserved: vec![(Offset::ZERO, len)] }
+    }
+
+    /// A file that takes its space as it is written.
+    pub(super) fn sparse(path: &'a Path, what: &'static str, len: u64) -> Self {
+        Self { path, what, len, reserved: Vec::new() }
+    }
+
+    /// Makes the file under a temporary name, lets `fill` write it, and renames it into place.
+    pub(super) fn create<T>(&self, fill: impl FnOnce(&Extent) -> Result<T, PoolError>) -> Result<T, PoolError> {
+        let unfinished = unfinished_name(self.path);
+        let result = self.create_at(&unfinished, fill).and_then(|value| {
+            fs::rename(&unfinished, self.path).map_err(|error| PoolError::file("rename", &unfinished, error))?;
+            Ok(value)
+        });
+        if result.is_err() {
+            // The first error is the one to tell; a leftover is removed when the pool is opened.
+            let _ = fs::remove_file(&unfinished);
+        }
+        result
+    }
+
+    fn create_at<T>(&self, path: &Path, fill: impl FnOnce(&Extent) -> Result<T, PoolError>) -> Result<T, PoolError> {
+        let file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(true)
+            .mode(FILE_MODE)
+            .custom_flags(libc::O_NOFOLLOW)
+            .open(path)
+            .map_err(|error| PoolError::file("create", path, error))?;
+        self.reserve(&file, path)?;
+        fill(&Extent::new(file.into(), Offset::ZERO, self.len)?)
+    }
+
+    fn reserve(&self, file: &File, path: &Path) -> Result<(), PoolError> {
+        file.set_len(self.len).map_err(|error| PoolError::file("set the length of", path, error))?;
+        let needed: u64 = self.reserved.iter().map(|(_, len)| len).sum();
+        let available = available_bytes(file).map_err(|error| PoolError::file("examine", path, error))?;
+        let no_space = PoolError::NoSpace { what: self.what, needed, available };
+        // Asked beforehand, because tmpfs fills up all it has before it says no.
+        if needed > available {
+            return Err(no_space);
+        }
+        for (at, len) in &self.reserved {
+            match allocate(file, *at, *len) {
+                Ok(()) => {}
+                Err(nix::Error::ENOSPC) => return Err(no_space),
+                Err(errno) => return Err(PoolError::file("reserve space for", path, errno)),
+            }
+        }
+        Ok(())
+    }
+}
+
+fn allocate(file: &File, at: Offset, len: u64) -> nix::Result<()> {
+    let start = i64::try_from(at.get()).map_err(|_| nix::Error::EFBIG)?;
+    let len = i64::try_from(len).map_err(|_| nix::Error::EFBIG)?;
+    fallocate(file, FallocateFlags::FALLOC_FL_KEEP_SIZE, start, len)
+}
+
+/// What the file system behind the pool has left.
+pub(super) fn available_bytes(file: &File) -> io::Result<u64> {
+    let stat = fstatvfs(file)?;
+    Ok(stat.blocks_available().saturating_mul(stat.fragment_size()))
+}
+
+/// Suffix of files that are being made.
+const UNFINISHED: &str = ".new";
+
+fn unfinished_name(path: &Path) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(UNFINISHED);
+    PathBuf::from(name)
+}
+
+/// Whether a file name is that of a file which was being made.
+pub(super) fn is_unfinished(name: &str) -> bool {
+    name.ends_with(UNFINISHED)
+}
+
+/// Opens a file of the pool anew, with just the access asked for.
+pub(super) fn open_extent(path: &Path, access: Access, expected: Option<u64>) -> Result<Extent, PoolError> {
+    let file = OpenOptions::new()
+        .read(true)
+        .write(access == Access::ReadWrite)
+        .custom_flags(libc::O_NOFOLLOW)
+        .open(path)
+        .map_err(|error| PoolError::file("open", path, error))?;
+    let metadata = file.metadata().map_err(|error| PoolError::file("examine", path, error))?;
+    let found = metadata.len();
+    let expected = expected.unwrap_or(found);
+    if found < expected || !metadata.is_file() {
+        return Err(PoolError::FileLength { path: path.to_owned(), found, expected });
+    }
+    Ok(Extent::new(file.into(), Offset::ZERO, expected)?)
+}

@@ -1,0 +1,201 @@
+use std::fs;
+use std::os::fd::AsFd;
+use std::path::Path;
+
+use nix::sys::mman::{MapFlags, ProtFlags, mmap};
+
+use super::*;
+use crate::boot_image;
+use crate::control::ControlBlock;
+use crate::journal::{JournalGeometry, JournalWriter};
+use crate::mem::{Access, MapError, Mapping};
+use crate::numbers::{Epoch, Generation, HostSlot, LogPosition, VmSlot};
+use crate::vm_directory::{VmGeometry, VmName};
+
+const CONFIG: PoolConfig = PoolConfig { vm_slots: 4, host_slots: 3, cluster_bytes: 4096 };
+
+fn geometry() -> VmGeometry {
+    VmGeometry {
+        memory_bytes: 1 << 20,
+        journal: JournalGeometry::for_memory(1 << 20, 2, 64 << 10),
+        log_bytes: 64 << 10,
+        console_bytes: 64 << 10,
+        disk_bytes: 1 << 16,
+        state_slot_bytes: 1 << 16,
+        sparse: false,
+    }
+}
+
+fn name(text: &str) -> VmName {
+    text.parse().unwrap()
+}
+
+fn on_tmpfs() -> tempfile::TempDir {
+    tempfile::tempdir_in("/dev/shm").unwrap()
+}
+
+fn files_below(dir: &Path) -> Vec<String> {
+    let mut found = Vec::new();
+    for (name, path) in open::list(dir).unwrap() {
+        if path.is_dir() {
+            found.extend(files_below(&path).into_iter().map(|file| format!("{name}/{file}")));
+        }
+        found.push(name);
+    }
+    found.sort();
+    found
+}
+
+#[test]
+fn a_pool_is_made_opened_by_one_and_destroyed() {
+    let dir = on_tmpfs();
+    let path = dir.path().join("pool");
+    assert!(matches!(Pool::open(&path), Err(PoolError::NotAPool(_))));
+    let pool = Pool::create(&path, &CONFIG).unwrap();
+    assert!(matches!(Pool::open(&path), Err(PoolError::AlreadyLocked(_))));
+    assert!(matches!(Pool::create(&path, &CONFIG), Err(PoolError::NotEmpty(_))));
+    let view = Pool::inspect(&path).unwrap();
+    assert!(view.is_locked().unwrap());
+    assert_eq!(view.superblock(), pool.superblock());
+    pool.cluster().store(b"state").unwrap();
+    let id = pool.superblock().pool_id;
+    drop(pool);
+    assert!(!view.is_locked().unwrap());
+    let pool = Pool::open(&path).unwrap();
+    assert_eq!(pool.superblock().pool_id, id);
+    assert_eq!(pool.cluster().load(), Ok(Some(b"state".to_vec())));
+    assert!(pool.heartbeat(HostSlot::new(2), Access::ReadWrite).is_ok());
+    assert!(matches!(pool.heartbeat(HostSlot::new(3), Access::ReadOnly), Err(PoolError::NoSuchHost { .. })));
+    pool.destroy().unwrap();
+    assert!(!path.exists());
+}
+
+#[test]
+fn descriptors_carry_just_the_access_they_are_due() {
+    let dir = on_tmpfs();
+    let pool = Pool::create(&dir.path().join("pool"), &CONFIG).unwrap();
+    let vm = pool.create_vm(&name("a"), &geometry()).unwrap();
+    let image = vm.image(Access::ReadOnly).unwrap();
+    assert_eq!(image.access().unwrap(), Access::ReadOnly);
+    assert!(matches!(Mapping::read_write(&image), Err(MapError::ReadOnlyDescriptor)));
+    let write = nix::unistd::write(image.as_fd(), b"x");
+    assert_eq!(write, Err(nix::Error::EBADF));
+    let length = std::num::NonZeroUsize::new(4096).unwrap();
+    let protection = ProtFlags::PROT_READ | ProtFlags::PROT_WRITE;
+    #[allow(unsafe_code, reason = "the mapping must be refused")]
+    // SAFETY: a new mapping at an address of the kernel's choice touches no memory of this program.
+    let mapped = unsafe { mmap(None, length, protection, MapFlags::MAP_SHARED, image.as_fd(), 0) };
+    assert_eq!(mapped.err(), Some(nix::Error::EACCES));
+    let other = vm.image(Access::ReadWrite).unwrap();
+    assert_eq!(other.access().unwrap(), Access::ReadWrite);
+    assert_eq!(image.access().unwrap(), Access::ReadOnly);
+}
+
+#[test]
+fn a_vm_has_its_parts_and_leaves_nothing_behind() {
+    let dir = on_tmpfs();
+    let path = dir.path().join("pool");
+    let pool = Pool::create(&path, &CONFIG).unwrap();
+    let before = files_below(&path);
+    let vm = pool.create_vm(&name("a"), &geometry()).unwrap();
+    assert!(matches!(pool.create_vm(&name("a"), &geometry()), Err(PoolError::NameTaken(_))));
+    assert_eq!(pool.find_vm(&name("a")).unwrap(), vm.slot());
+    vm.store_boot(b"kernel").unwrap();
+    let boot = Mapping::read_only(&vm.boot(Access::ReadOnly).unwrap()).unwrap();
+    assert_eq!(boot_image::load(&boot), Ok(b"kernel".to_vec()));
+    let control = Mapping::read_only(&vm.control(Access::ReadOnly).unwrap()).unwrap();
+    assert_eq!(ControlBlock::open(control).unwrap().applied(), Ok(Epoch::ZERO));
+    for generation in [Generation::new(1), Generation::new(2)] {
+        vm.create_journal(generation, Epoch::new(5)).unwrap();
+        vm.create_log(generation, LogPosition::ZERO).unwrap();
+    }
+    let journal = vm.journal(Generation::new(2), Access::ReadWrite).unwrap();
+    let memory = Mapping::read_write(&journal).unwrap();
+    let writer = JournalWriter::new(memory, journal, Generation::new(2), geometry().journal).unwrap();
+    assert_eq!(writer.word().unwrap().epoch, Epoch::new(5));
+    vm.delete_journal(Generation::new(1)).unwrap();
+    vm.delete_log(Generation::new(1)).unwrap();
+    assert_eq!(vm.journal_generations().unwrap(), [Generation::new(2)]);
+    assert_eq!(vm.log_generations().unwrap(), [Generation::new(2)]);
+    let view = Pool::inspect(&path).unwrap().open_vm(vm.slot()).unwrap();
+    assert!(view.image(Access::ReadOnly).is_ok());
+    assert!(matches!(view.image(Access::ReadWrite), Err(PoolError::Inspection)));
+    pool.delete_vm(vm.slot()).unwrap();
+    assert!(matches!(pool.open_vm(vm.slot()), Err(PoolError::SlotFree(_))));
+    assert_eq!(files_below(&path), before);
+}
+
+#[test]
+fn a_vm_that_does_not_fit_is_undone_and_slots_run_out() {
+    let dir = on_tmpfs();
+    let path = dir.path().join("pool");
+    let pool = Pool::create(&path, &CONFIG).unwrap();
+    let before = files_below(&path);
+    let huge = VmGeometry { memory_bytes: 1 << 41, ..geometry() };
+    let error = pool.create_vm(&name("huge"), &huge).unwrap_err();
+    assert!(matches!(error, PoolError::NoSpace { needed, .. } if needed == 1 << 41), "{error:?}");
+    assert_eq!(files_below(&path), before);
+    let huge_disk = VmGeometry { disk_bytes: 1 << 41, ..geometry() };
+    assert!(pool.create_vm(&name("huge"), &huge_disk).is_err());
+    assert_eq!(files_below(&path), before);
+    for number in 0..4 {
+        pool.create_vm(&name(&format!("vm{number}")), &geometry()).unwrap();
+    }
+    assert!(matches!(pool.create_vm(&name("more"), &geometry()), Err(PoolError::NoFreeSlot { slots: 4 })));
+    let odd = VmGeometry { memory_bytes: 4097, ..geometry() };
+    assert!(matches!(pool.create_vm(&name("odd"), &odd), Err(PoolError::Geometry(_))));
+}
+
+#[test]
+fn opening_removes_what_a_crash_left_half_made() {
+    let dir = on_tmpfs();
+    let path = dir.path().join("pool");
+    let pool = Pool::create(&path, &CONFIG).unwrap();
+    let kept = pool.create_vm(&name("kept"), &geometry()).unwrap();
+    let deleting = pool.create_vm(&name("deleting"), &geometry()).unwrap();
+    let mut entry = pool.directory.entry(deleting.slot()).unwrap().unwrap();
+    entry.state = crate::vm_directory::VmState::Deleting;
+    pool.directory.set_entry(deleting.slot(), Some(&entry)).unwrap();
+    let kept_files = files_below(&files::vm_dir(&path, kept.slot()));
+    fs::write(path.join("vm-0/journal.7.new"), b"half").unwrap();
+    fs::write(path.join("cluster.new"), b"half").unwrap();
+    fs::create_dir(path.join("vm-3")).unwrap();
+    fs::write(path.join("vm-3/image"), b"half").unwrap();
+    drop(pool);
+    let pool = Pool::open(&path).unwrap();
+    let vms = pool.vms().unwrap();
+    assert_eq!(vms.len(), 1);
+    assert_eq!(vms[0].0, VmSlot::new(0));
+    assert!(!path.join("vm-1").exists() && !path.join("vm-3").exists());
+    assert!(!path.join("cluster.new").exists());
+    assert_eq!(files_below(&path.join("vm-0")), kept_files);
+}
+
+#[test]
+fn a_spilled_record_takes_and_gives_back_space() {
+    use crate::journal::SpillSpace;
+    use crate::numbers::{Offset, PAGE_BYTES, PageIndex};
+    use std::os::unix::fs::MetadataExt;
+    let dir = on_tmpfs();
+    let pool = Pool::create(&dir.path().join("pool"), &CONFIG).unwrap();
+    let vm = pool.create_vm(&name("a"), &geometry()).unwrap();
+    let generation = Generation::new(1);
+    vm.create_journal(generation, Epoch::ZERO).unwrap();
+    let file = dir.path().join("pool/vm-0/journal.1");
+    let blocks = || fs::metadata(&file).unwrap().blocks() * 512;
+    let reserved = blocks();
+    assert_eq!(reserved, geometry().journal.reserved_total());
+    let extent = vm.journal(generation, Access::ReadWrite).unwrap();
+    let memory = Mapping::read_write(&extent).unwrap();
+    let writer = JournalWriter::new(&memory, &extent, generation, geometry().journal).unwrap();
+    let mut record = writer.begin(Epoch::new(1), Epoch::ZERO).unwrap();
+    for page in 0..256 {
+        record.push_page_bytes(PageIndex::new(page), &[3; PAGE_BYTES]).unwrap();
+    }
+    writer.publish(record.finish(b"meta").unwrap()).unwrap();
+    assert!(blocks() > reserved);
+    let reader = crate::journal::JournalReader::new(&memory, generation, geometry().journal).unwrap();
+    reader.release_spill(Epoch::new(1), &extent).unwrap();
+    assert_eq!(blocks(), reserved);
+    assert!(extent.reserve(Offset::ZERO, 1 << 45).is_err());
+}

@@ -1,0 +1,201 @@
+//! Making, opening and deleting VMs in a pool.
+
+use std::fs::{self, DirBuilder};
+use std::io;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::Path;
+
+use super::error::PoolError;
+use super::files::{self, FileKind};
+use super::open::{Pool, PoolView, list};
+use super::partition::VmPartition;
+use super::reserve::NewFile;
+use crate::console::{ConsoleRing, console_file_bytes};
+use crate::control::{CONTROL_BYTES, ControlBlock};
+use crate::mem::{Mapping, PoolRead};
+use crate::numbers::VmSlot;
+use crate::vm_directory::{VmDirectory, VmEntry, VmGeometry, VmName, VmState};
+
+/// What the directory says of all VMs there are; entries being deleted are left out.
+fn vms<M: PoolRead>(directory: &VmDirectory<M>) -> Result<Vec<(VmSlot, VmEntry)>, PoolError> {
+    let mut found = Vec::new();
+    for slot in directory.slots() {
+        if let Some(entry) = directory.entry(slot)?.filter(|entry| entry.state == VmState::Used) {
+            found.push((slot, entry));
+        }
+    }
+    Ok(found)
+}
+
+impl PoolView {
+    /// All VMs.
+    ///
+    /// # Errors
+    /// When the directory is damaged.
+    pub fn vms(&self) -> Result<Vec<(VmSlot, VmEntry)>, PoolError> {
+        vms(&self.directory)
+    }
+
+    /// A VM's partition; only read-only extents can be had from it.
+    ///
+    /// # Errors
+    /// When there is no such VM.
+    pub fn open_vm(&self, slot: VmSlot) -> Result<VmPartition, PoolError> {
+        let entry = self.directory.entry(slot)?.ok_or(PoolError::SlotFree(slot))?;
+        let path = files::vm_dir(&self.path, slot);
+        Ok(VmPartition::new(path, slot, entry.name, entry.geometry, true))
+    }
+}
+
+impl Pool {
+    /// All VMs.
+    ///
+    /// # Errors
+    /// When the directory is damaged.
+    pub fn vms(&self) -> Result<Vec<(VmSlot, VmEntry)>, PoolError> {
+        vms(&self.directory)
+    }
+
+    /// The slot of a VM.
+    ///
+    /// # Errors
+    /// When there is no VM of that name, or the directory is damaged.
+    pub fn find_vm(&self, name: &VmName) -> Result<VmSlot, PoolError> {
+        let vms = self.vms()?;
+        let found = vms.iter().find(|(_, entry)| entry.name == *name);
+        found.map(|(slot, _)| *slot).ok_or_else(|| PoolError::NoSuchVm(name.clone()))
+    }
+
+    /// Makes a VM with all the space that its geometry reserves. On failure nothing is left of it.
+    ///
+    /// # Errors
+    /// When the name is taken, the geometry impossible, or the pool full.
+    pub fn create_vm(&self, name: &VmName, geometry: &VmGeometry) -> Result<VmPartition, PoolError> {
+        geometry.check()?;
+        let slot = self.free_slot(name)?;
+        let path = files::vm_dir(&self.path, slot);
+        let entry = VmEntry { state: VmState::Used, name: name.clone(), geometry: *geometry };
+        let result = make_vm_dir(&path)
+            .and_then(|()| fill_new_vm(&path, geometry))
+            .and_then(|()| Ok(self.directory.set_entry(slot, Some(&entry))?));
+        match result {
+            Ok(()) => self.open_vm(slot),
+            Err(error) => {
+                // The first error is the one to tell; a leftover is removed when the pool is opened.
+                let _ = remove_vm_dir(&path);
+                Err(error)
+            }
+        }
+    }
+
+    /// The first free slot, provided that no VM has the name.
+    fn free_slot(&self, name: &VmName) -> Result<VmSlot, PoolError> {
+        let mut free = None;
+        for slot in self.directory.slots() {
+            match self.directory.entry(slot)? {
+                None => free = free.or(Some(slot)),
+                Some(entry) if entry.name == *name => return Err(PoolError::NameTaken(entry.name)),
+                Some(_) => {}
+            }
+        }
+        free.ok_or(PoolError::NoFreeSlot { slots: self.superblock.vm_slots })
+    }
+
+    /// Opens a VM's partition.
+    ///
+    /// # Errors
+    /// When there is no such VM.
+    pub fn open_vm(&self, slot: VmSlot) -> Result<VmPartition, PoolError> {
+        let entry = self.directory.entry(slot)?;
+        let entry = entry.filter(|entry| entry.state == VmState::Used);
+        let entry = entry.ok_or(PoolError::SlotFree(slot))?;
+        let path = files::vm_dir(&self.path, slot);
+        Ok(VmPartition::new(path, slot, entry.name, entry.geometry, false))
+    }
+
+    /// Deletes a VM and gives its space back. Hosts that still hold descriptors keep the memory behind them.
+    ///
+    /// # Errors
+    /// When there is no such VM, or files cannot be removed; the deletion is completed at the next opening then.
+    pub fn delete_vm(&self, slot: VmSlot) -> Result<(), PoolError> {
+        let mut entry = self.directory.entry(slot)?.ok_or(PoolError::SlotFree(slot))?;
+        entry.state = VmState::Deleting;
+        self.directory.set_entry(slot, Some(&entry))?;
+        remove_vm_dir(&files::vm_dir(&self.path, slot))?;
+        self.directory.set_entry(slot, None)?;
+        Ok(())
+    }
+
+    /// Completes deletions, and removes directories of VMs that were never completed.
+    pub(super) fn finish_half_done_vms(&self) -> Result<(), PoolError> {
+        for (name, path) in list(&self.path)? {
+            let Some(slot) = files::slot_of_vm_dir(&name) else {
+                continue;
+            };
+            if slot.get() >= self.superblock.vm_slots || self.directory.entry(slot)?.is_none() {
+                remove_vm_dir(&path)?;
+            } else {
+                remove_unfinished_files(&path)?;
+            }
+        }
+        for slot in self.directory.slots() {
+            let entry = self.directory.entry(slot)?;
+            if entry.is_some_and(|entry| entry.state == VmState::Deleting) {
+                self.delete_vm(slot)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+fn make_vm_dir(path: &Path) -> Result<(), PoolError> {
+    let make = || DirBuilder::new().mode(0o700).create(path);
+    match make() {
+        // Left by a creation that failed and could not clean up: the slot is free, so it is nobody's.
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+            remove_vm_dir(path)?;
+            make().map_err(|error| PoolError::file("create", path, error))
+        }
+        other => other.map_err(|error| PoolError::file("create", path, error)),
+    }
+}
+
+fn remove_vm_dir(path: &Path) -> Result<(), PoolError> {
+    match fs::remove_dir_all(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(PoolError::file("remove", path, error)),
+        _ => Ok(()),
+    }
+}
+
+fn remove_unfinished_files(dir: &Path) -> Result<(), PoolError> {
+    for (name, path) in list(dir)? {
+        if FileKind::of_vm_file(&name) == FileKind::Unfinished {
+            fs::remove_file(&path).map_err(|error| PoolError::file("remove", &path, error))?;
+        }
+    }
+    Ok(())
+}
+
+fn fill_new_vm(vm: &Path, geometry: &VmGeometry) -> Result<(), PoolError> {
+    let large = |path, what, len| {
+        if geometry.sparse { NewFile::sparse(path, what, len) } else { NewFile::whole(path, what, len) }
+    };
+    let path = vm.join(files::IMAGE);
+    large(&path, "the stable image", geometry.memory_bytes).create(|_| Ok(()))?;
+    if geometry.disk_bytes > 0 {
+        let path = vm.join(files::DISK);
+        large(&path, "the disk image", geometry.disk_bytes).create(|_| Ok(()))?;
+    }
+    let path = vm.join(files::STATE);
+    NewFile::sparse(&path, "the machine state", geometry.state_slot_bytes * 2).create(|_| Ok(()))?;
+    let path = vm.join(files::CONTROL);
+    NewFile::whole(&path, "the control block", CONTROL_BYTES).create(|extent| {
+        ControlBlock::format(Mapping::read_write(extent)?)?;
+        Ok(())
+    })?;
+    let path = vm.join(files::CONSOLE);
+    NewFile::whole(&path, "the console", console_file_bytes(geometry.console_bytes)).create(|extent| {
+        ConsoleRing::format(Mapping::read_write(extent)?, geometry.console_bytes)?;
+        Ok(())
+    })
+}
