@@ -1,9 +1,7 @@
 //! A client's connection to the controller: requests, answers, and what the controller tells unasked.
 
 use crate::transport::{ConnectError, Connection, Outgoing, ReceiveError, Received, SendError};
-use ft_protocol::wire::{
-    Answer, ExtentTag, FromClient, Hello, PROTOCOL_VERSION, Request, RequestError, ToClient,
-};
+use ft_protocol::wire::{Answer, ExtentTag, FromClient, Hello, PROTOCOL_VERSION, Request, RequestError, ToClient};
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use shared_mem::Extent;

@@ -12,7 +12,8 @@ use nix::sys::socket::{
 };
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use shared_mem::Extent;
+use shared_mem::mem::ExtentError;
+use shared_mem::{Extent, Offset};
 use std::io::{IoSlice, IoSliceMut};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::path::{Path, PathBuf};
@@ -83,6 +84,9 @@ pub enum ReceiveError {
     /// The bytes are no message.
     #[error("a message that does not decode ({0})")]
     Malformed(postcard::Error),
+    /// A tag that no descriptor can have.
+    #[error("a message with an impossible extent")]
+    Extent(#[source] ExtentError),
     /// Descriptors and tags do not match.
     #[error("a message with {tags} tags but {descriptors} descriptors")]
     Descriptors {
@@ -138,7 +142,7 @@ impl Outgoing {
 /// Tags a part of the pool for the descriptor that gives it away.
 #[must_use]
 pub fn tagged(grant: ft_protocol::wire::Grant, extent: Extent) -> (ExtentTag, Extent) {
-    (ExtentTag { grant, offset: extent.offset(), len: extent.len() }, extent)
+    (ExtentTag { grant, offset: extent.offset().get(), len: extent.len() }, extent)
 }
 
 impl Connection {
@@ -153,8 +157,7 @@ impl Connection {
 
     /// Two connected ends, as between threads of a test.
     pub fn pair() -> Result<(Self, Self), Errno> {
-        let (one, other) =
-            socket::socketpair(AddressFamily::Unix, SockType::SeqPacket, None, SockFlag::SOCK_CLOEXEC)?;
+        let (one, other) = socket::socketpair(AddressFamily::Unix, SockType::SeqPacket, None, SockFlag::SOCK_CLOEXEC)?;
         Ok((Self { fd: one }, Self { fd: other }))
     }
 
@@ -259,8 +262,9 @@ pub fn unpack<M: DeserializeOwned>(bytes: &[u8], descriptors: Vec<OwnedFd>) -> R
         .extents
         .into_iter()
         .zip(descriptors)
-        .map(|(tag, fd)| (tag, Extent::new(fd, tag.offset, tag.len)))
-        .collect();
+        .map(|(tag, fd)| Ok((tag, Extent::new(fd, Offset::new(tag.offset), tag.len)?)))
+        .collect::<Result<_, _>>()
+        .map_err(ReceiveError::Extent)?;
     Ok(Received { message: envelope.message, extents })
 }
 

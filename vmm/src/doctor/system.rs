@@ -89,8 +89,9 @@ fn limit(
 
 fn pidfd() -> Finding {
     const NAME: &str = "pidfd";
+    let process = std::process::id();
     // SAFETY: takes two numbers and no pointer.
-    let result = unsafe { libc::syscall(libc::SYS_pidfd_open, libc::getpid(), 0) };
+    let result = unsafe { libc::syscall(libc::SYS_pidfd_open, process, 0) };
     match descriptor(result) {
         Ok(_) => Finding::ok(NAME, "yes"),
         Err(error) => Finding::degraded(

@@ -1,0 +1,127 @@
+//! Application of commit records, one thread per VM: a large record of one VM delays no other, nor any takeover.
+
+use crate::machine::MachineState;
+use crate::wake::WakingSender;
+use ft_protocol::commit_meta::CommitMeta;
+use ft_protocol::controller::ApplyOutcome;
+use ft_protocol::{Epoch, Generation, VmId};
+use shared_mem::{
+    ApplyParts, ApplyTargets, ConsolePosition, ConsoleRing, ControlBlock, Extent, JournalReader, Mapping, ReadWrite,
+    RecordLimits, StateArea, apply_record, no_step,
+};
+use std::sync::Arc;
+use std::thread::JoinHandle;
+
+/// The controller's handle of a generation's journal.
+pub(super) struct Journal {
+    pub(super) reader: JournalReader<Mapping<ReadWrite>>,
+    pub(super) spill: Extent,
+}
+
+/// The parts of the pool that records are applied to.
+pub(super) struct Target {
+    pub(super) image: Mapping<ReadWrite>,
+    pub(super) state: StateArea<Mapping<ReadWrite>>,
+    pub(super) control: ControlBlock<Mapping<ReadWrite>>,
+    pub(super) console: ConsoleRing<Mapping<ReadWrite>>,
+    pub(super) limits: RecordLimits,
+}
+
+/// One record to apply.
+pub(super) struct Job {
+    pub(super) generation: Generation,
+    pub(super) journal: Arc<Journal>,
+    pub(super) epoch: Epoch,
+    pub(super) console_floor: Option<u64>,
+}
+
+/// What became of a job.
+pub(super) struct Done {
+    pub(super) vm: VmId,
+    pub(super) generation: Generation,
+    pub(super) outcome: ApplyOutcome,
+}
+
+/// Handle of a VM's thread. Dropping it lets the thread finish the job at hand and waits for that.
+pub(super) struct Applier {
+    jobs: Option<crossbeam_channel::Sender<Job>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Applier {
+    pub(super) fn start(vm: VmId, mut target: Target, done: WakingSender<Done>) -> std::io::Result<Self> {
+        let (jobs, queue) = crossbeam_channel::unbounded::<Job>();
+        let thread = std::thread::Builder::new().name(format!("apply-{vm}")).spawn(move || {
+            let mut buffer = Vec::new();
+            for job in queue {
+                let outcome = target.apply(&job, &mut buffer);
+                done.send(Done { vm, generation: job.generation, outcome });
+                // A large record should not cost the controller its memory for ever.
+                if buffer.len() > BUFFER_BYTES_KEPT {
+                    buffer = Vec::new();
+                }
+            }
+        })?;
+        Ok(Self { jobs: Some(jobs), thread: Some(thread) })
+    }
+
+    pub(super) fn apply(&self, job: Job) {
+        let jobs = self.jobs.as_ref().expect("only dropping takes the channel");
+        assert!(jobs.send(job).is_ok(), "the apply thread ends only after its channel");
+    }
+}
+
+impl Drop for Applier {
+    fn drop(&mut self) {
+        self.jobs = None;
+        if let Some(thread) = self.thread.take() {
+            // A panic there has been reported by its hook.
+            let _ = thread.join();
+        }
+    }
+}
+
+/// Records up to this size are read into a buffer that is kept.
+const BUFFER_BYTES_KEPT: usize = 32 << 20;
+
+impl Target {
+    fn apply(&mut self, job: &Job, buffer: &mut Vec<u8>) -> ApplyOutcome {
+        let epoch = job.epoch;
+        match self.try_apply(job, buffer) {
+            Ok(outcome) => outcome,
+            Err(error) => ApplyOutcome::Refused { epoch, reason: crate::chain(&*error) },
+        }
+    }
+
+    fn try_apply(
+        &mut self,
+        job: &Job,
+        buffer: &mut Vec<u8>,
+    ) -> Result<ApplyOutcome, Box<dyn std::error::Error + Send + Sync>> {
+        let epoch = shared_mem::Epoch::new(job.epoch.get());
+        if job.journal.reader.word()?.epoch < epoch {
+            return Ok(ApplyOutcome::NotCommitted);
+        }
+        let record = job.journal.reader.load(epoch, &self.limits, buffer)?;
+        let meta = CommitMeta::decode(record.meta())?;
+        // Refused here rather than by the host that would have to load it in the middle of a takeover.
+        MachineState::decode(meta.machine_state)?;
+        let console_end = meta.console_end();
+        if let Some(floor) = job.console_floor
+            && console_end.saturating_sub(floor) > self.console.ring_bytes()
+        {
+            return Ok(ApplyOutcome::ConsoleFull { epoch: job.epoch });
+        }
+        let parts = ApplyParts {
+            machine_state: meta.machine_state,
+            console_start: ConsolePosition::new(meta.console_start),
+            console: meta.console,
+        };
+        let targets =
+            ApplyTargets { image: &self.image, state: &self.state, console: &self.console, control: &self.control };
+        apply_record(&record, &parts, &targets, &mut no_step)?;
+        job.journal.reader.release_spill(epoch, &job.journal.spill)?;
+        self.control.set_freed(epoch)?;
+        Ok(ApplyOutcome::Done { epoch: job.epoch, console_end, ended: meta.ended })
+    }
+}

@@ -1,0 +1,373 @@
+//! Drives the controller's core: executes its actions on the pool and the connections.
+
+use super::applier::{Done, Job};
+use super::link::{Incoming, Kind, Link, LinkError};
+use super::partition::Partition;
+use super::{ControllerError, ControllerOptions};
+use crate::clock;
+use crate::events::{Events, Watched};
+use crate::transport::{Listener, ReceiveError, tagged};
+use crate::wake::WakingSender;
+use ft_protocol::controller::{Action, ClusterState, Controller, ControllerConfig, Input};
+use ft_protocol::detector::DetectorConfig;
+use ft_protocol::wire::{ExtentTag, FromClient, Grant, Hello, Part, Request, ToClient};
+use ft_protocol::{HostId, LinkId, Span, VmId};
+use serde::Serialize;
+use shared_mem::{Extent, HeartbeatReader, HostSlot, Mapping, Pool, ReadOnly};
+use std::collections::{BTreeMap, VecDeque};
+use std::time::Duration;
+
+/// How long a host that was silent must beat before it is given a new role: some heartbeat bounds.
+const HOLD_DOWN_BOUNDS: u64 = 5;
+
+/// How long a secondary may take to ask, once told. Far above what it needs, so that a loaded machine does not lose the
+/// prepared standby, and far below what a person would call a hang.
+const ASK_BOUND: Span = Span::from_ms(1_000);
+
+/// How long a promotion may take. A cold one makes a VM and reads the whole machine state on a loaded machine.
+const PROMOTION_BOUND: Span = Span::from_ms(10_000);
+
+pub(super) struct Driver {
+    options: ControllerOptions,
+    pool: Pool,
+    core: Controller,
+    links: BTreeMap<LinkId, Link>,
+    next_link: u64,
+    writing: BTreeMap<LinkId, bool>,
+    uploads: BTreeMap<LinkId, Extent>,
+    partitions: BTreeMap<VmId, Partition>,
+    heartbeats: BTreeMap<HostId, HeartbeatReader<Mapping<ReadOnly>>>,
+    wake: WakingSender<Done>,
+    inputs: VecDeque<Input>,
+    over: bool,
+}
+
+impl Driver {
+    pub(super) fn start(
+        options: &ControllerOptions,
+        pool: Pool,
+        wake: WakingSender<Done>,
+    ) -> Result<Self, ControllerError> {
+        let span = |duration: Duration| Span::from_ns(u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX));
+        let bound = span(options.heartbeat_bound);
+        let config = ControllerConfig {
+            detector: DetectorConfig { bound, interval: span(options.heartbeat_interval) },
+            hold_down: bound.times(HOLD_DOWN_BOUNDS),
+            ask_bound: ASK_BOUND,
+            promotion_bound: PROMOTION_BOUND,
+            hosts_max: super::HOSTS_MAX,
+            vms_max: super::VMS_MAX,
+            shutdown_allowed: options.private,
+        };
+        let mut driver = Self {
+            options: options.clone(),
+            pool,
+            core: Controller::new(config),
+            links: BTreeMap::new(),
+            next_link: 0,
+            writing: BTreeMap::new(),
+            uploads: BTreeMap::new(),
+            partitions: BTreeMap::new(),
+            heartbeats: BTreeMap::new(),
+            wake,
+            inputs: VecDeque::new(),
+            over: false,
+        };
+        driver.recover(config)?;
+        Ok(driver)
+    }
+
+    /// Goes on where an earlier controller over this pool stopped.
+    fn recover(&mut self, config: ControllerConfig) -> Result<(), ControllerError> {
+        let dir = &self.options.dir;
+        let stored =
+            self.pool.cluster().load().map_err(|error| ControllerError::PoolFailed { what: crate::chain(&error) })?;
+        let Some(bytes) = stored else { return Ok(()) };
+        let state =
+            ClusterState::decode(&bytes).map_err(|source| ControllerError::State { dir: dir.clone(), source })?;
+        let mut recovered = Vec::new();
+        for record in &state.vms {
+            match Partition::reopen(&self.pool, record, &self.wake) {
+                Ok((partition, found)) => {
+                    self.partitions.insert(record.vm, partition);
+                    recovered.push(found);
+                }
+                Err(error) => tracing::error!("{} cannot be reopened: {}", record.vm, crate::chain(&*error)),
+            }
+        }
+        let mut actions = Vec::new();
+        self.core = Controller::recover(config, state, &recovered, clock::monotonic(), &mut actions);
+        for action in actions {
+            self.execute(action)?;
+        }
+        self.settle()
+    }
+
+    pub(super) fn is_over(&self) -> bool {
+        self.over
+    }
+
+    pub(super) fn end(&mut self) {
+        for link in self.links.values_mut().filter(|link| link.kind == Kind::Host) {
+            // A host that cannot be told finds its connection closed.
+            let _ = link.send(ft_protocol::wire::ToHost::Shutdown, Vec::new());
+        }
+        self.over = true;
+    }
+
+    pub(super) fn tick_interval(&self) -> Span {
+        Span::from_ns(u64::try_from(self.options.heartbeat_interval.as_nanos()).unwrap_or(u64::MAX))
+    }
+
+    /// Looks at everything that nobody reports: heartbeats, commit words, time.
+    pub(super) fn tick(&mut self) -> Result<(), ControllerError> {
+        let beats: Vec<Input> = self
+            .heartbeats
+            .iter()
+            .map(|(&host, page)| Input::Beat { host, count: page.sample().ok().map(|beat| beat.count) })
+            .collect();
+        self.inputs.extend(beats);
+        let words: Vec<_> = self.core.reigns().collect();
+        for (vm, generation, known) in words {
+            let seen = self.partitions.get(&vm).and_then(|partition| partition.committed(generation));
+            if let Some(epoch) = seen.filter(|epoch| *epoch > known) {
+                self.inputs.push_back(Input::Committed { vm, generation, epoch });
+            }
+        }
+        self.inputs.push_back(Input::Tick);
+        self.settle()
+    }
+
+    pub(super) fn input(&mut self, input: Input) -> Result<(), ControllerError> {
+        self.inputs.push_back(input);
+        self.settle()
+    }
+
+    /// Feeds the core until neither inputs nor actions are left.
+    fn settle(&mut self) -> Result<(), ControllerError> {
+        while let Some(input) = self.inputs.pop_front() {
+            let mut actions = Vec::new();
+            self.core.handle(clock::monotonic(), input, &mut actions);
+            for action in actions {
+                self.execute(action)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn execute(&mut self, action: Action) -> Result<(), ControllerError> {
+        match action {
+            Action::Persist(state) => self
+                .pool
+                .cluster()
+                .store(&state.encode())
+                .map_err(|error| ControllerError::PoolFailed { what: crate::chain(&error) })?,
+            Action::ToHost { link, message, grants } => self.send(link, message, &grants),
+            Action::ToClient { link, message: ToClient::ConsoleMoved { vm, tail }, .. } => {
+                let sent = self.links.get_mut(&link).map(|link| link.console_moved(vm, tail));
+                self.check_sent(link, sent);
+            }
+            Action::ToClient { link, message, grants } => self.send(link, message, &grants),
+            Action::CloseLink(link) => self.close(link),
+            Action::CreatePartition { vm, spec, uploader } => {
+                let result = match self.uploads.remove(&uploader) {
+                    Some(boot) => Partition::create(&self.pool, vm, &spec, &boot, &self.wake)
+                        .map(|partition| _ = self.partitions.insert(vm, partition))
+                        .map_err(|error| crate::chain(&*error)),
+                    None => Err("no guest file came with the request".to_owned()),
+                };
+                self.inputs.push_back(Input::PartitionCreated { vm, result });
+            }
+            Action::DeletePartition(vm) => {
+                if let Some(partition) = self.partitions.remove(&vm)
+                    && let Err(error) = partition.delete(&self.pool)
+                {
+                    tracing::error!("{vm} cannot be deleted: {}", crate::chain(&*error));
+                }
+            }
+            Action::OpenGeneration { vm, generation, base } => {
+                let result = match self.partitions.get_mut(&vm) {
+                    Some(partition) => {
+                        partition.open_generation(generation, base).map_err(|error| crate::chain(&*error))
+                    }
+                    None => Err("it has no place in the pool".to_owned()),
+                };
+                self.inputs.push_back(Input::GenerationOpened { vm, generation, result });
+            }
+            Action::CloseGeneration { vm, generation } => {
+                if let Some(partition) = self.partitions.get_mut(&vm)
+                    && let Err(error) = partition.close_generation(generation)
+                {
+                    tracing::warn!("journal of {vm} {generation} stays: {}", crate::chain(&*error));
+                }
+            }
+            Action::Seal { vm, generation } => {
+                let sealed = self.partitions.get(&vm).ok_or_else(|| "no such partition".into());
+                let final_epoch = sealed
+                    .and_then(|partition| partition.seal(generation))
+                    .map_err(|error| ControllerError::PoolFailed { what: crate::chain(&*error) })?;
+                self.inputs.push_back(Input::Sealed { vm, generation, final_epoch });
+            }
+            Action::Apply { vm, generation, epoch, console_floor } => {
+                let partition = self.partitions.get(&vm).expect("the core applies only to VMs that exist");
+                let journal = partition.journal(generation).expect("the core applies only open generations");
+                partition.apply(Job { generation, journal, epoch, console_floor });
+            }
+            Action::WatchHost(host) => self.watch_host(host)?,
+            Action::Tell { happening, .. } => tracing::info!(?happening),
+            Action::Exit => self.end(),
+        }
+        Ok(())
+    }
+
+    fn watch_host(&mut self, host: HostId) -> Result<(), ControllerError> {
+        let failed = |error: &dyn std::error::Error| ControllerError::PoolFailed { what: crate::chain(error) };
+        let slot = HostSlot::new(host.get());
+        let page = self.pool.heartbeat(slot, shared_mem::Access::ReadOnly).map_err(|error| failed(&error))?;
+        let mapping = Mapping::read_only(&page).map_err(|error| failed(&error))?;
+        self.heartbeats.insert(host, HeartbeatReader::new(mapping));
+        Ok(())
+    }
+
+    /// Sends with descriptors; what cannot be sent ends the connection, never the controller.
+    fn send<M: Serialize>(&mut self, link: LinkId, message: M, grants: &[Grant]) {
+        let mut extents = Vec::with_capacity(grants.len());
+        for &grant in grants {
+            match super::grants::extent(&self.pool, &self.partitions, grant) {
+                Ok(extent) => extents.push(tagged(grant, extent)),
+                Err(error) => {
+                    tracing::error!("{grant:?} cannot be granted: {}", crate::chain(&*error));
+                    self.lose(link);
+                    return;
+                }
+            }
+        }
+        let sent = self.links.get_mut(&link).map(|link| link.send(message, extents));
+        self.check_sent(link, sent);
+    }
+
+    fn check_sent(&mut self, link: LinkId, sent: Option<Result<(), LinkError>>) {
+        if let Some(Err(error)) = sent {
+            tracing::debug!("{link}: {}", crate::chain(&error));
+            self.lose(link);
+        }
+    }
+
+    /// The peer is gone: the core is told.
+    fn lose(&mut self, link: LinkId) {
+        self.close(link);
+        self.inputs.push_back(Input::LinkClosed { link });
+    }
+
+    fn close(&mut self, link: LinkId) {
+        if let Some(closed) = self.links.remove(&link) {
+            closed.connection.shut_down();
+        }
+        self.writing.remove(&link);
+        self.uploads.remove(&link);
+    }
+
+    pub(super) fn accept(&mut self, listener: &Listener, events: &Events) -> Result<(), ControllerError> {
+        let connection = match listener.accept() {
+            Ok(connection) => connection,
+            // The peer gave up between connecting and now, or descriptors ran out: it, not the cluster, has a problem.
+            Err(errno) => {
+                tracing::warn!("a connection could not be accepted: {errno}");
+                return Ok(());
+            }
+        };
+        match connection.peer() {
+            Ok(peer) if may_join(peer.uid()) => {}
+            Ok(peer) => {
+                tracing::warn!("refused a connection of user {} (process {})", peer.uid(), peer.pid());
+                return Ok(());
+            }
+            Err(errno) => {
+                tracing::warn!("refused a connection whose peer is unknown: {errno}");
+                return Ok(());
+            }
+        }
+        let link = LinkId::new(self.next_link);
+        self.next_link += 1;
+        events.watch(&connection, Watched::Link(link)).map_err(ControllerError::kernel("watch a connection"))?;
+        self.links.insert(link, Link::new(connection));
+        self.writing.insert(link, false);
+        Ok(())
+    }
+
+    /// Takes what a connection has, up to a bound, so that a flood over one starves no other.
+    pub(super) fn link_ready(&mut self, link: LinkId, _events: &Events) -> Result<(), ControllerError> {
+        const TURN_MESSAGES_MAX: usize = 32;
+        if let Some(entry) = self.links.get_mut(&link) {
+            let sent = entry.flush();
+            self.check_sent(link, Some(sent));
+        }
+        for _ in 0..TURN_MESSAGES_MAX {
+            let Some(entry) = self.links.get_mut(&link) else { break };
+            match entry.receive() {
+                Ok(incoming) => self.incoming(link, incoming)?,
+                Err(ReceiveError::WouldBlock) => break,
+                Err(ReceiveError::Closed) => self.lose(link),
+                Err(error) => {
+                    tracing::warn!("{link}: {}; connection closed", crate::chain(&error));
+                    self.lose(link);
+                }
+            }
+        }
+        self.settle()
+    }
+
+    fn incoming(&mut self, link: LinkId, incoming: Incoming) -> Result<(), ControllerError> {
+        let input = match incoming {
+            Incoming::Hello(Hello::Host(hello)) => Input::HostHello { link, hello },
+            Incoming::Hello(Hello::Client { protocol }) => Input::ClientHello { link, protocol },
+            Incoming::Host(message) => Input::FromHost { link, message },
+            Incoming::Client(message, extents) => {
+                self.keep_upload(link, &message, extents);
+                Input::FromClient { link, message }
+            }
+        };
+        self.input(input)
+    }
+
+    fn keep_upload(&mut self, link: LinkId, message: &FromClient, extents: Vec<(ExtentTag, Extent)>) {
+        self.uploads.remove(&link);
+        if matches!(message.request, Request::CreateVm(_)) {
+            let upload = extents.into_iter().find(|(tag, _)| tag.grant.part == Part::Upload);
+            if let Some((_, extent)) = upload {
+                self.uploads.insert(link, extent);
+            }
+        }
+    }
+
+    /// Watches for room in the sockets of peers that have something waiting, and only of those.
+    pub(super) fn watch_outboxes(&mut self, events: &Events) -> Result<(), ControllerError> {
+        for (&id, link) in &self.links {
+            let waits = link.has_waiting();
+            let watched = self.writing.entry(id).or_insert(false);
+            if *watched != waits {
+                events
+                    .watch_writing(&link.connection, Watched::Link(id), waits)
+                    .map_err(ControllerError::kernel("watch a connection"))?;
+                *watched = waits;
+            }
+        }
+        Ok(())
+    }
+
+    /// Ends everything; a private pool is removed unless it is to be kept.
+    pub(super) fn finish(self) {
+        let Self { options, pool, partitions, links, heartbeats, .. } = self;
+        drop((partitions, links, heartbeats));
+        if options.private && !options.keep {
+            if let Err(error) = pool.destroy() {
+                tracing::error!("the pool in {} could not be removed: {}", options.dir.display(), crate::chain(&error));
+            }
+        }
+    }
+}
+
+/// Peers must be the controller's own user, or root.
+fn may_join(uid: u32) -> bool {
+    uid == 0 || uid == nix::unistd::geteuid().as_raw()
+}

@@ -1,0 +1,142 @@
+//! The controller process: owns the pool, drives the controller's core, serves hosts and clients.
+//!
+//! One thread waits in epoll for connections, messages, apply threads, signals and time; each VM has a thread that
+//! applies its records. All decisions are made in [`ft_protocol::controller`].
+
+mod applier;
+mod driver;
+mod grants;
+mod link;
+mod partition;
+
+use crate::clock;
+use crate::events::{Events, Watched};
+use crate::transport::{ConnectError, Listener};
+use crate::wake;
+use driver::Driver;
+use ft_protocol::controller::{ClusterStateError, Input};
+use shared_mem::{Pool, PoolConfig, PoolError};
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// How `ftvm pool` is to run.
+#[derive(Clone, Debug)]
+pub struct ControllerOptions {
+    /// Where to listen for hosts and clients.
+    pub socket: PathBuf,
+    /// The pool's directory on tmpfs; made if it does not exist.
+    pub dir: PathBuf,
+    /// Silence after which a heartbeat is suspected.
+    pub heartbeat_bound: Duration,
+    /// Time between two beats and between two samples.
+    pub heartbeat_interval: Duration,
+    /// The pool belongs to one run: a client may end it, and it is removed at the end.
+    pub private: bool,
+    /// Do not remove the pool at the end.
+    pub keep: bool,
+    /// End when standard input reaches its end: the parent is gone.
+    pub lifeline: bool,
+}
+
+/// Why the controller could not start or go on.
+#[derive(Debug, thiserror::Error)]
+pub enum ControllerError {
+    /// The socket.
+    #[error(transparent)]
+    Socket(#[from] ConnectError),
+    /// The pool.
+    #[error("cannot use the pool in {dir}")]
+    Pool {
+        /// The pool's directory.
+        dir: PathBuf,
+        /// Why not.
+        source: Box<PoolError>,
+    },
+    /// What an earlier controller left cannot be read.
+    #[error("the pool in {dir} holds no usable cluster state")]
+    State {
+        /// The pool's directory.
+        dir: PathBuf,
+        /// Why not.
+        source: ClusterStateError,
+    },
+    /// A part of the pool failed while the controller ran.
+    #[error("the pool failed: {what}")]
+    PoolFailed {
+        /// One line.
+        what: String,
+    },
+    /// The kernel refused something that it normally never does.
+    #[error("cannot {doing}")]
+    Kernel {
+        /// What was tried.
+        doing: &'static str,
+        /// What the kernel said.
+        source: std::io::Error,
+    },
+}
+
+impl ControllerError {
+    fn kernel(doing: &'static str) -> impl Fn(std::io::Error) -> Self {
+        move |source| Self::Kernel { doing, source }
+    }
+}
+
+/// Runs a controller until it is told to end.
+pub fn serve(options: &ControllerOptions) -> Result<(), ControllerError> {
+    let listener = Listener::bind(&options.socket)?;
+    let pool = open_pool(options)?;
+    let (wake_sender, woken) = wake::channel().map_err(ControllerError::kernel("make an eventfd"))?;
+    let events = Events::new(options.lifeline).map_err(ControllerError::kernel("watch for events"))?;
+    events.watch(&listener, Watched::Listener).map_err(ControllerError::kernel("watch the socket"))?;
+    events.watch(woken.event(), Watched::Wake).map_err(ControllerError::kernel("watch the apply threads"))?;
+    let mut driver = Driver::start(options, pool, wake_sender)?;
+    let mut next_tick = clock::monotonic();
+    while !driver.is_over() {
+        let now = clock::monotonic();
+        if now >= next_tick {
+            driver.tick()?;
+            next_tick = clock::monotonic() + driver.tick_interval();
+        }
+        let ready =
+            events.wait(next_tick.since(clock::monotonic())).map_err(ControllerError::kernel("wait for events"))?;
+        for watched in ready {
+            match watched {
+                Watched::Listener => driver.accept(&listener, &events)?,
+                Watched::Wake => {
+                    for done in woken.drain() {
+                        driver.input(Input::Applied {
+                            vm: done.vm,
+                            generation: done.generation,
+                            outcome: done.outcome,
+                        })?;
+                    }
+                }
+                Watched::Link(link) => driver.link_ready(link, &events)?,
+                Watched::End => driver.end(),
+            }
+        }
+        driver.watch_outboxes(&events)?;
+    }
+    driver.finish();
+    Ok(())
+}
+
+/// Most hosts of one pool: the heartbeat pages that are handed out.
+const HOSTS_MAX: u16 = 64;
+
+/// Most VMs of one pool at one time.
+const VMS_MAX: u16 = 256;
+
+/// Room for the cluster state: some hundred bytes a VM, and its guest's arguments.
+const CLUSTER_BYTES: u64 = 1 << 20;
+
+fn open_pool(options: &ControllerOptions) -> Result<Pool, ControllerError> {
+    let config = PoolConfig { vm_slots: VMS_MAX, host_slots: HOSTS_MAX, cluster_bytes: CLUSTER_BYTES };
+    let failed = |source| ControllerError::Pool { dir: options.dir.clone(), source: Box::new(source) };
+    if options.dir.join("superblock").exists() {
+        Pool::open(&options.dir).map_err(failed)
+    } else {
+        Pool::create(&options.dir, &config).map_err(failed)
+    }
+}

@@ -1,0 +1,217 @@
+//! One VM's part of the pool, as the controller uses it.
+
+use super::applier::{Applier, Done, Job, Journal, Target};
+use crate::wake::WakingSender;
+use ft_protocol::controller::{Recovered, VmRecord, Word};
+use ft_protocol::spec::VmSpec;
+use ft_protocol::{Epoch, Generation, VmId};
+use nix::sys::stat::{SFlag, fstat};
+use shared_mem::{
+    Access, ConsoleRing, ControlBlock, Extent, JournalGeometry, JournalReader, Mapping, Pool, ReadWrite, RecordLimits,
+    StateArea, VmGeometry, VmName, VmPartition,
+};
+use std::collections::BTreeMap;
+use std::os::fd::AsFd;
+use std::sync::Arc;
+
+type Failure = Box<dyn std::error::Error + Send + Sync>;
+
+/// Largest file that a guest may be booted from.
+const BOOT_BYTES_MAX: u64 = 1 << 30;
+
+/// Largest meta part of a commit record that makes sense: machine state, console output of one epoch.
+const META_BYTES_MAX: u64 = 8 << 20;
+
+/// Ring of the console: what a reader may lag behind before the guest has to wait for it.
+const CONSOLE_BYTES: u64 = 1 << 20;
+
+/// Ring of each generation's record log.
+const LOG_BYTES: u64 = 1 << 20;
+
+/// One of the two slots for machine state; a flat guest's takes some KiB.
+const STATE_SLOT_BYTES: u64 = 256 << 10;
+
+pub(super) struct Partition {
+    parts: VmPartition,
+    geometry: JournalGeometry,
+    control: ControlBlock<Mapping<ReadWrite>>,
+    journals: BTreeMap<Generation, Arc<Journal>>,
+    applier: Applier,
+}
+
+impl Partition {
+    /// Makes a VM's part of the pool, with a copy of what its guest is booted from.
+    pub(super) fn create(
+        pool: &Pool,
+        vm: VmId,
+        spec: &VmSpec,
+        boot: &Extent,
+        wake: &WakingSender<Done>,
+    ) -> Result<Self, Failure> {
+        let boot = read_upload(boot)?;
+        let geometry = geometry(spec);
+        let parts = pool.create_vm(&spec.name.parse::<VmName>()?, &geometry)?;
+        let slot = parts.slot();
+        let filled = parts.store_boot(&boot).map_err(Failure::from);
+        let opened = filled.and_then(|()| Self::open(vm, parts, geometry.journal, wake));
+        if opened.is_err() {
+            // Nothing of a VM that was not made may stay. The first error is the one to report.
+            let _ = pool.delete_vm(slot);
+        }
+        opened
+    }
+
+    /// Opens what an earlier controller made, and says how it was left.
+    pub(super) fn reopen(
+        pool: &Pool,
+        record: &VmRecord,
+        wake: &WakingSender<Done>,
+    ) -> Result<(Self, Recovered), Failure> {
+        let parts = pool.open_vm(pool.find_vm(&record.spec.name.parse::<VmName>()?)?)?;
+        let geometry = parts.geometry().journal;
+        let mut partition = Self::open(record.vm, parts, geometry, wake)?;
+        // The generation before may not be closed yet, and may be what is still to be applied: it is not, since a
+        // generation is opened only after the one before is applied. Only the named one matters.
+        let word = match partition.open_journal(record.generation) {
+            Ok(journal) => {
+                let word = journal.reader.word()?;
+                Some(Word { epoch: Epoch::new(word.epoch.get()), sealed: word.sealed })
+            }
+            Err(error) => {
+                tracing::info!("{} {} has no journal: {}", record.vm, record.generation, crate::chain(&*error));
+                None
+            }
+        };
+        let applied = partition.control.applied()?;
+        // An earlier controller may have died between applying a record and giving its slot back.
+        if partition.control.freed()? < applied {
+            if let Some(journal) = partition.journal(record.generation) {
+                journal.reader.release_spill(applied, &journal.spill)?;
+            }
+            partition.control.set_freed(applied)?;
+        }
+        let applied = Epoch::new(applied.get());
+        let console = ConsoleRing::open(Mapping::read_only(&partition.parts.console(Access::ReadOnly)?)?)?;
+        let found = Recovered { vm: record.vm, word, applied, console_end: console.tail()?.get() };
+        Ok((partition, found))
+    }
+
+    fn open(
+        vm: VmId,
+        parts: VmPartition,
+        geometry: JournalGeometry,
+        wake: &WakingSender<Done>,
+    ) -> Result<Self, Failure> {
+        let writable = |extent: Result<Extent, shared_mem::PoolError>| -> Result<Mapping<ReadWrite>, Failure> {
+            Ok(Mapping::read_write(&extent?)?)
+        };
+        let image = writable(parts.image(Access::ReadWrite))?;
+        let target = Target {
+            limits: RecordLimits {
+                image_pages: shared_mem::PoolRead::len(&image) / shared_mem::PAGE_SIZE,
+                meta_bytes_max: META_BYTES_MAX,
+            },
+            image,
+            state: StateArea::new(writable(parts.state(Access::ReadWrite))?),
+            control: ControlBlock::open(writable(parts.control(Access::ReadWrite))?)?,
+            console: ConsoleRing::open(writable(parts.console(Access::ReadWrite))?)?,
+        };
+        let control = ControlBlock::open(writable(parts.control(Access::ReadWrite))?)?;
+        let applier = Applier::start(vm, target, wake.clone())?;
+        Ok(Self { parts, geometry, control, journals: BTreeMap::new(), applier })
+    }
+
+    pub(super) fn parts(&self) -> &VmPartition {
+        &self.parts
+    }
+
+    pub(super) fn apply(&self, job: Job) {
+        self.applier.apply(job);
+    }
+
+    pub(super) fn journal(&self, generation: Generation) -> Option<Arc<Journal>> {
+        self.journals.get(&generation).cloned()
+    }
+
+    /// The last epoch published under a generation, where it can be read.
+    pub(super) fn committed(&self, generation: Generation) -> Option<Epoch> {
+        let word = self.journals.get(&generation)?.reader.word().ok()?;
+        Some(Epoch::new(word.epoch.get()))
+    }
+
+    /// Makes the journal of a generation and lets it reign. What an earlier try left is made anew: nobody has it.
+    pub(super) fn open_generation(&mut self, generation: Generation, base: Epoch) -> Result<(), Failure> {
+        let raw = shared_mem::Generation::new(generation.get());
+        self.parts.create_journal(raw, shared_mem::Epoch::new(base.get()))?;
+        self.open_journal(generation)?;
+        self.control.set_generation(raw)?;
+        Ok(())
+    }
+
+    fn open_journal(&mut self, generation: Generation) -> Result<Arc<Journal>, Failure> {
+        let raw = shared_mem::Generation::new(generation.get());
+        let extent = self.parts.journal(raw, Access::ReadWrite)?;
+        let reader = JournalReader::new(Mapping::read_write(&extent)?, raw, self.geometry)?;
+        let journal = Arc::new(Journal { reader, spill: extent });
+        self.journals.insert(generation, Arc::clone(&journal));
+        Ok(journal)
+    }
+
+    /// Forgets a generation that is over and applied, and all before it.
+    pub(super) fn close_generation(&mut self, generation: Generation) -> Result<(), Failure> {
+        self.journals.retain(|open, _| *open > generation);
+        for raw in self.parts.journal_generations()? {
+            if raw.get() <= generation.get() {
+                self.parts.delete_journal(raw)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Ends a generation: nothing can be published under it any more.
+    pub(super) fn seal(&self, generation: Generation) -> Result<Epoch, Failure> {
+        let journal = self.journals.get(&generation).ok_or("the generation has no journal")?;
+        let final_epoch = journal.reader.seal()?;
+        Ok(Epoch::new(final_epoch.get()))
+    }
+
+    pub(super) fn delete(self, pool: &Pool) -> Result<(), Failure> {
+        let slot = self.parts.slot();
+        drop(self);
+        pool.delete_vm(slot)?;
+        Ok(())
+    }
+}
+
+fn geometry(spec: &VmSpec) -> VmGeometry {
+    let shape = spec.journal;
+    VmGeometry {
+        memory_bytes: spec.memory_bytes,
+        journal: JournalGeometry {
+            slots: shape.slots,
+            slot_bytes: shape.slot_bytes,
+            reserved_bytes: shape.reserved_bytes,
+        },
+        log_bytes: LOG_BYTES,
+        console_bytes: CONSOLE_BYTES,
+        disk_bytes: 0,
+        state_slot_bytes: STATE_SLOT_BYTES,
+        sparse: false,
+    }
+}
+
+/// Reads the file that a client passed. It must be a regular one: reading must not wait for anybody.
+fn read_upload(upload: &Extent) -> Result<Vec<u8>, Failure> {
+    let file = std::fs::File::from(upload.try_clone()?.into_fd());
+    let stat = fstat(file.as_fd())?;
+    if SFlag::from_bits_truncate(stat.st_mode) & SFlag::S_IFMT != SFlag::S_IFREG {
+        return Err("the guest file is not a regular file".into());
+    }
+    let len = u64::try_from(stat.st_size)?;
+    if len > BOOT_BYTES_MAX {
+        return Err(format!("the guest file has {len} bytes, at most {BOOT_BYTES_MAX} are allowed").into());
+    }
+    let mut bytes = vec![0; usize::try_from(len)?];
+    std::os::unix::fs::FileExt::read_exact_at(&file, &mut bytes, 0)?;
+    Ok(bytes)
+}

@@ -1,0 +1,164 @@
+//! The committer: a thread beside the vCPU's that checksums and publishes commit records while the guest runs on, and
+//! keeps the time of the next cut.
+
+use super::driver::{SharedLink, ring};
+use super::vm_thread::Command;
+use crate::clock;
+use crate::machine::Kicker;
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
+use ft_protocol::primary::{Action, Input, Primary};
+use ft_protocol::wire::FromHost;
+use ft_protocol::{Epoch, Generation, Time, VmId};
+use shared_mem::journal::UnchecksummedRecord;
+use shared_mem::{Extent, JournalWriter, Mapping, PublishError, ReadWrite};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, MutexGuard};
+use std::time::Duration;
+
+type Failure = Box<dyn std::error::Error + Send + Sync>;
+pub(super) type Journal = JournalWriter<Mapping<ReadWrite>, Extent>;
+
+/// The core and the actions that the vCPU's thread has still to take, under one lock: whoever feeds the core hands the
+/// actions on in the core's order.
+pub(super) struct Gate {
+    inner: Mutex<Inner>,
+    /// When the committer will look at the clock next; later than the core's deadline only for a moment.
+    armed_ns: AtomicU64,
+}
+
+struct Inner {
+    core: Primary,
+    for_vcpu: Vec<Action>,
+    /// The committer cannot go on.
+    failed: Option<Failure>,
+}
+
+/// Work for the committer.
+pub(super) enum Job {
+    Publish {
+        record: UnchecksummedRecord,
+        from: Epoch,
+        to: Epoch,
+    },
+    /// The next cut is due earlier than the committer knows.
+    Rearm,
+}
+
+/// What the committer's thread works with.
+pub(super) struct Committer<'a> {
+    pub(super) vm: VmId,
+    pub(super) generation: Generation,
+    pub(super) gate: &'a Gate,
+    pub(super) journal: &'a Journal,
+    pub(super) link: &'a SharedLink,
+    pub(super) kicker: Kicker,
+    pub(super) to_vcpu: Sender<Command>,
+}
+
+impl Gate {
+    pub(super) fn new(core: Primary) -> Self {
+        let inner = Inner { core, for_vcpu: Vec::new(), failed: None };
+        Self { inner: Mutex::new(inner), armed_ns: AtomicU64::new(u64::MAX) }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().expect("a panic in the core has ended the machine")
+    }
+
+    /// Feeds the core from the vCPU's thread and takes everything that is for it to do, in order.
+    pub(super) fn vcpu(&self, input: Input, actions: &mut Vec<Action>) -> Result<(), Failure> {
+        let mut inner = self.lock();
+        if let Some(failure) = inner.failed.take() {
+            return Err(failure);
+        }
+        actions.append(&mut inner.for_vcpu);
+        inner.core.handle(clock::monotonic(), input, actions);
+        Ok(())
+    }
+
+    /// When the next cut is due.
+    pub(super) fn deadline(&self) -> Option<Time> {
+        self.lock().core.deadline()
+    }
+
+    /// Whether the committer has to be told that the next cut is due earlier than it knows.
+    pub(super) fn must_rearm(&self) -> bool {
+        let due = self.deadline().map_or(u64::MAX, Time::ns);
+        self.armed_ns.fetch_min(due, Ordering::Relaxed) > due
+    }
+}
+
+impl Committer<'_> {
+    /// Works until the channel of jobs closes.
+    pub(super) fn run(&self, jobs: &Receiver<Job>) {
+        loop {
+            let due = self.gate.deadline();
+            self.gate.armed_ns.store(due.map_or(u64::MAX, Time::ns), Ordering::Relaxed);
+            let job = match due {
+                Some(due) => jobs.recv_timeout(Duration::from_nanos(due.since(clock::monotonic()).ns())),
+                None => jobs.recv().map_err(|_| RecvTimeoutError::Disconnected),
+            };
+            match job {
+                Ok(Job::Publish { record, from, to }) => {
+                    let input = match self.publish(record, from, to) {
+                        Ok(input) => input,
+                        Err(failure) => {
+                            self.gate.lock().failed = Some(failure);
+                            self.rouse();
+                            return;
+                        }
+                    };
+                    self.feed(input);
+                }
+                Ok(Job::Rearm) => {}
+                // The vCPU stops and looks at the clock itself. Should it be busy with something longer, it does so then.
+                Err(RecvTimeoutError::Timeout) => self.feed(Input::Tick),
+                Err(RecvTimeoutError::Disconnected) => return,
+            }
+        }
+    }
+
+    fn publish(&self, record: UnchecksummedRecord, from: Epoch, to: Epoch) -> Result<Input, Failure> {
+        let finished = self.journal.checksum(&record)?;
+        assert_eq!(finished.epoch().get(), to.get(), "the record is of the epoch to be published");
+        match self.journal.publish(finished) {
+            Ok(published) => {
+                assert_eq!(published.get(), from.next().get(), "epochs are published in order");
+                Ok(Input::Published(to))
+            }
+            Err(PublishError::Sealed { final_epoch }) => {
+                Ok(Input::Sealed { final_epoch: Epoch::new(final_epoch.get()) })
+            }
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Feeds the core; does what this thread can do at once, leaves the rest to the vCPU's.
+    fn feed(&self, input: Input) {
+        let mut actions = Vec::new();
+        let mut inner = self.gate.lock();
+        inner.core.handle(clock::monotonic(), input, &mut actions);
+        for action in actions {
+            match action {
+                // Console output leaves through the controller, which applies only what is published.
+                Action::Release(_) => {}
+                Action::Doorbell(epoch) => {
+                    ring(self.link, &FromHost::Doorbell { vm: self.vm, generation: self.generation, epoch });
+                }
+                other => inner.for_vcpu.push(other),
+            }
+        }
+        let left = !inner.for_vcpu.is_empty();
+        drop(inner);
+        if left {
+            self.rouse();
+        }
+    }
+
+    /// Makes the vCPU's thread look, whether it runs the guest or waits.
+    fn rouse(&self) {
+        // The thread may have ended already.
+        let _ = self.to_vcpu.send(Command::Look);
+        self.kicker.kick();
+    }
+}

@@ -1,0 +1,282 @@
+//! Drives the host's core: executes its actions on machines and the connection.
+
+use super::beater::Beater;
+use super::parts::{PrimaryParts, StandbyParts};
+use super::vm_thread::{VmEvent, VmThread};
+use super::{HostEnd, HostError, HostOptions, RECONNECT_INTERVAL, REJECTED_BOUND, link_number};
+use crate::clock;
+use crate::events::{Events, Watched};
+use crate::transport::{Connection, Outgoing, ReceiveError, SendError};
+use crate::wake::WakingSender;
+use ft_protocol::host::{Action, ExitReason, Host, Input};
+use ft_protocol::wire::{ExtentTag, FromHost, Hello, Order, ToHost};
+use ft_protocol::{Incarnation, LinkId, Span, Time, VmId};
+use kvm_ioctls::Kvm;
+use shared_mem::Extent;
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+/// The connection of the moment, shared with the machines' threads: they ring their doorbells themselves.
+pub(super) type SharedLink = Arc<Mutex<Option<Connection>>>;
+
+pub(super) struct Driver {
+    options: HostOptions,
+    kvm: Arc<Kvm>,
+    core: Host,
+    incarnation: Incarnation,
+    link: SharedLink,
+    link_id: LinkId,
+    connections: u64,
+    reconnect_at: Option<Time>,
+    rejected_since: Option<Instant>,
+    interval: Span,
+    beater: Option<Beater>,
+    machines: BTreeMap<VmId, VmThread>,
+    /// Descriptors of the order that is being executed.
+    extents: Vec<(ExtentTag, Extent)>,
+    sender: WakingSender<(VmId, VmEvent)>,
+    exit: Option<ExitReason>,
+    /// Messages that the controller's socket had no room for.
+    waiting: VecDeque<Outgoing>,
+}
+
+impl Driver {
+    pub(super) fn new(options: &HostOptions, kvm: Kvm, sender: WakingSender<(VmId, VmEvent)>) -> Self {
+        // Unique among the lives of this host: process ids are reused, but not at the same nanosecond.
+        let incarnation = Incarnation::new(clock::monotonic().ns() << 16 | u64::from(std::process::id() & 0xffff));
+        Self {
+            options: options.clone(),
+            kvm: Arc::new(kvm),
+            core: Host::new(options.name.clone(), incarnation),
+            incarnation,
+            link: Arc::new(Mutex::new(None)),
+            link_id: link_number(0),
+            connections: 0,
+            reconnect_at: None,
+            rejected_since: None,
+            interval: Span::from_ms(5),
+            beater: None,
+            machines: BTreeMap::new(),
+            extents: Vec::new(),
+            sender,
+            exit: None,
+            waiting: VecDeque::new(),
+        }
+    }
+
+    pub(super) fn tick_interval(&self) -> Span {
+        self.interval
+    }
+
+    /// How the process has to end, once it has to.
+    pub(super) fn ended(&mut self) -> Result<Option<HostEnd>, HostError> {
+        match self.exit.take() {
+            None => Ok(None),
+            Some(ExitReason::Shutdown) => Ok(Some(HostEnd::Shutdown)),
+            Some(ExitReason::Fenced { vm, generation }) => Ok(Some(HostEnd::Fenced { vm, generation })),
+            Some(ExitReason::Rejected(reason)) => Err(HostError::Rejected { reason }),
+        }
+    }
+
+    pub(super) fn link_up(&mut self, connection: Connection, events: &Events) -> Result<(), HostError> {
+        self.connections += 1;
+        self.link_id = link_number(self.connections);
+        self.reconnect_at = None;
+        events.watch(&connection, Watched::Link(self.link_id)).map_err(HostError::kernel("watch the connection"))?;
+        *self.link.lock().expect("no thread panics while sending") = Some(connection);
+        self.handle(Input::LinkUp);
+        Ok(())
+    }
+
+    fn link_down(&mut self) {
+        *self.link.lock().expect("no thread panics while sending") = None;
+        self.waiting.clear();
+        if self.reconnect_at.is_none() {
+            self.reconnect_at = Some(clock::monotonic() + span(RECONNECT_INTERVAL));
+            self.handle(Input::LinkDown);
+        }
+    }
+
+    pub(super) fn tick(&mut self, events: &Events) -> Result<(), HostError> {
+        let samples: Vec<(VmId, Option<u64>)> =
+            self.core.watched().filter_map(|vm| Some((vm, self.machines.get(&vm)?.heartbeat()))).collect();
+        for (vm, count) in samples {
+            self.handle(Input::Beat { vm, count });
+        }
+        self.flush();
+        if self.reconnect_at.is_some_and(|at| at <= clock::monotonic()) {
+            match Connection::connect(&self.options.socket) {
+                Ok(connection) => self.link_up(connection, events)?,
+                Err(_) => self.reconnect_at = Some(clock::monotonic() + span(RECONNECT_INTERVAL)),
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes what the controller has sent.
+    pub(super) fn link_ready(&mut self, link: LinkId, _events: &Events) -> Result<(), HostError> {
+        while link == self.link_id && self.exit.is_none() {
+            let received = match &*self.link.lock().expect("no thread panics while sending") {
+                Some(connection) => connection.receive_now::<ToHost>(),
+                None => return Ok(()),
+            };
+            match received {
+                Ok(received) => {
+                    self.extents = received.extents;
+                    self.handle(Input::Message(received.message));
+                    self.extents.clear();
+                }
+                Err(ReceiveError::WouldBlock) => return Ok(()),
+                Err(error) => {
+                    if !matches!(error, ReceiveError::Closed) {
+                        tracing::warn!("bad message from the controller: {}", crate::chain(&error));
+                    }
+                    self.link_down();
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes what the machines' threads have said.
+    pub(super) fn machines_said(&mut self, said: Vec<(VmId, VmEvent)>) -> Result<(), HostError> {
+        for (vm, event) in said {
+            let input = match event {
+                VmEvent::StandbyMade { generation } => Input::StandbyMade { vm, generation },
+                VmEvent::Live { generation, report } => Input::Live { vm, generation, report },
+                VmEvent::Fenced { generation } => Input::Fenced { vm, generation },
+                VmEvent::GuestEnded => Input::GuestEnded { vm },
+                VmEvent::Failed { generation, reason } => Input::Failed { vm, generation, reason },
+            };
+            self.handle(input);
+        }
+        Ok(())
+    }
+
+    fn handle(&mut self, input: Input) {
+        let mut actions = Vec::new();
+        self.core.handle(clock::monotonic(), input, &mut actions);
+        for action in actions {
+            self.execute(action);
+        }
+    }
+
+    fn execute(&mut self, action: Action) {
+        match action {
+            Action::SayHello(hello) => self.send(&Hello::Host(hello)),
+            Action::Send(message) => self.send(&message),
+            Action::Join { host, interval } => {
+                self.interval = interval;
+                self.rejected_since = None;
+                if self.beater.is_none() {
+                    match Beater::start(host, self.incarnation, interval, std::mem::take(&mut self.extents)) {
+                        Ok(beater) => self.beater = Some(beater),
+                        Err(error) => {
+                            let reason = format!("its heartbeat cannot be written: {}", crate::chain(&*error));
+                            self.exit = Some(ExitReason::Rejected(reason));
+                        }
+                    }
+                }
+            }
+            Action::MakeStandby(order) => self.make_standby(order),
+            Action::RunPrimary(order) => self.run_primary(order),
+            Action::Discard(vm) => {
+                // Dropping stops the vCPU and waits for its thread.
+                self.machines.remove(&vm);
+            }
+            Action::TryAgain(reason) => {
+                let since = *self.rejected_since.get_or_insert_with(Instant::now);
+                if since.elapsed() > REJECTED_BOUND {
+                    self.exit = Some(ExitReason::Rejected(reason));
+                } else {
+                    self.link_down();
+                }
+            }
+            Action::Exit(reason) => self.exit = Some(reason),
+        }
+    }
+
+    fn make_standby(&mut self, order: Order) {
+        let (vm, generation) = (order.vm, order.generation);
+        let made = StandbyParts::open(&order, std::mem::take(&mut self.extents))
+            .and_then(|parts| VmThread::stand_by(&order, parts, &self.kvm, &self.link, self.sender.clone()));
+        self.started(vm, generation, made);
+    }
+
+    fn run_primary(&mut self, order: Order) {
+        let ordered_at = clock::monotonic();
+        let (vm, generation) = (order.vm, order.generation);
+        let extents = std::mem::take(&mut self.extents);
+        let started = match self.machines.remove(&vm) {
+            Some(standby) => PrimaryParts::open(&order, &extents).map(|parts| {
+                standby.promote(order, parts, ordered_at);
+                standby
+            }),
+            None => PrimaryParts::open(&order, &extents).and_then(|primary| {
+                let standby = StandbyParts::open(&order, extents)?;
+                let thread = VmThread::stand_by(&order, standby, &self.kvm, &self.link, self.sender.clone())?;
+                thread.promote(order, primary, ordered_at);
+                Ok(thread)
+            }),
+        };
+        self.started(vm, generation, started);
+    }
+
+    fn started(
+        &mut self,
+        vm: VmId,
+        generation: ft_protocol::Generation,
+        started: Result<VmThread, Box<dyn std::error::Error + Send + Sync>>,
+    ) {
+        match started {
+            Ok(thread) => {
+                self.machines.insert(vm, thread);
+            }
+            Err(error) => self.handle(Input::Failed { vm, generation, reason: crate::chain(&*error) }),
+        }
+    }
+
+    /// Sends over the connection of the moment. Without one the message is void, and the next hello says what matters;
+    /// what a controller that does not read cannot take waits for the next tick.
+    fn send<M: serde::Serialize>(&mut self, message: &M) {
+        match Outgoing::new(message, Vec::new()) {
+            Ok(outgoing) => self.waiting.push_back(outgoing),
+            Err(error) => tracing::error!("a message was not sent: {error}"),
+        }
+        self.flush();
+    }
+
+    fn flush(&mut self) {
+        while let Some(outgoing) = self.waiting.front() {
+            let sent = match &*self.link.lock().expect("no thread panics while sending") {
+                Some(connection) => connection.send_now(outgoing),
+                None => Ok(()),
+            };
+            match sent {
+                Ok(()) => {
+                    self.waiting.pop_front();
+                }
+                Err(SendError::WouldBlock) => return,
+                Err(error) => {
+                    tracing::debug!("to the controller: {error}");
+                    self.link_down();
+                    return;
+                }
+            }
+        }
+    }
+}
+
+/// Rings a doorbell from a machine's thread. One that gets lost is made up for by the controller's own looks.
+pub(super) fn ring(link: &SharedLink, doorbell: &FromHost) {
+    if let Some(connection) = &*link.lock().expect("no thread panics while sending")
+        && let Ok(outgoing) = Outgoing::new(doorbell, Vec::new())
+    {
+        let _ = connection.send_now(&outgoing);
+    }
+}
+
+fn span(duration: Duration) -> Span {
+    Span::from_ns(u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX))
+}

@@ -1,0 +1,118 @@
+//! The host process: runs machines as primary, stands by as secondary.
+//!
+//! One thread waits in epoll for the controller, the machines' threads and time, and drives the host's core
+//! ([`ft_protocol::host`]). Each VM has a thread of its own (its vCPU's, standing by or running), a running one also a
+//! committer; one more thread only beats.
+
+mod beater;
+mod commit;
+mod driver;
+mod parts;
+mod primary;
+mod vm_thread;
+
+use crate::clock;
+use crate::events::{Events, Watched};
+use crate::transport::{ConnectError, Connection};
+use crate::wake;
+use driver::Driver;
+use ft_protocol::{Generation, LinkId, VmId};
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// How `ftvm host` is to run.
+#[derive(Clone, Debug)]
+pub struct HostOptions {
+    /// The host's name.
+    pub name: String,
+    /// The controller's socket.
+    pub socket: PathBuf,
+    /// End when standard input reaches its end: the parent is gone.
+    pub lifeline: bool,
+}
+
+/// How a host's process came to its end.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum HostEnd {
+    /// The cluster ended, or the process was told to.
+    Shutdown,
+    /// The host was primary and found its generation sealed: another host has taken over.
+    Fenced {
+        /// The VM.
+        vm: VmId,
+        /// The generation that was sealed.
+        generation: Generation,
+    },
+}
+
+/// Why a host could not start or go on.
+#[derive(Debug, thiserror::Error)]
+pub enum HostError {
+    /// No controller.
+    #[error(transparent)]
+    Connect(#[from] ConnectError),
+    /// KVM cannot be used.
+    #[error(transparent)]
+    Kvm(#[from] crate::machine::OpenKvmError),
+    /// The controller will not have this host.
+    #[error("the controller refused this host: {reason}")]
+    Rejected {
+        /// One line.
+        reason: String,
+    },
+    /// The kernel refused something that it normally never does.
+    #[error("cannot {doing}")]
+    Kernel {
+        /// What was tried.
+        doing: &'static str,
+        /// What the kernel said.
+        source: std::io::Error,
+    },
+}
+
+impl HostError {
+    fn kernel(doing: &'static str) -> impl Fn(std::io::Error) -> Self {
+        move |source| Self::Kernel { doing, source }
+    }
+}
+
+/// How long a host tries again when the controller says that the reason may pass.
+const REJECTED_BOUND: Duration = Duration::from_secs(3);
+
+/// Time between two tries to reach a controller that is away.
+const RECONNECT_INTERVAL: Duration = Duration::from_millis(20);
+
+/// Runs a host until the cluster ends, or the host is fenced.
+pub fn serve(options: &HostOptions) -> Result<HostEnd, HostError> {
+    let kvm = crate::machine::open_kvm()?;
+    let connection = Connection::connect(&options.socket)?;
+    let events = Events::new(options.lifeline).map_err(HostError::kernel("watch for events"))?;
+    let (sender, woken) = wake::channel().map_err(HostError::kernel("make an eventfd"))?;
+    events.watch(woken.event(), Watched::Wake).map_err(HostError::kernel("watch the machines"))?;
+    let mut driver = Driver::new(options, kvm, sender);
+    driver.link_up(connection, &events)?;
+    let mut next_tick = clock::monotonic();
+    loop {
+        if clock::monotonic() >= next_tick {
+            driver.tick(&events)?;
+            next_tick = clock::monotonic() + driver.tick_interval();
+        }
+        if let Some(end) = driver.ended()? {
+            return Ok(end);
+        }
+        let ready = events.wait(next_tick.since(clock::monotonic())).map_err(HostError::kernel("wait for events"))?;
+        for watched in ready {
+            match watched {
+                Watched::Wake => driver.machines_said(woken.drain())?,
+                Watched::Link(link) => driver.link_ready(link, &events)?,
+                Watched::End => return Ok(HostEnd::Shutdown),
+                Watched::Listener => {}
+            }
+        }
+    }
+}
+
+/// The number of the `count`th connection of this host to its controller.
+fn link_number(count: u64) -> LinkId {
+    LinkId::new(count)
+}

@@ -1,0 +1,59 @@
+//! The parts of the pool that came with an order, mapped.
+
+use ft_protocol::wire::{Access, ExtentTag, Grant, Order, Part};
+use shared_mem::{
+    ControlBlock, Extent, HeartbeatReader, JournalGeometry, JournalWriter, Mapping, ReadOnly, ReadWrite, StateArea,
+};
+
+type Failure = Box<dyn std::error::Error + Send + Sync>;
+
+/// What a standby works with; a primary keeps it.
+pub(super) struct StandbyParts {
+    pub(super) image: Extent,
+    pub(super) boot: Extent,
+    pub(super) state: StateArea<Mapping<ReadOnly>>,
+    pub(super) control: ControlBlock<Mapping<ReadOnly>>,
+    pub(super) heartbeat: Option<HeartbeatReader<Mapping<ReadOnly>>>,
+}
+
+/// What only a primary works with.
+pub(super) struct PrimaryParts {
+    pub(super) journal: JournalWriter<Mapping<ReadWrite>, Extent>,
+}
+
+impl StandbyParts {
+    pub(super) fn open(order: &Order, mut extents: Vec<(ExtentTag, Extent)>) -> Result<Self, Failure> {
+        let vm = order.vm;
+        let mut take = |part: Part| -> Result<Extent, Failure> {
+            let wanted = Grant { part, access: Access::ReadOnly };
+            let at = extents.iter().position(|(tag, _)| tag.grant == wanted);
+            at.map(|at| extents.swap_remove(at).1).ok_or_else(|| format!("the order came without {part:?}").into())
+        };
+        let image = take(Part::Image(vm))?;
+        let boot = take(Part::Boot(vm))?;
+        let state = StateArea::new(Mapping::read_only(&take(Part::State(vm))?)?);
+        let control = ControlBlock::open(Mapping::read_only(&take(Part::Control(vm))?)?)?;
+        let heartbeat = match order.primary {
+            Some(host) => Some(HeartbeatReader::new(Mapping::read_only(&take(Part::Heartbeat(host))?)?)),
+            None => None,
+        };
+        Ok(Self { image, boot, state, control, heartbeat })
+    }
+}
+
+impl PrimaryParts {
+    pub(super) fn open(order: &Order, extents: &[(ExtentTag, Extent)]) -> Result<Self, Failure> {
+        let wanted = Grant { part: Part::Journal(order.vm, order.generation), access: Access::ReadWrite };
+        let (_, extent) = extents
+            .iter()
+            .find(|(tag, _)| tag.grant == wanted)
+            .ok_or("the order came without its generation's journal")?;
+        let shape = order.spec.journal;
+        let geometry =
+            JournalGeometry { slots: shape.slots, slot_bytes: shape.slot_bytes, reserved_bytes: shape.reserved_bytes };
+        let generation = shared_mem::Generation::new(order.generation.get());
+        let mapping = Mapping::read_write(extent)?;
+        let journal = JournalWriter::new(mapping, extent.try_clone()?, generation, geometry)?;
+        Ok(Self { journal })
+    }
+}

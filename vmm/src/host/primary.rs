@@ -1,0 +1,340 @@
+//! The vCPU's thread while its host is primary: runs the guest and does what the primary's core says.
+
+use super::commit::{Committer, Gate, Job, Journal};
+use super::driver::ring;
+use super::parts::StandbyParts;
+use super::vm_thread::{Command, Promotion, Surroundings, VmEvent};
+use crate::clock;
+use crate::machine::{DirtyPages, Machine, MachineState, Stop, flat};
+use crossbeam_channel::{RecvTimeoutError, Sender};
+use ft_protocol::commit_meta::{CommitMeta, GuestEnd};
+use ft_protocol::primary::{Action, Halt, Input, Primary, PrimaryConfig};
+use ft_protocol::wire::{FromHost, LiveReport, Order};
+use ft_protocol::{Epoch, Span, Time};
+use shared_mem::journal::{JournalError, SpillError, UnchecksummedRecord};
+use shared_mem::{WorkingMemory, boot_image};
+use std::time::Duration;
+
+type Failure = Box<dyn std::error::Error + Send + Sync>;
+
+/// Shortest time between two cuts that are made early for a waiting output.
+const CUT_SPACING_MIN: Span = Span::from_ms(1);
+
+/// Console bytes behind the gate at which the guest is stopped for a cut: a sixteenth of the console ring.
+const CONSOLE_PENDING_MAX: u64 = 64 << 10;
+
+/// Time between two looks at the control block while the journal is full, or the pool out of space.
+const STALL_LOOK: Duration = Duration::from_micros(500);
+
+/// Everything a reign begins with.
+pub(super) struct Beginning {
+    pub(super) machine: Machine,
+    pub(super) memory: WorkingMemory,
+    pub(super) standby: StandbyParts,
+    pub(super) promotion: Promotion,
+}
+
+/// What the vCPU is doing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Guest {
+    Runs,
+    /// Waits until then, by the host's monotonic clock.
+    Waits(Time),
+    /// Stands still until the core says otherwise.
+    Stopped,
+}
+
+struct Reign<'a> {
+    machine: Machine,
+    memory: WorkingMemory,
+    parts: StandbyParts,
+    order: Order,
+    journal: &'a Journal,
+    gate: &'a Gate,
+    jobs: Sender<Job>,
+    around: &'a Surroundings,
+    guest: Guest,
+    /// What the guest goes back to when the core lets it.
+    before_stop: Guest,
+    dirty: DirtyPages,
+    record: Option<UnchecksummedRecord>,
+    /// A record that found no space in the pool is tried again; its pages stay in `dirty`.
+    unwritten: Option<(Epoch, Option<GuestEnd>)>,
+    /// The pool had no space for the record; said once, not every time it is tried again.
+    out_of_space: bool,
+    over: bool,
+}
+
+/// Runs the guest until its end, the seal, or an order to stop.
+pub(super) fn run(beginning: Beginning, around: &Surroundings) -> Result<(), Failure> {
+    let Beginning { mut machine, memory, standby: parts, promotion } = beginning;
+    let Promotion { order, parts: primary, ordered_at } = promotion;
+    load(&mut machine, &parts, &order)?;
+    let loaded_at = clock::monotonic();
+    let kicker = machine.kicker();
+    *around.kicker.lock().expect("nothing panics under this lock") = Some(kicker.clone());
+    let journal = primary.journal;
+    let core = Primary::new(
+        PrimaryConfig {
+            base: order.base,
+            epoch_interval: order.spec.epoch_interval,
+            cut_spacing_min: CUT_SPACING_MIN,
+            console_pending_max: CONSOLE_PENDING_MAX,
+            slots: order.spec.journal.slots,
+        },
+        clock::monotonic(),
+    );
+    let gate = Gate::new(core);
+    let (jobs, committer_jobs) = crossbeam_channel::unbounded();
+    let committer = Committer {
+        vm: order.vm,
+        generation: order.generation,
+        gate: &gate,
+        journal: &journal,
+        link: &around.link,
+        kicker,
+        to_vcpu: around.to_self.clone(),
+    };
+    let generation = order.generation;
+    let dirty = DirtyPages::new(order.spec.memory_bytes);
+    std::thread::scope(|scope| {
+        std::thread::Builder::new()
+            .name(format!("commit-{}", order.vm))
+            .spawn_scoped(scope, move || committer.run(&committer_jobs))?;
+        let mut reign = Reign {
+            machine,
+            memory,
+            parts,
+            order,
+            journal: &journal,
+            gate: &gate,
+            jobs,
+            around,
+            guest: Guest::Runs,
+            before_stop: Guest::Runs,
+            dirty,
+            record: None,
+            unwritten: None,
+            out_of_space: false,
+            over: false,
+        };
+        let report = LiveReport { ordered_at, loaded_at, live_at: clock::monotonic() };
+        around.say(VmEvent::Live { generation, report });
+        reign.run()
+    })
+}
+
+/// Puts the guest where the base epoch left it; before the first epoch, boots it.
+fn load(machine: &mut Machine, parts: &StandbyParts, order: &Order) -> Result<(), Failure> {
+    if order.base == Epoch::ZERO {
+        let elf = boot_image::load(&shared_mem::Mapping::read_only(&parts.boot)?)?;
+        let entry = flat::load(machine.memory(), &elf, &order.spec.args)?;
+        machine.enter(&entry)?;
+    } else {
+        let state = parts.state.read(shared_mem::Epoch::new(order.base.get()))?;
+        machine.restore(&MachineState::decode(&state)?)?;
+    }
+    Ok(())
+}
+
+impl Reign<'_> {
+    fn run(&mut self) -> Result<(), Failure> {
+        while !self.over {
+            match self.guest {
+                Guest::Runs => self.run_guest()?,
+                Guest::Waits(until) => self.wait(until)?,
+                Guest::Stopped => self.stand_still()?,
+            }
+        }
+        Ok(())
+    }
+
+    fn run_guest(&mut self) -> Result<(), Failure> {
+        match self.machine.run()? {
+            Stop::Kicked => {
+                self.take_commands();
+                self.feed(Input::Tick)
+            }
+            Stop::Output => self.feed(Input::Output { pending: self.machine.pending_console().len() as u64 }),
+            Stop::Wait { until } => {
+                let left = self.machine.guest_time().until(until);
+                let left = Span::from_ns(u64::try_from(left.as_nanos()).unwrap_or(u64::MAX));
+                self.guest = Guest::Waits(clock::monotonic() + left);
+                Ok(())
+            }
+            Stop::Exited(code) => self.guest_ended(GuestEnd::Exited(code)),
+            Stop::Crashed(report) => self.guest_ended(GuestEnd::Crashed(report.to_string())),
+        }
+    }
+
+    fn guest_ended(&mut self, end: GuestEnd) -> Result<(), Failure> {
+        self.guest = Guest::Stopped;
+        self.feed(Input::Ended(end))
+    }
+
+    fn wait(&mut self, until: Time) -> Result<(), Failure> {
+        let now = clock::monotonic();
+        if now >= until {
+            self.guest = Guest::Runs;
+            return self.feed(Input::Woke);
+        }
+        self.sleep(until.since(now));
+        if self.over { Ok(()) } else { self.feed(Input::Tick) }
+    }
+
+    /// Waits for the core to let the guest go on; meanwhile looks whether the controller has freed a slot.
+    fn stand_still(&mut self) -> Result<(), Failure> {
+        if let Some((epoch, ended)) = self.unwritten.take() {
+            self.write(epoch, ended)?;
+        }
+        if self.guest != Guest::Stopped || self.over {
+            return Ok(());
+        }
+        self.sleep(Span::from_ns(u64::try_from(STALL_LOOK.as_nanos()).unwrap_or(u64::MAX)));
+        if self.over { Ok(()) } else { self.look_at_freed() }
+    }
+
+    fn look_at_freed(&mut self) -> Result<(), Failure> {
+        let freed = self.parts.control.freed()?;
+        self.feed(Input::Applied(Epoch::new(freed.get())))
+    }
+
+    /// Sleeps, at most for `bound`, until there is a command.
+    fn sleep(&mut self, bound: Span) {
+        match self.around.commands.recv_timeout(Duration::from_nanos(bound.ns())) {
+            Ok(command) => self.command(command),
+            Err(RecvTimeoutError::Timeout) => {}
+            Err(RecvTimeoutError::Disconnected) => self.over = true,
+        }
+        self.take_commands();
+    }
+
+    fn take_commands(&mut self) {
+        while let Ok(command) = self.around.commands.try_recv() {
+            self.command(command);
+        }
+    }
+
+    fn command(&mut self, command: Command) {
+        match command {
+            Command::Look => {}
+            Command::Discard => self.over = true,
+            Command::Promote(_) => unreachable!("the host's core promotes a VM once"),
+        }
+    }
+
+    /// Feeds the core and does what it says, and what that leads to.
+    fn feed(&mut self, input: Input) -> Result<(), Failure> {
+        let mut actions = Vec::new();
+        self.gate.vcpu(input, &mut actions)?;
+        for action in actions {
+            if self.over {
+                return Ok(());
+            }
+            self.execute(action)?;
+        }
+        if self.gate.must_rearm() {
+            // Without a committer there is nothing to be timed: it has failed, and said so.
+            let _ = self.jobs.send(Job::Rearm);
+        }
+        Ok(())
+    }
+
+    fn execute(&mut self, action: Action) -> Result<(), Failure> {
+        match action {
+            Action::Stop => {
+                self.machine.complete_pending()?;
+                self.before_stop = self.guest;
+                self.guest = Guest::Stopped;
+                let freed = self.parts.control.freed()?;
+                self.feed(Input::Applied(Epoch::new(freed.get())))?;
+                self.feed(Input::Stopped)
+            }
+            Action::Write { epoch, ended } => self.write(epoch, ended),
+            Action::Resume => {
+                self.guest = self.before_stop;
+                if matches!(self.guest, Guest::Waits(_)) { self.feed(Input::StillWaits) } else { Ok(()) }
+            }
+            Action::Publish { from, to } => {
+                let record = self.record.take().expect("a record is written before it is published");
+                // A committer that has ended has left word why.
+                let _ = self.jobs.send(Job::Publish { record, from, to });
+                Ok(())
+            }
+            Action::Release(_) => Ok(()),
+            Action::Doorbell(epoch) => {
+                let (vm, generation) = (self.order.vm, self.order.generation);
+                ring(&self.around.link, &FromHost::Doorbell { vm, generation, epoch });
+                Ok(())
+            }
+            Action::Halt(halt) => {
+                self.over = true;
+                self.around.say(match halt {
+                    Halt::Fenced { .. } => VmEvent::Fenced { generation: self.order.generation },
+                    Halt::Ended(_) => VmEvent::GuestEnded,
+                });
+                Ok(())
+            }
+        }
+    }
+
+    /// Writes a commit record into its slot. When the pool has no space for it, it is tried again later: what is dirty
+    /// stays noted, and the guest stays stopped.
+    fn write(&mut self, epoch: Epoch, ended: Option<GuestEnd>) -> Result<(), Failure> {
+        self.machine.harvest(&mut self.dirty)?;
+        match self.try_write(epoch, ended.clone()) {
+            Ok(record) => {
+                self.out_of_space = false;
+                self.dirty.clear();
+                self.machine.take_console();
+                self.record = Some(record);
+                self.feed(Input::Written(epoch))
+            }
+            Err(WriteError::Journal(JournalError::Spill(error @ SpillError::NoSpace { .. }))) => {
+                if !self.out_of_space {
+                    tracing::warn!("{} waits: {}", self.order.vm, crate::chain(&error));
+                }
+                self.out_of_space = true;
+                self.unwritten = Some((epoch, ended));
+                Ok(())
+            }
+            Err(WriteError::Journal(error)) => Err(error.into()),
+            Err(WriteError::Machine(error)) => Err(error.into()),
+            Err(WriteError::Control(error)) => Err(error.into()),
+        }
+    }
+
+    fn try_write(&mut self, epoch: Epoch, ended: Option<GuestEnd>) -> Result<UnchecksummedRecord, WriteError> {
+        let freed = self.parts.control.freed()?;
+        let mut record = self.journal.begin(shared_mem::Epoch::new(epoch.get()), freed)?;
+        for page in self.dirty.iter() {
+            let page = shared_mem::PageIndex::new(page.0);
+            let content = self.memory.page(page).expect("only pages of the guest's memory get dirty");
+            record.push_page(page, &content)?;
+        }
+        let state = self.machine.save().map_err(WriteError::Machine)?.encode();
+        let console = self.machine.pending_console();
+        let console_start = self.machine.console_position() - console.len() as u64;
+        let meta = CommitMeta { console_start, console, machine_state: &state, ended }.encode();
+        Ok(record.close(&meta)?)
+    }
+}
+
+#[derive(Debug)]
+enum WriteError {
+    Journal(JournalError),
+    Machine(crate::machine::MachineError),
+    Control(shared_mem::control::ControlError),
+}
+
+impl From<shared_mem::control::ControlError> for WriteError {
+    fn from(error: shared_mem::control::ControlError) -> Self {
+        Self::Control(error)
+    }
+}
+
+impl From<JournalError> for WriteError {
+    fn from(error: JournalError) -> Self {
+        Self::Journal(error)
+    }
+}

@@ -1,0 +1,136 @@
+//! The thread of one VM on this host: makes the standby machine, waits, and runs it as primary when told to.
+
+use super::driver::SharedLink;
+use super::parts::{PrimaryParts, StandbyParts};
+use super::primary::{self, Beginning};
+use crate::machine::{Kicker, Machine, MachineConfig};
+use crate::wake::WakingSender;
+use crossbeam_channel::{Receiver, Sender};
+use ft_protocol::wire::{LiveReport, Order};
+use ft_protocol::{Generation, Time, VmId};
+use kvm_ioctls::Kvm;
+use shared_mem::{HeartbeatReader, Mapping, ReadOnly, WorkingMemory};
+use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
+
+type Failure = Box<dyn std::error::Error + Send + Sync>;
+
+/// What a VM's thread tells the host.
+#[derive(Debug)]
+pub(super) enum VmEvent {
+    StandbyMade { generation: Generation },
+    Live { generation: Generation, report: LiveReport },
+    Fenced { generation: Generation },
+    GuestEnded,
+    Failed { generation: Generation, reason: String },
+}
+
+/// What a VM's thread is told.
+pub(super) enum Command {
+    Promote(Box<Promotion>),
+    /// Something changed that the thread should look at.
+    Look,
+    Discard,
+}
+
+pub(super) struct Promotion {
+    pub(super) order: Order,
+    pub(super) parts: PrimaryParts,
+    pub(super) ordered_at: Time,
+}
+
+/// Handle of the thread. Dropping it stops the machine and waits for that.
+pub(super) struct VmThread {
+    commands: Sender<Command>,
+    kicker: Arc<Mutex<Option<Kicker>>>,
+    heartbeat: Option<HeartbeatReader<Mapping<ReadOnly>>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+/// All that the thread has from the host.
+pub(super) struct Surroundings {
+    pub(super) vm: VmId,
+    pub(super) commands: Receiver<Command>,
+    pub(super) to_self: Sender<Command>,
+    pub(super) kicker: Arc<Mutex<Option<Kicker>>>,
+    pub(super) link: SharedLink,
+    pub(super) host: WakingSender<(VmId, VmEvent)>,
+}
+
+impl Surroundings {
+    pub(super) fn say(&self, event: VmEvent) {
+        self.host.send((self.vm, event));
+    }
+}
+
+impl VmThread {
+    /// Starts a thread that makes a standby machine for the order.
+    pub(super) fn stand_by(
+        order: &Order,
+        mut parts: StandbyParts,
+        kvm: &Arc<Kvm>,
+        link: &SharedLink,
+        host: WakingSender<(VmId, VmEvent)>,
+    ) -> Result<Self, Failure> {
+        let (commands, received) = crossbeam_channel::unbounded();
+        let heartbeat = parts.heartbeat.take();
+        let kicker = Arc::new(Mutex::new(None));
+        let around = Surroundings {
+            vm: order.vm,
+            commands: received,
+            to_self: commands.clone(),
+            kicker: Arc::clone(&kicker),
+            link: Arc::clone(link),
+            host,
+        };
+        let kvm = Arc::clone(kvm);
+        let mut generation = order.generation;
+        let thread = std::thread::Builder::new().name(format!("{}", order.vm)).spawn(move || {
+            if let Err(error) = live(&kvm, parts, &around, &mut generation) {
+                around.say(VmEvent::Failed { generation, reason: crate::chain(&*error) });
+            }
+        })?;
+        Ok(Self { commands, kicker, heartbeat, thread: Some(thread) })
+    }
+
+    /// The heartbeat counter of the primary's host; `None` when it cannot be read.
+    pub(super) fn heartbeat(&self) -> Option<u64> {
+        self.heartbeat.as_ref()?.sample().ok().map(|beat| beat.count)
+    }
+
+    pub(super) fn promote(&self, order: Order, parts: PrimaryParts, ordered_at: Time) {
+        // A thread that has ended has said why.
+        let _ = self.commands.send(Command::Promote(Box::new(Promotion { order, parts, ordered_at })));
+    }
+}
+
+impl Drop for VmThread {
+    fn drop(&mut self) {
+        let _ = self.commands.send(Command::Discard);
+        if let Some(kicker) = &*self.kicker.lock().expect("nothing panics under this lock") {
+            kicker.kick();
+        }
+        if let Some(thread) = self.thread.take() {
+            // A panic there has been reported by its hook.
+            let _ = thread.join();
+        }
+    }
+}
+
+/// The thread's life.
+fn live(kvm: &Kvm, parts: StandbyParts, around: &Surroundings, generation: &mut Generation) -> Result<(), Failure> {
+    let memory = WorkingMemory::over_image(&parts.image)?;
+    let machine = Machine::prepare(kvm, memory.guest_memory().clone(), MachineConfig::live())?;
+    around.say(VmEvent::StandbyMade { generation: *generation });
+    loop {
+        match around.commands.recv() {
+            Ok(Command::Promote(promotion)) => {
+                *generation = promotion.order.generation;
+                let beginning = Beginning { machine, memory, standby: parts, promotion: *promotion };
+                return primary::run(beginning, around);
+            }
+            Ok(Command::Look) => {}
+            Ok(Command::Discard) | Err(_) => return Ok(()),
+        }
+    }
+}
