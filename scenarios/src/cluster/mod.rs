@@ -1,0 +1,288 @@
+//! A private cluster: one controller and some hosts, child processes of whoever starts it.
+//!
+//! ```text
+//!   start: directories --> ftvm pool --> listening --> ftvm host a --> joined --> ftvm host b --> ... --> ready
+//!   end:   shut_down (request, wait, kill) or drop (kill); parent dies: hosts get SIGKILL with it (PR_SET_PDEATHSIG),
+//!          the controller sees its lifeline end and removes the directories
+//! ```
+//!
+//! Hosts die with the *thread* that started them, as the kernel has it: keep a cluster on one thread, and that thread alive.
+
+mod child;
+mod directories;
+mod error;
+mod hosts;
+
+pub(crate) use child::wait_for;
+pub use child::ChildExit;
+pub use directories::OwnedDirectory;
+pub use error::ClusterError;
+pub use hosts::{ExitedHost, HostName, HostSignal};
+
+use child::Child;
+use ft_protocol::Span;
+use ft_protocol::timeline::Happening;
+use ft_protocol::wire::{Request, ToClient};
+use hosts::HostProcess;
+use nix::sys::signal::Signal;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::path::{Path, PathBuf};
+use std::process::{ChildStdin, Command, Stdio};
+use std::time::{Duration, Instant};
+use vmm::client::{Client, ClientError};
+
+/// Most hosts of a private cluster: they are named by letters.
+pub const HOSTS_MAX: u16 = 26;
+
+/// How long a child may take to be ready. Generous: it only ends a wait that would otherwise be endless.
+const READY_BOUND: Duration = Duration::from_secs(30);
+/// Between two tries to connect to a controller that does not listen yet.
+const CONNECT_INTERVAL: Duration = Duration::from_millis(2);
+/// How long children may take to end when they are asked to.
+const END_BOUND: Duration = Duration::from_secs(10);
+
+/// What a private cluster is to be.
+#[derive(Clone, Debug)]
+pub struct ClusterOptions {
+    /// The ftvm program.
+    pub executable: PathBuf,
+    /// How many hosts, 1 to [`HOSTS_MAX`].
+    pub hosts: u16,
+    /// Where the pool's directory is made: a tmpfs.
+    pub pool_parent: PathBuf,
+    /// Silence after which a host is suspected; `None`: the controller's own default.
+    pub heartbeat_bound: Option<Span>,
+    /// Whether pool and logs stay after the end.
+    pub keep: bool,
+}
+
+/// Where the pool of a private cluster is made unless the user says otherwise.
+#[must_use]
+pub fn default_pool_parent() -> PathBuf {
+    PathBuf::from("/dev/shm")
+}
+
+/// A running private cluster.
+#[derive(Debug)]
+pub struct Cluster {
+    options: ClusterOptions,
+    /// Both are there until the cluster is dropped.
+    run_directory: Option<OwnedDirectory>,
+    pool_directory: Option<OwnedDirectory>,
+    socket: PathBuf,
+    controller: Child,
+    /// The controller ends when this is closed.
+    lifeline: Option<ChildStdin>,
+    hosts: Vec<HostProcess>,
+}
+
+impl Cluster {
+    /// Starts the controller and all hosts, one after the other, so that `a` is the first to be chosen for anything.
+    ///
+    /// # Errors
+    /// When a directory or process cannot be made, or a child ends instead of getting ready.
+    pub fn start(options: ClusterOptions) -> Result<Self, ClusterError> {
+        if !(1..=HOSTS_MAX).contains(&options.hosts) {
+            return Err(ClusterError::HostCount { given: options.hosts });
+        }
+        let run_parent = std::env::temp_dir();
+        directories::remove_stale(&options.pool_parent);
+        directories::remove_stale(&run_parent);
+        let pool_directory = OwnedDirectory::create(&options.pool_parent)?;
+        let run_directory = match OwnedDirectory::create(&run_parent) {
+            Ok(directory) => directory,
+            Err(error) => {
+                pool_directory.remove();
+                return Err(error);
+            }
+        };
+        let socket = run_directory.path().join("pool.sock");
+        let started = start_controller(&options, &run_directory, &pool_directory, &socket);
+        let mut controller = match started {
+            Ok(controller) => controller,
+            Err(source) => {
+                pool_directory.remove();
+                run_directory.remove();
+                return Err(ClusterError::Spawn { program: options.executable, source });
+            }
+        };
+        let lifeline = controller.take_stdin();
+        // From here on dropping the cluster cleans up.
+        let mut cluster = Self {
+            options,
+            run_directory: Some(run_directory),
+            pool_directory: Some(pool_directory),
+            socket,
+            controller,
+            lifeline,
+            hosts: Vec::new(),
+        };
+        cluster.await_ready()?;
+        Ok(cluster)
+    }
+
+    fn await_ready(&mut self) -> Result<(), ClusterError> {
+        let deadline = Instant::now() + READY_BOUND;
+        let mut client = self.await_controller(deadline)?;
+        client.request(Request::Watch, Vec::new())?;
+        for index in 0..self.options.hosts {
+            let name = HostName::nth(index);
+            self.start_host(&name)?;
+            self.await_joined(&mut client, &name, deadline)?;
+        }
+        Ok(())
+    }
+
+    fn await_controller(&mut self, deadline: Instant) -> Result<Client, ClusterError> {
+        loop {
+            match Client::connect(&self.socket) {
+                Ok(client) => return Ok(client),
+                Err(ClientError::Connect(_)) => {}
+                Err(error) => return Err(error.into()),
+            }
+            self.check_controller()?;
+            if Instant::now() >= deadline {
+                return Err(ClusterError::NotReady { who: "the controller".to_owned(), bound: READY_BOUND });
+            }
+            wait_for(&[self.controller.as_fd()], CONNECT_INTERVAL).map_err(ClusterError::Wait)?;
+        }
+    }
+
+    fn await_joined(&mut self, client: &mut Client, name: &HostName, deadline: Instant) -> Result<(), ClusterError> {
+        loop {
+            while let Some(message) = client.next(Duration::ZERO)? {
+                let joined = matches!(&message, ToClient::Happened { happening: Happening::HostJoined { name: joined, .. }, .. }
+                    if *joined == name.as_str());
+                if joined {
+                    return Ok(());
+                }
+            }
+            self.check_controller()?;
+            if let Some(exited) = self.reap_hosts()?.into_iter().next() {
+                return Err(ClusterError::HostEnded(exited));
+            }
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return Err(ClusterError::NotReady { who: format!("host {name}"), bound: READY_BOUND });
+            }
+            let mut fds = self.descriptors();
+            fds.push(client.connection().as_fd());
+            wait_for(&fds, left).map_err(ClusterError::Wait)?;
+        }
+    }
+
+    /// Fails when the controller has ended.
+    ///
+    /// # Errors
+    /// With the controller's end and its last words.
+    pub fn check_controller(&mut self) -> Result<(), ClusterError> {
+        match self.controller.try_reap().map_err(ClusterError::Wait)? {
+            None => Ok(()),
+            Some(exit) => Err(ClusterError::ControllerEnded { exit, stderr: self.controller.stderr() }),
+        }
+    }
+
+    /// Waits for the controller's end, and fails with its last words if it comes by then.
+    ///
+    /// # Errors
+    /// With the controller's end and its last words.
+    pub fn await_controller_end(&mut self, deadline: Instant) -> Result<(), ClusterError> {
+        match self.controller.wait_until(deadline).map_err(ClusterError::Wait)? {
+            None => Ok(()),
+            Some(exit) => Err(ClusterError::ControllerEnded { exit, stderr: self.controller.stderr() }),
+        }
+    }
+
+    /// Where the controller listens.
+    #[must_use]
+    pub fn socket(&self) -> &Path {
+        &self.socket
+    }
+
+    /// The directory that holds the pool.
+    ///
+    /// # Panics
+    /// Never: it is there as long as the cluster.
+    #[must_use]
+    pub fn pool_directory(&self) -> &Path {
+        self.pool_directory.as_ref().expect("taken only by drop").path()
+    }
+
+    /// The directory with socket and standard error of the children.
+    ///
+    /// # Panics
+    /// Never: it is there as long as the cluster.
+    #[must_use]
+    pub fn run_directory(&self) -> &Path {
+        self.run_directory.as_ref().expect("taken only by drop").path()
+    }
+
+    /// The controller's process.
+    #[must_use]
+    pub fn controller_pid(&self) -> u32 {
+        self.controller.pid()
+    }
+
+    /// Descriptors that become readable when a child ends.
+    #[must_use]
+    pub fn descriptors(&self) -> Vec<BorrowedFd<'_>> {
+        let hosts = self.hosts.iter().filter_map(HostProcess::descriptor);
+        std::iter::once(self.controller.as_fd()).chain(hosts).collect()
+    }
+
+    /// Asks everybody to end, and waits for it; then cleans up. Whoever does not end in time is killed.
+    pub fn shut_down(mut self) {
+        for host in &mut self.hosts {
+            // A stopped process would not hear the request.
+            host.signal_if_alive(Signal::SIGCONT);
+        }
+        let heard = Client::connect(&self.socket).and_then(|mut client| client.request(Request::Shutdown, Vec::new()));
+        // Nobody tells the hosts of a dead controller to end.
+        let bound = if heard.is_ok() { END_BOUND } else { Duration::ZERO };
+        self.end_hosts(Instant::now() + bound);
+    }
+
+    fn end_hosts(&mut self, deadline: Instant) {
+        for host in &mut self.hosts {
+            host.end_by(deadline);
+        }
+    }
+
+    fn end_controller(&mut self, deadline: Instant) {
+        drop(self.lifeline.take());
+        if !matches!(self.controller.wait_until(deadline), Ok(Some(_))) {
+            self.controller.kill_and_reap();
+        }
+    }
+}
+
+impl Drop for Cluster {
+    fn drop(&mut self) {
+        self.end_hosts(Instant::now());
+        self.end_controller(Instant::now() + END_BOUND);
+        for directory in [self.pool_directory.take(), self.run_directory.take()].into_iter().flatten() {
+            if self.options.keep { directory.keep() } else { directory.remove() }
+        }
+    }
+}
+
+fn start_controller(
+    options: &ClusterOptions,
+    run_directory: &OwnedDirectory,
+    pool_directory: &OwnedDirectory,
+    socket: &Path,
+) -> std::io::Result<Child> {
+    let mut command = Command::new(&options.executable);
+    command.arg("pool").arg("--socket").arg(socket).arg("--dir").arg(pool_directory.path().join("pool"));
+    command.arg("--private-to").arg(std::process::id().to_string());
+    for directory in [pool_directory, run_directory] {
+        command.arg("--owns").arg(directory.path());
+    }
+    if let Some(bound) = options.heartbeat_bound {
+        command.arg("--heartbeat-ms").arg(bound.ms().max(1).to_string());
+    }
+    if options.keep {
+        command.arg("--keep");
+    }
+    Child::start(command, Stdio::piped(), run_directory.path().join("pool.stderr"))
+}

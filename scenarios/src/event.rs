@@ -1,0 +1,207 @@
+//! What is seen of a run from outside, in one order: what the controller tells, what was done to the hosts, what became
+//! of them. All times are CLOCK_MONOTONIC, the same for all processes.
+
+use crate::cluster::{ChildExit, HostName, HostSignal};
+use ft_protocol::Time;
+use ft_protocol::commit_meta::GuestEnd;
+use ft_protocol::timeline::Happening;
+use serde::{Deserialize, Serialize};
+use std::fs::File;
+use std::io::{self, BufWriter, Write as _};
+use std::path::Path;
+
+/// One thing seen, and when.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Event {
+    /// When: as the controller says for what it tells, as the watcher's clock says for everything else.
+    pub at: Time,
+    /// What.
+    #[serde(flatten)]
+    pub what: What,
+}
+
+/// What was seen.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum What {
+    /// The controller told this.
+    Happened(Happening),
+    /// A host's process was started.
+    HostStarted {
+        /// Which.
+        host: HostName,
+        /// Its process.
+        pid: u32,
+    },
+    /// A signal is about to be sent to a host.
+    Signalled {
+        /// Which.
+        host: HostName,
+        /// Which signal.
+        signal: HostSignal,
+    },
+    /// A host's process has ended.
+    HostExited {
+        /// Which.
+        host: HostName,
+        /// How.
+        exit: ChildExit,
+        /// Its last words.
+        stderr: String,
+    },
+    /// The console is this long now.
+    ConsoleMoved {
+        /// Bytes since the guest's birth.
+        tail: u64,
+    },
+    /// The guest's life has ended.
+    GuestEnded {
+        /// How.
+        end: GuestEnd,
+        /// The console's length.
+        console_end: u64,
+    },
+    /// A step of a scenario fires.
+    StepFired {
+        /// Which.
+        step: String,
+    },
+}
+
+/// The kinds of happenings, as scenario files name them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum HappeningKind {
+    /// [`Happening::HostJoined`]
+    HostJoined,
+    /// [`Happening::HostDown`]
+    HostDown,
+    /// [`Happening::HostSilent`]
+    HostSilent,
+    /// [`Happening::HostBeats`]
+    HostBeats,
+    /// [`Happening::VmCreated`]
+    VmCreated,
+    /// [`Happening::PrimaryGone`]
+    PrimaryGone,
+    /// [`Happening::TakeoverRefused`]
+    TakeoverRefused,
+    /// [`Happening::Sealed`]
+    Sealed,
+    /// [`Happening::Drained`]
+    Drained,
+    /// [`Happening::Promoted`]
+    Promoted,
+    /// [`Happening::Live`]
+    Live,
+    /// [`Happening::Protected`]
+    Protected,
+    /// [`Happening::Unprotected`]
+    Unprotected,
+    /// [`Happening::Fenced`]
+    Fenced,
+    /// [`Happening::GaveUp`]
+    GaveUp,
+    /// [`Happening::RecordRefused`]
+    RecordRefused,
+    /// [`Happening::Stranded`]
+    Stranded,
+    /// [`Happening::Ended`]
+    Ended,
+}
+
+impl From<&Happening> for HappeningKind {
+    fn from(happening: &Happening) -> Self {
+        match happening {
+            Happening::HostJoined { .. } => Self::HostJoined,
+            Happening::HostDown { .. } => Self::HostDown,
+            Happening::HostSilent { .. } => Self::HostSilent,
+            Happening::HostBeats { .. } => Self::HostBeats,
+            Happening::VmCreated { .. } => Self::VmCreated,
+            Happening::PrimaryGone { .. } => Self::PrimaryGone,
+            Happening::TakeoverRefused { .. } => Self::TakeoverRefused,
+            Happening::Sealed { .. } => Self::Sealed,
+            Happening::Drained { .. } => Self::Drained,
+            Happening::Promoted { .. } => Self::Promoted,
+            Happening::Live { .. } => Self::Live,
+            Happening::Protected { .. } => Self::Protected,
+            Happening::Unprotected { .. } => Self::Unprotected,
+            Happening::Fenced { .. } => Self::Fenced,
+            Happening::GaveUp { .. } => Self::GaveUp,
+            Happening::RecordRefused { .. } => Self::RecordRefused,
+            Happening::Stranded { .. } => Self::Stranded,
+            Happening::Ended { .. } => Self::Ended,
+        }
+    }
+}
+
+/// Events as a file of JSON lines.
+#[derive(Debug)]
+pub struct EventLog {
+    file: BufWriter<File>,
+    start: Time,
+}
+
+#[derive(Serialize)]
+struct Line<'a> {
+    /// Milliseconds since the log's start, for people.
+    t_ms: f64,
+    at_ns: u64,
+    #[serde(flatten)]
+    what: &'a What,
+}
+
+impl EventLog {
+    /// Makes the file; times are also given relative to `start`.
+    ///
+    /// # Errors
+    /// When it cannot be made.
+    pub fn create(path: &Path, start: Time) -> io::Result<Self> {
+        Ok(Self { file: BufWriter::new(File::create(path)?), start })
+    }
+
+    /// Appends an event. The line is in the file when this returns, so that a run that dies leaves what it saw.
+    ///
+    /// # Errors
+    /// When the file cannot be written.
+    pub fn append(&mut self, event: &Event) -> io::Result<()> {
+        #[allow(clippy::cast_precision_loss, reason = "shown to people; the exact number stands beside it")]
+        let t_ms = event.at.since(self.start).ns() as f64 / 1e6;
+        serde_json::to_writer(&mut self.file, &Line { t_ms, at_ns: event.at.ns(), what: &event.what })?;
+        self.file.write_all(b"\n")?;
+        self.file.flush()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use ft_protocol::{Generation, VmId};
+
+    #[test]
+    fn a_line_has_time_and_event() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("events.jsonl");
+        let mut log = EventLog::create(&path, Time::from_ns(1_000_000)).unwrap();
+        let sealed = Happening::Sealed {
+            vm: VmId::new(0),
+            generation: Generation::new(2),
+            final_epoch: ft_protocol::Epoch::new(57),
+        };
+        assert_eq!(HappeningKind::from(&sealed), HappeningKind::Sealed);
+        log.append(&Event { at: Time::from_ns(2_500_000), what: What::Happened(sealed) }).unwrap();
+        let text = std::fs::read_to_string(&path).unwrap();
+        assert_eq!(
+            text,
+            "{\"t_ms\":1.5,\"at_ns\":2500000,\"happened\":{\"sealed\":{\"vm\":0,\"generation\":2,\"final_epoch\":57}}}\n"
+        );
+    }
+
+    #[test]
+    fn kinds_are_named_as_the_happenings_are() {
+        let live = serde_json::to_value(HappeningKind::HostJoined).unwrap();
+        let happening = Happening::HostJoined { host: ft_protocol::HostId::new(0), name: "a".to_owned() };
+        let value = serde_json::to_value(&happening).unwrap();
+        assert!(value.get(live.as_str().unwrap()).is_some(), "{value}");
+    }
+}

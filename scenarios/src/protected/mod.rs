@@ -1,0 +1,362 @@
+//! A guest under protection in a private cluster, followed from outside: console, events, faults. One thread, pull by
+//! pull: whoever runs it calls [`ProtectedRun::turn`] until there is an [`Outcome`].
+
+mod console;
+mod error;
+mod spec;
+
+pub use error::RunError;
+pub use spec::VmOptions;
+
+use crate::cluster::{ChildExit, Cluster, ExitedHost, HostName, HostSignal};
+use crate::event::{Event, EventLog, What};
+use crate::guest::GuestImage;
+use crate::timeline::{FENCED_EXIT_CODE, Timeline};
+use console::ConsoleTap;
+use ft_protocol::commit_meta::GuestEnd;
+use ft_protocol::wire::{Answer, Part, Request, Status, ToClient};
+use ft_protocol::{Epoch, Time, VmId};
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use std::collections::BTreeMap;
+use std::os::fd::{AsFd as _, BorrowedFd};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+use vmm::client::{Client, ClientError};
+use vmm::clock::monotonic;
+
+/// How long to wait for the controller's word that a VM without any host is stranded.
+const STRANDED_BOUND: Duration = Duration::from_secs(10);
+/// A host that fails by itself this often in a row is not started again.
+const FAILURES_IN_A_ROW_MAX: u32 = 3;
+
+/// Which dead hosts are started again without being asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Respawn {
+    /// Those that found themselves deposed: the machine under them is healthy.
+    Fenced,
+    /// All.
+    All,
+}
+
+/// How a run ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// The guest's life is over, and all of its console was read.
+    Ended(GuestEnd),
+    /// No host is left to run it.
+    Lost {
+        /// The epoch that the pool holds, if the controller said so.
+        recoverable: Option<Epoch>,
+    },
+}
+
+/// What one turn brought.
+#[derive(Debug, Default)]
+pub struct Turn {
+    /// What was seen, in order.
+    pub events: Vec<Event>,
+    /// For each of the caller's descriptors, whether it is ready.
+    pub ready: Vec<bool>,
+}
+
+/// A guest that runs protected.
+#[derive(Debug)]
+pub struct ProtectedRun {
+    cluster: Cluster,
+    client: Client,
+    vm: VmId,
+    console: ConsoleTap,
+    timeline: Timeline,
+    log: Option<(PathBuf, EventLog)>,
+    respawn: Respawn,
+    /// How often each host failed in a row, by itself.
+    failures: BTreeMap<HostName, u32>,
+    ended: Option<(GuestEnd, u64)>,
+    /// Since when there is no host.
+    hostless_since: Option<Instant>,
+    /// Seen outside of a turn.
+    pending: Vec<Event>,
+    started_at: Time,
+}
+
+impl ProtectedRun {
+    /// Gives the guest to the cluster.
+    ///
+    /// # Errors
+    /// When the controller refuses, or the file of events cannot be made.
+    pub fn start(
+        cluster: Cluster,
+        image: &GuestImage,
+        options: &VmOptions,
+        respawn: Respawn,
+        events: Option<&Path>,
+    ) -> Result<Self, RunError> {
+        let started_at = monotonic();
+        let log = events.map(|path| open_log(path, started_at)).transpose()?;
+        let mut client = Client::connect(cluster.socket())?;
+        client.request(Request::Watch, Vec::new())?;
+        let (answer, _) = client.request(Request::CreateVm(options.spec()), vec![image.upload()?])?;
+        let Answer::VmCreated(vm) = answer else { return Err(ClientError::WrongAnswer.into()) };
+        let (_, extents) = client.request(Request::AttachConsole(vm), Vec::new())?;
+        let console = extents.iter().find(|(tag, _)| tag.grant.part == Part::Console(vm)).ok_or(RunError::NoConsole)?;
+        let console = ConsoleTap::open(&console.1)?;
+        let mut run = Self {
+            client,
+            vm,
+            console,
+            timeline: Timeline::default(),
+            log,
+            respawn,
+            failures: BTreeMap::new(),
+            ended: None,
+            hostless_since: None,
+            pending: Vec::new(),
+            started_at,
+            cluster,
+        };
+        run.note_known_hosts()?;
+        Ok(run)
+    }
+
+    /// The hosts joined before anybody watched.
+    fn note_known_hosts(&mut self) -> Result<(), RunError> {
+        for host in self.status()?.hosts {
+            let name = HostName::new(&host.name);
+            let at = self.started_at;
+            let joined = ft_protocol::timeline::Happening::HostJoined { host: host.host, name: host.name };
+            self.note(Event { at, what: What::Happened(joined) })?;
+            if let Some(pid) = self.cluster.host_pid(&name) {
+                self.note(Event { at, what: What::HostStarted { host: name, pid } })?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Waits until something happens, one of the caller's descriptors is ready, or the time has come.
+    ///
+    /// # Errors
+    /// When the controller is gone, or events cannot be written.
+    pub fn turn(&mut self, until: Time, extra: &[(BorrowedFd<'_>, PollFlags)]) -> Result<Turn, RunError> {
+        self.pump()?;
+        let wait = if self.pending.is_empty() { self.bounded(until) } else { Duration::ZERO };
+        let ready = self.wait(wait, extra)?;
+        self.pump()?;
+        self.reap()?;
+        Ok(Turn { events: std::mem::take(&mut self.pending), ready })
+    }
+
+    fn bounded(&self, until: Time) -> Duration {
+        let wait = Duration::from_nanos(until.since(monotonic()).ns());
+        if self.hostless_since.is_some() { wait.min(STRANDED_BOUND) } else { wait }
+    }
+
+    fn wait(&self, bound: Duration, extra: &[(BorrowedFd<'_>, PollFlags)]) -> Result<Vec<bool>, RunError> {
+        let mut fds: Vec<PollFd<'_>> = extra.iter().map(|(fd, flags)| PollFd::new(*fd, *flags)).collect();
+        fds.push(PollFd::new(self.client.connection().as_fd(), PollFlags::POLLIN));
+        fds.extend(self.cluster.descriptors().into_iter().map(|fd| PollFd::new(fd, PollFlags::POLLIN)));
+        // Rounded up, so that the last fraction of a millisecond does not spin.
+        let round_up = if bound.is_zero() { Duration::ZERO } else { Duration::from_micros(999) };
+        let timeout = PollTimeout::try_from(bound + round_up).unwrap_or(PollTimeout::MAX);
+        match poll(&mut fds, timeout) {
+            Ok(_) | Err(Errno::EINTR) => {}
+            Err(errno) => return Err(RunError::Wait(errno.into())),
+        }
+        Ok(fds[..extra.len()].iter().map(|fd| fd.any().unwrap_or(false)).collect())
+    }
+
+    /// Takes all messages that are there.
+    fn pump(&mut self) -> Result<(), RunError> {
+        loop {
+            let message = match self.client.next(Duration::ZERO) {
+                Ok(Some(message)) => message,
+                Ok(None) => return Ok(()),
+                Err(error) => {
+                    // The controller's own last words say more than a broken connection.
+                    let left = Instant::now() + Duration::from_secs(1);
+                    self.cluster.await_controller_end(left)?;
+                    return Err(error.into());
+                }
+            };
+            self.message(message)?;
+        }
+    }
+
+    fn message(&mut self, message: ToClient) -> Result<(), RunError> {
+        let now = monotonic();
+        match message {
+            ToClient::Happened { at, happening } => self.note(Event { at, what: What::Happened(happening) }),
+            ToClient::ConsoleMoved { vm, tail } if vm == self.vm => {
+                self.note(Event { at: now, what: What::ConsoleMoved { tail } })
+            }
+            ToClient::VmEnded { vm, end, console_end } if vm == self.vm => {
+                self.ended = Some((end.clone(), console_end));
+                self.note(Event { at: now, what: What::GuestEnded { end, console_end } })
+            }
+            ToClient::Answer { answer: Err(error), .. } => Err(ClientError::Refused(error).into()),
+            ToClient::Welcome
+            | ToClient::Rejected { .. }
+            | ToClient::Answer { .. }
+            | ToClient::ConsoleMoved { .. }
+            | ToClient::VmEnded { .. } => Ok(()),
+        }
+    }
+
+    /// Appends an event of the caller's own to the history.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub fn note(&mut self, event: Event) -> Result<(), RunError> {
+        self.timeline.take(&event);
+        if let Some((path, log)) = &mut self.log {
+            log.append(&event).map_err(|source| RunError::EventLog { path: path.clone(), source })?;
+        }
+        self.pending.push(event);
+        Ok(())
+    }
+
+    fn reap(&mut self) -> Result<(), RunError> {
+        for exited in self.cluster.reap_hosts()? {
+            let ExitedHost { name, exit, stderr } = exited;
+            let what = What::HostExited { host: name.clone(), exit, stderr };
+            self.note(Event { at: monotonic(), what })?;
+            if self.ended.is_none() && self.shall_respawn(&name, exit) {
+                self.start_host(&name)?;
+            }
+        }
+        if self.cluster.hosts_alive() > 0 {
+            self.hostless_since = None;
+        } else if self.hostless_since.is_none() {
+            self.hostless_since = Some(Instant::now());
+        }
+        self.cluster.check_controller()?;
+        Ok(())
+    }
+
+    fn shall_respawn(&mut self, name: &HostName, exit: ChildExit) -> bool {
+        match (exit, self.respawn) {
+            (ChildExit::Code(FENCED_EXIT_CODE), _) | (ChildExit::Signal(_), Respawn::All) => {
+                self.failures.remove(name);
+                true
+            }
+            (ChildExit::Signal(_), Respawn::Fenced) => false,
+            (ChildExit::Code(_), _) => {
+                let failures = self.failures.entry(name.clone()).or_default();
+                *failures += 1;
+                self.respawn == Respawn::All && *failures <= FAILURES_IN_A_ROW_MAX
+            }
+        }
+    }
+
+    /// Does something to a host.
+    ///
+    /// # Errors
+    /// When there is no such host, or it is dead.
+    pub fn signal(&mut self, host: &HostName, signal: HostSignal) -> Result<(), RunError> {
+        if self.cluster.host_pid(host).is_none() {
+            return Err(crate::cluster::ClusterError::HostDead { name: host.clone() }.into());
+        }
+        self.note(Event { at: monotonic(), what: What::Signalled { host: host.clone(), signal } })?;
+        Ok(self.cluster.signal(host, signal)?)
+    }
+
+    /// Starts a host whose process has ended.
+    ///
+    /// # Errors
+    /// When it lives, or its process cannot be made.
+    pub fn start_host(&mut self, host: &HostName) -> Result<(), RunError> {
+        let pid = self.cluster.start_host(host)?;
+        self.note(Event { at: monotonic(), what: What::HostStarted { host: host.clone(), pid } })
+    }
+
+    /// Appends console bytes that have not been read yet to `into`, at most about `max`; says how many.
+    ///
+    /// # Errors
+    /// When the console is damaged.
+    pub fn read_console(&mut self, into: &mut Vec<u8>, max: usize) -> Result<usize, RunError> {
+        let count = self.console.read(into, max)?;
+        if let Some(position) = self.console.take_due_report() {
+            self.client.notify(Request::ConsoleConsumed { vm: self.vm, position }, Vec::new())?;
+        }
+        Ok(count)
+    }
+
+    /// How the run ended, if it has: nothing is left to be read.
+    #[must_use]
+    pub fn outcome(&self) -> Option<Outcome> {
+        if let Some((end, console_end)) = &self.ended {
+            return (self.console.position() >= *console_end).then(|| Outcome::Ended(end.clone()));
+        }
+        let since = self.hostless_since?;
+        let recoverable = self.timeline.stranded_at();
+        let lost = (recoverable.is_some() && self.console.position() >= self.timeline.console_tail())
+            || since.elapsed() >= STRANDED_BOUND;
+        lost.then_some(Outcome::Lost { recoverable })
+    }
+
+    /// What the controller says of everything.
+    ///
+    /// # Errors
+    /// When it does not answer.
+    pub fn status(&mut self) -> Result<Status, RunError> {
+        match self.client.request(Request::Status, Vec::new())? {
+            (Answer::Status(status), _) => Ok(status),
+            _ => Err(ClientError::WrongAnswer.into()),
+        }
+    }
+
+    /// The hosts that are primary and secondary for the guest right now.
+    ///
+    /// # Errors
+    /// When the controller does not answer.
+    pub fn roles(&mut self) -> Result<Roles, RunError> {
+        let vm = self.vm;
+        let status = self.status()?;
+        let found = status.vms.into_iter().find(|status| status.vm == vm);
+        Ok(found.map_or_else(Roles::default, |status| Roles {
+            primary: status.primary.as_deref().map(HostName::new),
+            secondary: status.secondary.as_deref().map(HostName::new),
+        }))
+    }
+
+    /// What is known so far.
+    #[must_use]
+    pub fn timeline(&self) -> &Timeline {
+        &self.timeline
+    }
+
+    /// The cluster that runs it.
+    #[must_use]
+    pub fn cluster(&self) -> &Cluster {
+        &self.cluster
+    }
+
+    /// When it was started.
+    #[must_use]
+    pub fn started_at(&self) -> Time {
+        self.started_at
+    }
+
+    /// Ends everything in good order.
+    pub fn shut_down(self) -> Timeline {
+        drop(self.client);
+        self.cluster.shut_down();
+        self.timeline
+    }
+}
+
+/// Who does what for a VM.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Roles {
+    /// The host that runs it or was told to.
+    pub primary: Option<HostName>,
+    /// The host that stands by, ready or not.
+    pub secondary: Option<HostName>,
+}
+
+fn open_log(path: &Path, start: Time) -> Result<(PathBuf, EventLog), RunError> {
+    match EventLog::create(path, start) {
+        Ok(log) => Ok((path.to_owned(), log)),
+        Err(source) => Err(RunError::EventLog { path: path.to_owned(), source }),
+    }
+}

@@ -1,0 +1,69 @@
+//! What a VM is to be, and the journal that goes with it.
+
+use crate::units::ByteCount;
+use ft_protocol::Span;
+use ft_protocol::spec::{JournalShape, Mode, VmSpec};
+
+/// Commit records that may wait for the controller.
+const JOURNAL_SLOTS: u32 = 4;
+/// Reserved in the pool for each of them; a larger record takes space when it is written.
+const RESERVED_BYTES_MAX: u64 = 2 << 20;
+/// Room in a record for everything that is not a page or its index: header, machine state, console output.
+const RECORD_EXTRA_BYTES: u64 = 1 << 20;
+const PAGE_BYTES: u64 = 4096;
+/// Bytes of a page's index entry.
+const INDEX_BYTES: u64 = 8;
+/// Longest time between two commits unless the user says otherwise (design.md).
+const EPOCH_INTERVAL: Span = Span::from_ms(10);
+
+/// The VM's name in a private cluster, which has no other.
+const NAME: &str = "guest";
+
+/// What the user decides of a VM.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct VmOptions {
+    /// Guest memory.
+    pub memory: ByteCount,
+    /// Arguments for the guest.
+    pub args: Vec<String>,
+    /// Longest time between two commits; `None`: the default.
+    pub epoch_interval: Option<Span>,
+}
+
+impl VmOptions {
+    /// The description that the controller is given.
+    #[must_use]
+    pub fn spec(&self) -> VmSpec {
+        VmSpec {
+            name: NAME.to_owned(),
+            memory_bytes: self.memory.get(),
+            mode: Mode::Checkpoint,
+            epoch_interval: self.epoch_interval.unwrap_or(EPOCH_INTERVAL),
+            args: self.args.clone(),
+            journal: journal_for(self.memory),
+        }
+    }
+}
+
+/// A journal whose slots hold even an epoch that dirtied every page.
+fn journal_for(memory: ByteCount) -> JournalShape {
+    let pages = memory.get().div_ceil(PAGE_BYTES);
+    let largest = memory.get().saturating_add(pages.saturating_mul(INDEX_BYTES)).saturating_add(RECORD_EXTRA_BYTES);
+    let slot_bytes = largest.checked_next_multiple_of(PAGE_BYTES).unwrap_or(u64::MAX - u64::MAX % PAGE_BYTES);
+    JournalShape { slots: JOURNAL_SLOTS, slot_bytes, reserved_bytes: slot_bytes.min(RESERVED_BYTES_MAX) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_slot_holds_the_whole_memory() {
+        for memory in [ByteCount::mib(2), ByteCount::mib(64), ByteCount::new(u64::MAX)] {
+            let journal = journal_for(memory);
+            assert!(journal.slot_bytes.is_multiple_of(PAGE_BYTES));
+            assert!(journal.reserved_bytes <= journal.slot_bytes);
+            assert!(journal.slot_bytes >= memory.get() - memory.get() % PAGE_BYTES);
+        }
+    }
+}

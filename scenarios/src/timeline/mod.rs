@@ -1,0 +1,240 @@
+//! Makes sense of a run's events: takeovers step by step, how long protection was lost, blackouts.
+
+mod takeover;
+#[cfg(test)]
+mod tests;
+
+pub use takeover::{Fault, Takeover};
+
+use crate::cluster::{ChildExit, HostName, HostSignal};
+use crate::event::{Event, What};
+use ft_protocol::timeline::Happening;
+use ft_protocol::{Epoch, Generation, HostId, Span, Time};
+use std::collections::BTreeMap;
+
+/// Exit code of a host that found itself deposed.
+pub const FENCED_EXIT_CODE: i32 = 83;
+
+/// A time without a secondary.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ProtectionLoss {
+    /// When the fault was done that caused it, or else when the controller knew of it.
+    pub since: Time,
+    /// When a standby was ready again, if ever.
+    pub until: Option<Time>,
+}
+
+/// All that is known of a run so far. Feed it every event, in order.
+#[derive(Clone, Debug, Default)]
+pub struct Timeline {
+    hosts: BTreeMap<HostId, HostName>,
+    /// Who reigned.
+    primaries: BTreeMap<Generation, HostName>,
+    secondary: Option<HostName>,
+    takeovers: Vec<Takeover>,
+    losses: Vec<ProtectionLoss>,
+    faults: Vec<Fault>,
+    console_tail: u64,
+    protected_since: Option<Time>,
+    first_live: Option<Time>,
+    stranded_at: Option<Epoch>,
+    fenced: u64,
+    last_epoch: Epoch,
+}
+
+impl Timeline {
+    /// Takes the next event.
+    pub fn take(&mut self, event: &Event) {
+        let at = event.at;
+        match &event.what {
+            What::Happened(happening) => self.happened(at, happening),
+            What::Signalled { host, signal } if *signal != HostSignal::Cont => {
+                self.faults.push(Fault { at, host: host.clone(), signal: *signal });
+            }
+            What::HostExited { exit: ChildExit::Code(FENCED_EXIT_CODE), .. } => self.fenced += 1,
+            What::ConsoleMoved { tail } => self.console_moved(at, *tail),
+            What::GuestEnded { console_end, .. } => self.console_moved(at, *console_end),
+            What::Signalled { .. } | What::HostStarted { .. } | What::HostExited { .. } | What::StepFired { .. } => {}
+        }
+    }
+
+    fn happened(&mut self, at: Time, happening: &Happening) {
+        match happening {
+            Happening::HostJoined { host, name } => {
+                self.hosts.insert(*host, HostName::new(name));
+            }
+            Happening::PrimaryGone { generation, reason, .. } => {
+                let takeover = self.takeover_of(*generation);
+                takeover.detected.get_or_insert((at, *reason));
+                let since = takeover.fault.as_ref().map_or(at, |fault| fault.at);
+                self.protection_lost(since);
+            }
+            Happening::Sealed { generation, final_epoch, .. } => {
+                self.takeover_of(*generation).sealed.get_or_insert((at, *final_epoch));
+                self.last_epoch = self.last_epoch.max(*final_epoch);
+                self.protection_lost(at);
+            }
+            Happening::Drained { applied, .. } => {
+                let tail = self.console_tail;
+                if let Some(takeover) = self.takeovers.last_mut() {
+                    takeover.drained.get_or_insert(at);
+                    takeover.console_at_drain.get_or_insert(tail);
+                }
+                self.last_epoch = self.last_epoch.max(*applied);
+            }
+            Happening::Promoted { generation, host, .. } => {
+                let host = self.host_name(*host);
+                self.primaries.insert(*generation, host.clone());
+                self.stranded_at = None;
+                if self.secondary.as_ref() == Some(&host) {
+                    self.secondary = None;
+                }
+                if let Some(takeover) = self.takeovers.last_mut() {
+                    takeover.promoted.get_or_insert((at, host));
+                }
+            }
+            Happening::Live { report, host, .. } => {
+                self.first_live.get_or_insert(report.live_at);
+                let host = self.host_name(*host);
+                if let Some(takeover) = self.takeovers.last_mut() {
+                    takeover.live.get_or_insert((report.live_at, host));
+                }
+            }
+            Happening::Protected { host, .. } => self.protected(at, *host),
+            Happening::Unprotected { host, .. } => {
+                let host = self.host_name(*host);
+                self.secondary = None;
+                let since = self.fault_of(&host).map_or(at, |fault| fault.at);
+                self.protection_lost(since);
+            }
+            Happening::Stranded { recoverable, .. } => {
+                self.stranded_at = Some(*recoverable);
+                self.last_epoch = self.last_epoch.max(*recoverable);
+            }
+            _ => {}
+        }
+    }
+
+    fn protected(&mut self, at: Time, host: HostId) {
+        let host = self.host_name(host);
+        self.secondary = Some(host.clone());
+        self.protected_since = Some(at);
+        if let Some(loss) = self.losses.last_mut() {
+            loss.until.get_or_insert(at);
+        }
+        if let Some(takeover) = self.takeovers.last_mut()
+            && takeover.live.is_some()
+        {
+            takeover.protected.get_or_insert((at, host));
+        }
+    }
+
+    fn protection_lost(&mut self, since: Time) {
+        if self.protected_since.take().is_some() {
+            self.losses.push(ProtectionLoss { since, until: None });
+        }
+    }
+
+    fn console_moved(&mut self, at: Time, tail: u64) {
+        self.console_tail = self.console_tail.max(tail);
+        // Bytes beyond what was drained can only be the successor's.
+        if let Some(takeover) = self.takeovers.last_mut()
+            && takeover.console_at_drain.is_some_and(|drained| tail > drained)
+        {
+            takeover.console.get_or_insert(at);
+        }
+    }
+
+    /// The takeover that ends this generation.
+    fn takeover_of(&mut self, ends: Generation) -> &mut Takeover {
+        if self.takeovers.last().is_none_or(|last| last.ends != ends) {
+            let primary = self.primaries.get(&ends).cloned();
+            let fault = primary.as_ref().and_then(|primary| self.fault_of(primary)).cloned();
+            self.takeovers.push(Takeover::new(ends, primary, fault));
+        }
+        self.takeovers.last_mut().expect("pushed if there was none")
+    }
+
+    /// The last thing that was done to a host.
+    fn fault_of(&self, host: &HostName) -> Option<&Fault> {
+        self.faults.iter().rev().find(|fault| fault.host == *host)
+    }
+
+    /// The name of a host that the controller gave a number.
+    #[must_use]
+    pub fn host_name(&self, host: HostId) -> HostName {
+        self.hosts.get(&host).cloned().unwrap_or_else(|| HostName::new(&host.to_string()))
+    }
+
+    /// All takeovers, in order; the last one may be under way.
+    #[must_use]
+    pub fn takeovers(&self) -> &[Takeover] {
+        &self.takeovers
+    }
+
+    /// Takeovers whose successor ran.
+    #[must_use]
+    pub fn takeovers_done(&self) -> u64 {
+        self.takeovers.iter().filter(|takeover| takeover.live.is_some()).count() as u64
+    }
+
+    /// All times without a secondary after the first one.
+    #[must_use]
+    pub fn losses(&self) -> &[ProtectionLoss] {
+        &self.losses
+    }
+
+    /// The longest blackout that can be told: from a fault to the successor's first console byte.
+    #[must_use]
+    pub fn blackout_max(&self) -> Option<Span> {
+        self.takeovers.iter().filter_map(Takeover::blackout).max()
+    }
+
+    /// Hosts that ended because they found themselves deposed.
+    #[must_use]
+    pub fn fenced(&self) -> u64 {
+        self.fenced
+    }
+
+    /// When the guest ran for the first time.
+    #[must_use]
+    pub fn first_live(&self) -> Option<Time> {
+        self.first_live
+    }
+
+    /// Whether a standby is ready.
+    #[must_use]
+    pub fn is_protected(&self) -> bool {
+        self.protected_since.is_some()
+    }
+
+    /// The host that was last told to run the guest.
+    #[must_use]
+    pub fn primary(&self) -> Option<&HostName> {
+        self.primaries.last_key_value().map(|(_, host)| host)
+    }
+
+    /// The host that stands ready.
+    #[must_use]
+    pub fn secondary(&self) -> Option<&HostName> {
+        self.secondary.as_ref()
+    }
+
+    /// The epoch that the VM can be resumed from, when no host runs it.
+    #[must_use]
+    pub fn stranded_at(&self) -> Option<Epoch> {
+        self.stranded_at
+    }
+
+    /// Bytes of console so far.
+    #[must_use]
+    pub fn console_tail(&self) -> u64 {
+        self.console_tail
+    }
+
+    /// The youngest epoch that was mentioned.
+    #[must_use]
+    pub fn last_epoch(&self) -> Epoch {
+        self.last_epoch
+    }
+}

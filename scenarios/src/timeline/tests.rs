@@ -1,0 +1,113 @@
+use super::*;
+use ft_protocol::VmId;
+use ft_protocol::wire::{LiveReport, TakeoverReason};
+
+const VM: VmId = VmId::new(0);
+
+fn ms(ms: u64) -> Time {
+    Time::from_ns(ms * 1_000_000)
+}
+
+fn host(name: char) -> HostName {
+    HostName::new(&name.to_string())
+}
+
+fn told(timeline: &mut Timeline, at: u64, happening: Happening) {
+    timeline.take(&Event { at: ms(at), what: What::Happened(happening) });
+}
+
+fn seen(timeline: &mut Timeline, at: u64, what: What) {
+    timeline.take(&Event { at: ms(at), what });
+}
+
+fn live(at: u64, generation: u64, host: u16) -> Happening {
+    let report = LiveReport { ordered_at: ms(at - 1), loaded_at: ms(at), live_at: ms(at) };
+    Happening::Live { vm: VM, generation: Generation::new(generation), host: HostId::new(host), report }
+}
+
+fn protected_run() -> Timeline {
+    let mut timeline = Timeline::default();
+    for (number, name) in ["a", "b", "c"].into_iter().enumerate() {
+        let host = HostId::new(u16::try_from(number).unwrap());
+        told(&mut timeline, 1, Happening::HostJoined { host, name: name.to_owned() });
+    }
+    told(&mut timeline, 2, Happening::Promoted { vm: VM, generation: Generation::FIRST, host: HostId::new(0) });
+    told(&mut timeline, 4, live(4, 1, 0));
+    told(&mut timeline, 8, Happening::Protected { vm: VM, generation: Generation::FIRST, host: HostId::new(1) });
+    seen(&mut timeline, 9, What::ConsoleMoved { tail: 100 });
+    timeline
+}
+
+#[test]
+fn the_first_reign_is_no_takeover() {
+    let timeline = protected_run();
+    assert_eq!(timeline.takeovers(), []);
+    assert_eq!(timeline.losses(), []);
+    assert!(timeline.is_protected());
+    assert_eq!(timeline.primary(), Some(&host('a')));
+    assert_eq!(timeline.secondary(), Some(&host('b')));
+    assert_eq!(timeline.first_live(), Some(ms(4)));
+}
+
+#[test]
+fn a_takeover_is_told_step_by_step() {
+    let mut timeline = protected_run();
+    let old = Generation::FIRST;
+    seen(&mut timeline, 20, What::Signalled { host: host('a'), signal: HostSignal::Kill });
+    // A byte that was committed before the kill and arrives after it does not end the blackout.
+    seen(&mut timeline, 21, What::ConsoleMoved { tail: 110 });
+    let gone = Happening::PrimaryGone { vm: VM, generation: old, reason: TakeoverReason::LinkClosed };
+    told(&mut timeline, 22, gone.clone());
+    told(&mut timeline, 23, gone);
+    told(&mut timeline, 24, Happening::Sealed { vm: VM, generation: old, final_epoch: Epoch::new(7) });
+    seen(&mut timeline, 25, What::ConsoleMoved { tail: 120 });
+    told(&mut timeline, 26, Happening::Drained { vm: VM, applied: Epoch::new(7) });
+    told(&mut timeline, 27, Happening::Promoted { vm: VM, generation: old.next(), host: HostId::new(1) });
+    told(&mut timeline, 29, live(29, 2, 1));
+    seen(&mut timeline, 30, What::ConsoleMoved { tail: 121 });
+    seen(&mut timeline, 31, What::ConsoleMoved { tail: 130 });
+    told(&mut timeline, 35, Happening::Protected { vm: VM, generation: old.next(), host: HostId::new(2) });
+
+    let [takeover] = timeline.takeovers() else { panic!("{:?}", timeline.takeovers()) };
+    assert_eq!(takeover.old_primary, Some(host('a')));
+    assert_eq!(takeover.detected, Some((ms(22), TakeoverReason::LinkClosed)));
+    assert_eq!(takeover.sealed, Some((ms(24), Epoch::new(7))));
+    assert_eq!(takeover.drained, Some(ms(26)));
+    assert_eq!(takeover.live, Some((ms(29), host('b'))));
+    assert_eq!(takeover.protected, Some((ms(35), host('c'))));
+    assert_eq!(takeover.blackout(), Some(Span::from_ms(10)));
+    assert_eq!(takeover.until_live(), Some(Span::from_ms(9)));
+    assert_eq!(timeline.losses(), [ProtectionLoss { since: ms(20), until: Some(ms(35)) }]);
+    assert_eq!(timeline.takeovers_done(), 1);
+    assert_eq!(timeline.primary(), Some(&host('b')));
+}
+
+#[test]
+fn a_dead_secondary_costs_protection_but_no_takeover() {
+    let mut timeline = protected_run();
+    seen(&mut timeline, 20, What::Signalled { host: host('b'), signal: HostSignal::Kill });
+    told(&mut timeline, 22, Happening::Unprotected { vm: VM, host: HostId::new(1) });
+    assert!(!timeline.is_protected());
+    told(&mut timeline, 30, Happening::Protected { vm: VM, generation: Generation::FIRST, host: HostId::new(2) });
+    assert_eq!(timeline.takeovers(), []);
+    assert_eq!(timeline.losses(), [ProtectionLoss { since: ms(20), until: Some(ms(30)) }]);
+    assert_eq!(timeline.blackout_max(), None);
+}
+
+#[test]
+fn stranding_ends_when_a_host_is_found() {
+    let mut timeline = protected_run();
+    told(&mut timeline, 20, Happening::Stranded { vm: VM, recoverable: Epoch::new(9) });
+    assert_eq!(timeline.stranded_at(), Some(Epoch::new(9)));
+    told(&mut timeline, 21, Happening::Promoted { vm: VM, generation: Generation::new(2), host: HostId::new(2) });
+    assert_eq!(timeline.stranded_at(), None);
+}
+
+#[test]
+fn only_the_code_of_the_fenced_counts_as_fenced() {
+    let mut timeline = protected_run();
+    for exit in [ChildExit::Code(83), ChildExit::Signal(9), ChildExit::Code(0)] {
+        seen(&mut timeline, 20, What::HostExited { host: host('a'), exit, stderr: String::new() });
+    }
+    assert_eq!(timeline.fenced(), 1);
+}
