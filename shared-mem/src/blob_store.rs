@@ -191,8 +191,7 @@ impl<M: PoolWrite> BlobStore<M> {
     /// When the pool refuses.
     pub fn format(&self) -> Result<(), BlobError> {
         self.memory.store_u64(self.at, guarded_word::encode(0), Ordering::Release)?;
-        self.memory.flush(self.at, LINE_BYTES)?;
-        self.memory.fence()?;
+        planted::settle(&self.memory, self.at, LINE_BYTES)?;
         Ok(())
     }
 

@@ -229,8 +229,7 @@ impl<M: PoolWrite> ConsoleRing<M> {
         for at in [TAIL_AT, CLAIMED_AT] {
             ring.memory.store_u64(at, guarded_word::encode(0), Ordering::Release)?;
         }
-        ring.memory.flush(Offset::ZERO, RING_AT)?;
-        ring.memory.fence()?;
+        planted::settle(&ring.memory, Offset::ZERO, RING_AT)?;
         Ok(ring)
     }
 

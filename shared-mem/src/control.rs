@@ -116,8 +116,7 @@ impl<M: PoolWrite> ControlBlock<M> {
         for at in [APPLIED_AT, FREED_AT, GENERATION_AT] {
             memory.store_u64(at, guarded_word::encode(0), Ordering::Release)?;
         }
-        memory.flush(Offset::ZERO, CONTROL_BYTES)?;
-        memory.fence()?;
+        planted::settle(&memory, Offset::ZERO, CONTROL_BYTES)?;
         Ok(Self { memory })
     }
 
@@ -133,7 +132,8 @@ impl<M: PoolWrite> ControlBlock<M> {
     }
 
     /// Gives the journal slots of all epochs up to `epoch` back to the primary. Only after they are applied, durably,
-    /// and their spill space is released.
+    /// and their spill space is released. A controller that has just started does this for the applied epoch, since
+    /// its predecessor may have died in between.
     ///
     /// # Errors
     /// When the pool refuses, or the word for what is applied is damaged.
@@ -142,7 +142,8 @@ impl<M: PoolWrite> ControlBlock<M> {
     /// When `epoch` is not applied: its record would be lost.
     pub fn set_freed(&self, epoch: Epoch) -> Result<(), ControlError> {
         assert!(epoch <= self.applied()?, "only applied epochs are freed");
-        self.store_durably(FREED_AT, epoch.get())
+        // No flush: should the word be lost with the controller, the next one stores it again.
+        self.store(FREED_AT, epoch.get())
     }
 
     /// Says durably which generation reigns from now on.
@@ -154,19 +155,15 @@ impl<M: PoolWrite> ControlBlock<M> {
     /// When the generation goes back.
     pub fn set_generation(&self, generation: Generation) -> Result<(), ControlError> {
         assert!(generation >= self.generation()?, "generations only grow");
-        self.store_durably(GENERATION_AT, generation.get())
+        self.store(GENERATION_AT, generation.get())?;
+        planted::flush(&self.memory, GENERATION_AT, WORD_BYTES, PlantedBug::GenerationFlush)?;
+        planted::fence(&self.memory, PlantedBug::GenerationFence)?;
+        Ok(())
     }
 
     fn store(&self, at: Offset, value: u64) -> Result<(), ControlError> {
         let word = guarded_word::encode(value);
         Ok(self.memory.store_u64(at, word, Ordering::Release)?)
-    }
-
-    fn store_durably(&self, at: Offset, value: u64) -> Result<(), ControlError> {
-        self.store(at, value)?;
-        self.memory.flush(at, WORD_BYTES)?;
-        self.memory.fence()?;
-        Ok(())
     }
 }
 

@@ -9,6 +9,8 @@ pub mod boot_image;
 pub mod commit_word;
 pub mod console;
 pub mod control;
+#[cfg(test)]
+mod crash_tests;
 pub mod guarded_word;
 mod header;
 pub mod heartbeat;

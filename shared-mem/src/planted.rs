@@ -49,6 +49,10 @@ pub enum PlantedBug {
     BlobSelectorFence,
     BlobInPlace,
     BlobCrc,
+    FormatFlush,
+    FormatFence,
+    GenerationFlush,
+    GenerationFence,
     LogEntryFlush,
     LogEntryFence,
     LogTailFlush,
@@ -96,4 +100,10 @@ pub(crate) fn flush<M: PoolWrite>(memory: &M, at: Offset, len: u64, bug: Planted
 /// Waits for flushed lines, unless that fence is planted as missing.
 pub(crate) fn fence<M: PoolWrite>(memory: &M, bug: PlantedBug) -> Result<(), AccessError> {
     if planted(bug) { Ok(()) } else { memory.fence() }
+}
+
+/// Makes a structure durable that was just laid out and that nobody else knows of yet.
+pub(crate) fn settle<M: PoolWrite>(memory: &M, at: Offset, len: u64) -> Result<(), AccessError> {
+    flush(memory, at, len, PlantedBug::FormatFlush)?;
+    fence(memory, PlantedBug::FormatFence)
 }

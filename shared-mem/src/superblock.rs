@@ -6,7 +6,9 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 use thiserror::Error;
 
 use crate::header::{Closing, Header, HeaderError, OPEN, Preamble};
-use crate::numbers::PAGE_SIZE;
+use crate::mem::{AccessError, PoolWrite};
+use crate::numbers::{Offset, PAGE_SIZE, len_u64};
+use crate::planted;
 
 /// Length of the superblock's file.
 pub const SUPERBLOCK_BYTES: u64 = PAGE_SIZE;
@@ -104,6 +106,16 @@ impl Superblock {
             && self.cluster_bytes >= PAGE_SIZE
             && self.cluster_bytes <= CLUSTER_BYTES_MAX
             && self.cluster_bytes.is_multiple_of(PAGE_SIZE)
+    }
+
+    /// Writes the superblock durably.
+    ///
+    /// # Errors
+    /// When the pool refuses.
+    pub fn store<M: PoolWrite>(&self, memory: &M) -> Result<(), AccessError> {
+        let bytes = self.to_bytes();
+        memory.write(Offset::ZERO, &bytes)?;
+        planted::settle(memory, Offset::ZERO, len_u64(bytes.len()))
     }
 
     /// The superblock as stored.

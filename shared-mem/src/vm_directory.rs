@@ -12,6 +12,7 @@ use crate::blob_store::{self, BlobError, BlobStore};
 use crate::header::{Closing, Header, HeaderError, OPEN, Preamble, ReadHeaderError};
 use crate::mem::{AccessError, PoolRead, PoolWrite, check_bounds};
 use crate::numbers::{Offset, PAGE_SIZE, VmSlot};
+use crate::planted;
 
 pub use entry::{EntryError, GeometryError, NAME_BYTES_MAX, NameError, VmEntry, VmGeometry, VmName, VmState};
 
@@ -167,8 +168,7 @@ impl<M: PoolWrite> VmDirectory<M> {
             store.format().map_err(|source| DirectoryError::Blob { slot, source })?;
         }
         directory.memory.write(Offset::ZERO, &header.sealed_bytes())?;
-        directory.memory.flush(Offset::ZERO, ENTRIES_AT)?;
-        directory.memory.fence()?;
+        planted::settle(&directory.memory, Offset::ZERO, ENTRIES_AT)?;
         Ok(directory)
     }
 

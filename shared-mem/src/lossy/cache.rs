@@ -1,6 +1,7 @@
 //! One host's cache in the crash model: its identity, its event counter, its death.
 
 use std::cell::{Cell, RefCell};
+use std::fmt;
 use std::rc::{Rc, Weak};
 use std::sync::atomic::{AtomicU32, Ordering};
 
@@ -21,6 +22,19 @@ struct State {
     /// The first event that does not happen any more.
     last_event: Cell<u64>,
     memories: RefCell<Vec<Weak<RefCell<Shared>>>>,
+    interrupt: RefCell<Option<Interrupt>>,
+}
+
+/// What happens elsewhere while this host stands still.
+struct Interrupt {
+    at_event: u64,
+    action: Box<dyn FnOnce()>,
+}
+
+impl fmt::Debug for Interrupt {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Interrupt at event {}", self.at_event)
+    }
 }
 
 impl Default for LossyCache {
@@ -40,6 +54,7 @@ impl LossyCache {
                 events: Cell::new(0),
                 last_event: Cell::new(u64::MAX),
                 memories: RefCell::new(Vec::new()),
+                interrupt: RefCell::new(None),
             }),
         }
     }
@@ -53,6 +68,13 @@ impl LossyCache {
     /// Lets `events` more events happen, then the host is dead.
     pub fn die_after(&self, events: u64) {
         self.state.last_event.set(self.events().saturating_add(events));
+    }
+
+    /// Stops the host once `events` more events have happened, runs `action` (other hosts, through their own caches),
+    /// and lets the host go on as if nothing had been.
+    pub fn interrupt_after(&self, events: u64, action: impl FnOnce() + 'static) {
+        *self.state.interrupt.borrow_mut() =
+            Some(Interrupt { at_event: self.events().saturating_add(events), action: Box::new(action) });
     }
 
     /// Cuts the host off now: every further access fails, until [`revive`](Self::revive).
@@ -95,17 +117,31 @@ impl LossyCache {
         }
     }
 
+    /// Runs the interrupt if it is due. To be called with no memory borrowed.
+    pub(super) fn run_interrupt(&self) {
+        let mut pending = self.state.interrupt.borrow_mut();
+        if let Some(interrupt) = pending.take_if(|interrupt| interrupt.at_event <= self.events()) {
+            drop(pending);
+            (interrupt.action)();
+        }
+    }
+
     /// Counts one event, unless the host is dead.
     pub(super) fn event(&self) -> Result<(), AccessError> {
+        self.run_interrupt();
         self.check_alive()?;
         self.state.events.set(self.events() + 1);
         Ok(())
     }
 
-    /// Counts as many of `wanted` events as the host lives to see.
+    /// Counts as many of `wanted` events as happen before the host dies or is interrupted; none: it is dead.
     pub(super) fn events_at_most(&self, wanted: u64) -> u64 {
-        let granted = wanted.min(self.state.last_event.get().saturating_sub(self.events()));
-        self.state.events.set(self.events() + granted);
+        let events = self.events();
+        let interrupt = self.state.interrupt.borrow();
+        let interrupted_at = interrupt.as_ref().map_or(u64::MAX, |interrupt| interrupt.at_event);
+        let until = self.state.last_event.get().min(interrupted_at.max(events + 1));
+        let granted = wanted.min(until.saturating_sub(events));
+        self.state.events.set(events + granted);
         granted
     }
 

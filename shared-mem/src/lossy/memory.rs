@@ -183,26 +183,32 @@ impl LossyMemory {
 
     /// One store after the other, a line each, until all are done or the host has died in between.
     fn store(&self, at: u64, len: usize, mut copy: impl FnMut(&mut [u8], usize)) -> Result<(), AccessError> {
-        let mut shared = self.shared.borrow_mut();
-        self.cache.check_alive()?;
         for piece in pieces(at, len) {
-            let first = piece.start / LINE;
-            let wanted = (piece.start + piece.len - 1) / LINE - first + 1;
-            let granted = usize::try_from(self.cache.events_at_most(len_u64(wanted))).unwrap_or(wanted);
-            if granted > 0 {
-                let end = ((first + granted) * LINE).min(piece.start + piece.len);
+            let end = piece.start + piece.len;
+            let mut start = piece.start;
+            while start < end {
+                self.cache.run_interrupt();
+                let first = start / LINE;
+                let wanted = (end - 1) / LINE - first + 1;
+                let granted = self.cache.events_at_most(len_u64(wanted));
+                let granted = usize::try_from(granted).unwrap_or(wanted);
+                if granted == 0 {
+                    return Err(AccessError::Unreachable);
+                }
+                let until = ((first + granted) * LINE).min(end);
+                let mut shared = self.shared.borrow_mut();
                 let page = shared.page_mut(piece.page);
                 page.touch(first, first + granted - 1, self.cache.id());
-                copy(&mut page.bytes_mut()[piece.start..end], piece.done);
-            }
-            if granted < wanted {
-                return Err(AccessError::Unreachable);
+                copy(&mut page.bytes_mut()[start..until], piece.done + (start - piece.start));
+                start = until;
             }
         }
         Ok(())
     }
 
     fn update_word(&self, at: Offset, update: impl FnOnce(u64) -> Option<u64>) -> Result<u64, AccessError> {
+        // Nothing comes between the load and the store of a read-modify-write.
+        self.cache.run_interrupt();
         let before = self.load_u64(at, Ordering::Acquire)?;
         if let Some(after) = update(before) {
             self.store(at.get(), 8, |target, _| target.copy_from_slice(&after.to_le_bytes()))?;
@@ -274,9 +280,9 @@ impl PoolWrite for LossyMemory {
     }
 
     fn flush(&self, at: Offset, len: u64) -> Result<(), AccessError> {
+        self.cache.event()?;
         let mut shared = self.shared.borrow_mut();
         let start = check_bounds(at, len, shared.len)?;
-        self.cache.event()?;
         let len = usize::try_from(len).map_err(|_| AccessError::Unreachable)?;
         for piece in pieces(start, len) {
             let cache = self.cache.id();

@@ -12,7 +12,7 @@ use super::files;
 use super::reserve::{NewFile, available_bytes, is_unfinished, open_extent};
 use crate::blob_store::{self, BlobStore};
 use crate::heartbeat::HEARTBEAT_BYTES;
-use crate::mem::{Access, Extent, Mapping, PoolRead, ReadOnly, ReadWrite};
+use crate::mem::{Access, Extent, Mapping, ReadOnly, ReadWrite};
 use crate::numbers::{HostSlot, Offset, round_up};
 use crate::superblock::{SUPERBLOCK_BYTES, Superblock, SuperblockError};
 use crate::vm_directory::{VmDirectory, directory_file_bytes};
@@ -307,12 +307,9 @@ fn fill_new_pool(dir: &Path, superblock: &Superblock) -> Result<(), PoolError> {
     }
     let path = dir.join(files::SUPERBLOCK);
     NewFile::whole(&path, "the superblock", SUPERBLOCK_BYTES).create(|extent| {
-        use crate::mem::PoolWrite;
         let memory = Mapping::read_write(extent)?;
         let refused = |error| PoolError::file("write", &path, io::Error::other(error));
-        memory.write(Offset::ZERO, &superblock.to_bytes()).map_err(refused)?;
-        memory.flush(Offset::ZERO, memory.len()).map_err(refused)?;
-        memory.fence().map_err(refused)
+        superblock.store(&memory).map_err(refused)
     })
 }
 

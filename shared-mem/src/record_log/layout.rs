@@ -10,6 +10,7 @@ use crate::guarded_word::{self, WordError};
 use crate::header::{Closing, Header, OPEN, Preamble};
 use crate::mem::{AccessError, PoolRead, PoolWrite, check_bounds};
 use crate::numbers::{Generation, LogPosition, Offset, PAGE_SIZE};
+use crate::planted;
 
 /// Largest payload of an entry.
 pub const PAYLOAD_BYTES_MAX: u64 = 1 << 20;
@@ -119,8 +120,7 @@ pub fn format_log<M: PoolWrite>(
     };
     memory.write(Offset::ZERO, &header.sealed_bytes())?;
     memory.store_u64(TAIL_AT, guarded_word::encode(base.get()), Ordering::Release)?;
-    memory.flush(Offset::ZERO, RING_AT)?;
-    memory.fence()?;
+    planted::settle(memory, Offset::ZERO, RING_AT)?;
     Ok(())
 }
 

@@ -88,7 +88,7 @@ impl<M: PoolWrite> LogWriter<M> {
     /// Space for further entries.
     #[must_use]
     pub fn free_space(&self) -> u64 {
-        self.ring_bytes - (self.tail.get() - self.free_before.get())
+        self.ring_bytes.saturating_sub(self.tail.get() - self.free_before.get())
     }
 
     /// Appends an entry durably and returns the new tail. Only after success may an output leave that depends on it.

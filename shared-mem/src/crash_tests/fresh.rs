@@ -1,0 +1,157 @@
+//! What was laid out or announced outlives its maker, from the moment its maker says so.
+
+use super::survivors::{Choice, choices};
+use super::world::{GENERATION, GEOMETRY, Held, hold, violation};
+use crate::blob_store::{self, BlobStore};
+use crate::boot_image;
+use crate::console::{ConsoleRing, console_file_bytes};
+use crate::control::{CONTROL_BYTES, ControlBlock};
+use crate::journal::{JournalReader, format_journal};
+use crate::lossy::{LossyCache, LossyMemory};
+use crate::mem::PoolRead;
+use crate::numbers::{Epoch, Generation, LogPosition, Offset, PAGE_SIZE, VmSlot};
+use crate::record_log::{LogReader, format_log, log_file_bytes};
+use crate::superblock::{SUPERBLOCK_BYTES, Superblock};
+use crate::vm_directory::{VmDirectory, directory_file_bytes};
+
+/// Makes something, lets its maker die, and hands the memory to somebody who looks.
+fn outlives(
+    choice: Choice,
+    len: u64,
+    make: impl FnOnce(&LossyMemory) -> Held,
+    look: impl FnOnce(&LossyMemory) -> Held,
+) -> Held {
+    let maker = LossyCache::new();
+    let memory = LossyMemory::new(len, &maker);
+    make(&memory)?;
+    maker.crash(&mut *choice.survivors());
+    look(&memory.through(&LossyCache::new()))
+}
+
+fn journal(choice: Choice) -> Held {
+    let base = Epoch::new(4);
+    outlives(
+        choice,
+        GEOMETRY.file_bytes(),
+        |memory| format_journal(memory, GENERATION, &GEOMETRY, base).map_err(violation),
+        |memory| {
+            let reader = JournalReader::new(memory, GENERATION, GEOMETRY).map_err(violation)?;
+            hold(reader.check_journal_header() == Ok(base), || "journal header".to_owned())?;
+            let word = reader.word().map_err(violation)?;
+            hold(word.epoch == base && !word.sealed, || format!("{word:?}"))
+        },
+    )
+}
+
+fn log(choice: Choice) -> Held {
+    let base = LogPosition::new(800);
+    outlives(
+        choice,
+        log_file_bytes(PAGE_SIZE),
+        |memory| format_log(memory, GENERATION, PAGE_SIZE, base).map_err(violation),
+        |memory| {
+            let reader = LogReader::new(memory, PAGE_SIZE).map_err(violation)?;
+            hold(reader.header() == Ok((GENERATION, base)), || "log header".to_owned())?;
+            let tail = reader.tail().map_err(violation)?;
+            hold(tail.position == base, || format!("{tail:?}"))
+        },
+    )
+}
+
+fn console(choice: Choice) -> Held {
+    outlives(
+        choice,
+        console_file_bytes(PAGE_SIZE),
+        |memory| ConsoleRing::format(memory, PAGE_SIZE).map(|_| ()).map_err(violation),
+        |memory| {
+            let ring = ConsoleRing::open(memory).map_err(violation)?;
+            ring.tail().map(|_| ()).map_err(violation)
+        },
+    )
+}
+
+fn control(choice: Choice) -> Held {
+    let generation = Generation::new(2);
+    outlives(
+        choice,
+        CONTROL_BYTES,
+        |memory| {
+            let control = ControlBlock::format(memory).map_err(violation)?;
+            control.set_generation(generation).map_err(violation)
+        },
+        |memory| {
+            let control = ControlBlock::open(memory).map_err(violation)?;
+            let found = control.generation().map_err(violation)?;
+            hold(found == generation, || format!("generation {found}"))?;
+            control.applied().map(|_| ()).map_err(violation)
+        },
+    )
+}
+
+fn blob(choice: Choice) -> Held {
+    outlives(
+        choice,
+        blob_store::total_bytes(64),
+        |memory| {
+            let store = BlobStore::new(memory, Offset::ZERO, 64).map_err(violation)?;
+            store.format().map_err(violation)
+        },
+        |memory| {
+            let store = BlobStore::new(memory, Offset::ZERO, 64).map_err(violation)?;
+            hold(store.load() == Ok(None), || "empty store".to_owned())
+        },
+    )
+}
+
+fn directory(choice: Choice) -> Held {
+    outlives(
+        choice,
+        directory_file_bytes(2),
+        |memory| VmDirectory::format(memory, 2).map(|_| ()).map_err(violation),
+        |memory| {
+            let directory = VmDirectory::open(memory, 2).map_err(violation)?;
+            hold(directory.entry(VmSlot::new(1)) == Ok(None), || "entry".to_owned())
+        },
+    )
+}
+
+fn boot(choice: Choice) -> Held {
+    outlives(
+        choice,
+        PAGE_SIZE,
+        |memory| boot_image::store(memory, &[7; 300]).map_err(violation),
+        |memory| hold(boot_image::load(memory) == Ok(vec![7; 300]), || "boot image".to_owned()),
+    )
+}
+
+fn superblock(choice: Choice) -> Held {
+    let superblock = Superblock { pool_id: [1; 16], vm_slots: 1, host_slots: 1, cluster_bytes: PAGE_SIZE };
+    outlives(
+        choice,
+        SUPERBLOCK_BYTES,
+        |memory| superblock.store(memory).map_err(violation),
+        |memory| {
+            let mut bytes = [0; 128];
+            memory.read(Offset::ZERO, &mut bytes).map_err(violation)?;
+            hold(Superblock::parse(&bytes) == Ok(superblock), || "superblock".to_owned())
+        },
+    )
+}
+
+/// Everything that is laid out, under every choice of survivors.
+pub(super) fn crashes() -> Held<usize> {
+    let structures = [journal, log, console, control, blob, directory, boot, superblock];
+    let mut cases = 0;
+    for choice in choices(1) {
+        for structure in structures {
+            structure(choice)?;
+            cases += 1;
+        }
+    }
+    Ok(cases)
+}
+
+#[test]
+fn fresh_structures_outlive_their_maker() {
+    assert!(crashes().unwrap() > 50);
+}

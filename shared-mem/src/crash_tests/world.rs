@@ -1,0 +1,325 @@
+//! A small VM's partition in lossy memory, the history that is played on it, and the check against that history.
+
+use crate::apply::{ApplyError, ApplyParts, ApplyTargets, apply_record, no_step};
+use crate::commit_word::PublishError;
+use crate::console::{ConsoleReadError, ConsoleRing, console_file_bytes};
+use crate::control::{CONTROL_BYTES, ControlBlock};
+use crate::journal::{
+    AllReserved, JournalError, JournalGeometry, JournalReader, JournalWriter, RecordLimits, format_journal,
+};
+use crate::lossy::{LossyCache, LossyMemory};
+use crate::mem::PoolRead;
+use crate::numbers::{ConsolePosition, Epoch, Generation, PAGE_BYTES, PAGE_SIZE, PageIndex, len_u64};
+use crate::state_area::StateArea;
+
+pub(super) const GENERATION: Generation = Generation::new(1);
+pub(super) const EPOCHS: u64 = 5;
+const PAGES: u64 = 4;
+const CONSOLE_BYTES: usize = 1500;
+
+pub(super) const GEOMETRY: JournalGeometry =
+    JournalGeometry { slots: 2, slot_bytes: 8 * PAGE_SIZE, reserved_bytes: 8 * PAGE_SIZE };
+
+pub(super) const LIMITS: RecordLimits = RecordLimits { image_pages: PAGES, meta_bytes_max: 8192 };
+
+/// Something that must never happen.
+#[derive(Debug)]
+#[expect(dead_code, reason = "read by whoever reads a failing test")]
+pub(super) struct Violation(String);
+
+pub(super) type Held<T = ()> = Result<T, Violation>;
+
+pub(super) fn violation(what: impl std::fmt::Debug) -> Violation {
+    Violation(format!("{what:?}"))
+}
+
+/// Fails with a message unless the condition holds.
+pub(super) fn hold(condition: bool, what: impl FnOnce() -> String) -> Held {
+    if condition { Ok(()) } else { Err(Violation(what())) }
+}
+
+fn mixed(epoch: u64, salt: u64) -> u8 {
+    (epoch.wrapping_mul(131).wrapping_add(salt.wrapping_mul(17)) % 251).to_le_bytes()[0]
+}
+
+/// The pages that an epoch writes, ascending.
+fn pages_of(epoch: u64) -> Vec<u64> {
+    let mut pages = vec![epoch % PAGES, (epoch * 2 + 1) % PAGES];
+    pages.sort_unstable();
+    pages.dedup();
+    pages
+}
+
+fn page_content(epoch: u64, page: u64) -> [u8; PAGE_BYTES] {
+    let mut content = [mixed(epoch, page); PAGE_BYTES];
+    content[..8].copy_from_slice(&epoch.to_le_bytes());
+    content[PAGE_BYTES - 8..].copy_from_slice(&epoch.to_le_bytes());
+    content
+}
+
+fn state_of(epoch: u64) -> Vec<u8> {
+    vec![mixed(epoch, 99); 200]
+}
+
+fn console_of(epoch: u64) -> Vec<u8> {
+    vec![mixed(epoch, 55); CONSOLE_BYTES]
+}
+
+fn console_start(epoch: u64) -> ConsolePosition {
+    ConsolePosition::new((epoch - 1) * len_u64(CONSOLE_BYTES))
+}
+
+fn parts(epoch: u64, scratch: &mut (Vec<u8>, Vec<u8>)) -> ApplyParts<'_> {
+    *scratch = (state_of(epoch), console_of(epoch));
+    ApplyParts { machine_state: &scratch.0, console_start: console_start(epoch), console: &scratch.1 }
+}
+
+/// The memories of the partition.
+#[derive(Debug, Clone)]
+pub(super) struct World {
+    pub(super) image: LossyMemory,
+    pub(super) state: LossyMemory,
+    pub(super) console: LossyMemory,
+    pub(super) control: LossyMemory,
+    pub(super) journal: LossyMemory,
+}
+
+impl World {
+    /// A fresh partition, laid out durably.
+    pub(super) fn new() -> Self {
+        let cache = LossyCache::new();
+        let world = Self {
+            image: LossyMemory::new(PAGES * PAGE_SIZE, &cache),
+            state: LossyMemory::new(2 * PAGE_SIZE, &cache),
+            console: LossyMemory::new(console_file_bytes(PAGE_SIZE), &cache),
+            control: LossyMemory::new(CONTROL_BYTES, &cache),
+            journal: LossyMemory::new(GEOMETRY.file_bytes(), &cache),
+        };
+        ConsoleRing::format(&world.console, PAGE_SIZE).unwrap();
+        ControlBlock::format(&world.control).unwrap();
+        format_journal(&world.journal, GENERATION, &GEOMETRY, Epoch::ZERO).unwrap();
+        world
+    }
+
+    fn map(&self, reach: impl Fn(&LossyMemory) -> LossyMemory) -> Self {
+        Self {
+            image: reach(&self.image),
+            state: reach(&self.state),
+            console: reach(&self.console),
+            control: reach(&self.control),
+            journal: reach(&self.journal),
+        }
+    }
+
+    pub(super) fn fork(&self) -> Self {
+        let cache = LossyCache::new();
+        self.map(|memory| memory.fork(&cache))
+    }
+
+    pub(super) fn through(&self, cache: &LossyCache) -> Self {
+        self.map(|memory| memory.through(cache))
+    }
+}
+
+/// The primary: commits the epochs of the history one after the other.
+#[derive(Debug)]
+pub(super) struct Primary {
+    pub(super) cache: LossyCache,
+    journal: JournalWriter<LossyMemory, AllReserved>,
+    control: ControlBlock<LossyMemory>,
+    next: u64,
+    /// The last epoch whose outputs have left.
+    pub(super) released: u64,
+    /// The last epoch whose publish was tried.
+    pub(super) tried: u64,
+}
+
+/// Why a primary stopped.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Stop {
+    AllDone,
+    SlotsFull,
+    Dead,
+    Fenced,
+}
+
+impl Primary {
+    pub(super) fn new(world: &World) -> Self {
+        let cache = LossyCache::new();
+        let own = world.through(&cache);
+        Self {
+            cache,
+            journal: JournalWriter::new(own.journal, AllReserved, GENERATION, GEOMETRY).unwrap(),
+            control: ControlBlock::open(own.control).unwrap(),
+            next: 1,
+            released: 0,
+            tried: 0,
+        }
+    }
+
+    /// Commits one epoch.
+    pub(super) fn step(&mut self) -> Held<Option<Stop>> {
+        if self.next > EPOCHS {
+            return Ok(Some(Stop::AllDone));
+        }
+        match self.commit() {
+            Ok(()) => Ok(None),
+            Err(_) if self.cache.is_dead() => Ok(Some(Stop::Dead)),
+            Err(CommitError::Journal(JournalError::SlotBusy { .. })) => Ok(Some(Stop::SlotsFull)),
+            Err(CommitError::Publish(PublishError::Sealed { .. })) => Ok(Some(Stop::Fenced)),
+            Err(error) => Err(violation(error)),
+        }
+    }
+
+    /// Commits until something stops it.
+    pub(super) fn run(&mut self) -> Held<Stop> {
+        loop {
+            if let Some(stop) = self.step()? {
+                return Ok(stop);
+            }
+        }
+    }
+
+    fn commit(&mut self) -> Result<(), CommitError> {
+        let epoch = self.next;
+        let freed = self.control.freed().map_err(|_| CommitError::Control)?;
+        let mut record = self.journal.begin(Epoch::new(epoch), freed)?;
+        for page in pages_of(epoch) {
+            record.push_page_bytes(PageIndex::new(page), &page_content(epoch, page))?;
+        }
+        let finished = record.finish(&state_of(epoch))?;
+        self.tried = epoch;
+        self.journal.publish(finished)?;
+        self.released = epoch;
+        self.next += 1;
+        Ok(())
+    }
+}
+
+#[derive(Debug, thiserror::Error)]
+enum CommitError {
+    #[error("control")]
+    Control,
+    #[error("journal")]
+    Journal(#[from] JournalError),
+    #[error("publish")]
+    Publish(#[from] PublishError),
+}
+
+/// One life of the controller.
+#[derive(Debug)]
+pub(super) struct Controller {
+    pub(super) cache: LossyCache,
+    world: World,
+    pub(super) journal: JournalReader<LossyMemory>,
+}
+
+impl Controller {
+    pub(super) fn new(world: &World) -> Self {
+        let cache = LossyCache::new();
+        let world = world.through(&cache);
+        Self { cache, journal: JournalReader::new(world.journal.clone(), GENERATION, GEOMETRY).unwrap(), world }
+    }
+
+    pub(super) fn applied(&self) -> Held<u64> {
+        let control = ControlBlock::open(&self.world.control).map_err(violation)?;
+        Ok(control.applied().map_err(violation)?.get())
+    }
+
+    /// Applies what is published.
+    pub(super) fn poll(&self) -> Held {
+        match self.journal.word() {
+            Ok(word) => self.apply_up_to(word.epoch.get()),
+            Err(_) if self.cache.is_dead() => Ok(()),
+            Err(error) => Err(violation(error)),
+        }
+    }
+
+    /// Closes the generation, applies the rest, and checks that nothing released is missing.
+    pub(super) fn take_over(&self, primary: &Primary) -> Held<u64> {
+        let last = self.journal.seal().map_err(violation)?.get();
+        let (released, tried, applied) = (primary.released, primary.tried, self.applied()?);
+        hold(released <= last && last <= tried && applied <= last, || {
+            format!("sealed at {last}: released {released}, tried {tried}, applied {applied}")
+        })?;
+        self.check_whole()?;
+        self.apply_up_to(last)?;
+        self.check_history(last)?;
+        Ok(last)
+    }
+
+    pub(super) fn apply_up_to(&self, last: u64) -> Held {
+        match self.try_apply_up_to(last) {
+            Err(_) if self.cache.is_dead() => Ok(()),
+            result => result,
+        }
+    }
+
+    fn try_apply_up_to(&self, last: u64) -> Held {
+        let state = StateArea::new(&self.world.state);
+        let console = ConsoleRing::open(&self.world.console).map_err(violation)?;
+        let control = ControlBlock::open(&self.world.control).map_err(violation)?;
+        let targets = ApplyTargets { image: &self.world.image, state: &state, console: &console, control: &control };
+        let mut buffer = Vec::new();
+        let mut scratch = Default::default();
+        let applied = control.applied().map_err(violation)?;
+        control.set_freed(applied).map_err(violation)?;
+        for epoch in self.applied()? + 1..=last {
+            let number = Epoch::new(epoch);
+            let record = self.journal.load(number, &LIMITS, &mut buffer).map_err(violation)?;
+            hold(record.meta() == state_of(epoch), || format!("meta of epoch {epoch}"))?;
+            let result: Result<_, ApplyError> =
+                apply_record(&record, &parts(epoch, &mut scratch), &targets, &mut no_step);
+            result.map_err(violation)?;
+            control.set_freed(number).map_err(violation)?;
+        }
+        Ok(())
+    }
+
+    /// What must hold at any moment, recovered or not: the applied epoch's machine state is there, and console bytes
+    /// that the ring claims to have are those of the history.
+    pub(super) fn check_whole(&self) -> Held {
+        let applied = self.applied()?;
+        if applied > 0 {
+            let state = StateArea::new(&self.world.state).read(Epoch::new(applied));
+            hold(state == Ok(state_of(applied)), || format!("state of epoch {applied}: {state:?}"))?;
+        }
+        self.check_console().map(|_| ())
+    }
+
+    /// Compares every byte that the ring offers with the history; returns the tail.
+    fn check_console(&self) -> Held<u64> {
+        let console = ConsoleRing::open(&self.world.console).map_err(violation)?;
+        let tail = console.tail().map_err(violation)?.get();
+        let mut from = tail.saturating_sub(console.ring_bytes());
+        let mut copy = vec![0; 2 * PAGE_BYTES];
+        let count = match console.read(ConsolePosition::new(from), &mut copy) {
+            Err(ConsoleReadError::Overwritten { oldest, .. }) => {
+                from = oldest.get();
+                console.read(oldest, &mut copy).map_err(violation)?
+            }
+            result => result.map_err(violation)?,
+        };
+        for (position, byte) in (from..).zip(&copy[..count]) {
+            let epoch = position / len_u64(CONSOLE_BYTES) + 1;
+            hold(*byte == mixed(epoch, 55), || format!("console byte {position} of {tail}"))?;
+        }
+        Ok(tail)
+    }
+
+    /// All is as the history says after `epoch`.
+    pub(super) fn check_history(&self, epoch: u64) -> Held {
+        hold(self.applied()? == epoch, || format!("applied is not {epoch}"))?;
+        for page in 0..PAGES {
+            let mut found = [0; PAGE_BYTES];
+            self.world.image.read(PageIndex::new(page).offset(), &mut found).map_err(violation)?;
+            let writer = (1..=epoch).rev().find(|epoch| pages_of(*epoch).contains(&page));
+            let expected = writer.map_or([0; PAGE_BYTES], |epoch| page_content(epoch, page));
+            hold(found == expected, || format!("page {page} after epoch {epoch}"))?;
+        }
+        self.check_whole()?;
+        let tail = self.check_console()?;
+        let expected = epoch * len_u64(CONSOLE_BYTES);
+        hold(tail == expected, || format!("console ends at {tail}, expected {expected}"))
+    }
+}
