@@ -7,8 +7,11 @@ pub mod doctor;
 mod error_chain;
 pub mod events;
 pub mod host;
+#[allow(unsafe_code, reason = "futexes and a mapping of their own")]
+mod life;
 pub mod machine;
 pub mod transport;
+pub mod unprotected;
 mod wake;
 
 pub use error_chain::chain;

@@ -66,6 +66,11 @@ pub enum Input {
         /// The connection.
         link: LinkId,
     },
+    /// A host's process is dead; its connection will close when the kernel has taken it apart.
+    HostDied {
+        /// The host.
+        host: HostId,
+    },
     /// A sample of a host's heartbeat counter.
     Beat {
         /// The host.
@@ -194,6 +199,14 @@ pub enum Action {
         /// The epoch that it goes on from.
         base: Epoch,
     },
+    /// Reserve the space that journal and log of a generation to come will need: a takeover must not find the pool full,
+    /// and should not spend its time on it. Not being able to is no reason to stop.
+    ReserveGeneration {
+        /// The VM.
+        vm: VmId,
+        /// The generation.
+        generation: Generation,
+    },
     /// Forget journal and log of a generation that is over and applied.
     CloseGeneration {
         /// The VM.
@@ -220,7 +233,12 @@ pub enum Action {
         console_floor: Option<u64>,
     },
     /// Watch the heartbeat page of this host.
-    WatchHost(HostId),
+    WatchHost {
+        /// The host.
+        host: HostId,
+        /// It has just connected: what its page says of an earlier life is void.
+        connected: bool,
+    },
     /// Something happened, for the log (watchers are told by [`Action::ToClient`]).
     Tell {
         /// When.

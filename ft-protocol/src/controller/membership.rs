@@ -33,7 +33,7 @@ impl Controller {
         if !known {
             self.persist(turn);
         }
-        turn.actions.push(Action::WatchHost(host));
+        turn.actions.push(Action::WatchHost { host, connected: true });
         let welcome = ToHost::Welcome {
             host,
             heartbeat_bound: self.config.detector.bound,
@@ -158,6 +158,25 @@ impl Controller {
             self.host_lost(turn, host, TakeoverReason::LinkClosed);
         }
         self.client_closed(turn, link);
+    }
+
+    /// Known before the connection closes. A host that is not connected has been given up already, or is awaited by a
+    /// controller that has just started: then nobody else will tell.
+    pub(super) fn host_died(&mut self, turn: &mut Turn<'_>, host: HostId) {
+        let Some(entry) = self.hosts.get_mut(&host) else { return };
+        match (entry.link, entry.health) {
+            (Some(link), _) => {
+                turn.actions.push(Action::CloseLink(link));
+                self.link_closed(turn, link);
+            }
+            (None, Health::Awaited) => {
+                let name = entry.name.clone();
+                entry.disconnect();
+                self.tell(turn, Happening::HostDown { host, name });
+                self.host_lost(turn, host, TakeoverReason::LinkClosed);
+            }
+            (None, _) => {}
+        }
     }
 
     pub(super) fn beat(&mut self, turn: &mut Turn<'_>, host: HostId, count: Option<u64>) {

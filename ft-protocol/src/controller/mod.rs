@@ -93,7 +93,7 @@ impl Controller {
         for (index, name) in state.hosts.into_iter().enumerate() {
             let Ok(index) = u16::try_from(index) else { break };
             controller.hosts.insert(HostId::new(index), Host::new(name, Health::Awaited, config.detector));
-            turn.actions.push(Action::WatchHost(HostId::new(index)));
+            turn.actions.push(Action::WatchHost { host: HostId::new(index), connected: false });
         }
         for record in state.vms {
             let Some(found) = pool.iter().find(|found| found.vm == record.vm) else { continue };
@@ -111,6 +111,7 @@ impl Controller {
             Input::ClientHello { link, protocol } => self.client_hello(turn, link, protocol),
             Input::FromClient { link, message } => self.from_client(turn, link, message),
             Input::LinkClosed { link } => self.link_closed(turn, link),
+            Input::HostDied { host } => self.host_died(turn, host),
             Input::Beat { host, count } => self.beat(turn, host, count),
             Input::Committed { vm, generation, epoch } => self.committed(turn, vm, generation, epoch),
             Input::PartitionCreated { vm, result } => self.partition_created(turn, vm, result),

@@ -326,7 +326,7 @@ impl Controller {
         }
         entry.phase = Phase::Running { host };
         self.tell(turn, Happening::Live { vm, generation, host, report });
-        Self::close_older(turn, vm, generation);
+        Self::make_room(turn, vm, generation);
         self.protect_all(turn);
     }
 
@@ -338,17 +338,19 @@ impl Controller {
         entry.suspected = None;
         if live {
             entry.phase = Phase::Running { host };
-            Self::close_older(turn, vm, generation);
+            Self::make_room(turn, vm, generation);
         } else {
             entry.phase = Phase::Promoting { host, since: turn.now };
         }
     }
 
-    fn close_older(turn: &mut Turn<'_>, vm: VmId, generation: Generation) {
+    /// Gives back what older generations hold, and reserves what the next one will need.
+    fn make_room(turn: &mut Turn<'_>, vm: VmId, generation: Generation) {
         if generation > Generation::FIRST {
             let over = Generation::new(generation.get() - 1);
             turn.actions.push(Action::CloseGeneration { vm, generation: over });
         }
+        turn.actions.push(Action::ReserveGeneration { vm, generation: generation.next() });
     }
 
     /// A secondary that was told to ask, or a host that was told to become primary, and does neither that nor die, is

@@ -4,7 +4,7 @@ use crate::machine::MachineState;
 use crate::wake::WakingSender;
 use ft_protocol::commit_meta::CommitMeta;
 use ft_protocol::controller::ApplyOutcome;
-use ft_protocol::{Epoch, Generation, VmId};
+use ft_protocol::{Epoch, Generation, HostId, VmId};
 use shared_mem::{
     ApplyParts, ApplyTargets, ConsolePosition, ConsoleRing, ControlBlock, Extent, JournalReader, Mapping, ReadWrite,
     RecordLimits, StateArea, apply_record, no_step,
@@ -35,11 +35,12 @@ pub(super) struct Job {
     pub(super) console_floor: Option<u64>,
 }
 
-/// What became of a job.
-pub(super) struct Done {
-    pub(super) vm: VmId,
-    pub(super) generation: Generation,
-    pub(super) outcome: ApplyOutcome,
+/// What other threads tell the controller's.
+pub(super) enum Event {
+    /// What became of a record.
+    Applied { vm: VmId, generation: Generation, outcome: ApplyOutcome },
+    /// A host's process is dead.
+    Died(HostId),
 }
 
 /// Handle of a VM's thread. Dropping it lets the thread finish the job at hand and waits for that.
@@ -49,13 +50,13 @@ pub(super) struct Applier {
 }
 
 impl Applier {
-    pub(super) fn start(vm: VmId, mut target: Target, done: WakingSender<Done>) -> std::io::Result<Self> {
+    pub(super) fn start(vm: VmId, mut target: Target, done: WakingSender<Event>) -> std::io::Result<Self> {
         let (jobs, queue) = crossbeam_channel::unbounded::<Job>();
         let thread = std::thread::Builder::new().name(format!("apply-{vm}")).spawn(move || {
             let mut buffer = Vec::new();
             for job in queue {
                 let outcome = target.apply(&job, &mut buffer);
-                done.send(Done { vm, generation: job.generation, outcome });
+                done.send(Event::Applied { vm, generation: job.generation, outcome });
                 // A large record should not cost the controller its memory for ever.
                 if buffer.len() > BUFFER_BYTES_KEPT {
                     buffer = Vec::new();

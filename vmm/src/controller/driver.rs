@@ -1,11 +1,12 @@
 //! Drives the controller's core: executes its actions on the pool and the connections.
 
-use super::applier::{Done, Job};
+use super::applier::{Event, Job};
 use super::link::{Incoming, Kind, Link, LinkError};
 use super::partition::Partition;
 use super::{ControllerError, ControllerOptions};
 use crate::clock;
 use crate::events::{Events, Watched};
+use crate::life::{self, Watch};
 use crate::transport::{Listener, ReceiveError, tagged};
 use crate::wake::WakingSender;
 use ft_protocol::controller::{Action, ClusterState, Controller, ControllerConfig, Input};
@@ -37,7 +38,8 @@ pub(super) struct Driver {
     uploads: BTreeMap<LinkId, Extent>,
     partitions: BTreeMap<VmId, Partition>,
     heartbeats: BTreeMap<HostId, HeartbeatReader<Mapping<ReadOnly>>>,
-    wake: WakingSender<Done>,
+    deaths: Watch<HostId>,
+    wake: WakingSender<Event>,
     inputs: VecDeque<Input>,
     over: bool,
 }
@@ -46,8 +48,11 @@ impl Driver {
     pub(super) fn start(
         options: &ControllerOptions,
         pool: Pool,
-        wake: WakingSender<Done>,
+        wake: WakingSender<Event>,
     ) -> Result<Self, ControllerError> {
+        let died = wake.clone();
+        let deaths = Watch::start(move |host| died.send(Event::Died(host)))
+            .map_err(ControllerError::kernel("start a thread"))?;
         let span = |duration: Duration| Span::from_ns(u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX));
         let bound = span(options.heartbeat_bound);
         let config = ControllerConfig {
@@ -69,6 +74,7 @@ impl Driver {
             uploads: BTreeMap::new(),
             partitions: BTreeMap::new(),
             heartbeats: BTreeMap::new(),
+            deaths,
             wake,
             inputs: VecDeque::new(),
             over: false,
@@ -194,6 +200,13 @@ impl Driver {
                 };
                 self.inputs.push_back(Input::GenerationOpened { vm, generation, result });
             }
+            Action::ReserveGeneration { vm, generation } => {
+                if let Some(partition) = self.partitions.get_mut(&vm)
+                    && let Err(error) = partition.reserve_generation(generation)
+                {
+                    tracing::warn!("no space is reserved for {vm} {generation}: {}", crate::chain(&*error));
+                }
+            }
             Action::CloseGeneration { vm, generation } => {
                 if let Some(partition) = self.partitions.get_mut(&vm)
                     && let Err(error) = partition.close_generation(generation)
@@ -213,19 +226,24 @@ impl Driver {
                 let journal = partition.journal(generation).expect("the core applies only open generations");
                 partition.apply(Job { generation, journal, epoch, console_floor });
             }
-            Action::WatchHost(host) => self.watch_host(host)?,
+            Action::WatchHost { host, connected } => self.watch_host(host, connected)?,
             Action::Tell { happening, .. } => tracing::info!(?happening),
             Action::Exit => self.end(),
         }
         Ok(())
     }
 
-    fn watch_host(&mut self, host: HostId) -> Result<(), ControllerError> {
+    fn watch_host(&mut self, host: HostId, connected: bool) -> Result<(), ControllerError> {
         let failed = |error: &dyn std::error::Error| ControllerError::PoolFailed { what: crate::chain(error) };
         let slot = HostSlot::new(host.get());
         let page = self.pool.heartbeat(slot, shared_mem::Access::ReadOnly).map_err(|error| failed(&error))?;
         let mapping = Mapping::read_only(&page).map_err(|error| failed(&error))?;
         self.heartbeats.insert(host, HeartbeatReader::new(mapping));
+        if connected {
+            let writable = self.pool.heartbeat(slot, shared_mem::Access::ReadWrite).map_err(|error| failed(&error))?;
+            life::forget_death(&writable).map_err(ControllerError::kernel("map a heartbeat page"))?;
+        }
+        self.deaths.add(host, &page).map_err(ControllerError::kernel("map a heartbeat page"))?;
         Ok(())
     }
 
@@ -357,8 +375,8 @@ impl Driver {
 
     /// Ends everything; a private pool is removed unless it is to be kept.
     pub(super) fn finish(self) {
-        let Self { options, pool, partitions, links, heartbeats, .. } = self;
-        drop((partitions, links, heartbeats));
+        let Self { options, pool, partitions, links, heartbeats, deaths, .. } = self;
+        drop((partitions, links, heartbeats, deaths));
         if options.private && !options.keep {
             if let Err(error) = pool.destroy() {
                 tracing::error!("the pool in {} could not be removed: {}", options.dir.display(), crate::chain(&error));

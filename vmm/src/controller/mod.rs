@@ -13,6 +13,7 @@ use crate::clock;
 use crate::events::{Events, Watched};
 use crate::transport::{ConnectError, Listener};
 use crate::wake;
+use applier::Event;
 use driver::Driver;
 use ft_protocol::controller::{ClusterStateError, Input};
 use shared_mem::{Pool, PoolConfig, PoolError};
@@ -104,11 +105,10 @@ pub fn serve(options: &ControllerOptions) -> Result<(), ControllerError> {
             match watched {
                 Watched::Listener => driver.accept(&listener, &events)?,
                 Watched::Wake => {
-                    for done in woken.drain() {
-                        driver.input(Input::Applied {
-                            vm: done.vm,
-                            generation: done.generation,
-                            outcome: done.outcome,
+                    for event in woken.drain() {
+                        driver.input(match event {
+                            Event::Applied { vm, generation, outcome } => Input::Applied { vm, generation, outcome },
+                            Event::Died(host) => Input::HostDied { host },
                         })?;
                     }
                 }

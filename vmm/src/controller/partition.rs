@@ -1,11 +1,12 @@
 //! One VM's part of the pool, as the controller uses it.
 
-use super::applier::{Applier, Done, Job, Journal, Target};
+use super::applier::{Applier, Event, Job, Journal, Target};
 use crate::wake::WakingSender;
 use ft_protocol::controller::{Recovered, VmRecord, Word};
 use ft_protocol::spec::VmSpec;
 use ft_protocol::{Epoch, Generation, VmId};
 use nix::sys::stat::{SFlag, fstat};
+use shared_mem::journal::format_journal;
 use shared_mem::{
     Access, ConsoleRing, ControlBlock, Extent, JournalGeometry, JournalReader, Mapping, Pool, ReadWrite, RecordLimits,
     StateArea, VmGeometry, VmName, VmPartition,
@@ -46,7 +47,7 @@ impl Partition {
         vm: VmId,
         spec: &VmSpec,
         boot: &Extent,
-        wake: &WakingSender<Done>,
+        wake: &WakingSender<Event>,
     ) -> Result<Self, Failure> {
         let boot = read_upload(boot)?;
         let geometry = geometry(spec);
@@ -65,14 +66,17 @@ impl Partition {
     pub(super) fn reopen(
         pool: &Pool,
         record: &VmRecord,
-        wake: &WakingSender<Done>,
+        wake: &WakingSender<Event>,
     ) -> Result<(Self, Recovered), Failure> {
         let parts = pool.open_vm(pool.find_vm(&record.spec.name.parse::<VmName>()?)?)?;
         let geometry = parts.geometry().journal;
         let mut partition = Self::open(record.vm, parts, geometry, wake)?;
         // The generation before may not be closed yet, and may be what is still to be applied: it is not, since a
         // generation is opened only after the one before is applied. Only the named one matters.
+        let opened = partition.control.generation()?.get() >= record.generation.get();
         let word = match partition.open_journal(record.generation) {
+            // A journal that was only reserved was given to nobody.
+            Ok(_) if !opened => None,
             Ok(journal) => {
                 let word = journal.reader.word()?;
                 Some(Word { epoch: Epoch::new(word.epoch.get()), sealed: word.sealed })
@@ -100,7 +104,7 @@ impl Partition {
         vm: VmId,
         parts: VmPartition,
         geometry: JournalGeometry,
-        wake: &WakingSender<Done>,
+        wake: &WakingSender<Event>,
     ) -> Result<Self, Failure> {
         let writable = |extent: Result<Extent, shared_mem::PoolError>| -> Result<Mapping<ReadWrite>, Failure> {
             Ok(Mapping::read_write(&extent?)?)
@@ -139,10 +143,23 @@ impl Partition {
         Some(Epoch::new(word.epoch.get()))
     }
 
-    /// Makes the journal of a generation and lets it reign. What an earlier try left is made anew: nobody has it.
+    /// Makes the journal of a generation to come, with its space; it is laid out when the generation is opened.
+    pub(super) fn reserve_generation(&mut self, generation: Generation) -> Result<(), Failure> {
+        self.parts.create_journal(shared_mem::Generation::new(generation.get()), shared_mem::Epoch::ZERO)?;
+        Ok(())
+    }
+
+    /// Makes the journal of a generation and lets it reign. What was reserved for it, or left by an earlier try, is laid
+    /// out anew: nobody has it yet.
     pub(super) fn open_generation(&mut self, generation: Generation, base: Epoch) -> Result<(), Failure> {
         let raw = shared_mem::Generation::new(generation.get());
-        self.parts.create_journal(raw, shared_mem::Epoch::new(base.get()))?;
+        let base = shared_mem::Epoch::new(base.get());
+        match self.parts.journal(raw, Access::ReadWrite) {
+            Ok(reserved) => {
+                format_journal(&Mapping::read_write(&reserved)?, raw, &self.geometry, base)?;
+            }
+            Err(_) => self.parts.create_journal(raw, base)?,
+        }
         self.open_journal(generation)?;
         self.control.set_generation(raw)?;
         Ok(())

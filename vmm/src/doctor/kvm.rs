@@ -1,13 +1,9 @@
 //! What KVM offers.
 
 use super::{Finding, chain};
-use crate::machine::{Stop, probe};
+use crate::machine::{KVM_DEVICE, OpenKvmError, Stop, open_kvm, probe};
 use kvm_ioctls::{Cap, Kvm};
-use std::io;
 use std::path::Path;
-
-const DEVICE: &str = "/dev/kvm";
-const API_VERSION: i32 = 12;
 
 /// A capability, and what is worse without it.
 struct Wanted {
@@ -34,40 +30,29 @@ const WANTED: [Wanted; 13] = [
 ];
 
 pub(super) fn examine() -> Vec<Finding> {
-    match Kvm::new() {
+    match open_kvm() {
         Ok(kvm) => {
-            let mut findings = vec![Finding::ok(DEVICE, "present and permitted"), api_version(&kvm), flavour()];
+            let mut findings = vec![
+                Finding::ok(KVM_DEVICE, format!("present and permitted, API version {}", kvm.get_api_version())),
+                flavour(),
+            ];
             findings.extend(WANTED.iter().map(|wanted| capability(&kvm, wanted)));
             findings.push(flat_guests(&kvm));
             findings.push(kernel_guests(&kvm));
             findings
         }
-        Err(error) => vec![no_device(&io::Error::from_raw_os_error(error.errno())), flavour()],
+        Err(error) => vec![no_device(&error), flavour()],
     }
 }
 
-fn no_device(error: &io::Error) -> Finding {
-    let advice = match error.kind() {
-        io::ErrorKind::NotFound => {
-            "load kvm-intel or kvm-amd; inside a virtual machine or container, have /dev/kvm passed in (nested virtualisation)"
-        }
-        io::ErrorKind::PermissionDenied => {
-            "add your user to the group that owns /dev/kvm (usually kvm), and log in again"
-        }
-        _ => "see the kernel's log about kvm",
+fn no_device(error: &OpenKvmError) -> Finding {
+    let advice = match error {
+        OpenKvmError::Missing { .. } => "inside a virtual machine, turn nested virtualisation on for it",
+        OpenKvmError::NotPermitted { .. } => "log in again after joining the group",
+        OpenKvmError::Unusable { .. } => "see the kernel's log about kvm",
+        OpenKvmError::Version { .. } => "use a stock Linux kernel",
     };
-    Finding::missing(DEVICE, error.to_string(), advice)
-}
-
-fn api_version(kvm: &Kvm) -> Finding {
-    match kvm.get_api_version() {
-        API_VERSION => Finding::ok("KVM API", API_VERSION.to_string()),
-        other => Finding::missing(
-            "KVM API",
-            format!("version {other}"),
-            "only version 12 is known: use a stock Linux kernel",
-        ),
-    }
+    Finding::missing(KVM_DEVICE, chain(error), advice)
 }
 
 /// By the processor's flags and the modules that are loaded.

@@ -26,6 +26,8 @@ pub mod probe;
 mod run;
 mod state;
 #[cfg(test)]
+mod test_elf;
+#[cfg(test)]
 mod tests;
 mod time;
 mod vcpu;

@@ -1,5 +1,6 @@
 //! What the tests on a real KVM share.
 
+use crate::machine::test_elf::program;
 use crate::machine::{Machine, MachineConfig, Stop, flat, guests, layout};
 use kvm_ioctls::Kvm;
 
@@ -37,6 +38,37 @@ pub(super) fn booted_elf(kvm: &Kvm, bytes: u64, elf: &[u8], arguments: &[&str]) 
     machine.enter(&entry).expect("a start");
     machine
 }
+
+/// A machine at the first instruction of this code.
+pub(super) fn at_code(kvm: &Kvm, code: &[u8]) -> Machine {
+    booted_elf(kvm, 4 * MIB, &program(code), &[])
+}
+
+/// The exit code of a guest that is only this code.
+pub(super) fn exit_code(kvm: &Kvm, code: &[u8]) -> u32 {
+    match run_to_end(&mut at_code(kvm, code)) {
+        (Stop::Exited(code), _) => code,
+        (other, _) => panic!("expected an exit, got {other:?}"),
+    }
+}
+
+/// The machine code of these instructions. Labels are numbers other than 22 and 33.
+macro_rules! guest_code {
+    ($($line:literal),+ $(,)?) => {{
+        let (start, end): (usize, usize);
+        // SAFETY: only takes the addresses of the two ends of the code, which is not run.
+        unsafe {
+            std::arch::asm!(
+                "lea {start}, [rip + 22f]", "lea {end}, [rip + 33f]",
+                ".pushsection .rodata", "22:", $($line,)+ "33:", ".popsection",
+                start = out(reg) start, end = out(reg) end, options(nomem, nostack, preserves_flags),
+            );
+        }
+        // SAFETY: the range between the labels is constant data of the program.
+        unsafe { std::slice::from_raw_parts(start as *const u8, end - start) }
+    }};
+}
+pub(super) use guest_code;
 
 /// Runs to the end, sleeping through waits; gives the last stop and the console.
 pub(super) fn run_to_end(machine: &mut Machine) -> (Stop, String) {

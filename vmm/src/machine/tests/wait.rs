@@ -1,0 +1,122 @@
+//! Waits: the machine reports them, and the guest goes on when they are over.
+
+use super::support::{MIB, at_code, booted, guest_code, kvm, run_to_end};
+use crate::machine::{GuestTime, Machine, Stop};
+use kvm_ioctls::Kvm;
+
+/// Echoes what it reads, ends at a `q`, and waits a thousand seconds when there is nothing to read.
+fn echo(kvm: &Kvm) -> Machine {
+    at_code(
+        kvm,
+        guest_code!(
+            "4:",
+            "mov edx, 0x3fd",
+            "in al, dx",
+            "test al, 1",
+            "jz 5f",
+            "mov edx, 0x3f8",
+            "in al, dx",
+            "out dx, al",
+            "cmp al, 0x71",
+            "jne 4b",
+            "out 0xf4, al",
+            "5:",
+            "mov edx, 0x60c",
+            "mov eax, 1000000000",
+            "out dx, eax",
+            "jmp 4b",
+        ),
+    )
+}
+
+/// Runs on until the guest waits or ends.
+fn settle(machine: &mut Machine) -> Stop {
+    loop {
+        match machine.run().expect("runs") {
+            Stop::Output => {}
+            stop => return stop,
+        }
+    }
+}
+
+#[test]
+fn input_ends_a_wait() {
+    let Some(kvm) = kvm() else { return };
+    let mut machine = echo(&kvm);
+    let Stop::Wait { until } = settle(&mut machine) else { panic!("it waits") };
+    assert!(until > GuestTime(1_000_000_000_000));
+    assert_eq!(settle(&mut machine), Stop::Wait { until }, "still the same wait");
+    assert_eq!(machine.push_console_input(b"abc"), 3);
+    assert!(matches!(settle(&mut machine), Stop::Wait { until: later } if later > until));
+    assert_eq!(machine.take_console().bytes, b"abc");
+    machine.push_console_input(b"dq");
+    assert_eq!(settle(&mut machine), Stop::Exited(u32::from(b'q')));
+    let output = machine.take_console();
+    assert_eq!((output.position, output.bytes.as_slice()), (3, &b"dq"[..]));
+}
+
+#[test]
+fn long_input_passes_through_the_short_queue() {
+    let Some(kvm) = kvm() else { return };
+    let mut machine = echo(&kvm);
+    let text: Vec<u8> =
+        (0..1000u32).map(|index| b'a' + u8::try_from(index % 16).expect("small")).chain([b'q']).collect();
+    assert_eq!(machine.push_console_input(&text), text.len());
+    assert_eq!(settle(&mut machine), Stop::Exited(u32::from(b'q')));
+    assert_eq!(machine.take_console().bytes, text);
+}
+
+#[test]
+fn console_input_is_bounded() {
+    let Some(kvm) = kvm() else { return };
+    let mut machine = echo(&kvm);
+    assert_eq!(machine.push_console_input(&vec![b'x'; 70_000]), 65_536);
+    assert_eq!(machine.push_console_input(b"x"), 0);
+}
+
+#[test]
+fn a_kick_interrupts_a_wait_but_does_not_end_it() {
+    let Some(kvm) = kvm() else { return };
+    let mut machine = echo(&kvm);
+    let wait = settle(&mut machine);
+    machine.kicker().kick();
+    assert_eq!(settle(&mut machine), Stop::Kicked);
+    assert_eq!(settle(&mut machine), wait);
+}
+
+#[test]
+fn waits_and_waiting_input_survive_a_move() {
+    let Some(kvm) = kvm() else { return };
+    let mut machine = echo(&kvm);
+    let wait = settle(&mut machine);
+    let waiting = machine.save().expect("saved");
+    assert_eq!(waiting.wait_until().map(|until| Stop::Wait { until }), Some(wait.clone()));
+    machine.push_console_input(b"hello");
+    let typed = machine.save().expect("saved");
+
+    let mut other = echo(&kvm);
+    other.restore(&waiting).expect("restored");
+    assert_eq!(settle(&mut other), wait);
+    other.restore(&typed).expect("restored");
+    assert!(matches!(settle(&mut other), Stop::Wait { .. }));
+    assert_eq!(other.take_console().bytes, b"hello");
+}
+
+#[test]
+fn guest_time_goes_on_from_the_saved_moment() {
+    let Some(kvm) = kvm() else { return };
+    let mut machine = echo(&kvm);
+    settle(&mut machine);
+    let state = machine.save().expect("saved");
+    let mut other = echo(&kvm);
+    other.restore(&state).expect("restored");
+    assert!(other.guest_time() >= state.guest_time());
+    assert!(machine.guest_time() >= state.guest_time());
+}
+
+#[test]
+fn idle_ticks_through() {
+    let Some(kvm) = kvm() else { return };
+    let (end, console) = run_to_end(&mut booted(&kvm, 4 * MIB, "idle", &["--ticks", "3", "--tick-ms", "2"]));
+    assert_eq!((end, console.as_str()), (Stop::Exited(0), "tick 000001\ntick 000002\ntick 000003\n"));
+}
