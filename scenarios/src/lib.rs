@@ -3,7 +3,11 @@
 
 pub mod cluster;
 pub mod event;
+pub mod foreground;
 pub mod guest;
 pub mod protected;
+pub mod sim;
+pub mod status_line;
+pub mod summary;
 pub mod timeline;
 pub mod units;

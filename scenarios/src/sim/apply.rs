@@ -1,0 +1,167 @@
+//! The controller's application of commit records: look, load, apply, free, each a step of its own.
+
+use super::controller::{open_journal, pool_epoch, protocol_epoch};
+use super::fault::{Point, Target};
+use super::queue::Event;
+use super::world::World;
+use ft_protocol::Epoch;
+use ft_protocol::commit_meta::{CommitMeta, GuestEnd};
+use ft_protocol::controller::{ApplyOutcome, Input};
+use ft_protocol::ids::{Generation, VmId};
+use shared_mem::apply::{ApplyError, ApplyParts, ApplyTargets, apply_record, no_step};
+use shared_mem::console::ConsoleRing;
+use shared_mem::control::ControlBlock;
+use shared_mem::journal::{LoadError, Record};
+use shared_mem::numbers::{self, ConsolePosition};
+use shared_mem::state_area::StateArea;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Stage {
+    Load,
+    Apply,
+    Free,
+}
+
+/// A record on its way into the stable image.
+#[derive(Debug)]
+pub(crate) struct ApplyJob {
+    generation: Generation,
+    epoch: Epoch,
+    console_floor: Option<u64>,
+    stage: Stage,
+    /// The record's private copy.
+    bytes: Vec<u8>,
+    done: Option<ApplyOutcome>,
+}
+
+/// What a step of a job came to.
+enum Progress {
+    /// The next step is due.
+    Next,
+    /// The core is answered.
+    Answer(ApplyOutcome),
+    /// The controller cannot reach the pool: it is dying.
+    Dead,
+}
+
+impl World {
+    pub(crate) fn begin_apply(&mut self, vm: VmId, generation: Generation, epoch: Epoch, console_floor: Option<u64>) {
+        let job = ApplyJob { generation, epoch, console_floor, stage: Stage::Load, bytes: Vec::new(), done: None };
+        self.controller.jobs[usize::from(vm.get())] = Some(job);
+        self.schedule_apply(vm);
+    }
+
+    fn schedule_apply(&mut self, vm: VmId) {
+        let delay = self.takes(Target::Controller, self.plan.weather.apply_us);
+        self.schedule(delay, Event::Apply(vm));
+    }
+
+    pub(crate) fn apply_step(&mut self, vm: VmId) {
+        let Some(mut job) = self.controller.jobs[usize::from(vm.get())].take() else { return };
+        let progress = match job.stage {
+            Stage::Load => self.load_record(vm, &mut job),
+            Stage::Apply => self.apply_loaded(vm, &mut job),
+            Stage::Free => self.free_slot(vm, &mut job),
+        };
+        match progress {
+            Progress::Next => {
+                self.controller.jobs[usize::from(vm.get())] = Some(job);
+                self.schedule_apply(vm);
+            }
+            Progress::Answer(outcome) => {
+                self.controller_input(Input::Applied { vm, generation: job.generation, outcome });
+            }
+            Progress::Dead => {}
+        }
+    }
+
+    /// Nothing is applied that the commit word, made durable by the look at it, does not cover.
+    fn load_record(&mut self, vm: VmId, job: &mut ApplyJob) -> Progress {
+        let cache = self.controller.actor.cache.clone();
+        let Some(partition) = self.pool.partition(vm) else { return Progress::Dead };
+        let Some(journal) = open_journal(partition, job.generation, &cache) else { return Progress::Dead };
+        let Ok(word) = journal.word() else { return Progress::Dead };
+        if protocol_epoch(word.epoch) < job.epoch {
+            return Progress::Answer(ApplyOutcome::NotCommitted);
+        }
+        match journal.load(pool_epoch(job.epoch), &partition.limits, &mut job.bytes) {
+            Ok(_) => {
+                job.stage = Stage::Apply;
+                self.reached(Point::RecordLoaded);
+                Progress::Next
+            }
+            Err(LoadError::Access(_)) => Progress::Dead,
+            Err(error @ LoadError::Record { .. }) => refused(job.epoch, &error),
+        }
+    }
+
+    fn apply_loaded(&mut self, vm: VmId, job: &mut ApplyJob) -> Progress {
+        let cache = self.controller.actor.cache.clone();
+        let Some(partition) = self.pool.partition(vm) else { return Progress::Dead };
+        let generation = numbers::Generation::new(job.generation.get());
+        let record = match Record::parse(&job.bytes, generation, pool_epoch(job.epoch), &partition.limits) {
+            Ok(record) => record,
+            Err(error) => return refused(job.epoch, &error),
+        };
+        let meta = match CommitMeta::decode(record.meta()) {
+            Ok(meta) => meta,
+            Err(error) => return refused(job.epoch, &error),
+        };
+        let Ok(console) = ConsoleRing::open(partition.console.through(&cache)) else { return Progress::Dead };
+        let Ok(control) = ControlBlock::open(partition.control.through(&cache)) else { return Progress::Dead };
+        if let Some(floor) = job.console_floor {
+            let Ok(free) = console.free_space(ConsolePosition::new(floor)) else { return Progress::Dead };
+            if free < meta.console.len() as u64 {
+                return Progress::Answer(ApplyOutcome::ConsoleFull { epoch: job.epoch });
+            }
+        }
+        let parts = ApplyParts {
+            machine_state: meta.machine_state,
+            console_start: ConsolePosition::new(meta.console_start),
+            console: meta.console,
+        };
+        let image = partition.image.through(&cache);
+        let state = StateArea::new(partition.state.through(&cache));
+        let targets = ApplyTargets { image: &image, state: &state, console: &console, control: &control };
+        match apply_record(&record, &parts, &targets, &mut no_step) {
+            Ok(_) => {}
+            Err(error) if out_of_reach(&error) => return Progress::Dead,
+            Err(error) => return refused(job.epoch, &error),
+        }
+        let (console_end, ended): (u64, Option<GuestEnd>) = (meta.console_end(), meta.ended);
+        job.done = Some(ApplyOutcome::Done { epoch: job.epoch, console_end, ended });
+        job.stage = Stage::Free;
+        self.reached(Point::RecordApplied);
+        Progress::Next
+    }
+
+    fn free_slot(&mut self, vm: VmId, job: &mut ApplyJob) -> Progress {
+        let cache = self.controller.actor.cache.clone();
+        let Some(partition) = self.pool.partition(vm) else { return Progress::Dead };
+        let Ok(control) = ControlBlock::open(partition.control.through(&cache)) else { return Progress::Dead };
+        if control.set_freed(pool_epoch(job.epoch)).is_err() {
+            return Progress::Dead;
+        }
+        self.reached(Point::SlotFreed);
+        job.done.take().map_or(Progress::Dead, Progress::Answer)
+    }
+}
+
+fn refused(epoch: Epoch, error: &dyn std::error::Error) -> Progress {
+    Progress::Answer(ApplyOutcome::Refused { epoch, reason: error.to_string() })
+}
+
+/// Whether an error says that this process can no longer reach the pool, rather than that a record is bad.
+fn out_of_reach(error: &ApplyError) -> bool {
+    use shared_mem::console::ConsoleError;
+    use shared_mem::control::ControlError;
+    use shared_mem::mem::AccessError::Unreachable;
+    use shared_mem::state_area::StateError;
+    matches!(
+        error,
+        ApplyError::Image(Unreachable)
+            | ApplyError::State(StateError::Access(Unreachable))
+            | ApplyError::Console(ConsoleError::Access(Unreachable))
+            | ApplyError::Control(ControlError::Access(Unreachable))
+    )
+}

@@ -1,0 +1,381 @@
+//! The checkers: they know the one true history and look at the pool with their own eyes.
+//!
+//! They learn from the drivers only what was attempted (which record was written for which epoch) and what was claimed
+//! (this epoch is published, this generation sealed); what is true they read from the pool's memories and the oracle.
+
+use super::drive::At;
+use super::guest::{Packet, Registers};
+use super::rebuild::rebuild;
+use super::truth::{Oracle, Truth};
+use super::violation::Violation;
+use super::weather::{CONSOLE_RING_BYTES, PAGE_SIZE};
+use super::world::World;
+use ft_protocol::ids::{Epoch, Generation, HostId, VmId};
+use ft_protocol::wire::{Access, Grant, Part, ToHost};
+use shared_mem::console::ConsoleRing;
+use shared_mem::control::ControlBlock;
+use shared_mem::lossy::LossyCache;
+use shared_mem::mem::PoolRead;
+use shared_mem::numbers::{self, ConsolePosition, Offset};
+use shared_mem::state_area::StateArea;
+
+/// What is known of one VM.
+#[derive(Debug)]
+pub(crate) struct VmFacts {
+    /// Per epoch: the registers at the end of every record that was written for it.
+    written: Vec<Vec<(Generation, Registers)>>,
+    /// Registers at the end of each committed epoch.
+    committed: Vec<Registers>,
+    sealed: Vec<Generation>,
+    /// Who may write which journal.
+    reigns: Vec<(Generation, usize)>,
+    applied: u64,
+    shown: u64,
+    /// A committed record that a fault has damaged: its epoch may be lost.
+    damaged: Option<Epoch>,
+    /// The guest at the applied epoch.
+    pub(crate) oracle: Oracle,
+}
+
+/// All facts.
+#[derive(Debug)]
+pub(crate) struct Checker {
+    pub(crate) vms: Vec<VmFacts>,
+    /// Through whose eyes the pool is looked at.
+    pub(crate) auditor: LossyCache,
+    /// How many accesses there were when the pool was looked at last.
+    accesses: u64,
+    pub(crate) scratch: Vec<u8>,
+}
+
+impl Checker {
+    pub(crate) fn new(truths: &[Truth]) -> Self {
+        let facts = |truth: &Truth| VmFacts {
+            written: Vec::new(),
+            committed: vec![Registers::default()],
+            sealed: Vec::new(),
+            reigns: Vec::new(),
+            applied: 0,
+            shown: 0,
+            damaged: None,
+            oracle: Oracle::new(truth.program),
+        };
+        let vms = truths.iter().map(facts).collect();
+        Self { vms, auditor: LossyCache::new(), accesses: 0, scratch: Vec::new() }
+    }
+
+    fn facts(&mut self, vm: VmId) -> &mut VmFacts {
+        &mut self.vms[usize::from(vm.get())]
+    }
+
+    /// A record was written into its slot.
+    pub(crate) fn written(&mut self, vm: VmId, generation: Generation, epoch: Epoch, registers: Registers) {
+        let written = &mut self.facts(vm).written;
+        let index = index(epoch.get());
+        if written.len() <= index {
+            written.resize_with(index + 1, Vec::new);
+        }
+        written[index].retain(|(by, _)| *by != generation);
+        written[index].push((generation, registers));
+    }
+
+    /// Committed and applied epoch, if records of this generation can be waiting for their application.
+    pub(crate) fn unapplied(&self, vm: VmId, generation: Generation) -> Option<(u64, u64)> {
+        let facts = self.vms.get(usize::from(vm.get()))?;
+        let committed = facts.last_committed();
+        let current = facts.written.get(index(committed.get()))?.iter().any(|(by, _)| *by == generation);
+        current.then_some((committed.get(), facts.applied))
+    }
+
+    /// A fault has damaged the record of a committed epoch.
+    pub(crate) fn corrupted(&mut self, vm: VmId, epoch: Epoch) {
+        let damaged = &mut self.facts(vm).damaged;
+        *damaged = Some(damaged.map_or(epoch, |earlier| earlier.min(epoch)));
+    }
+}
+
+impl VmFacts {
+    pub(crate) fn last_committed(&self) -> Epoch {
+        Epoch::new(self.committed.len() as u64 - 1)
+    }
+
+    pub(crate) fn is_damaged(&self) -> bool {
+        self.damaged.is_some()
+    }
+
+    /// Takes an epoch for committed under a generation; `false` when that cannot be.
+    fn commit(&mut self, generation: Generation, epoch: Epoch) -> bool {
+        let found = self.written.get(index(epoch.get())).and_then(|records| {
+            records.iter().find(|(by, _)| *by == generation).map(|(_, registers)| *registers)
+        });
+        match found {
+            Some(registers) if epoch == self.last_committed().next() => {
+                self.committed.push(registers);
+                true
+            }
+            Some(registers) => epoch == self.last_committed() && self.committed.last() == Some(&registers),
+            None => false,
+        }
+    }
+}
+
+impl World {
+    /// A journal was opened: its epochs go on from `base`.
+    pub(crate) fn check_opened(&mut self, vm: VmId, base: Epoch) {
+        self.check_goes_on(vm, base);
+    }
+
+    /// A new generation goes on exactly from the last committed epoch, but for what a fault has damaged (I3).
+    fn check_goes_on(&mut self, vm: VmId, base: Epoch) {
+        let facts = self.checker.facts(vm);
+        let committed = facts.last_committed();
+        if base < committed && facts.damaged.is_some_and(|damaged| base.next() >= damaged) {
+            facts.committed.truncate(index(base.get()) + 1);
+            facts.damaged = None;
+        } else if base != committed {
+            self.violate(Violation::WrongRecovery { vm, found: base, committed });
+        }
+    }
+
+    /// A seal took effect.
+    pub(crate) fn check_sealed(&mut self, vm: VmId, generation: Generation, final_epoch: Epoch) {
+        let facts = self.checker.facts(vm);
+        if !facts.sealed.contains(&generation) {
+            facts.sealed.push(generation);
+        }
+        let committed = facts.last_committed();
+        let known = final_epoch == committed || facts.commit(generation, final_epoch) || facts.is_damaged();
+        if !known {
+            self.violate(Violation::WrongRecovery { vm, found: final_epoch, committed });
+        }
+    }
+
+    /// A host says that it has published an epoch (I2).
+    pub(crate) fn check_published(&mut self, at: At, epoch: Epoch) {
+        let Some(generation) = self.primary(at).map(|primary| primary.order.generation) else { return };
+        let (vm, host) = (at.vm, at.host);
+        let facts = self.checker.facts(vm);
+        let violation = if facts.sealed.contains(&generation) {
+            Some(Violation::PublishedAfterSeal { vm, generation, epoch })
+        } else if !facts.reigns.contains(&(generation, host)) || !facts.commit(generation, epoch) {
+            let host = u16::try_from(host).unwrap_or(0);
+            Some(Violation::ForeignPublication { vm, generation, epoch, host })
+        } else {
+            None
+        };
+        match violation {
+            Some(violation) => self.violate(violation),
+            None => self.check_rebuildable(vm, |_, _| None),
+        }
+    }
+
+    /// Output leaves a host: it must be of the true history, and the pool must be able to rebuild what sent it (I1).
+    pub(crate) fn check_released(&mut self, at: At, packets: &[Packet]) {
+        let Some(generation) = self.primary(at).map(|primary| primary.order.generation) else { return };
+        let vm = at.vm;
+        let truth = &self.truths[usize::from(vm.get())];
+        if let Some(packet) = packets.iter().find(|packet| truth.packets.get(index(packet.number)) != Some(packet)) {
+            return self.violate(Violation::ForeignPacket { vm, number: packet.number });
+        }
+        let Some(step) = packets.iter().map(|packet| packet.step).max() else { return };
+        self.check_rebuildable(vm, |registers, _| {
+            let rebuildable = registers.step;
+            (rebuildable < step).then_some(Violation::LeakedPacket { vm, generation, step, rebuildable })
+        });
+    }
+
+    /// Rebuilds the VM from what is durable in the pool and holds it against the truth (I1, I3).
+    fn check_rebuildable(&mut self, vm: VmId, leaks: impl FnOnce(Registers, u64) -> Option<Violation>) {
+        let facts = &self.checker.vms[usize::from(vm.get())];
+        if facts.is_damaged() {
+            return;
+        }
+        let violation = match rebuild(&self.pool, vm, &facts.oracle, &mut self.checker.scratch) {
+            Ok(rebuilt) => leaks(rebuilt.registers, rebuilt.registers.console),
+            Err(why) => Some(Violation::Unrecoverable { vm, epoch: facts.last_committed(), why }),
+        };
+        if let Some(violation) = violation {
+            self.violate(violation);
+        }
+    }
+
+    /// A primary has loaded what it goes on from (I3, I5).
+    pub(crate) fn check_loaded(&mut self, at: At, base: Epoch) {
+        let vm = at.vm;
+        let Some(generation) = self.primary(at).map(|primary| primary.order.generation) else { return };
+        if self.checker.facts(vm).sealed.contains(&generation) {
+            // It was deposed before it began: what it loads may be anything, and nobody will ever see it.
+            return;
+        }
+        self.check_goes_on(vm, base);
+        let Some(primary) = self.primary(at) else { return };
+        let registers = primary.registers;
+        let mut pages = Vec::new();
+        for page in 0..primary.order.spec.memory_bytes / PAGE_SIZE {
+            let mut content = [0; 4096];
+            if primary.working.page(page, &mut content).is_err() {
+                return;
+            }
+            pages.push(content);
+        }
+        let facts = self.checker.facts(vm);
+        let expected = facts.committed.last().copied();
+        if expected != Some(registers) || facts.oracle.registers() != registers {
+            return self.violate(Violation::WrongState { vm, epoch: base, found: Some(registers), expected });
+        }
+        let wrong = (0..).zip(&pages).find(|(page, content)| facts.oracle.page(*page) != *content);
+        if let Some((page, _)) = wrong {
+            self.violate(Violation::WrongPage { vm, epoch: base, page });
+        }
+    }
+
+    /// Bytes that the client has shown to its user (I4).
+    pub(crate) fn check_shown(&mut self, vm: VmId, from: u64, bytes: &[u8]) {
+        self.check_console(vm, from, bytes);
+    }
+
+    fn check_console(&mut self, vm: VmId, from: u64, bytes: &[u8]) {
+        let truth = &self.truths[usize::from(vm.get())].console;
+        let expected = truth.get(index(from)..).unwrap_or_default();
+        let wrong = bytes.iter().enumerate().find(|(at, byte)| expected.get(*at) != Some(byte));
+        if let Some((at, _)) = wrong {
+            self.violate(Violation::WrongConsole { vm, position: from + at as u64 });
+        }
+    }
+
+    /// What a host is given access to (I7).
+    pub(crate) fn check_grants(&mut self, host: usize, message: &ToHost, grants: &[Grant]) {
+        for grant in grants {
+            let owns = match (message, grant.part) {
+                (ToHost::Welcome { host: number, .. }, Part::Heartbeat(page)) => {
+                    page == *number && self.is_number_of(host, page)
+                }
+                (ToHost::Promote(order), Part::Journal(vm, generation)) => {
+                    order.vm == vm && order.generation == generation && self.enthrone(vm, generation, host)
+                }
+                _ => false,
+            };
+            let reads = !matches!(grant.part, Part::Journal(..) | Part::Upload);
+            let allowed = match grant.access {
+                Access::ReadWrite => owns,
+                Access::ReadOnly => reads,
+            };
+            if !allowed {
+                let host = u16::try_from(host).unwrap_or(0);
+                self.violate(Violation::WrongGrant { host, grant: *grant });
+            }
+        }
+    }
+
+    fn is_number_of(&self, host: usize, number: HostId) -> bool {
+        self.host_index(number).is_none_or(|known| known == host)
+    }
+
+    /// Notes whose reign a generation is; `false` when it is somebody else's already.
+    fn enthrone(&mut self, vm: VmId, generation: Generation, host: usize) -> bool {
+        let reigns = &mut self.checker.facts(vm).reigns;
+        let free = reigns.iter().all(|(known, by)| *known != generation || *by == host);
+        reigns.push((generation, host));
+        free
+    }
+
+    /// Looks at the pool, if anything was stored in it since the last look.
+    pub(crate) fn check(&mut self) {
+        let hosts: u64 = self.hosts.iter().map(|host| host.actor.cache.events() + u64::from(host.actor.life)).sum();
+        let controller = &self.controller.actor;
+        let accesses = hosts + controller.cache.events() + (u64::from(controller.life) << 32);
+        if accesses == self.checker.accesses || self.violation.is_some() {
+            return;
+        }
+        self.checker.accesses = accesses;
+        for vm in self.vms() {
+            self.check_reigns(vm);
+            self.check_applied(vm);
+            self.check_ring(vm);
+        }
+    }
+
+    /// At most one generation is open (I2).
+    fn check_reigns(&mut self, vm: VmId) {
+        let Some(partition) = self.pool.partition(vm) else { return };
+        let mut count = 0;
+        for journal in partition.journals.iter().filter(|journal| !journal.reserved) {
+            let memory = journal.memory.through(&self.checker.auditor);
+            let number = numbers::Generation::new(journal.generation.get());
+            let reader = shared_mem::journal::JournalReader::new(memory, number, partition.geometry);
+            let sealed = reader.ok().and_then(|reader| reader.peek_word().ok()).is_some_and(|word| word.sealed);
+            count += usize::from(!sealed);
+        }
+        if count > 1 {
+            self.violate(Violation::ManyReigns { vm, count });
+        }
+    }
+
+    /// The stable image and the machine state are those of the true history at the applied epoch (I5).
+    fn check_applied(&mut self, vm: VmId) {
+        let auditor = &self.checker.auditor;
+        let Some(partition) = self.pool.partition(vm) else { return };
+        let Ok(control) = ControlBlock::open(partition.control.through(auditor)) else { return };
+        let Ok(applied) = control.applied() else { return };
+        let epoch = Epoch::new(applied.get());
+        let (image, state) = (partition.image.through(auditor), partition.state.through(auditor));
+        let opened = partition.journals.iter().rfind(|journal| !journal.reserved);
+        let generation = opened.map(|journal| journal.generation);
+        let facts = &mut self.checker.vms[usize::from(vm.get())];
+        if applied.get() == facts.applied {
+            return;
+        }
+        let committed = facts.last_committed();
+        let forward = applied.get() == facts.applied + 1;
+        let covered = epoch <= committed || generation.is_some_and(|generation| facts.commit(generation, epoch));
+        if !forward || !covered {
+            return self.violate(Violation::WrongRecovery { vm, found: epoch, committed });
+        }
+        facts.applied = applied.get();
+        if facts.damaged.is_some_and(|damaged| damaged <= epoch) {
+            facts.damaged = None;
+        }
+        let expected = facts.committed.get(index(epoch.get())).copied();
+        let found = StateArea::new(state).read(applied).ok().and_then(|bytes| Registers::decode(&bytes));
+        let truth = &self.truths[usize::from(vm.get())];
+        let true_registers = expected.and_then(|registers| truth.at(registers.step));
+        if found.is_none() || found != expected || found != true_registers {
+            return self.violate(Violation::WrongState { vm, epoch, found, expected: true_registers });
+        }
+        facts.oracle.advance_to(found.map_or(0, |registers| registers.step));
+        let mut content = [0; 4096];
+        for page in 0..truth.program.pages {
+            let read = image.read(Offset::new(page * PAGE_SIZE), &mut content);
+            if read.is_err() || facts.oracle.page(page) != content {
+                return self.violate(Violation::WrongPage { vm, epoch, page });
+            }
+        }
+    }
+
+    /// What is in the console ring is out: it must be true (I4), and the pool must be able to rebuild it (I1).
+    fn check_ring(&mut self, vm: VmId) {
+        let Some(partition) = self.pool.partition(vm) else { return };
+        let Ok(ring) = ConsoleRing::open(partition.console.through(&self.checker.auditor)) else { return };
+        let Ok(tail) = ring.tail() else { return };
+        let shown = self.checker.vms[usize::from(vm.get())].shown;
+        let tail = tail.get();
+        if tail == shown {
+            return;
+        }
+        let mut bytes = [0; 4096];
+        const { assert!(CONSOLE_RING_BYTES <= 4096) };
+        let wanted = index(tail.saturating_sub(shown)).min(bytes.len());
+        if tail < shown || ring.read(ConsolePosition::new(shown), &mut bytes[..wanted]) != Ok(wanted) {
+            return self.violate(Violation::WrongConsole { vm, position: shown });
+        }
+        self.checker.facts(vm).shown = tail;
+        self.check_console(vm, shown, &bytes[..wanted]);
+        self.check_rebuildable(vm, |_, rebuildable| {
+            (rebuildable < tail).then_some(Violation::LeakedConsole { vm, shown: tail, rebuildable })
+        });
+    }
+}
+
+fn index(number: u64) -> usize {
+    usize::try_from(number).unwrap_or(usize::MAX)
+}

@@ -1,0 +1,202 @@
+//! The client: makes the VMs, and reads each console without loss, slowly, over connections that break.
+
+use super::actor::Actor;
+use super::draw::Range;
+use super::net::{Message, Peer};
+use super::pool::Descriptor;
+use super::queue::Event;
+use super::violation::Violation;
+use super::weather::PAGE_SIZE;
+use super::world::World;
+use ft_protocol::Span;
+use ft_protocol::commit_meta::GuestEnd;
+use ft_protocol::ids::VmId;
+use ft_protocol::spec::{Mode, VmSpec};
+use ft_protocol::wire::{Answer, FromClient, PROTOCOL_VERSION, Request, RequestError, ToClient};
+use shared_mem::console::ConsoleRing;
+use shared_mem::lossy::LossyMemory;
+use shared_mem::numbers::ConsolePosition;
+
+/// How long the client waits before it tries to connect again.
+const CONNECT_AGAIN_US: Range = Range::new(300, 3_000);
+
+/// What the client knows of a VM.
+#[derive(Default)]
+pub(crate) struct Reading {
+    made: bool,
+    console: Option<ConsoleRing<LossyMemory>>,
+    /// Bytes read and shown.
+    pub(crate) position: u64,
+    /// Where the console is known to go to.
+    tail: u64,
+    pub(crate) end: Option<(GuestEnd, u64)>,
+    reading: bool,
+}
+
+impl Reading {
+    /// The VM's life is over and all that it printed was read.
+    pub(crate) fn is_complete(&self) -> bool {
+        self.end.as_ref().is_some_and(|(_, console_end)| *console_end == self.position)
+    }
+}
+
+/// The process. It never dies; only its connection does.
+pub(crate) struct Client {
+    pub(crate) actor: Actor,
+    pub(crate) link: Option<usize>,
+    pub(crate) vms: Vec<Reading>,
+    /// It does not read before this time.
+    pub(crate) paused_until_ns: u64,
+}
+
+impl Client {
+    pub(crate) fn new(actor: Actor, vms: u16) -> Self {
+        Self { actor, link: None, vms: (0..vms).map(|_| Reading::default()).collect(), paused_until_ns: 0 }
+    }
+}
+
+/// Numbers of requests: what, and for which VM.
+const CREATE: u64 = 1 << 32;
+const ATTACH: u64 = 2 << 32;
+
+impl World {
+    pub(crate) fn client_connect(&mut self) {
+        if self.client.link.is_some() {
+            return;
+        }
+        self.client.link = self.connect(Peer::Client);
+        if self.client.link.is_some() {
+            self.client_sends(Message::ClientHello(PROTOCOL_VERSION));
+            for vm in self.vms() {
+                self.create_or_attach(vm);
+            }
+        } else {
+            let delay = self.client.actor.takes(CONNECT_AGAIN_US);
+            self.schedule(delay, Event::ClientConnect);
+        }
+    }
+
+    fn client_sends(&mut self, message: Message) {
+        if let Some(link) = self.client.link {
+            self.send(link, true, message);
+        }
+    }
+
+    fn request(&mut self, id: u64, request: Request) {
+        self.client_sends(Message::FromClient(FromClient { id, request }));
+    }
+
+    pub(crate) fn create_or_attach(&mut self, vm: VmId) {
+        let number = u64::from(vm.get());
+        if self.client.vms[usize::from(vm.get())].made {
+            self.request(ATTACH | number, Request::AttachConsole(vm));
+        } else {
+            let spec = self.spec_of(vm);
+            self.request(CREATE | number, Request::CreateVm(spec));
+        }
+    }
+
+    fn spec_of(&self, vm: VmId) -> VmSpec {
+        let weather = &self.plan.weather;
+        VmSpec {
+            name: format!("v{}", vm.get()),
+            memory_bytes: weather.guest_pages * PAGE_SIZE,
+            mode: Mode::Checkpoint,
+            epoch_interval: Span::from_us(weather.epoch_us),
+            args: Vec::new(),
+            journal: super::pool::journal_shape(weather.guest_pages, weather.slots),
+        }
+    }
+
+    pub(crate) fn client_receives(&mut self, link: usize, message: Message) {
+        if self.client.link != Some(link) {
+            return;
+        }
+        match message {
+            Message::ToClient(message, descriptors) => self.client_told(message, &descriptors),
+            Message::Closed => {
+                self.client.link = None;
+                for reading in &mut self.client.vms {
+                    reading.console = None;
+                }
+                let delay = self.client.actor.takes(CONNECT_AGAIN_US);
+                self.schedule(delay, Event::ClientConnect);
+            }
+            _ => {}
+        }
+    }
+
+    fn client_told(&mut self, message: ToClient, descriptors: &[Descriptor]) {
+        match message {
+            ToClient::Answer { id, answer } => self.client_answered(id, answer, descriptors),
+            ToClient::ConsoleMoved { vm, tail } => {
+                let reading = &mut self.client.vms[usize::from(vm.get())];
+                reading.tail = reading.tail.max(tail);
+                self.read_soon(vm);
+            }
+            ToClient::VmEnded { vm, end, console_end } => {
+                let reading = &mut self.client.vms[usize::from(vm.get())];
+                reading.tail = reading.tail.max(console_end);
+                reading.end = Some((end, console_end));
+                self.read_soon(vm);
+            }
+            ToClient::Welcome | ToClient::Rejected { .. } | ToClient::Happened { .. } => {}
+        }
+    }
+
+    fn client_answered(&mut self, id: u64, answer: Result<Answer, RequestError>, descriptors: &[Descriptor]) {
+        let vm = VmId::new(u16::try_from(id & 0xffff).unwrap_or(0));
+        let reading = &mut self.client.vms[usize::from(vm.get())];
+        if id & CREATE != 0 {
+            match answer {
+                // The name is taken by what an earlier connection asked for.
+                Ok(Answer::VmCreated(_)) | Err(RequestError::NameTaken(_)) => {
+                    reading.made = true;
+                    self.create_or_attach(vm);
+                }
+                _ => {}
+            }
+        } else if let (Ok(_), Some(descriptor)) = (answer, descriptors.first()) {
+            let console = ConsoleRing::open(descriptor.reader(&self.client.actor.cache));
+            reading.console = console.ok();
+            let position = reading.position;
+            self.request(0, Request::ConsoleConsumed { vm, position });
+            self.read_soon(vm);
+        } else {
+            // It is not made yet, or the controller that was about to make it died: ask again.
+            self.client.vms[usize::from(vm.get())].made = false;
+            let delay = self.client.actor.takes(CONNECT_AGAIN_US);
+            self.schedule(delay, Event::ClientAsk(vm));
+        }
+    }
+
+    fn read_soon(&mut self, vm: VmId) {
+        let us = self.plan.weather.read_us;
+        let delay = self.client.actor.takes(us);
+        let paused_ns = self.client.paused_until_ns.saturating_sub(self.now_ns);
+        let reading = &mut self.client.vms[usize::from(vm.get())];
+        if !reading.reading && reading.console.is_some() && reading.position < reading.tail {
+            reading.reading = true;
+            self.schedule(delay.max(paused_ns), Event::ClientRead(vm));
+        }
+    }
+
+    pub(crate) fn client_read(&mut self, vm: VmId) {
+        let read_bytes = usize::try_from(self.plan.weather.read_bytes).unwrap_or(64);
+        let reading = &mut self.client.vms[usize::from(vm.get())];
+        reading.reading = false;
+        let Some(console) = &reading.console else { return };
+        let mut bytes = vec![0; read_bytes];
+        let from = reading.position;
+        match console.read(ConsolePosition::new(from), &mut bytes) {
+            Ok(count) => {
+                reading.position += count as u64;
+                let position = reading.position;
+                self.check_shown(vm, from, &bytes[..count]);
+                self.request(0, Request::ConsoleConsumed { vm, position });
+                self.read_soon(vm);
+            }
+            Err(error) => self.violate(Violation::ConsoleGap { vm, position: from, why: error.to_string() }),
+        }
+    }
+}

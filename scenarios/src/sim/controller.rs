@@ -1,0 +1,354 @@
+//! The controller's process: a main loop around the core, one action per step.
+
+use super::actor::Actor;
+use super::apply::ApplyJob;
+use super::fault::{Point, Target};
+use super::net::{Message, Peer};
+use super::pool::{Descriptor, Partition, Pool, cluster_store};
+use super::queue::Event;
+use super::violation::Violation;
+use super::weather::Weather;
+use super::world::World;
+use ft_protocol::Epoch;
+use ft_protocol::controller::{Action, ClusterState, Controller, ControllerConfig, Input, Recovered, Word};
+use ft_protocol::ids::{Generation, HostId, LinkId, VmId};
+use ft_protocol::wire::{Grant, ToHost};
+use shared_mem::console::ConsoleRing;
+use shared_mem::control::ControlBlock;
+use shared_mem::heartbeat::HeartbeatReader;
+use shared_mem::journal::JournalReader;
+use shared_mem::lossy::LossyMemory;
+use shared_mem::numbers;
+use std::collections::VecDeque;
+
+/// The process.
+pub(crate) struct ControllerProcess {
+    pub(crate) actor: Actor,
+    pub(crate) config: ControllerConfig,
+    pub(crate) core: Controller,
+    pub(crate) inbox: VecDeque<Input>,
+    pub(crate) actions: VecDeque<Action>,
+    /// Hosts whose heartbeat it samples, and which of their lives it watches.
+    watched: Vec<(HostId, u32)>,
+    pub(crate) jobs: Vec<Option<ApplyJob>>,
+    scratch: Vec<Action>,
+    reigns: Vec<(VmId, Generation, Epoch)>,
+}
+
+/// The pool's number for an epoch of the protocol.
+pub(crate) fn pool_epoch(epoch: Epoch) -> numbers::Epoch {
+    numbers::Epoch::new(epoch.get())
+}
+
+/// The protocol's number for an epoch of the pool.
+pub(crate) fn protocol_epoch(epoch: numbers::Epoch) -> Epoch {
+    Epoch::new(epoch.get())
+}
+
+impl ControllerProcess {
+    pub(crate) fn new(actor: Actor, weather: &Weather) -> Self {
+        let config = weather.controller();
+        Self {
+            actor,
+            config,
+            core: Controller::new(config),
+            inbox: VecDeque::new(),
+            actions: VecDeque::new(),
+            watched: Vec::new(),
+            jobs: (0..config.vms_max).map(|_| None).collect(),
+            scratch: Vec::new(),
+            reigns: Vec::new(),
+        }
+    }
+}
+
+/// A journal as the owner of a cache sees it, if it exists.
+pub(crate) fn open_journal(
+    partition: &Partition,
+    generation: Generation,
+    cache: &shared_mem::lossy::LossyCache,
+) -> Option<JournalReader<LossyMemory>> {
+    let memory = partition.journal(generation)?.memory.through(cache);
+    JournalReader::new(memory, numbers::Generation::new(generation.get()), partition.geometry).ok()
+}
+
+impl World {
+    pub(crate) fn controller_receives(&mut self, link: LinkId, message: Message) {
+        let input = match message {
+            Message::HostHello(hello) => Input::HostHello { link, hello },
+            Message::FromHost(message) => Input::FromHost { link, message },
+            Message::ClientHello(protocol) => Input::ClientHello { link, protocol },
+            Message::FromClient(message) => Input::FromClient { link, message },
+            Message::Closed => Input::LinkClosed { link },
+            Message::ToHost(..) | Message::ToClient(..) => return,
+        };
+        self.controller_input(input);
+    }
+
+    pub(crate) fn controller_input(&mut self, input: Input) {
+        self.controller.inbox.push_back(input);
+        self.wake_controller();
+    }
+
+    /// The answer to an action that the driver carried out at once.
+    fn controller_answer(&mut self, input: Input) {
+        if self.plan.weather.answers_wait {
+            self.controller.inbox.push_back(input);
+        } else {
+            self.controller.inbox.push_front(input);
+        }
+    }
+
+    fn wake_controller(&mut self) {
+        if !self.controller.actor.turning {
+            self.controller.actor.turning = true;
+            let delay = self.takes(Target::Controller, self.plan.weather.turn_us);
+            self.schedule(delay, Event::ControllerTurn);
+        }
+    }
+
+    /// Carries out one action, or takes inputs until there is one.
+    pub(crate) fn controller_turn(&mut self) {
+        self.controller.actor.turning = false;
+        loop {
+            if let Some(action) = self.controller.actions.pop_front() {
+                if let Action::Tell { happening, .. } = &action {
+                    self.tell(|| format!("controller: {happening:?}"));
+                    continue;
+                }
+                self.controller_act(action);
+                break;
+            }
+            let Some(input) = self.controller.inbox.pop_front() else { break };
+            let now = self.controller.actor.clock(self.now_ns);
+            let controller = &mut self.controller;
+            controller.core.handle(now, input, &mut controller.scratch);
+            controller.actions.extend(controller.scratch.drain(..));
+        }
+        if !self.controller.actions.is_empty() || !self.controller.inbox.is_empty() {
+            self.wake_controller();
+        }
+    }
+
+    /// Samples heartbeats and commit words.
+    pub(crate) fn controller_tick(&mut self) {
+        let ns = self.plan.weather.heartbeat_us * 1_000 * self.controller.actor.slowness;
+        self.schedule(ns, Event::ControllerTick);
+        let cache = self.controller.actor.cache.clone();
+        for index in 0..self.controller.watched.len() {
+            let (host, _) = self.controller.watched[index];
+            let Some(page) = self.pool.heartbeat(host) else { continue };
+            let count = sample(page.through(&cache));
+            self.controller.inbox.push_back(Input::Beat { host, count });
+        }
+        self.controller.reigns.clear();
+        let controller = &mut self.controller;
+        controller.reigns.extend(controller.core.reigns());
+        for index in 0..self.controller.reigns.len() {
+            let (vm, generation, known) = self.controller.reigns[index];
+            let word = self.pool.partition(vm).and_then(|partition| open_journal(partition, generation, &cache));
+            if let Some(Ok(word)) = word.map(|journal| journal.word()) {
+                let epoch = protocol_epoch(word.epoch);
+                if epoch > known {
+                    self.controller.inbox.push_back(Input::Committed { vm, generation, epoch });
+                }
+            }
+        }
+        self.controller.inbox.push_back(Input::Tick);
+        self.wake_controller();
+    }
+
+    fn controller_act(&mut self, action: Action) {
+        self.tell(|| format!("controller does {}", short(&action)));
+        match action {
+            Action::Persist(state) => self.persist(&state),
+            Action::ToHost { link, message, grants } => self.send_to_host(link, message, &grants),
+            Action::ToClient { link, message, grants } => {
+                let descriptors = grants.iter().filter_map(|grant| self.pool.open(*grant)).collect();
+                self.send(index_of(link), false, Message::ToClient(message, descriptors));
+            }
+            Action::CloseLink(link) => self.close_link(index_of(link), false),
+            Action::CreatePartition { vm, spec, .. } => {
+                let made = Partition::make(&self.controller.actor.cache, &spec).ok();
+                let result = made_result(made.is_some());
+                self.pool.partitions[usize::from(vm.get())] = made;
+                self.controller_answer(Input::PartitionCreated { vm, result });
+            }
+            Action::DeletePartition(vm) => self.pool.partitions[usize::from(vm.get())] = None,
+            Action::OpenGeneration { vm, generation, base } => self.open_generation(vm, generation, base),
+            Action::ReserveGeneration { vm, generation } => {
+                let cache = self.controller.actor.cache.clone();
+                if let Some(partition) = self.pool.partitions[usize::from(vm.get())].as_mut()
+                    && !self.pool.full
+                {
+                    // A controller that dies in the middle has reserved nothing.
+                    let _reserved = partition.reserve_journal(&cache, generation);
+                }
+            }
+            Action::CloseGeneration { vm, generation } => {
+                if let Some(partition) = self.pool.partition_mut(vm) {
+                    partition.journals.retain(|journal| journal.generation > generation);
+                }
+                self.reached(Point::GenerationClosed);
+            }
+            Action::Seal { vm, generation } => self.seal(vm, generation),
+            Action::Apply { vm, generation, epoch, console_floor } => {
+                self.begin_apply(vm, generation, epoch, console_floor);
+            }
+            Action::WatchHost { host, connected } => self.watch_host(host, connected),
+            Action::ReserveGeneration { .. } | Action::Tell { .. } | Action::Exit => {}
+        }
+    }
+
+    /// Watches a host's page, and the life word in it.
+    fn watch_host(&mut self, number: HostId, connected: bool) {
+        let process = self.host_index(number).map(|host| &self.hosts[host].actor);
+        let life = process.map_or(0, |actor| actor.life);
+        self.controller.watched.retain(|(watched, _)| *watched != number);
+        self.controller.watched.push((number, life));
+        if !connected && self.plan.weather.deaths_seen && process.is_some_and(|actor| !actor.alive) {
+            self.controller_input(Input::HostDied { host: number });
+        }
+    }
+
+    /// The life word of a host says that this life is over.
+    pub(crate) fn death_seen(&mut self, host: usize, life: u32) {
+        let Some(number) = self.hosts[host].number else { return };
+        if self.controller.actor.alive && self.controller.watched.contains(&(number, life)) {
+            self.controller_input(Input::HostDied { host: number });
+        }
+    }
+
+    fn send_to_host(&mut self, link: LinkId, message: ToHost, grants: &[Grant]) {
+        let point = match &message {
+            ToHost::Promote(_) => Some(Point::PromotionSent),
+            ToHost::Standby(_) => Some(Point::StandbySent),
+            _ => None,
+        };
+        let mut grants = grants.to_vec();
+        self.plant_grants(&message, &mut grants);
+        if let Peer::Host(host) = self.links[index_of(link)].peer {
+            self.check_grants(host, &message, &grants);
+        }
+        let descriptors: Vec<Descriptor> = grants.iter().filter_map(|grant| self.pool.open(*grant)).collect();
+        self.send(index_of(link), false, Message::ToHost(message, descriptors));
+        if let Some(point) = point {
+            self.reached(point);
+        }
+    }
+
+    fn persist(&mut self, state: &ClusterState) {
+        let store = cluster_store(self.pool.cluster.through(&self.controller.actor.cache));
+        if store.store(&state.encode()).is_ok() {
+            self.reached(Point::StatePersisted);
+        }
+    }
+
+    fn open_generation(&mut self, vm: VmId, generation: Generation, base: Epoch) {
+        let full = self.pool.full;
+        let cache = self.controller.actor.cache.clone();
+        let Some(partition) = self.pool.partition_mut(vm) else { return };
+        let space = partition.journal(generation).is_some() || !full;
+        let made = space && partition.open_journal(&cache, generation, pool_epoch(base)).is_ok();
+        if made {
+            let control = ControlBlock::open(partition.control.through(&cache));
+            let number = numbers::Generation::new(generation.get());
+            if control.and_then(|control| control.set_generation(number)).is_err() {
+                return;
+            }
+            self.check_opened(vm, base);
+            self.reached(Point::GenerationOpened);
+        }
+        self.controller_answer(Input::GenerationOpened { vm, generation, result: made_result(made) });
+    }
+
+    fn seal(&mut self, vm: VmId, generation: Generation) {
+        let cache = self.controller.actor.cache.clone();
+        let Some(partition) = self.pool.partition(vm) else { return };
+        let Some(journal) = open_journal(partition, generation, &cache) else { return };
+        if let Ok(epoch) = journal.seal() {
+            let final_epoch = protocol_epoch(epoch);
+            self.check_sealed(vm, generation, final_epoch);
+            self.reached(Point::WordSealed);
+            self.controller_answer(Input::Sealed { vm, generation, final_epoch });
+        }
+    }
+
+    /// A new life of the controller, over what the pool holds.
+    pub(crate) fn recover_controller(&mut self) {
+        let cache = self.controller.actor.cache.clone();
+        self.controller.inbox.clear();
+        self.controller.actions.clear();
+        self.controller.watched.clear();
+        self.controller.jobs.fill_with(|| None);
+        let state = match cluster_store(self.pool.cluster.through(&cache)).load() {
+            Ok(Some(bytes)) => ClusterState::decode(&bytes).map_err(|error| error.to_string()),
+            Ok(None) => Ok(ClusterState::default()),
+            Err(error) => Err(error.to_string()),
+        };
+        let state = match state {
+            Ok(state) => state,
+            Err(why) => return self.violate(Violation::ControllerLost { why }),
+        };
+        let recovered = match recover_partitions(&mut self.pool, &state, &cache) {
+            Ok(recovered) => recovered,
+            Err(why) => return self.violate(Violation::ControllerLost { why }),
+        };
+        let now = self.controller.actor.clock(self.now_ns);
+        let config = self.controller.config;
+        let mut actions = Vec::new();
+        self.controller.core = Controller::recover(config, state, &recovered, now, &mut actions);
+        self.controller.actions.extend(actions);
+        self.reached(Point::ControllerRecovered);
+        self.schedule_now(Event::ControllerTick);
+        self.wake_controller();
+    }
+}
+
+/// Reads what the pool says of each VM; parts of VMs that are not in the cluster state were never finished and go.
+fn recover_partitions(
+    pool: &mut Pool,
+    state: &ClusterState,
+    cache: &shared_mem::lossy::LossyCache,
+) -> Result<Vec<Recovered>, String> {
+    for (index, partition) in pool.partitions.iter_mut().enumerate() {
+        if !state.vms.iter().any(|record| usize::from(record.vm.get()) == index) {
+            *partition = None;
+        }
+    }
+    let mut recovered = Vec::new();
+    for record in &state.vms {
+        let partition = pool.partition(record.vm).ok_or_else(|| format!("{} has no partition", record.vm))?;
+        let word = match open_journal(partition, record.generation, cache).map(|journal| journal.word()) {
+            None => None,
+            Some(Ok(word)) => Some(Word { epoch: protocol_epoch(word.epoch), sealed: word.sealed }),
+            Some(Err(error)) => return Err(error.to_string()),
+        };
+        let control = ControlBlock::open(partition.control.through(cache)).map_err(|error| error.to_string())?;
+        let applied = control.applied().map_err(|error| error.to_string())?;
+        control.set_freed(applied).map_err(|error| error.to_string())?;
+        let console = ConsoleRing::open(partition.console.through(cache)).map_err(|error| error.to_string())?;
+        let console_end = console.tail().map_err(|error| error.to_string())?.get();
+        recovered.push(Recovered { vm: record.vm, word, applied: protocol_epoch(applied), console_end });
+    }
+    Ok(recovered)
+}
+
+/// A heartbeat page as a sampler reads it.
+pub(crate) fn sample(page: LossyMemory) -> Option<u64> {
+    // A new incarnation counts from one again: what counts is that the number changes.
+    HeartbeatReader::new(page).sample().ok().map(|beat| beat.count + (beat.incarnation << 32))
+}
+
+pub(crate) fn index_of(link: LinkId) -> usize {
+    usize::try_from(link.get()).unwrap_or(usize::MAX)
+}
+
+fn made_result(made: bool) -> Result<(), String> {
+    if made { Ok(()) } else { Err("no space".to_owned()) }
+}
+
+/// An action in one short line.
+pub(crate) fn short(action: &impl std::fmt::Debug) -> String {
+    format!("{action:?}").chars().take(240).collect()
+}

@@ -1,0 +1,218 @@
+//! What can go wrong in a run, and when: the vocabulary of event files.
+
+use serde::{Deserialize, Serialize};
+
+/// What becomes of the cache lines that a dying process had not flushed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Lines {
+    /// All reach the pool, as when only the process dies.
+    Kept,
+    /// All are lost.
+    Lost,
+    /// Each line has a fate of its own, drawn from this seed.
+    Mixed(u64),
+}
+
+/// Whom a fault hits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Target {
+    /// This host.
+    Host(u16),
+    /// Whatever host runs this VM when the fault comes due.
+    Primary(u16),
+    /// Whatever host stands by for this VM when the fault comes due.
+    Secondary(u16),
+    /// The controller.
+    Controller,
+}
+
+/// Which way of a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Ways {
+    /// Both.
+    Both,
+    /// Only what the controller sends.
+    FromController,
+    /// Only what the controller should get.
+    ToController,
+}
+
+/// One thing that goes wrong. Times in microseconds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Fault {
+    /// The process dies at once.
+    Kill {
+        /// Whose.
+        who: Target,
+        /// Its unflushed lines.
+        lines: Lines,
+        /// When a new life begins.
+        restart_us: u64,
+    },
+    /// The process dies in the middle of what it does in the pool: so many stores, flushes and fences later.
+    DieInPool {
+        /// Whose.
+        who: Target,
+        /// How many it still does.
+        accesses: u64,
+        /// Its unflushed lines.
+        lines: Lines,
+        /// When a new life begins.
+        restart_us: u64,
+    },
+    /// The process stands still (SIGSTOP, then SIGCONT).
+    Stop {
+        /// Whose.
+        who: Target,
+        /// For how long.
+        for_us: u64,
+    },
+    /// Everything takes longer.
+    Slow {
+        /// For whom.
+        who: Target,
+        /// So many times longer.
+        factor: u64,
+        /// For how long.
+        for_us: u64,
+    },
+    /// The clock jumps.
+    JumpClock {
+        /// Whose.
+        who: Target,
+        /// How far.
+        by_us: i64,
+    },
+    /// No load and no store of a host reaches the pool.
+    CutPool {
+        /// Whose.
+        who: Target,
+        /// For how long.
+        for_us: u64,
+    },
+    /// Messages are held back, in order.
+    StallLink {
+        /// Of the connections between the controller and whom.
+        who: Target,
+        /// Which messages.
+        ways: Ways,
+        /// For how long.
+        for_us: u64,
+    },
+    /// The connection breaks; what is under way is lost.
+    CloseLink {
+        /// Between the controller and whom.
+        who: Target,
+    },
+    /// The client's connection is held back.
+    StallClient {
+        /// For how long.
+        for_us: u64,
+    },
+    /// The client's connection breaks.
+    CloseClient,
+    /// The client does not read.
+    PauseClient {
+        /// For how long.
+        for_us: u64,
+    },
+    /// A bit of a journal flips where a commit record lies.
+    Corrupt {
+        /// Whose journal.
+        vm: u16,
+        /// Which bit.
+        salt: u64,
+    },
+    /// The pool cannot give space for a new journal.
+    FillPool {
+        /// For how long.
+        for_us: u64,
+    },
+}
+
+/// A step of the protocol after which a fault can come due.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+#[allow(missing_docs, reason = "each names the step that was just done")]
+pub enum Point {
+    StandbyMade,
+    PrimaryOrdered,
+    StateLoaded,
+    VcpuStopped,
+    RecordWritten,
+    RecordChecksummed,
+    RecordPublished,
+    OutputReleased,
+    DoorbellRung,
+    GuestEnded,
+    RecordLoaded,
+    RecordApplied,
+    SlotFreed,
+    WordSealed,
+    StatePersisted,
+    GenerationOpened,
+    GenerationClosed,
+    PromotionSent,
+    StandbySent,
+    TakeoverAsked,
+    ControllerRecovered,
+    HostJoined,
+}
+
+impl Point {
+    pub(crate) const ALL: [Self; 22] = [
+        Self::StandbyMade,
+        Self::PrimaryOrdered,
+        Self::StateLoaded,
+        Self::VcpuStopped,
+        Self::RecordWritten,
+        Self::RecordChecksummed,
+        Self::RecordPublished,
+        Self::OutputReleased,
+        Self::DoorbellRung,
+        Self::GuestEnded,
+        Self::RecordLoaded,
+        Self::RecordApplied,
+        Self::SlotFreed,
+        Self::WordSealed,
+        Self::StatePersisted,
+        Self::GenerationOpened,
+        Self::GenerationClosed,
+        Self::PromotionSent,
+        Self::StandbySent,
+        Self::TakeoverAsked,
+        Self::ControllerRecovered,
+        Self::HostJoined,
+    ];
+}
+
+/// When a fault comes due.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum When {
+    /// At this time of the run.
+    At {
+        /// Microseconds since its beginning.
+        us: u64,
+    },
+    /// Right after this step was done for the `nth` time, counted from 1.
+    After {
+        /// Which step.
+        step: Point,
+        /// How often.
+        nth: u32,
+    },
+}
+
+/// A fault with its time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FaultEvent {
+    /// When.
+    pub when: When,
+    /// What.
+    pub fault: Fault,
+}

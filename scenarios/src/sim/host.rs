@@ -1,0 +1,309 @@
+//! A host's process: a main loop around the core, its descriptors, its heartbeat.
+
+use super::actor::Actor;
+use super::controller::sample;
+use super::draw::Range;
+use super::fault::{Lines, Point, Target};
+use super::machine::{Machine, PrimaryMachine, Role};
+use super::net::{Message, Peer};
+use super::pool::Descriptor;
+use super::queue::{Event, MachineStep};
+use super::world::World;
+use ft_protocol::Span;
+use ft_protocol::host::{Action, Host, Input};
+use ft_protocol::ids::{HostId, Incarnation, VmId};
+use ft_protocol::wire::{Access, FromHost, Order, Part, ToHost};
+use shared_mem::heartbeat::HeartbeatWriter;
+use shared_mem::lossy::LossyMemory;
+use std::collections::VecDeque;
+
+/// How long a host waits before it tries to connect again.
+const CONNECT_AGAIN_US: Range = Range::new(500, 4_000);
+
+/// The process.
+pub(crate) struct HostProcess {
+    pub(crate) index: u16,
+    pub(crate) actor: Actor,
+    pub(crate) core: Host,
+    /// Its number in the cluster, once it is a member.
+    pub(crate) number: Option<HostId>,
+    pub(crate) link: Option<usize>,
+    pub(crate) inbox: VecDeque<(Input, Vec<Descriptor>)>,
+    pub(crate) actions: VecDeque<Action>,
+    pub(crate) table: Vec<Descriptor>,
+    pub(crate) machines: Vec<Machine>,
+    heartbeat: Option<HeartbeatWriter<LossyMemory>>,
+    interval: Option<Span>,
+    scratch: Vec<Action>,
+}
+
+impl HostProcess {
+    pub(crate) fn new(index: u16, actor: Actor) -> Self {
+        let core = new_core(index, &actor);
+        Self {
+            index,
+            actor,
+            core,
+            number: None,
+            link: None,
+            inbox: VecDeque::new(),
+            actions: VecDeque::new(),
+            table: Vec::new(),
+            machines: Vec::new(),
+            heartbeat: None,
+            interval: None,
+            scratch: Vec::new(),
+        }
+    }
+
+    /// Forgets everything, as death does.
+    pub(crate) fn forget(&mut self) {
+        self.link = None;
+        self.inbox.clear();
+        self.actions.clear();
+        self.table.clear();
+        self.machines.clear();
+        self.heartbeat = None;
+        self.interval = None;
+    }
+
+    /// A new life, which knows nothing of the one before.
+    pub(crate) fn begin(&mut self) {
+        self.core = new_core(self.index, &self.actor);
+    }
+
+    /// A descriptor for a part, whatever it is good for.
+    pub(crate) fn descriptor(&self, part: Part) -> Option<&Descriptor> {
+        self.table.iter().rev().find(|descriptor| descriptor.grant.part == part)
+    }
+
+    /// A part as this host reads it.
+    pub(crate) fn reader(&self, part: Part) -> Option<LossyMemory> {
+        Some(self.descriptor(part)?.reader(&self.actor.cache))
+    }
+
+    /// A part as this host writes it.
+    pub(crate) fn writer(&self, part: Part) -> Option<LossyMemory> {
+        self.descriptor(part)?.writer(&self.actor.cache)
+    }
+
+    /// A part got anew replaces what was held of it before.
+    fn hold(&mut self, descriptors: Vec<Descriptor>) {
+        for descriptor in descriptors {
+            self.table.retain(|held| held.grant.part != descriptor.grant.part);
+            self.table.push(descriptor);
+        }
+    }
+}
+
+fn new_core(index: u16, actor: &Actor) -> Host {
+    Host::new(format!("h{index}"), Incarnation::new(u64::from(actor.life)))
+}
+
+impl World {
+    fn host_target(host: usize) -> Target {
+        Target::Host(u16::try_from(host).unwrap_or(0))
+    }
+
+    pub(crate) fn host_connect(&mut self, host: usize) {
+        if self.hosts[host].link.is_some() {
+            return;
+        }
+        match self.connect(Peer::Host(host)) {
+            Some(link) => {
+                self.hosts[host].link = Some(link);
+                self.host_input(host, Input::LinkUp);
+            }
+            None => self.connect_again(host),
+        }
+    }
+
+    fn connect_again(&mut self, host: usize) {
+        let delay = self.takes(Self::host_target(host), CONNECT_AGAIN_US);
+        self.schedule(delay, Event::HostConnect(host));
+    }
+
+    pub(crate) fn host_receives(&mut self, host: usize, link: usize, message: Message) {
+        if self.hosts[host].link != Some(link) {
+            return;
+        }
+        match message {
+            Message::ToHost(message, descriptors) => {
+                self.hosts[host].inbox.push_back((Input::Message(message), descriptors));
+                self.wake_host(host);
+            }
+            Message::Closed => {
+                self.hosts[host].link = None;
+                self.host_input(host, Input::LinkDown);
+                self.connect_again(host);
+            }
+            _ => {}
+        }
+    }
+
+    pub(crate) fn host_input(&mut self, host: usize, input: Input) {
+        self.hosts[host].inbox.push_back((input, Vec::new()));
+        self.wake_host(host);
+    }
+
+    fn wake_host(&mut self, host: usize) {
+        if !self.hosts[host].actor.turning {
+            self.hosts[host].actor.turning = true;
+            let delay = self.takes(Self::host_target(host), self.plan.weather.turn_us);
+            self.schedule(delay, Event::HostTurn(host));
+        }
+    }
+
+    /// Carries out one action, or takes inputs until there is one.
+    pub(crate) fn host_turn(&mut self, host: usize) {
+        self.hosts[host].actor.turning = false;
+        loop {
+            if let Some(action) = self.hosts[host].actions.pop_front() {
+                self.host_act(host, action);
+                break;
+            }
+            let process = &mut self.hosts[host];
+            let Some((input, descriptors)) = process.inbox.pop_front() else { break };
+            process.hold(descriptors);
+            let now = process.actor.clock(self.now_ns);
+            process.core.handle(now, input, &mut process.scratch);
+            process.actions.extend(process.scratch.drain(..));
+        }
+        let process = &self.hosts[host];
+        if process.actor.alive && !(process.actions.is_empty() && process.inbox.is_empty()) {
+            self.wake_host(host);
+        }
+    }
+
+    fn host_act(&mut self, host: usize, action: Action) {
+        self.tell(|| format!("h{host} does {}", super::controller::short(&action)));
+        match action {
+            Action::SayHello(hello) => self.host_sends(host, Message::HostHello(hello)),
+            Action::Send(message) => {
+                let asks = matches!(message, FromHost::AskTakeover { .. });
+                self.host_sends(host, Message::FromHost(message));
+                if asks {
+                    self.reached(Point::TakeoverAsked);
+                }
+            }
+            Action::Join { host: number, interval } => self.join(host, number, interval),
+            Action::MakeStandby(order) => self.make_standby(host, &order),
+            Action::RunPrimary(order) => self.run_primary(host, order),
+            Action::Discard(vm) => self.hosts[host].machines.retain(|machine| machine.vm != vm),
+            Action::TryAgain(_) => {
+                if let Some(link) = self.hosts[host].link.take() {
+                    self.close_link(link, false);
+                    self.host_input(host, Input::LinkDown);
+                    self.connect_again(host);
+                }
+            }
+            Action::Exit(_) => self.kill(Self::host_target(host), Lines::Kept, None),
+        }
+    }
+
+    pub(crate) fn host_sends(&mut self, host: usize, message: Message) {
+        if let Some(link) = self.hosts[host].link {
+            self.send(link, true, message);
+        }
+    }
+
+    fn join(&mut self, host: usize, number: HostId, interval: Span) {
+        let process = &mut self.hosts[host];
+        process.number = Some(number);
+        if process.heartbeat.is_none()
+            && let Some(page) = process.writer(Part::Heartbeat(number))
+        {
+            process.heartbeat = Some(HeartbeatWriter::new(page, u64::from(process.actor.life)));
+        }
+        if process.interval.replace(interval).is_none() {
+            self.schedule_now(Event::HostTick(host));
+        }
+        self.reached(Point::HostJoined);
+    }
+
+    /// Beats, and looks at the hearts of others.
+    pub(crate) fn host_tick(&mut self, host: usize) {
+        let Some(interval) = self.hosts[host].interval else { return };
+        let ns = interval.ns() * self.hosts[host].actor.slowness;
+        self.schedule(ns, Event::HostTick(host));
+        let process = &mut self.hosts[host];
+        let now = process.actor.clock(self.now_ns);
+        if let Some(heartbeat) = &mut process.heartbeat {
+            // A host that is cut off goes on: whoever watches it will notice.
+            let _cut_off = heartbeat.beat(now.ns());
+        }
+        let watched: Vec<(VmId, Option<HostId>)> = process
+            .machines
+            .iter()
+            .filter_map(|machine| match machine.role {
+                Role::Standby { primary, .. } => Some((machine.vm, primary)),
+                Role::Primary(_) => None,
+            })
+            .collect();
+        for (vm, primary) in watched {
+            let page = primary.and_then(|primary| self.hosts[host].reader(Part::Heartbeat(primary)));
+            let count = page.and_then(sample);
+            self.host_input(host, Input::Beat { vm, count });
+        }
+    }
+
+    fn make_standby(&mut self, host: usize, order: &Order) {
+        let machine = self.new_machine(
+            host,
+            order,
+            Role::Standby { primary: order.primary, made: false },
+        );
+        let delay = self.takes(Self::host_target(host), self.plan.weather.make_us);
+        self.schedule(delay, Event::StandbyMade { host, machine });
+    }
+
+    pub(crate) fn standby_made(&mut self, host: usize, number: u32) {
+        let Some(machine) = self.hosts[host].machines.iter_mut().find(|machine| machine.number == number) else {
+            return;
+        };
+        let Role::Standby { made, .. } = &mut machine.role else { return };
+        *made = true;
+        let (vm, generation) = (machine.vm, machine.generation);
+        self.host_input(host, Input::StandbyMade { vm, generation });
+        self.reached(Point::StandbyMade);
+    }
+
+    fn run_primary(&mut self, host: usize, order: Order) {
+        // A standby that is made needs only its state loaded; everything else is made first.
+        let made = self.hosts[host]
+            .machines
+            .iter()
+            .any(|machine| machine.vm == order.vm && matches!(machine.role, Role::Standby { made: true, .. }));
+        let (vm, generation) = (order.vm, order.generation);
+        let Some(primary) = PrimaryMachine::new(&self.hosts[host], order.clone(), self.now_ns) else {
+            let reason = "a descriptor is missing".to_owned();
+            self.host_input(host, Input::Failed { vm, generation, reason });
+            return;
+        };
+        let machine = self.new_machine(host, &order, Role::Primary(Box::new(primary)));
+        let weather = &self.plan.weather;
+        let us = if made { weather.step_us } else { weather.make_us };
+        let delay = self.takes(Self::host_target(host), us);
+        self.schedule(delay, Event::Machine { host, machine, step: MachineStep::Load });
+        self.reached(Point::PrimaryOrdered);
+    }
+
+    /// Replaces whatever the host has of the VM.
+    fn new_machine(&mut self, host: usize, order: &Order, role: Role) -> u32 {
+        self.machines += 1;
+        let (vm, generation, number) = (order.vm, order.generation, self.machines);
+        self.hosts[host].machines.retain(|machine| machine.vm != vm);
+        self.hosts[host].machines.push(Machine { number, vm, generation, role });
+        number
+    }
+
+    /// The grants that tests let go wrong.
+    pub(crate) fn plant_grants(&self, message: &ToHost, grants: &mut [ft_protocol::wire::Grant]) {
+        use super::planted::{PlantedBug, planted};
+        if planted(PlantedBug::GrantImageWrite) && matches!(message, ToHost::Promote(_)) {
+            for grant in grants.iter_mut().filter(|grant| matches!(grant.part, Part::Image(_))) {
+                grant.access = Access::ReadWrite;
+            }
+        }
+    }
+}

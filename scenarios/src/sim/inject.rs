@@ -1,0 +1,329 @@
+//! Brings the plan's faults about, ends them, and heals everything when the safety phase is over.
+
+use super::fault::{Fault, FaultEvent, Lines, Point, Target, Ways, When};
+use super::machine::Role;
+use super::net::Message;
+use super::plan::Plan;
+use super::queue::{Event, Mend};
+use super::world::World;
+use ft_protocol::ids::VmId;
+use shared_mem::mem::PoolWrite;
+use shared_mem::numbers::Epoch;
+
+/// Which faults wait for which step.
+#[derive(Debug)]
+pub(crate) struct Injector {
+    /// Faults that wait for a step, with how often it must still be done.
+    waiting: Vec<(Point, u32, usize)>,
+    /// Faults that came due in the present event.
+    due: Vec<usize>,
+    /// Faults that had an effect.
+    pub(crate) injected: u32,
+}
+
+impl Injector {
+    pub(crate) fn new(plan: &Plan) -> Self {
+        let waiting = plan.faults.iter().enumerate().filter_map(|(index, event)| match event.when {
+            When::After { step, nth } => Some((step, nth, index)),
+            When::At { .. } => None,
+        });
+        Self { waiting: waiting.collect(), due: Vec::new(), injected: 0 }
+    }
+
+    pub(crate) fn reached(&mut self, point: Point) {
+        for (waits_for, left, index) in &mut self.waiting {
+            if *waits_for == point && *left > 0 {
+                *left -= 1;
+                if *left == 0 {
+                    self.due.push(*index);
+                }
+            }
+        }
+    }
+}
+
+impl World {
+    pub(crate) fn schedule_faults(&mut self) {
+        for index in 0..self.plan.faults.len() {
+            if let FaultEvent { when: When::At { us }, .. } = self.plan.faults[index] {
+                self.schedule(us * 1_000, Event::Fault(index));
+            }
+        }
+    }
+
+    /// Faults that wait for what was just done, and processes that died of what they just did.
+    pub(crate) fn after_event(&mut self) {
+        while let Some(index) = self.injector.due.pop() {
+            self.inject(index);
+        }
+        self.bury(Target::Controller);
+        for host in 0..self.hosts.len() {
+            self.bury(host_target(host));
+        }
+        self.check();
+    }
+
+    /// A process that was to die in the middle of an access has come to it.
+    fn bury(&mut self, target: Target) {
+        let actor = self.actor_mut(target);
+        if let Some(doom) = actor.doom
+            && actor.cache.is_dead()
+        {
+            self.kill(target, doom.lines, Some(doom.restart_us));
+        }
+    }
+
+    pub(crate) fn inject(&mut self, index: usize) {
+        if self.healed {
+            return;
+        }
+        let fault = self.plan.faults[index].fault;
+        self.injector.injected += 1;
+        self.tell(|| format!("fault {index}: {fault:?}"));
+        match fault {
+            Fault::Kill { who, lines, restart_us } => {
+                if let Some(target) = self.resolve(who) {
+                    self.kill(target, lines, Some(restart_us));
+                }
+            }
+            Fault::DieInPool { who, accesses, lines, restart_us } => {
+                if let Some(target) = self.resolve(who) {
+                    let actor = self.actor_mut(target);
+                    if actor.alive && !actor.cache.is_dead() {
+                        actor.cache.die_after(accesses);
+                        actor.doom = Some(super::actor::Doom { lines, restart_us });
+                    }
+                }
+            }
+            Fault::Stop { who, for_us } => self.slow_down(who, for_us, Mend::Continue, |actor| actor.stopped = true),
+            Fault::Slow { who, factor, for_us } => {
+                self.slow_down(who, for_us, Mend::Hurry, |actor| actor.slowness = factor.max(1));
+            }
+            Fault::JumpClock { who, by_us } => {
+                if let Some(target) = self.resolve(who) {
+                    self.actor_mut(target).skew_ns += by_us * 1_000;
+                }
+            }
+            Fault::CutPool { who, for_us } => self.cut_pool(who, for_us),
+            Fault::StallLink { who, ways, for_us } => self.stall_link(who, ways, for_us),
+            Fault::CloseLink { who } => {
+                if let Some(Target::Host(host)) = self.resolve(who)
+                    && let Some(link) = self.hosts[usize::from(host)].link
+                {
+                    self.close_link(link, true);
+                }
+            }
+            Fault::StallClient { for_us } => {
+                if let Some(link) = self.client.link {
+                    self.stall(link, Ways::Both, for_us);
+                }
+            }
+            Fault::CloseClient => {
+                if let Some(link) = self.client.link {
+                    self.close_link(link, true);
+                }
+            }
+            Fault::PauseClient { for_us } => self.client.paused_until_ns = self.now_ns + for_us * 1_000,
+            Fault::Corrupt { vm, salt } => self.corrupt(VmId::new(vm), salt),
+            Fault::FillPool { for_us } => {
+                self.pool.full = true;
+                self.schedule(for_us * 1_000, Event::Mend(Mend::Drain));
+            }
+        }
+    }
+
+    fn slow_down(
+        &mut self,
+        who: Target,
+        for_us: u64,
+        mend: fn(Target) -> Mend,
+        change: impl FnOnce(&mut super::actor::Actor),
+    ) {
+        if let Some(target) = self.resolve(who)
+            && self.actor_mut(target).alive
+        {
+            change(self.actor_mut(target));
+            self.schedule(for_us * 1_000, Event::Mend(mend(target)));
+        }
+    }
+
+    fn cut_pool(&mut self, who: Target, for_us: u64) {
+        if let Some(Target::Host(host)) = self.resolve(who) {
+            let host = usize::from(host);
+            let actor = &self.hosts[host].actor;
+            if actor.alive && actor.doom.is_none() {
+                actor.cache.cut_off();
+                self.schedule(for_us * 1_000, Event::Mend(Mend::Reconnect(host)));
+            }
+        }
+    }
+
+    fn stall_link(&mut self, who: Target, ways: Ways, for_us: u64) {
+        if let Some(Target::Host(host)) = self.resolve(who)
+            && let Some(link) = self.hosts[usize::from(host)].link
+        {
+            self.stall(link, ways, for_us);
+        }
+    }
+
+    fn stall(&mut self, link: usize, ways: Ways, for_us: u64) {
+        let until_ns = self.now_ns + for_us * 1_000;
+        let link = &mut self.links[link];
+        if ways != Ways::FromController {
+            link.to_controller.stalled_until_ns = until_ns;
+        }
+        if ways != Ways::ToController {
+            link.from_controller.stalled_until_ns = until_ns;
+        }
+    }
+
+    /// Flips a bit of a checksummed record that is committed and not yet applied, or of a slot that holds nothing.
+    fn corrupt(&mut self, vm: VmId, salt: u64) {
+        let Some(partition) = self.pool.partition(vm) else { return };
+        let Some(journal) = partition.journals.iter().rfind(|journal| !journal.reserved) else { return };
+        let Some((committed, applied)) = self.checker.unapplied(vm, journal.generation) else { return };
+        if committed <= applied {
+            return;
+        }
+        let epoch = applied + 1 + salt % (committed - applied);
+        // The record's header and first page: whatever the record holds, these bytes are in it.
+        let at = partition.geometry.slot_at(Epoch::new(epoch)).plus((salt >> 8) % 64 / 8 * 8);
+        let memory = journal.memory.through(&self.checker.auditor);
+        let Ok(word) = shared_mem::mem::PoolRead::load_u64(&memory, at, std::sync::atomic::Ordering::Relaxed) else {
+            return;
+        };
+        let flipped = word ^ 1 << ((salt >> 16) % 64);
+        let stored = memory.store_u64(at, flipped, std::sync::atomic::Ordering::Relaxed);
+        if stored.is_ok() && memory.flush(at, 8).is_ok() && memory.fence().is_ok() {
+            self.checker.corrupted(vm, ft_protocol::Epoch::new(epoch));
+        }
+    }
+
+    /// Whom a fault hits now.
+    fn resolve(&self, who: Target) -> Option<Target> {
+        let holds = |vm: u16, primary: bool| {
+            let vm = VmId::new(vm);
+            self.hosts.iter().position(|host| {
+                host.machines.iter().any(|machine| machine.vm == vm && matches!(machine.role, Role::Primary(_)) == primary)
+            })
+        };
+        match who {
+            Target::Controller => Some(Target::Controller),
+            Target::Host(host) => (usize::from(host) < self.hosts.len()).then_some(who),
+            Target::Primary(vm) => holds(vm, true).map(host_target),
+            Target::Secondary(vm) => holds(vm, false).map(host_target),
+        }
+    }
+
+    /// Ends a process: its connections close, its unflushed lines go as said, a new life may follow.
+    pub(crate) fn kill(&mut self, target: Target, lines: Lines, restart_us: Option<u64>) {
+        if !self.actor_mut(target).alive {
+            return;
+        }
+        self.tell(|| format!("{target:?} dies, its lines are {lines:?}"));
+        self.actor_mut(target).die(lines);
+        match target {
+            Target::Host(host) => {
+                let host = usize::from(host);
+                if self.plan.weather.deaths_seen {
+                    let life = self.hosts[host].actor.life - 1;
+                    self.schedule(1_000, Event::DeathSeen { host, life });
+                }
+                if let Some(link) = self.hosts[host].link.take() {
+                    self.links[link].open = false;
+                    self.send_closed(link, true);
+                }
+                self.hosts[host].forget();
+            }
+            _ => {
+                for link in 0..self.links.len() {
+                    if self.links[link].open {
+                        self.links[link].open = false;
+                        self.send_closed(link, false);
+                    }
+                }
+            }
+        }
+        let restart_ns = match restart_us {
+            Some(us) => us * 1_000,
+            None => self.takes(target, self.plan.weather.restart_us),
+        };
+        self.queue.push(self.now_ns + restart_ns, 0, Event::Restart(target));
+    }
+
+    fn send_closed(&mut self, link: usize, to_controller: bool) {
+        self.send(link, to_controller, Message::Closed);
+    }
+
+    pub(crate) fn restart(&mut self, target: Target) {
+        if self.actor_mut(target).alive {
+            return;
+        }
+        self.tell(|| format!("{target:?} begins a new life"));
+        self.actor_mut(target).rise();
+        match target {
+            Target::Host(host) => {
+                let host = usize::from(host);
+                self.hosts[host].begin();
+                self.schedule_now(Event::HostConnect(host));
+            }
+            _ => self.recover_controller(),
+        }
+    }
+
+    pub(crate) fn mend(&mut self, mend: Mend) {
+        match mend {
+            Mend::Continue(target) => {
+                let actor = self.actor_mut(target);
+                if std::mem::take(&mut actor.stopped) {
+                    for event in std::mem::take(&mut actor.deferred) {
+                        self.schedule_now(event);
+                    }
+                }
+            }
+            Mend::Hurry(target) => self.actor_mut(target).slowness = 1,
+            Mend::Reconnect(host) => {
+                let actor = &self.hosts[host].actor;
+                if actor.alive && actor.doom.is_none() {
+                    actor.cache.revive();
+                }
+            }
+            Mend::Drain => self.pool.full = false,
+        }
+    }
+
+    /// Ends all faults: from here on the cluster has to find its way back by itself.
+    pub(crate) fn heal(&mut self) {
+        self.healed = true;
+        self.tell(|| "everything is healed".to_owned());
+        self.mend(Mend::Drain);
+        self.client.paused_until_ns = 0;
+        let targets: Vec<Target> =
+            (0..self.hosts.len()).map(host_target).chain(std::iter::once(Target::Controller)).collect();
+        for target in targets {
+            self.mend(Mend::Continue(target));
+            self.mend(Mend::Hurry(target));
+            let actor = self.actor_mut(target);
+            if actor.alive {
+                // Who was about to die in the middle of an access lives on.
+                actor.doom = None;
+                actor.cache.revive();
+            }
+        }
+        for link in 0..self.links.len() {
+            for to_controller in [false, true] {
+                let way = self.links[link].way(to_controller);
+                if std::mem::take(&mut way.stalled_until_ns) > 0 {
+                    for _ in 0..self.links[link].way(to_controller).messages.len() {
+                        self.queue.push(self.now_ns, 0, Event::Deliver { link, to_controller });
+                    }
+                }
+            }
+        }
+        self.begin_watch();
+    }
+}
+
+fn host_target(host: usize) -> Target {
+    Target::Host(u16::try_from(host).unwrap_or(0))
+}

@@ -1,0 +1,209 @@
+//! A VM on a host: a standby that waits, or a primary that runs the guest on a copy-on-write view of the stable image.
+
+use super::guest::{self, GuestMemory, Packet, Program, Registers, Writer};
+use super::host::HostProcess;
+use super::weather::PAGE_SIZE;
+use ft_protocol::commit_meta::GuestEnd;
+use ft_protocol::ids::{Epoch, Generation, HostId, VmId};
+use ft_protocol::primary::{Action, Primary};
+use ft_protocol::wire::{Order, Part};
+use shared_mem::control::ControlBlock;
+use shared_mem::journal::{AllReserved, FinishedRecord, JournalGeometry, JournalReader, JournalWriter, UnchecksummedRecord};
+use shared_mem::lossy::LossyMemory;
+use shared_mem::mem::{AccessError, PoolRead};
+use shared_mem::numbers::{self, Offset, PageIndex};
+use shared_mem::state_area::StateArea;
+use std::collections::VecDeque;
+use std::sync::atomic::Ordering;
+
+/// A VM as a host holds it.
+pub(crate) struct Machine {
+    /// Never used again: events for a machine that is gone find nothing.
+    pub(crate) number: u32,
+    pub(crate) vm: VmId,
+    pub(crate) generation: Generation,
+    pub(crate) role: Role,
+}
+
+pub(crate) enum Role {
+    Standby { primary: Option<HostId>, made: bool },
+    Primary(Box<PrimaryMachine>),
+}
+
+/// What the vCPU does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Vcpu {
+    Running,
+    /// The guest waits; a wake event is scheduled.
+    Waiting,
+    /// The guest may not end yet: the simulator holds it just before.
+    Gated,
+    /// Too much output waits: the guest is held until the next cut.
+    Held,
+    Ended,
+}
+
+/// A record on its way.
+pub(crate) struct Recording {
+    pub(crate) epoch: Epoch,
+    pub(crate) written: UnchecksummedRecord,
+    pub(crate) finished: Option<FinishedRecord>,
+    /// The pool went out of reach in the middle of the publication: the commit word may or may not have moved.
+    pub(crate) unsure: bool,
+}
+
+pub(crate) type Journal = JournalWriter<LossyMemory, AllReserved>;
+
+/// A primary's machine.
+pub(crate) struct PrimaryMachine {
+    pub(crate) order: Order,
+    pub(crate) journal: Journal,
+    /// The same journal, to look at its commit word.
+    pub(crate) word: JournalReader<LossyMemory>,
+    pub(crate) control: ControlBlock<LossyMemory>,
+    pub(crate) state: StateArea<LossyMemory>,
+    pub(crate) working: WorkingMemory,
+    pub(crate) registers: Registers,
+    pub(crate) core: Option<Primary>,
+    pub(crate) actions: VecDeque<Action>,
+    pub(crate) acting: bool,
+    /// The core's deadline that a tick is scheduled for.
+    pub(crate) tick_at_ns: Option<u64>,
+    pub(crate) polling: bool,
+    pub(crate) vcpu: Vcpu,
+    /// The vCPU was stopped by the core.
+    pub(crate) stopped: bool,
+    /// A slice is scheduled.
+    pub(crate) slicing: bool,
+    /// Console bytes since the last cut, and where they begin.
+    pub(crate) console: Vec<u8>,
+    pub(crate) console_start: u64,
+    /// Packets since the last cut.
+    pub(crate) packets: Vec<Packet>,
+    /// Packets that wait for the publication of their epoch.
+    pub(crate) gated: VecDeque<(Epoch, Packet)>,
+    pub(crate) writing: Option<(Epoch, Option<GuestEnd>)>,
+    pub(crate) recording: Option<Recording>,
+    pub(crate) ordered_at_ns: u64,
+}
+
+impl PrimaryMachine {
+    /// A machine that has everything it needs but its state; `None` when a descriptor is missing.
+    pub(crate) fn new(host: &HostProcess, order: Order, now_ns: u64) -> Option<Self> {
+        let vm = order.vm;
+        let shape = order.spec.journal;
+        let geometry = JournalGeometry {
+            slots: shape.slots,
+            slot_bytes: shape.slot_bytes,
+            reserved_bytes: shape.reserved_bytes,
+        };
+        let generation = numbers::Generation::new(order.generation.get());
+        let journal = host.writer(Part::Journal(vm, order.generation))?;
+        let pages = order.spec.memory_bytes / PAGE_SIZE;
+        Some(Self {
+            word: JournalReader::new(journal.clone(), generation, geometry).ok()?,
+            journal: JournalWriter::new(journal, AllReserved, generation, geometry).ok()?,
+            control: ControlBlock::open(host.reader(Part::Control(vm))?).ok()?,
+            state: StateArea::new(host.reader(Part::State(vm))?),
+            working: WorkingMemory::new(host.reader(Part::Image(vm))?, pages),
+            registers: Registers::default(),
+            core: None,
+            actions: VecDeque::new(),
+            acting: false,
+            tick_at_ns: None,
+            polling: false,
+            vcpu: Vcpu::Running,
+            stopped: false,
+            slicing: false,
+            console: Vec::new(),
+            console_start: 0,
+            packets: Vec::new(),
+            gated: VecDeque::new(),
+            writing: None,
+            recording: None,
+            ordered_at_ns: now_ns,
+            order,
+        })
+    }
+
+    /// Output that waits for the next cut.
+    pub(crate) fn pending(&self) -> u64 {
+        self.console.len() as u64 + self.packets.len() as u64
+    }
+
+    /// One step of the guest.
+    pub(crate) fn step(&mut self, program: &Program) -> Result<guest::Shown, AccessError> {
+        guest::step(program, &mut self.registers, &mut self.working)
+    }
+}
+
+/// The host's copy-on-write view of the stable image: pages that were never written show what is in the pool now.
+pub(crate) struct WorkingMemory {
+    image: LossyMemory,
+    private: Vec<Option<Box<[u8; 4096]>>>,
+    /// Bit n: the processor has written page n since the last harvest.
+    pub(crate) dirty_processor: u64,
+    /// Bit n: a device has.
+    pub(crate) dirty_device: u64,
+}
+
+impl WorkingMemory {
+    fn new(image: LossyMemory, pages: u64) -> Self {
+        let private = (0..pages).map(|_| None).collect();
+        Self { image, private, dirty_processor: 0, dirty_device: 0 }
+    }
+
+    /// The pages of a dirty set with their content, ascending.
+    pub(crate) fn pages(&self, dirty: u64) -> impl Iterator<Item = (PageIndex, &[u8; 4096])> {
+        self.private.iter().enumerate().filter_map(move |(page, content)| {
+            let wanted = dirty & (1 << page) != 0;
+            Some((PageIndex::new(page as u64), content.as_deref()?)).filter(|_| wanted)
+        })
+    }
+
+    /// A page as the guest sees it.
+    pub(crate) fn page(&self, page: u64, into: &mut [u8; 4096]) -> Result<(), AccessError> {
+        match &self.private[index(page)] {
+            Some(content) => {
+                *into = **content;
+                Ok(())
+            }
+            None => self.image.read(Offset::new(page * PAGE_SIZE), into),
+        }
+    }
+
+    fn word(&self, page: u64, word: u64) -> Result<u64, AccessError> {
+        match &self.private[index(page)] {
+            Some(content) => Ok(u64::from_le_bytes(content.as_chunks().0[index(word)])),
+            None => self.image.load_u64(Offset::new(page * PAGE_SIZE + word * 8), Ordering::Relaxed),
+        }
+    }
+}
+
+fn index(number: u64) -> usize {
+    usize::try_from(number).unwrap_or(usize::MAX)
+}
+
+impl GuestMemory for WorkingMemory {
+    type Error = AccessError;
+
+    fn load(&mut self, page: u64, word: u64) -> Result<u64, AccessError> {
+        self.word(page, word)
+    }
+
+    fn store(&mut self, page: u64, word: u64, value: u64, writer: Writer) -> Result<(), AccessError> {
+        if self.private[index(page)].is_none() {
+            let mut copy = Box::new([0; 4096]);
+            self.image.read(Offset::new(page * PAGE_SIZE), &mut copy[..])?;
+            self.private[index(page)] = Some(copy);
+        }
+        if let Some(content) = &mut self.private[index(page)] {
+            content.as_chunks_mut().0[index(word)] = value.to_le_bytes();
+        }
+        match writer {
+            Writer::Processor => self.dirty_processor |= 1 << page,
+            Writer::Device => self.dirty_device |= 1 << page,
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,38 @@
+//! The deterministic simulator: the real cores of ft-protocol over the real structures of shared-mem, on memory that
+//! loses unflushed lines, with a model guest, under one seed, one thread and virtual time.
+//!
+//! A run has two phases. In the safety phase the faults of its plan happen, and after every event independent checkers
+//! hold what they see against the one true history (I1 to I5, I7). Then everything is healed, and within fixed bounds every
+//! VM must be protected again (I6), run to its end, and have shown exactly its console. See docs/simulation.md.
+
+mod actor;
+mod apply;
+mod check;
+mod client;
+mod controller;
+mod draw;
+mod drive;
+pub mod fault;
+mod guest;
+mod host;
+mod inject;
+mod machine;
+mod net;
+mod outcome;
+mod plan;
+pub mod planted;
+mod pool;
+mod queue;
+mod rebuild;
+mod truth;
+mod violation;
+mod watch;
+mod weather;
+mod world;
+
+pub use draw::Range;
+pub use guest::Registers;
+pub use outcome::{Outcome, SimConfig, fails_alike, run, run_plan, tell_plan};
+pub use plan::{FaultProfile, Plan, UnknownProfile};
+pub use violation::Violation;
+pub use weather::{HOSTS_MAX, VMS_MAX, Weather};

@@ -1,0 +1,143 @@
+//! What a run came to.
+
+use super::draw::mix;
+use super::fault::FaultEvent;
+use super::plan::{FaultProfile, Plan};
+use super::violation::Violation;
+use super::world::World;
+use ft_protocol::ids::VmId;
+use shared_mem::mem::PoolRead;
+use shared_mem::numbers::Offset;
+use std::cell::RefCell;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Once;
+
+/// What to run.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SimConfig {
+    /// All decisions follow from it.
+    pub seed: u64,
+    /// Hosts.
+    pub hosts: u16,
+    /// VMs.
+    pub vms: u16,
+    /// Kinds of fault.
+    pub faults: FaultProfile,
+}
+
+/// What a run came to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Outcome {
+    /// What a checker found, if any did.
+    pub violation: Option<Violation>,
+    /// Events simulated.
+    pub events: u64,
+    /// Virtual time, in microseconds.
+    pub us: u64,
+    /// Faults that came due.
+    pub faults: u32,
+    /// Reigns over all VMs.
+    pub generations: u64,
+    /// Epochs committed over all VMs.
+    pub epochs: u64,
+    /// A hash over every event and the final content of the pool.
+    pub hash: u64,
+}
+
+/// Runs a seed.
+#[must_use]
+pub fn run(config: &SimConfig) -> Outcome {
+    run_plan(config, &Plan::draw(config.seed, config.hosts, config.vms, config.faults))
+}
+
+/// Runs a seed under a given plan, such as one from an event file.
+#[must_use]
+pub fn run_plan(config: &SimConfig, plan: &Plan) -> Outcome {
+    let mut world = World::new(config.seed, config.hosts, config.vms, plan.clone());
+    let result = quietly(|| world.run());
+    if let Err(message) = result {
+        world.violation = Some(Violation::Panic { message });
+    }
+    world.outcome()
+}
+
+/// Runs a seed under a given plan, and tells what happened, a line for each step that matters.
+#[must_use]
+pub fn tell_plan(config: &SimConfig, plan: &Plan) -> (Outcome, Vec<String>) {
+    let mut world = World::new(config.seed, config.hosts, config.vms, plan.clone());
+    world.story = Some(Vec::new());
+    if let Err(message) = quietly(|| world.run()) {
+        world.violation = Some(Violation::Panic { message });
+    }
+    let story = world.story.take().unwrap_or_default();
+    (world.outcome(), story)
+}
+
+/// Whether a plan with these faults breaks the same invariant.
+#[must_use]
+pub fn fails_alike(config: &SimConfig, plan: &Plan, faults: &[FaultEvent], violation: &Violation) -> bool {
+    let plan = Plan { faults: faults.to_vec(), ..plan.clone() };
+    let found = run_plan(config, &plan).violation;
+    found.is_some_and(|found| std::mem::discriminant(&found) == std::mem::discriminant(violation))
+}
+
+thread_local! {
+    /// The message of a panic on a thread that simulates; `None` on other threads.
+    static CAUGHT: RefCell<Option<String>> = const { RefCell::new(None) };
+}
+
+/// Runs something whose panics are findings, not accidents: they are caught and told, not printed.
+fn quietly(run: impl FnOnce()) -> Result<(), String> {
+    static HOOK: Once = Once::new();
+    HOOK.call_once(|| {
+        let others = std::panic::take_hook();
+        std::panic::set_hook(Box::new(move |info| {
+            let simulating = CAUGHT.with_borrow_mut(|caught| {
+                if let Some(caught) = caught {
+                    *caught = info.to_string().replace('\n', " ");
+                }
+                caught.is_some()
+            });
+            if !simulating {
+                others(info);
+            }
+        }));
+    });
+    CAUGHT.set(Some(String::new()));
+    let result = catch_unwind(AssertUnwindSafe(run));
+    let message = CAUGHT.take().unwrap_or_default();
+    result.map_err(|_| message)
+}
+
+impl World {
+    fn outcome(self) -> Outcome {
+        let mut hash = mix(self.digest, self.events);
+        let mut content = [0; 4096];
+        for partition in self.pool.partitions.iter().flatten() {
+            let image = partition.image.through(&self.checker.auditor);
+            for page in 0..self.plan.weather.guest_pages {
+                if image.read(Offset::new(page * 4096), &mut content).is_ok() {
+                    hash = mix(hash, u64::from(crc32fast::hash(&content)));
+                }
+            }
+        }
+        let epochs = self.checker.vms.iter().map(|facts| facts.last_committed().get()).sum();
+        let generations = self.vms().map(|vm| self.generations(vm)).sum();
+        Outcome {
+            violation: self.violation,
+            events: self.events,
+            us: self.now_ns / 1_000,
+            faults: self.injector.injected,
+            generations,
+            epochs,
+            hash,
+        }
+    }
+
+    fn generations(&self, vm: VmId) -> u64 {
+        let Some(partition) = self.pool.partition(vm) else { return 0 };
+        let control = partition.control.through(&self.checker.auditor);
+        let control = shared_mem::control::ControlBlock::open(control);
+        control.and_then(|control| control.generation()).map_or(0, shared_mem::numbers::Generation::get)
+    }
+}

@@ -1,0 +1,285 @@
+//! The plan of a run: its weather and its faults, drawn from the seed (swarm) or read from an event file.
+//!
+//! Swarm: each run first draws which kinds of fault it has at all and how many of them, so that rare combinations are not
+//! drowned by the most violent kind.
+
+use super::draw::{Draw, Range};
+use super::fault::{Fault, FaultEvent, Lines, Point, Target, Ways, When};
+use super::weather::Weather;
+use serde::{Deserialize, Serialize};
+use std::fmt;
+use std::str::FromStr;
+
+/// Which kinds of fault runs may have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum FaultProfile {
+    /// Any kind; each run draws some.
+    Swarm,
+    /// None.
+    None,
+    /// Hosts and controller die.
+    Crash,
+    /// Processes hang, are slow, or have bad clocks.
+    Hang,
+    /// Connections stall and close.
+    Network,
+    /// The pool is out of reach, full, or forgets bits.
+    Pool,
+    /// The client is slow or reconnects, the controller dies.
+    Client,
+}
+
+impl FaultProfile {
+    /// All of them.
+    pub const ALL: [Self; 7] =
+        [Self::Swarm, Self::None, Self::Crash, Self::Hang, Self::Network, Self::Pool, Self::Client];
+
+    fn kinds(self) -> &'static [Kind] {
+        use Kind::{
+            CloseClient, CloseLink, Corrupt, CutPool, DieInPool, FillPool, JumpClock, Kill, KillController, Slow,
+            StallClient, StallLink, Stop,
+        };
+        match self {
+            Self::Swarm => &Kind::ALL,
+            Self::None => &[],
+            Self::Crash => &[Kill, DieInPool, KillController],
+            Self::Hang => &[Stop, Slow, JumpClock],
+            Self::Network => &[StallLink, CloseLink, StallClient, CloseClient],
+            Self::Pool => &[CutPool, Corrupt, FillPool],
+            Self::Client => &[StallClient, CloseClient, KillController],
+        }
+    }
+}
+
+impl fmt::Display for FaultProfile {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Swarm => "swarm",
+            Self::None => "none",
+            Self::Crash => "crash",
+            Self::Hang => "hang",
+            Self::Network => "network",
+            Self::Pool => "pool",
+            Self::Client => "client",
+        })
+    }
+}
+
+/// A fault profile that the simulator does not know.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("unknown fault profile `{0}`: known are swarm, none, crash, hang, network, pool, client")]
+pub struct UnknownProfile(String);
+
+impl FromStr for FaultProfile {
+    type Err = UnknownProfile;
+    fn from_str(text: &str) -> Result<Self, UnknownProfile> {
+        let known = Self::ALL.into_iter().find(|profile| profile.to_string() == text);
+        known.ok_or_else(|| UnknownProfile(text.chars().take(32).collect()))
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    Kill,
+    DieInPool,
+    KillController,
+    Stop,
+    Slow,
+    JumpClock,
+    CutPool,
+    StallLink,
+    CloseLink,
+    StallClient,
+    CloseClient,
+    Corrupt,
+    FillPool,
+}
+
+impl Kind {
+    const ALL: [Self; 13] = [
+        Self::Kill,
+        Self::DieInPool,
+        Self::KillController,
+        Self::Stop,
+        Self::Slow,
+        Self::JumpClock,
+        Self::CutPool,
+        Self::StallLink,
+        Self::CloseLink,
+        Self::StallClient,
+        Self::CloseClient,
+        Self::Corrupt,
+        Self::FillPool,
+    ];
+}
+
+/// What a run is made of besides its seed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Plan {
+    /// Delays, bounds and sizes.
+    pub weather: Weather,
+    /// What goes wrong.
+    pub faults: Vec<FaultEvent>,
+}
+
+/// Most faults of one run.
+const FAULTS_MAX: u64 = 10;
+
+/// The stream that plans are drawn from; actors have the streams after it.
+pub(crate) const PLAN_STREAM: u64 = 0;
+
+impl Plan {
+    /// The plan of a seed.
+    #[must_use]
+    pub fn draw(seed: u64, hosts: u16, vms: u16, profile: FaultProfile) -> Self {
+        let mut draw = Draw::new(seed, PLAN_STREAM);
+        let weather = Weather::draw(&mut draw);
+        let kinds: Vec<Kind> = profile.kinds().iter().copied().filter(|_| draw.chance(45)).collect();
+        let mut drawer = Drawer { draw, hosts, vms, weather };
+        let mut faults = Vec::new();
+        if !kinds.is_empty() {
+            for _ in 0..1 + drawer.draw.below(FAULTS_MAX) {
+                let kind = drawer.draw.pick(&kinds);
+                drawer.add(kind, &mut faults);
+            }
+        }
+        Self { weather, faults }
+    }
+}
+
+struct Drawer {
+    draw: Draw,
+    hosts: u16,
+    vms: u16,
+    weather: Weather,
+}
+
+impl Drawer {
+    /// Draws a fault; some come in pairs at nearly the same time.
+    fn add(&mut self, kind: Kind, faults: &mut Vec<FaultEvent>) {
+        let when = self.when();
+        let fault = self.fault(kind);
+        faults.push(FaultEvent { when, fault });
+        if self.draw.chance(15)
+            && let When::At { us } = when
+        {
+            let fault = self.fault(kind);
+            faults.push(FaultEvent { when: When::At { us: us + self.draw.below(300) }, fault });
+        }
+    }
+
+    fn when(&mut self) -> When {
+        if self.draw.chance(50) {
+            return When::At { us: self.draw.below(self.weather.safety_us) };
+        }
+        let step = self.draw.pick(&Point::ALL);
+        let most = match step {
+            Point::VcpuStopped
+            | Point::RecordWritten
+            | Point::RecordChecksummed
+            | Point::RecordPublished
+            | Point::OutputReleased
+            | Point::DoorbellRung
+            | Point::RecordLoaded
+            | Point::RecordApplied
+            | Point::SlotFreed => 30,
+            Point::GuestEnded => 1,
+            _ => 5,
+        };
+        let nth = u32::try_from(1 + self.draw.below(most)).unwrap_or(1);
+        When::After { step, nth }
+    }
+
+    fn target(&mut self) -> Target {
+        let vm = u16::try_from(self.draw.below(u64::from(self.vms))).unwrap_or(0);
+        match self.draw.below(10) {
+            0..6 => Target::Primary(vm),
+            6..8 => Target::Secondary(vm),
+            _ => Target::Host(u16::try_from(self.draw.below(u64::from(self.hosts))).unwrap_or(0)),
+        }
+    }
+
+    fn lines(&mut self) -> Lines {
+        match self.draw.below(3) {
+            0 => Lines::Kept,
+            1 => Lines::Lost,
+            _ => Lines::Mixed(self.draw.bits()),
+        }
+    }
+
+    fn for_us(&mut self) -> u64 {
+        // Around the bound of the heartbeat it matters most.
+        let bound = self.weather.heartbeat_us * self.weather.heartbeats_missing;
+        match self.draw.below(3) {
+            0 => 1 + self.draw.below(bound / 2),
+            1 => 1 + self.draw.below(2 * bound),
+            _ => bound + self.draw.below(4 * bound),
+        }
+    }
+
+    fn fault(&mut self, kind: Kind) -> Fault {
+        let restart = self.weather.restart_us;
+        match kind {
+            Kind::Kill => {
+                Fault::Kill { who: self.target(), lines: self.lines(), restart_us: self.draw.between(restart) }
+            }
+            Kind::DieInPool => {
+                let who = if self.draw.chance(40) { Target::Controller } else { self.target() };
+                let accesses = self.draw.below(60);
+                Fault::DieInPool { who, accesses, lines: self.lines(), restart_us: self.draw.between(restart) }
+            }
+            Kind::KillController => Fault::Kill {
+                who: Target::Controller,
+                lines: self.lines(),
+                restart_us: self.draw.between(Range::new(500, restart.most)),
+            },
+            Kind::Stop => {
+                let who = if self.draw.chance(15) { Target::Controller } else { self.target() };
+                Fault::Stop { who, for_us: self.for_us() }
+            }
+            Kind::Slow => {
+                let who = if self.draw.chance(20) { Target::Controller } else { self.target() };
+                Fault::Slow { who, factor: self.draw.pick(&[2, 5, 20]), for_us: self.for_us() }
+            }
+            Kind::JumpClock => {
+                let who = if self.draw.chance(20) { Target::Controller } else { self.target() };
+                let by = i64::try_from(self.draw.below(40_000)).unwrap_or(0);
+                Fault::JumpClock { who, by_us: if self.draw.chance(50) { by } else { -by } }
+            }
+            Kind::CutPool => Fault::CutPool { who: self.target(), for_us: self.for_us() },
+            Kind::StallLink => {
+                let ways = self.draw.pick(&[Ways::Both, Ways::FromController, Ways::ToController]);
+                Fault::StallLink { who: self.target(), ways, for_us: self.for_us() }
+            }
+            Kind::CloseLink => Fault::CloseLink { who: self.target() },
+            Kind::StallClient => {
+                let for_us = self.for_us();
+                if self.draw.chance(50) { Fault::StallClient { for_us } } else { Fault::PauseClient { for_us } }
+            }
+            Kind::CloseClient => Fault::CloseClient,
+            Kind::Corrupt => {
+                let vm = u16::try_from(self.draw.below(u64::from(self.vms))).unwrap_or(0);
+                Fault::Corrupt { vm, salt: self.draw.bits() }
+            }
+            Kind::FillPool => Fault::FillPool { for_us: self.for_us() },
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_seed_has_one_plan_and_profiles_keep_to_their_kinds() {
+        assert_eq!(Plan::draw(5, 3, 1, FaultProfile::Swarm), Plan::draw(5, 3, 1, FaultProfile::Swarm));
+        assert!((0..50).all(|seed| Plan::draw(seed, 3, 1, FaultProfile::None).faults.is_empty()));
+        let crashes = (0..50).flat_map(|seed| Plan::draw(seed, 3, 1, FaultProfile::Crash).faults);
+        assert!(crashes.into_iter().all(|event| matches!(event.fault, Fault::Kill { .. } | Fault::DieInPool { .. })));
+        for profile in FaultProfile::ALL {
+            assert_eq!(profile.to_string().parse(), Ok(profile));
+        }
+        assert!("everything".parse::<FaultProfile>().is_err());
+    }
+}

@@ -1,0 +1,51 @@
+//! What a checker can find wrong, by the invariant that it breaks.
+
+use super::guest::Registers;
+use ft_protocol::ids::{Epoch, Generation, VmId};
+use ft_protocol::wire::Grant;
+
+/// A broken promise.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[allow(missing_docs, reason = "the messages say what the fields are")]
+pub enum Violation {
+    #[error("I1: {vm} {generation} released a packet of step {step}, the pool alone rebuilds step {rebuildable}")]
+    LeakedPacket { vm: VmId, generation: Generation, step: u64, rebuildable: u64 },
+    #[error("I1: the console of {vm} shows {shown} bytes, the pool alone rebuilds {rebuildable}")]
+    LeakedConsole { vm: VmId, shown: u64, rebuildable: u64 },
+    #[error("I1: {vm} released packet {number}, which the true history does not have like that")]
+    ForeignPacket { vm: VmId, number: u64 },
+    #[error("I2: {vm} has {count} unsealed generations")]
+    ManyReigns { vm: VmId, count: usize },
+    #[error("I2: host {host} published {epoch} of {vm} in {generation}, which is not its reign")]
+    ForeignPublication { vm: VmId, generation: Generation, epoch: Epoch, host: u16 },
+    #[error("I2: {epoch} of {vm} was published in {generation} after its seal")]
+    PublishedAfterSeal { vm: VmId, generation: Generation, epoch: Epoch },
+    #[error("I3: {vm} goes on from {found}, the last committed epoch is {committed}")]
+    WrongRecovery { vm: VmId, found: Epoch, committed: Epoch },
+    #[error("I3: {epoch} of {vm} cannot be rebuilt from the pool alone: {why}")]
+    Unrecoverable { vm: VmId, epoch: Epoch, why: String },
+    #[error("I3: the controller cannot recover: {why}")]
+    ControllerLost { why: String },
+    #[error("I4: the console of {vm} differs from the true history at byte {position}")]
+    WrongConsole { vm: VmId, position: u64 },
+    #[error("I4: the reader of {vm}'s console cannot read on from byte {position}: {why}")]
+    ConsoleGap { vm: VmId, position: u64, why: String },
+    #[error("I5: {vm} has {found:?} at {epoch}, the true history {expected:?}")]
+    WrongState { vm: VmId, epoch: Epoch, found: Option<Registers>, expected: Option<Registers> },
+    #[error("I5: page {page} of {vm} at {epoch} is not that of the true history")]
+    WrongPage { vm: VmId, epoch: Epoch, page: u64 },
+    #[error("I5: {vm} ended with {found}, the true history with {expected}")]
+    WrongExit { vm: VmId, found: String, expected: u32 },
+    #[error("I6: {vm} is not protected in time: {why}")]
+    Unprotected { vm: VmId, why: String },
+    #[error("I7: host {host} was granted {grant:?}")]
+    WrongGrant { host: u16, grant: Grant },
+    #[error("liveness: {vm} did not end in time: {why}")]
+    NotEnded { vm: VmId, why: String },
+    #[error("liveness: nothing will ever happen again")]
+    Quiet,
+    #[error("liveness: no end after {events} events")]
+    Endless { events: u64 },
+    #[error("a core gave up: {message}")]
+    Panic { message: String },
+}

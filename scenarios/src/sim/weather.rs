@@ -1,0 +1,146 @@
+//! The numbers a run lives under: delays, bounds and sizes, drawn once per run and written into its event file.
+
+use super::draw::{Draw, Range};
+use ft_protocol::Span;
+use ft_protocol::controller::ControllerConfig;
+use ft_protocol::detector::DetectorConfig;
+use serde::{Deserialize, Serialize};
+
+/// Page size of the stable image.
+pub(crate) const PAGE_SIZE: u64 = 4096;
+
+/// Bytes of a VM's console ring: the smallest there is, so that slow readers meet its end.
+pub(crate) const CONSOLE_RING_BYTES: u64 = 4096;
+
+/// Hosts that a pool of the simulator has room for.
+pub const HOSTS_MAX: u16 = 16;
+
+/// VMs that a pool of the simulator has room for.
+pub const VMS_MAX: u16 = 8;
+
+/// All that does not change during a run. Times in microseconds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Weather {
+    /// How long faults happen.
+    pub safety_us: u64,
+    /// One step of a process's main loop.
+    pub turn_us: Range,
+    /// One step of a machine: stopping a vCPU, writing, checksumming or publishing a record.
+    pub step_us: Range,
+    /// One step of applying a record.
+    pub apply_us: Range,
+    /// A message's way.
+    pub message_us: Range,
+    /// Making or loading a VM.
+    pub make_us: Range,
+    /// The guest's time between two looks at its vCPU.
+    pub slice_us: Range,
+    /// The guest's steps in such a time.
+    pub slice_steps: Range,
+    /// How long a dead host or controller stays dead when the fault does not say.
+    pub restart_us: Range,
+    /// How long the client takes between two looks at a console.
+    pub read_us: Range,
+    /// Most bytes that the client reads at once.
+    pub read_bytes: u64,
+    /// Time between heartbeats.
+    pub heartbeat_us: u64,
+    /// Heartbeats that may be missing.
+    pub heartbeats_missing: u64,
+    /// The controller's hold-down.
+    pub hold_down_us: u64,
+    /// The controller's bound for a secondary that should ask.
+    pub ask_us: u64,
+    /// The controller's bound for a promotion.
+    pub promotion_us: u64,
+    /// Longest epoch.
+    pub epoch_us: u64,
+    /// Least time between two early cuts.
+    pub cut_spacing_us: u64,
+    /// Console bytes that force a cut.
+    pub console_pending_max: u64,
+    /// Journal slots.
+    pub slots: u32,
+    /// Pages of guest memory.
+    pub guest_pages: u64,
+    /// Steps of the guest's life.
+    pub guest_steps: u64,
+    /// Most console bytes of one step.
+    pub print_bytes_max: u64,
+    /// Hosts have life words, by which their deaths are noticed at once.
+    pub deaths_seen: bool,
+    /// Answers of the driver go to the end of the controller's queue instead of its front.
+    pub answers_wait: bool,
+}
+
+impl Weather {
+    /// The weather of a seed.
+    pub(crate) fn draw(draw: &mut Draw) -> Self {
+        let up_to = |draw: &mut Draw, choices: &[u64]| {
+            let most = draw.pick(choices);
+            Range::new(1 + most / 10, most)
+        };
+        let mut between = |least, most| draw.between(Range::new(least, most));
+        let heartbeat_us = between(3_000, 8_000);
+        let heartbeats_missing = between(3, 8);
+        let bound = heartbeat_us * heartbeats_missing;
+        let (hold_down_us, ask_us) = (bound / 2 + between(1, 30_000), between(10_000, 40_000));
+        let (safety_us, promotion_us) = (between(60_000, 260_000), between(30_000, 90_000));
+        let (epoch_us, cut_spacing_us) = (between(2_000, 10_000), between(100, 1_500));
+        let (guest_pages, guest_steps) = (between(2, 6), between(120, 320));
+        Self {
+            safety_us,
+            turn_us: up_to(draw, &[5, 20, 100]),
+            step_us: up_to(draw, &[20, 100, 500]),
+            apply_us: up_to(draw, &[20, 100, 2_000]),
+            message_us: up_to(draw, &[20, 200, 2_000]),
+            make_us: up_to(draw, &[500, 5_000]),
+            slice_us: up_to(draw, &[500, 1_500]),
+            slice_steps: up_to(draw, &[1, 4, 8]),
+            restart_us: Range::new(2_000, draw.pick(&[10_000, 60_000])),
+            read_us: up_to(draw, &[200, 3_000]),
+            read_bytes: draw.pick(&[64, 512, 4_096]),
+            heartbeat_us,
+            heartbeats_missing,
+            hold_down_us,
+            ask_us,
+            promotion_us,
+            epoch_us,
+            cut_spacing_us,
+            console_pending_max: draw.pick(&[40, 400, 2_000]),
+            slots: u32::try_from(draw.pick(&[1, 2, 4])).unwrap_or(1),
+            guest_pages,
+            guest_steps,
+            print_bytes_max: draw.pick(&[8, 8, 60, 96]),
+            deaths_seen: draw.chance(50),
+            answers_wait: draw.chance(50),
+        }
+    }
+
+    /// How heartbeats are watched.
+    pub(crate) fn detector(&self) -> DetectorConfig {
+        let interval = Span::from_us(self.heartbeat_us);
+        DetectorConfig { bound: interval.times(self.heartbeats_missing), interval }
+    }
+
+    /// The controller's bounds.
+    pub(crate) fn controller(&self) -> ControllerConfig {
+        ControllerConfig {
+            detector: self.detector(),
+            hold_down: Span::from_us(self.hold_down_us),
+            ask_bound: Span::from_us(self.ask_us),
+            promotion_bound: Span::from_us(self.promotion_us),
+            hosts_max: HOSTS_MAX,
+            vms_max: VMS_MAX,
+            shutdown_allowed: false,
+        }
+    }
+
+    /// Within what time after the last fault every VM must be protected (I6).
+    pub(crate) fn protection_bound_us(&self) -> u64 {
+        let detection = 2 * self.heartbeat_us * self.heartbeats_missing;
+        let making = 4 * self.make_us.most + 40 * self.message_us.most + 200 * self.turn_us.most;
+        let draining = u64::from(self.slots) * 10 * self.apply_us.most;
+        3 * (detection + self.hold_down_us + self.ask_us + self.promotion_us + self.restart_us.most + making + draining)
+    }
+}
