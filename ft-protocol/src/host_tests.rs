@@ -16,6 +16,7 @@ fn order(generation: u64) -> Order {
             epoch_interval: Span::from_ms(10),
             args: Vec::new(),
             journal: JournalShape { slots: 2, slot_bytes: 8192, reserved_bytes: 8192 },
+            console_lossless: true,
         },
         primary: Some(HostId::new(0)),
         base: Epoch::ZERO,

@@ -63,6 +63,8 @@ pub struct VmSpec {
     pub args: Vec<String>,
     /// Journal shape.
     pub journal: JournalShape,
+    /// Console output waits for a reader, also while none is attached: nothing is ever overwritten unread.
+    pub console_lossless: bool,
 }
 
 /// Longest name of a VM or a host, in bytes (the VM directory's field).

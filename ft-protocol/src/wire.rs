@@ -333,7 +333,12 @@ pub enum Request {
     /// From now on, send all happenings.
     Watch,
     /// Read a VM's console without loss; answered with a descriptor of its console ring.
-    AttachConsole(VmId),
+    AttachConsole {
+        /// The VM.
+        vm: VmId,
+        /// What the reader has consumed already, in bytes since the guest's birth.
+        from: u64,
+    },
     /// This connection has consumed a console up to this position.
     ConsoleConsumed {
         /// The VM.

@@ -39,7 +39,7 @@ impl Controller {
                 self.watchers.insert(link);
                 answer(turn, link, id, Ok(Answer::Done), Vec::new());
             }
-            Request::AttachConsole(vm) => self.attach(turn, link, id, vm),
+            Request::AttachConsole { vm, from } => self.attach(turn, link, id, vm, from),
             Request::ConsoleConsumed { vm, position } => self.consumed(turn, link, vm, position),
             Request::Shutdown if self.config.shutdown_allowed => {
                 answer(turn, link, id, Ok(Answer::Done), Vec::new());
@@ -107,12 +107,12 @@ impl Controller {
         }
     }
 
-    fn attach(&mut self, turn: &mut Turn<'_>, link: LinkId, id: u64, vm: VmId) {
+    fn attach(&mut self, turn: &mut Turn<'_>, link: LinkId, id: u64, vm: VmId, from: u64) {
         let Some(entry) = self.vms.get_mut(&vm).filter(|entry| !matches!(entry.phase, Phase::Creating { .. })) else {
             answer(turn, link, id, Err(RequestError::UnknownVm(vm)), Vec::new());
             return;
         };
-        entry.readers.insert(link, 0);
+        entry.readers.insert(link, from.min(entry.console_end));
         let tail = entry.console_end;
         let ended = match &entry.phase {
             Phase::Ended { end } => Some(end.clone()),
@@ -125,6 +125,7 @@ impl Controller {
             None => ToClient::ConsoleMoved { vm, tail },
         };
         turn.actions.push(Action::ToClient { link, message, grants: Vec::new() });
+        self.console_has_room(turn, vm);
     }
 
     fn consumed(&mut self, turn: &mut Turn<'_>, link: LinkId, vm: VmId, position: u64) {
@@ -152,8 +153,7 @@ impl Controller {
     pub(super) fn client_closed(&mut self, turn: &mut Turn<'_>, link: LinkId) {
         self.clients.remove(&link);
         self.watchers.remove(&link);
-        let attached: Vec<VmId> =
-            self.vms.values_mut().filter_map(|vm| vm.readers.remove(&link).map(|_| vm.id)).collect();
+        let attached: Vec<VmId> = self.vms.values_mut().filter_map(|vm| vm.detach(link).then_some(vm.id)).collect();
         for vm in attached {
             self.console_has_room(turn, vm);
         }

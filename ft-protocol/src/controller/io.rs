@@ -19,6 +19,8 @@ pub struct Recovered {
     pub applied: Epoch,
     /// The console's end.
     pub console_end: u64,
+    /// The oldest console output that the ring still holds.
+    pub console_oldest: u64,
 }
 
 /// A commit word as it was read.

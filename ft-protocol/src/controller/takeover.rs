@@ -18,6 +18,7 @@ impl Controller {
         entry.applied = found.applied;
         entry.committed = found.word.map_or(found.applied, |word| word.epoch).max(found.applied);
         entry.console_end = found.console_end;
+        entry.unread_from = found.console_oldest;
         entry.given = found.word.is_some();
         entry.phase = match (ended, primary, found.word) {
             (Some(end), _, _) => Phase::Ended { end },

@@ -129,6 +129,7 @@ impl Cluster {
             epoch_interval: Span::from_ms(10),
             args: Vec::new(),
             journal: JournalShape { slots: 2, slot_bytes: 1 << 20, reserved_bytes: 1 << 20 },
+            console_lossless: true,
         };
         self.input(Input::ClientHello { link: CLIENT, protocol: PROTOCOL_VERSION });
         let message = FromClient { id: 1, request: Request::CreateVm(spec) };
@@ -386,7 +387,7 @@ fn the_guests_end_releases_everybody() {
 }
 
 fn recovered(word: Option<Word>, applied: u64) -> Recovered {
-    Recovered { vm: VM, word, applied: Epoch::new(applied), console_end: 0 }
+    Recovered { vm: VM, word, applied: Epoch::new(applied), console_end: 0, console_oldest: 0 }
 }
 
 fn restart(cluster: &Cluster, found: &Recovered) -> Cluster {

@@ -60,6 +60,8 @@ pub(super) struct Vm {
     pub(super) console_full: bool,
     /// Lossless readers of the console and the positions that they have consumed.
     pub(super) readers: BTreeMap<LinkId, u64>,
+    /// Up to where the console of a lossless VM may have been read, while no reader is attached.
+    pub(super) unread_from: u64,
     /// The watchers know that nobody can run it.
     pub(super) stranded_told: bool,
     /// Since when the primary is thought to be gone and the secondary is expected to ask.
@@ -86,6 +88,7 @@ impl Vm {
             applying: false,
             console_full: false,
             readers: BTreeMap::new(),
+            unread_from: 0,
             stranded_told: false,
             suspected: None,
             poisoned: false,
@@ -105,9 +108,20 @@ impl Vm {
         self.standby.filter(|standby| standby.ready).map(|standby| standby.host)
     }
 
-    /// The slowest lossless reader of the console.
+    /// Up to where the console was read by all who must not lose any of it.
     pub(super) fn console_floor(&self) -> Option<u64> {
-        self.readers.values().copied().min()
+        let slowest = self.readers.values().copied().min();
+        slowest.or(self.spec.console_lossless.then_some(self.unread_from))
+    }
+
+    /// A reader is gone. Of a lossless console, the next one goes on where the slowest stopped.
+    pub(super) fn detach(&mut self, link: LinkId) -> bool {
+        let slowest = self.readers.values().copied().min();
+        let gone = self.readers.remove(&link).is_some();
+        if gone && self.readers.is_empty() {
+            self.unread_from = slowest.unwrap_or(self.unread_from);
+        }
+        gone
     }
 
     pub(super) fn record(&self) -> VmRecord {

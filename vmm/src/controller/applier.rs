@@ -1,13 +1,14 @@
 //! Application of commit records, one thread per VM: a large record of one VM delays no other, nor any takeover.
 
+use crate::failpoint;
 use crate::machine::MachineState;
 use crate::wake::WakingSender;
 use ft_protocol::commit_meta::CommitMeta;
 use ft_protocol::controller::ApplyOutcome;
 use ft_protocol::{Epoch, Generation, HostId, VmId};
 use shared_mem::{
-    ApplyParts, ApplyTargets, ConsolePosition, ConsoleRing, ControlBlock, Extent, JournalReader, Mapping, ReadWrite,
-    RecordLimits, StateArea, apply_record, no_step,
+    ApplyParts, ApplyStep, ApplyTargets, ConsolePosition, ConsoleRing, ControlBlock, Extent, JournalReader, Mapping,
+    ReadWrite, RecordLimits, StateArea, apply_record,
 };
 use std::sync::Arc;
 use std::thread::JoinHandle;
@@ -120,9 +121,21 @@ impl Target {
         };
         let targets =
             ApplyTargets { image: &self.image, state: &self.state, console: &self.console, control: &self.control };
-        apply_record(&record, &parts, &targets, &mut no_step)?;
+        apply_record(&record, &parts, &targets, &mut |step| failpoint::pass(name_of(step)))?;
         job.journal.reader.release_spill(epoch, &job.journal.spill)?;
         self.control.set_freed(epoch)?;
+        failpoint::pass("controller.apply.freed");
         Ok(ApplyOutcome::Done { epoch: job.epoch, console_end, ended: meta.ended })
+    }
+}
+
+fn name_of(step: ApplyStep) -> &'static str {
+    match step {
+        ApplyStep::Checked => "controller.apply.checked",
+        ApplyStep::PagesWritten => "controller.apply.pages-written",
+        ApplyStep::PagesDurable => "controller.apply.pages-durable",
+        ApplyStep::StateDurable => "controller.apply.state-durable",
+        ApplyStep::ConsoleDurable => "controller.apply.console-durable",
+        ApplyStep::Applied => "controller.apply.applied",
     }
 }

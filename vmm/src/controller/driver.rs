@@ -6,12 +6,13 @@ use super::partition::Partition;
 use super::{ControllerError, ControllerOptions};
 use crate::clock;
 use crate::events::{Events, Watched};
+use crate::failpoint;
 use crate::life::{self, Watch};
 use crate::transport::{Listener, ReceiveError, tagged};
 use crate::wake::WakingSender;
 use ft_protocol::controller::{Action, ClusterState, Controller, ControllerConfig, Input};
 use ft_protocol::detector::DetectorConfig;
-use ft_protocol::wire::{ExtentTag, FromClient, Grant, Hello, Part, Request, ToClient};
+use ft_protocol::wire::{ExtentTag, FromClient, Grant, Hello, Part, Request, ToClient, ToHost};
 use ft_protocol::{HostId, LinkId, Span, VmId};
 use serde::Serialize;
 use shared_mem::{Extent, HeartbeatReader, HostSlot, Mapping, Pool, ReadOnly};
@@ -116,7 +117,7 @@ impl Driver {
     pub(super) fn end(&mut self) {
         for link in self.links.values_mut().filter(|link| link.kind == Kind::Host) {
             // A host that cannot be told finds its connection closed.
-            let _ = link.send(ft_protocol::wire::ToHost::Shutdown, Vec::new());
+            let _ = link.send(ToHost::Shutdown, Vec::new());
         }
         self.over = true;
     }
@@ -163,12 +164,21 @@ impl Driver {
 
     fn execute(&mut self, action: Action) -> Result<(), ControllerError> {
         match action {
-            Action::Persist(state) => self
-                .pool
-                .cluster()
-                .store(&state.encode())
-                .map_err(|error| ControllerError::PoolFailed { what: crate::chain(&error) })?,
-            Action::ToHost { link, message, grants } => self.send(link, message, &grants),
+            Action::Persist(state) => {
+                failpoint::pass("controller.state.persisting");
+                let stored = self.pool.cluster().store(&state.encode());
+                stored.map_err(|error| ControllerError::PoolFailed { what: crate::chain(&error) })?;
+                failpoint::pass("controller.state.persisted");
+            }
+            Action::ToHost { link, message, grants } => {
+                let passed = match &message {
+                    ToHost::Promote(_) => Some("controller.takeover.promoted"),
+                    ToHost::Standby(_) => Some("controller.standby.ordered"),
+                    _ => None,
+                };
+                self.send(link, message, &grants);
+                passed.into_iter().for_each(failpoint::pass);
+            }
             Action::ToClient { link, message: ToClient::ConsoleMoved { vm, tail }, .. } => {
                 let sent = self.links.get_mut(&link).map(|link| link.console_moved(vm, tail));
                 self.check_sent(link, sent);
@@ -198,6 +208,7 @@ impl Driver {
                     }
                     None => Err("it has no place in the pool".to_owned()),
                 };
+                failpoint::pass("controller.takeover.opened");
                 self.inputs.push_back(Input::GenerationOpened { vm, generation, result });
             }
             Action::ReserveGeneration { vm, generation } => {
@@ -219,6 +230,7 @@ impl Driver {
                 let final_epoch = sealed
                     .and_then(|partition| partition.seal(generation))
                     .map_err(|error| ControllerError::PoolFailed { what: crate::chain(&*error) })?;
+                failpoint::pass("controller.takeover.sealed");
                 self.inputs.push_back(Input::Sealed { vm, generation, final_epoch });
             }
             Action::Apply { vm, generation, epoch, console_floor } => {

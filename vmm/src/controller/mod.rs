@@ -11,6 +11,7 @@ mod partition;
 
 use crate::clock;
 use crate::events::{Events, Watched};
+use crate::failpoint::{self, FailpointError};
 use crate::transport::{ConnectError, Listener};
 use crate::wake;
 use applier::Event;
@@ -67,6 +68,9 @@ pub enum ControllerError {
         /// One line.
         what: String,
     },
+    /// The failpoints of the environment make no sense.
+    #[error(transparent)]
+    Failpoint(#[from] FailpointError),
     /// The kernel refused something that it normally never does.
     #[error("cannot {doing}")]
     Kernel {
@@ -85,6 +89,7 @@ impl ControllerError {
 
 /// Runs a controller until it is told to end.
 pub fn serve(options: &ControllerOptions) -> Result<(), ControllerError> {
+    failpoint::arm()?;
     let listener = Listener::bind(&options.socket)?;
     let pool = open_pool(options)?;
     let (wake_sender, woken) = wake::channel().map_err(ControllerError::kernel("make an eventfd"))?;

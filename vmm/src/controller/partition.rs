@@ -96,7 +96,14 @@ impl Partition {
         }
         let applied = Epoch::new(applied.get());
         let console = ConsoleRing::open(Mapping::read_only(&partition.parts.console(Access::ReadOnly)?)?)?;
-        let found = Recovered { vm: record.vm, word, applied, console_end: console.tail()?.get() };
+        let tail = console.tail()?.get();
+        let found = Recovered {
+            vm: record.vm,
+            word,
+            applied,
+            console_end: tail,
+            console_oldest: tail.saturating_sub(console.ring_bytes()),
+        };
         Ok((partition, found))
     }
 

@@ -4,6 +4,7 @@
 use super::driver::{SharedLink, ring};
 use super::vm_thread::Command;
 use crate::clock;
+use crate::failpoint;
 use crate::machine::Kicker;
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
 use ft_protocol::primary::{Action, Input, Primary};
@@ -120,9 +121,11 @@ impl Committer<'_> {
 
     fn publish(&self, record: UnchecksummedRecord, from: Epoch, to: Epoch) -> Result<Input, Failure> {
         let finished = self.journal.checksum(&record)?;
+        failpoint::pass("host.commit.checksummed");
         assert_eq!(finished.epoch().get(), to.get(), "the record is of the epoch to be published");
         match self.journal.publish(finished) {
             Ok(published) => {
+                failpoint::pass("host.commit.published");
                 assert_eq!(published.get(), from.next().get(), "epochs are published in order");
                 Ok(Input::Published(to))
             }

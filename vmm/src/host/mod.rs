@@ -13,6 +13,7 @@ mod vm_thread;
 
 use crate::clock;
 use crate::events::{Events, Watched};
+use crate::failpoint::{self, FailpointError};
 use crate::transport::{ConnectError, Connection};
 use crate::wake;
 use driver::Driver;
@@ -60,6 +61,9 @@ pub enum HostError {
         /// One line.
         reason: String,
     },
+    /// The failpoints of the environment make no sense.
+    #[error(transparent)]
+    Failpoint(#[from] FailpointError),
     /// The kernel refused something that it normally never does.
     #[error("cannot {doing}")]
     Kernel {
@@ -84,6 +88,7 @@ const RECONNECT_INTERVAL: Duration = Duration::from_millis(20);
 
 /// Runs a host until the cluster ends, or the host is fenced.
 pub fn serve(options: &HostOptions) -> Result<HostEnd, HostError> {
+    failpoint::arm()?;
     let kvm = crate::machine::open_kvm()?;
     let connection = Connection::connect(&options.socket)?;
     let events = Events::new(options.lifeline).map_err(HostError::kernel("watch for events"))?;

@@ -5,6 +5,7 @@ use super::driver::ring;
 use super::parts::StandbyParts;
 use super::vm_thread::{Command, Promotion, Surroundings, VmEvent};
 use crate::clock;
+use crate::failpoint;
 use crate::machine::{DirtyPages, Machine, MachineState, Stop, flat};
 use crossbeam_channel::{RecvTimeoutError, Sender};
 use ft_protocol::commit_meta::{CommitMeta, GuestEnd};
@@ -69,7 +70,9 @@ struct Reign<'a> {
 pub(super) fn run(beginning: Beginning, around: &Surroundings) -> Result<(), Failure> {
     let Beginning { mut machine, memory, standby: parts, promotion } = beginning;
     let Promotion { order, parts: primary, ordered_at } = promotion;
+    failpoint::pass("host.takeover.ordered");
     load(&mut machine, &parts, &order)?;
+    failpoint::pass("host.takeover.loaded");
     let loaded_at = clock::monotonic();
     let kicker = machine.kicker();
     *around.kicker.lock().expect("nothing panics under this lock") = Some(kicker.clone());
@@ -244,6 +247,7 @@ impl Reign<'_> {
         match action {
             Action::Stop => {
                 self.machine.complete_pending()?;
+                failpoint::pass("host.commit.stopped");
                 self.before_stop = self.guest;
                 self.guest = Guest::Stopped;
                 let freed = self.parts.control.freed()?;
@@ -282,12 +286,14 @@ impl Reign<'_> {
     /// stays noted, and the guest stays stopped.
     fn write(&mut self, epoch: Epoch, ended: Option<GuestEnd>) -> Result<(), Failure> {
         self.machine.harvest(&mut self.dirty)?;
+        failpoint::pass("host.commit.harvested");
         match self.try_write(epoch, ended.clone()) {
             Ok(record) => {
                 self.out_of_space = false;
                 self.dirty.clear();
                 self.machine.take_console();
                 self.record = Some(record);
+                failpoint::pass("host.commit.closed");
                 self.feed(Input::Written(epoch))
             }
             Err(WriteError::Journal(JournalError::Spill(error @ SpillError::NoSpace { .. }))) => {
@@ -312,6 +318,7 @@ impl Reign<'_> {
             let content = self.memory.page(page).expect("only pages of the guest's memory get dirty");
             record.push_page(page, &content)?;
         }
+        failpoint::pass("host.commit.copied");
         let state = self.machine.save().map_err(WriteError::Machine)?.encode();
         let console = self.machine.pending_console();
         let console_start = self.machine.console_position() - console.len() as u64;

@@ -3,6 +3,7 @@
 use super::driver::SharedLink;
 use super::parts::{PrimaryParts, StandbyParts};
 use super::primary::{self, Beginning};
+use crate::failpoint;
 use crate::machine::{Kicker, Machine, MachineConfig};
 use crate::wake::WakingSender;
 use crossbeam_channel::{Receiver, Sender};
@@ -121,6 +122,7 @@ impl Drop for VmThread {
 fn live(kvm: &Kvm, parts: StandbyParts, around: &Surroundings, generation: &mut Generation) -> Result<(), Failure> {
     let memory = WorkingMemory::over_image(&parts.image)?;
     let machine = Machine::prepare(kvm, memory.guest_memory().clone(), MachineConfig::live())?;
+    failpoint::pass("host.standby.made");
     around.say(VmEvent::StandbyMade { generation: *generation });
     loop {
         match around.commands.recv() {

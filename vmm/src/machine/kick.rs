@@ -48,7 +48,10 @@ impl Kicker {
     /// Stops the vCPU.
     pub fn kick(&self) {
         let mut target = self.lock();
-        target.requested = true;
+        if std::mem::replace(&mut target.requested, true) {
+            // The byte is set, and whoever was inside has its signal: real-time signals would queue up.
+            return;
+        }
         target.set_immediate_exit(true);
         if let Some(thread) = target.inside {
             // SAFETY: the thread is inside `KVM_RUN`: to leave it and end, it needs the lock that is held here.

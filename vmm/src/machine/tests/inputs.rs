@@ -71,7 +71,7 @@ fn the_source_decides_what_the_guest_sees() {
         "out 0xf4, eax",
     );
     let asked = Arc::new(Mutex::new(Vec::new()));
-    let mut run = |ends_at| {
+    let run = |ends_at| {
         let inputs = Box::new(Noting { asked: asked.clone(), ends_at: ExitNumber(ends_at) });
         let config = MachineConfig { inputs, ..MachineConfig::live() };
         let mut machine =

@@ -95,7 +95,7 @@ fn machines_are_made_while_others_are_kicked() {
             kicker.kick();
             drop(bare(&kvm, 4 * MIB));
         }
-        // A kick that came while another was pending was one with it.
+        // A kick that came while another was pending was one with it. A storm of them is harmless, too.
         while !running.is_finished() {
             kicker.kick();
         }

@@ -1,0 +1,154 @@
+//! Failpoints: named places inside commit, apply and takeover at which a process can be made to die, stop or dawdle.
+//!
+//! They are for scenarios and tests, are part of every build so that what is tested is what runs, and cost one load where
+//! none is set. The environment variable `FTVM_FAILPOINTS` sets them for one process:
+//! `NAME=ACTION[@HIT]`, several separated by `;`. ACTION is `kill` (SIGKILL to itself), `stop` (SIGSTOP to itself) or
+//! `delay:MS`; HIT says at which passage, counted from 1 (default 1). `kill` and `stop` act once, `delay` from HIT on.
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use std::collections::BTreeMap;
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+/// The environment variable.
+pub const FAILPOINTS_VARIABLE: &str = "FTVM_FAILPOINTS";
+
+/// Every failpoint, in the order in which a commit, an apply and a takeover pass them.
+pub const FAILPOINTS: [&str; 22] = [
+    "host.commit.stopped",
+    "host.commit.harvested",
+    "host.commit.copied",
+    "host.commit.closed",
+    "host.commit.checksummed",
+    "host.commit.published",
+    "host.standby.made",
+    "host.takeover.ordered",
+    "host.takeover.loaded",
+    "controller.apply.checked",
+    "controller.apply.pages-written",
+    "controller.apply.pages-durable",
+    "controller.apply.state-durable",
+    "controller.apply.console-durable",
+    "controller.apply.applied",
+    "controller.apply.freed",
+    "controller.takeover.sealed",
+    "controller.state.persisting",
+    "controller.state.persisted",
+    "controller.takeover.opened",
+    "controller.takeover.promoted",
+    "controller.standby.ordered",
+];
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Act {
+    Kill,
+    Stop,
+    Delay(Duration),
+}
+
+#[derive(Debug)]
+struct Armed {
+    act: Act,
+    at: u64,
+    hits: AtomicU64,
+}
+
+/// Why the variable cannot be understood.
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+pub enum FailpointError {
+    /// Not of the form `NAME=ACTION[@HIT]`.
+    #[error("{FAILPOINTS_VARIABLE}: `{part}` is not NAME=kill|stop|delay:MS with an optional @HIT")]
+    Form {
+        /// The part between semicolons.
+        part: String,
+    },
+    /// No such failpoint.
+    #[error("{FAILPOINTS_VARIABLE}: there is no failpoint `{name}`")]
+    Unknown {
+        /// The name.
+        name: String,
+    },
+}
+
+static ARMED: OnceLock<BTreeMap<&'static str, Armed>> = OnceLock::new();
+
+/// Reads the environment variable. Before this, and without it, no failpoint does anything.
+pub fn arm() -> Result<(), FailpointError> {
+    let Ok(text) = std::env::var(FAILPOINTS_VARIABLE) else { return Ok(()) };
+    let armed = parse(&text)?;
+    if !armed.is_empty() {
+        // Armed before: the same variable of the same process.
+        let _ = ARMED.set(armed);
+    }
+    Ok(())
+}
+
+/// Passes a failpoint.
+///
+/// # Panics
+/// If the name is not in [`FAILPOINTS`]: then no scenario could name it either.
+pub(crate) fn pass(name: &'static str) {
+    debug_assert!(FAILPOINTS.contains(&name), "failpoint {name} is not listed");
+    let Some(armed) = ARMED.get().and_then(|armed| armed.get(name)) else { return };
+    let hit = armed.hits.fetch_add(1, Ordering::Relaxed) + 1;
+    match armed.act {
+        Act::Delay(time) if hit >= armed.at => std::thread::sleep(time),
+        Act::Kill if hit == armed.at => raise(name, Signal::SIGKILL),
+        Act::Stop if hit == armed.at => raise(name, Signal::SIGSTOP),
+        _ => {}
+    }
+}
+
+fn raise(name: &str, signal: Signal) {
+    tracing::warn!("failpoint {name}: {signal}");
+    // A signal to oneself needs no permission.
+    let _ = kill(Pid::this(), signal);
+}
+
+fn parse(text: &str) -> Result<BTreeMap<&'static str, Armed>, FailpointError> {
+    let parts = text.split(';').map(str::trim).filter(|part| !part.is_empty());
+    parts.map(|part| parse_one(part).ok_or_else(|| FailpointError::Form { part: part.to_owned() })?).collect()
+}
+
+fn parse_one(part: &str) -> Option<Result<(&'static str, Armed), FailpointError>> {
+    let (name, rest) = part.split_once('=')?;
+    let (act, at) = match rest.split_once('@') {
+        Some((act, at)) => (act, at.parse().ok().filter(|at| *at > 0)?),
+        None => (rest, 1),
+    };
+    let act = match act {
+        "kill" => Act::Kill,
+        "stop" => Act::Stop,
+        _ => Act::Delay(Duration::from_millis(act.strip_prefix("delay:")?.parse().ok()?)),
+    };
+    let Some(known) = FAILPOINTS.into_iter().find(|known| *known == name) else {
+        return Some(Err(FailpointError::Unknown { name: name.to_owned() }));
+    };
+    Some(Ok((known, Armed { act, at, hits: AtomicU64::new(0) })))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_variable_is_read_or_refused() {
+        let armed = parse("host.commit.closed=kill@3; controller.apply.freed=delay:20;").unwrap();
+        assert_eq!((armed["host.commit.closed"].act, armed["host.commit.closed"].at), (Act::Kill, 3));
+        assert_eq!(armed["controller.apply.freed"].act, Act::Delay(Duration::from_millis(20)));
+        for bad in ["x", "host.commit.closed=", "host.commit.closed=kill@0", "host.commit.closed=delay:x"] {
+            assert_eq!(parse(bad).unwrap_err(), FailpointError::Form { part: bad.to_owned() });
+        }
+        assert!(matches!(parse("nowhere=kill"), Err(FailpointError::Unknown { .. })));
+    }
+
+    #[test]
+    fn names_are_unique() {
+        let mut names = FAILPOINTS.to_vec();
+        names.sort_unstable();
+        names.dedup();
+        assert_eq!(names.len(), FAILPOINTS.len());
+    }
+}
