@@ -17,6 +17,7 @@ fn order(generation: u64) -> Order {
             args: Vec::new(),
             journal: JournalShape { slots: 2, slot_bytes: 8192, reserved_bytes: 8192 },
             console_lossless: true,
+            working_set_bytes_max: None,
         },
         primary: Some(HostId::new(0)),
         base: Epoch::ZERO,

@@ -65,6 +65,9 @@ pub struct VmSpec {
     pub journal: JournalShape,
     /// Console output waits for a reader, also while none is attached: nothing is ever overwritten unread.
     pub console_lossless: bool,
+    /// Copy-on-write pages that the primary's host keeps, in bytes; `None`: all that it ever wrote. What one epoch dirties
+    /// is kept in any case.
+    pub working_set_bytes_max: Option<u64>,
 }
 
 /// Longest name of a VM or a host, in bytes (the VM directory's field).

@@ -130,6 +130,7 @@ impl Cluster {
             args: Vec::new(),
             journal: JournalShape { slots: 2, slot_bytes: 1 << 20, reserved_bytes: 1 << 20 },
             console_lossless: true,
+            working_set_bytes_max: None,
         };
         self.input(Input::ClientHello { link: CLIENT, protocol: PROTOCOL_VERSION });
         let message = FromClient { id: 1, request: Request::CreateVm(spec) };

@@ -10,6 +10,7 @@ mod driver;
 mod parts;
 mod primary;
 mod vm_thread;
+mod working_set;
 
 use crate::clock;
 use crate::events::{Events, Watched};

@@ -4,6 +4,7 @@ use super::commit::{Committer, Gate, Job, Journal};
 use super::driver::ring;
 use super::parts::StandbyParts;
 use super::vm_thread::{Command, Promotion, Surroundings, VmEvent};
+use super::working_set::WorkingSet;
 use crate::clock;
 use crate::failpoint;
 use crate::machine::{DirtyPages, Machine, MachineState, Stop, flat};
@@ -13,7 +14,7 @@ use ft_protocol::primary::{Action, Halt, Input, Primary, PrimaryConfig};
 use ft_protocol::wire::{FromHost, LiveReport, Order};
 use ft_protocol::{Epoch, Span, Time};
 use shared_mem::journal::{JournalError, SpillError, UnchecksummedRecord};
-use shared_mem::{WorkingMemory, boot_image};
+use shared_mem::{PAGE_BYTES, WorkingMemory, boot_image};
 use std::time::Duration;
 
 type Failure = Box<dyn std::error::Error + Send + Sync>;
@@ -58,6 +59,7 @@ struct Reign<'a> {
     /// What the guest goes back to when the core lets it.
     before_stop: Guest,
     dirty: DirtyPages,
+    working_set: Option<WorkingSet>,
     record: Option<UnchecksummedRecord>,
     /// A record that found no space in the pool is tried again; its pages stay in `dirty`.
     unwritten: Option<(Epoch, Option<GuestEnd>)>,
@@ -100,6 +102,8 @@ pub(super) fn run(beginning: Beginning, around: &Surroundings) -> Result<(), Fai
     };
     let generation = order.generation;
     let dirty = DirtyPages::new(order.spec.memory_bytes);
+    let bytes_max = order.spec.working_set_bytes_max.and_then(|bytes| usize::try_from(bytes).ok());
+    let working_set = bytes_max.map(|bytes| WorkingSet::new(bytes / PAGE_BYTES));
     std::thread::scope(|scope| {
         std::thread::Builder::new()
             .name(format!("commit-{}", order.vm))
@@ -116,6 +120,7 @@ pub(super) fn run(beginning: Beginning, around: &Surroundings) -> Result<(), Fai
             guest: Guest::Runs,
             before_stop: Guest::Runs,
             dirty,
+            working_set,
             record: None,
             unwritten: None,
             out_of_space: false,
@@ -290,6 +295,11 @@ impl Reign<'_> {
         match self.try_write(epoch, ended.clone()) {
             Ok(record) => {
                 self.out_of_space = false;
+                if let Some(set) = &mut self.working_set {
+                    // What is freed is applied.
+                    let applied = self.parts.control.freed()?;
+                    set.trim(&self.memory, &self.dirty, epoch.get(), applied.get())?;
+                }
                 self.dirty.clear();
                 self.machine.take_console();
                 self.record = Some(record);
