@@ -20,7 +20,8 @@ const STEPS_DEFAULT: u64 = 400_000_000;
 const PROGRESS_LINES_DEFAULT: u64 = 100;
 const SEED_DEFAULT: u64 = 1;
 const WINDOW_PAGES: u64 = 64;
-const STEPS_PER_WINDOW: u64 = 1 << 18;
+/// Fewer where there are so many windows that some would not be visited at all.
+const STEPS_PER_WINDOW_MAX: u64 = 1 << 18;
 /// One step in so many goes anywhere in memory.
 const FAR_STEP_EVERY: u64 = 1 << 12;
 const VECTOR_BYTES: u64 = 16;
@@ -31,11 +32,9 @@ flat_rt::entry!(main);
 fn main(boot: &BootInfo) -> u32 {
     let args = Args::parse(boot, &["--steps", "--progress", "--seed"]);
     let arena = Arena::new(boot);
-    let windows = arena.pages().div_ceil(WINDOW_PAGES);
-    // Enough to visit each window once.
-    let steps = args.get("--steps").unwrap_or(STEPS_DEFAULT.max(windows * STEPS_PER_WINDOW));
+    let steps = args.get("--steps").unwrap_or(STEPS_DEFAULT);
     let every = args.get("--progress").unwrap_or(steps / PROGRESS_LINES_DEFAULT).max(1);
-    let mut torture = Torture::new(arena, args.get("--seed").unwrap_or(SEED_DEFAULT));
+    let mut torture = Torture::new(arena, steps, args.get("--seed").unwrap_or(SEED_DEFAULT));
 
     println!("torture of {} pages, {steps} steps", torture.arena.pages());
     let mut done = 0;
@@ -53,25 +52,28 @@ fn main(boot: &BootInfo) -> u32 {
 
 struct Torture {
     arena: Arena,
+    windows: u64,
+    steps_per_window: u64,
     random: u64,
     sum: __m128i,
     real: __m128d,
 }
 
 impl Torture {
-    fn new(arena: Arena, seed: u64) -> Self {
+    fn new(arena: Arena, steps: u64, seed: u64) -> Self {
+        let windows = arena.pages().div_ceil(WINDOW_PAGES);
+        let steps_per_window = (steps / windows).clamp(WINDOW_PAGES, STEPS_PER_WINDOW_MAX);
         // SAFETY: every x86-64 processor has SSE2.
         let (sum, real) = unsafe { (_mm_set1_epi64x(0x0123_4567_89ab_cdef), _mm_set1_pd(1.0)) };
         // The generator must not start at zero.
-        Self { arena, random: seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1, sum, real }
+        Self { arena, windows, steps_per_window, random: seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1, sum, real }
     }
 
     fn run(&mut self, steps: core::ops::Range<u64>) {
         let pages = self.arena.pages();
-        let windows = pages.div_ceil(WINDOW_PAGES);
         for step in steps {
-            let window = step / STEPS_PER_WINDOW % windows * WINDOW_PAGES;
-            let in_window = step % STEPS_PER_WINDOW;
+            let window = step / self.steps_per_window % self.windows * WINDOW_PAGES;
+            let in_window = step % self.steps_per_window;
             self.random ^= self.random << 13;
             self.random ^= self.random >> 7;
             self.random ^= self.random << 17;
