@@ -1,2 +1,87 @@
 //! ftvm's command line.
-fn main() {}
+#![forbid(unsafe_code)]
+
+mod demo;
+mod doctor;
+mod exit_code;
+mod failure;
+mod guests;
+mod host;
+mod lineage;
+mod output;
+mod pool;
+mod run;
+mod scenario;
+mod signals;
+mod status;
+
+use clap::{Parser, Subcommand};
+use exit_code::ExitCode;
+use failure::Failure;
+
+/// What a command comes to.
+type CommandResult = Result<ExitStatus, Failure>;
+
+/// What the process exits with.
+enum ExitStatus {
+    /// One of ftvm's own codes.
+    Own(ExitCode),
+    /// A guest's.
+    Guest(u8),
+}
+
+/// Keeps a virtual machine running when the host under it dies.
+#[derive(Parser)]
+#[command(version, about, long_about = None, propagate_version = true)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Run a guest protected, in a private cluster of its own
+    Run(run::Args),
+    /// See it work: a guest outlives six kills, and nobody can tell
+    Demo(demo::Args),
+    /// Run failures that are written down in files
+    Scenario(scenario::Args),
+    /// Look at what this machine offers
+    Doctor(doctor::Args),
+    /// List the guests that ftvm brings along
+    Guests(guests::Args),
+    /// Show the hosts and VMs of a pool
+    Status(status::Args),
+    /// Run a pool controller
+    Pool(pool::Args),
+    /// Run a host
+    Host(host::Args),
+}
+
+fn main() -> std::process::ExitCode {
+    let cli = Cli::parse();
+    log_to_stderr();
+    signals::unblock();
+    let result = match cli.command {
+        Command::Run(args) => run::run(&args),
+        Command::Demo(args) => demo::run(&args),
+        Command::Scenario(args) => scenario::run(&args),
+        Command::Doctor(args) => doctor::run(&args),
+        Command::Guests(args) => guests::run(&args),
+        Command::Status(args) => status::run(&args),
+        Command::Pool(args) => pool::run(args),
+        Command::Host(args) => host::run(args),
+    };
+    match result {
+        Ok(ExitStatus::Own(code)) => code.into(),
+        Ok(ExitStatus::Guest(code)) => code.into(),
+        Err(failure) => failure.report().into(),
+    }
+}
+
+/// `RUST_LOG` says what is logged; by default warnings are.
+fn log_to_stderr() {
+    use tracing_subscriber::EnvFilter;
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("warn"));
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+}

@@ -176,12 +176,9 @@ mod tests {
 
     #[test]
     fn times_are_shown_with_three_places() {
-        for (ns, text) in [
-            (412_000, "412 us"),
-            (4_127_000, "4.12 ms"),
-            (35_190_000, "35.1 ms"),
-            (2_059_000_000, "2.05 s"),
-        ] {
+        for (ns, text) in
+            [(412_000, "412 us"), (4_127_000, "4.12 ms"), (35_190_000, "35.1 ms"), (2_059_000_000, "2.05 s")]
+        {
             assert_eq!(show_span(Span::from_ns(ns)), text);
         }
     }

@@ -176,9 +176,6 @@ mod tests {
     #[test]
     fn a_missing_parent_is_an_error() {
         let parent = tempfile::tempdir().unwrap();
-        assert!(matches!(
-            OwnedDirectory::create(&parent.path().join("missing")),
-            Err(ClusterError::Directory { .. })
-        ));
+        assert!(matches!(OwnedDirectory::create(&parent.path().join("missing")), Err(ClusterError::Directory { .. })));
     }
 }

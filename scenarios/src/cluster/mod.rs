@@ -13,8 +13,8 @@ mod directories;
 mod error;
 mod hosts;
 
-pub(crate) use child::wait_for;
 pub use child::ChildExit;
+pub(crate) use child::wait_for;
 pub use directories::OwnedDirectory;
 pub use error::ClusterError;
 pub use hosts::{ExitedHost, HostName, HostSignal};

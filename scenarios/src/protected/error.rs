@@ -2,7 +2,8 @@
 
 use crate::cluster::ClusterError;
 use crate::guest::GuestError;
-use shared_mem::{ConsoleError, ConsoleReadError, MapError};
+use shared_mem::console::{ConsoleError, ConsoleReadError};
+use shared_mem::mem::MapError;
 use std::io;
 use std::path::PathBuf;
 use vmm::client::ClientError;

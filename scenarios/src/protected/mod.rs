@@ -98,7 +98,7 @@ impl ProtectedRun {
         client.request(Request::Watch, Vec::new())?;
         let (answer, _) = client.request(Request::CreateVm(options.spec()), vec![image.upload()?])?;
         let Answer::VmCreated(vm) = answer else { return Err(ClientError::WrongAnswer.into()) };
-        let (_, extents) = client.request(Request::AttachConsole(vm), Vec::new())?;
+        let (_, extents) = client.request(Request::AttachConsole { vm, from: 0 }, Vec::new())?;
         let console = extents.iter().find(|(tag, _)| tag.grant.part == Part::Console(vm)).ok_or(RunError::NoConsole)?;
         let console = ConsoleTap::open(&console.1)?;
         let mut run = Self {

@@ -41,6 +41,8 @@ impl VmOptions {
             epoch_interval: self.epoch_interval.unwrap_or(EPOCH_INTERVAL),
             args: self.args.clone(),
             journal: journal_for(self.memory),
+            console_lossless: true,
+            working_set_bytes_max: None,
         }
     }
 }

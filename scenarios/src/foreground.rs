@@ -1,0 +1,139 @@
+//! Shows a protected run to whoever started it: the console on one descriptor, byte for byte; a status line on another.
+
+use crate::event::{Event, What};
+use crate::protected::{Outcome, ProtectedRun, RunError};
+use crate::status_line::StatusLine;
+use ft_protocol::timeline::Happening;
+use ft_protocol::{Span, Time};
+use nix::poll::PollFlags;
+use std::io::{self, Write};
+use std::os::fd::{AsFd, BorrowedFd};
+use vmm::clock::monotonic;
+
+/// A pipe with any room at all takes this much without blocking (PIPE_BUF): a reader that sleeps must not keep the run
+/// from minding its hosts and signals.
+const WRITE_BYTES_MAX: usize = 4096;
+/// Console bytes that wait for the reader; what is beyond waits in the pool, and then makes the guest wait.
+const BACKLOG_BYTES_MAX: usize = 64 * 1024;
+/// Between two looks at the state for the status line.
+const STATUS_INTERVAL: Span = Span::from_ms(500);
+
+/// Why the showing stopped.
+#[derive(Debug)]
+pub enum Shown {
+    /// The run is over.
+    Over(Outcome),
+    /// The caller's other descriptor is ready: it wants to end.
+    Interrupted,
+    /// Nobody reads the console any more.
+    OutputClosed,
+    /// The time limit has come.
+    TimeOut,
+}
+
+/// Why the showing failed.
+#[derive(Debug, thiserror::Error)]
+pub enum ShowError {
+    /// The run itself failed.
+    #[error(transparent)]
+    Run(#[from] RunError),
+    /// The console could not be written.
+    #[error("cannot write the guest's console")]
+    Output(#[source] io::Error),
+}
+
+/// Follows a run to its end. `interrupt` is a descriptor that becomes readable when the run is to be left.
+///
+/// # Errors
+/// When the run fails, or its console cannot be written.
+pub fn show(
+    run: &mut ProtectedRun,
+    out: &mut (impl Write + AsFd),
+    interrupt: BorrowedFd<'_>,
+    mut status: Option<StatusLine>,
+    limit: Option<Time>,
+) -> Result<Shown, ShowError> {
+    let mut backlog = Vec::new();
+    let mut next_status = monotonic();
+    let shown = loop {
+        while backlog.len() < BACKLOG_BYTES_MAX && run.read_console(&mut backlog, BACKLOG_BYTES_MAX)? > 0 {}
+        if backlog.is_empty()
+            && let Some(outcome) = run.outcome()
+        {
+            break Shown::Over(outcome);
+        }
+        let now = monotonic();
+        if limit.is_some_and(|limit| now >= limit) {
+            break Shown::TimeOut;
+        }
+        if let Some(line) = &mut status
+            && now >= next_status
+        {
+            line.update(run)?;
+            next_status = now + STATUS_INTERVAL;
+        }
+        let until = limit.unwrap_or(now + Span::from_ms(60_000));
+        let until = if status.is_some() { until.min(next_status) } else { until };
+        let wanted = if backlog.is_empty() { PollFlags::empty() } else { PollFlags::POLLOUT };
+        let turn = run.turn(until, &[(interrupt, PollFlags::POLLIN), (out.as_fd(), wanted)])?;
+        if turn.ready[0] {
+            break Shown::Interrupted;
+        }
+        warn_of(run, &turn.events, &mut status);
+        if turn.ready[1] {
+            if backlog.is_empty() {
+                // Nothing was asked for: only a hang-up or an error is told.
+                break Shown::OutputClosed;
+            }
+            let clears = status.as_mut().map(StatusLine::clear);
+            match out
+                .write(&backlog[..backlog.len().min(WRITE_BYTES_MAX)])
+                .and_then(|count| out.flush().map(|()| count))
+            {
+                Ok(count) => {
+                    let at_line_start = count > 0 && backlog[count - 1] == b'\n';
+                    backlog.drain(..count);
+                    if clears == Some(true)
+                        && at_line_start
+                        && let Some(line) = &mut status
+                    {
+                        line.draw();
+                    }
+                }
+                Err(error) if error.kind() == io::ErrorKind::BrokenPipe => break Shown::OutputClosed,
+                Err(error) if matches!(error.kind(), io::ErrorKind::Interrupted | io::ErrorKind::WouldBlock) => {}
+                Err(error) => return Err(ShowError::Output(error)),
+            }
+        }
+    };
+    if let Some(line) = &mut status {
+        line.clear();
+    }
+    Ok(shown)
+}
+
+/// Says what went wrong with hosts, which the guest's user does not see but may want to mend.
+fn warn_of(run: &ProtectedRun, events: &[Event], status: &mut Option<StatusLine>) {
+    let mut clear = || {
+        if let Some(line) = status {
+            line.clear();
+        }
+    };
+    for event in events {
+        match &event.what {
+            What::Happened(Happening::GaveUp { host, reason, .. }) => {
+                clear();
+                tracing::warn!("host {} gave the guest up: {reason}", run.timeline().host_name(*host));
+            }
+            What::Happened(Happening::RecordRefused { generation, epoch, reason, .. }) => {
+                clear();
+                tracing::warn!("the commit record of {epoch} of {generation} was refused: {reason}");
+            }
+            What::HostExited { host, exit, stderr } if !stderr.is_empty() => {
+                clear();
+                tracing::info!("host {host} ended ({exit}): {stderr}");
+            }
+            _ => {}
+        }
+    }
+}

@@ -1,0 +1,64 @@
+//! One line on a terminal that says how the run is doing.
+
+use crate::protected::{ProtectedRun, RunError};
+use crate::units::show_span;
+use ft_protocol::wire::VmStatus;
+use std::io::{self, Write as _};
+
+const CLEAR_LINE: &str = "\r\x1b[2K";
+
+/// The line. It is on standard error, and only there while nothing else is written.
+#[derive(Debug, Default)]
+pub struct StatusLine {
+    text: String,
+    shown: bool,
+}
+
+impl StatusLine {
+    /// Asks for the state and shows it.
+    pub(crate) fn update(&mut self, run: &mut ProtectedRun) -> Result<(), RunError> {
+        let status = run.status()?;
+        if let Some(vm) = status.vms.first() {
+            self.text = describe(vm, run.timeline().blackout_max().map(show_span));
+            self.draw();
+        }
+        Ok(())
+    }
+
+    /// Shows the last state again.
+    pub(crate) fn draw(&mut self) {
+        if !self.text.is_empty() {
+            put(&format!("{CLEAR_LINE}{}", self.text));
+            self.shown = true;
+        }
+    }
+
+    /// Takes the line away; says whether it was there.
+    pub(crate) fn clear(&mut self) -> bool {
+        let shown = std::mem::take(&mut self.shown);
+        if shown {
+            put(CLEAR_LINE);
+        }
+        shown
+    }
+}
+
+fn put(text: &str) {
+    // A terminal that is gone needs no status.
+    let _ = io::stderr().write_all(text.as_bytes());
+}
+
+fn describe(vm: &VmStatus, blackout: Option<String>) -> String {
+    let host = |name: &Option<String>| name.clone().unwrap_or_else(|| "-".to_owned());
+    let protection =
+        vm.unprotected.as_ref().map_or("protected".to_owned(), |reason| format!("NOT protected ({reason})"));
+    let blackout = blackout.map(|span| format!(", longest blackout {span}")).unwrap_or_default();
+    format!(
+        "ftvm: {} | primary {} secondary {} | epoch {} | takeovers {}{blackout}",
+        protection,
+        host(&vm.primary),
+        host(&vm.secondary),
+        vm.applied.get(),
+        vm.takeovers
+    )
+}

@@ -1,0 +1,211 @@
+//! The one place where errors become a line on standard error and an exit code.
+
+use crate::exit_code::ExitCode;
+use nix::errno::Errno;
+use scenarios::cluster::ClusterError;
+use scenarios::guest::GuestError;
+use scenarios::protected::RunError;
+use shared_mem::PoolError;
+use std::error::Error;
+use std::io;
+use vmm::client::ClientError;
+use vmm::controller::ControllerError;
+use vmm::host::HostError;
+use vmm::machine::OpenKvmError;
+use vmm::machine::flat::FlatGuestError;
+use vmm::transport::ConnectError;
+use vmm::unprotected::UnprotectedError;
+
+const FREE_SPACE: &str = "free memory there, ask for less --memory, or choose another --pool-dir";
+
+/// Why a command failed.
+#[derive(Debug)]
+pub(crate) struct Failure {
+    code: ExitCode,
+    line: String,
+}
+
+impl Failure {
+    /// A failure that an error explains.
+    pub(crate) fn new(code: ExitCode, error: &(dyn Error + 'static)) -> Self {
+        Self { code, line: vmm::chain(error) }
+    }
+
+    /// A failure in one line of its own.
+    pub(crate) fn line(code: ExitCode, line: impl Into<String>) -> Self {
+        Self { code, line: line.into() }
+    }
+
+    /// What the user can do about it.
+    fn with_advice(mut self, advice: &str) -> Self {
+        self.line = format!("{}; {advice}", self.line);
+        self
+    }
+
+    /// Says it on standard error.
+    pub(crate) fn report(self) -> ExitCode {
+        eprintln!("ftvm: {}", self.line.replace('\n', " "));
+        self.code
+    }
+}
+
+impl From<OpenKvmError> for Failure {
+    fn from(error: OpenKvmError) -> Self {
+        Self::new(kvm_code(&error), &error)
+    }
+}
+
+fn kvm_code(error: &OpenKvmError) -> ExitCode {
+    match error {
+        OpenKvmError::NotPermitted { .. } => ExitCode::NotPermitted,
+        OpenKvmError::Missing { .. } | OpenKvmError::Unusable { .. } | OpenKvmError::Version { .. } => {
+            ExitCode::KvmMissing
+        }
+    }
+}
+
+impl From<GuestError> for Failure {
+    fn from(error: GuestError) -> Self {
+        let code = match &error {
+            GuestError::Missing { .. } | GuestError::Unreadable { .. } | GuestError::UnknownBuiltin { .. } => {
+                ExitCode::FileMissing
+            }
+            GuestError::NotPermitted { .. } => ExitCode::NotPermitted,
+            GuestError::TooLarge { .. } => ExitCode::GuestUnusable,
+            GuestError::Unfit { source, .. } => flat_code(source),
+            GuestError::Carrier(_) => ExitCode::Internal,
+        };
+        Self::new(code, &error)
+    }
+}
+
+fn flat_code(error: &FlatGuestError) -> ExitCode {
+    match error {
+        FlatGuestError::Memory(_) => ExitCode::NoPool,
+        _ => ExitCode::GuestUnusable,
+    }
+}
+
+impl From<UnprotectedError> for Failure {
+    fn from(error: UnprotectedError) -> Self {
+        let code = match &error {
+            UnprotectedError::Kvm(error) => kvm_code(error),
+            UnprotectedError::Memory(_) => ExitCode::NoPool,
+            UnprotectedError::Guest(error) => flat_code(error),
+            UnprotectedError::Console(error) if error.kind() == io::ErrorKind::BrokenPipe => ExitCode::OutputClosed,
+            UnprotectedError::Machine(_) | UnprotectedError::Console(_) => ExitCode::Internal,
+        };
+        Self::new(code, &error)
+    }
+}
+
+fn connect_code(error: &ConnectError) -> ExitCode {
+    match error {
+        ConnectError::PathTooLong { .. } => ExitCode::Usage,
+        ConnectError::Unreachable { source: Errno::EACCES | Errno::EPERM, .. }
+        | ConnectError::Listen { source: Errno::EACCES | Errno::EPERM, .. } => ExitCode::NotPermitted,
+        ConnectError::Unreachable { .. } | ConnectError::InUse { .. } | ConnectError::Listen { .. } => {
+            ExitCode::Unreachable
+        }
+    }
+}
+
+impl From<ClientError> for Failure {
+    fn from(error: ClientError) -> Self {
+        use ft_protocol::wire::RequestError;
+        let code = match &error {
+            ClientError::Connect(error) => connect_code(error),
+            ClientError::Refused(RequestError::PoolRefused(_)) => ExitCode::NoPool,
+            ClientError::Refused(_) => ExitCode::Usage,
+            ClientError::Rejected { .. }
+            | ClientError::NoAnswer(_)
+            | ClientError::Receive(_)
+            | ClientError::Send(_) => ExitCode::Unreachable,
+            ClientError::WrongAnswer | ClientError::Wait(_) => ExitCode::Internal,
+        };
+        let failure = Self::new(code, &error);
+        if code == ExitCode::NoPool { failure.with_advice(FREE_SPACE) } else { failure }
+    }
+}
+
+impl From<ClusterError> for Failure {
+    fn from(error: ClusterError) -> Self {
+        if let ClusterError::Client(error) = error {
+            return error.into();
+        }
+        let code = match &error {
+            ClusterError::HostCount { .. } => ExitCode::Usage,
+            ClusterError::Directory { source, .. } if source.kind() == io::ErrorKind::PermissionDenied => {
+                ExitCode::NotPermitted
+            }
+            ClusterError::Directory { .. } => ExitCode::NoPool,
+            ClusterError::NotReady { .. } => ExitCode::TimeOut,
+            ClusterError::ControllerEnded { .. } | ClusterError::HostEnded(_) => {
+                error.child_exit_code().and_then(ExitCode::of_child).unwrap_or(ExitCode::Unreachable)
+            }
+            _ => ExitCode::Internal,
+        };
+        match error.child_line().and_then(|line| line.strip_prefix("ftvm: ")) {
+            // The child has said it all, advice included.
+            Some(line) => Self::line(code, line),
+            None => Self::new(code, &error),
+        }
+    }
+}
+
+impl From<RunError> for Failure {
+    fn from(error: RunError) -> Self {
+        match error {
+            RunError::Guest(error) => error.into(),
+            RunError::Cluster(error) => error.into(),
+            RunError::Client(error) => error.into(),
+            RunError::EventLog { .. } => Self::new(ExitCode::FileMissing, &error),
+            _ => Self::new(ExitCode::Internal, &error),
+        }
+    }
+}
+
+impl From<HostError> for Failure {
+    fn from(error: HostError) -> Self {
+        let code = match &error {
+            HostError::Connect(error) => connect_code(error),
+            HostError::Kvm(error) => kvm_code(error),
+            HostError::Rejected { .. } => ExitCode::Unreachable,
+            HostError::Failpoint(_) => ExitCode::Usage,
+            HostError::Kernel { .. } => ExitCode::Internal,
+        };
+        Self::new(code, &error)
+    }
+}
+
+impl From<ControllerError> for Failure {
+    fn from(error: ControllerError) -> Self {
+        let (code, advice) = match &error {
+            ControllerError::Socket(error) => (connect_code(error), None),
+            ControllerError::Pool { source, .. } => pool_code(source),
+            ControllerError::State { .. } => (ExitCode::NoPool, None),
+            ControllerError::Failpoint(_) => (ExitCode::Usage, None),
+            ControllerError::PoolFailed { .. } | ControllerError::Kernel { .. } => (ExitCode::Internal, None),
+        };
+        let failure = Self::new(code, &error);
+        match advice {
+            Some(advice) => failure.with_advice(advice),
+            None => failure,
+        }
+    }
+}
+
+fn pool_code(error: &PoolError) -> (ExitCode, Option<&'static str>) {
+    match error {
+        PoolError::AlreadyLocked(_) => (ExitCode::Unreachable, Some("end it, or choose another --dir")),
+        PoolError::NoSpace { .. } => (ExitCode::NoPool, Some(FREE_SPACE)),
+        PoolError::NotAPool(_) | PoolError::NotEmpty(_) => (ExitCode::NoPool, Some("choose another --dir")),
+        PoolError::File { source, .. } if source.kind() == io::ErrorKind::PermissionDenied => {
+            (ExitCode::NotPermitted, None)
+        }
+        PoolError::File { source, .. } if source.kind() == io::ErrorKind::StorageFull => {
+            (ExitCode::NoPool, Some(FREE_SPACE))
+        }
+        _ => (ExitCode::NoPool, None),
+    }
+}

@@ -1,0 +1,40 @@
+//! `ftvm host`: a host.
+
+use crate::exit_code::ExitCode;
+use crate::failure::Failure;
+use crate::lineage::Parent;
+use crate::{CommandResult, ExitStatus};
+use std::path::PathBuf;
+use vmm::host::{HostEnd, HostOptions, serve};
+
+#[derive(clap::Args)]
+pub(crate) struct Args {
+    /// The host's name: 1 to 63 of a-z 0-9 . _ -
+    #[arg(long, value_name = "NAME")]
+    id: String,
+    /// The controller's socket
+    #[arg(long, value_name = "SOCKET")]
+    pool: PathBuf,
+    /// The process whose private cluster this is: dies with it
+    #[arg(long, value_name = "PID", hide = true)]
+    private_to: Option<i32>,
+}
+
+pub(crate) fn run(args: Args) -> CommandResult {
+    if let Some(parent) = args.private_to
+        && !Parent::new(parent).die_with()
+    {
+        return Err(Failure::line(ExitCode::Terminated, "the process that started this host is gone"));
+    }
+    let name = args.id;
+    match serve(&HostOptions { name: name.clone(), socket: args.pool, lifeline: false })? {
+        HostEnd::Shutdown => Ok(ExitStatus::Own(ExitCode::Ok)),
+        HostEnd::Fenced { vm, generation } => Err(Failure::line(
+            ExitCode::Fenced,
+            format!(
+                "host {name} was fenced: {vm} went on elsewhere while it was away (generation {generation} is sealed); \
+                 start it again to make it a spare"
+            ),
+        )),
+    }
+}

@@ -1,0 +1,61 @@
+//! `ftvm pool`: the pool controller.
+
+use crate::exit_code::ExitCode;
+use crate::failure::Failure;
+use crate::lineage::Parent;
+use crate::{CommandResult, ExitStatus};
+use scenarios::cluster::OwnedDirectory;
+use std::path::PathBuf;
+use std::time::Duration;
+use vmm::controller::{ControllerOptions, serve};
+
+/// Silence after which a host is suspected. Nothing but a hang is found by it: a dead host's socket closes at once.
+const HEARTBEAT_MS: u64 = 100;
+/// Beats that fit into the bound.
+const BEATS_PER_BOUND: u32 = 20;
+
+#[derive(clap::Args)]
+pub(crate) struct Args {
+    /// Where to listen for hosts and clients
+    #[arg(long, value_name = "PATH")]
+    socket: PathBuf,
+    /// The pool's directory, on a tmpfs; made if it does not exist
+    #[arg(long, value_name = "DIR")]
+    dir: PathBuf,
+    /// Silence after which a host is suspected, in milliseconds
+    #[arg(long, value_name = "N", default_value_t = HEARTBEAT_MS, value_parser = clap::value_parser!(u64).range(1..=600_000))]
+    heartbeat_ms: u64,
+    /// Keep the pool of a private cluster at its end
+    #[arg(long)]
+    keep: bool,
+    /// The process whose private cluster this is: ends with it
+    #[arg(long, value_name = "PID", hide = true)]
+    private_to: Option<i32>,
+    /// A directory to remove at the end of a private cluster
+    #[arg(long, value_name = "DIR", hide = true, requires = "private_to")]
+    owns: Vec<PathBuf>,
+}
+
+pub(crate) fn run(args: Args) -> CommandResult {
+    let parent = args.private_to.map(Parent::new);
+    let heartbeat_bound = Duration::from_millis(args.heartbeat_ms);
+    let owned = args.owns.iter().map(|path| OwnedDirectory::share(path)).collect::<Result<Vec<_>, _>>();
+    let owned = owned.map_err(|error| Failure::new(ExitCode::Internal, &error))?;
+    let served = serve(&ControllerOptions {
+        socket: args.socket,
+        dir: args.dir,
+        heartbeat_bound,
+        heartbeat_interval: (heartbeat_bound / BEATS_PER_BOUND).max(Duration::from_millis(1)),
+        private: parent.is_some(),
+        keep: args.keep,
+        lifeline: parent.is_some(),
+    });
+    // A parent that lives still wants to read what is there, and cleans up by itself.
+    if parent.is_some_and(|parent| !parent.lives()) {
+        for directory in owned {
+            if args.keep { directory.keep() } else { directory.remove() }
+        }
+    }
+    served?;
+    Ok(ExitStatus::Own(ExitCode::Ok))
+}

@@ -1,0 +1,179 @@
+//! `ftvm run`: a guest, protected, in a private cluster.
+
+use crate::exit_code::ExitCode;
+use crate::failure::Failure;
+use crate::signals::EndSignals;
+use crate::{CommandResult, ExitStatus};
+use ft_protocol::commit_meta::GuestEnd;
+use ft_protocol::{Span, Time};
+use scenarios::cluster::{Cluster, ClusterOptions, default_pool_parent};
+use scenarios::foreground::{ShowError, Shown, show};
+use scenarios::guest::{GuestImage, GuestSource};
+use scenarios::protected::{Outcome, ProtectedRun, Respawn, VmOptions};
+use scenarios::status_line::StatusLine;
+use scenarios::summary::Summary;
+use scenarios::units::{ByteCount, parse_span};
+use std::fs::File;
+use std::io::{self, IsTerminal as _};
+use std::os::fd::AsFd as _;
+use std::path::{Path, PathBuf};
+use vmm::clock::monotonic;
+
+#[derive(clap::Args)]
+pub(crate) struct Args {
+    /// The guest: a static ELF64 file, or builtin:NAME (see `ftvm guests`)
+    #[arg(value_name = "GUEST")]
+    guest: String,
+    /// Arguments for the guest
+    #[arg(last = true, value_name = "ARGS")]
+    args: Vec<String>,
+    /// How many hosts
+    #[arg(long, value_name = "N", default_value_t = 3)]
+    hosts: u16,
+    /// Guest memory
+    #[arg(long, value_name = "SIZE", default_value = "64MiB")]
+    memory: ByteCount,
+    /// How the guest is protected
+    #[arg(long, value_enum, default_value_t = RunMode::Checkpoint)]
+    mode: RunMode,
+    /// Longest time between two commits, in milliseconds
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=60_000))]
+    epoch_ms: Option<u64>,
+    /// Silence after which a host is suspected, in milliseconds
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=600_000))]
+    heartbeat_ms: Option<u64>,
+    /// Start hosts that die again
+    #[arg(long)]
+    respawn: bool,
+    /// Keep the pool and the hosts' logs at the end
+    #[arg(long)]
+    keep: bool,
+    /// Where the pool is made: a tmpfs
+    #[arg(long, value_name = "DIR", env = "FTVM_POOL_DIR", default_value_os_t = default_pool_parent())]
+    pool_dir: PathBuf,
+    /// End after this long
+    #[arg(long, value_name = "TIME", value_parser = parse_span)]
+    time_limit: Option<Span>,
+    /// Write what happens to a file, as JSON lines
+    #[arg(long, value_name = "FILE")]
+    events: Option<PathBuf>,
+    /// Write the run in numbers, as JSON, to a file or to standard error
+    #[arg(long, value_name = "FILE", num_args = 0..=1, require_equals = true)]
+    json: Option<Option<PathBuf>>,
+}
+
+/// How a guest is protected.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+enum RunMode {
+    /// Outputs wait for the commit of their epoch
+    Checkpoint,
+    /// Not at all: on this host alone, without a pool
+    None,
+}
+
+pub(crate) fn run(args: &Args) -> CommandResult {
+    let Ok(source) = args.guest.parse::<GuestSource>();
+    let image = source.read()?;
+    image.check(args.memory.get(), &args.args)?;
+    // Said here once, rather than by each host.
+    drop(vmm::machine::open_kvm()?);
+    match args.mode {
+        RunMode::None => run_unprotected(args, &image),
+        RunMode::Checkpoint => run_protected(args, &image),
+    }
+}
+
+fn run_unprotected(args: &Args, image: &GuestImage) -> CommandResult {
+    let mut out = io::stdout().lock();
+    guest_end(vmm::unprotected::run(image.bytes(), args.memory.get(), &args.args, &mut out)?)
+}
+
+fn run_protected(args: &Args, image: &GuestImage) -> CommandResult {
+    let signals = EndSignals::new()?;
+    let cluster = Cluster::start(ClusterOptions {
+        executable: this_program()?,
+        hosts: args.hosts,
+        pool_parent: args.pool_dir.clone(),
+        heartbeat_bound: args.heartbeat_ms.map(Span::from_ms),
+        keep: args.keep,
+    })?;
+    let (pool_directory, run_directory) = (cluster.pool_directory().to_owned(), cluster.run_directory().to_owned());
+    let options =
+        VmOptions { memory: args.memory, args: args.args.clone(), epoch_interval: args.epoch_ms.map(Span::from_ms) };
+    let respawn = if args.respawn { Respawn::All } else { Respawn::Fenced };
+    let mut run = ProtectedRun::start(cluster, image, &options, respawn, args.events.as_deref())?;
+    let shown = follow(args, &mut run, &signals)?;
+    let outcome = match &shown {
+        Shown::Over(outcome) => Some(outcome),
+        Shown::Interrupted | Shown::OutputClosed | Shown::TimeOut => None,
+    };
+    if let Some(to) = &args.json {
+        write_summary(&mut run, outcome, to.as_deref())?;
+    }
+    run.shut_down();
+    if args.keep {
+        eprintln!("ftvm: pool kept in {}, logs in {}", pool_directory.display(), run_directory.display());
+    }
+    match shown {
+        Shown::Over(Outcome::Ended(end)) => guest_end(end),
+        Shown::Over(Outcome::Lost { recoverable }) => {
+            let kept = args.keep.then_some(pool_directory.as_path());
+            Err(Failure::line(ExitCode::VmLost, lost_line(recoverable.map(ft_protocol::Epoch::get), kept)))
+        }
+        Shown::Interrupted => Ok(ExitStatus::Own(signals.received().unwrap_or(ExitCode::Terminated))),
+        Shown::OutputClosed => Ok(ExitStatus::Own(ExitCode::OutputClosed)),
+        Shown::TimeOut => Err(Failure::line(ExitCode::TimeOut, "the guest did not end within the time limit")),
+    }
+}
+
+fn follow(args: &Args, run: &mut ProtectedRun, signals: &EndSignals) -> Result<Shown, Failure> {
+    let limit: Option<Time> = args.time_limit.map(|limit| monotonic() + limit);
+    let status = io::stderr().is_terminal().then(StatusLine::default);
+    // Not through Rust's standard output: its buffer would hold back what the guest has said.
+    let failed = |error: io::Error| Failure::new(ExitCode::Internal, &error);
+    let mut out = File::from(io::stdout().as_fd().try_clone_to_owned().map_err(failed)?);
+    show(run, &mut out, signals.as_fd(), status, limit).map_err(|error| match error {
+        ShowError::Run(error) => error.into(),
+        ShowError::Output(_) => Failure::new(ExitCode::Internal, &error),
+    })
+}
+
+fn write_summary(run: &mut ProtectedRun, outcome: Option<&Outcome>, to: Option<&Path>) -> Result<(), Failure> {
+    let epochs = run.status()?.vms.first().map_or(0, |vm| vm.applied.get());
+    let summary = Summary::new(run.timeline(), outcome, run.started_at(), monotonic(), epochs);
+    let json = serde_json::to_string_pretty(&summary).map_err(|error| Failure::new(ExitCode::Internal, &error))?;
+    match to {
+        None => eprintln!("{json}"),
+        Some(path) => std::fs::write(path, json + "\n").map_err(|error| {
+            Failure::line(ExitCode::FileMissing, format!("cannot write {}: {error}", path.display()))
+        })?,
+    }
+    Ok(())
+}
+
+fn lost_line(recoverable: Option<u64>, kept: Option<&Path>) -> String {
+    let state = match recoverable {
+        Some(0) => "nothing was committed yet".to_owned(),
+        Some(epoch) => format!("the pool held everything up to epoch {epoch}"),
+        None => "what the pool held is not known".to_owned(),
+    };
+    let place = match kept {
+        Some(path) => format!("it is kept in {}", path.display()),
+        None => "run with --keep to keep it, or with --respawn or more --hosts to go on".to_owned(),
+    };
+    format!("the guest is lost: no host is left to run it; {state}; {place}")
+}
+
+fn guest_end(end: GuestEnd) -> CommandResult {
+    match end {
+        GuestEnd::Exited(code) => Ok(ExitStatus::Guest(code.to_le_bytes()[0])),
+        GuestEnd::Crashed(line) => Err(Failure::line(ExitCode::GuestCrashed, format!("the guest crashed: {line}"))),
+    }
+}
+
+/// The program that controllers and hosts are started from.
+pub(crate) fn this_program() -> Result<PathBuf, Failure> {
+    std::env::current_exe().map_err(|error| {
+        Failure::line(ExitCode::Internal, format!("cannot find the path of the ftvm program: {error}"))
+    })
+}

@@ -1,0 +1,44 @@
+//! Signals that ask ftvm to end, as something to wait for.
+
+use crate::exit_code::ExitCode;
+use crate::failure::Failure;
+use nix::sys::signal::{SigSet, Signal};
+use nix::sys::signalfd::{SfdFlags, SignalFd};
+use std::os::fd::{AsFd, BorrowedFd};
+
+const ENDING: [Signal; 3] = [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP];
+
+/// Whoever started this process may have blocked them for itself.
+pub(crate) fn unblock() {
+    // Fails only for numbers that are no signals.
+    let _ = SigSet::from_iter(ENDING).thread_unblock();
+}
+
+/// From its making on the signals wait here instead of ending the process.
+pub(crate) struct EndSignals {
+    fd: SignalFd,
+}
+
+impl EndSignals {
+    /// Blocks the signals for this thread and those that it starts: make it first.
+    pub(crate) fn new() -> Result<Self, Failure> {
+        let set = SigSet::from_iter(ENDING);
+        let failed = |errno: nix::errno::Errno| Failure::new(ExitCode::Internal, &errno);
+        set.thread_block().map_err(failed)?;
+        let flags = SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK;
+        Ok(Self { fd: SignalFd::with_flags(&set, flags).map_err(failed)? })
+    }
+
+    /// The code to exit with, if a signal has come.
+    pub(crate) fn received(&self) -> Option<ExitCode> {
+        let info = self.fd.read_signal().ok()??;
+        let interrupted = u32::try_from(Signal::SIGINT as i32).is_ok_and(|number| number == info.ssi_signo);
+        Some(if interrupted { ExitCode::Interrupted } else { ExitCode::Terminated })
+    }
+}
+
+impl AsFd for EndSignals {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+}

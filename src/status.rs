@@ -1,0 +1,110 @@
+//! `ftvm status`: the hosts and VMs of a pool.
+
+use crate::exit_code::ExitCode;
+use crate::{CommandResult, ExitStatus, output};
+use ft_protocol::wire::{Answer, Request, Status, VmStatus};
+use std::fmt::Write as _;
+use std::path::PathBuf;
+use vmm::client::{Client, ClientError};
+
+#[derive(clap::Args)]
+pub(crate) struct Args {
+    /// The controller's socket
+    #[arg(long, value_name = "SOCKET")]
+    pool: PathBuf,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+pub(crate) fn run(args: &Args) -> CommandResult {
+    let mut client = Client::connect(&args.pool)?;
+    let (Answer::Status(status), _) = client.request(Request::Status, Vec::new())? else {
+        return Err(ClientError::WrongAnswer.into());
+    };
+    if args.json {
+        output::json(&status)?;
+    } else {
+        output::text(&table(&status))?;
+    }
+    Ok(ExitStatus::Own(ExitCode::Ok))
+}
+
+fn table(status: &Status) -> String {
+    let mut text = String::new();
+    let width = status.hosts.iter().map(|host| host.name.len()).max().unwrap_or(0);
+    for host in &status.hosts {
+        // Writing to a String cannot fail.
+        let _ = writeln!(text, "host {:<width$}  {:<9}  {}", host.name, host.health, roles(&host.name, &status.vms));
+    }
+    for vm in &status.vms {
+        let _ = writeln!(text, "vm {}", describe(vm));
+    }
+    if text.is_empty() {
+        text.push_str("no hosts, no VMs\n");
+    }
+    text
+}
+
+fn roles(host: &str, vms: &[VmStatus]) -> String {
+    let role = |vm: &VmStatus| {
+        let primary = vm.primary.as_deref() == Some(host);
+        let secondary = vm.secondary.as_deref() == Some(host);
+        primary.then(|| format!("primary of {}", vm.name)).or(secondary.then(|| format!("secondary of {}", vm.name)))
+    };
+    let roles: Vec<String> = vms.iter().filter_map(role).collect();
+    if roles.is_empty() { "spare".to_owned() } else { roles.join(", ") }
+}
+
+fn describe(vm: &VmStatus) -> String {
+    let host = |name: &Option<String>| name.clone().unwrap_or_else(|| "-".to_owned());
+    let protection = match &vm.unprotected {
+        None => "protected".to_owned(),
+        Some(reason) => format!("NOT protected: {reason}"),
+    };
+    format!(
+        "{}  {}  primary {}  secondary {}  generation {}  epoch {}  takeovers {}  {protection}",
+        vm.name,
+        vm.phase,
+        host(&vm.primary),
+        host(&vm.secondary),
+        vm.generation.get(),
+        vm.applied.get(),
+        vm.takeovers,
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use ft_protocol::wire::HostStatus;
+    use ft_protocol::{Epoch, Generation, HostId, VmId};
+
+    #[test]
+    fn roles_and_protection_are_shown() {
+        let host = |number, name: &str| HostStatus {
+            host: HostId::new(number),
+            name: name.to_owned(),
+            health: "up".to_owned(),
+        };
+        let vm = VmStatus {
+            vm: VmId::new(0),
+            name: "guest".to_owned(),
+            phase: "running".to_owned(),
+            generation: Generation::new(2),
+            applied: Epoch::new(57),
+            primary: Some("b".to_owned()),
+            secondary: None,
+            unprotected: Some("no healthy host is free".to_owned()),
+            takeovers: 1,
+        };
+        let text = table(&Status { hosts: vec![host(0, "a"), host(1, "b")], vms: vec![vm] });
+        assert_eq!(
+            text,
+            "host a  up         spare\n\
+             host b  up         primary of guest\n\
+             vm guest  running  primary b  secondary -  generation 2  epoch 57  takeovers 1  \
+             NOT protected: no healthy host is free\n"
+        );
+    }
+}
