@@ -147,13 +147,11 @@ impl Controller {
         if !due || matches!(entry.phase, Phase::Ended { .. } | Phase::Creating { .. }) {
             return;
         }
+        let console_floor = entry.console_floor();
         entry.applying = true;
-        turn.actions.push(Action::Apply {
-            vm,
-            generation: entry.generation,
-            epoch: entry.applied.next(),
-            console_floor: entry.console_floor(),
-        });
+        entry.applying_floor = console_floor;
+        let (generation, epoch) = (entry.generation, entry.applied.next());
+        turn.actions.push(Action::Apply { vm, generation, epoch, console_floor });
     }
 
     pub(super) fn applied(&mut self, turn: &mut Turn<'_>, vm: VmId, generation: Generation, outcome: ApplyOutcome) {
@@ -182,7 +180,8 @@ impl Controller {
                     _ => entry.applied,
                 };
             }
-            ApplyOutcome::ConsoleFull { .. } => entry.console_full = true,
+            // A reader may have made room while the driver looked; then nobody would say so again.
+            ApplyOutcome::ConsoleFull { .. } => entry.console_full = entry.console_floor() == entry.applying_floor,
             ApplyOutcome::Refused { epoch, reason } => {
                 self.record_refused(turn, vm, epoch, reason);
                 return;

@@ -356,6 +356,25 @@ fn a_record_published_just_before_the_seal_is_not_lost() {
     assert_eq!(cluster.promotions(1), [(2, 1)]);
 }
 
+/// Found by the simulator (client profile, seed 1402): the reader was back, and had read everything, before the driver said
+/// that the ring was full for the floor it had been given.
+#[test]
+fn room_that_a_reader_makes_while_the_ring_is_found_full_is_used() {
+    let mut cluster = Cluster::protected();
+    cluster.commit(0, 1, 1);
+    let attach = FromClient { id: 2, request: Request::AttachConsole { vm: VM, from: 0 } };
+    cluster.input(Input::FromClient { link: CLIENT, message: attach });
+    cluster.hold_applies = true;
+    cluster.commit(0, 1, 2);
+    let (vm, generation, epoch) = cluster.held.remove(0);
+    let consumed = FromClient { id: 3, request: Request::ConsoleConsumed { vm: VM, position: 10 } };
+    cluster.input(Input::FromClient { link: CLIENT, message: consumed });
+    cluster.input(Input::Applied { vm, generation, outcome: ApplyOutcome::ConsoleFull { epoch } });
+    assert_eq!(cluster.held, [(vm, generation, epoch)], "tried again at once");
+    cluster.input(Input::Applied { vm, generation, outcome: ApplyOutcome::ConsoleFull { epoch } });
+    assert_eq!(cluster.held.len(), 1, "and then not before there is room");
+}
+
 #[test]
 fn a_pool_that_refuses_a_generation_is_asked_again_later() {
     let mut cluster = Cluster::protected();

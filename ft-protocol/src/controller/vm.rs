@@ -56,6 +56,8 @@ pub(super) struct Vm {
     pub(super) console_end: u64,
     /// A record is with the driver.
     pub(super) applying: bool,
+    /// The console floor that the driver was given with that record.
+    pub(super) applying_floor: Option<u64>,
     /// The next record waits for a reader of the console.
     pub(super) console_full: bool,
     /// Lossless readers of the console and the positions that they have consumed.
@@ -86,6 +88,7 @@ impl Vm {
             committed: Epoch::ZERO,
             console_end: 0,
             applying: false,
+            applying_floor: None,
             console_full: false,
             readers: BTreeMap::new(),
             unread_from: 0,
