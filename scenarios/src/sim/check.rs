@@ -31,8 +31,8 @@ pub(crate) struct VmFacts {
     reigns: Vec<(Generation, usize)>,
     applied: u64,
     shown: u64,
-    /// A committed record that a fault has damaged: its epoch may be lost.
-    damaged: Option<Epoch>,
+    /// Committed records that a fault has damaged: their epochs may be lost.
+    damaged: Vec<Epoch>,
     /// The guest at the applied epoch.
     pub(crate) oracle: Oracle,
 }
@@ -57,7 +57,7 @@ impl Checker {
             reigns: Vec::new(),
             applied: 0,
             shown: 0,
-            damaged: None,
+            damaged: Vec::new(),
             oracle: Oracle::new(truth.program),
         };
         let vms = truths.iter().map(facts).collect();
@@ -89,8 +89,7 @@ impl Checker {
 
     /// A fault has damaged the record of a committed epoch.
     pub(crate) fn corrupted(&mut self, vm: VmId, epoch: Epoch) {
-        let damaged = &mut self.facts(vm).damaged;
-        *damaged = Some(damaged.map_or(epoch, |earlier| earlier.min(epoch)));
+        self.facts(vm).damaged.push(epoch);
     }
 }
 
@@ -100,7 +99,7 @@ impl VmFacts {
     }
 
     pub(crate) fn is_damaged(&self) -> bool {
-        self.damaged.is_some()
+        !self.damaged.is_empty()
     }
 
     /// Takes an epoch for committed under a generation; `false` when that cannot be.
@@ -129,9 +128,9 @@ impl World {
     fn check_goes_on(&mut self, vm: VmId, base: Epoch) {
         let facts = self.checker.facts(vm);
         let committed = facts.last_committed();
-        if base < committed && facts.damaged.is_some_and(|damaged| base.next() >= damaged) {
+        if base < committed && facts.damaged.iter().any(|damaged| base.next() >= *damaged) {
             facts.committed.truncate(index(base.get()) + 1);
-            facts.damaged = None;
+            facts.damaged.clear();
         } else if base != committed {
             self.violate(Violation::WrongRecovery { vm, found: base, committed });
         }
@@ -332,9 +331,7 @@ impl World {
             return self.violate(Violation::WrongRecovery { vm, found: epoch, committed });
         }
         facts.applied = applied.get();
-        if facts.damaged.is_some_and(|damaged| damaged <= epoch) {
-            facts.damaged = None;
-        }
+        facts.damaged.retain(|damaged| *damaged > epoch);
         let expected = facts.committed.get(index(epoch.get())).copied();
         let found = StateArea::new(state).read(applied).ok().and_then(|bytes| Registers::decode(&bytes));
         let truth = &self.truths[usize::from(vm.get())];

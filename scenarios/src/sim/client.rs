@@ -89,7 +89,8 @@ impl World {
     pub(crate) fn create_or_attach(&mut self, vm: VmId) {
         let number = u64::from(vm.get());
         if self.client.vms[usize::from(vm.get())].made {
-            self.request(ATTACH | number, Request::AttachConsole(vm));
+            let from = self.client.vms[usize::from(vm.get())].position;
+            self.request(ATTACH | number, Request::AttachConsole { vm, from });
         } else {
             let spec = self.spec_of(vm);
             self.request(CREATE | number, Request::CreateVm(spec));
@@ -105,6 +106,8 @@ impl World {
             epoch_interval: Span::from_us(weather.epoch_us),
             args: Vec::new(),
             journal: super::pool::journal_shape(weather.guest_pages, weather.slots),
+            console_lossless: true,
+            working_set_bytes_max: None,
         }
     }
 

@@ -319,17 +319,22 @@ fn recover_partitions(
     let mut recovered = Vec::new();
     for record in &state.vms {
         let partition = pool.partition(record.vm).ok_or_else(|| format!("{} has no partition", record.vm))?;
-        let word = match open_journal(partition, record.generation, cache).map(|journal| journal.word()) {
+        let control = ControlBlock::open(partition.control.through(cache)).map_err(|error| error.to_string())?;
+        let opened = control.generation().map_err(|error| error.to_string())?.get();
+        // Space that was reserved ahead looks like a journal; opening it ends with the control block.
+        let journal = open_journal(partition, record.generation, cache).filter(|_| opened >= record.generation.get());
+        let word = match journal.map(|journal| journal.word()) {
             None => None,
             Some(Ok(word)) => Some(Word { epoch: protocol_epoch(word.epoch), sealed: word.sealed }),
             Some(Err(error)) => return Err(error.to_string()),
         };
-        let control = ControlBlock::open(partition.control.through(cache)).map_err(|error| error.to_string())?;
         let applied = control.applied().map_err(|error| error.to_string())?;
         control.set_freed(applied).map_err(|error| error.to_string())?;
         let console = ConsoleRing::open(partition.console.through(cache)).map_err(|error| error.to_string())?;
         let console_end = console.tail().map_err(|error| error.to_string())?.get();
-        recovered.push(Recovered { vm: record.vm, word, applied: protocol_epoch(applied), console_end });
+        let console_oldest = console_end.saturating_sub(console.ring_bytes());
+        let applied = protocol_epoch(applied);
+        recovered.push(Recovered { vm: record.vm, word, applied, console_end, console_oldest });
     }
     Ok(recovered)
 }
