@@ -1,0 +1,99 @@
+//! The layout does not change unnoticed: a pool of each version is kept, must keep opening, and must be what this
+//! version of the crate writes.
+//!
+//! A golden pool is text: `= file length` begins a file, `offset hex` is a line of 32 bytes that are not all zero. To
+//! make one for a new layout version: `cargo test -p shared-mem --test golden_layout -- --ignored`.
+
+mod whole_pool;
+
+use std::fmt::Write;
+use std::path::{Path, PathBuf};
+
+use shared_mem::superblock::LAYOUT_VERSION;
+use whole_pool::{build, files, on_tmpfs, survey};
+
+const ROW_BYTES: usize = 32;
+
+fn golden_path(version: u32) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("tests/golden/pool-v{version}.txt"))
+}
+
+fn dump(pool: &Path) -> String {
+    let mut text = String::new();
+    for (name, content) in files(pool).unwrap() {
+        writeln!(text, "= {name} {}", content.len()).unwrap();
+        for (row, bytes) in content.chunks(ROW_BYTES).enumerate() {
+            if bytes.iter().any(|byte| *byte != 0) {
+                write!(text, "{:06x} ", row * ROW_BYTES).unwrap();
+                for byte in bytes {
+                    write!(text, "{byte:02x}").unwrap();
+                }
+                text.push('\n');
+            }
+        }
+    }
+    text
+}
+
+/// Makes the files that a golden text describes.
+fn restore(text: &str, pool: &Path) {
+    let mut files: Vec<(String, Vec<u8>)> = Vec::new();
+    for line in text.lines() {
+        if let Some(file) = line.strip_prefix("= ") {
+            let (name, length) = file.rsplit_once(' ').unwrap();
+            files.push((name.to_owned(), vec![0; length.parse().unwrap()]));
+        } else {
+            let (offset, hex) = line.split_once(' ').unwrap();
+            let offset = usize::from_str_radix(offset, 16).unwrap();
+            let content = &mut files.last_mut().unwrap().1;
+            for (index, pair) in hex.as_bytes().chunks(2).enumerate() {
+                let pair = std::str::from_utf8(pair).unwrap();
+                content[offset + index] = u8::from_str_radix(pair, 16).unwrap();
+            }
+        }
+    }
+    for (name, content) in files {
+        let path = pool.join(name);
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(path, content).unwrap();
+    }
+}
+
+#[test]
+fn golden_pools_of_all_versions_open() {
+    let dir = on_tmpfs();
+    let fresh = dir.path().join("fresh");
+    build(&fresh).unwrap();
+    for version in 1..=LAYOUT_VERSION {
+        let path = golden_path(version);
+        let text = std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+        let pool = dir.path().join(format!("v{version}"));
+        restore(&text, &pool);
+        assert!(survey(&pool).unwrap() == survey(&fresh).unwrap(), "version {version} reads differently");
+        shared_mem::Pool::open(&pool).unwrap();
+    }
+}
+
+#[test]
+fn this_version_writes_what_its_golden_pool_holds() {
+    let dir = on_tmpfs();
+    let pool = dir.path().join("pool");
+    build(&pool).unwrap();
+    let golden = std::fs::read_to_string(golden_path(LAYOUT_VERSION)).unwrap();
+    let now = dump(&pool);
+    for (line, (golden, now)) in golden.lines().zip(now.lines()).enumerate() {
+        assert_eq!(golden, now, "line {}: the layout changed without a new version", line + 1);
+    }
+    assert_eq!(golden.len(), now.len());
+}
+
+#[test]
+#[ignore = "writes the golden pool of a new layout version; refuses to replace one"]
+fn write_golden() {
+    let dir = on_tmpfs();
+    let pool = dir.path().join("pool");
+    build(&pool).unwrap();
+    let path = golden_path(LAYOUT_VERSION);
+    assert!(!path.exists(), "{} exists: raise the version instead", path.display());
+    std::fs::write(path, dump(&pool)).unwrap();
+}
