@@ -62,8 +62,3 @@ pub fn examine() -> Vec<Finding> {
 pub fn is_usable(findings: &[Finding]) -> bool {
     findings.iter().all(|finding| finding.verdict != Verdict::Missing)
 }
-
-/// An error with all that caused it, in one line.
-fn chain(error: &dyn std::error::Error) -> String {
-    std::iter::successors(Some(error), |error| error.source()).map(ToString::to_string).collect::<Vec<_>>().join(": ")
-}

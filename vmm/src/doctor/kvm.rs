@@ -1,6 +1,7 @@
 //! What KVM offers.
 
-use super::{Finding, chain};
+use super::Finding;
+use crate::chain;
 use crate::machine::{KVM_DEVICE, OpenKvmError, Stop, open_kvm, probe};
 use kvm_ioctls::{Cap, Kvm};
 use std::path::Path;
