@@ -14,6 +14,7 @@ use vm_memory::VolatileSlice;
 use vm_memory::bitmap::BitmapSlice;
 
 use super::access::{AccessError, PoolRead, PoolWrite, check_bounds, check_word};
+use super::truncation::Guarded;
 use super::{Access, Extent, ExtentError, FlushKind};
 use crate::numbers::{Offset, len_u64};
 
@@ -65,6 +66,7 @@ pub struct Mapping<Role> {
     base: NonNull<u8>,
     len: NonZeroUsize,
     flush: FlushKind,
+    guarded: Guarded,
     role: PhantomData<fn() -> Role>,
 }
 
@@ -106,7 +108,13 @@ impl<Role> Mapping<Role> {
         // SAFETY: a new mapping at an address of the kernel's choice touches no memory of this program.
         let base = unsafe { mmap(None, len, protection, MapFlags::MAP_SHARED, extent, offset) }
             .map_err(|errno| MapError::Refused(errno.into()))?;
-        Ok(Self { base: base.cast(), len, flush: FlushKind::detect(extent.as_fd()), role: PhantomData })
+        Ok(Self {
+            base: base.cast(),
+            len,
+            flush: FlushKind::detect(extent.as_fd()),
+            guarded: Guarded::new(base.addr().get(), len.get()),
+            role: PhantomData,
+        })
     }
 
     /// The same mapping with a forced way of flushing.
@@ -114,6 +122,13 @@ impl<Role> Mapping<Role> {
     pub fn with_flush(mut self, flush: FlushKind) -> Self {
         self.flush = flush;
         self
+    }
+
+    /// Whether the file behind the mapping was cut off, so that lost pages read as zeroes; see
+    /// [`survive_truncation`](super::survive_truncation).
+    #[must_use]
+    pub fn is_torn(&self) -> bool {
+        self.guarded.is_torn()
     }
 
     /// How lines become durable here.
@@ -161,6 +176,8 @@ fn check_file_length(extent: &Extent) -> Result<(), MapError> {
 
 impl<Role> Drop for Mapping<Role> {
     fn drop(&mut self) {
+        // The handler must not know of an address range that may become somebody else's.
+        self.guarded.forget();
         // SAFETY: the mapping was made by `map` with this base and length, and nothing borrowed from it is left.
         let result = unsafe { munmap(self.base.cast(), self.len.get()) };
         debug_assert!(result.is_ok(), "munmap refused its own mapping");
