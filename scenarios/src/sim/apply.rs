@@ -34,6 +34,13 @@ pub(crate) struct ApplyJob {
     done: Option<ApplyOutcome>,
 }
 
+impl ApplyJob {
+    /// Whether it has copied the record of this epoch and not yet applied it.
+    pub(crate) fn holds(&self, epoch: u64) -> bool {
+        self.epoch.get() == epoch && self.stage == Stage::Apply
+    }
+}
+
 /// What a step of a job came to.
 enum Progress {
     /// The next step is due.

@@ -1,14 +1,16 @@
 //! Brings the plan's faults about, ends them, and heals everything when the safety phase is over.
 
+use super::draw::Range;
 use super::fault::{Fault, FaultEvent, Lines, Point, Target, Ways, When};
 use super::machine::Role;
 use super::net::Message;
 use super::plan::Plan;
 use super::queue::{Event, Mend};
+use super::weather::PAGE_SIZE;
 use super::world::World;
 use ft_protocol::ids::VmId;
-use shared_mem::mem::PoolWrite;
-use shared_mem::numbers::Epoch;
+use shared_mem::mem::{PoolRead, PoolWrite};
+use shared_mem::numbers::{Epoch, Offset};
 
 /// Which faults wait for which step.
 #[derive(Debug)]
@@ -186,10 +188,13 @@ impl World {
             return;
         }
         let epoch = applied + 1 + salt % (committed - applied);
+        if self.is_under_application(vm, epoch) {
+            return;
+        }
         // The record's header and first page: whatever the record holds, these bytes are in it.
         let at = partition.geometry.slot_at(Epoch::new(epoch)).plus((salt >> 8) % 64 / 8 * 8);
         let memory = journal.memory.through(&self.checker.auditor);
-        let Ok(word) = shared_mem::mem::PoolRead::load_u64(&memory, at, std::sync::atomic::Ordering::Relaxed) else {
+        let Ok(word) = memory.load_u64(at, std::sync::atomic::Ordering::Relaxed) else {
             return;
         };
         let flipped = word ^ 1 << ((salt >> 16) % 64);
@@ -197,6 +202,21 @@ impl World {
         if stored.is_ok() && memory.flush(at, 8).is_ok() && memory.fence().is_ok() {
             self.checker.corrupted(vm, ft_protocol::Epoch::new(epoch));
         }
+    }
+
+    /// Whether the record of an epoch is, or may be, half in the stable image: then nothing but the record itself can make
+    /// the image whole again, and damaging it is more than the pool claims to survive (docs/simulation.md, "Limits").
+    fn is_under_application(&self, vm: VmId, epoch: u64) -> bool {
+        let facts = &self.checker.vms[usize::from(vm.get())];
+        let Some(partition) = self.pool.partition(vm) else { return true };
+        let image = partition.image.through(&self.checker.auditor);
+        let mut content = [0; 4096];
+        let torn = (0..self.plan.weather.guest_pages).any(|page| {
+            let at = Offset::new(page * PAGE_SIZE);
+            image.read(at, &mut content).is_err() || facts.oracle.page(page) != content
+        });
+        let loaded = self.controller.jobs[usize::from(vm.get())].as_ref().is_some_and(|job| job.holds(epoch));
+        torn || loaded
     }
 
     /// Whom a fault hits now.
@@ -244,9 +264,10 @@ impl World {
                 }
             }
         }
+        let restart = self.plan.weather.restart_us;
         let restart_ns = match restart_us {
             Some(us) => us * 1_000,
-            None => self.takes(target, self.plan.weather.restart_us),
+            None => self.actor_mut(target).between(Range::new(restart.least * 1_000, restart.most * 1_000)),
         };
         self.queue.push(self.now_ns + restart_ns, 0, Event::Restart(target));
     }
