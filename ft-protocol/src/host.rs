@@ -52,6 +52,13 @@ pub enum Input {
         /// The generation it reigned.
         generation: Generation,
     },
+    /// A primary's machine has committed all of its guest and stopped it.
+    Yielded {
+        /// The VM.
+        vm: VmId,
+        /// The generation it reigned.
+        generation: Generation,
+    },
     /// The guest of a primary's machine has ended, all of it committed.
     GuestEnded {
         /// The VM.
@@ -86,6 +93,8 @@ pub enum Action {
     MakeStandby(Order),
     /// Run the VM as primary, from its standby where there is one.
     RunPrimary(Order),
+    /// Have the primary's machine commit all of its guest and stop it.
+    Yield(VmId),
     /// Stop and forget the VM.
     Discard(VmId),
     /// The controller will not have this host now, for this reason: connect again a little later, but not for ever.
@@ -121,16 +130,17 @@ enum Held {
 pub struct Host {
     name: String,
     incarnation: Incarnation,
+    memory_bytes: u64,
     detector: Option<DetectorConfig>,
     linked: bool,
     held: BTreeMap<VmId, Held>,
 }
 
 impl Host {
-    /// A host that is not yet connected.
+    /// A host that is not yet connected, whose guests may take `memory_bytes`.
     #[must_use]
-    pub fn new(name: String, incarnation: Incarnation) -> Self {
-        Self { name, incarnation, detector: None, linked: false, held: BTreeMap::new() }
+    pub fn new(name: String, incarnation: Incarnation, memory_bytes: u64) -> Self {
+        Self { name, incarnation, memory_bytes, detector: None, linked: false, held: BTreeMap::new() }
     }
 
     /// Takes an input and appends what is to be done.
@@ -152,6 +162,13 @@ impl Host {
                     self.held.remove(&vm);
                     self.send(FromHost::Fenced { vm, generation }, actions);
                     actions.push(Action::Exit(ExitReason::Fenced { vm, generation }));
+                }
+            }
+            Input::Yielded { vm, generation } => {
+                if self.reigns(vm, generation) {
+                    self.held.remove(&vm);
+                    actions.push(Action::Discard(vm));
+                    self.send(FromHost::Yielded { vm, generation }, actions);
                 }
             }
             Input::GuestEnded { vm } => {
@@ -187,6 +204,7 @@ impl Host {
             protocol: PROTOCOL_VERSION,
             name: self.name.clone(),
             incarnation: self.incarnation,
+            memory_bytes: self.memory_bytes,
             roles: roles.collect(),
         }));
     }
@@ -204,6 +222,11 @@ impl Host {
             ToHost::Rejected { reason, retry: false } => actions.push(Action::Exit(ExitReason::Rejected(reason))),
             ToHost::Standby(order) => self.stand_by(order, actions),
             ToHost::Promote(order) => self.promote(order, actions),
+            ToHost::Yield { vm, generation } => {
+                if self.reigns(vm, generation) {
+                    actions.push(Action::Yield(vm));
+                }
+            }
             ToHost::PrimaryGone { vm, generation, reason } => {
                 if self.stands_by(vm, generation) {
                     self.secondary(now, vm, secondary::Input::PrimaryGone(reason), actions);

@@ -28,7 +28,7 @@ struct Bench(Host);
 
 impl Bench {
     fn joined() -> Self {
-        let mut bench = Self(Host::new("b".to_owned(), Incarnation::new(1)));
+        let mut bench = Self(Host::new("b".to_owned(), Incarnation::new(1), 1 << 30));
         bench.input(Input::LinkUp);
         bench.message(ToHost::Welcome {
             host: HostId::new(1),
@@ -117,4 +117,18 @@ fn a_standby_that_cannot_be_made_is_given_up() {
         bench.input(Input::Failed { vm: VM, generation, reason: reason.clone() }),
         [Action::Discard(VM), Action::Send(FromHost::GaveUp { vm: VM, generation, reason })]
     );
+}
+
+#[test]
+fn a_yielded_guest_leaves_the_host_free() {
+    let mut bench = Bench::joined();
+    bench.message(ToHost::Promote(order(2)));
+    let generation = Generation::new(2);
+    assert_eq!(bench.message(ToHost::Yield { vm: VM, generation: Generation::new(1) }), []);
+    assert_eq!(bench.message(ToHost::Yield { vm: VM, generation }), [Action::Yield(VM)]);
+    assert_eq!(
+        bench.input(Input::Yielded { vm: VM, generation }),
+        [Action::Discard(VM), Action::Send(FromHost::Yielded { vm: VM, generation })]
+    );
+    assert_eq!(bench.message(ToHost::Standby(order(3))), [Action::MakeStandby(order(3))]);
 }

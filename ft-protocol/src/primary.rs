@@ -8,8 +8,8 @@
 //!     |                 Stalled --- slot freed ---> Writing                   v
 //!     +-----------------------------------------------------------------  Running   (nothing in flight)
 //!
+//!  a yield was asked for, or the guest has ended:  Writing ---> Resting --- published ---> Halted(Yielded, Ended)
 //!  any state --- publish refused (sealed) or deposed ---> Halted(Fenced): releases nothing, ever again
-//!  Writing the guest's last record ---> published ---> Halted(Ended)
 //! ```
 //!
 //! The guest runs on while a record is checksummed and published; its outputs stay behind the gate until the
@@ -54,6 +54,8 @@ pub enum Input {
     Woke,
     /// The guest's life has ended; its vCPU is stopped.
     Ended(GuestEnd),
+    /// A switchover: commit what there is and hand the guest over.
+    Yield,
     /// The vCPU stands still at a clean point, as asked by [`Action::Stop`].
     Stopped,
     /// The record of this epoch is complete in its slot, but for its checksum.
@@ -108,6 +110,8 @@ pub enum Halt {
     },
     /// The guest's life has ended and its last record is published.
     Ended(GuestEnd),
+    /// All of the guest is in the pool, and it does not run here any more, as asked by [`Input::Yield`].
+    Yielded,
 }
 
 /// Counts for metrics.
@@ -124,9 +128,18 @@ pub struct PrimaryCounts {
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Phase {
     Running,
-    Stopping { since: Time },
-    Stalled { since: Time },
-    Writing { epoch: Epoch, since: Time },
+    Stopping {
+        since: Time,
+    },
+    Stalled {
+        since: Time,
+    },
+    Writing {
+        epoch: Epoch,
+        since: Time,
+    },
+    /// The last record of this host is in flight, the guest stands still.
+    Resting,
     Halted,
 }
 
@@ -139,6 +152,7 @@ pub struct Primary {
     applied: Epoch,
     in_flight: Option<Epoch>,
     ended: Option<GuestEnd>,
+    yielding: bool,
     /// The guest has run since the last cut.
     changed: bool,
     output_pending: u64,
@@ -163,6 +177,7 @@ impl Primary {
             applied: config.base,
             in_flight: None,
             ended: None,
+            yielding: false,
             changed: true,
             output_pending: 0,
             last_cut: now,
@@ -193,6 +208,7 @@ impl Primary {
                 }
                 self.stopped(now, actions);
             }
+            Input::Yield => self.yielding = true,
             Input::Stopped => self.stopped(now, actions),
             Input::Written(epoch) => self.written(now, epoch, actions),
             Input::Published(epoch) => self.published(epoch, actions),
@@ -230,6 +246,9 @@ impl Primary {
     }
 
     fn cut_due_at(&self) -> Option<Time> {
+        if self.yielding {
+            return Some(Time::ZERO);
+        }
         if !self.changed {
             return None;
         }
@@ -289,12 +308,12 @@ impl Primary {
         self.last_cut = now;
         self.output_pending = 0;
         self.in_flight = Some(epoch);
-        self.phase = Phase::Running;
-        if self.ended.is_none() {
+        if self.ended.is_some() || self.yielding {
+            self.phase = Phase::Resting;
+        } else {
+            self.phase = Phase::Running;
             self.changed = true;
             actions.push(Action::Resume);
-        } else {
-            self.changed = false;
         }
         actions.push(Action::Publish { from: self.published, to: epoch });
     }
@@ -306,13 +325,13 @@ impl Primary {
         self.published = epoch;
         actions.push(Action::Release(epoch));
         actions.push(Action::Doorbell(epoch));
-        match (&self.ended, self.phase.clone()) {
-            (Some(end), Phase::Running) => {
-                actions.push(Action::Halt(Halt::Ended(end.clone())));
+        match self.phase {
+            Phase::Resting => {
                 self.phase = Phase::Halted;
+                actions.push(Action::Halt(self.ended.clone().map_or(Halt::Yielded, Halt::Ended)));
             }
             // The guest ended while this record was in flight: now its last one can be written.
-            (Some(_), Phase::Stopping { since }) => {
+            Phase::Stopping { since } if self.ended.is_some() => {
                 if self.slot_is_free() {
                     self.write(since, actions);
                 } else {

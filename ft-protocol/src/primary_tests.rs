@@ -128,6 +128,36 @@ fn the_end_of_a_guest_waits_for_the_record_in_flight() {
 }
 
 #[test]
+fn a_yielding_primary_commits_and_rests() {
+    let mut bench = Bench::new();
+    assert_eq!(bench.at(100, Input::Yield), [Action::Stop], "at once, whatever the interval");
+    let (four, five) = (Epoch::new(4), Epoch::new(5));
+    assert_eq!(bench.at(110, Stopped), [Action::Write { epoch: five, ended: None }]);
+    assert_eq!(bench.at(120, Written(five)), [Action::Publish { from: four, to: five }], "not resumed");
+    assert_eq!(
+        bench.at(130, Published(five)),
+        [Action::Release(five), Action::Doorbell(five), Action::Halt(Halt::Yielded)]
+    );
+}
+
+#[test]
+fn a_yield_while_a_record_is_in_flight_makes_one_more() {
+    let mut bench = Bench::new();
+    bench.cut(10_000, 5);
+    assert_eq!(bench.at(10_060, Input::Yield), []);
+    assert_eq!(bench.at(10_070, Published(Epoch::new(5))).last(), Some(&Action::Stop));
+}
+
+#[test]
+fn an_idle_guest_yields_too() {
+    let mut bench = Bench::new();
+    bench.cut(10_000, 5);
+    bench.at(10_060, StillWaits);
+    bench.at(10_070, Published(Epoch::new(5)));
+    assert_eq!(bench.at(50_000, Input::Yield), [Action::Stop]);
+}
+
+#[test]
 #[should_panic(expected = "published what was not in flight")]
 fn a_publication_out_of_nowhere_is_the_drivers_bug() {
     Bench::new().at(1, Published(Epoch::new(5)));

@@ -114,6 +114,29 @@ pub enum Happening {
         /// The host that was secondary.
         host: HostId,
     },
+    /// A planned switchover began.
+    SwitchoverBegan {
+        /// The VM.
+        vm: VmId,
+        /// The primary's host.
+        from: HostId,
+        /// Where the guest is to go.
+        to: HostId,
+    },
+    /// A primary has committed all of its guest and stopped it for a switchover.
+    Yielded {
+        /// The VM.
+        vm: VmId,
+        /// The generation that ends.
+        generation: Generation,
+    },
+    /// A switchover did not come about; the guest runs on.
+    SwitchoverCancelled {
+        /// The VM.
+        vm: VmId,
+        /// One line.
+        reason: String,
+    },
     /// A deposed primary found its words sealed.
     Fenced {
         /// The VM.

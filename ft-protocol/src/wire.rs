@@ -172,6 +172,8 @@ pub struct HostHello {
     pub name: String,
     /// This life of the host.
     pub incarnation: Incarnation,
+    /// Memory that its guests may take, in bytes.
+    pub memory_bytes: u64,
     /// Roles it holds from an earlier connection of the same life.
     pub roles: Vec<HeldRole>,
 }
@@ -243,6 +245,13 @@ pub enum FromHost {
         /// The sealed generation.
         generation: Generation,
     },
+    /// The sender has committed all of the guest and stopped it, as asked by [`ToHost::Yield`].
+    Yielded {
+        /// The VM.
+        vm: VmId,
+        /// The sender's generation.
+        generation: Generation,
+    },
     /// The sender cannot fill its role for this VM.
     GaveUp {
         /// The VM.
@@ -292,6 +301,13 @@ pub enum ToHost {
     Standby(Order),
     /// Become primary.
     Promote(Order),
+    /// Commit all of the guest, stop it, and say so: another host goes on.
+    Yield {
+        /// The VM.
+        vm: VmId,
+        /// The generation that ends with this.
+        generation: Generation,
+    },
     /// The primary is gone: ask for the takeover.
     PrimaryGone {
         /// The VM.
@@ -346,6 +362,20 @@ pub enum Request {
         /// Bytes since the guest's birth.
         position: u64,
     },
+    /// Move a VM to another host, as planned: nothing is lost or run again. Answered when the guest runs there.
+    Switchover {
+        /// The VM.
+        vm: VmId,
+        /// Name of the host; `None`: the secondary's.
+        to: Option<String>,
+    },
+    /// Take all roles from a host and give it no new ones; or let it have roles again.
+    Drain {
+        /// Name of the host.
+        host: String,
+        /// `false` ends the draining.
+        on: bool,
+    },
     /// End the whole cluster: hosts and controller.
     Shutdown,
 }
@@ -376,6 +406,12 @@ pub enum RequestError {
     /// No such VM.
     #[error("there is no VM {0}")]
     UnknownVm(VmId),
+    /// No such host.
+    #[error("there is no host `{0}`")]
+    UnknownHost(String),
+    /// No host has the memory.
+    #[error("no host has {0} bytes of memory left for the guest: start one that has")]
+    NoCapacity(u64),
     /// A VM of this name exists.
     #[error("a VM named `{0}` exists already")]
     NameTaken(String),
@@ -473,4 +509,8 @@ pub struct VmStatus {
     pub unprotected: Option<String>,
     /// Takeovers so far.
     pub takeovers: u64,
+    /// Switchovers so far.
+    pub switchovers: u64,
+    /// What the next failure would cost, in one line: no host is left that could re-protect the VM.
+    pub at_risk: Option<String>,
 }

@@ -27,7 +27,7 @@ impl Controller {
         turn.actions.push(Action::ToClient { link, message: ToClient::Welcome, grants: Vec::new() });
     }
 
-    pub(super) fn from_client(&mut self, turn: &mut Turn<'_>, link: LinkId, message: FromClient) {
+    pub(super) fn client_said(&mut self, turn: &mut Turn<'_>, link: LinkId, message: FromClient) {
         if !self.clients.contains(&link) {
             return;
         }
@@ -41,6 +41,8 @@ impl Controller {
             }
             Request::AttachConsole { vm, from } => self.attach(turn, link, id, vm, from),
             Request::ConsoleConsumed { vm, position } => self.consumed(turn, link, vm, position),
+            Request::Switchover { vm, to } => self.switchover(turn, link, id, vm, to.as_deref()),
+            Request::Drain { host, on } => self.drain(turn, link, id, &host, on),
             Request::Shutdown if self.config.shutdown_allowed => {
                 answer(turn, link, id, Ok(Answer::Done), Vec::new());
                 let links: Vec<LinkId> = self.host_links.keys().copied().collect();
@@ -65,6 +67,12 @@ impl Controller {
             }
         };
         self.vms.insert(vm, Vm::new(vm, spec.clone(), Phase::Creating { client: link, request: id }));
+        let fits = self.hosts.keys().any(|host| self.has_room(*host, vm));
+        if !fits && self.hosts.values().any(|host| host.link.is_some()) {
+            self.vms.remove(&vm);
+            answer(turn, link, id, Err(RequestError::NoCapacity(spec.memory_bytes)), Vec::new());
+            return;
+        }
         turn.actions.push(Action::CreatePartition { vm, spec, uploader: link });
     }
 
@@ -177,11 +185,19 @@ impl Controller {
             secondary: entry.standby.map(|standby| self.host_name(standby.host)),
             unprotected: self.unprotected_because(entry.id),
             takeovers: entry.takeovers,
+            switchovers: entry.switchovers,
+            at_risk: self.at_risk_because(entry.id),
         };
         Status { hosts: self.hosts.iter().map(host).collect(), vms: self.vms.values().map(vm).collect() }
     }
 }
 
-fn answer(turn: &mut Turn<'_>, link: LinkId, id: u64, answer: Result<Answer, RequestError>, grants: Vec<Grant>) {
+pub(super) fn answer(
+    turn: &mut Turn<'_>,
+    link: LinkId,
+    id: u64,
+    answer: Result<Answer, RequestError>,
+    grants: Vec<Grant>,
+) {
     turn.actions.push(Action::ToClient { link, message: ToClient::Answer { id, answer }, grants });
 }

@@ -29,6 +29,8 @@ pub(super) struct Host {
     pub(super) link: Option<LinkId>,
     pub(super) incarnation: Option<Incarnation>,
     pub(super) health: Health,
+    pub(super) draining: bool,
+    pub(super) memory_bytes: u64,
     detector: Detector,
 }
 
@@ -42,12 +44,25 @@ pub(super) enum Change {
 
 impl Host {
     pub(super) fn new(name: String, health: Health, detector: DetectorConfig) -> Self {
-        Self { name, link: None, incarnation: None, health, detector: Detector::new(detector) }
+        Self {
+            name,
+            link: None,
+            incarnation: None,
+            health,
+            draining: false,
+            memory_bytes: 0,
+            detector: Detector::new(detector),
+        }
     }
 
     /// Whether the host may be given a role now.
     pub(super) fn is_fit(&self) -> bool {
         self.link.is_some() && self.health == Health::Up
+    }
+
+    /// Whether the host lives, as far as one can see.
+    pub(super) fn is_beating(&self) -> bool {
+        self.link.is_some() && matches!(self.health, Health::Up | Health::HeldDown { .. })
     }
 
     /// Whether its own beats prove that it lives.
@@ -100,6 +115,7 @@ impl Host {
 
     pub(super) fn health_word(&self) -> &'static str {
         match self.health {
+            Health::Up if self.draining => "draining",
             Health::Up => "up",
             Health::HeldDown { .. } => "held-down",
             Health::Silent => "silent",

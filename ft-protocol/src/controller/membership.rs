@@ -29,6 +29,7 @@ impl Controller {
             self.hosts.entry(host).or_insert_with(|| Host::new(hello.name.clone(), Health::Down, self.config.detector));
         let restarted = entry.incarnation.is_some_and(|known| known != hello.incarnation);
         entry.connect(link, hello.incarnation, self.config.detector);
+        entry.memory_bytes = hello.memory_bytes;
         self.host_links.insert(link, host);
         if !known {
             self.persist(turn);
@@ -118,7 +119,7 @@ impl Controller {
         }
     }
 
-    pub(super) fn from_host(&mut self, turn: &mut Turn<'_>, link: LinkId, message: FromHost) {
+    pub(super) fn host_said(&mut self, turn: &mut Turn<'_>, link: LinkId, message: FromHost) {
         let Some(&host) = self.host_links.get(&link) else { return };
         match message {
             FromHost::Doorbell { vm, generation, epoch } => {
@@ -134,6 +135,7 @@ impl Controller {
                     self.tell(turn, Happening::Fenced { vm, generation, host });
                 }
             }
+            FromHost::Yielded { vm, generation } => self.yielded(turn, vm, generation, host),
             FromHost::GaveUp { vm, generation, reason } => {
                 if self.vms.get(&vm).is_some_and(|entry| entry.generation == generation) {
                     self.tell(turn, Happening::GaveUp { vm, host, reason });

@@ -11,12 +11,13 @@ mod membership;
 mod placement;
 mod protection;
 mod state;
+mod switchover;
 mod takeover;
 mod vm;
 
 pub use hosts::Health;
 pub use io::{Action, ApplyOutcome, Input, Recovered, Word};
-pub use state::{CLUSTER_STATE_VERSION, ClusterState, ClusterStateError, VmRecord};
+pub use state::{CLUSTER_STATE_VERSION, ClusterState, ClusterStateError, HostRecord, VmRecord};
 
 use crate::detector::DetectorConfig;
 use crate::ids::{Epoch, Generation, HostId, LinkId, VmId};
@@ -90,9 +91,11 @@ impl Controller {
     ) -> Self {
         let mut controller = Self::new(config);
         let turn = &mut Turn { now, actions };
-        for (index, name) in state.hosts.into_iter().enumerate() {
+        for (index, record) in state.hosts.into_iter().enumerate() {
             let Ok(index) = u16::try_from(index) else { break };
-            controller.hosts.insert(HostId::new(index), Host::new(name, Health::Awaited, config.detector));
+            let mut host = Host::new(record.name, Health::Awaited, config.detector);
+            host.draining = record.draining;
+            controller.hosts.insert(HostId::new(index), host);
             turn.actions.push(Action::WatchHost { host: HostId::new(index), connected: false });
         }
         for record in state.vms {
@@ -107,9 +110,9 @@ impl Controller {
         let turn = &mut Turn { now, actions };
         match input {
             Input::HostHello { link, hello } => self.host_hello(turn, link, hello),
-            Input::FromHost { link, message } => self.from_host(turn, link, message),
+            Input::FromHost { link, message } => self.host_said(turn, link, message),
             Input::ClientHello { link, protocol } => self.client_hello(turn, link, protocol),
-            Input::FromClient { link, message } => self.from_client(turn, link, message),
+            Input::FromClient { link, message } => self.client_said(turn, link, message),
             Input::LinkClosed { link } => self.link_closed(turn, link),
             Input::HostDied { host } => self.host_died(turn, host),
             Input::Beat { host, count } => self.beat(turn, host, count),
@@ -133,6 +136,7 @@ impl Controller {
             host.end_hold_down(turn.now);
         }
         self.overdue(turn);
+        self.drain_hosts(turn);
         self.protect_all(turn);
     }
 
@@ -147,7 +151,11 @@ impl Controller {
 
     fn persist(&self, turn: &mut Turn<'_>) {
         turn.actions.push(Action::Persist(ClusterState {
-            hosts: self.hosts.values().map(|host| host.name.clone()).collect(),
+            hosts: self
+                .hosts
+                .values()
+                .map(|host| HostRecord { name: host.name.clone(), draining: host.draining })
+                .collect(),
             vms: self.vms.values().filter(|vm| !matches!(vm.phase, Phase::Creating { .. })).map(Vm::record).collect(),
         }));
     }

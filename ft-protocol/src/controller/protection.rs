@@ -22,7 +22,12 @@ impl Controller {
         if entry.standby.is_some() || !self.hosts.get(&primary).is_some_and(super::Host::is_fit) {
             return;
         }
-        let Some(host) = self.place(&[primary]) else { return };
+        let Some(host) = self.place(vm, &[primary]) else { return };
+        self.order_standby(turn, vm, primary, host);
+    }
+
+    pub(super) fn order_standby(&mut self, turn: &mut Turn<'_>, vm: VmId, primary: HostId, host: HostId) {
+        let Some(entry) = self.vms.get(&vm) else { return };
         let order = Order {
             vm,
             generation: entry.generation,
@@ -52,6 +57,7 @@ impl Controller {
         }
         entry.standby = Some(Standby { host, ready: true });
         self.tell(turn, Happening::Protected { vm, generation, host });
+        self.switch_if_prepared(turn, vm);
     }
 
     /// Takes a standby back that was given by this controller's earlier life.
@@ -62,6 +68,7 @@ impl Controller {
         entry.standby = Some(Standby { host, ready });
         if ready && !known {
             self.tell(turn, Happening::Protected { vm, generation, host });
+            self.switch_if_prepared(turn, vm);
         }
     }
 
@@ -74,6 +81,7 @@ impl Controller {
         if standby.ready {
             self.tell(turn, Happening::Unprotected { vm, host: standby.host });
         }
+        self.switchover_target_lost(turn, vm, standby.host);
         if self.vms[&vm].suspected.is_some() {
             // Who should have asked for the takeover is gone too.
             self.begin_takeover(turn, vm, None);
@@ -89,11 +97,21 @@ impl Controller {
             (Phase::Running { .. }, Some(Standby { host, .. })) => {
                 Some(format!("host `{}` is preparing to be secondary", self.host_name(host)))
             }
-            (Phase::Running { host }, None) => Some(match self.place(&[*host]) {
+            (Phase::Running { host }, None) => Some(match self.place(vm, &[*host]) {
                 Some(_) => "a secondary is about to be chosen".to_owned(),
                 None => "no other host is fit to be secondary: start one".to_owned(),
             }),
             _ => Some(format!("it is {}", entry.phase_word())),
+        }
+    }
+
+    /// What the next failure would cost; `None` when a third host could re-protect the VM.
+    pub(super) fn at_risk_because(&self, vm: VmId) -> Option<String> {
+        let entry = self.vms.get(&vm)?;
+        let (Phase::Running { host: primary }, Some(standby)) = (&entry.phase, entry.standby) else { return None };
+        match self.place(vm, &[*primary, standby.host]) {
+            Some(_) => None,
+            None => Some("after the next failure no host could be secondary: start another".to_owned()),
         }
     }
 }

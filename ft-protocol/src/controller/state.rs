@@ -11,10 +11,19 @@ pub const CLUSTER_STATE_VERSION: u8 = 1;
 /// Cluster state: who exists and who reigns.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ClusterState {
-    /// Host names; a host's number is its index.
-    pub hosts: Vec<String>,
+    /// Hosts; a host's number is its index.
+    pub hosts: Vec<HostRecord>,
     /// All VMs.
     pub vms: Vec<VmRecord>,
+}
+
+/// A host in the cluster state.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HostRecord {
+    /// Its name.
+    pub name: String,
+    /// It is to have no roles.
+    pub draining: bool,
 }
 
 /// A VM in the cluster state.
@@ -30,6 +39,10 @@ pub struct VmRecord {
     pub primary: Option<HostId>,
     /// Takeovers so far.
     pub takeovers: u64,
+    /// Switchovers so far.
+    pub switchovers: u64,
+    /// Where the VM was being moved to, as planned.
+    pub moving_to: Option<HostId>,
     /// Set when its life has ended.
     pub ended: Option<GuestEnd>,
 }

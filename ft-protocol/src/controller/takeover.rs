@@ -2,7 +2,7 @@
 
 use super::io::{Action, ApplyOutcome, Recovered};
 use super::state::VmRecord;
-use super::vm::{Phase, Vm};
+use super::vm::{Phase, Switchover, SwitchoverStep, Vm};
 use super::{Controller, Generation, HostId, Turn, VmId};
 use crate::ids::Epoch;
 use crate::timeline::Happening;
@@ -11,10 +11,17 @@ use crate::wire::{Access, Grant, LiveReport, Order, Part, TakeoverReason, Takeov
 impl Controller {
     /// Takes a VM up that an earlier life of the controller left.
     pub(super) fn recover_vm(&mut self, turn: &mut Turn<'_>, record: VmRecord, found: &Recovered) {
-        let VmRecord { vm, spec, generation, primary, takeovers, ended } = record;
+        let VmRecord { vm, spec, generation, primary, takeovers, switchovers, moving_to, ended } = record;
         let mut entry = Vm::new(vm, spec, Phase::Unled);
         entry.generation = generation;
         entry.takeovers = takeovers;
+        entry.switchovers = switchovers;
+        // From the beginning: the primary is asked again as soon as the target's standby is there again.
+        entry.switchover = moving_to.filter(|to| Some(*to) != primary).map(|to| Switchover {
+            to,
+            step: SwitchoverStep::Preparing,
+            client: None,
+        });
         entry.applied = found.applied;
         entry.committed = found.word.map_or(found.applied, |word| word.epoch).max(found.applied);
         entry.console_end = found.console_end;
@@ -235,7 +242,7 @@ impl Controller {
             return;
         }
         let prepared = entry.ready_standby().filter(|host| self.hosts.get(host).is_some_and(super::Host::is_fit));
-        match prepared.or_else(|| self.place(&[])) {
+        match prepared.or_else(|| self.place(vm, &[])).or_else(|| self.place_at_need(vm)) {
             Some(host) => self.give(turn, vm, host),
             None => self.strand(turn, vm),
         }
@@ -258,7 +265,10 @@ impl Controller {
         assert_eq!(entry.phase, Phase::Unled, "only an unled VM can be given away");
         if entry.given {
             entry.generation = entry.generation.next();
-            entry.takeovers += 1;
+            match entry.switchover {
+                Some(Switchover { step: SwitchoverStep::Yielded, .. }) => entry.switchovers += 1,
+                _ => entry.takeovers += 1,
+            }
         }
         entry.given = true;
         entry.committed = entry.applied;
@@ -327,6 +337,7 @@ impl Controller {
         entry.phase = Phase::Running { host };
         self.tell(turn, Happening::Live { vm, generation, host, report });
         Self::make_room(turn, vm, generation);
+        self.switchover_over(turn, vm, host);
         self.protect_all(turn);
     }
 
@@ -366,6 +377,7 @@ impl Controller {
         for vm in silent {
             self.begin_takeover(turn, vm, None);
         }
+        self.overdue_yields(turn);
         let bound = self.config.promotion_bound;
         let overdue: Vec<(VmId, Generation)> = self
             .vms

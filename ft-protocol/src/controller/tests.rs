@@ -116,6 +116,7 @@ impl Cluster {
             protocol: PROTOCOL_VERSION,
             name: format!("h{host}"),
             incarnation: Incarnation::new(incarnation),
+            memory_bytes: 1 << 30,
             roles: roles.to_vec(),
         };
         self.input(Input::HostHello { link: LinkId::new(host), hello });
@@ -137,28 +138,28 @@ impl Cluster {
         self.input(Input::FromClient { link: CLIENT, message });
     }
 
-    fn from(&mut self, host: u64, message: FromHost) {
+    fn said(&mut self, host: u64, message: FromHost) {
         self.input(Input::FromHost { link: LinkId::new(host), message });
     }
 
     fn live(&mut self, host: u64, generation: u64) {
         let generation = Generation::new(generation);
-        self.from(host, FromHost::Live { vm: VM, generation, report: LiveReport::default() });
+        self.said(host, FromHost::Live { vm: VM, generation, report: LiveReport::default() });
     }
 
     fn ready(&mut self, host: u64, generation: u64) {
-        self.from(host, FromHost::StandbyReady { vm: VM, generation: Generation::new(generation) });
+        self.said(host, FromHost::StandbyReady { vm: VM, generation: Generation::new(generation) });
     }
 
     fn ask(&mut self, host: u64, generation: u64) {
         let generation = Generation::new(generation);
-        self.from(host, FromHost::AskTakeover { vm: VM, generation, reason: TakeoverReason::LinkClosed });
+        self.said(host, FromHost::AskTakeover { vm: VM, generation, reason: TakeoverReason::LinkClosed });
     }
 
     fn commit(&mut self, host: u64, generation: u64, epoch: u64) {
         self.committed = Epoch::new(epoch);
         let generation = Generation::new(generation);
-        self.from(host, FromHost::Doorbell { vm: VM, generation, epoch: self.committed });
+        self.said(host, FromHost::Doorbell { vm: VM, generation, epoch: self.committed });
     }
 
     fn close(&mut self, host: u64) {
@@ -247,7 +248,7 @@ fn a_silent_heartbeat_is_not_believed_while_the_controller_hears_it() {
         cluster.input(Input::Beat { host: HostId::new(0), count: Some(count) });
     }
     let reason = TakeoverReason::HeartbeatSilent(Span::from_ms(50));
-    cluster.from(1, FromHost::AskTakeover { vm: VM, generation: Generation::FIRST, reason });
+    cluster.said(1, FromHost::AskTakeover { vm: VM, generation: Generation::FIRST, reason });
     let refusal = TakeoverRefusal::PrimaryBeats;
     assert!(cluster.happened.contains(&Happening::TakeoverRefused { vm: VM, host: HostId::new(1), refusal }));
     assert_eq!(cluster.promotions(1), []);
@@ -332,7 +333,7 @@ fn a_doorbell_that_rings_for_nothing_changes_nothing() {
     let mut cluster = Cluster::protected();
     cluster.committed = Epoch::new(1);
     let generation = Generation::FIRST;
-    cluster.from(0, FromHost::Doorbell { vm: VM, generation, epoch: Epoch::new(u64::MAX >> 1) });
+    cluster.said(0, FromHost::Doorbell { vm: VM, generation, epoch: Epoch::new(u64::MAX >> 1) });
     assert_eq!(cluster.status().applied, Epoch::new(1));
     cluster.commit(0, 1, 2);
     assert_eq!(cluster.status().applied, Epoch::new(2));
@@ -344,7 +345,7 @@ fn a_record_published_just_before_the_seal_is_not_lost() {
     let mut cluster = Cluster::protected();
     cluster.hold_applies = true;
     let generation = Generation::FIRST;
-    cluster.from(0, FromHost::Doorbell { vm: VM, generation, epoch: Epoch::new(1) });
+    cluster.said(0, FromHost::Doorbell { vm: VM, generation, epoch: Epoch::new(1) });
     cluster.held.clear();
     cluster.committed = Epoch::new(1);
     cluster.close(0);
@@ -483,4 +484,136 @@ fn a_host_that_comes_back_as_another_incarnation_has_no_roles() {
     cluster.join_as(1, 55, &[]);
     cluster.close(2);
     assert_eq!(cluster.status().secondary.as_deref(), Some("h1"));
+}
+
+fn switch(cluster: &mut Cluster, to: Option<&str>) {
+    let request = Request::Switchover { vm: VM, to: to.map(str::to_owned) };
+    cluster.input(Input::FromClient { link: CLIENT, message: FromClient { id: 9, request } });
+}
+
+fn was_told_to_yield(cluster: &Cluster, host: u64) -> bool {
+    cluster.told.iter().any(|(link, message)| *link == LinkId::new(host) && matches!(message, ToHost::Yield { .. }))
+}
+
+fn yielded(cluster: &mut Cluster, host: u64, generation: u64) {
+    cluster.said(host, FromHost::Yielded { vm: VM, generation: Generation::new(generation) });
+}
+
+#[test]
+fn a_switchover_moves_the_guest_to_its_secondary() {
+    let mut cluster = Cluster::protected();
+    switch(&mut cluster, None);
+    assert!(was_told_to_yield(&cluster, 0));
+    assert_eq!(cluster.promotions(1), [], "not before the primary has stopped");
+    cluster.committed = Epoch::new(5);
+    yielded(&mut cluster, 0, 1);
+    assert_eq!(cluster.promotions(1), [(2, 5)]);
+    cluster.live(1, 2);
+    let status = cluster.status();
+    assert_eq!((status.takeovers, status.switchovers), (0, 1));
+    assert_eq!(status.secondary.as_deref(), Some("h0"), "the old primary's host can be secondary");
+}
+
+#[test]
+fn a_switchover_to_another_host_prepares_it_first() {
+    let mut cluster = Cluster::protected();
+    switch(&mut cluster, Some("h2"));
+    assert!(!was_told_to_yield(&cluster, 0));
+    cluster.ready(2, 1);
+    assert!(was_told_to_yield(&cluster, 0));
+    yielded(&mut cluster, 0, 1);
+    assert_eq!(cluster.promotions(2), [(2, 0)]);
+}
+
+#[test]
+fn a_switchover_whose_target_dies_is_cancelled() {
+    let mut cluster = Cluster::protected();
+    switch(&mut cluster, Some("h2"));
+    cluster.close(2);
+    assert!(cluster.happened.iter().any(|happening| matches!(happening, Happening::SwitchoverCancelled { .. })));
+    assert_eq!(cluster.status().secondary.as_deref(), Some("h1"));
+    switch(&mut cluster, None);
+    cluster.ready(1, 1);
+    switch(&mut cluster, None);
+    assert!(was_told_to_yield(&cluster, 0), "another one can begin");
+}
+
+#[test]
+fn a_primary_that_does_not_yield_is_sealed() {
+    let mut cluster = Cluster::protected();
+    switch(&mut cluster, None);
+    cluster.now = Time::ZERO + Span::from_ms(1_001);
+    cluster.input(Input::Tick);
+    assert_eq!(cluster.promotions(1), [(2, 0)]);
+    assert_eq!(cluster.status().takeovers, 1, "nobody yielded");
+}
+
+#[test]
+fn a_target_that_dies_after_the_yield_is_replaced() {
+    let mut cluster = Cluster::protected();
+    switch(&mut cluster, None);
+    cluster.close(1);
+    yielded(&mut cluster, 0, 1);
+    assert_eq!(cluster.promotions(0), [(1, 0), (2, 0)], "the least loaded fit host is the old one");
+    cluster.live(0, 2);
+    assert_eq!(cluster.status().secondary.as_deref(), Some("h2"));
+}
+
+#[test]
+fn a_controller_that_dies_in_a_switchover_resumes_it() {
+    let mut cluster = Cluster::protected();
+    switch(&mut cluster, None);
+    assert_eq!(cluster.persisted.vms[0].moving_to, Some(HostId::new(1)));
+    let word = Word { epoch: Epoch::ZERO, sealed: false };
+    let mut next = restart(&cluster, &recovered(Some(word), 0));
+    let role = |role| [HeldRole { vm: VM, generation: Generation::FIRST, role }];
+    next.join(0, &role(Role::Primary { live: true }));
+    next.join(1, &role(Role::Secondary { prepared: true }));
+    assert!(was_told_to_yield(&next, 0));
+    yielded(&mut next, 0, 1);
+    assert_eq!(next.promotions(1), [(2, 0)]);
+}
+
+#[test]
+fn a_drained_host_has_no_roles_and_gets_none() {
+    let mut cluster = Cluster::protected();
+    let request = Request::Drain { host: "h0".to_owned(), on: true };
+    cluster.input(Input::FromClient { link: CLIENT, message: FromClient { id: 9, request } });
+    assert!(was_told_to_yield(&cluster, 0));
+    yielded(&mut cluster, 0, 1);
+    cluster.live(1, 2);
+    assert_eq!(cluster.status().secondary.as_deref(), Some("h2"));
+    cluster.ready(2, 2);
+    assert!(cluster.status().at_risk.is_some());
+    cluster.close(1);
+    cluster.ask(2, 2);
+    cluster.live(2, 3);
+    assert_eq!(cluster.status().secondary, None, "the drained host is not asked");
+    let request = Request::Drain { host: "h0".to_owned(), on: false };
+    cluster.input(Input::FromClient { link: CLIENT, message: FromClient { id: 10, request } });
+    assert_eq!(cluster.status().secondary.as_deref(), Some("h0"));
+}
+
+#[test]
+fn a_vm_that_fits_no_host_is_refused() {
+    let mut cluster = Cluster::new();
+    cluster.join(0, &[]);
+    cluster.input(Input::ClientHello { link: CLIENT, protocol: PROTOCOL_VERSION });
+    let mut spec = Cluster::protected().persisted.vms[0].spec.clone();
+    spec.memory_bytes = 2 << 30;
+    let message = FromClient { id: 1, request: Request::CreateVm(spec) };
+    cluster.input(Input::FromClient { link: CLIENT, message });
+    assert!(cluster.core.status().vms.is_empty());
+}
+
+#[test]
+fn a_standbys_memory_is_reserved() {
+    let mut cluster = Cluster::protected();
+    let mut spec = cluster.persisted.vms[0].spec.clone();
+    spec.name = "large".to_owned();
+    spec.memory_bytes = 1 << 30;
+    let message = FromClient { id: 2, request: Request::CreateVm(spec) };
+    cluster.input(Input::FromClient { link: CLIENT, message });
+    let status = cluster.core.status().vms[1].clone();
+    assert_eq!(status.primary.as_deref(), Some("h2"), "h0 and h1 have a MiB less than it needs");
 }

@@ -40,6 +40,27 @@ pub(super) struct Standby {
     pub(super) ready: bool,
 }
 
+/// A planned change of primary.
+///
+/// ```text
+///  Preparing (the target makes its standby) --> Yielding (the primary commits and stops) --> seal, drain, promote
+///      |  target lost, refused: cancelled           |  no answer in time: the seal ends the primary's reign all the same
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Switchover {
+    pub(super) to: HostId,
+    pub(super) step: SwitchoverStep,
+    /// Who waits for it to be done.
+    pub(super) client: Option<(LinkId, u64)>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum SwitchoverStep {
+    Preparing,
+    Yielding { since: Time },
+    Yielded,
+}
+
 #[derive(Debug)]
 pub(super) struct Vm {
     pub(super) id: VmId,
@@ -50,6 +71,8 @@ pub(super) struct Vm {
     pub(super) phase: Phase,
     pub(super) standby: Option<Standby>,
     pub(super) takeovers: u64,
+    pub(super) switchovers: u64,
+    pub(super) switchover: Option<Switchover>,
     pub(super) applied: Epoch,
     /// The youngest epoch of the generation that is known to be committed.
     pub(super) committed: Epoch,
@@ -84,6 +107,8 @@ impl Vm {
             phase,
             standby: None,
             takeovers: 0,
+            switchovers: 0,
+            switchover: None,
             applied: Epoch::ZERO,
             committed: Epoch::ZERO,
             console_end: 0,
@@ -134,6 +159,8 @@ impl Vm {
             generation: self.generation,
             primary: self.primary(),
             takeovers: self.takeovers,
+            switchovers: self.switchovers,
+            moving_to: self.switchover.as_ref().map(|switchover| switchover.to),
             ended: match &self.phase {
                 Phase::Ended { end } => Some(end.clone()),
                 _ => None,

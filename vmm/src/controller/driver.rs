@@ -389,10 +389,11 @@ impl Driver {
     pub(super) fn finish(self) {
         let Self { options, pool, partitions, links, heartbeats, deaths, .. } = self;
         drop((partitions, links, heartbeats, deaths));
-        if options.private && !options.keep {
-            if let Err(error) = pool.destroy() {
-                tracing::error!("the pool in {} could not be removed: {}", options.dir.display(), crate::chain(&error));
-            }
+        if options.private
+            && !options.keep
+            && let Err(error) = pool.destroy()
+        {
+            tracing::error!("the pool in {} could not be removed: {}", options.dir.display(), crate::chain(&error));
         }
     }
 }

@@ -45,10 +45,11 @@ impl Driver {
     pub(super) fn new(options: &HostOptions, kvm: Kvm, sender: WakingSender<(VmId, VmEvent)>) -> Self {
         // Unique among the lives of this host: process ids are reused, but not at the same nanosecond.
         let incarnation = Incarnation::new(clock::monotonic().ns() << 16 | u64::from(std::process::id() & 0xffff));
+        let memory_bytes = options.memory_bytes.unwrap_or_else(machine_memory_bytes);
         Self {
             options: options.clone(),
             kvm: Arc::new(kvm),
-            core: Host::new(options.name.clone(), incarnation),
+            core: Host::new(options.name.clone(), incarnation, memory_bytes),
             incarnation,
             link: Arc::new(Mutex::new(None)),
             link_id: link_number(0),
@@ -146,6 +147,7 @@ impl Driver {
                 VmEvent::StandbyMade { generation } => Input::StandbyMade { vm, generation },
                 VmEvent::Live { generation, report } => Input::Live { vm, generation, report },
                 VmEvent::Fenced { generation } => Input::Fenced { vm, generation },
+                VmEvent::Yielded { generation } => Input::Yielded { vm, generation },
                 VmEvent::GuestEnded => Input::GuestEnded { vm },
                 VmEvent::Failed { generation, reason } => Input::Failed { vm, generation, reason },
             };
@@ -181,6 +183,11 @@ impl Driver {
             }
             Action::MakeStandby(order) => self.make_standby(order),
             Action::RunPrimary(order) => self.run_primary(order),
+            Action::Yield(vm) => {
+                if let Some(machine) = self.machines.get(&vm) {
+                    machine.yield_up();
+                }
+            }
             Action::Discard(vm) => {
                 // Dropping stops the vCPU and waits for its thread.
                 self.machines.remove(&vm);
@@ -275,6 +282,14 @@ pub(super) fn ring(link: &SharedLink, doorbell: &FromHost) {
     {
         let _ = connection.send_now(&outgoing);
     }
+}
+
+/// Physical memory of this machine; without an answer, no bound: the pool has its own.
+fn machine_memory_bytes() -> u64 {
+    let read = |variable| nix::unistd::sysconf(variable).ok().flatten().and_then(|value| u64::try_from(value).ok());
+    let pages = read(nix::unistd::SysconfVar::_PHYS_PAGES);
+    let page_bytes = read(nix::unistd::SysconfVar::PAGE_SIZE);
+    pages.zip(page_bytes).map_or(u64::MAX, |(pages, bytes)| pages.saturating_mul(bytes))
 }
 
 fn span(duration: Duration) -> Span {

@@ -29,6 +29,8 @@ pub struct HostOptions {
     pub name: String,
     /// The controller's socket.
     pub socket: PathBuf,
+    /// Memory that guests may take here, in bytes; `None`: all that the machine has.
+    pub memory_bytes: Option<u64>,
     /// End when standard input reaches its end: the parent is gone.
     pub lifeline: bool,
 }

@@ -65,6 +65,8 @@ struct Reign<'a> {
     unwritten: Option<(Epoch, Option<GuestEnd>)>,
     /// The pool had no space for the record; said once, not every time it is tried again.
     out_of_space: bool,
+    /// The host wants the guest handed over; the core is still to be told.
+    yielding: bool,
     over: bool,
 }
 
@@ -124,6 +126,7 @@ pub(super) fn run(beginning: Beginning, around: &Surroundings) -> Result<(), Fai
             record: None,
             unwritten: None,
             out_of_space: false,
+            yielding: false,
             over: false,
         };
         let report = LiveReport { ordered_at, loaded_at, live_at: clock::monotonic() };
@@ -161,7 +164,7 @@ impl Reign<'_> {
         match self.machine.run()? {
             Stop::Kicked => {
                 self.take_commands();
-                self.feed(Input::Tick)
+                self.look()
             }
             Stop::Output => self.feed(Input::Output { pending: self.machine.pending_console().len() as u64 }),
             Stop::Wait { until } => {
@@ -187,7 +190,7 @@ impl Reign<'_> {
             return self.feed(Input::Woke);
         }
         self.sleep(until.since(now));
-        if self.over { Ok(()) } else { self.feed(Input::Tick) }
+        self.look()
     }
 
     /// Waits for the core to let the guest go on; meanwhile looks whether the controller has freed a slot.
@@ -199,7 +202,17 @@ impl Reign<'_> {
             return Ok(());
         }
         self.sleep(Span::from_ns(u64::try_from(STALL_LOOK.as_nanos()).unwrap_or(u64::MAX)));
+        self.look()?;
         if self.over { Ok(()) } else { self.look_at_freed() }
+    }
+
+    /// Hands the core what has come meanwhile.
+    fn look(&mut self) -> Result<(), Failure> {
+        if self.over {
+            return Ok(());
+        }
+        let yielding = std::mem::take(&mut self.yielding);
+        self.feed(if yielding { Input::Yield } else { Input::Tick })
     }
 
     fn look_at_freed(&mut self) -> Result<(), Failure> {
@@ -226,6 +239,7 @@ impl Reign<'_> {
     fn command(&mut self, command: Command) {
         match command {
             Command::Look => {}
+            Command::Yield => self.yielding = true,
             Command::Discard => self.over = true,
             Command::Promote(_) => unreachable!("the host's core promotes a VM once"),
         }
@@ -280,6 +294,7 @@ impl Reign<'_> {
                 self.over = true;
                 self.around.say(match halt {
                     Halt::Fenced { .. } => VmEvent::Fenced { generation: self.order.generation },
+                    Halt::Yielded => VmEvent::Yielded { generation: self.order.generation },
                     Halt::Ended(_) => VmEvent::GuestEnded,
                 });
                 Ok(())

@@ -22,6 +22,7 @@ pub(super) enum VmEvent {
     StandbyMade { generation: Generation },
     Live { generation: Generation, report: LiveReport },
     Fenced { generation: Generation },
+    Yielded { generation: Generation },
     GuestEnded,
     Failed { generation: Generation, reason: String },
 }
@@ -29,6 +30,8 @@ pub(super) enum VmEvent {
 /// What a VM's thread is told.
 pub(super) enum Command {
     Promote(Box<Promotion>),
+    /// Commit everything and stop: another host goes on.
+    Yield,
     /// Something changed that the thread should look at.
     Look,
     Discard,
@@ -105,12 +108,24 @@ impl VmThread {
     }
 }
 
-impl Drop for VmThread {
-    fn drop(&mut self) {
-        let _ = self.commands.send(Command::Discard);
+impl VmThread {
+    /// Has the machine commit everything and stop; it says when that is done.
+    pub(super) fn yield_up(&self) {
+        self.tell(Command::Yield);
+    }
+
+    fn tell(&self, command: Command) {
+        // A thread that has ended has said why.
+        let _ = self.commands.send(command);
         if let Some(kicker) = &*self.kicker.lock().expect("nothing panics under this lock") {
             kicker.kick();
         }
+    }
+}
+
+impl Drop for VmThread {
+    fn drop(&mut self) {
+        self.tell(Command::Discard);
         if let Some(thread) = self.thread.take() {
             // A panic there has been reported by its hook.
             let _ = thread.join();
@@ -131,7 +146,8 @@ fn live(kvm: &Kvm, parts: StandbyParts, around: &Surroundings, generation: &mut 
                 let beginning = Beginning { machine, memory, standby: parts, promotion: *promotion };
                 return primary::run(beginning, around);
             }
-            Ok(Command::Look) => {}
+            // A standby has nothing to yield.
+            Ok(Command::Look | Command::Yield) => {}
             Ok(Command::Discard) | Err(_) => return Ok(()),
         }
     }

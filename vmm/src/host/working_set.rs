@@ -5,7 +5,7 @@
 //! the vCPU stands still and the dirty set is harvested: a page that is dirty now, or was last dirty in an epoch that is not
 //! yet applied, must stay.
 
-use crate::machine::{DirtyPages, PageIndex};
+use crate::machine::DirtyPages;
 use shared_mem::WorkingMemory;
 use shared_mem::working::DropPrivateError;
 use std::collections::HashMap;
@@ -77,6 +77,7 @@ fn ranges(pages: &[u64]) -> Vec<Range<u64>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::machine::PageIndex;
 
     fn dirty(pages: &[u64]) -> DirtyPages {
         let mut dirty = DirtyPages::new(1 << 20);

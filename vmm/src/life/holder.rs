@@ -52,12 +52,13 @@ impl Holder {
         // SAFETY: as above.
         let head = unsafe { &raw mut (*list).head };
         let offset = ptr::from_ref(word.word()).addr().wrapping_sub(entry.addr()).cast_signed();
-        // SAFETY: as above; the list is a ring of the head and one entry, as the kernel expects it.
-        unsafe {
-            (*entry).next = (&raw mut (*head).list).cast();
-            (*head).list.next = entry;
-            (*head).futex_offset = offset as libc::c_long;
-        }
+        // The list is a ring of the head, whose first field is a node, and one entry.
+        // SAFETY: valid and aligned, as above.
+        unsafe { entry.write(Node { next: head.cast() }) };
+        let ring =
+            Head { list: Node { next: entry }, futex_offset: offset as libc::c_long, list_op_pending: null_mut() };
+        // SAFETY: as above.
+        unsafe { head.write(ring) };
         // SAFETY: gettid has no conditions.
         let thread = unsafe { libc::gettid() }.cast_unsigned();
         // Somebody always waits, so that the kernel always wakes.
