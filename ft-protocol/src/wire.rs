@@ -88,6 +88,8 @@ pub enum TakeoverReason {
     HeartbeatSilent(Span),
     /// The primary wrote a commit record that cannot be applied.
     RecordRefused,
+    /// The generation's commit word holds what no sane primary writes.
+    WordDamaged,
     /// The primary's host gave the VM up.
     GivenUp,
     /// The primary's host came back as another incarnation, without the VM.
@@ -102,6 +104,7 @@ impl fmt::Display for TakeoverReason {
             Self::LinkClosed => f.write_str("its connection closed"),
             Self::HeartbeatSilent(span) => write!(f, "its heartbeat is silent for {span}"),
             Self::RecordRefused => f.write_str("it wrote a commit record that was refused"),
+            Self::WordDamaged => f.write_str("its commit word is damaged"),
             Self::GivenUp => f.write_str("its host gave the VM up"),
             Self::HostRestarted => f.write_str("its host was restarted"),
             Self::PromotionFailed => f.write_str("it did not go live"),

@@ -89,6 +89,13 @@ pub enum Input {
         /// The last published epoch.
         epoch: Epoch,
     },
+    /// A look at a VM's commit word found what no sane primary writes.
+    WordDamaged {
+        /// The VM.
+        vm: VmId,
+        /// The generation of the word.
+        generation: Generation,
+    },
     /// Answer to [`Action::CreatePartition`].
     PartitionCreated {
         /// The VM.
@@ -216,7 +223,9 @@ pub enum Action {
         /// The generation.
         generation: Generation,
     },
-    /// Seal commit word and log; idempotent. Answer: [`Input::Sealed`].
+    /// Seal commit word and log; idempotent. Answer: [`Input::Sealed`]. Where the word is damaged, the final epoch is that
+    /// of the last whole record in the journal: its writer can publish no more, and outputs of unpublished records were
+    /// never released.
     Seal {
         /// The VM.
         vm: VmId,

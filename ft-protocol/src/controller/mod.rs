@@ -117,6 +117,7 @@ impl Controller {
             Input::HostDied { host } => self.host_died(turn, host),
             Input::Beat { host, count } => self.beat(turn, host, count),
             Input::Committed { vm, generation, epoch } => self.committed(turn, vm, generation, epoch),
+            Input::WordDamaged { vm, generation } => self.word_damaged(turn, vm, generation),
             Input::PartitionCreated { vm, result } => self.partition_created(turn, vm, result),
             Input::Sealed { vm, generation, final_epoch } => self.sealed(turn, vm, generation, final_epoch),
             Input::GenerationOpened { vm, generation, result } => self.generation_opened(turn, vm, generation, result),

@@ -147,6 +147,17 @@ impl Controller {
         self.apply_next(turn, vm);
     }
 
+    /// Nothing can be published under a damaged word: the generation is over, whoever damaged it.
+    pub(super) fn word_damaged(&mut self, turn: &mut Turn<'_>, vm: VmId, generation: Generation) {
+        let Some(entry) = self.vms.get(&vm) else { return };
+        if entry.generation != generation || entry.primary().is_none() {
+            return;
+        }
+        let winner = entry.ready_standby();
+        self.tell(turn, Happening::PrimaryGone { vm, generation, reason: TakeoverReason::WordDamaged });
+        self.begin_takeover(turn, vm, winner);
+    }
+
     /// Hands the next record to the driver, one at a time.
     pub(super) fn apply_next(&mut self, turn: &mut Turn<'_>, vm: VmId) {
         let Some(entry) = self.vms.get_mut(&vm) else { return };

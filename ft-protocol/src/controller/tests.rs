@@ -377,6 +377,16 @@ fn room_that_a_reader_makes_while_the_ring_is_found_full_is_used() {
 }
 
 #[test]
+fn a_damaged_commit_word_ends_the_reign() {
+    let mut cluster = Cluster::protected();
+    cluster.commit(0, 1, 2);
+    cluster.input(Input::WordDamaged { vm: VM, generation: Generation::FIRST });
+    assert_eq!(cluster.promotions(1), [(2, 2)]);
+    cluster.input(Input::WordDamaged { vm: VM, generation: Generation::FIRST });
+    assert_eq!(cluster.promotions(1), [(2, 2)], "that generation is over");
+}
+
+#[test]
 fn a_pool_that_refuses_a_generation_is_asked_again_later() {
     let mut cluster = Cluster::protected();
     cluster.pool_refuses = true;

@@ -33,6 +33,8 @@ pub(super) struct Job {
     pub(super) generation: Generation,
     pub(super) journal: Arc<Journal>,
     pub(super) epoch: Epoch,
+    /// The final epoch, once the generation is sealed; until then the commit word says what is committed.
+    pub(super) sealed_at: Option<shared_mem::Epoch>,
     pub(super) console_floor: Option<u64>,
 }
 
@@ -101,8 +103,12 @@ impl Target {
         buffer: &mut Vec<u8>,
     ) -> Result<ApplyOutcome, Box<dyn std::error::Error + Send + Sync>> {
         let epoch = shared_mem::Epoch::new(job.epoch.get());
-        if job.journal.reader.word()?.epoch < epoch {
-            return Ok(ApplyOutcome::NotCommitted);
+        if job.sealed_at.is_none_or(|sealed| epoch > sealed) {
+            // A damaged word is found, and acted upon, by whoever looks at it next.
+            match job.journal.reader.word() {
+                Ok(word) if word.epoch >= epoch => {}
+                _ => return Ok(ApplyOutcome::NotCommitted),
+            }
         }
         let record = job.journal.reader.load(epoch, &self.limits, buffer)?;
         let meta = CommitMeta::decode(record.meta())?;

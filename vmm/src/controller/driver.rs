@@ -136,9 +136,15 @@ impl Driver {
         self.inputs.extend(beats);
         let words: Vec<_> = self.core.reigns().collect();
         for (vm, generation, known) in words {
-            let seen = self.partitions.get(&vm).and_then(|partition| partition.committed(generation));
-            if let Some(epoch) = seen.filter(|epoch| *epoch > known) {
-                self.inputs.push_back(Input::Committed { vm, generation, epoch });
+            match self.partitions.get(&vm).and_then(|partition| partition.committed(generation)) {
+                Some(Ok(epoch)) if epoch > known => {
+                    self.inputs.push_back(Input::Committed { vm, generation, epoch });
+                }
+                Some(Err(error)) => {
+                    tracing::warn!("{vm} {generation}: {}", crate::chain(&error));
+                    self.inputs.push_back(Input::WordDamaged { vm, generation });
+                }
+                _ => {}
             }
         }
         self.inputs.push_back(Input::Tick);
@@ -226,7 +232,7 @@ impl Driver {
                 }
             }
             Action::Seal { vm, generation } => {
-                let sealed = self.partitions.get(&vm).ok_or_else(|| "no such partition".into());
+                let sealed = self.partitions.get_mut(&vm).ok_or_else(|| "no such partition".into());
                 let final_epoch = sealed
                     .and_then(|partition| partition.seal(generation))
                     .map_err(|error| ControllerError::PoolFailed { what: crate::chain(&*error) })?;
@@ -236,7 +242,8 @@ impl Driver {
             Action::Apply { vm, generation, epoch, console_floor } => {
                 let partition = self.partitions.get(&vm).expect("the core applies only to VMs that exist");
                 let journal = partition.journal(generation).expect("the core applies only open generations");
-                partition.apply(Job { generation, journal, epoch, console_floor });
+                let sealed_at = partition.sealed_at(generation);
+                partition.apply(Job { generation, journal, epoch, sealed_at, console_floor });
             }
             Action::WatchHost { host, connected } => self.watch_host(host, connected)?,
             Action::Tell { happening, .. } => tracing::info!(?happening),

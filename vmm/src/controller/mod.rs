@@ -90,6 +90,8 @@ impl ControllerError {
 /// Runs a controller until it is told to end.
 pub fn serve(options: &ControllerOptions) -> Result<(), ControllerError> {
     failpoint::arm()?;
+    // A host may cut its journal off: that must end its reign, not this process.
+    shared_mem::mem::survive_truncation().map_err(ControllerError::kernel("handle SIGBUS"))?;
     let listener = Listener::bind(&options.socket)?;
     let pool = open_pool(options)?;
     let (wake_sender, woken) = wake::channel().map_err(ControllerError::kernel("make an eventfd"))?;

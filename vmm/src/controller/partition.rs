@@ -6,6 +6,7 @@ use ft_protocol::controller::{Recovered, VmRecord, Word};
 use ft_protocol::spec::VmSpec;
 use ft_protocol::{Epoch, Generation, VmId};
 use nix::sys::stat::{SFlag, fstat};
+use shared_mem::commit_word::CommitWordError;
 use shared_mem::journal::format_journal;
 use shared_mem::{
     Access, ConsoleRing, ControlBlock, Extent, JournalGeometry, JournalReader, Mapping, Pool, ReadWrite, RecordLimits,
@@ -35,6 +36,8 @@ const STATE_SLOT_BYTES: u64 = 256 << 10;
 pub(super) struct Partition {
     parts: VmPartition,
     geometry: JournalGeometry,
+    limits: RecordLimits,
+    sealed: Option<(Generation, shared_mem::Epoch)>,
     control: ControlBlock<Mapping<ReadWrite>>,
     journals: BTreeMap<Generation, Arc<Journal>>,
     applier: Applier,
@@ -78,8 +81,12 @@ impl Partition {
             // A journal that was only reserved was given to nobody.
             Ok(_) if !opened => None,
             Ok(journal) => {
-                let word = journal.reader.word()?;
-                Some(Word { epoch: Epoch::new(word.epoch.get()), sealed: word.sealed })
+                Some(match journal.reader.word() {
+                    Ok(word) => Word { epoch: Epoch::new(word.epoch.get()), sealed: word.sealed },
+                    // Nobody can publish under it: as good as sealed, and sealed again by what follows.
+                    Err(CommitWordError::Word(_)) => Word { epoch: Epoch::ZERO, sealed: true },
+                    Err(error) => return Err(error.into()),
+                })
             }
             Err(error) => {
                 tracing::info!("{} {} has no journal: {}", record.vm, record.generation, crate::chain(&*error));
@@ -117,11 +124,12 @@ impl Partition {
             Ok(Mapping::read_write(&extent?)?)
         };
         let image = writable(parts.image(Access::ReadWrite))?;
+        let limits = RecordLimits {
+            image_pages: shared_mem::PoolRead::len(&image) / shared_mem::PAGE_SIZE,
+            meta_bytes_max: META_BYTES_MAX,
+        };
         let target = Target {
-            limits: RecordLimits {
-                image_pages: shared_mem::PoolRead::len(&image) / shared_mem::PAGE_SIZE,
-                meta_bytes_max: META_BYTES_MAX,
-            },
+            limits,
             image,
             state: StateArea::new(writable(parts.state(Access::ReadWrite))?),
             control: ControlBlock::open(writable(parts.control(Access::ReadWrite))?)?,
@@ -129,7 +137,7 @@ impl Partition {
         };
         let control = ControlBlock::open(writable(parts.control(Access::ReadWrite))?)?;
         let applier = Applier::start(vm, target, wake.clone())?;
-        Ok(Self { parts, geometry, control, journals: BTreeMap::new(), applier })
+        Ok(Self { parts, geometry, limits, sealed: None, control, journals: BTreeMap::new(), applier })
     }
 
     pub(super) fn parts(&self) -> &VmPartition {
@@ -144,10 +152,15 @@ impl Partition {
         self.journals.get(&generation).cloned()
     }
 
-    /// The last epoch published under a generation, where it can be read.
-    pub(super) fn committed(&self, generation: Generation) -> Option<Epoch> {
-        let word = self.journals.get(&generation)?.reader.word().ok()?;
-        Some(Epoch::new(word.epoch.get()))
+    /// The last epoch published under a generation that has a journal.
+    pub(super) fn committed(&self, generation: Generation) -> Option<Result<Epoch, CommitWordError>> {
+        let word = self.journals.get(&generation)?.reader.word();
+        Some(word.map(|word| Epoch::new(word.epoch.get())))
+    }
+
+    /// The final epoch of a sealed generation.
+    pub(super) fn sealed_at(&self, generation: Generation) -> Option<shared_mem::Epoch> {
+        self.sealed.filter(|(sealed, _)| *sealed == generation).map(|(_, epoch)| epoch)
     }
 
     /// Makes the journal of a generation to come, with its space; it is laid out when the generation is opened.
@@ -193,10 +206,28 @@ impl Partition {
     }
 
     /// Ends a generation: nothing can be published under it any more.
-    pub(super) fn seal(&self, generation: Generation) -> Result<Epoch, Failure> {
+    pub(super) fn seal(&mut self, generation: Generation) -> Result<Epoch, Failure> {
         let journal = self.journals.get(&generation).ok_or("the generation has no journal")?;
-        let final_epoch = journal.reader.seal()?;
+        let final_epoch = match journal.reader.seal() {
+            Ok(final_epoch) => final_epoch,
+            Err(CommitWordError::Word(error)) => {
+                tracing::warn!("{generation} is sealed, but its commit word is damaged: {error}");
+                self.last_whole_record(&journal.reader)?
+            }
+            Err(error) => return Err(error.into()),
+        };
+        self.sealed = Some((generation, final_epoch));
         Ok(Epoch::new(final_epoch.get()))
+    }
+
+    /// The last epoch that can be rebuilt from the journal, by its records alone.
+    fn last_whole_record(&self, journal: &JournalReader<Mapping<ReadWrite>>) -> Result<shared_mem::Epoch, Failure> {
+        let mut last = self.control.applied()?;
+        let mut buffer = Vec::new();
+        while journal.load(last.next(), &self.limits, &mut buffer).is_ok() {
+            last = last.next();
+        }
+        Ok(last)
     }
 
     pub(super) fn delete(self, pool: &Pool) -> Result<(), Failure> {

@@ -9,6 +9,7 @@ mod commit;
 mod driver;
 mod parts;
 mod primary;
+mod sandbox;
 mod vm_thread;
 mod working_set;
 
@@ -93,6 +94,11 @@ const RECONNECT_INTERVAL: Duration = Duration::from_millis(20);
 pub fn serve(options: &HostOptions) -> Result<HostEnd, HostError> {
     failpoint::arm()?;
     let kvm = crate::machine::open_kvm()?;
+    match sandbox::confine() {
+        Ok(true) => {}
+        Ok(false) => tracing::info!("no Landlock of ABI 3: another process of this user could write to the pool"),
+        Err(error) => tracing::warn!("this host is not confined: {error}"),
+    }
     let connection = Connection::connect(&options.socket)?;
     let events = Events::new(options.lifeline).map_err(HostError::kernel("watch for events"))?;
     let (sender, woken) = wake::channel().map_err(HostError::kernel("make an eventfd"))?;
