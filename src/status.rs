@@ -62,8 +62,9 @@ fn describe(vm: &VmStatus) -> String {
         None => "protected".to_owned(),
         Some(reason) => format!("NOT protected: {reason}"),
     };
+    let risk = vm.at_risk.as_ref().map(|risk| format!("; at risk: {risk}")).unwrap_or_default();
     format!(
-        "{}  {}  primary {}  secondary {}  generation {}  epoch {}  takeovers {}  {protection}",
+        "{}  {}  primary {}  secondary {}  generation {}  epoch {}  takeovers {}  switchovers {}  {protection}{risk}",
         vm.name,
         vm.phase,
         host(&vm.primary),
@@ -71,6 +72,7 @@ fn describe(vm: &VmStatus) -> String {
         vm.generation.get(),
         vm.applied.get(),
         vm.takeovers,
+        vm.switchovers,
     )
 }
 
@@ -97,13 +99,15 @@ mod tests {
             secondary: None,
             unprotected: Some("no healthy host is free".to_owned()),
             takeovers: 1,
+            switchovers: 2,
+            at_risk: None,
         };
         let text = table(&Status { hosts: vec![host(0, "a"), host(1, "b")], vms: vec![vm] });
         assert_eq!(
             text,
             "host a  up         spare\n\
              host b  up         primary of guest\n\
-             vm guest  running  primary b  secondary -  generation 2  epoch 57  takeovers 1  \
+             vm guest  running  primary b  secondary -  generation 2  epoch 57  takeovers 1  switchovers 2  \
              NOT protected: no healthy host is free\n"
         );
     }

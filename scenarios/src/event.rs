@@ -98,6 +98,12 @@ pub enum HappeningKind {
     Protected,
     /// [`Happening::Unprotected`]
     Unprotected,
+    /// [`Happening::SwitchoverBegan`]
+    SwitchoverBegan,
+    /// [`Happening::Yielded`]
+    Yielded,
+    /// [`Happening::SwitchoverCancelled`]
+    SwitchoverCancelled,
     /// [`Happening::Fenced`]
     Fenced,
     /// [`Happening::GaveUp`]
@@ -126,6 +132,9 @@ impl From<&Happening> for HappeningKind {
             Happening::Live { .. } => Self::Live,
             Happening::Protected { .. } => Self::Protected,
             Happening::Unprotected { .. } => Self::Unprotected,
+            Happening::SwitchoverBegan { .. } => Self::SwitchoverBegan,
+            Happening::Yielded { .. } => Self::Yielded,
+            Happening::SwitchoverCancelled { .. } => Self::SwitchoverCancelled,
             Happening::Fenced { .. } => Self::Fenced,
             Happening::GaveUp { .. } => Self::GaveUp,
             Happening::RecordRefused { .. } => Self::RecordRefused,

@@ -2,11 +2,17 @@
 #![forbid(unsafe_code)]
 
 pub mod cluster;
+pub mod compare;
+
+pub mod demo;
 pub mod event;
 pub mod foreground;
+pub mod golden;
 pub mod guest;
+pub mod language;
 pub mod protected;
 pub mod sim;
+pub mod runner;
 pub mod status_line;
 pub mod summary;
 pub mod timeline;

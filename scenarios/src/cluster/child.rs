@@ -51,7 +51,7 @@ impl fmt::Display for ChildExit {
 
 /// A running child.
 #[derive(Debug)]
-pub(super) struct Child {
+pub(crate) struct Child {
     process: std::process::Child,
     pidfd: OwnedFd,
     stderr: PathBuf,
@@ -60,9 +60,9 @@ pub(super) struct Child {
 impl Child {
     /// Starts `command` in a process group of its own, so that Ctrl-C reaches only the parent. Its standard error goes to
     /// a file.
-    pub(super) fn start(mut command: Command, stdin: Stdio, stderr: PathBuf) -> io::Result<Self> {
+    pub(crate) fn start(mut command: Command, stdin: Stdio, stdout: Stdio, stderr: PathBuf) -> io::Result<Self> {
         let mut process =
-            command.process_group(0).stdin(stdin).stdout(Stdio::null()).stderr(File::create(&stderr)?).spawn()?;
+            command.process_group(0).stdin(stdin).stdout(stdout).stderr(File::create(&stderr)?).spawn()?;
         match pidfd_open(rustix::process::Pid::from_child(&process), PidfdFlags::empty()) {
             Ok(pidfd) => Ok(Self { process, pidfd, stderr }),
             Err(errno) => {
@@ -73,16 +73,16 @@ impl Child {
         }
     }
 
-    pub(super) fn pid(&self) -> u32 {
+    pub(crate) fn pid(&self) -> u32 {
         self.process.id()
     }
 
-    pub(super) fn take_stdin(&mut self) -> Option<ChildStdin> {
+    pub(crate) fn take_stdin(&mut self) -> Option<ChildStdin> {
         self.process.stdin.take()
     }
 
     /// Sends a signal. A child that has just ended is not an error: it is reaped as usual.
-    pub(super) fn signal(&self, signal: Signal) -> io::Result<()> {
+    pub(crate) fn signal(&self, signal: Signal) -> io::Result<()> {
         // The number cannot belong to another process before this child is reaped, which takes `&mut self`.
         let pid = i32::try_from(self.pid()).map_err(|_| io::Error::from(Errno::ESRCH))?;
         match kill(Pid::from_raw(pid), signal) {
@@ -92,12 +92,12 @@ impl Child {
     }
 
     /// How it ended, if it has.
-    pub(super) fn try_reap(&mut self) -> io::Result<Option<ChildExit>> {
+    pub(crate) fn try_reap(&mut self) -> io::Result<Option<ChildExit>> {
         Ok(self.process.try_wait()?.map(ChildExit::from))
     }
 
     /// Waits for its end, at most until `deadline`.
-    pub(super) fn wait_until(&mut self, deadline: Instant) -> io::Result<Option<ChildExit>> {
+    pub(crate) fn wait_until(&mut self, deadline: Instant) -> io::Result<Option<ChildExit>> {
         loop {
             if let Some(exit) = self.try_reap()? {
                 return Ok(Some(exit));
@@ -111,14 +111,14 @@ impl Child {
     }
 
     /// Ends it, whatever state it is in.
-    pub(super) fn kill_and_reap(&mut self) {
+    pub(crate) fn kill_and_reap(&mut self) {
         // Fails only when it is reaped already.
         let _ = self.process.kill();
         let _ = self.process.wait();
     }
 
     /// What it wrote to standard error, or the end of it.
-    pub(super) fn stderr(&self) -> String {
+    pub(crate) fn stderr(&self) -> String {
         let read = || -> io::Result<String> {
             let mut file = File::open(&self.stderr)?;
             let len = file.metadata()?.len();
@@ -157,7 +157,7 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let mut command = Command::new("/bin/sh");
         command.arg("-c").arg(script);
-        let child = Child::start(command, Stdio::piped(), directory.path().join("stderr")).unwrap();
+        let child = Child::start(command, Stdio::piped(), Stdio::null(), directory.path().join("stderr")).unwrap();
         (directory, child)
     }
 

@@ -131,7 +131,7 @@ impl Cluster {
         let lives = self.hosts[index].lives + 1;
         let stderr = self.run_directory().join(format!("{name}.{lives}.stderr"));
         let command = host_command(&self.options.executable, name, &self.socket);
-        let child = Child::start(command, Stdio::null(), stderr)
+        let child = Child::start(command, Stdio::null(), Stdio::null(), stderr)
             .map_err(|source| ClusterError::Spawn { program: self.options.executable.clone(), source })?;
         let pid = child.pid();
         let host = &mut self.hosts[index];

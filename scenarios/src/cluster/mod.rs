@@ -14,12 +14,11 @@ mod error;
 mod hosts;
 
 pub use child::ChildExit;
-pub(crate) use child::wait_for;
+pub(crate) use child::{Child, wait_for};
 pub use directories::OwnedDirectory;
 pub use error::ClusterError;
 pub use hosts::{ExitedHost, HostName, HostSignal};
 
-use child::Child;
 use ft_protocol::Span;
 use ft_protocol::timeline::Happening;
 use ft_protocol::wire::{Request, ToClient};
@@ -138,7 +137,11 @@ impl Cluster {
             match Client::connect(&self.socket) {
                 Ok(client) => return Ok(client),
                 Err(ClientError::Connect(_)) => {}
-                Err(error) => return Err(error.into()),
+                Err(error) => {
+                    // It listens before it has a pool: its own last words say why it hung up.
+                    self.await_controller_end(deadline)?;
+                    return Err(error.into());
+                }
             }
             self.check_controller()?;
             if Instant::now() >= deadline {
@@ -284,5 +287,5 @@ fn start_controller(
     if options.keep {
         command.arg("--keep");
     }
-    Child::start(command, Stdio::piped(), run_directory.path().join("pool.stderr"))
+    Child::start(command, Stdio::piped(), Stdio::null(), run_directory.path().join("pool.stderr"))
 }

@@ -107,6 +107,7 @@ impl Timeline {
                 let since = self.fault_of(&host).map_or(at, |fault| fault.at);
                 self.protection_lost(since);
             }
+            Happening::Yielded { generation, .. } => self.takeover_of(*generation).planned = true,
             Happening::Stranded { recoverable, .. } => {
                 self.stranded_at = Some(*recoverable);
                 self.last_epoch = self.last_epoch.max(*recoverable);
@@ -172,10 +173,10 @@ impl Timeline {
         &self.takeovers
     }
 
-    /// Takeovers whose successor ran.
+    /// Unplanned takeovers whose successor ran.
     #[must_use]
     pub fn takeovers_done(&self) -> u64 {
-        self.takeovers.iter().filter(|takeover| takeover.live.is_some()).count() as u64
+        self.takeovers.iter().filter(|takeover| !takeover.planned && takeover.live.is_some()).count() as u64
     }
 
     /// All times without a secondary after the first one.

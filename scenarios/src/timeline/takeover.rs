@@ -26,6 +26,8 @@ pub struct Takeover {
     pub ends: Generation,
     /// Who reigned it.
     pub old_primary: Option<HostName>,
+    /// The old primary yielded: a switchover.
+    pub planned: bool,
     /// What was done to the old primary's host, if anything was.
     pub fault: Option<Fault>,
     /// When and how the controller knew.
@@ -51,6 +53,7 @@ impl Takeover {
         Self {
             ends,
             old_primary,
+            planned: false,
             fault,
             detected: None,
             sealed: None,

@@ -1,0 +1,104 @@
+//! The unprotected run that a protected one is held against.
+
+use crate::cluster::{Child, ChildExit};
+use crate::guest::GuestSource;
+use crate::units::ByteCount;
+use std::fs::File;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+/// The exit code for a guest that crashed, which is an end like any other.
+pub const CRASHED_EXIT_CODE: i32 = 82;
+
+/// What to run.
+#[derive(Clone, Debug)]
+pub struct GoldenOptions<'a> {
+    /// The ftvm program.
+    pub executable: &'a Path,
+    /// The guest.
+    pub guest: &'a GuestSource,
+    /// Guest memory.
+    pub memory: ByteCount,
+    /// Guest arguments.
+    pub args: &'a [String],
+    /// Where to leave console and standard error.
+    pub directory: &'a Path,
+    /// How long it may take.
+    pub limit: Duration,
+}
+
+/// What came of it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Golden {
+    /// The console.
+    pub console: Vec<u8>,
+    /// The exit code: the guest's.
+    pub exit_code: i32,
+    /// How long it took.
+    pub duration: Duration,
+}
+
+/// Why there is no unprotected run.
+#[derive(Debug, thiserror::Error)]
+pub enum GoldenError {
+    /// A file for its output cannot be made or read.
+    #[error("cannot use {}", path.display())]
+    File {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// The program cannot be started.
+    #[error("cannot start {}", program.display())]
+    Spawn {
+        /// Which.
+        program: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// The kernel refuses to wait for it.
+    #[error("cannot wait for the unprotected run")]
+    Wait(#[source] io::Error),
+    /// It took too long.
+    #[error("the unprotected run did not end within {} s", .0.as_secs())]
+    TimeOut(Duration),
+    /// Something killed it, or it failed.
+    #[error("the unprotected run failed ({exit}): {stderr}")]
+    Failed {
+        /// How it ended.
+        exit: ChildExit,
+        /// Its last words.
+        stderr: String,
+    },
+}
+
+/// Runs the guest unprotected, in a process of its own.
+///
+/// # Errors
+/// When it does not come to an end of its own.
+pub fn run_unprotected(options: &GoldenOptions<'_>) -> Result<Golden, GoldenError> {
+    let console = options.directory.join("console.unprotected");
+    let stderr = options.directory.join("unprotected.stderr");
+    let file_error = |source| GoldenError::File { path: console.clone(), source };
+    let out = File::create(&console).map_err(file_error)?;
+    let mut command = Command::new(options.executable);
+    command.args(["run", "--mode", "none", "--memory", &options.memory.get().to_string()]);
+    command.arg(options.guest.to_string()).arg("--").args(options.args);
+    let start = Instant::now();
+    let mut child = Child::start(command, Stdio::null(), out.into(), stderr)
+        .map_err(|source| GoldenError::Spawn { program: options.executable.to_owned(), source })?;
+    let Some(exit) = child.wait_until(start + options.limit).map_err(GoldenError::Wait)? else {
+        child.kill_and_reap();
+        return Err(GoldenError::TimeOut(options.limit));
+    };
+    let duration = start.elapsed();
+    match exit {
+        ChildExit::Code(exit_code) if exit_code == CRASHED_EXIT_CODE || child.stderr().is_empty() => {
+            Ok(Golden { console: std::fs::read(&console).map_err(file_error)?, exit_code, duration })
+        }
+        exit => Err(GoldenError::Failed { exit, stderr: child.stderr() }),
+    }
+}
