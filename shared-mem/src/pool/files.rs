@@ -11,7 +11,11 @@ pub enum FileKind {
     Journal(Generation),
     /// A generation's record log.
     Log(Generation),
-    /// One of the files that every VM has.
+    /// The directory of a VM.
+    Vm(VmSlot),
+    /// A host's heartbeat page.
+    Heartbeat(HostSlot),
+    /// One of the files that every pool, or every VM, has.
     Fixed,
     /// A file that was being made when its maker died.
     Unfinished,
@@ -33,9 +37,29 @@ const JOURNAL: &str = "journal.";
 const LOG: &str = "log.";
 const VM: &str = "vm-";
 
-const FIXED: [&str; 6] = [IMAGE, STATE, CONTROL, CONSOLE, DISK, BOOT];
+const HEARTBEAT: &str = "heartbeat.";
+
+const FIXED_OF_VM: [&str; 6] = [IMAGE, STATE, CONTROL, CONSOLE, DISK, BOOT];
+const FIXED_OF_POOL: [&str; 4] = [SUPERBLOCK, LOCK, VM_DIRECTORY, CLUSTER];
 
 impl FileKind {
+    /// What a file in the pool's own directory is.
+    #[must_use]
+    pub fn of_pool_file(name: &str) -> Self {
+        let host = |text: &str| text.parse().ok().map(HostSlot::new);
+        if super::reserve::is_unfinished(name) {
+            Self::Unfinished
+        } else if let Some(slot) = slot_of_vm_dir(name) {
+            Self::Vm(slot)
+        } else if let Some(host) = name.strip_prefix(HEARTBEAT).and_then(host) {
+            Self::Heartbeat(host)
+        } else if FIXED_OF_POOL.contains(&name) {
+            Self::Fixed
+        } else {
+            Self::Unknown
+        }
+    }
+
     /// What a file in a VM's directory is.
     #[must_use]
     pub fn of_vm_file(name: &str) -> Self {
@@ -46,7 +70,7 @@ impl FileKind {
             Self::Journal(generation)
         } else if let Some(generation) = name.strip_prefix(LOG).and_then(generation) {
             Self::Log(generation)
-        } else if FIXED.contains(&name) {
+        } else if FIXED_OF_VM.contains(&name) {
             Self::Fixed
         } else {
             Self::Unknown
@@ -55,7 +79,7 @@ impl FileKind {
 }
 
 pub(super) fn heartbeat(pool: &Path, host: HostSlot) -> PathBuf {
-    pool.join(format!("heartbeat.{host}"))
+    pool.join(format!("{HEARTBEAT}{host}"))
 }
 
 pub(super) fn vm_dir(pool: &Path, slot: VmSlot) -> PathBuf {

@@ -5,7 +5,7 @@ use std::io;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
-use nix::fcntl::{Flock, FlockArg};
+use nix::fcntl::{FcntlArg, fcntl};
 
 use super::error::PoolError;
 use super::files;
@@ -38,7 +38,8 @@ pub struct Pool {
     pub(super) superblock: Superblock,
     pub(super) directory: VmDirectory<Mapping<ReadWrite>>,
     cluster: BlobStore<Mapping<ReadWrite>>,
-    lock: Flock<File>,
+    /// Locked while it is open.
+    lock: File,
 }
 
 /// A pool as an onlooker sees it, alive or dead: nothing is locked, written or cleaned up.
@@ -79,7 +80,7 @@ impl Pool {
         Self::open_locked(dir, lock)
     }
 
-    fn open_locked(dir: &Path, lock: Flock<File>) -> Result<Self, PoolError> {
+    fn open_locked(dir: &Path, lock: File) -> Result<Self, PoolError> {
         let superblock = read_superblock(dir)?;
         let memory = Mapping::read_write(&open_extent(&dir.join(files::VM_DIRECTORY), Access::ReadWrite, None)?)?;
         let directory = VmDirectory::open(memory, superblock.vm_slots)?;
@@ -216,16 +217,47 @@ impl PoolView {
         open_extent(&path, Access::ReadOnly, Some(HEARTBEAT_BYTES))
     }
 
-    /// Whether a controller holds the pool at this moment.
+    /// Where the pool lies.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Whether a controller holds the pool at this moment. Asks without taking the lock: a controller that starts
+    /// meanwhile does not notice.
     ///
     /// # Errors
-    /// When the lock file cannot be opened.
+    /// When the lock file cannot be opened or asked about.
     pub fn is_locked(&self) -> Result<bool, PoolError> {
-        match lock(&self.path) {
-            Ok(_) => Ok(false),
-            Err(PoolError::AlreadyLocked(_)) => Ok(true),
-            Err(error) => Err(error),
-        }
+        let path = self.path.join(files::LOCK);
+        let file = match OpenOptions::new().read(true).custom_flags(libc::O_NOFOLLOW).open(&path) {
+            Ok(file) => file,
+            // Made by the first controller that opens the pool.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
+            Err(error) => return Err(PoolError::file("open", &path, error)),
+        };
+        // Only a writer's lock stands in a reader's way.
+        let mut found = whole_file(libc::F_RDLCK);
+        fcntl(&file, FcntlArg::F_OFD_GETLK(&mut found)).map_err(|errno| PoolError::file("examine", &path, errno))?;
+        Ok(i32::from(found.l_type) != libc::F_UNLCK)
+    }
+
+    /// What the memory behind the pool has left.
+    ///
+    /// # Errors
+    /// When the file system does not say.
+    pub fn available_bytes(&self) -> Result<u64, PoolError> {
+        let path = self.path.join(files::SUPERBLOCK);
+        let available = File::open(&path).and_then(|file| available_bytes(&file));
+        available.map_err(|error| PoolError::file("examine", &path, error))
+    }
+
+    /// Names of all files and directories in the pool's directory, sorted.
+    ///
+    /// # Errors
+    /// When the directory cannot be listed.
+    pub fn file_names(&self) -> Result<Vec<String>, PoolError> {
+        Ok(list(&self.path)?.into_iter().map(|(name, _)| name).collect())
     }
 }
 
@@ -273,7 +305,9 @@ fn remove_contents(dir: &Path, and_dir: bool) {
     }
 }
 
-fn lock(dir: &Path) -> Result<Flock<File>, PoolError> {
+/// Takes the pool for one controller: a lock that belongs to the open file, so that it ends with it however the process
+/// ends, and that others can ask about without taking it (which `flock` does not offer).
+fn lock(dir: &Path) -> Result<File, PoolError> {
     let path = dir.join(files::LOCK);
     let file = OpenOptions::new()
         .read(true)
@@ -283,10 +317,17 @@ fn lock(dir: &Path) -> Result<Flock<File>, PoolError> {
         .mode(0o600)
         .open(&path)
         .map_err(|error| PoolError::file("open", &path, error))?;
-    Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(|(_, errno)| match errno {
-        nix::Error::EWOULDBLOCK => PoolError::AlreadyLocked(dir.to_owned()),
-        errno => PoolError::file("lock", &path, errno),
-    })
+    match fcntl(&file, FcntlArg::F_OFD_SETLK(&whole_file(libc::F_WRLCK))) {
+        Ok(_) => Ok(file),
+        Err(nix::Error::EAGAIN | nix::Error::EACCES) => Err(PoolError::AlreadyLocked(dir.to_owned())),
+        Err(errno) => Err(PoolError::file("lock", &path, errno)),
+    }
+}
+
+/// A lock of this kind on all of a file.
+fn whole_file(kind: libc::c_int) -> libc::flock {
+    let short = |number: libc::c_int| libc::c_short::try_from(number).expect("the kernel's constants are small");
+    libc::flock { l_type: short(kind), l_whence: short(libc::SEEK_SET), l_start: 0, l_len: 0, l_pid: 0 }
 }
 
 fn fill_new_pool(dir: &Path, superblock: &Superblock) -> Result<(), PoolError> {

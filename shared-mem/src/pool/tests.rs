@@ -71,6 +71,29 @@ fn a_pool_is_made_opened_by_one_and_destroyed() {
 }
 
 #[test]
+fn an_onlooker_asks_for_the_lock_without_taking_it() {
+    let dir = on_tmpfs();
+    let path = dir.path().join("pool");
+    drop(Pool::create(&path, &CONFIG).unwrap());
+    fs::remove_file(path.join("lock")).unwrap();
+    let view = Pool::inspect(&path).unwrap();
+    let before = files_below(&path);
+    assert!(!view.is_locked().unwrap(), "nobody has it");
+    assert_eq!(files_below(&path), before, "the lock file was made by asking");
+    let pool = Pool::open(&path).unwrap();
+    assert!(view.is_locked().unwrap());
+    assert!(view.available_bytes().unwrap() > 0);
+    for name in view.file_names().unwrap() {
+        assert_ne!(FileKind::of_pool_file(&name), FileKind::Unknown, "{name}");
+    }
+    assert_eq!(FileKind::of_pool_file("heartbeat.2"), FileKind::Heartbeat(HostSlot::new(2)));
+    assert_eq!(FileKind::of_pool_file("vm-1"), FileKind::Vm(VmSlot::new(1)));
+    assert_eq!(FileKind::of_pool_file("cluster.new"), FileKind::Unfinished);
+    assert_eq!(FileKind::of_pool_file("notes"), FileKind::Unknown);
+    drop(pool);
+}
+
+#[test]
 fn descriptors_carry_just_the_access_they_are_due() {
     let dir = on_tmpfs();
     let pool = Pool::create(&dir.path().join("pool"), &CONFIG).unwrap();
