@@ -2,6 +2,7 @@
 
 use super::controller::{open_journal, pool_epoch, protocol_epoch};
 use super::fault::{Point, Target};
+use super::planted::{PlantedBug, planted};
 use super::queue::Event;
 use super::world::World;
 use ft_protocol::Epoch;
@@ -9,6 +10,7 @@ use ft_protocol::commit_meta::{CommitMeta, GuestEnd};
 use ft_protocol::controller::{ApplyOutcome, Input};
 use ft_protocol::ids::{Generation, VmId};
 use shared_mem::apply::{ApplyError, ApplyParts, ApplyTargets, apply_record, no_step};
+use shared_mem::commit_word::CommitWordError;
 use shared_mem::console::ConsoleRing;
 use shared_mem::control::ControlBlock;
 use shared_mem::journal::{LoadError, Record};
@@ -87,9 +89,16 @@ impl World {
         let cache = self.controller.actor.cache.clone();
         let Some(partition) = self.pool.partition(vm) else { return Progress::Dead };
         let Some(journal) = open_journal(partition, job.generation, &cache) else { return Progress::Dead };
-        let Ok(word) = journal.word() else { return Progress::Dead };
-        if protocol_epoch(word.epoch) < job.epoch {
-            return Progress::Answer(ApplyOutcome::NotCommitted);
+        let sealed = self.controller.sealed[usize::from(vm.get())];
+        let final_epoch = sealed.filter(|(generation, _)| *generation == job.generation).map(|(_, epoch)| epoch);
+        if final_epoch.is_none_or(|final_epoch| job.epoch > final_epoch) {
+            match journal.word() {
+                Ok(word) if protocol_epoch(word.epoch) >= job.epoch => {}
+                Ok(_) if planted(PlantedBug::BelieveDoorbell) => {}
+                // A damaged word is found, and acted upon, by whoever looks at it next.
+                Ok(_) | Err(CommitWordError::Word(_)) => return Progress::Answer(ApplyOutcome::NotCommitted),
+                Err(CommitWordError::Access(_)) => return Progress::Dead,
+            }
         }
         match journal.load(pool_epoch(job.epoch), &partition.limits, &mut job.bytes) {
             Ok(_) => {
@@ -118,7 +127,7 @@ impl World {
         let Ok(control) = ControlBlock::open(partition.control.through(&cache)) else { return Progress::Dead };
         if let Some(floor) = job.console_floor {
             let Ok(free) = console.free_space(ConsolePosition::new(floor)) else { return Progress::Dead };
-            if free < meta.console.len() as u64 {
+            if free < meta.console.len() as u64 && !planted(PlantedBug::OverrunReaders) {
                 return Progress::Answer(ApplyOutcome::ConsoleFull { epoch: job.epoch });
             }
         }
@@ -127,9 +136,17 @@ impl World {
             console_start: ConsolePosition::new(meta.console_start),
             console: meta.console,
         };
+        let word_is_sealed = planted(PlantedBug::PromoteBeforeDrained)
+            && open_journal(partition, job.generation, &cache)
+                .and_then(|journal| journal.peek_word().ok())
+                .is_some_and(|word| word.sealed);
         let image = partition.image.through(&cache);
         let state = StateArea::new(partition.state.through(&cache));
         let targets = ApplyTargets { image: &image, state: &state, console: &console, control: &control };
+        if word_is_sealed && planted(PlantedBug::PromoteBeforeDrained) {
+            let (console_end, ended) = (meta.console_end(), meta.ended);
+            return Progress::Answer(ApplyOutcome::Done { epoch: job.epoch, console_end, ended });
+        }
         match apply_record(&record, &parts, &targets, &mut no_step) {
             Ok(_) => {}
             Err(error) if out_of_reach(&error) => return Progress::Dead,

@@ -176,6 +176,10 @@ impl World {
         if let Some(packet) = packets.iter().find(|packet| truth.packets.get(index(packet.number)) != Some(packet)) {
             return self.violate(Violation::ForeignPacket { vm, number: packet.number });
         }
+        if let Some(pair) = packets.windows(2).find(|pair| pair[0].number >= pair[1].number) {
+            let (before, number) = (pair[0].number, pair[1].number);
+            return self.violate(Violation::DisorderedPackets { vm, generation, before, number });
+        }
         let Some(step) = packets.iter().map(|packet| packet.step).max() else { return };
         self.check_rebuildable(vm, |registers, _| {
             let rebuildable = registers.step;
@@ -297,12 +301,13 @@ impl World {
     /// At most one generation is open (I2).
     fn check_reigns(&mut self, vm: VmId) {
         let Some(partition) = self.pool.partition(vm) else { return };
+        // Under a damaged word nobody can publish: as good as sealed.
         let mut count = 0;
         for journal in partition.journals.iter().filter(|journal| !journal.reserved) {
             let memory = journal.memory.through(&self.checker.auditor);
             let number = numbers::Generation::new(journal.generation.get());
             let reader = shared_mem::journal::JournalReader::new(memory, number, partition.geometry);
-            let sealed = reader.ok().and_then(|reader| reader.peek_word().ok()).is_some_and(|word| word.sealed);
+            let sealed = reader.ok().and_then(|reader| reader.peek_word().ok()).is_none_or(|word| word.sealed);
             count += usize::from(!sealed);
         }
         if count > 1 {

@@ -47,17 +47,22 @@ pub(crate) struct Client {
     pub(crate) vms: Vec<Reading>,
     /// It does not read before this time.
     pub(crate) paused_until_ns: u64,
+    /// Hosts that it has drained and not let go again.
+    draining: Vec<u16>,
 }
 
 impl Client {
     pub(crate) fn new(actor: Actor, vms: u16) -> Self {
-        Self { actor, link: None, vms: (0..vms).map(|_| Reading::default()).collect(), paused_until_ns: 0 }
+        Self { actor, link: None, vms: (0..vms).map(|_| Reading::default()).collect(), paused_until_ns: 0, draining: Vec::new() }
     }
 }
 
 /// Numbers of requests: what, and for which VM.
 const CREATE: u64 = 1 << 32;
 const ATTACH: u64 = 2 << 32;
+const SWITCHOVER: u64 = 4 << 32;
+const DRAIN: u64 = 8 << 32;
+const DRAIN_OVER: u64 = 16 << 32;
 
 impl World {
     pub(crate) fn client_connect(&mut self) {
@@ -94,6 +99,26 @@ impl World {
         } else {
             let spec = self.spec_of(vm);
             self.request(CREATE | number, Request::CreateVm(spec));
+        }
+    }
+
+    pub(crate) fn request_switchover(&mut self, vm: VmId, to: Option<u16>) {
+        let to = to.map(|host| format!("h{host}"));
+        self.request(SWITCHOVER | u64::from(vm.get()), Request::Switchover { vm, to });
+    }
+
+    pub(crate) fn request_drain(&mut self, host: u16) {
+        if !self.client.draining.contains(&host) {
+            self.client.draining.push(host);
+        }
+        self.request(DRAIN | u64::from(host), Request::Drain { host: format!("h{host}"), on: true });
+    }
+
+    /// Lets all drained hosts have roles again; to be repeated until there are none.
+    pub(crate) fn request_drains_over(&mut self) {
+        for host in self.client.draining.clone() {
+            let request = Request::Drain { host: format!("h{host}"), on: false };
+            self.request(DRAIN_OVER | u64::from(host), request);
         }
     }
 
@@ -148,7 +173,14 @@ impl World {
     }
 
     fn client_answered(&mut self, id: u64, answer: Result<Answer, RequestError>, descriptors: &[Descriptor]) {
-        let vm = VmId::new(u16::try_from(id & 0xffff).unwrap_or(0));
+        let number = u16::try_from(id & 0xffff).unwrap_or(0);
+        if id & DRAIN_OVER != 0 && answer.is_ok() {
+            self.client.draining.retain(|host| *host != number);
+        }
+        if id & (CREATE | ATTACH) == 0 {
+            return;
+        }
+        let vm = VmId::new(number);
         let reading = &mut self.client.vms[usize::from(vm.get())];
         if id & CREATE != 0 {
             match answer {

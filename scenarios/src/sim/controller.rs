@@ -4,6 +4,8 @@ use super::actor::Actor;
 use super::apply::ApplyJob;
 use super::fault::{Point, Target};
 use super::net::{Message, Peer};
+use super::planted::{PlantedBug, planted};
+use super::planted_controller::{plant_grants, seal_word};
 use super::pool::{Descriptor, Partition, Pool, cluster_store};
 use super::queue::Event;
 use super::violation::Violation;
@@ -13,11 +15,12 @@ use ft_protocol::Epoch;
 use ft_protocol::controller::{Action, ClusterState, Controller, ControllerConfig, Input, Recovered, Word};
 use ft_protocol::ids::{Generation, HostId, LinkId, VmId};
 use ft_protocol::wire::{Grant, ToHost};
+use shared_mem::commit_word::CommitWordError;
 use shared_mem::console::ConsoleRing;
 use shared_mem::control::ControlBlock;
 use shared_mem::heartbeat::HeartbeatReader;
 use shared_mem::journal::JournalReader;
-use shared_mem::lossy::LossyMemory;
+use shared_mem::lossy::{LossyCache, LossyMemory};
 use shared_mem::numbers;
 use std::collections::VecDeque;
 
@@ -31,6 +34,10 @@ pub(crate) struct ControllerProcess {
     /// Hosts whose heartbeat it samples, and which of their lives it watches.
     watched: Vec<(HostId, u32)>,
     pub(crate) jobs: Vec<Option<ApplyJob>>,
+    /// Cluster state that a planted bug stores too late.
+    pub(crate) late_state: Option<ClusterState>,
+    /// Final epochs of generations that this life has sealed.
+    pub(crate) sealed: Vec<Option<(Generation, Epoch)>>,
     scratch: Vec<Action>,
     reigns: Vec<(VmId, Generation, Epoch)>,
 }
@@ -56,6 +63,8 @@ impl ControllerProcess {
             actions: VecDeque::new(),
             watched: Vec::new(),
             jobs: (0..config.vms_max).map(|_| None).collect(),
+            late_state: None,
+            sealed: vec![None; usize::from(config.vms_max)],
             scratch: Vec::new(),
             reigns: Vec::new(),
         }
@@ -66,7 +75,7 @@ impl ControllerProcess {
 pub(crate) fn open_journal(
     partition: &Partition,
     generation: Generation,
-    cache: &shared_mem::lossy::LossyCache,
+    cache: &LossyCache,
 ) -> Option<JournalReader<LossyMemory>> {
     let memory = partition.journal(generation)?.memory.through(cache);
     JournalReader::new(memory, numbers::Generation::new(generation.get()), partition.geometry).ok()
@@ -147,11 +156,15 @@ impl World {
         for index in 0..self.controller.reigns.len() {
             let (vm, generation, known) = self.controller.reigns[index];
             let word = self.pool.partition(vm).and_then(|partition| open_journal(partition, generation, &cache));
-            if let Some(Ok(word)) = word.map(|journal| journal.word()) {
-                let epoch = protocol_epoch(word.epoch);
-                if epoch > known {
+            match word.map(|journal| journal.word()) {
+                Some(Ok(word)) if protocol_epoch(word.epoch) > known => {
+                    let epoch = protocol_epoch(word.epoch);
                     self.controller.inbox.push_back(Input::Committed { vm, generation, epoch });
                 }
+                Some(Err(CommitWordError::Word(_))) => {
+                    self.controller.inbox.push_back(Input::WordDamaged { vm, generation });
+                }
+                _ => {}
             }
         }
         self.controller.inbox.push_back(Input::Tick);
@@ -161,6 +174,8 @@ impl World {
     fn controller_act(&mut self, action: Action) {
         self.tell(|| format!("controller does {}", short(&action)));
         match action {
+            Action::Persist(_) if planted(PlantedBug::ForgetPersist) => {}
+            Action::Persist(state) if self.persist_waits() => self.controller.late_state = Some(state),
             Action::Persist(state) => self.persist(&state),
             Action::ToHost { link, message, grants } => self.send_to_host(link, message, &grants),
             Action::ToClient { link, message, grants } => {
@@ -226,7 +241,10 @@ impl World {
             _ => None,
         };
         let mut grants = grants.to_vec();
-        self.plant_grants(&message, &mut grants);
+        plant_grants(&message, &mut grants);
+        if planted(PlantedBug::TwoTakeovers) && matches!(message, ToHost::Promote(_)) {
+            self.promote_another(link, &message, &grants);
+        }
         if let Peer::Host(host) = self.links[index_of(link)].peer {
             self.check_grants(host, &message, &grants);
         }
@@ -237,7 +255,7 @@ impl World {
         }
     }
 
-    fn persist(&mut self, state: &ClusterState) {
+    pub(crate) fn persist(&mut self, state: &ClusterState) {
         let store = cluster_store(self.pool.cluster.through(&self.controller.actor.cache));
         if store.store(&state.encode()).is_ok() {
             self.reached(Point::StatePersisted);
@@ -258,6 +276,7 @@ impl World {
             }
             self.check_opened(vm, base);
             self.reached(Point::GenerationOpened);
+            self.open_wrongly(vm, generation, base);
         }
         self.controller_answer(Input::GenerationOpened { vm, generation, result: made_result(made) });
     }
@@ -266,8 +285,13 @@ impl World {
         let cache = self.controller.actor.cache.clone();
         let Some(partition) = self.pool.partition(vm) else { return };
         let Some(journal) = open_journal(partition, generation, &cache) else { return };
-        if let Ok(epoch) = journal.seal() {
+        let sealed = match seal_word(&journal, partition, &cache) {
+            Err(CommitWordError::Word(_)) => last_whole_record(&journal, partition, &cache),
+            sealed => sealed.ok(),
+        };
+        if let Some(epoch) = sealed {
             let final_epoch = protocol_epoch(epoch);
+            self.controller.sealed[usize::from(vm.get())] = Some((generation, final_epoch));
             self.check_sealed(vm, generation, final_epoch);
             self.reached(Point::WordSealed);
             self.controller_answer(Input::Sealed { vm, generation, final_epoch });
@@ -281,6 +305,8 @@ impl World {
         self.controller.actions.clear();
         self.controller.watched.clear();
         self.controller.jobs.fill_with(|| None);
+        self.controller.late_state = None;
+        self.controller.sealed.fill(None);
         let state = match cluster_store(self.pool.cluster.through(&cache)).load() {
             Ok(Some(bytes)) => ClusterState::decode(&bytes).map_err(|error| error.to_string()),
             Ok(None) => Ok(ClusterState::default()),
@@ -305,11 +331,25 @@ impl World {
     }
 }
 
+/// The last epoch that can be rebuilt from a journal by its records alone.
+fn last_whole_record(
+    journal: &JournalReader<LossyMemory>,
+    partition: &Partition,
+    cache: &LossyCache,
+) -> Option<numbers::Epoch> {
+    let mut last = ControlBlock::open(partition.control.through(cache)).ok()?.applied().ok()?;
+    let mut buffer = Vec::new();
+    while journal.load(last.next(), &partition.limits, &mut buffer).is_ok() {
+        last = last.next();
+    }
+    Some(last)
+}
+
 /// Reads what the pool says of each VM; parts of VMs that are not in the cluster state were never finished and go.
 fn recover_partitions(
     pool: &mut Pool,
     state: &ClusterState,
-    cache: &shared_mem::lossy::LossyCache,
+    cache: &LossyCache,
 ) -> Result<Vec<Recovered>, String> {
     for (index, partition) in pool.partitions.iter_mut().enumerate() {
         if !state.vms.iter().any(|record| usize::from(record.vm.get()) == index) {
@@ -322,14 +362,19 @@ fn recover_partitions(
         let control = ControlBlock::open(partition.control.through(cache)).map_err(|error| error.to_string())?;
         let opened = control.generation().map_err(|error| error.to_string())?.get();
         // Space that was reserved ahead looks like a journal; opening it ends with the control block.
-        let journal = open_journal(partition, record.generation, cache).filter(|_| opened >= record.generation.get());
+        let found = opened >= record.generation.get() && !planted(PlantedBug::ForgetJournal);
+        let journal = open_journal(partition, record.generation, cache).filter(|_| found);
         let word = match journal.map(|journal| journal.word()) {
             None => None,
             Some(Ok(word)) => Some(Word { epoch: protocol_epoch(word.epoch), sealed: word.sealed }),
+            // Nobody can publish under it: as good as sealed, and sealed again by what follows.
+            Some(Err(CommitWordError::Word(_))) => Some(Word { epoch: Epoch::ZERO, sealed: true }),
             Some(Err(error)) => return Err(error.to_string()),
         };
         let applied = control.applied().map_err(|error| error.to_string())?;
-        control.set_freed(applied).map_err(|error| error.to_string())?;
+        if !planted(PlantedBug::ForgetFreed) {
+            control.set_freed(applied).map_err(|error| error.to_string())?;
+        }
         let console = ConsoleRing::open(partition.console.through(cache)).map_err(|error| error.to_string())?;
         let console_end = console.tail().map_err(|error| error.to_string())?.get();
         let console_oldest = console_end.saturating_sub(console.ring_bytes());

@@ -5,6 +5,7 @@ use super::draw::Range;
 use super::fault::{Point, Target};
 use super::machine::{PrimaryMachine, Recording, Role, Vcpu};
 use super::net::Message;
+use super::planted::{PlantedBug, planted};
 use super::queue::{Event, MachineStep};
 use super::world::World;
 use ft_protocol::commit_meta::{CommitMeta, GuestEnd};
@@ -13,8 +14,10 @@ use ft_protocol::ids::{Epoch, VmId};
 use ft_protocol::primary::{Action, Halt, Input, Primary, PrimaryConfig};
 use ft_protocol::wire::{FromHost, LiveReport};
 use ft_protocol::{Span, Time};
-use shared_mem::commit_word::{CommitWordError, PublishError};
+use shared_mem::commit_word::{CommitWord, CommitWordError, PublishError};
+use shared_mem::control::ControlError;
 use shared_mem::journal::JournalError;
+use shared_mem::mem::PoolWrite;
 use shared_mem::state_area::StateError;
 
 /// How long a machine waits before it tries an access again that the pool refused.
@@ -99,8 +102,21 @@ impl World {
         self.check_loaded(at, base);
         self.host_input(at.host, HostInput::Live { vm: at.vm, generation, report });
         self.reached(Point::StateLoaded);
+        if self.primary(at).is_some_and(|primary| primary.yielding) {
+            self.core_input(at, Input::Yield);
+        }
         self.run_slice(at);
         self.schedule_tick(at);
+    }
+
+    /// The guest is to be handed over: the core is told when there is one.
+    pub(crate) fn yield_machine(&mut self, host: usize, vm: VmId) {
+        let Some(machine) = self.hosts[host].machines.iter().find(|machine| machine.vm == vm) else { return };
+        let at = At { host, machine: machine.number, vm };
+        if let Some(primary) = self.primary(at) {
+            primary.yielding = true;
+            self.core_input(at, Input::Yield);
+        }
     }
 
     fn machine_failed(&mut self, at: At, reason: &str) {
@@ -177,7 +193,9 @@ impl World {
         let Some(primary) = self.primary(at) else { return };
         if primary.vcpu == Vcpu::Waiting {
             primary.vcpu = Vcpu::Running;
-            self.core_input(at, Input::Woke);
+            if !planted(PlantedBug::ForgetWake) {
+                self.core_input(at, Input::Woke);
+            }
             self.run_slice(at);
         }
     }
@@ -209,6 +227,9 @@ impl World {
             return;
         }
         primary.stopped = true;
+        if planted(PlantedBug::DropPendingConsole) {
+            primary.drop_console();
+        }
         self.core_input(at, Input::Stopped);
         self.reached(Point::VcpuStopped);
     }
@@ -271,7 +292,7 @@ impl World {
     fn poll(&mut self, at: At) {
         let Some(primary) = self.primary(at) else { return };
         primary.polling = false;
-        if let Ok(freed) = primary.control.freed() {
+        if let Ok(freed) = freed(primary) {
             self.core_input(at, Input::Applied(protocol_epoch(freed)));
         }
         self.poll_soon(at);
@@ -286,23 +307,37 @@ impl World {
         self.tell(|| format!("h{} {} does {action:?}", at.host, at.vm));
         let Some(primary) = self.primary(at) else { return };
         match action {
-            Action::Stop => self.machine_after(at, step_us, MachineStep::Stopped),
+            Action::Stop => {
+                primary.note_registers();
+                self.machine_after(at, step_us, MachineStep::Stopped);
+            }
             Action::Write { epoch, ended } => {
                 primary.writing = Some((epoch, ended));
                 self.machine_after(at, step_us, MachineStep::Write);
             }
             Action::Resume => self.resume(at),
-            Action::Publish { .. } => self.machine_after(at, step_us, MachineStep::Checksum),
-            Action::Release(epoch) => self.release(at, epoch),
-            Action::Doorbell(epoch) => {
-                let generation = primary.order.generation;
-                let message = FromHost::Doorbell { vm: at.vm, generation, epoch };
-                self.host_sends(at.host, Message::FromHost(message));
-                self.reached(Point::DoorbellRung);
+            Action::Publish { to, .. } => {
+                if planted(PlantedBug::ReleaseBeforePublish) {
+                    self.release(at, to);
+                }
+                if planted(PlantedBug::BelieveDoorbell) {
+                    self.ring_doorbell(at, to);
+                }
+                self.machine_after(at, step_us, MachineStep::Checksum);
             }
+            Action::Release(epoch) => self.release(at, epoch),
+            Action::Doorbell(epoch) => self.ring_doorbell(at, epoch),
             Action::Halt(halt) => return self.halt(at, &halt),
         }
         self.act_soon(at);
+    }
+
+    fn ring_doorbell(&mut self, at: At, epoch: Epoch) {
+        let Some(primary) = self.primary(at) else { return };
+        let generation = primary.order.generation;
+        let message = FromHost::Doorbell { vm: at.vm, generation, epoch };
+        self.host_sends(at.host, Message::FromHost(message));
+        self.reached(Point::DoorbellRung);
     }
 
     fn resume(&mut self, at: At) {
@@ -320,12 +355,20 @@ impl World {
     fn halt(&mut self, at: At, halt: &Halt) {
         let Some(primary) = self.primary(at) else { return };
         let generation = primary.order.generation;
+        if planted(PlantedBug::ZombieReleases) {
+            self.release(at, Epoch::new(u64::MAX));
+        }
+        let Some(primary) = self.primary(at) else { return };
         let input = match halt {
             Halt::Fenced { .. } => HostInput::Fenced { vm: at.vm, generation },
+            Halt::Yielded => HostInput::Yielded { vm: at.vm, generation },
             Halt::Ended(_) => HostInput::GuestEnded { vm: at.vm },
         };
         primary.stopped = true;
         self.host_input(at.host, input);
+        if *halt == Halt::Yielded {
+            self.reached(Point::Yielded);
+        }
     }
 
     /// Copies what changed since the last cut into the slot.
@@ -350,6 +393,7 @@ impl World {
         let step_us = self.plan.weather.step_us;
         let Some(primary) = self.primary(at) else { return };
         let Some(recording) = &mut primary.recording else { return };
+        recording.checked = planted(PlantedBug::CheckThenStore).then(|| primary.word.peek_word().ok()).flatten();
         match primary.journal.checksum(&recording.written) {
             Ok(finished) => {
                 recording.finished = Some(finished);
@@ -366,6 +410,7 @@ impl World {
         let Some(mut recording) = primary.recording.take() else { return };
         let epoch = recording.epoch;
         let result = match recording.finished.take() {
+            Some(_) if recording.checked.is_some_and(|word| !word.sealed) => store_word(primary, epoch),
             Some(finished) if !recording.unsure => primary.journal.publish(finished).map(|_| ()),
             _ => match look_again(primary, epoch) {
                 Ok(true) => Ok(()),
@@ -379,9 +424,16 @@ impl World {
         };
         match result {
             Ok(()) => {
+                if planted(PlantedBug::ClearDirtyLate) {
+                    primary.working.clear_dirty();
+                }
                 self.check_published(at, epoch);
                 self.core_input(at, Input::Published(epoch));
                 self.reached(Point::RecordPublished);
+            }
+            Err(PublishError::Sealed { .. }) if planted(PlantedBug::IgnoreRefusal) => {
+                self.check_published(at, epoch);
+                self.core_input(at, Input::Published(epoch));
             }
             Err(PublishError::Sealed { final_epoch }) => {
                 let final_epoch = protocol_epoch(final_epoch);
@@ -403,6 +455,9 @@ impl World {
         while primary.gated.front().is_some_and(|(of, _)| *of <= epoch) {
             packets.extend(primary.gated.pop_front().map(|(_, packet)| packet));
         }
+        if planted(PlantedBug::ReleaseReversed) {
+            packets.reverse();
+        }
         self.check_released(at, &packets);
         self.reached(Point::OutputReleased);
     }
@@ -415,26 +470,44 @@ fn write_into_slot(
     ended: Option<&GuestEnd>,
 ) -> Result<(), JournalError> {
     let dirty = primary.working.dirty_processor | primary.working.dirty_device;
-    let freed = primary.control.freed().map_err(|_| JournalError::Access(shared_mem::mem::AccessError::Unreachable))?;
-    let machine_state = primary.registers.encode();
+    let dirty = if planted(PlantedBug::ForgetDevicePages) { primary.working.dirty_processor } else { dirty };
+    let freed = freed(primary).map_err(|_| JournalError::Access(shared_mem::mem::AccessError::Unreachable))?;
+    let machine_state = primary.recorded_registers().encode();
     let meta = CommitMeta {
         console_start: primary.console_start,
         console: &primary.console,
         machine_state: &machine_state,
-        ended: ended.cloned(),
+        ended: ended.filter(|_| !planted(PlantedBug::ForgetEnd)).cloned(),
     };
     let mut record = primary.journal.begin(pool_epoch(epoch), freed)?;
     for (page, content) in primary.working.pages(dirty) {
         record.push_page_bytes(page, content)?;
     }
     let written = record.close(&meta.encode())?;
-    primary.recording = Some(Recording { epoch, written, finished: None, unsure: false });
-    primary.working.dirty_processor = 0;
-    primary.working.dirty_device = 0;
+    primary.recording = Some(Recording { epoch, written, finished: None, unsure: false, checked: None });
+    if !planted(PlantedBug::ClearDirtyLate) {
+        primary.working.clear_dirty();
+    }
     primary.console_start += primary.console.len() as u64;
     primary.console.clear();
     primary.gated.extend(primary.packets.drain(..).map(|packet| (epoch, packet)));
     Ok(())
+}
+
+/// The last epoch whose slot may be written again.
+fn freed(primary: &PrimaryMachine) -> Result<shared_mem::numbers::Epoch, ControlError> {
+    let freed = primary.control.freed()?;
+    Ok(if planted(PlantedBug::ReuseSlotEarly) { freed.next() } else { freed })
+}
+
+/// What a publication must not be: a store that trusts an earlier look at the word.
+fn store_word(primary: &PrimaryMachine, epoch: Epoch) -> Result<(), PublishError> {
+    let word = CommitWord::open(pool_epoch(epoch)).encode();
+    // The word's line is the second of the journal.
+    let at = shared_mem::numbers::Offset::new(64);
+    primary.journal_memory.store_u64(at, word, std::sync::atomic::Ordering::Release)?;
+    primary.journal_memory.flush(at, 8)?;
+    Ok(primary.journal_memory.fence()?)
 }
 
 /// After a publication that failed half-way, only the word itself can say whether it has moved; the look makes what it

@@ -127,6 +127,18 @@ pub enum Fault {
         /// Which bit.
         salt: u64,
     },
+    /// No failure, but in the way of everything: the client has a VM moved.
+    Switchover {
+        /// Which VM.
+        vm: u16,
+        /// To which host; `None`: the secondary's.
+        to: Option<u16>,
+    },
+    /// No failure either: the client has a host drained.
+    Drain {
+        /// Which host.
+        host: u16,
+    },
     /// The pool cannot give space for a new journal.
     FillPool {
         /// For how long.
@@ -161,10 +173,11 @@ pub enum Point {
     TakeoverAsked,
     ControllerRecovered,
     HostJoined,
+    Yielded,
 }
 
 impl Point {
-    pub(crate) const ALL: [Self; 22] = [
+    pub(crate) const ALL: [Self; 23] = [
         Self::StandbyMade,
         Self::PrimaryOrdered,
         Self::StateLoaded,
@@ -187,6 +200,7 @@ impl Point {
         Self::TakeoverAsked,
         Self::ControllerRecovered,
         Self::HostJoined,
+        Self::Yielded,
     ];
 }
 

@@ -6,13 +6,14 @@ use super::draw::Range;
 use super::fault::{Lines, Point, Target};
 use super::machine::{Machine, PrimaryMachine, Role};
 use super::net::{Message, Peer};
+use super::planted::{PlantedBug, planted};
 use super::pool::Descriptor;
 use super::queue::{Event, MachineStep};
 use super::world::World;
 use ft_protocol::Span;
 use ft_protocol::host::{Action, Host, Input};
 use ft_protocol::ids::{HostId, Incarnation, VmId};
-use ft_protocol::wire::{Access, FromHost, Order, Part, ToHost};
+use ft_protocol::wire::{FromHost, Order, Part};
 use shared_mem::heartbeat::HeartbeatWriter;
 use shared_mem::lossy::LossyMemory;
 use std::collections::VecDeque;
@@ -97,7 +98,7 @@ impl HostProcess {
 }
 
 fn new_core(index: u16, actor: &Actor) -> Host {
-    Host::new(format!("h{index}"), Incarnation::new(u64::from(actor.life)))
+    Host::new(format!("h{index}"), Incarnation::new(u64::from(actor.life)), u64::MAX)
 }
 
 impl World {
@@ -187,6 +188,7 @@ impl World {
                 }
             }
             Action::Join { host: number, interval } => self.join(host, number, interval),
+            Action::Yield(vm) => self.yield_machine(host, vm),
             Action::MakeStandby(order) => self.make_standby(host, &order),
             Action::RunPrimary(order) => self.run_primary(host, order),
             Action::Discard(vm) => self.hosts[host].machines.retain(|machine| machine.vm != vm),
@@ -253,8 +255,15 @@ impl World {
             order,
             Role::Standby { primary: order.primary, made: false },
         );
+        if planted(PlantedBug::ReadyTooEarly) {
+            let (vm, generation) = (order.vm, order.generation);
+            self.host_input(host, Input::StandbyMade { vm, generation });
+            return;
+        }
         let delay = self.takes(Self::host_target(host), self.plan.weather.make_us);
-        self.schedule(delay, Event::StandbyMade { host, machine });
+        if !planted(PlantedBug::ForgetStandby) {
+            self.schedule(delay, Event::StandbyMade { host, machine });
+        }
     }
 
     pub(crate) fn standby_made(&mut self, host: usize, number: u32) {
@@ -297,13 +306,4 @@ impl World {
         number
     }
 
-    /// The grants that tests let go wrong.
-    pub(crate) fn plant_grants(&self, message: &ToHost, grants: &mut [ft_protocol::wire::Grant]) {
-        use super::planted::{PlantedBug, planted};
-        if planted(PlantedBug::GrantImageWrite) && matches!(message, ToHost::Promote(_)) {
-            for grant in grants.iter_mut().filter(|grant| matches!(grant.part, Part::Image(_))) {
-                grant.access = Access::ReadWrite;
-            }
-        }
-    }
 }

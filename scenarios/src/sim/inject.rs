@@ -9,8 +9,10 @@ use super::queue::{Event, Mend};
 use super::weather::PAGE_SIZE;
 use super::world::World;
 use ft_protocol::ids::VmId;
-use shared_mem::mem::{PoolRead, PoolWrite};
+use shared_mem::lossy::LossyMemory;
+use shared_mem::mem::{AccessError, PoolRead, PoolWrite};
 use shared_mem::numbers::{Epoch, Offset};
+use std::sync::atomic::Ordering;
 
 /// Which faults wait for which step.
 #[derive(Debug)]
@@ -127,6 +129,8 @@ impl World {
             }
             Fault::PauseClient { for_us } => self.client.paused_until_ns = self.now_ns + for_us * 1_000,
             Fault::Corrupt { vm, salt } => self.corrupt(VmId::new(vm), salt),
+            Fault::Switchover { vm, to } => self.request_switchover(VmId::new(vm), to),
+            Fault::Drain { host } => self.request_drain(host),
             Fault::FillPool { for_us } => {
                 self.pool.full = true;
                 self.schedule(for_us * 1_000, Event::Mend(Mend::Drain));
@@ -179,29 +183,31 @@ impl World {
         }
     }
 
-    /// Flips a bit of a checksummed record that is committed and not yet applied, or of a slot that holds nothing.
+    /// Flips a bit of the open journal: in its header or its commit word, or in a record that is committed and waits for
+    /// its application.
     fn corrupt(&mut self, vm: VmId, salt: u64) {
         let Some(partition) = self.pool.partition(vm) else { return };
         let Some(journal) = partition.journals.iter().rfind(|journal| !journal.reserved) else { return };
         let Some((committed, applied)) = self.checker.unapplied(vm, journal.generation) else { return };
-        if committed <= applied {
-            return;
-        }
-        let epoch = applied + 1 + salt % (committed - applied);
-        if self.is_under_application(vm, epoch) {
-            return;
-        }
-        // The record's header and first page: whatever the record holds, these bytes are in it.
-        let at = partition.geometry.slot_at(Epoch::new(epoch)).plus((salt >> 8) % 64 / 8 * 8);
         let memory = journal.memory.through(&self.checker.auditor);
-        let Ok(word) = memory.load_u64(at, std::sync::atomic::Ordering::Relaxed) else {
-            return;
+        let at = match salt % 8 {
+            0 => Offset::new((salt >> 8) % 8 * 8),
+            1 => Offset::new(64),
+            _ if committed <= applied => return,
+            _ => {
+                let epoch = applied + 1 + (salt >> 4) % (committed - applied);
+                if self.is_under_application(vm, epoch) {
+                    return;
+                }
+                let slot = partition.geometry.slot_at(Epoch::new(epoch));
+                let Ok(within) = byte_of_record(&memory, slot, salt >> 8) else { return };
+                self.checker.corrupted(vm, ft_protocol::Epoch::new(epoch));
+                slot.plus(within / 8 * 8)
+            }
         };
-        let flipped = word ^ 1 << ((salt >> 16) % 64);
-        let stored = memory.store_u64(at, flipped, std::sync::atomic::Ordering::Relaxed);
-        if stored.is_ok() && memory.flush(at, 8).is_ok() && memory.fence().is_ok() {
-            self.checker.corrupted(vm, ft_protocol::Epoch::new(epoch));
-        }
+        let Ok(word) = memory.load_u64(at, Ordering::Relaxed) else { return };
+        let stored = memory.store_u64(at, word ^ 1 << ((salt >> 32) % 64), Ordering::Relaxed);
+        assert!(stored.is_ok() && memory.flush(at, 8).is_ok() && memory.fence().is_ok(), "the auditor is never cut off");
     }
 
     /// Whether the record of an epoch is, or may be, half in the stable image: then nothing but the record itself can make
@@ -343,6 +349,13 @@ impl World {
         }
         self.begin_watch();
     }
+}
+
+/// Where in its slot a byte of a record lies: in the header, or anywhere behind it.
+fn byte_of_record(memory: &LossyMemory, slot: Offset, salt: u64) -> Result<u64, AccessError> {
+    let total_bytes = memory.load_u64(slot.plus(48), Ordering::Relaxed)?;
+    let body_bytes = total_bytes.saturating_sub(PAGE_SIZE);
+    Ok(if salt.is_multiple_of(4) || body_bytes == 0 { (salt >> 2) % 64 } else { PAGE_SIZE + (salt >> 2) % body_bytes })
 }
 
 fn host_target(host: usize) -> Target {

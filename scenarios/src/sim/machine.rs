@@ -2,11 +2,13 @@
 
 use super::guest::{self, GuestMemory, Packet, Program, Registers, Writer};
 use super::host::HostProcess;
+use super::planted::{PlantedBug, planted};
 use super::weather::PAGE_SIZE;
 use ft_protocol::commit_meta::GuestEnd;
 use ft_protocol::ids::{Epoch, Generation, HostId, VmId};
 use ft_protocol::primary::{Action, Primary};
 use ft_protocol::wire::{Order, Part};
+use shared_mem::commit_word::CommitWord;
 use shared_mem::control::ControlBlock;
 use shared_mem::journal::{AllReserved, FinishedRecord, JournalGeometry, JournalReader, JournalWriter, UnchecksummedRecord};
 use shared_mem::lossy::LossyMemory;
@@ -50,6 +52,8 @@ pub(crate) struct Recording {
     pub(crate) finished: Option<FinishedRecord>,
     /// The pool went out of reach in the middle of the publication: the commit word may or may not have moved.
     pub(crate) unsure: bool,
+    /// What the commit word was when the record was checksummed, for a planted bug that relies on it.
+    pub(crate) checked: Option<CommitWord>,
 }
 
 pub(crate) type Journal = JournalWriter<LossyMemory, AllReserved>;
@@ -60,6 +64,9 @@ pub(crate) struct PrimaryMachine {
     pub(crate) journal: Journal,
     /// The same journal, to look at its commit word.
     pub(crate) word: JournalReader<LossyMemory>,
+    pub(crate) journal_memory: LossyMemory,
+    /// Registers at the order to stop, for a planted bug that records them.
+    noted: Option<Registers>,
     pub(crate) control: ControlBlock<LossyMemory>,
     pub(crate) state: StateArea<LossyMemory>,
     pub(crate) working: WorkingMemory,
@@ -82,6 +89,8 @@ pub(crate) struct PrimaryMachine {
     pub(crate) packets: Vec<Packet>,
     /// Packets that wait for the publication of their epoch.
     pub(crate) gated: VecDeque<(Epoch, Packet)>,
+    /// The guest is to be handed over.
+    pub(crate) yielding: bool,
     pub(crate) writing: Option<(Epoch, Option<GuestEnd>)>,
     pub(crate) recording: Option<Recording>,
     pub(crate) ordered_at_ns: u64,
@@ -101,6 +110,8 @@ impl PrimaryMachine {
         let journal = host.writer(Part::Journal(vm, order.generation))?;
         let pages = order.spec.memory_bytes / PAGE_SIZE;
         Some(Self {
+            journal_memory: journal.clone(),
+            noted: None,
             word: JournalReader::new(journal.clone(), generation, geometry).ok()?,
             journal: JournalWriter::new(journal, AllReserved, generation, geometry).ok()?,
             control: ControlBlock::open(host.reader(Part::Control(vm))?).ok()?,
@@ -119,6 +130,7 @@ impl PrimaryMachine {
             console_start: 0,
             packets: Vec::new(),
             gated: VecDeque::new(),
+            yielding: false,
             writing: None,
             recording: None,
             ordered_at_ns: now_ns,
@@ -129,6 +141,21 @@ impl PrimaryMachine {
     /// Output that waits for the next cut.
     pub(crate) fn pending(&self) -> u64 {
         self.console.len() as u64 + self.packets.len() as u64
+    }
+
+    /// The order to stop was given.
+    pub(crate) fn note_registers(&mut self) {
+        self.noted = planted(PlantedBug::StaleRegisters).then_some(self.registers);
+    }
+
+    /// The registers that go into the record: those of the stopped vCPU.
+    pub(crate) fn recorded_registers(&self) -> Registers {
+        self.noted.unwrap_or(self.registers)
+    }
+
+    /// Loses the last byte that waits, and pretends that it was never printed.
+    pub(crate) fn drop_console(&mut self) {
+        self.console.pop();
     }
 
     /// One step of the guest.
@@ -151,6 +178,11 @@ impl WorkingMemory {
     fn new(image: LossyMemory, pages: u64) -> Self {
         let private = (0..pages).map(|_| None).collect();
         Self { image, private, dirty_processor: 0, dirty_device: 0 }
+    }
+
+    pub(crate) fn clear_dirty(&mut self) {
+        self.dirty_processor = 0;
+        self.dirty_device = 0;
     }
 
     /// The pages of a dirty set with their content, ascending.

@@ -21,6 +21,7 @@ mod net;
 mod outcome;
 mod plan;
 pub mod planted;
+mod planted_controller;
 mod pool;
 mod queue;
 mod rebuild;

@@ -28,17 +28,27 @@ pub enum FaultProfile {
     Pool,
     /// The client is slow or reconnects, the controller dies.
     Client,
+    /// VMs are moved and hosts drained, while processes die and hang.
+    Planned,
 }
 
 impl FaultProfile {
     /// All of them.
-    pub const ALL: [Self; 7] =
-        [Self::Swarm, Self::None, Self::Crash, Self::Hang, Self::Network, Self::Pool, Self::Client];
+    pub const ALL: [Self; 8] = [
+        Self::Swarm,
+        Self::None,
+        Self::Crash,
+        Self::Hang,
+        Self::Network,
+        Self::Pool,
+        Self::Client,
+        Self::Planned,
+    ];
 
     fn kinds(self) -> &'static [Kind] {
         use Kind::{
             CloseClient, CloseLink, Corrupt, CutPool, DieInPool, FillPool, JumpClock, Kill, KillController, Slow,
-            StallClient, StallLink, Stop,
+            StallClient, StallLink, Stop, Switchover, Drain,
         };
         match self {
             Self::Swarm => &Kind::ALL,
@@ -48,6 +58,7 @@ impl FaultProfile {
             Self::Network => &[StallLink, CloseLink, StallClient, CloseClient],
             Self::Pool => &[CutPool, Corrupt, FillPool],
             Self::Client => &[StallClient, CloseClient, KillController],
+            Self::Planned => &[Switchover, Drain, Kill, KillController, Stop],
         }
     }
 }
@@ -62,13 +73,14 @@ impl fmt::Display for FaultProfile {
             Self::Network => "network",
             Self::Pool => "pool",
             Self::Client => "client",
+            Self::Planned => "planned",
         })
     }
 }
 
 /// A fault profile that the simulator does not know.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("unknown fault profile `{0}`: known are swarm, none, crash, hang, network, pool, client")]
+#[error("unknown fault profile `{0}`: known are swarm, none, crash, hang, network, pool, client, planned")]
 pub struct UnknownProfile(String);
 
 impl FromStr for FaultProfile {
@@ -94,10 +106,12 @@ enum Kind {
     CloseClient,
     Corrupt,
     FillPool,
+    Switchover,
+    Drain,
 }
 
 impl Kind {
-    const ALL: [Self; 13] = [
+    const ALL: [Self; 15] = [
         Self::Kill,
         Self::DieInPool,
         Self::KillController,
@@ -111,6 +125,8 @@ impl Kind {
         Self::CloseClient,
         Self::Corrupt,
         Self::FillPool,
+        Self::Switchover,
+        Self::Drain,
     ];
 }
 
@@ -192,12 +208,20 @@ impl Drawer {
     }
 
     fn target(&mut self) -> Target {
-        let vm = u16::try_from(self.draw.below(u64::from(self.vms))).unwrap_or(0);
+        let vm = self.vm();
         match self.draw.below(10) {
             0..6 => Target::Primary(vm),
             6..8 => Target::Secondary(vm),
-            _ => Target::Host(u16::try_from(self.draw.below(u64::from(self.hosts))).unwrap_or(0)),
+            _ => Target::Host(self.host()),
         }
+    }
+
+    fn vm(&mut self) -> u16 {
+        u16::try_from(self.draw.below(u64::from(self.vms))).unwrap_or(0)
+    }
+
+    fn host(&mut self) -> u16 {
+        u16::try_from(self.draw.below(u64::from(self.hosts))).unwrap_or(0)
     }
 
     fn lines(&mut self) -> Lines {
@@ -259,10 +283,16 @@ impl Drawer {
             }
             Kind::CloseClient => Fault::CloseClient,
             Kind::Corrupt => {
-                let vm = u16::try_from(self.draw.below(u64::from(self.vms))).unwrap_or(0);
+                let vm = self.vm();
                 Fault::Corrupt { vm, salt: self.draw.bits() }
             }
             Kind::FillPool => Fault::FillPool { for_us: self.for_us() },
+            Kind::Switchover => {
+                let vm = self.vm();
+                let to = self.draw.chance(50).then(|| self.host());
+                Fault::Switchover { vm, to }
+            }
+            Kind::Drain => Fault::Drain { host: self.host() },
         }
     }
 }

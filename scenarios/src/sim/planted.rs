@@ -1,40 +1,68 @@
-//! Bugs that tests plant in the simulator's drivers, to show that its checkers would notice them.
+//! Bugs that tests plant, to show that the checkers would notice them: in the simulator's drivers (here) and in the pool
+//! (`shared_mem::planted`).
 //!
 //! Without the feature `planted-bugs` (and outside this crate's tests) nothing can be planted and the checks vanish;
 //! the command line cannot plant anything.
 
-/// One protection that can be switched off, or one step that can go wrong.
+/// A step of a driver that goes wrong.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-#[allow(missing_docs, reason = "each names what goes wrong")]
 pub enum PlantedBug {
+    /// Output leaves before the record that covers it is published.
     ReleaseBeforePublish,
-    ReleaseOnStop,
+    /// A fenced primary lets its output go.
+    ZombieReleases,
+    /// Held output leaves youngest first.
+    ReleaseReversed,
+    /// The seal is looked at before the commit word is stored to, not with it.
     CheckThenStore,
-    IgnoreRefusedPublish,
+    /// A refused publication is taken for done.
+    IgnoreRefusal,
+    /// Pages that only devices wrote are not in the record.
     ForgetDevicePages,
+    /// The dirty set is cleared when the guest runs again.
     ClearDirtyLate,
+    /// Console output of the moment between the order to stop and the stop is lost.
     DropPendingConsole,
-    StateOfNextStep,
-    SlotFreeTooEarly,
+    /// The registers of a record are those of the order to stop.
+    StaleRegisters,
+    /// The end of the guest is not in its last record.
+    ForgetEnd,
+    /// A slot is written again one record early.
+    ReuseSlotEarly,
+    /// The guest's wait ends without a word to the core.
+    ForgetWake,
+    /// A host says that a standby is made when it is only begun.
+    ReadyTooEarly,
+    /// A standby is never made.
+    ForgetStandby,
+    /// A takeover trusts the timeout: nothing is sealed.
     SealNothing,
+    /// The seal takes effect only when the next generation is open.
+    SealLate,
+    /// The seal's answer is what is applied, not what is committed.
     SealAnswersApplied,
-    SealAfterOpening,
-    OpenAfterPersistSkipped,
-    PersistLate,
-    ApplyUncommitted,
-    ApplyStale,
-    FreeBeforeApply,
-    ConsoleIgnoresReaders,
+    /// Records after the seal are taken for applied.
+    PromoteBeforeDrained,
+    /// The next generation uses the journal of the one before.
     KeepGeneration,
+    /// The cluster state is stored after the journal was opened.
+    PersistAfterOpen,
+    /// The cluster state is never stored.
+    ForgetPersist,
+    /// Two hosts are told to become primary.
+    TwoTakeovers,
+    /// The doorbell rings before the publication, and is believed.
+    BelieveDoorbell,
+    /// The slot's release is not made good by the next controller.
+    ForgetFreed,
+    /// The console ring takes no account of its readers.
+    OverrunReaders,
+    /// A new controller takes the generation's journal for never made.
+    ForgetJournal,
+    /// The primary's descriptor of the stable image lets it write.
     GrantImageWrite,
+    /// A standby gets a descriptor of the journal that lets it write.
     GrantJournalToStandby,
-    ReadyWithoutStandby,
-    LoadOlderState,
-    LoadBeforeDrained,
-    RecoverForgetsWord,
-    HaltKeepsRunning,
-    StandbyForgotten,
-    BeatWithoutHost,
 }
 
 #[cfg(any(test, feature = "planted-bugs"))]

@@ -61,11 +61,16 @@ pub(crate) fn rebuild(pool: &Pool, vm: VmId, applied: &Oracle, scratch: &mut Vec
         let number = numbers::Generation::new(generation.get());
         let reader = JournalReader::new(Durable(&journal.memory), number, partition.geometry)
             .map_err(|error| error.to_string())?;
-        let word = reader.peek_word().map_err(|error| error.to_string())?;
+        let committed = reader.peek_word().ok().map(|word| word.epoch);
         let mut epoch = base;
-        while epoch < word.epoch {
+        while committed.is_none_or(|committed| epoch < committed) {
             epoch = epoch.next();
-            let record = reader.load(epoch, &partition.limits, scratch).map_err(chain)?;
+            let record = match reader.load(epoch, &partition.limits, scratch) {
+                Ok(record) => record,
+                // Under a damaged word all whole records count.
+                Err(_) if committed.is_none() => break,
+                Err(error) => return Err(chain(error)),
+            };
             for (page, content) in record.pages() {
                 let mut copy = [0; PAGE_BYTES];
                 copy.copy_from_slice(content);

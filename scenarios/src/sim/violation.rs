@@ -14,6 +14,8 @@ pub enum Violation {
     LeakedConsole { vm: VmId, shown: u64, rebuildable: u64 },
     #[error("I1: {vm} released packet {number}, which the true history does not have like that")]
     ForeignPacket { vm: VmId, number: u64 },
+    #[error("I4: {vm} {generation} released packet {number} after packet {before}")]
+    DisorderedPackets { vm: VmId, generation: Generation, before: u64, number: u64 },
     #[error("I2: {vm} has {count} unsealed generations")]
     ManyReigns { vm: VmId, count: usize },
     #[error("I2: host {host} published {epoch} of {vm} in {generation}, which is not its reign")]

@@ -37,6 +37,7 @@ impl World {
     pub(crate) fn watch(&mut self) {
         self.schedule(LOOK_US * 1_000, Event::Watch);
         if !self.gate_open {
+            self.request_drains_over();
             let unprotected = self.vms().find_map(|vm| Some((vm, self.unprotected(vm)?)));
             match unprotected {
                 None => self.open_gates(),
