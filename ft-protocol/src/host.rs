@@ -7,10 +7,10 @@
 //! ```
 
 use crate::detector::DetectorConfig;
-use crate::ids::{Generation, HostId, Incarnation, VmId};
+use crate::ids::{Generation, HostId, VmId};
 use crate::secondary::{self, Secondary};
 use crate::time::{Span, Time};
-use crate::wire::{FromHost, HeldRole, HostHello, LiveReport, Order, PROTOCOL_VERSION, Role, ToHost};
+use crate::wire::{FromHost, HeldRole, HostHello, HostProfile, LiveReport, Order, PROTOCOL_VERSION, Role, ToHost};
 use std::collections::BTreeMap;
 
 /// What happens to a host.
@@ -128,19 +128,17 @@ enum Held {
 /// The core. One per host process.
 #[derive(Debug)]
 pub struct Host {
-    name: String,
-    incarnation: Incarnation,
-    memory_bytes: u64,
+    profile: HostProfile,
     detector: Option<DetectorConfig>,
     linked: bool,
     held: BTreeMap<VmId, Held>,
 }
 
 impl Host {
-    /// A host that is not yet connected, whose guests may take `memory_bytes`.
+    /// A host that is not yet connected.
     #[must_use]
-    pub fn new(name: String, incarnation: Incarnation, memory_bytes: u64) -> Self {
-        Self { name, incarnation, memory_bytes, detector: None, linked: false, held: BTreeMap::new() }
+    pub fn new(profile: HostProfile) -> Self {
+        Self { profile, detector: None, linked: false, held: BTreeMap::new() }
     }
 
     /// Takes an input and appends what is to be done.
@@ -202,9 +200,7 @@ impl Host {
         });
         actions.push(Action::SayHello(HostHello {
             protocol: PROTOCOL_VERSION,
-            name: self.name.clone(),
-            incarnation: self.incarnation,
-            memory_bytes: self.memory_bytes,
+            profile: self.profile.clone(),
             roles: roles.collect(),
         }));
     }

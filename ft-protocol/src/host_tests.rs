@@ -1,7 +1,9 @@
 use super::*;
+use crate::cpu::CpuProfile;
+use crate::ids::Incarnation;
 use crate::ids::{Epoch, HostId};
 use crate::spec::{JournalShape, Mode, VmSpec};
-use crate::wire::TakeoverReason;
+use crate::wire::{StateFormats, TakeoverReason};
 
 const VM: VmId = VmId::new(3);
 
@@ -21,6 +23,7 @@ fn order(generation: u64) -> Order {
         },
         primary: Some(HostId::new(0)),
         base: Epoch::ZERO,
+        cpu: CpuProfile::default(),
     }
 }
 
@@ -28,7 +31,13 @@ struct Bench(Host);
 
 impl Bench {
     fn joined() -> Self {
-        let mut bench = Self(Host::new("b".to_owned(), Incarnation::new(1), 1 << 30));
+        let mut bench = Self(Host::new(HostProfile {
+            name: "b".to_owned(),
+            incarnation: Incarnation::new(1),
+            memory_bytes: 1 << 30,
+            cpu: CpuProfile::default(),
+            states: StateFormats { writes: 1, reads_from: 1 },
+        }));
         bench.input(Input::LinkUp);
         bench.message(ToHost::Welcome {
             host: HostId::new(1),

@@ -6,7 +6,9 @@
 
 pub mod commit_meta;
 pub mod controller;
+pub mod cpu;
 pub mod detector;
+pub mod fence;
 pub mod host;
 pub mod ids;
 pub mod primary;

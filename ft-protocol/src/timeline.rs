@@ -1,6 +1,7 @@
 //! What happens in a cluster, as told to watchers: the one source for status lines, timelines and scenario checks.
 
 use crate::commit_meta::GuestEnd;
+use crate::fence::FenceOutcome;
 use crate::ids::{Epoch, Generation, HostId, VmId};
 use crate::wire::{LiveReport, TakeoverReason, TakeoverRefusal};
 use serde::{Deserialize, Serialize};
@@ -145,6 +146,13 @@ pub enum Happening {
         generation: Generation,
         /// Where.
         host: HostId,
+    },
+    /// A fence agent has tried to end a deposed host.
+    FenceTried {
+        /// The host.
+        host: HostId,
+        /// What came of it.
+        outcome: FenceOutcome,
     },
     /// A host cannot fill its role.
     GaveUp {

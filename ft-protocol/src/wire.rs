@@ -4,6 +4,7 @@
 //! position of the control data stands for. All of this is parsed as hostile.
 
 use crate::commit_meta::GuestEnd;
+use crate::cpu::CpuProfile;
 use crate::ids::{Epoch, Generation, HostId, Incarnation, VmId};
 use crate::spec::VmSpec;
 use crate::time::{Span, Time};
@@ -166,17 +167,45 @@ pub enum Role {
     },
 }
 
+/// Who a host is, and what it can do.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HostProfile {
+    /// Its name.
+    pub name: String,
+    /// This life of it.
+    pub incarnation: Incarnation,
+    /// Memory that its guests may take, in bytes.
+    pub memory_bytes: u64,
+    /// What its processor offers.
+    pub cpu: CpuProfile,
+    /// The formats of machine states that it can handle.
+    pub states: StateFormats,
+}
+
+/// Formats of machine states, by version: a newer host reads what an older one wrote, not the other way round.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StateFormats {
+    /// The version that it writes.
+    pub writes: u32,
+    /// The oldest version that it reads; it reads all from there to the one that it writes.
+    pub reads_from: u32,
+}
+
+impl StateFormats {
+    /// Whether a machine state of this version can be loaded.
+    #[must_use]
+    pub const fn reads(self, version: u32) -> bool {
+        self.reads_from <= version && version <= self.writes
+    }
+}
+
 /// First message of a host.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct HostHello {
     /// [`PROTOCOL_VERSION`] of the sender.
     pub protocol: u32,
-    /// The host's name.
-    pub name: String,
-    /// This life of the host.
-    pub incarnation: Incarnation,
-    /// Memory that its guests may take, in bytes.
-    pub memory_bytes: u64,
+    /// Who it is and what it can do.
+    pub profile: HostProfile,
     /// Roles it holds from an earlier connection of the same life.
     pub roles: Vec<HeldRole>,
 }
@@ -279,6 +308,8 @@ pub struct Order {
     pub primary: Option<HostId>,
     /// Primary: the epoch to go on from; zero: boot the guest.
     pub base: Epoch,
+    /// The processor that the guest is shown.
+    pub cpu: CpuProfile,
 }
 
 /// From the controller to a host.

@@ -7,6 +7,7 @@ pub mod doctor;
 mod error_chain;
 pub mod events;
 pub mod failpoint;
+pub mod fence;
 pub mod host;
 #[allow(unsafe_code, reason = "futexes and a mapping of their own")]
 mod life;

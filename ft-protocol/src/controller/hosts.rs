@@ -3,6 +3,7 @@
 use crate::detector::{Detector, DetectorConfig, Verdict};
 use crate::ids::{Incarnation, LinkId};
 use crate::time::{Span, Time};
+use crate::wire::HostProfile;
 
 /// Health of a host, as the controller sees it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -30,7 +31,8 @@ pub(super) struct Host {
     pub(super) incarnation: Option<Incarnation>,
     pub(super) health: Health,
     pub(super) draining: bool,
-    pub(super) memory_bytes: u64,
+    /// What it said of itself when it connected last.
+    pub(super) profile: Option<HostProfile>,
     detector: Detector,
 }
 
@@ -50,7 +52,7 @@ impl Host {
             incarnation: None,
             health,
             draining: false,
-            memory_bytes: 0,
+            profile: None,
             detector: Detector::new(detector),
         }
     }
@@ -70,10 +72,11 @@ impl Host {
         self.health == Health::Up && self.detector.is_lively()
     }
 
-    pub(super) fn connect(&mut self, link: LinkId, incarnation: Incarnation, detector: DetectorConfig) {
+    pub(super) fn connect(&mut self, link: LinkId, profile: HostProfile, detector: DetectorConfig) {
         assert!(self.link.is_none(), "the old connection is closed first");
         self.link = Some(link);
-        self.incarnation = Some(incarnation);
+        self.incarnation = Some(profile.incarnation);
+        self.profile = Some(profile);
         self.health = Health::Up;
         self.detector = Detector::new(detector);
     }

@@ -2,6 +2,7 @@
 
 use crate::commit_meta::GuestEnd;
 use crate::controller::state::ClusterState;
+use crate::fence::FenceOutcome;
 use crate::ids::{Epoch, Generation, HostId, LinkId, VmId};
 use crate::spec::VmSpec;
 use crate::time::Time;
@@ -72,6 +73,13 @@ pub enum Input {
     HostDied {
         /// The host.
         host: HostId,
+    },
+    /// Answer to [`Action::Fence`], at some later time or never.
+    FenceTried {
+        /// The host.
+        host: HostId,
+        /// What came of it.
+        outcome: FenceOutcome,
     },
     /// A sample of a host's heartbeat counter.
     Beat {
@@ -247,8 +255,15 @@ pub enum Action {
     WatchHost {
         /// The host.
         host: HostId,
-        /// It has just connected: what its page says of an earlier life is void.
-        connected: bool,
+        /// The connection over which it has just come: what its page says of an earlier life is void.
+        link: Option<LinkId>,
+    },
+    /// Have the fence agent, if there is one, end this host. Its generation is sealed already; nothing waits for this.
+    Fence {
+        /// The host.
+        host: HostId,
+        /// Its name.
+        name: String,
     },
     /// Something happened, for the log (watchers are told by [`Action::ToClient`]).
     Tell {

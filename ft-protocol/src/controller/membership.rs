@@ -25,16 +25,18 @@ impl Controller {
             }
         };
         let known = self.hosts.contains_key(&host);
-        let entry =
-            self.hosts.entry(host).or_insert_with(|| Host::new(hello.name.clone(), Health::Down, self.config.detector));
-        let restarted = entry.incarnation.is_some_and(|known| known != hello.incarnation);
-        entry.connect(link, hello.incarnation, self.config.detector);
-        entry.memory_bytes = hello.memory_bytes;
+        let entry = self
+            .hosts
+            .entry(host)
+            .or_insert_with(|| Host::new(hello.profile.name.clone(), Health::Down, self.config.detector));
+        let restarted = entry.incarnation.is_some_and(|known| known != hello.profile.incarnation);
+        let name = hello.profile.name.clone();
+        entry.connect(link, hello.profile, self.config.detector);
         self.host_links.insert(link, host);
         if !known {
             self.persist(turn);
         }
-        turn.actions.push(Action::WatchHost { host, connected: true });
+        turn.actions.push(Action::WatchHost { host, link: Some(link) });
         let welcome = ToHost::Welcome {
             host,
             heartbeat_bound: self.config.detector.bound,
@@ -42,7 +44,7 @@ impl Controller {
         };
         let beat = Grant { part: Part::Heartbeat(host), access: Access::ReadWrite };
         self.to_host(turn, host, welcome, vec![beat]);
-        self.tell(turn, Happening::HostJoined { host, name: hello.name });
+        self.tell(turn, Happening::HostJoined { host, name });
         self.reconcile(turn, host, restarted, &hello.roles);
         self.protect_all(turn);
     }
@@ -53,16 +55,16 @@ impl Controller {
         if hello.protocol != PROTOCOL_VERSION {
             return never(format!(
                 "host `{}` speaks protocol {}, the controller {PROTOCOL_VERSION}: use the same ftvm on both",
-                hello.name, hello.protocol
+                hello.profile.name, hello.protocol
             ));
         }
-        if !name_is_valid(&hello.name) {
+        if !name_is_valid(&hello.profile.name) {
             return never("bad host name: 1 to 63 of a-z 0-9 . _ -, not starting with a dot".to_owned());
         }
-        if let Some((id, host)) = self.hosts.iter().find(|(_, host)| host.name == hello.name) {
+        if let Some((id, host)) = self.hosts.iter().find(|(_, host)| host.name == hello.profile.name) {
             return if host.link.is_some() {
                 // The old connection may be about to close.
-                let reason = format!("a host named `{}` is connected already: choose another --id", hello.name);
+                let reason = format!("a host named `{}` is connected already: choose another --id", hello.profile.name);
                 Err(Rejection { reason, retry: true })
             } else {
                 Ok(*id)

@@ -20,6 +20,7 @@ pub use io::{Action, ApplyOutcome, Input, Recovered, Word};
 pub use state::{CLUSTER_STATE_VERSION, ClusterState, ClusterStateError, HostRecord, VmRecord};
 
 use crate::detector::DetectorConfig;
+use crate::fence::FenceOutcome;
 use crate::ids::{Epoch, Generation, HostId, LinkId, VmId};
 use crate::time::{Span, Time};
 use crate::timeline::Happening;
@@ -96,7 +97,7 @@ impl Controller {
             let mut host = Host::new(record.name, Health::Awaited, config.detector);
             host.draining = record.draining;
             controller.hosts.insert(HostId::new(index), host);
-            turn.actions.push(Action::WatchHost { host: HostId::new(index), connected: false });
+            turn.actions.push(Action::WatchHost { host: HostId::new(index), link: None });
         }
         for record in state.vms {
             let Some(found) = pool.iter().find(|found| found.vm == record.vm) else { continue };
@@ -115,6 +116,8 @@ impl Controller {
             Input::FromClient { link, message } => self.client_said(turn, link, message),
             Input::LinkClosed { link } => self.link_closed(turn, link),
             Input::HostDied { host } => self.host_died(turn, host),
+            Input::FenceTried { outcome: FenceOutcome::NoAgent, .. } => {}
+            Input::FenceTried { host, outcome } => self.tell(turn, Happening::FenceTried { host, outcome }),
             Input::Beat { host, count } => self.beat(turn, host, count),
             Input::Committed { vm, generation, epoch } => self.committed(turn, vm, generation, epoch),
             Input::WordDamaged { vm, generation } => self.word_damaged(turn, vm, generation),

@@ -34,6 +34,7 @@ impl Controller {
             spec: entry.spec.clone(),
             primary: Some(primary),
             base: Epoch::ZERO,
+            cpu: entry.cpu.clone(),
         };
         let read = |part| Grant { part, access: Access::ReadOnly };
         let grants = vec![
@@ -99,7 +100,7 @@ impl Controller {
             }
             (Phase::Running { host }, None) => Some(match self.place(vm, &[*host]) {
                 Some(_) => "a secondary is about to be chosen".to_owned(),
-                None => "no other host is fit to be secondary: start one".to_owned(),
+                None => self.unfit_because(vm, *host),
             }),
             _ => Some(format!("it is {}", entry.phase_word())),
         }

@@ -1,6 +1,7 @@
 //! What the controller keeps in the pool, to be found again by its next life.
 
 use crate::commit_meta::GuestEnd;
+use crate::cpu::CpuProfile;
 use crate::ids::{Generation, HostId, VmId};
 use crate::spec::VmSpec;
 use serde::{Deserialize, Serialize};
@@ -43,6 +44,10 @@ pub struct VmRecord {
     pub switchovers: u64,
     /// Where the VM was being moved to, as planned.
     pub moving_to: Option<HostId>,
+    /// The processor that the guest is shown; settled when it is given to its first host.
+    pub cpu: CpuProfile,
+    /// The format of the machine state in the pool: what the last primary wrote.
+    pub state_version: Option<u32>,
     /// Set when its life has ended.
     pub ended: Option<GuestEnd>,
 }

@@ -4,6 +4,7 @@ use super::io::{Action, ApplyOutcome, Recovered};
 use super::state::VmRecord;
 use super::vm::{Phase, Switchover, SwitchoverStep, Vm};
 use super::{Controller, Generation, HostId, Turn, VmId};
+use crate::cpu::CpuProfile;
 use crate::ids::Epoch;
 use crate::timeline::Happening;
 use crate::wire::{Access, Grant, LiveReport, Order, Part, TakeoverReason, TakeoverRefusal, ToClient, ToHost};
@@ -11,9 +12,12 @@ use crate::wire::{Access, Grant, LiveReport, Order, Part, TakeoverReason, Takeov
 impl Controller {
     /// Takes a VM up that an earlier life of the controller left.
     pub(super) fn recover_vm(&mut self, turn: &mut Turn<'_>, record: VmRecord, found: &Recovered) {
-        let VmRecord { vm, spec, generation, primary, takeovers, switchovers, moving_to, ended } = record;
+        let VmRecord { vm, spec, generation, primary, ended, .. } = record;
+        let (takeovers, switchovers, moving_to) = (record.takeovers, record.switchovers, record.moving_to);
         let mut entry = Vm::new(vm, spec, Phase::Unled);
         entry.generation = generation;
+        entry.cpu = record.cpu;
+        entry.state_version = record.state_version;
         entry.takeovers = takeovers;
         entry.switchovers = switchovers;
         // From the beginning: the primary is asked again as soon as the target's standby is there again.
@@ -119,6 +123,11 @@ impl Controller {
         entry.phase = Phase::Sealing { winner };
         entry.suspected = None;
         turn.actions.push(Action::Seal { vm, generation });
+        // A host that has yielded is not deposed; one that is known to be dead needs no agent.
+        let yielded = self.vms[&vm].switchover.is_some_and(|switchover| switchover.step == SwitchoverStep::Yielded);
+        if !yielded && self.hosts.get(&old).is_some_and(|host| host.link.is_some()) {
+            turn.actions.push(Action::Fence { host: old, name: self.host_name(old) });
+        }
         // An idle primary publishes nothing and would not notice the seal by itself.
         self.to_host(turn, old, ToHost::Release { vm, generation, deposed: true }, Vec::new());
     }
@@ -272,8 +281,16 @@ impl Controller {
     /// Opens the next generation for `host`. Persisted before the journal is made: a controller that dies here finds
     /// either the old generation sealed, or the new one named but without a journal, and knows what to do in both cases.
     fn give(&mut self, turn: &mut Turn<'_>, vm: VmId, host: HostId) {
+        let common = CpuProfile::common(self.profiles().map(|profile| &profile.cpu));
+        let writes = self.hosts.get(&host).and_then(|host| Some(host.profile.as_ref()?.states.writes));
         let Some(entry) = self.vms.get_mut(&vm) else { return };
         assert_eq!(entry.phase, Phase::Unled, "only an unled VM can be given away");
+        if entry.applied == Epoch::ZERO {
+            // Not booted yet: the guest can still be shown any processor. All hosts of now should be able to run it.
+            entry.cpu = common;
+        }
+        // What the new primary will write is in the pool from its first commit on; until then, what is there stays.
+        entry.state_version = writes;
         if entry.given {
             entry.generation = entry.generation.next();
             match entry.switchover {
@@ -312,7 +329,14 @@ impl Controller {
             }
             return;
         }
-        let order = Order { vm, generation, spec: entry.spec.clone(), primary: None, base: entry.applied };
+        let order = Order {
+            vm,
+            generation,
+            spec: entry.spec.clone(),
+            primary: None,
+            base: entry.applied,
+            cpu: entry.cpu.clone(),
+        };
         let read = |part| Grant { part, access: Access::ReadOnly };
         let grants = vec![
             read(Part::Image(vm)),

@@ -1,9 +1,10 @@
 use super::*;
+use crate::cpu::CpuProfile;
 use crate::ids::Incarnation;
 use crate::spec::{JournalShape, Mode, VmSpec};
 use crate::wire::{
-    FromClient, FromHost, HeldRole, HostHello, LiveReport, PROTOCOL_VERSION, Request, Role, TakeoverReason,
-    TakeoverRefusal,
+    FromClient, FromHost, HeldRole, HostHello, HostProfile, LiveReport, PROTOCOL_VERSION, Request, Role, StateFormats,
+    TakeoverReason, TakeoverRefusal,
 };
 
 const CONFIG: ControllerConfig = ControllerConfig {
@@ -32,6 +33,7 @@ struct Cluster {
     hold_applies: bool,
     held: Vec<(VmId, Generation, Epoch)>,
     pool_refuses: bool,
+    fenced: Vec<HostId>,
 }
 
 impl Cluster {
@@ -47,6 +49,7 @@ impl Cluster {
             hold_applies: false,
             held: Vec::new(),
             pool_refuses: false,
+            fenced: Vec::new(),
         }
     }
 
@@ -92,6 +95,7 @@ impl Cluster {
                         self.apply(vm, generation, epoch);
                     }
                 }
+                Action::Fence { host, .. } => self.fenced.push(host),
                 Action::Tell { happening, .. } => self.happened.push(happening),
                 _ => {}
             }
@@ -112,11 +116,19 @@ impl Cluster {
     }
 
     fn join_as(&mut self, host: u64, incarnation: u64, roles: &[HeldRole]) {
+        self.join_with(host, incarnation, roles, StateFormats { writes: 1, reads_from: 1 });
+    }
+
+    fn join_with(&mut self, host: u64, incarnation: u64, roles: &[HeldRole], states: StateFormats) {
         let hello = HostHello {
             protocol: PROTOCOL_VERSION,
-            name: format!("h{host}"),
-            incarnation: Incarnation::new(incarnation),
-            memory_bytes: 1 << 30,
+            profile: HostProfile {
+                name: format!("h{host}"),
+                incarnation: Incarnation::new(incarnation),
+                memory_bytes: 1 << 30,
+                cpu: CpuProfile::default(),
+                states,
+            },
             roles: roles.to_vec(),
         };
         self.input(Input::HostHello { link: LinkId::new(host), hello });
@@ -262,6 +274,7 @@ fn a_deposed_primary_is_told_even_when_it_is_only_silent() {
         cluster.input(Input::Beat { host: HostId::new(0), count: Some(1) });
     }
     cluster.ask(1, 1);
+    assert_eq!(cluster.fenced, [HostId::new(0)], "an agent may end it");
     let deposed = ToHost::Release { vm: VM, generation: Generation::FIRST, deposed: true };
     assert!(cluster.told.contains(&(LinkId::new(0), deposed)));
     assert_eq!(cluster.promotions(1), [(2, 0)]);
@@ -626,4 +639,23 @@ fn a_standbys_memory_is_reserved() {
     cluster.input(Input::FromClient { link: CLIENT, message });
     let status = cluster.core.status().vms[1].clone();
     assert_eq!(status.primary.as_deref(), Some("h2"), "h0 and h1 have a MiB less than it needs");
+}
+
+#[test]
+fn an_upgraded_host_takes_over_and_an_older_one_is_refused_with_the_reason() {
+    let mut cluster = Cluster::protected();
+    let newer = StateFormats { writes: 2, reads_from: 1 };
+    cluster.close(2);
+    cluster.join_with(2, 22, &[], newer);
+    cluster.commit(0, 1, 3);
+    switch(&mut cluster, Some("h2"));
+    cluster.ready(2, 1);
+    yielded(&mut cluster, 0, 1);
+    assert_eq!(cluster.promotions(2), [(2, 3)], "a newer host reads what an older one wrote");
+    cluster.live(2, 2);
+    let reason = cluster.status().unprotected.unwrap();
+    assert!(reason.contains("reads machine states of version 1 to 1, this one's is 2"), "{reason}");
+    cluster.close(1);
+    cluster.join_with(1, 11, &[], newer);
+    assert_eq!(cluster.status().secondary.as_deref(), Some("h1"));
 }

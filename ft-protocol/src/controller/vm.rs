@@ -2,6 +2,7 @@
 
 use crate::commit_meta::GuestEnd;
 use crate::controller::state::VmRecord;
+use crate::cpu::CpuProfile;
 use crate::ids::{Epoch, Generation, HostId, LinkId, VmId};
 use crate::spec::VmSpec;
 use crate::time::Time;
@@ -70,6 +71,8 @@ pub(super) struct Vm {
     pub(super) given: bool,
     pub(super) phase: Phase,
     pub(super) standby: Option<Standby>,
+    pub(super) cpu: CpuProfile,
+    pub(super) state_version: Option<u32>,
     pub(super) takeovers: u64,
     pub(super) switchovers: u64,
     pub(super) switchover: Option<Switchover>,
@@ -106,6 +109,8 @@ impl Vm {
             given: false,
             phase,
             standby: None,
+            cpu: CpuProfile::default(),
+            state_version: None,
             takeovers: 0,
             switchovers: 0,
             switchover: None,
@@ -160,6 +165,8 @@ impl Vm {
             primary: self.primary(),
             takeovers: self.takeovers,
             switchovers: self.switchovers,
+            cpu: self.cpu.clone(),
+            state_version: self.state_version,
             moving_to: self.switchover.as_ref().map(|switchover| switchover.to),
             ended: match &self.phase {
                 Phase::Ended { end } => Some(end.clone()),

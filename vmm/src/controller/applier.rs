@@ -5,6 +5,7 @@ use crate::machine::MachineState;
 use crate::wake::WakingSender;
 use ft_protocol::commit_meta::CommitMeta;
 use ft_protocol::controller::ApplyOutcome;
+use ft_protocol::fence::FenceOutcome;
 use ft_protocol::{Epoch, Generation, HostId, VmId};
 use shared_mem::{
     ApplyParts, ApplyStep, ApplyTargets, ConsolePosition, ConsoleRing, ControlBlock, Extent, JournalReader, Mapping,
@@ -42,6 +43,8 @@ pub(super) struct Job {
 pub(super) enum Event {
     /// What became of a record.
     Applied { vm: VmId, generation: Generation, outcome: ApplyOutcome },
+    /// What a fence agent did.
+    FenceTried { host: HostId, outcome: FenceOutcome },
     /// A host's process is dead.
     Died(HostId),
 }

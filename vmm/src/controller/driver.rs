@@ -7,6 +7,7 @@ use super::{ControllerError, ControllerOptions};
 use crate::clock;
 use crate::events::{Events, Watched};
 use crate::failpoint;
+use crate::fence::{self, FenceAgent, ProcessHandle};
 use crate::life::{self, Watch};
 use crate::transport::{Listener, ReceiveError, tagged};
 use crate::wake::WakingSender;
@@ -17,6 +18,7 @@ use ft_protocol::{HostId, LinkId, Span, VmId};
 use serde::Serialize;
 use shared_mem::{Extent, HeartbeatReader, HostSlot, Mapping, Pool, ReadOnly};
 use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
 use std::time::Duration;
 
 /// How long a host that was silent must beat before it is given a new role: some heartbeat bounds.
@@ -40,6 +42,8 @@ pub(super) struct Driver {
     partitions: BTreeMap<VmId, Partition>,
     heartbeats: BTreeMap<HostId, HeartbeatReader<Mapping<ReadOnly>>>,
     deaths: Watch<HostId>,
+    /// The hosts' processes, for fencing.
+    processes: BTreeMap<HostId, Arc<ProcessHandle>>,
     wake: WakingSender<Event>,
     inputs: VecDeque<Input>,
     over: bool,
@@ -76,6 +80,7 @@ impl Driver {
             partitions: BTreeMap::new(),
             heartbeats: BTreeMap::new(),
             deaths,
+            processes: BTreeMap::new(),
             wake,
             inputs: VecDeque::new(),
             over: false,
@@ -245,20 +250,50 @@ impl Driver {
                 let sealed_at = partition.sealed_at(generation);
                 partition.apply(Job { generation, journal, epoch, sealed_at, console_floor });
             }
-            Action::WatchHost { host, connected } => self.watch_host(host, connected)?,
+            Action::WatchHost { host, link } => self.watch_host(host, link)?,
+            Action::Fence { host, name } => self.fence(host, name),
             Action::Tell { happening, .. } => tracing::info!(?happening),
             Action::Exit => self.end(),
         }
         Ok(())
     }
 
-    fn watch_host(&mut self, host: HostId, connected: bool) -> Result<(), ControllerError> {
+    /// Holds the host's process, as the kernel knows it, for the fence agent.
+    fn know_process(&mut self, host: HostId, link: LinkId) {
+        self.processes.remove(&host);
+        let peer = self.links.get(&link).and_then(|link| link.connection.peer().ok());
+        match peer.map(|peer| ProcessHandle::open(peer.pid())) {
+            Some(Ok(process)) => _ = self.processes.insert(host, Arc::new(process)),
+            Some(Err(error)) => tracing::info!("no handle of the process of {host}: {error}"),
+            None => {}
+        }
+    }
+
+    /// Lets the agent work on a thread of its own. Nobody waits for it.
+    fn fence(&self, host: HostId, name: String) {
+        if self.options.fence.agent == FenceAgent::None {
+            return;
+        }
+        let config = self.options.fence.clone();
+        let process = self.processes.get(&host).cloned();
+        let wake = self.wake.clone();
+        let started = std::thread::Builder::new().name(format!("fence-{name}")).spawn(move || {
+            let outcome = fence::fence(&config, &name, process.as_deref());
+            wake.send(Event::FenceTried { host, outcome });
+        });
+        if let Err(error) = started {
+            tracing::warn!("no thread for the fence agent: {error}");
+        }
+    }
+
+    fn watch_host(&mut self, host: HostId, link: Option<LinkId>) -> Result<(), ControllerError> {
         let failed = |error: &dyn std::error::Error| ControllerError::PoolFailed { what: crate::chain(error) };
         let slot = HostSlot::new(host.get());
         let page = self.pool.heartbeat(slot, shared_mem::Access::ReadOnly).map_err(|error| failed(&error))?;
         let mapping = Mapping::read_only(&page).map_err(|error| failed(&error))?;
         self.heartbeats.insert(host, HeartbeatReader::new(mapping));
-        if connected {
+        if let Some(link) = link {
+            self.know_process(host, link);
             let writable = self.pool.heartbeat(slot, shared_mem::Access::ReadWrite).map_err(|error| failed(&error))?;
             life::forget_death(&writable).map_err(ControllerError::kernel("map a heartbeat page"))?;
         }

@@ -12,6 +12,7 @@ mod partition;
 use crate::clock;
 use crate::events::{Events, Watched};
 use crate::failpoint::{self, FailpointError};
+use crate::fence::FenceConfig;
 use crate::transport::{ConnectError, Listener};
 use crate::wake;
 use applier::Event;
@@ -36,6 +37,8 @@ pub struct ControllerOptions {
     pub private: bool,
     /// Do not remove the pool at the end.
     pub keep: bool,
+    /// What ends deposed hosts, beside the seal.
+    pub fence: FenceConfig,
     /// End when standard input reaches its end: the parent is gone.
     pub lifeline: bool,
 }
@@ -115,6 +118,7 @@ pub fn serve(options: &ControllerOptions) -> Result<(), ControllerError> {
                     for event in woken.drain() {
                         driver.input(match event {
                             Event::Applied { vm, generation, outcome } => Input::Applied { vm, generation, outcome },
+                            Event::FenceTried { host, outcome } => Input::FenceTried { host, outcome },
                             Event::Died(host) => Input::HostDied { host },
                         })?;
                     }

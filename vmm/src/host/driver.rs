@@ -6,10 +6,11 @@ use super::vm_thread::{VmEvent, VmThread};
 use super::{HostEnd, HostError, HostOptions, RECONNECT_INTERVAL, REJECTED_BOUND, link_number};
 use crate::clock;
 use crate::events::{Events, Watched};
+use crate::machine::{MachineError, STATE_VERSION, STATE_VERSION_OLDEST, cpu_profile};
 use crate::transport::{Connection, Outgoing, ReceiveError, SendError};
 use crate::wake::WakingSender;
 use ft_protocol::host::{Action, ExitReason, Host, Input};
-use ft_protocol::wire::{ExtentTag, FromHost, Hello, Order, ToHost};
+use ft_protocol::wire::{ExtentTag, FromHost, Hello, HostProfile, Order, StateFormats, ToHost};
 use ft_protocol::{Incarnation, LinkId, Span, Time, VmId};
 use kvm_ioctls::Kvm;
 use shared_mem::Extent;
@@ -42,14 +43,24 @@ pub(super) struct Driver {
 }
 
 impl Driver {
-    pub(super) fn new(options: &HostOptions, kvm: Kvm, sender: WakingSender<(VmId, VmEvent)>) -> Self {
+    pub(super) fn new(
+        options: &HostOptions,
+        kvm: Kvm,
+        sender: WakingSender<(VmId, VmEvent)>,
+    ) -> Result<Self, MachineError> {
         // Unique among the lives of this host: process ids are reused, but not at the same nanosecond.
         let incarnation = Incarnation::new(clock::monotonic().ns() << 16 | u64::from(std::process::id() & 0xffff));
-        let memory_bytes = options.memory_bytes.unwrap_or_else(machine_memory_bytes);
-        Self {
+        let profile = HostProfile {
+            name: options.name.clone(),
+            incarnation,
+            memory_bytes: options.memory_bytes.unwrap_or_else(machine_memory_bytes),
+            cpu: cpu_profile(&kvm)?,
+            states: StateFormats { writes: STATE_VERSION, reads_from: STATE_VERSION_OLDEST },
+        };
+        Ok(Self {
             options: options.clone(),
             kvm: Arc::new(kvm),
-            core: Host::new(options.name.clone(), incarnation, memory_bytes),
+            core: Host::new(profile),
             incarnation,
             link: Arc::new(Mutex::new(None)),
             link_id: link_number(0),
@@ -63,7 +74,7 @@ impl Driver {
             sender,
             exit: None,
             waiting: VecDeque::new(),
-        }
+        })
     }
 
     pub(super) fn tick_interval(&self) -> Span {

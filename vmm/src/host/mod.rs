@@ -59,6 +59,9 @@ pub enum HostError {
     /// KVM cannot be used.
     #[error(transparent)]
     Kvm(#[from] crate::machine::OpenKvmError),
+    /// KVM does not say what it offers.
+    #[error(transparent)]
+    Machine(#[from] crate::machine::MachineError),
     /// The controller will not have this host.
     #[error("the controller refused this host: {reason}")]
     Rejected {
@@ -103,7 +106,7 @@ pub fn serve(options: &HostOptions) -> Result<HostEnd, HostError> {
     let events = Events::new(options.lifeline).map_err(HostError::kernel("watch for events"))?;
     let (sender, woken) = wake::channel().map_err(HostError::kernel("make an eventfd"))?;
     events.watch(woken.event(), Watched::Wake).map_err(HostError::kernel("watch the machines"))?;
-    let mut driver = Driver::new(options, kvm, sender);
+    let mut driver = Driver::new(options, kvm, sender)?;
     driver.link_up(connection, &events)?;
     let mut next_tick = clock::monotonic();
     loop {

@@ -89,8 +89,9 @@ impl VmThread {
         };
         let kvm = Arc::clone(kvm);
         let mut generation = order.generation;
+        let order = order.clone();
         let thread = std::thread::Builder::new().name(format!("{}", order.vm)).spawn(move || {
-            if let Err(error) = live(&kvm, parts, &around, &mut generation) {
+            if let Err(error) = live(&kvm, &order, parts, &around, &mut generation) {
                 around.say(VmEvent::Failed { generation, reason: crate::chain(&*error) });
             }
         })?;
@@ -134,9 +135,17 @@ impl Drop for VmThread {
 }
 
 /// The thread's life.
-fn live(kvm: &Kvm, parts: StandbyParts, around: &Surroundings, generation: &mut Generation) -> Result<(), Failure> {
+fn live(
+    kvm: &Kvm,
+    order: &Order,
+    parts: StandbyParts,
+    around: &Surroundings,
+    generation: &mut Generation,
+) -> Result<(), Failure> {
     let memory = WorkingMemory::over_image(&parts.image)?;
-    let machine = Machine::prepare(kvm, memory.guest_memory().clone(), MachineConfig::live())?;
+    // The placement compares what hosts have said; a controller that knows nothing shows what is here.
+    let cpu = (!order.cpu.leaves.is_empty()).then(|| order.cpu.clone());
+    let machine = Machine::prepare(kvm, memory.guest_memory().clone(), MachineConfig { cpu, ..MachineConfig::live() })?;
     failpoint::pass("host.standby.made");
     around.say(VmEvent::StandbyMade { generation: *generation });
     loop {

@@ -1,6 +1,8 @@
 //! What the guest's processor looks like: what KVM supports, less what would make a guest's history depend on which
 //! host, or which of its processors, it runs on.
 
+use super::error::MachineError;
+use ft_protocol::cpu::{CpuLeaf, CpuProfile};
 use kvm_bindings::{CpuId, kvm_cpuid_entry2};
 use zerocopy::IntoBytes;
 
@@ -59,6 +61,36 @@ impl CpuFeatures {
             fsgsbase: find(LEAF_STRUCTURED_FEATURES, 0).is_some_and(|entry| entry.ebx & STRUCTURED_EBX_FSGSBASE != 0),
         }
     }
+}
+
+/// The table as hosts compare it.
+pub(super) fn profile(cpuid: &CpuId) -> CpuProfile {
+    let leaf = |entry: &kvm_cpuid_entry2| CpuLeaf {
+        function: entry.function,
+        index: entry.index,
+        flags: entry.flags,
+        registers: [entry.eax, entry.ebx, entry.ecx, entry.edx],
+    };
+    CpuProfile { leaves: cpuid.as_slice().iter().map(leaf).collect() }
+}
+
+/// The table as KVM takes it.
+pub(super) fn table(profile: &CpuProfile) -> Result<CpuId, MachineError> {
+    let entry = |leaf: &CpuLeaf| {
+        let [eax, ebx, ecx, edx] = leaf.registers;
+        kvm_cpuid_entry2 {
+            function: leaf.function,
+            index: leaf.index,
+            flags: leaf.flags,
+            eax,
+            ebx,
+            ecx,
+            edx,
+            ..kvm_cpuid_entry2::default()
+        }
+    };
+    let entries: Vec<_> = profile.leaves.iter().map(entry).collect();
+    CpuId::from_entries(&entries).map_err(|_| MachineError::CpuTooLarge { entries: entries.len() })
 }
 
 /// Tells processors apart: a machine's state only goes on where this is equal.

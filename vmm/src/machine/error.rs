@@ -121,6 +121,12 @@ pub enum MachineError {
         /// KVM's name for it.
         name: &'static str,
     },
+    /// More CPUID entries than KVM takes.
+    #[error("a processor of {entries} CPUID entries is too large for KVM")]
+    CpuTooLarge {
+        /// How many there are.
+        entries: usize,
+    },
     /// Extended processor states larger than any that machines are given.
     #[error("KVM saves {bytes} bytes of extended processor state, {supported} are supported")]
     XsaveTooLarge {

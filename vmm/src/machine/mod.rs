@@ -39,9 +39,9 @@ pub use inputs::{Availability, CONSOLE_INPUT_MAX, ExitNumber, InputError, InputK
 pub use kick::Kicker;
 pub use layout::{GuestMemory, MemoryError, PageIndex};
 pub use open::{KVM_DEVICE, OpenKvmError, kvm_device, open_kvm};
-pub use prepare::{Machine, MachineConfig};
+pub use prepare::{Machine, MachineConfig, cpu_profile};
 pub use run::{ConsoleOutput, Stop};
-pub use state::{MachineState, StateError};
+pub use state::{MachineState, STATE_VERSION, STATE_VERSION_OLDEST, StateError};
 pub use time::GuestTime;
 
 /// For sizes and offsets in memory that is mapped, or that was checked against what is.

@@ -13,7 +13,8 @@ use super::kick::{Kicker, without_signals};
 use super::layout::{GuestMemory, RamRegion, checked_ram_bytes, ram_regions};
 use super::run::Progress;
 use super::vcpu::Vcpu;
-use kvm_bindings::{KVM_MAX_CPUID_ENTRIES, KVM_MEM_LOG_DIRTY_PAGES, Msrs, kvm_userspace_memory_region};
+use ft_protocol::cpu::CpuProfile;
+use kvm_bindings::{CpuId, KVM_MAX_CPUID_ENTRIES, KVM_MEM_LOG_DIRTY_PAGES, Msrs, kvm_userspace_memory_region};
 use kvm_ioctls::{Cap, Kvm, VmFd};
 use std::ops::Range;
 use vm_memory::{GuestMemoryBackend, GuestMemoryRegion, MemoryRegionAddress};
@@ -27,13 +28,15 @@ pub struct MachineConfig {
     pub inputs: Box<dyn InputSource>,
     /// Devices in the MMIO window, with their guest physical ranges.
     pub mmio_devices: Vec<(Range<u64>, Box<dyn Device>)>,
+    /// The processor that the guest is shown; `None`: this host's.
+    pub cpu: Option<CpuProfile>,
 }
 
 impl MachineConfig {
     /// Inputs from this host, and no devices but those that every machine has.
     #[must_use]
     pub fn live() -> Self {
-        Self { inputs: Box::new(LiveInputs::default()), mmio_devices: Vec::new() }
+        Self { inputs: Box::new(LiveInputs::default()), mmio_devices: Vec::new(), cpu: None }
     }
 }
 
@@ -75,8 +78,10 @@ impl Machine {
         add_memory_slots(&vm, &memory)?;
 
         let fd = vm.create_vcpu(0).map_err(KvmCall::CreateVcpu.failed())?;
-        let mut cpuid = kvm.get_supported_cpuid(KVM_MAX_CPUID_ENTRIES).map_err(KvmCall::GetSupportedCpuid.failed())?;
-        cpuid::level(&mut cpuid);
+        let cpuid = match &config.cpu {
+            Some(shown) => cpuid::table(shown)?,
+            None => offered_cpuid(kvm)?,
+        };
         fd.set_cpuid2(&cpuid).map_err(KvmCall::SetCpuid.failed())?;
         let msrs = savable_msrs(kvm, &fd)?;
 
@@ -125,6 +130,20 @@ impl Machine {
     pub fn ram_bytes(&self) -> u64 {
         self.ram.iter().map(|ram| ram.length).sum()
     }
+}
+
+/// What this host's processor offers to guests that may move to another host.
+///
+/// # Errors
+/// KVM does not say.
+pub fn cpu_profile(kvm: &Kvm) -> Result<CpuProfile, MachineError> {
+    Ok(cpuid::profile(&offered_cpuid(kvm)?))
+}
+
+fn offered_cpuid(kvm: &Kvm) -> Result<CpuId, MachineError> {
+    let mut cpuid = kvm.get_supported_cpuid(KVM_MAX_CPUID_ENTRIES).map_err(KvmCall::GetSupportedCpuid.failed())?;
+    cpuid::level(&mut cpuid);
+    Ok(cpuid)
 }
 
 fn check_capabilities(kvm: &Kvm) -> Result<(), MachineError> {

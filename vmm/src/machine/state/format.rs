@@ -14,7 +14,11 @@ use super::MachineState;
 use super::saved::SavedMachine;
 
 const MAGIC: [u8; 8] = *b"FTVMSTAT";
-const VERSION: u32 = 1;
+/// The version that is written.
+pub const STATE_VERSION: u32 = 1;
+/// The oldest version that can be restored.
+pub const STATE_VERSION_OLDEST: u32 = 1;
+const VERSION: u32 = STATE_VERSION;
 const HEADER_LENGTH: usize = 24;
 const HEADER_CRC_OFFSET: usize = 20;
 /// A state is a few KiB, and 64 KiB more when console input waits; devices add queues.

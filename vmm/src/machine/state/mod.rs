@@ -5,7 +5,7 @@ mod saved;
 #[cfg(test)]
 mod tests;
 
-pub use format::StateError;
+pub use format::{STATE_VERSION, STATE_VERSION_OLDEST, StateError};
 
 use super::cpu_state::CpuState;
 use super::device::{DeviceId, DeviceStateError};
