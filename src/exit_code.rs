@@ -7,7 +7,7 @@
 /// | 0 | all is well (`run`: the guest exited with 0) |
 /// | 2 | the command line makes no sense |
 /// | 65 | the guest file is no flat guest, or does not fit its memory |
-/// | 66 | a file is missing or cannot be read |
+/// | 66 | a file, VM or host is missing or cannot be read |
 /// | 69 | KVM is missing or unusable |
 /// | 70 | an internal error of ftvm |
 /// | 73 | no pool: no space, or memory of a size that no guest can have |

@@ -115,7 +115,8 @@ impl From<ClientError> for Failure {
         use ft_protocol::wire::RequestError;
         let code = match &error {
             ClientError::Connect(error) => connect_code(error),
-            ClientError::Refused(RequestError::PoolRefused(_)) => ExitCode::NoPool,
+            ClientError::Refused(RequestError::PoolRefused(_) | RequestError::NoCapacity(_)) => ExitCode::NoPool,
+            ClientError::Refused(RequestError::UnknownVm(_) | RequestError::UnknownHost(_)) => ExitCode::FileMissing,
             ClientError::Refused(_) => ExitCode::Usage,
             ClientError::Rejected { .. }
             | ClientError::NoAnswer(_)
@@ -172,6 +173,7 @@ impl From<HostError> for Failure {
             HostError::Kvm(error) => kvm_code(error),
             HostError::Rejected { .. } => ExitCode::Unreachable,
             HostError::Failpoint(_) => ExitCode::Usage,
+            HostError::Machine(_) => ExitCode::KvmMissing,
             HostError::Kernel { .. } => ExitCode::Internal,
         };
         Self::new(code, &error)

@@ -4,6 +4,7 @@ use crate::exit_code::ExitCode;
 use crate::failure::Failure;
 use crate::lineage::Parent;
 use crate::{CommandResult, ExitStatus};
+use scenarios::units::ByteCount;
 use std::path::PathBuf;
 use vmm::host::{HostEnd, HostOptions, serve};
 
@@ -15,6 +16,9 @@ pub(crate) struct Args {
     /// The controller's socket
     #[arg(long, value_name = "SOCKET")]
     pool: PathBuf,
+    /// Memory that guests may take here; without it all that the machine has
+    #[arg(long, value_name = "SIZE")]
+    memory: Option<ByteCount>,
     /// The process whose private cluster this is: dies with it
     #[arg(long, value_name = "PID", hide = true)]
     private_to: Option<i32>,
@@ -27,7 +31,7 @@ pub(crate) fn run(args: Args) -> CommandResult {
         return Err(Failure::line(ExitCode::Terminated, "the process that started this host is gone"));
     }
     let name = args.id;
-    match serve(&HostOptions { name: name.clone(), socket: args.pool, memory_bytes: None, lifeline: false })? {
+    match serve(&HostOptions { name: name.clone(), socket: args.pool, memory_bytes: args.memory.map(ByteCount::get), lifeline: false })? {
         HostEnd::Shutdown => Ok(ExitStatus::Own(ExitCode::Ok)),
         HostEnd::Fenced { vm, generation } => Err(Failure::line(
             ExitCode::Fenced,

@@ -8,6 +8,7 @@ use scenarios::cluster::OwnedDirectory;
 use std::path::PathBuf;
 use std::time::Duration;
 use vmm::controller::{ControllerOptions, serve};
+use vmm::fence::{FenceAgent, FenceConfig};
 
 /// Silence after which a host is suspected. Nothing but a hang is found by it: a dead host's socket closes at once.
 const HEARTBEAT_MS: u64 = 100;
@@ -23,8 +24,18 @@ pub(crate) struct Args {
     #[arg(long, value_name = "DIR")]
     dir: PathBuf,
     /// Silence after which a host is suspected, in milliseconds
-    #[arg(long, value_name = "N", default_value_t = HEARTBEAT_MS, value_parser = clap::value_parser!(u64).range(1..=600_000))]
+    #[arg(long, value_name = "N", default_value_t = HEARTBEAT_MS, value_parser = clap::value_parser!(u64).range(10..=600_000))]
     heartbeat_ms: u64,
+    /// What ends deposed hosts, beside the seal: `none`, `kill` (processes of this machine), or the path of an agent that
+    /// speaks the Pacemaker fence-agents protocol
+    #[arg(long, value_name = "AGENT", default_value = "none")]
+    fence_agent: FenceAgent,
+    /// A KEY=VALUE line for the fence agent; may be repeated
+    #[arg(long, value_name = "KEY=VALUE")]
+    fence_parameter: Vec<String>,
+    /// Time for the fence agent to act and verify, in milliseconds
+    #[arg(long, value_name = "N", default_value_t = 20_000)]
+    fence_timeout_ms: u64,
     /// Keep the pool of a private cluster at its end
     #[arg(long)]
     keep: bool,
@@ -48,6 +59,11 @@ pub(crate) fn run(args: Args) -> CommandResult {
         heartbeat_interval: (heartbeat_bound / BEATS_PER_BOUND).max(Duration::from_millis(1)),
         private: parent.is_some(),
         keep: args.keep,
+        fence: FenceConfig {
+            agent: args.fence_agent,
+            parameters: args.fence_parameter,
+            bound: Duration::from_millis(args.fence_timeout_ms),
+        },
         lifeline: parent.is_some(),
     });
     // A parent that lives still wants to read what is there, and cleans up by itself.

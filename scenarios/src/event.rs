@@ -106,6 +106,8 @@ pub enum HappeningKind {
     SwitchoverCancelled,
     /// [`Happening::Fenced`]
     Fenced,
+    /// [`Happening::FenceTried`]
+    FenceTried,
     /// [`Happening::GaveUp`]
     GaveUp,
     /// [`Happening::RecordRefused`]
@@ -136,6 +138,7 @@ impl From<&Happening> for HappeningKind {
             Happening::Yielded { .. } => Self::Yielded,
             Happening::SwitchoverCancelled { .. } => Self::SwitchoverCancelled,
             Happening::Fenced { .. } => Self::Fenced,
+            Happening::FenceTried { .. } => Self::FenceTried,
             Happening::GaveUp { .. } => Self::GaveUp,
             Happening::RecordRefused { .. } => Self::RecordRefused,
             Happening::Stranded { .. } => Self::Stranded,

@@ -210,8 +210,8 @@ impl World {
             Action::Apply { vm, generation, epoch, console_floor } => {
                 self.begin_apply(vm, generation, epoch, console_floor);
             }
-            Action::WatchHost { host, connected } => self.watch_host(host, connected),
-            Action::ReserveGeneration { .. } | Action::Tell { .. } | Action::Exit => {}
+            Action::WatchHost { host, link } => self.watch_host(host, link.is_some()),
+            Action::Fence { .. } | Action::ReserveGeneration { .. } | Action::Tell { .. } | Action::Exit => {}
         }
     }
 
@@ -252,6 +252,9 @@ impl World {
         self.send(index_of(link), false, Message::ToHost(message, descriptors));
         if let Some(point) = point {
             self.reached(point);
+        }
+        if point == Some(Point::PromotionSent) {
+            self.persist_late();
         }
     }
 

@@ -13,7 +13,8 @@ use super::world::World;
 use ft_protocol::Span;
 use ft_protocol::host::{Action, Host, Input};
 use ft_protocol::ids::{HostId, Incarnation, VmId};
-use ft_protocol::wire::{FromHost, Order, Part};
+use ft_protocol::cpu::CpuProfile;
+use ft_protocol::wire::{FromHost, HostProfile, Order, Part, StateFormats};
 use shared_mem::heartbeat::HeartbeatWriter;
 use shared_mem::lossy::LossyMemory;
 use std::collections::VecDeque;
@@ -98,7 +99,13 @@ impl HostProcess {
 }
 
 fn new_core(index: u16, actor: &Actor) -> Host {
-    Host::new(format!("h{index}"), Incarnation::new(u64::from(actor.life)), u64::MAX)
+    Host::new(HostProfile {
+        name: format!("h{index}"),
+        incarnation: Incarnation::new(u64::from(actor.life)),
+        memory_bytes: u64::MAX,
+        cpu: CpuProfile::default(),
+        states: StateFormats { writes: 1, reads_from: 1 },
+    })
 }
 
 impl World {
