@@ -3,7 +3,6 @@
 
 pub mod cluster;
 pub mod compare;
-
 pub mod demo;
 pub mod event;
 pub mod foreground;
@@ -11,8 +10,8 @@ pub mod golden;
 pub mod guest;
 pub mod language;
 pub mod protected;
-pub mod sim;
 pub mod runner;
+pub mod sim;
 pub mod status_line;
 pub mod summary;
 pub mod timeline;

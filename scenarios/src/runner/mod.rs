@@ -18,6 +18,7 @@ use crate::summary::{Summary, ms};
 use ft_protocol::{Span, Time};
 use nix::poll::PollFlags;
 use serde::Serialize;
+use std::collections::BTreeSet;
 use std::io;
 use std::os::fd::BorrowedFd;
 use std::path::PathBuf;
@@ -136,7 +137,8 @@ pub fn run_scenario(
     };
     let respawn = if scenario.cluster.respawn { Respawn::All } else { Respawn::Fenced };
     let run = ProtectedRun::start(cluster, &image, &vm, respawn, Some(&directory.file("events.jsonl")))?;
-    let mut performance = Performance { scenario, run, schedule: Schedule::new(scenario, seed), hit: Vec::new() };
+    let schedule = Schedule::new(scenario, seed);
+    let mut performance = Performance { scenario, run, schedule, hit: Vec::new(), killed: BTreeSet::new() };
     let performed = performance.perform(interrupt);
     let Performance { mut run, schedule, .. } = performance;
     directory.write("console", schedule.console())?;
@@ -195,6 +197,8 @@ struct Performance<'a> {
     schedule: Schedule,
     /// For each step, the hosts that it hit last.
     hit: Vec<Vec<HostName>>,
+    /// Hosts that steps have killed and not started again.
+    killed: BTreeSet<HostName>,
 }
 
 impl Performance<'_> {
@@ -279,6 +283,11 @@ impl Performance<'_> {
                 Target::HitBy(step) => hosts.extend(self.hit[*step].iter().cloned()),
             }
         }
+        // Its death may be known to the cluster before the kernel has finished with it.
+        let dying = |host: &HostName| self.killed.contains(host) && self.run.cluster().host_pid(host).is_some();
+        if step.action == Action::Start && hosts.iter().any(dying) {
+            return Ok(None);
+        }
         Ok(Some(hosts))
     }
 
@@ -286,10 +295,16 @@ impl Performance<'_> {
         self.run.note(Event { at: monotonic(), what: What::StepFired { step: step.name.clone() } })?;
         for host in hosts {
             let done = match (step.action, step.action.signal()) {
-                (Action::Start, _) => self.run.start_host(host),
+                (Action::Start, _) => {
+                    self.killed.remove(host);
+                    self.run.start_host(host)
+                }
                 (_, Some(signal)) => self.run.signal(host, signal),
                 (_, None) => Ok(()),
             };
+            if step.action == Action::Kill {
+                self.killed.insert(host.clone());
+            }
             done.map_err(|source| RunnerError::Step {
                 path: self.scenario.path.clone(),
                 line: step.line,

@@ -1,0 +1,73 @@
+//! `ftvm pool`, `ftvm host` and `ftvm status` without `ftvm run`.
+
+use crate::support::{Place, Running, await_true, kvm};
+use nix::sys::signal::Signal;
+
+fn start_pool(place: &Place, socket: &str) -> Running {
+    let dir = place.pool().join("pool");
+    let pool = place.start(&["pool", "--socket", socket, "--dir", dir.to_str().unwrap()]);
+    await_true("the controller", || place.run(&["status", "--pool", socket]).code == Some(0));
+    pool
+}
+
+#[test]
+fn a_cluster_is_started_looked_at_and_ended() {
+    let Some(_machine) = kvm() else { return };
+    let place = Place::new();
+    let pool = start_pool(&place, "sock");
+    let status = place.run(&["status", "--pool", "sock"]).ok();
+    assert_eq!(status.stdout, b"no hosts, no VMs\n");
+
+    let hosts = ["one", "two"].map(|id| place.start(&["host", "--id", id, "--pool", "sock"]));
+    await_true("both hosts", || {
+        let status = place.run(&["status", "--pool", "sock"]).ok();
+        let text = String::from_utf8(status.stdout).expect("text");
+        text.contains("host one  up") && text.contains("host two  up")
+    });
+    let json = place.run(&["status", "--pool", "sock", "--json"]).ok();
+    let json: serde_json::Value = serde_json::from_slice(&json.stdout).expect("JSON");
+    assert_eq!(json["hosts"].as_array().map(Vec::len), Some(2));
+
+    let twin = place.run(&["host", "--id", "one", "--pool", "sock"]);
+    assert!(twin.one_line(75).contains("choose another --id"), "{twin:?}");
+    let nameless = place.run(&["host", "--id", "Not A Name", "--pool", "sock"]);
+    assert!(nameless.one_line(75).contains("bad host name"), "{nameless:?}");
+
+    for host in hosts {
+        host.signal(Signal::SIGTERM);
+        assert_eq!(host.end().code, Some(0));
+    }
+    pool.signal(Signal::SIGTERM);
+    assert_eq!(pool.end().code, Some(0));
+    assert!(!place.file("sock").exists(), "the socket is gone");
+    assert!(place.pool().join("pool").join("superblock").exists(), "the pool stays");
+}
+
+#[test]
+fn a_second_controller_is_refused() {
+    let Some(_machine) = kvm() else { return };
+    let place = Place::new();
+    let pool = start_pool(&place, "sock");
+    let dir = place.pool().join("pool");
+    let other = place.pool().join("other");
+    let same_socket = place.run(&["pool", "--socket", "sock", "--dir", other.to_str().unwrap()]);
+    assert!(same_socket.one_line(75).contains("socket sock is in use"), "{same_socket:?}");
+    let same_pool = place.run(&["pool", "--socket", "sock2", "--dir", dir.to_str().unwrap()]);
+    assert!(same_pool.one_line(75).contains("is in use by another controller"), "{same_pool:?}");
+    // The first one is none the worse for it.
+    place.run(&["status", "--pool", "sock"]).ok();
+    pool.signal(Signal::SIGTERM);
+    assert_eq!(pool.end().code, Some(0));
+}
+
+#[test]
+fn what_is_no_pool_is_refused() {
+    let place = Place::new();
+    std::fs::write(place.pool().join("letter"), "dear reader").unwrap();
+    let ended = place.run(&["pool", "--socket", "sock", "--dir", place.pool().to_str().unwrap()]);
+    assert!(ended.one_line(73).contains("is not empty"), "{ended:?}");
+    let file = place.write("socket-taken", "not a socket");
+    let ended = place.run(&["pool", "--socket", file.to_str().unwrap(), "--dir", "pool"]);
+    ended.one_line(75);
+    assert_eq!(std::fs::read_to_string(file).unwrap(), "not a socket", "a file of the user's is not replaced");
+}

@@ -1,0 +1,108 @@
+//! Scenario files: the library holds, and what is wrong with a file or a run is said.
+
+use crate::support::{Place, kvm};
+use std::path::{Path, PathBuf};
+
+fn library() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("scenarios/library")
+}
+
+#[test]
+fn the_library_holds() {
+    let Some(_machine) = kvm() else { return };
+    let place = Place::new();
+    let ended = place.run(&["scenario", "run", library().to_str().unwrap()]);
+    let text = String::from_utf8_lossy(&ended.stdout);
+    assert_eq!(ended.code, Some(0), "{text}{}", ended.stderr);
+    assert!(text.lines().last().is_some_and(|line| line.ends_with("0 fail")), "{text}");
+    assert!(!place.file("scenario-runs").exists(), "what went well is removed");
+    assert_eq!(place.leftovers(), Vec::<PathBuf>::new());
+}
+
+#[test]
+fn every_scenario_of_the_library_says_what_it_proves() {
+    let place = Place::new();
+    place.run(&["scenario", "check", library().to_str().unwrap()]).ok();
+    for entry in std::fs::read_dir(library()).expect("the library is there").flatten() {
+        let text = std::fs::read_to_string(entry.path()).expect("a file");
+        assert!(text.starts_with("# Proves"), "{}", entry.path().display());
+    }
+}
+
+#[test]
+fn files_that_are_no_scenarios_are_refused_with_their_line() {
+    let place = Place::new();
+    for (text, expected) in [
+        ("[vm]\nguest = \"builtin:idle\"\nmemroy = \"16MiB\"\n[expect]\n", "bad.toml:3:1: unknown field `memroy`"),
+        ("[vm]\nguest = \"builtin:idle\"\nmemroy = \"16MiB\"\n[expect]\n", "did you mean `memory`?"),
+        ("[vm]\nguest = \"builtin:idle\"\n[expect]\ntakeovres = 1\n", "bad.toml:4:1: unknown field `takeovres`"),
+        ("[vm\n", "bad.toml:1:"),
+    ] {
+        let file = place.write("bad.toml", text);
+        for command in ["check", "run"] {
+            let ended = place.run(&["scenario", command, file.to_str().unwrap()]);
+            let line = ended.one_line(78);
+            assert!(line.contains(expected), "{line}");
+        }
+    }
+    let ended = place.run(&["scenario", "run", "missing.toml"]);
+    assert!(ended.one_line(66).contains("missing.toml"), "{ended:?}");
+    let empty = place.file("empty");
+    std::fs::create_dir(&empty).unwrap();
+    let ended = place.run(&["scenario", "run", empty.to_str().unwrap()]);
+    assert!(ended.one_line(66).contains("no scenario files"), "{ended:?}");
+}
+
+const VM: &str = "[vm]\nguest = \"builtin:counter\"\nargs = [\"--lines\", \"20\"]\nmemory = \"4MiB\"\n";
+
+fn fails(name: &str, text: &str, code: i32, expected: &str) {
+    let place = Place::new();
+    let file = place.write(&format!("{name}.toml"), text);
+    let ended = place.run(&["scenario", "run", file.to_str().unwrap()]);
+    let out = String::from_utf8_lossy(&ended.stdout);
+    assert_eq!(ended.code, Some(code), "{out}{}", ended.stderr);
+    assert!(out.contains(expected), "{out}");
+    assert!(out.contains("0 scenarios hold, 1 fail: "), "{out}");
+    assert!(out.contains(&format!("again ftvm scenario run --seed 1 {}", file.display())), "{out}");
+    let kept = place.file("scenario-runs").join(format!("{name}-1"));
+    for file in ["events.jsonl", "console", "report.json", "pool.stderr", "a.1.stderr"] {
+        assert!(kept.join(file).exists(), "{file} is kept");
+    }
+    assert_eq!(place.leftovers(), Vec::<PathBuf>::new());
+}
+
+#[test]
+fn a_scenario_without_what_it_is_about_fails() {
+    let Some(_machine) = kvm() else { return };
+    fails("no-takeover", &format!("{VM}[expect]\ntakeovers = 1\n"), 80, "FAIL  1 takeovers: 0 takeovers");
+    let step = "[[step]]\nname = \"never\"\nconsole = \"line 99\"\naction = \"kill\"\nhost = \"a\"\n";
+    fails("no-step", &format!("{VM}{step}[expect]\n"), 80, "FAIL  never (line 5) fires 1 times: it fired 0 times");
+    fails(
+        "wrong-code",
+        &format!("{VM}[expect]\nexit-code = 7\n"),
+        80,
+        "FAIL  the guest exits with 7: it exited with 0",
+    );
+    fails("wrong-end", &format!("{VM}[expect]\nend = \"lost\"\n"), 80, "FAIL  the VM is lost");
+}
+
+#[test]
+fn a_scenario_that_takes_too_long_is_told_apart() {
+    let Some(_machine) = kvm() else { return };
+    let vm = VM.replace("counter", "idle").replace("lines", "ticks").replace("\"20\"", "\"1000000\"");
+    fails("too-long", &format!("time-limit = \"300ms\"\n{vm}[expect]\n"), 84, "time ran out");
+}
+
+#[test]
+fn reports_are_for_programs_too() {
+    let Some(_machine) = kvm() else { return };
+    let place = Place::new();
+    let file = place.write("some.toml", format!("{VM}[expect]\nconsole = \"unprotected\"\n"));
+    let ended = place.run(&["scenario", "run", "--json", "--keep", "--seed", "5", file.to_str().unwrap()]).ok();
+    let reports: serde_json::Value = serde_json::from_slice(&ended.stdout).expect("JSON");
+    assert_eq!(reports[0]["scenario"], "some");
+    assert_eq!(reports[0]["seed"], 5);
+    assert_eq!(reports[0]["holds"], true);
+    let directory = reports[0]["directory"].as_str().expect("it was kept");
+    assert!(place.file(directory).join("console.unprotected").exists());
+}

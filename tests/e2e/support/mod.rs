@@ -1,0 +1,49 @@
+//! What every test needs: the program, a place of its own, and waiting for states.
+
+mod command;
+mod events;
+mod process;
+
+pub(crate) use command::{Place, Running};
+pub(crate) use events::{count_of, read_events};
+pub(crate) use process::{children_of, is_alive, signal};
+
+use std::path::Path;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+/// How long any state may take to come. Only tests that fail ever wait that long.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(120);
+/// Between two looks at a state.
+const LOOK_INTERVAL: Duration = Duration::from_millis(5);
+
+/// Held by tests that load the machine, so that they do not starve each other's heartbeats. `None`: there is no KVM here,
+/// and the test is skipped, aloud.
+pub(crate) fn kvm() -> Option<MutexGuard<'static, ()>> {
+    static MACHINE: Mutex<()> = Mutex::new(());
+    if Path::new("/dev/kvm").exists() {
+        // A test that failed while it held the lock has harmed nobody else.
+        return Some(MACHINE.lock().unwrap_or_else(PoisonError::into_inner));
+    }
+    assert!(std::env::var_os("FTVM_REQUIRE_KVM").is_none(), "FTVM_REQUIRE_KVM is set, but there is no /dev/kvm");
+    let thread = std::thread::current();
+    eprintln!("SKIPPED {}: there is no /dev/kvm here", thread.name().unwrap_or("a test"));
+    None
+}
+
+/// Waits until `look` finds something.
+pub(crate) fn await_some<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        if let Some(found) = look() {
+            return found;
+        }
+        assert!(Instant::now() < deadline, "{what} did not come about within {} s", PATIENCE.as_secs());
+        std::thread::sleep(LOOK_INTERVAL);
+    }
+}
+
+/// Waits until something is so.
+pub(crate) fn await_true(what: &str, mut is_so: impl FnMut() -> bool) {
+    await_some(what, || is_so().then_some(()));
+}
