@@ -2,17 +2,18 @@
 
 use super::actor::Actor;
 use super::apply::ApplyJob;
-use super::fault::{Point, Target};
+use super::fault::{Lines, Point, Target};
 use super::net::{Message, Peer};
 use super::planted::{PlantedBug, planted};
 use super::planted_controller::{plant_grants, seal_word};
 use super::pool::{Descriptor, Partition, Pool, cluster_store};
 use super::queue::Event;
 use super::violation::Violation;
-use super::weather::Weather;
+use super::weather::{FenceAgent, Weather};
 use super::world::World;
 use ft_protocol::Epoch;
 use ft_protocol::controller::{Action, ClusterState, Controller, ControllerConfig, Input, Recovered, Word};
+use ft_protocol::fence::FenceOutcome;
 use ft_protocol::ids::{Generation, HostId, LinkId, VmId};
 use ft_protocol::wire::{Grant, ToHost};
 use shared_mem::commit_word::CommitWordError;
@@ -211,7 +212,8 @@ impl World {
                 self.begin_apply(vm, generation, epoch, console_floor);
             }
             Action::WatchHost { host, link } => self.watch_host(host, link.is_some()),
-            Action::Fence { .. } | Action::ReserveGeneration { .. } | Action::Tell { .. } | Action::Exit => {}
+            Action::Fence { host, .. } => self.fence(host),
+            Action::Tell { .. } | Action::Exit => {}
         }
     }
 
@@ -232,6 +234,30 @@ impl World {
         if self.controller.actor.alive && self.controller.watched.contains(&(number, life)) {
             self.controller_input(Input::HostDied { host: number });
         }
+    }
+
+    /// A fence agent is asked, if there is one; nothing waits for it.
+    fn fence(&mut self, number: HostId) {
+        let agent = self.plan.weather.fence_agent;
+        if let Some(host) = self.host_index(number).filter(|_| agent != FenceAgent::None) {
+            let life = self.hosts[host].actor.life;
+            let delay = self.takes(Target::Controller, self.plan.weather.make_us);
+            self.schedule(delay, Event::FenceTried { host, life });
+        }
+    }
+
+    /// The fence agent is done.
+    pub(crate) fn fence_tried(&mut self, host: usize, life: u32) {
+        let Some(number) = self.hosts[host].number else { return };
+        let outcome = if self.plan.weather.fence_agent == FenceAgent::Works {
+            if self.hosts[host].actor.life == life {
+                self.kill(Target::Host(self.hosts[host].index), Lines::Kept, None);
+            }
+            FenceOutcome::Verified
+        } else {
+            FenceOutcome::Failed("no answer".to_owned())
+        };
+        self.controller_input(Input::FenceTried { host: number, outcome });
     }
 
     fn send_to_host(&mut self, link: LinkId, message: ToHost, grants: &[Grant]) {

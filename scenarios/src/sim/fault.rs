@@ -87,10 +87,12 @@ pub enum Fault {
         /// How far.
         by_us: i64,
     },
-    /// No load and no store of a host reaches the pool.
+    /// No load and no store of a host reaches the pool, from so many stores, flushes and fences later on.
     CutPool {
         /// Whose.
         who: Target,
+        /// How many it still does.
+        accesses: u64,
         /// For how long.
         for_us: u64,
     },

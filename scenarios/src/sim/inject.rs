@@ -108,7 +108,7 @@ impl World {
                     self.actor_mut(target).skew_ns += by_us * 1_000;
                 }
             }
-            Fault::CutPool { who, for_us } => self.cut_pool(who, for_us),
+            Fault::CutPool { who, accesses, for_us } => self.cut_pool(who, accesses, for_us),
             Fault::StallLink { who, ways, for_us } => self.stall_link(who, ways, for_us),
             Fault::CloseLink { who } => {
                 if let Some(Target::Host(host)) = self.resolve(who)
@@ -153,12 +153,12 @@ impl World {
         }
     }
 
-    fn cut_pool(&mut self, who: Target, for_us: u64) {
+    fn cut_pool(&mut self, who: Target, accesses: u64, for_us: u64) {
         if let Some(Target::Host(host)) = self.resolve(who) {
             let host = usize::from(host);
             let actor = &self.hosts[host].actor;
             if actor.alive && actor.doom.is_none() {
-                actor.cache.cut_off();
+                actor.cache.die_after(accesses);
                 self.schedule(for_us * 1_000, Event::Mend(Mend::Reconnect(host)));
             }
         }

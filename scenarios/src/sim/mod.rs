@@ -36,4 +36,4 @@ pub use guest::Registers;
 pub use outcome::{Outcome, SimConfig, fails_alike, run, run_plan, tell_plan};
 pub use plan::{FaultProfile, Plan, UnknownProfile};
 pub use violation::Violation;
-pub use weather::{HOSTS_MAX, VMS_MAX, Weather};
+pub use weather::{FenceAgent, HOSTS_MAX, VMS_MAX, Weather};

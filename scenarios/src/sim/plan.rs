@@ -232,6 +232,12 @@ impl Drawer {
         }
     }
 
+    /// Often few, so that the fault falls into the step after the one that it waited for.
+    fn accesses(&mut self) -> u64 {
+        let bound = self.draw.pick(&[4, 60]);
+        self.draw.below(bound)
+    }
+
     fn for_us(&mut self) -> u64 {
         // Around the bound of the heartbeat it matters most.
         let bound = self.weather.heartbeat_us * self.weather.heartbeats_missing;
@@ -250,7 +256,7 @@ impl Drawer {
             }
             Kind::DieInPool => {
                 let who = if self.draw.chance(40) { Target::Controller } else { self.target() };
-                let accesses = self.draw.below(60);
+                let accesses = self.accesses();
                 Fault::DieInPool { who, accesses, lines: self.lines(), restart_us: self.draw.between(restart) }
             }
             Kind::KillController => Fault::Kill {
@@ -271,7 +277,10 @@ impl Drawer {
                 let by = i64::try_from(self.draw.below(40_000)).unwrap_or(0);
                 Fault::JumpClock { who, by_us: if self.draw.chance(50) { by } else { -by } }
             }
-            Kind::CutPool => Fault::CutPool { who: self.target(), for_us: self.for_us() },
+            Kind::CutPool => {
+                let accesses = self.accesses();
+                Fault::CutPool { who: self.target(), accesses, for_us: self.for_us() }
+            }
             Kind::StallLink => {
                 let ways = self.draw.pick(&[Ways::Both, Ways::FromController, Ways::ToController]);
                 Fault::StallLink { who: self.target(), ways, for_us: self.for_us() }

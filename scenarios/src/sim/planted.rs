@@ -45,8 +45,8 @@ pub enum PlantedBug {
     PromoteBeforeDrained,
     /// The next generation uses the journal of the one before.
     KeepGeneration,
-    /// The cluster state is stored after the journal was opened.
-    PersistAfterOpen,
+    /// The cluster state is stored after the new primary was told.
+    PersistAfterPromotion,
     /// The cluster state is never stored.
     ForgetPersist,
     /// Two hosts are told to become primary.

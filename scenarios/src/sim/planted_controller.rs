@@ -48,18 +48,22 @@ pub(crate) fn seal_word(
 }
 
 impl World {
-    /// Whether the cluster state at hand is stored only after the journal was opened.
+    /// Whether the cluster state at hand is stored only after the new primary was told.
     pub(crate) fn persist_waits(&self) -> bool {
         use ft_protocol::controller::Action;
         let opens = |action: &Action| matches!(action, Action::OpenGeneration { .. });
-        planted(PlantedBug::PersistAfterOpen) && self.controller.actions.iter().any(opens)
+        planted(PlantedBug::PersistAfterPromotion) && self.controller.actions.iter().any(opens)
+    }
+
+    /// The cluster state that should have been stored before.
+    pub(crate) fn persist_late(&mut self) {
+        if let Some(state) = self.controller.late_state.take() {
+            self.persist(&state);
+        }
     }
 
     /// What a planted bug does once a generation is open.
     pub(crate) fn open_wrongly(&mut self, vm: VmId, generation: Generation, base: Epoch) {
-        if let Some(state) = self.controller.late_state.take() {
-            self.persist(&state);
-        }
         let cache = self.controller.actor.cache.clone();
         let earlier = Generation::new(generation.get() - 1);
         let Some(partition) = self.pool.partition_mut(vm) else { return };

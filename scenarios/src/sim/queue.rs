@@ -32,6 +32,8 @@ pub(crate) enum Event {
     ClientRead(VmId),
     /// The controller notices that a life of a host is over, before the connection closes.
     DeathSeen { host: usize, life: u32 },
+    /// The fence agent has done with a life of a host what it could.
+    FenceTried { host: usize, life: u32 },
     /// A message arrives.
     Deliver { link: usize, to_controller: bool },
     /// A fault of the plan comes due.

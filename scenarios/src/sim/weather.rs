@@ -18,6 +18,18 @@ pub const HOSTS_MAX: u16 = 16;
 /// VMs that a pool of the simulator has room for.
 pub const VMS_MAX: u16 = 8;
 
+/// A fence agent. Safety never rests on it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum FenceAgent {
+    /// There is none.
+    None,
+    /// It answers that it could not.
+    Fails,
+    /// It kills the host's process.
+    Works,
+}
+
 /// All that does not change during a run. Times in microseconds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Weather {
@@ -69,6 +81,8 @@ pub struct Weather {
     pub print_bytes_max: u64,
     /// Hosts have life words, by which their deaths are noticed at once.
     pub deaths_seen: bool,
+    /// What fence agent there is.
+    pub fence_agent: FenceAgent,
     /// Answers of the driver go to the end of the controller's queue instead of its front.
     pub answers_wait: bool,
 }
@@ -113,6 +127,7 @@ impl Weather {
             guest_steps,
             print_bytes_max: draw.pick(&[8, 8, 60, 96]),
             deaths_seen: draw.chance(50),
+            fence_agent: draw.pick(&[FenceAgent::None, FenceAgent::Fails, FenceAgent::Works]),
             answers_wait: draw.chance(50),
         }
     }

@@ -142,6 +142,7 @@ impl World {
             Event::ClientRead(vm) => self.client_read(vm),
             Event::Deliver { link, to_controller } => self.deliver(link, to_controller),
             Event::DeathSeen { host, life } => self.death_seen(host, life),
+            Event::FenceTried { host, life } => self.fence_tried(host, life),
             Event::Fault(index) => self.inject(index),
             Event::Restart(target) => self.restart(target),
             Event::Mend(mend) => self.mend(mend),
@@ -300,7 +301,7 @@ fn mix_in(left: u64, right: u64) -> u64 {
 /// Whose life an event belongs to; `None`: nobody's.
 fn actor_of(event: Event) -> Option<Target> {
     match event {
-        Event::ControllerTurn | Event::ControllerTick | Event::Apply(_) => Some(Target::Controller),
+        Event::ControllerTurn | Event::ControllerTick | Event::Apply(_) | Event::FenceTried { .. } => Some(Target::Controller),
         Event::HostTurn(host)
         | Event::HostTick(host)
         | Event::HostConnect(host)
