@@ -380,7 +380,7 @@ pub enum Request {
     CreateVm(VmSpec),
     /// The state of everything.
     Status,
-    /// From now on, send all happenings.
+    /// Send the latest happenings of this controller's life, and from now on all.
     Watch,
     /// Read a VM's console without loss; answered with a descriptor of its console ring.
     AttachConsole {

@@ -33,7 +33,7 @@ pub enum What {
         /// Its process.
         pid: u32,
     },
-    /// A signal is about to be sent to a host.
+    /// A signal is about to be sent to a host, or to the controller, which has a name of its own.
     Signalled {
         /// Which.
         host: HostName,
@@ -48,6 +48,13 @@ pub enum What {
         exit: ChildExit,
         /// Its last words.
         stderr: String,
+    },
+    /// The controller's process has ended by a signal, and runs again over the same pool.
+    ControllerRevived {
+        /// How it ended.
+        exit: ChildExit,
+        /// Its new process.
+        pid: u32,
     },
     /// The console is this long now.
     ConsoleMoved {

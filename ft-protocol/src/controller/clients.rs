@@ -38,6 +38,10 @@ impl Controller {
             Request::Watch => {
                 self.watchers.insert(link);
                 answer(turn, link, id, Ok(Answer::Done), Vec::new());
+                for (at, happening) in self.recent.iter().cloned() {
+                    let message = ToClient::Happened { at, happening };
+                    turn.actions.push(Action::ToClient { link, message, grants: Vec::new() });
+                }
             }
             Request::AttachConsole { vm, from } => self.attach(turn, link, id, vm, from),
             Request::ConsoleConsumed { vm, position } => self.consumed(turn, link, vm, position),

@@ -26,8 +26,11 @@ use crate::time::{Span, Time};
 use crate::timeline::Happening;
 use crate::wire::{ToClient, ToHost};
 use hosts::Host;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use vm::{Phase, Vm};
+
+/// Happenings that are kept for watchers to come: those of a restarted controller's first moments, above all.
+const RECENT_MAX: usize = 256;
 
 /// Bounds of a [`Controller`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -57,6 +60,8 @@ pub struct Controller {
     host_links: BTreeMap<LinkId, HostId>,
     clients: BTreeSet<LinkId>,
     watchers: BTreeSet<LinkId>,
+    /// What a new watcher has missed of this controller's life, oldest first.
+    recent: VecDeque<(Time, Happening)>,
 }
 
 /// Everything one call of [`Controller::handle`] works with.
@@ -76,6 +81,7 @@ impl Controller {
             host_links: BTreeMap::new(),
             clients: BTreeSet::new(),
             watchers: BTreeSet::new(),
+            recent: VecDeque::new(),
         }
     }
 
@@ -144,8 +150,12 @@ impl Controller {
         self.protect_all(turn);
     }
 
-    fn tell(&self, turn: &mut Turn<'_>, happening: Happening) {
+    fn tell(&mut self, turn: &mut Turn<'_>, happening: Happening) {
         let at = turn.now;
+        if self.recent.len() == RECENT_MAX {
+            self.recent.pop_front();
+        }
+        self.recent.push_back((at, happening.clone()));
         for &link in &self.watchers {
             let message = ToClient::Happened { at, happening: happening.clone() };
             turn.actions.push(Action::ToClient { link, message, grants: Vec::new() });

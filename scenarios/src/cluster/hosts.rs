@@ -44,6 +44,9 @@ impl fmt::Display for HostName {
     }
 }
 
+/// What a scenario calls the controller where a host could stand.
+pub const CONTROLLER: &str = "controller";
+
 /// What can be done to the process of a host.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -57,7 +60,7 @@ pub enum HostSignal {
 }
 
 impl HostSignal {
-    fn number(self) -> Signal {
+    pub(super) fn number(self) -> Signal {
         match self {
             Self::Kill => Signal::SIGKILL,
             Self::Stop => Signal::SIGSTOP,

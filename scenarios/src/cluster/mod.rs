@@ -9,6 +9,7 @@
 //! Hosts die with the *thread* that started them, as the kernel has it: keep a cluster on one thread, and that thread alive.
 
 mod child;
+mod controller;
 mod directories;
 mod error;
 mod hosts;
@@ -17,7 +18,7 @@ pub use child::ChildExit;
 pub(crate) use child::{Child, wait_for};
 pub use directories::OwnedDirectory;
 pub use error::ClusterError;
-pub use hosts::{ExitedHost, HostName, HostSignal};
+pub use hosts::{CONTROLLER, ExitedHost, HostName, HostSignal};
 
 use ft_protocol::Span;
 use ft_protocol::timeline::Happening;
@@ -70,6 +71,8 @@ pub struct Cluster {
     pool_directory: Option<OwnedDirectory>,
     socket: PathBuf,
     controller: Child,
+    /// How often it was started.
+    controller_lives: u32,
     /// The controller ends when this is closed.
     lifeline: Option<ChildStdin>,
     hosts: Vec<HostProcess>,
@@ -96,7 +99,8 @@ impl Cluster {
             }
         };
         let socket = run_directory.path().join("pool.sock");
-        let started = start_controller(&options, &run_directory, &pool_directory, &socket);
+        let stderr = run_directory.path().join("pool.1.stderr");
+        let started = start_controller(&options, run_directory.path(), pool_directory.path(), &socket, stderr);
         let mut controller = match started {
             Ok(controller) => controller,
             Err(source) => {
@@ -113,6 +117,7 @@ impl Cluster {
             pool_directory: Some(pool_directory),
             socket,
             controller,
+            controller_lives: 1,
             lifeline,
             hosts: Vec::new(),
         };
@@ -220,12 +225,6 @@ impl Cluster {
         self.run_directory.as_ref().expect("taken only by drop").path()
     }
 
-    /// The controller's process.
-    #[must_use]
-    pub fn controller_pid(&self) -> u32 {
-        self.controller.pid()
-    }
-
     /// Descriptors that become readable when a child ends.
     #[must_use]
     pub fn descriptors(&self) -> Vec<BorrowedFd<'_>> {
@@ -271,15 +270,16 @@ impl Drop for Cluster {
 
 fn start_controller(
     options: &ClusterOptions,
-    run_directory: &OwnedDirectory,
-    pool_directory: &OwnedDirectory,
+    run_directory: &Path,
+    pool_directory: &Path,
     socket: &Path,
+    stderr: PathBuf,
 ) -> std::io::Result<Child> {
     let mut command = Command::new(&options.executable);
-    command.arg("pool").arg("--socket").arg(socket).arg("--dir").arg(pool_directory.path().join("pool"));
+    command.arg("pool").arg("--socket").arg(socket).arg("--dir").arg(pool_directory.join("pool"));
     command.arg("--private-to").arg(std::process::id().to_string());
     for directory in [pool_directory, run_directory] {
-        command.arg("--owns").arg(directory.path());
+        command.arg("--owns").arg(directory);
     }
     if let Some(bound) = options.heartbeat_bound {
         command.arg("--heartbeat-ms").arg(bound.ms().max(1).to_string());
@@ -287,5 +287,5 @@ fn start_controller(
     if options.keep {
         command.arg("--keep");
     }
-    Child::start(command, Stdio::piped(), Stdio::null(), run_directory.path().join("pool.stderr"))
+    Child::start(command, Stdio::piped(), Stdio::null(), stderr)
 }

@@ -3,7 +3,7 @@
 use super::error::Source;
 use super::raw::{OneOrMany, RawCluster, RawDelay, RawExpect, RawScenario, RawStep, RawVm};
 use super::{ClusterPart, Delay, End, Expect, Pattern, Scenario, ScenarioError, Step, Target, VmPart, When};
-use crate::cluster::{HOSTS_MAX, HostName};
+use crate::cluster::{CONTROLLER, HOSTS_MAX, HostName};
 use crate::guest::GuestSource;
 use crate::units::ByteCount;
 use ft_protocol::Span;
@@ -142,15 +142,17 @@ fn targets(
     let target = |text: &String| match text.as_str() {
         "primary" => Ok(Target::Primary),
         "secondary" => Ok(Target::Secondary),
+        CONTROLLER => Ok(Target::Host(HostName::new(CONTROLLER))),
         text => match text.strip_prefix(HIT_BY) {
             Some(step) => earlier(source, &span, step, steps).map(Target::HitBy),
             None => match names.iter().find(|name| name.as_str() == text) {
                 Some(name) => Ok(Target::Host(name.clone())),
                 None => {
                     let last = names.last().map_or("a", HostName::as_str);
-                    let message =
-                        format!("there is no host `{text}`: known are a to {last}, primary, secondary, and @STEP");
-                    Err(source.unknown(&span, message, text, ["primary", "secondary"]))
+                    let message = format!(
+                        "there is no host `{text}`: known are a to {last}, primary, secondary, controller, and @STEP"
+                    );
+                    Err(source.unknown(&span, message, text, ["primary", "secondary", CONTROLLER]))
                 }
             },
         },

@@ -8,7 +8,7 @@ mod spec;
 pub use error::RunError;
 pub use spec::VmOptions;
 
-use crate::cluster::{ChildExit, Cluster, ExitedHost, HostName, HostSignal};
+use crate::cluster::{CONTROLLER, ChildExit, Cluster, ExitedHost, HostName, HostSignal};
 use crate::event::{Event, EventLog, What};
 use crate::guest::GuestImage;
 use crate::timeline::{FENCED_EXIT_CODE, Timeline};
@@ -24,6 +24,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 use vmm::client::{Client, ClientError};
 use vmm::clock::monotonic;
+use vmm::transport::SendError;
 
 /// How long to wait for the controller's word that a VM without any host is stranded.
 const STRANDED_BOUND: Duration = Duration::from_secs(10);
@@ -171,15 +172,25 @@ impl ProtectedRun {
             let message = match self.client.next(Duration::ZERO) {
                 Ok(Some(message)) => message,
                 Ok(None) => return Ok(()),
-                Err(error) => {
-                    // The controller's own last words say more than a broken connection.
-                    let left = Instant::now() + Duration::from_secs(1);
-                    self.cluster.await_controller_end(left)?;
-                    return Err(error.into());
+                Err(error) if is_broken(&error) => {
+                    self.revive()?;
+                    continue;
                 }
+                Err(error) => return Err(error.into()),
             };
             self.message(message)?;
         }
+    }
+
+    /// The controller is gone: another one goes on over the same pool, and the console is read on where it was left.
+    fn revive(&mut self) -> Result<(), RunError> {
+        let (exit, mut client) = self.cluster.revive_controller()?;
+        client.request(Request::Watch, Vec::new())?;
+        let from = self.console.position();
+        client.request(Request::AttachConsole { vm: self.vm, from }, Vec::new())?;
+        self.client = client;
+        let pid = self.cluster.controller_pid();
+        self.note(Event { at: monotonic(), what: What::ControllerRevived { exit, pid } })
     }
 
     fn message(&mut self, message: ToClient) -> Result<(), RunError> {
@@ -229,7 +240,6 @@ impl ProtectedRun {
         } else if self.hostless_since.is_none() {
             self.hostless_since = Some(Instant::now());
         }
-        self.cluster.check_controller()?;
         Ok(())
     }
 
@@ -253,6 +263,10 @@ impl ProtectedRun {
     /// # Errors
     /// When there is no such host, or it is dead.
     pub fn signal(&mut self, host: &HostName, signal: HostSignal) -> Result<(), RunError> {
+        if host.as_str() == CONTROLLER {
+            self.note(Event { at: monotonic(), what: What::Signalled { host: host.clone(), signal } })?;
+            return Ok(self.cluster.signal_controller(signal)?);
+        }
         if self.cluster.host_pid(host).is_none() {
             return Err(crate::cluster::ClusterError::HostDead { name: host.clone() }.into());
         }
@@ -265,6 +279,10 @@ impl ProtectedRun {
     /// # Errors
     /// When it lives, or its process cannot be made.
     pub fn start_host(&mut self, host: &HostName) -> Result<(), RunError> {
+        if host.as_str() == CONTROLLER {
+            // It is started again as soon as it has died.
+            return Err(crate::cluster::ClusterError::HostAlive { name: host.clone() }.into());
+        }
         let pid = self.cluster.start_host(host)?;
         self.note(Event { at: monotonic(), what: What::HostStarted { host: host.clone(), pid } })
     }
@@ -276,7 +294,11 @@ impl ProtectedRun {
     pub fn read_console(&mut self, into: &mut Vec<u8>, max: usize) -> Result<usize, RunError> {
         let count = self.console.read(into, max)?;
         if let Some(position) = self.console.take_due_report() {
-            self.client.notify(Request::ConsoleConsumed { vm: self.vm, position }, Vec::new())?;
+            // A controller that is gone is told by the next one's answer to where we are.
+            match self.client.notify(Request::ConsoleConsumed { vm: self.vm, position }, Vec::new()) {
+                Err(error) if !is_broken(&error) => return Err(error.into()),
+                _ => {}
+            }
         }
         Ok(count)
     }
@@ -299,7 +321,14 @@ impl ProtectedRun {
     /// # Errors
     /// When it does not answer.
     pub fn status(&mut self) -> Result<Status, RunError> {
-        match self.client.request(Request::Status, Vec::new())? {
+        let answer = match self.client.request(Request::Status, Vec::new()) {
+            Err(error) if is_broken(&error) => {
+                self.revive()?;
+                self.client.request(Request::Status, Vec::new())
+            }
+            answer => answer,
+        };
+        match answer? {
             (Answer::Status(status), _) => Ok(status),
             _ => Err(ClientError::WrongAnswer.into()),
         }
@@ -352,6 +381,11 @@ pub struct Roles {
     pub primary: Option<HostName>,
     /// The host that stands by, ready or not.
     pub secondary: Option<HostName>,
+}
+
+/// Whether the controller at the other end is gone.
+fn is_broken(error: &ClientError) -> bool {
+    matches!(error, ClientError::Receive(_) | ClientError::Send(SendError::Closed))
 }
 
 fn open_log(path: &Path, start: Time) -> Result<(PathBuf, EventLog), RunError> {

@@ -54,7 +54,11 @@ impl Timeline {
             What::HostExited { exit: ChildExit::Code(FENCED_EXIT_CODE), .. } => self.fenced += 1,
             What::ConsoleMoved { tail } => self.console_moved(at, *tail),
             What::GuestEnded { console_end, .. } => self.console_moved(at, *console_end),
-            What::Signalled { .. } | What::HostStarted { .. } | What::HostExited { .. } | What::StepFired { .. } => {}
+            What::ControllerRevived { .. }
+            | What::Signalled { .. }
+            | What::HostStarted { .. }
+            | What::HostExited { .. }
+            | What::StepFired { .. } => {}
         }
     }
 
