@@ -65,7 +65,7 @@ fn fails(name: &str, text: &str, code: i32, expected: &str) {
     assert!(out.contains("0 scenarios hold, 1 fail: "), "{out}");
     assert!(out.contains(&format!("again ftvm scenario run --seed 1 {}", file.display())), "{out}");
     let kept = place.file("scenario-runs").join(format!("{name}-1"));
-    for file in ["events.jsonl", "console", "report.json", "pool.stderr", "a.1.stderr"] {
+    for file in ["events.jsonl", "console", "report.json", "pool.1.stderr", "a.1.stderr"] {
         assert!(kept.join(file).exists(), "{file} is kept");
     }
     assert_eq!(place.leftovers(), Vec::<PathBuf>::new());

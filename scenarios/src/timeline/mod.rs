@@ -93,14 +93,15 @@ impl Timeline {
                 if self.secondary.as_ref() == Some(&host) {
                     self.secondary = None;
                 }
-                if let Some(takeover) = self.takeovers.last_mut() {
+                if let Some(takeover) = self.takeover_to(*generation) {
                     takeover.promoted.get_or_insert((at, host));
                 }
             }
-            Happening::Live { report, host, .. } => {
+            Happening::Live { generation, report, host, .. } => {
                 self.first_live.get_or_insert(report.live_at);
                 let host = self.host_name(*host);
-                if let Some(takeover) = self.takeovers.last_mut() {
+                self.primaries.insert(*generation, host.clone());
+                if let Some(takeover) = self.takeover_to(*generation) {
                     takeover.live.get_or_insert((report.live_at, host));
                 }
             }
@@ -152,12 +153,21 @@ impl Timeline {
 
     /// The takeover that ends this generation.
     fn takeover_of(&mut self, ends: Generation) -> &mut Takeover {
-        if self.takeovers.last().is_none_or(|last| last.ends != ends) {
+        let known = self.takeovers.iter().rposition(|takeover| takeover.ends == ends);
+        let index = known.unwrap_or_else(|| {
             let primary = self.primaries.get(&ends).cloned();
             let fault = primary.as_ref().and_then(|primary| self.fault_of(primary)).cloned();
             self.takeovers.push(Takeover::new(ends, primary, fault));
-        }
-        self.takeovers.last_mut().expect("pushed if there was none")
+            self.takeovers.len() - 1
+        });
+        &mut self.takeovers[index]
+    }
+
+    /// The takeover that this generation began with. Its beginnings may be unknown: a controller that died has not told
+    /// them. The first generation began with none.
+    fn takeover_to(&mut self, begins: Generation) -> Option<&mut Takeover> {
+        let ended = Generation::new(begins.get().checked_sub(1).filter(|ended| *ended > 0)?);
+        Some(self.takeover_of(ended))
     }
 
     /// The last thing that was done to a host.

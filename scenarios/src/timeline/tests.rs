@@ -104,6 +104,19 @@ fn stranding_ends_when_a_host_is_found() {
 }
 
 #[test]
+fn what_a_controller_that_died_did_not_tell_is_inferred() {
+    let mut timeline = protected_run();
+    told(&mut timeline, 20, live(20, 2, 1));
+    assert_eq!(timeline.takeovers_done(), 1);
+    assert_eq!(timeline.primary(), Some(&host('b')));
+    // What is told again changes nothing.
+    told(&mut timeline, 30, live(20, 2, 1));
+    told(&mut timeline, 30, live(4, 1, 0));
+    assert_eq!(timeline.takeovers_done(), 1);
+    assert_eq!(timeline.takeovers()[0].live, Some((ms(20), host('b'))));
+}
+
+#[test]
 fn only_the_code_of_the_fenced_counts_as_fenced() {
     let mut timeline = protected_run();
     for exit in [ChildExit::Code(83), ChildExit::Signal(9), ChildExit::Code(0)] {
