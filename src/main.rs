@@ -10,6 +10,7 @@ mod host;
 mod lineage;
 mod output;
 mod pool;
+mod pool_inspect;
 mod run;
 mod scenario;
 mod signals;
@@ -52,8 +53,8 @@ enum Command {
     Guests(guests::Args),
     /// Show the hosts and VMs of a pool
     Status(status::Args),
-    /// Run a pool controller
-    Pool(pool::Args),
+    /// Run a pool controller, or look into a pool
+    Pool(pool_inspect::PoolCommand),
     /// Run a host
     Host(host::Args),
 }
@@ -69,7 +70,7 @@ fn main() -> std::process::ExitCode {
         Command::Doctor(args) => doctor::run(&args),
         Command::Guests(args) => guests::run(&args),
         Command::Status(args) => status::run(&args),
-        Command::Pool(args) => pool::run(args),
+        Command::Pool(command) => pool_inspect::run(command),
         Command::Host(args) => host::run(args),
     };
     match result {

@@ -13,8 +13,8 @@ mod report;
 mod vm;
 
 pub use report::{
-    BootReport, ConsoleReport, ControlReport, Finding, HostReport, JournalReport, JournalRole, PoolReport, RecordReport,
-    Recoverable, Severity, StateReport, Verdict, VmInCluster, VmReport,
+    BootReport, ConsoleReport, ControlReport, Finding, HostReport, JournalReport, JournalRole, PoolReport,
+    RecordReport, Recoverable, Severity, StateReport, Verdict, VmInCluster, VmReport,
 };
 
 use ft_protocol::controller::{ClusterState, ClusterStateError, HostRecord, VmRecord};
@@ -26,6 +26,7 @@ use shared_mem::{Pool, PoolError, PoolView, VmSlot};
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 /// Looks at a VM that changes all the time before giving up.
 const LOOKS_MAX: u32 = 50;
@@ -52,6 +53,11 @@ pub enum InspectError {
 /// # Errors
 /// When there is none, or its first pages are damaged. Damage anywhere else is in the report.
 pub fn inspect(dir: &Path) -> Result<PoolReport, InspectError> {
+    inspect_within(dir, hosts::BEAT_BOUND)
+}
+
+/// As [`inspect`], with a bound for the wait for heartbeats.
+fn inspect_within(dir: &Path, beat_bound: Duration) -> Result<PoolReport, InspectError> {
     survive_truncation().map_err(InspectError::Sigbus)?;
     if !dir.is_dir() {
         return Err(InspectError::Missing(dir.to_owned()));
@@ -62,11 +68,12 @@ pub fn inspect(dir: &Path) -> Result<PoolReport, InspectError> {
         }
         error => InspectError::Pool(error),
     })?;
-    Ok(Inspection { view: &view, findings: Vec::new() }.run())
+    Ok(Inspection { view: &view, beat_bound, findings: Vec::new() }.run())
 }
 
 struct Inspection<'pool> {
     view: &'pool PoolView,
+    beat_bound: Duration,
     findings: Vec<Finding>,
 }
 
@@ -123,7 +130,7 @@ impl Inspection<'_> {
         let state = self.cluster();
         let vms = self.vms(&state);
         self.unknown_files();
-        let hosts = hosts::report(self.view, &state.hosts, &before, &mut self.findings);
+        let hosts = hosts::report(self.view, &state.hosts, &before, self.beat_bound, &mut self.findings);
         PoolReport {
             dir: self.view.path().to_owned(),
             id: superblock.pool_id.iter().fold(String::new(), |mut id, byte| {
@@ -264,7 +271,11 @@ impl Inspection<'_> {
     fn judge_name(&self, name: &str, findings: &mut Findings) {
         match FileKind::of_pool_file(name) {
             FileKind::Unfinished => {
-                findings.notice(name, "it was being made", "the next controller removes it, unless this one completes it");
+                findings.notice(
+                    name,
+                    "it was being made",
+                    "the next controller removes it, unless this one completes it",
+                );
             }
             FileKind::Vm(slot) if matches!(self.view.directory().entry(slot), Ok(None)) => {
                 findings.notice(name, "no VM has this directory", "the next controller removes it");

@@ -9,6 +9,7 @@ pub mod events;
 pub mod failpoint;
 pub mod fence;
 pub mod host;
+pub mod inspect;
 #[allow(unsafe_code, reason = "futexes and a mapping of their own")]
 mod life;
 pub mod machine;

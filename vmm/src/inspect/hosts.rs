@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 /// Reads of a page whose owner beats meanwhile: it can tear one line at a time, and does so rarely.
 const READS_MAX: u32 = 20;
 /// How long a heart may take to beat once more. Above the longest usual interval; a dead host costs this much, once.
-const BEAT_BOUND: Duration = Duration::from_millis(300);
+pub(super) const BEAT_BOUND: Duration = Duration::from_millis(300);
 const LOOK_INTERVAL: Duration = Duration::from_millis(2);
 
 /// What a heartbeat page says.
@@ -61,6 +61,7 @@ pub(super) fn report(
     view: &PoolView,
     hosts: &[HostRecord],
     before: &[Heart],
+    beat_bound: Duration,
     findings: &mut Vec<Finding>,
 ) -> Vec<HostReport> {
     for (slot, heart) in before.iter().enumerate() {
@@ -70,7 +71,7 @@ pub(super) fn report(
             findings.append(&mut found.found);
         }
     }
-    let deadline = Instant::now() + BEAT_BOUND;
+    let deadline = Instant::now() + beat_bound;
     let report = |(index, host): (usize, &HostRecord)| {
         let slot = u16::try_from(index).ok()?;
         let before = before.get(index)?;

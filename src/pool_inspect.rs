@@ -1,0 +1,217 @@
+//! `ftvm pool`: runs a controller, or looks at what lies in a pool (`inspect`) and whether it is sound (`check`).
+
+use crate::exit_code::ExitCode;
+use crate::failure::Failure;
+use crate::{CommandResult, ExitStatus, output, pool};
+use scenarios::units::ByteCount;
+use shared_mem::PoolError;
+use std::fmt::Write as _;
+use std::io;
+use std::path::PathBuf;
+use vmm::inspect::{
+    Finding, HostReport, InspectError, JournalReport, JournalRole, PoolReport, Verdict, VmReport, inspect,
+};
+
+#[derive(clap::Args)]
+#[command(args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
+pub(crate) struct PoolCommand {
+    #[command(subcommand)]
+    look: Option<Look>,
+    #[command(flatten)]
+    serve: Option<pool::Args>,
+}
+
+#[derive(clap::Subcommand)]
+enum Look {
+    /// Show what lies in a pool, alive or dead, without touching it
+    Inspect(Args),
+    /// Verify a pool, alive or dead, without touching it; exits with 80 when it is damaged
+    Check(Args),
+}
+
+#[derive(clap::Args)]
+struct Args {
+    /// The pool's directory
+    #[arg(value_name = "DIR")]
+    dir: PathBuf,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+pub(crate) fn run(command: PoolCommand) -> CommandResult {
+    match (command.look, command.serve) {
+        (Some(Look::Inspect(args)), _) => show(&args),
+        (Some(Look::Check(args)), _) => check(&args),
+        (None, Some(args)) => pool::run(args),
+        (None, None) => Err(Failure::line(ExitCode::Usage, "say --socket and --dir, or inspect or check")),
+    }
+}
+
+/// Prints all that is in the pool.
+fn show(args: &Args) -> CommandResult {
+    let report = inspect(&args.dir)?;
+    if args.json {
+        output::json(&report)?;
+    } else {
+        output::text(&describe(&report))?;
+    }
+    Ok(ExitStatus::Own(ExitCode::Ok))
+}
+
+/// Prints what does not verify.
+fn check(args: &Args) -> CommandResult {
+    let report = match inspect(&args.dir) {
+        Ok(report) => report,
+        // Nothing more can be said of such a pool, but that it is damaged is what was asked.
+        Err(error @ InspectError::Damaged(_)) if args.json => {
+            let found = serde_json::json!({ "verdict": Verdict::Damaged, "error": vmm::chain(&error) });
+            output::json(&found)?;
+            return Ok(ExitStatus::Own(ExitCode::ExpectationFailed));
+        }
+        Err(error) => return Err(error.into()),
+    };
+    let verdict = report.verdict();
+    if args.json {
+        output::json(&serde_json::json!({ "verdict": verdict, "findings": report.findings }))?;
+    } else {
+        output::text(&checked(&report))?;
+    }
+    Ok(ExitStatus::Own(match verdict {
+        Verdict::Sound => ExitCode::Ok,
+        Verdict::InChange => ExitCode::TimeOut,
+        Verdict::Damaged => ExitCode::ExpectationFailed,
+    }))
+}
+
+impl From<InspectError> for Failure {
+    fn from(error: InspectError) -> Self {
+        let code = match &error {
+            InspectError::Missing(_) => ExitCode::FileMissing,
+            InspectError::Damaged(_) => ExitCode::ExpectationFailed,
+            InspectError::Pool(PoolError::File { source, .. }) if source.kind() == io::ErrorKind::PermissionDenied => {
+                ExitCode::NotPermitted
+            }
+            InspectError::Pool(_) => ExitCode::NoPool,
+            InspectError::Sigbus(_) => ExitCode::Internal,
+        };
+        Self::new(code, &error)
+    }
+}
+
+fn checked(report: &PoolReport) -> String {
+    let mut text = findings(&report.findings);
+    let verdict = match report.verdict() {
+        Verdict::Sound => "sound",
+        Verdict::InChange => "sound but for what is in change",
+        Verdict::Damaged => "damaged",
+    };
+    let count = report.vms.len();
+    let vms = if count == 1 { "VM" } else { "VMs" };
+    // Writing to a String cannot fail.
+    let _ = writeln!(text, "pool {}: {verdict} ({count} {vms} checked)", report.dir.display());
+    text
+}
+
+fn findings(found: &[Finding]) -> String {
+    found.iter().fold(String::new(), |mut text, finding| {
+        let _ = writeln!(text, "{finding}");
+        text
+    })
+}
+
+fn describe(report: &PoolReport) -> String {
+    let mut text = String::new();
+    let held = if report.held { "held by a controller" } else { "no controller holds it" };
+    let _ = writeln!(text, "pool {}  {held}  id {}", report.dir.display(), report.id);
+    let left = report.available_bytes.map_or_else(|| "unknown".to_owned(), bytes);
+    let used = report.vms.iter().map(|vm| vm.used_bytes).sum();
+    let _ = writeln!(
+        text,
+        "room  {} VMs, {} hosts, cluster state of {}; VMs take {}, {left} left",
+        report.vm_slots,
+        report.host_slots,
+        bytes(report.cluster_bytes),
+        bytes(used)
+    );
+    for host in &report.hosts {
+        let _ = writeln!(text, "{}", describe_host(host));
+    }
+    for vm in &report.vms {
+        describe_vm(&mut text, vm);
+    }
+    text.push_str(&findings(&report.findings));
+    text
+}
+
+fn describe_host(host: &HostReport) -> String {
+    let heart = match (host.beating, host.beats) {
+        (true, _) => "beats",
+        (false, Some(_)) => "silent",
+        (false, None) => "never beat",
+    };
+    let beats = host.beats.map_or_else(String::new, |beats| format!("  {beats} beats"));
+    let draining = if host.draining { "  draining" } else { "" };
+    format!("host {}  {}  {heart}{beats}{draining}", host.slot, host.name)
+}
+
+fn describe_vm(text: &mut String, vm: &VmReport) {
+    let slot = vm.slot.map_or_else(|| "-".to_owned(), |slot| slot.to_string());
+    let _ = writeln!(text, "vm {slot}  {}  memory {}", vm.name, bytes(vm.memory_bytes));
+    if let Some(cluster) = &vm.cluster {
+        let primary = cluster.primary.as_deref().unwrap_or("-");
+        let end = cluster.ended.as_ref().map_or_else(String::new, |end| format!("  {end}"));
+        let _ = writeln!(
+            text,
+            "  generation {}  primary {primary}  takeovers {}  switchovers {}{end}",
+            cluster.generation, cluster.takeovers, cluster.switchovers
+        );
+    }
+    if let Some(control) = &vm.control {
+        let _ = writeln!(
+            text,
+            "  applied {}  freed {}  reigning generation {}",
+            control.applied, control.freed, control.generation
+        );
+    }
+    for journal in &vm.journals {
+        describe_journal(text, journal);
+    }
+    for state in &vm.machine_state {
+        let content = state.bytes.map_or_else(|| "not whole".to_owned(), bytes);
+        let counts = if state.counts { "  counts" } else { "" };
+        let _ = writeln!(text, "  state {}  epoch {}  {content}{counts}", state.slot, state.epoch);
+    }
+    if let Some(console) = &vm.console {
+        let _ = writeln!(text, "  console  {} bytes so far, ring of {}", console.tail, bytes(console.ring_bytes));
+    }
+    if let Some(boot) = &vm.boot {
+        let _ = writeln!(text, "  boot  {}  crc {:08x}", bytes(boot.bytes), boot.crc32);
+    }
+    let _ = writeln!(text, "  space  {} taken, {} reserved", bytes(vm.used_bytes), bytes(vm.reserved_bytes));
+    let epoch = vm.recoverable.epoch.map_or_else(|| "nothing".to_owned(), |epoch| format!("epoch {epoch}"));
+    let _ = writeln!(text, "  recoverable  {epoch}: {}", vm.recoverable.why);
+}
+
+fn describe_journal(text: &mut String, journal: &JournalReport) {
+    let role = match journal.role {
+        JournalRole::Over => "over",
+        JournalRole::Reigning => "reigning",
+        JournalRole::Reserved => "reserved",
+    };
+    let committed = journal.committed.map_or_else(|| "damaged".to_owned(), |epoch| epoch.to_string());
+    let sealed = if journal.sealed == Some(true) { "  sealed" } else { "" };
+    let _ = writeln!(text, "  journal {}  {role}  committed {committed}{sealed}", journal.generation);
+    for record in &journal.pending {
+        let verdict = record.refused.as_deref().unwrap_or("sound");
+        let _ = writeln!(
+            text,
+            "    record {}  {} pages  {} console bytes  {verdict}",
+            record.epoch, record.pages, record.console_bytes
+        );
+    }
+}
+
+fn bytes(count: u64) -> String {
+    ByteCount::new(count).to_string()
+}

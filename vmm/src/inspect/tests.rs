@@ -1,0 +1,369 @@
+//! Pools of known content, damaged in known places, and one that is written to while it is read.
+
+use super::*;
+use ft_protocol::commit_meta::CommitMeta;
+use ft_protocol::spec::{JournalShape, Mode, VmSpec};
+use ft_protocol::{HostId, Span, VmId};
+use shared_mem::vm_directory::VmGeometry;
+use shared_mem::{
+    Access, ApplyParts, ApplyTargets, ConsolePosition, ConsoleRing, ControlBlock, Epoch, Generation, HeartbeatWriter,
+    HostSlot, JournalGeometry, JournalReader, JournalWriter, Mapping, PageIndex, PoolConfig, RecordLimits, StateArea,
+    VmPartition, apply_record, no_step,
+};
+use std::fs;
+use std::os::unix::fs::{FileExt as _, MetadataExt as _};
+use std::sync::atomic::{AtomicBool, Ordering};
+
+/// A machine state as hosts save it.
+const STATE: &[u8] = include_bytes!("../machine/state/golden-v1.bin");
+const MEMORY_BYTES: u64 = 1 << 20;
+const SLOTS: u32 = 4;
+
+/// What the guest of [`STATE`] had written.
+fn console_bytes() -> u64 {
+    crate::machine::MachineState::decode(STATE).unwrap().console_position()
+}
+
+fn geometry() -> VmGeometry {
+    VmGeometry {
+        memory_bytes: MEMORY_BYTES,
+        journal: JournalGeometry::for_memory(MEMORY_BYTES, SLOTS, 256 << 10),
+        log_bytes: 64 << 10,
+        console_bytes: 64 << 10,
+        disk_bytes: 0,
+        state_slot_bytes: 256 << 10,
+        sparse: false,
+    }
+}
+
+struct World {
+    dir: tempfile::TempDir,
+    /// `None` once its controller is dead.
+    pool: Option<Pool>,
+    parts: VmPartition,
+}
+
+impl World {
+    /// A pool with one VM that has committed four epochs, two of which are applied, and one host that has beaten.
+    fn new() -> Self {
+        let dir = tempfile::Builder::new().prefix("ftvm-inspect-").tempdir_in("/dev/shm").unwrap();
+        let pool = Pool::create(dir.path(), &PoolConfig { vm_slots: 4, host_slots: 3, cluster_bytes: 4096 }).unwrap();
+        let parts = pool.create_vm(&"guest".parse().unwrap(), &geometry()).unwrap();
+        parts.store_boot(b"what the guest is booted from").unwrap();
+        pool.cluster().store(&state(1, None).encode()).unwrap();
+        parts.create_journal(Generation::new(1), Epoch::ZERO).unwrap();
+        let world = Self { dir, pool: Some(pool), parts };
+        world.control().set_generation(Generation::new(1)).unwrap();
+        for epoch in 1..=4 {
+            world.commit(epoch);
+        }
+        world.apply(1);
+        world.apply(2);
+        let page = world.pool.as_ref().unwrap().heartbeat(HostSlot::new(0), Access::ReadWrite).unwrap();
+        HeartbeatWriter::new(Mapping::read_write(&page).unwrap(), 7).beat(1).unwrap();
+        world
+    }
+
+    fn control(&self) -> ControlBlock<Mapping<shared_mem::ReadWrite>> {
+        ControlBlock::open(Mapping::read_write(&self.parts.control(Access::ReadWrite).unwrap()).unwrap()).unwrap()
+    }
+
+    fn commit(&self, epoch: u64) {
+        let extent = self.parts.journal(Generation::new(1), Access::ReadWrite).unwrap();
+        let memory = Mapping::read_write(&extent).unwrap();
+        let journal = JournalWriter::new(memory, extent, Generation::new(1), geometry().journal).unwrap();
+        let freed = self.control().freed().unwrap();
+        let mut record = journal.begin(Epoch::new(epoch), freed).unwrap();
+        record.push_page_bytes(PageIndex::new(epoch % 8), &[u8::try_from(epoch % 251).unwrap(); 4096]).unwrap();
+        let console = vec![b'x'; usize::try_from(console_bytes()).unwrap()];
+        let (console_start, console) = if epoch == 1 { (0, &console[..]) } else { (console_bytes(), &[][..]) };
+        let meta = CommitMeta { console_start, console, machine_state: STATE, ended: None }.encode();
+        journal.publish(record.finish(&meta).unwrap()).unwrap();
+    }
+
+    fn apply(&self, epoch: u64) {
+        let map = |extent: Result<shared_mem::Extent, PoolError>| Mapping::read_write(&extent.unwrap()).unwrap();
+        let rw = Access::ReadWrite;
+        let memory = map(self.parts.journal(Generation::new(1), rw));
+        let reader = JournalReader::new(memory, Generation::new(1), geometry().journal).unwrap();
+        let limits = RecordLimits { image_pages: MEMORY_BYTES / 4096, meta_bytes_max: 1 << 20 };
+        let mut buffer = Vec::new();
+        let record = reader.load(Epoch::new(epoch), &limits, &mut buffer).unwrap();
+        let meta = CommitMeta::decode(record.meta()).unwrap();
+        let parts = ApplyParts {
+            machine_state: meta.machine_state,
+            console_start: ConsolePosition::new(meta.console_start),
+            console: meta.console,
+        };
+        let control = self.control();
+        let targets = ApplyTargets {
+            image: &map(self.parts.image(rw)),
+            state: &StateArea::new(map(self.parts.state(rw))),
+            console: &ConsoleRing::open(map(self.parts.console(rw))).unwrap(),
+            control: &control,
+        };
+        apply_record(&record, &parts, &targets, &mut no_step).unwrap();
+        control.set_freed(Epoch::new(epoch)).unwrap();
+    }
+
+    fn inspect(&self) -> PoolReport {
+        inspect_within(self.dir.path(), Duration::ZERO).unwrap()
+    }
+
+    fn flip(&self, file: &str, at: u64) {
+        let path = self.dir.path().join(file);
+        let file = fs::File::options().read(true).write(true).open(path).unwrap();
+        let mut byte = [0];
+        file.read_exact_at(&mut byte, at).unwrap();
+        file.write_all_at(&[byte[0] ^ 0x10], at).unwrap();
+    }
+}
+
+fn state(generation: u64, primary: Option<u16>) -> ClusterState {
+    let journal = geometry().journal;
+    let spec = VmSpec {
+        name: "guest".to_owned(),
+        memory_bytes: MEMORY_BYTES,
+        mode: Mode::Checkpoint,
+        epoch_interval: Span::from_ms(10),
+        args: Vec::new(),
+        journal: JournalShape {
+            slots: journal.slots,
+            slot_bytes: journal.slot_bytes,
+            reserved_bytes: journal.reserved_bytes,
+        },
+        console_lossless: true,
+        working_set_bytes_max: None,
+    };
+    ClusterState {
+        hosts: vec![HostRecord { name: "a".to_owned(), draining: false }],
+        vms: vec![VmRecord {
+            vm: VmId::new(0),
+            spec,
+            generation: ft_protocol::Generation::new(generation),
+            primary: primary.map(HostId::new),
+            takeovers: 0,
+            switchovers: 0,
+            moving_to: None,
+            cpu: ft_protocol::cpu::CpuProfile::default(),
+            state_version: None,
+            ended: None,
+        }],
+    }
+}
+
+fn lines(report: &PoolReport) -> Vec<String> {
+    report.findings.iter().map(ToString::to_string).collect()
+}
+
+#[test]
+fn a_sound_pool_is_described_alive_and_dead() {
+    let mut world = World::new();
+    let report = world.inspect();
+    assert_eq!((lines(&report), report.verdict()), (Vec::new(), Verdict::Sound));
+    assert!(report.held);
+    let vm = &report.vms[0];
+    assert_eq!(vm.control, Some(ControlReport { applied: 2, freed: 2, generation: 1 }));
+    let journal = &vm.journals[0];
+    assert_eq!((journal.role, journal.base, journal.committed, journal.sealed), {
+        (JournalRole::Reigning, Some(0), Some(4), Some(false))
+    });
+    let pending: Vec<_> = journal.pending.iter().map(|record| (record.epoch, record.refused.is_some())).collect();
+    assert_eq!(pending, [(3, false), (4, false)]);
+    assert_eq!(vm.recoverable.epoch, Some(4), "{}", vm.recoverable.why);
+    let states: Vec<_> = vm.machine_state.iter().map(|state| (state.slot, state.epoch, state.counts)).collect();
+    assert_eq!(states, [('A', 2, true), ('B', 1, false)]);
+    assert_eq!(vm.console.map(|console| console.tail), Some(console_bytes()));
+    assert!(vm.used_bytes >= MEMORY_BYTES && vm.reserved_bytes >= MEMORY_BYTES);
+    let host = &report.hosts[0];
+    assert_eq!((host.name.as_str(), host.beats, host.incarnation, host.beating), ("a", Some(1), Some(7), false));
+    drop(world.pool.take());
+    let dead = world.inspect();
+    assert!(!dead.held);
+    assert_eq!(dead.vms, report.vms);
+    serde_json::to_string(&dead).unwrap();
+}
+
+#[test]
+fn looking_changes_nothing() {
+    let world = World::new();
+    let snapshot = || -> Vec<(PathBuf, Vec<u8>, i64, i64)> {
+        let mut dirs = vec![world.dir.path().to_owned()];
+        let mut found = Vec::new();
+        while let Some(dir) = dirs.pop() {
+            for entry in fs::read_dir(dir).unwrap() {
+                let path = entry.unwrap().path();
+                let metadata = fs::metadata(&path).unwrap();
+                if metadata.is_dir() {
+                    dirs.push(path.clone());
+                }
+                let content = if metadata.is_dir() { Vec::new() } else { fs::read(&path).unwrap() };
+                found.push((path, content, metadata.mtime(), metadata.mtime_nsec()));
+            }
+        }
+        found.sort();
+        found
+    };
+    let before = snapshot();
+    world.inspect();
+    assert!(snapshot() == before, "something was changed");
+}
+
+/// Every place that is verified, one byte of it flipped, with what must be found and what is then recoverable.
+#[test]
+fn damage_is_found_where_it_is_and_what_it_costs_is_said() {
+    let journal = geometry().journal;
+    let slot_of = |epoch: u64| 4096 + epoch % u64::from(SLOTS) * journal.slot_bytes;
+    let image_state = 256 << 10;
+    let cases: &[(&str, u64, &str, Option<Option<u64>>)] = &[
+        ("cluster", 64 + 64 + 4096 + 64 + 3, "cluster: blob CRC", None),
+        ("cluster", 2, "cluster: the selector", None),
+        ("vm-directory", 4096 + 2, "vm-directory: the entry of VM slot 0", None),
+        ("heartbeat.0", 20, "heartbeat.0: neither line", Some(Some(4))),
+        ("vm-0/control", 8, "control: the header", Some(None)),
+        ("vm-0/control", 64, "control: a word", Some(None)),
+        ("vm-0/control", 128, "control: a word", Some(None)),
+        ("vm-0/control", 192, "control: a word", Some(None)),
+        // The pending records carry a machine state of their own.
+        ("vm-0/state", 30, "state: epoch 2: the header", Some(Some(4))),
+        ("vm-0/state", 64 + 5, "state: epoch 2: machine state CRC", Some(Some(4))),
+        ("vm-0/console", 1, "console: the console header", Some(Some(4))),
+        ("vm-0/console", 64, "console: a word", Some(Some(4))),
+        ("vm-0/boot", 12, "boot: the header", Some(Some(4))),
+        ("vm-0/boot", 70, "boot: boot image CRC", Some(Some(4))),
+        ("vm-0/journal.1", 24, "journal.1: the journal header", Some(Some(4))),
+        ("vm-0/journal.1", 64, "journal.1: the commit word", Some(Some(4))),
+        ("vm-0/journal.1", slot_of(3) + 24, "journal.1: record of epoch 3", Some(Some(2))),
+        (
+            "vm-0/journal.1",
+            slot_of(3) + 4096 + 77,
+            "record of epoch 3: commit record of epoch 3 is refused: record CRC",
+            { Some(Some(2)) },
+        ),
+        ("vm-0/journal.1", slot_of(4) + 4096 + 4096 + 2, "record of epoch 4", Some(Some(3))),
+        ("vm-0/journal.1", slot_of(4) + 4096 + 4096 + 8 + 20, "record of epoch 4", Some(Some(3))),
+    ];
+    for (file, at, expected, recoverable) in cases {
+        let world = World::new();
+        world.flip(file, *at);
+        let report = world.inspect();
+        let lines = lines(&report);
+        assert_eq!(report.verdict(), Verdict::Damaged, "{file} at {at}: {lines:?}");
+        assert!(lines.iter().any(|line| line.contains(expected)), "{file} at {at}: {lines:?}");
+        if let Some(recoverable) = recoverable {
+            assert_eq!(report.vms[0].recoverable.epoch, *recoverable, "{file} at {at}: {lines:?}");
+        }
+    }
+    let world = World::new();
+    // The slot that does not count may be half written: no damage.
+    world.flip("vm-0/state", image_state + 70);
+    assert_eq!(lines(&world.inspect()), Vec::<String>::new());
+}
+
+#[test]
+fn what_contradicts_itself_is_damage() {
+    let found = |world: &World| lines(&world.inspect()).join("\n");
+    let world = World::new();
+    world.pool.as_ref().unwrap().cluster().store(&state(3, Some(0)).encode()).unwrap();
+    assert!(found(&world).contains("generation 1 reigns, but the cluster state has given generation 3"));
+    world.pool.as_ref().unwrap().cluster().store(&state(2, Some(0)).encode()).unwrap();
+    assert!(found(&world).starts_with("notice: vm-0 (guest) control: generation 2 is given, but not opened yet"));
+    let mut other = state(1, None);
+    other.vms[0].spec.memory_bytes *= 2;
+    other.vms[0].spec.name = "other".to_owned();
+    other.vms.push(state(1, None).vms[0].clone());
+    other.vms[1].spec.memory_bytes *= 2;
+    world.pool.as_ref().unwrap().cluster().store(&other.encode()).unwrap();
+    assert!(found(&world).contains("vm-directory (other): the cluster state names a VM that has no entry"));
+    assert!(found(&world).contains("disagree about its shape"));
+    let world = World::new();
+    fs::remove_file(world.dir.path().join("vm-0/journal.1")).unwrap();
+    assert!(found(&world).contains("journal.1: the reigning generation has no journal"));
+    let world = World::new();
+    fs::File::options().write(true).open(world.dir.path().join("vm-0/journal.1")).unwrap().set_len(5000).unwrap();
+    assert!(found(&world).contains("has 5000 bytes, expected"));
+}
+
+#[test]
+fn leftovers_are_worth_a_notice_and_no_more() {
+    let world = World::new();
+    for name in ["cluster.new", "notes", "vm-0/journal.2.new", "vm-0/core"] {
+        fs::write(world.dir.path().join(name), b"left").unwrap();
+    }
+    fs::create_dir(world.dir.path().join("vm-2")).unwrap();
+    let report = world.inspect();
+    assert_eq!(report.findings.len(), 5, "{:?}", lines(&report));
+    assert_eq!(report.verdict(), Verdict::Sound);
+}
+
+#[test]
+fn what_is_no_pool_is_told_apart() {
+    let dir = tempfile::tempdir_in("/dev/shm").unwrap();
+    assert!(matches!(inspect(&dir.path().join("missing")), Err(InspectError::Missing(_))));
+    assert!(matches!(inspect(dir.path()), Err(InspectError::Pool(PoolError::NotAPool(_)))));
+    for (file, at) in [("superblock", 40), ("vm-directory", 16)] {
+        let world = World::new();
+        world.flip(file, at);
+        assert!(matches!(inspect(world.dir.path()), Err(InspectError::Damaged(_))), "{file}");
+    }
+}
+
+/// Whatever is flipped, looking at it neither panics nor hangs; sizes that a flip blows up are refused.
+#[test]
+fn no_flip_anywhere_upsets_the_inspection() {
+    let world = World::new();
+    let journal = geometry().journal;
+    let ranges = [
+        ("superblock", 0..128),
+        ("vm-directory", 0..64),
+        ("vm-directory", 4096..4096 + 700),
+        ("cluster", 0..600),
+        ("heartbeat.0", 0..128),
+        ("vm-0/control", 0..200),
+        ("vm-0/console", 0..136),
+        ("vm-0/boot", 0..64),
+        ("vm-0/state", 0..128),
+        ("vm-0/journal.1", 0..72),
+        ("vm-0/journal.1", 4096 + 3 * journal.slot_bytes..4096 + 3 * journal.slot_bytes + 64),
+    ];
+    for (file, range) in ranges {
+        for at in range.step_by(3) {
+            world.flip(file, at);
+            // Most are refused, some are in bytes that mean nothing.
+            let _ = inspect_within(world.dir.path(), Duration::ZERO);
+            world.flip(file, at);
+        }
+    }
+    assert_eq!(lines(&world.inspect()), Vec::<String>::new());
+}
+
+/// The writer goes as fast as it can; the reader must never take a half-done commit or apply for damage, and must see
+/// real damage all the same.
+#[test]
+fn a_pool_under_load_is_never_called_damaged() {
+    const LOOKS: u32 = 60;
+    let world = World::new();
+    let done = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let writer = scope.spawn(|| {
+            world.apply(3);
+            world.apply(4);
+            let mut epoch = 4;
+            while !done.load(Ordering::Relaxed) {
+                epoch += 1;
+                world.commit(epoch);
+                world.apply(epoch);
+            }
+            epoch
+        });
+        for _ in 0..LOOKS {
+            let report = world.inspect();
+            assert_ne!(report.verdict(), Verdict::Damaged, "{:?}", lines(&report));
+        }
+        world.flip("vm-0/boot", 70);
+        let report = world.inspect();
+        done.store(true, Ordering::Relaxed);
+        assert_eq!(report.verdict(), Verdict::Damaged, "{:?}", lines(&report));
+        assert!(writer.join().unwrap() > 10, "there was no load");
+    });
+}

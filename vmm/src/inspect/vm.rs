@@ -1,0 +1,420 @@
+//! One look at one VM's part of the pool.
+
+use super::Findings;
+use super::journal::{self, Applied};
+use super::report::{
+    BootReport, ConsoleReport, ControlReport, JournalReport, JournalRole, Recoverable, StateReport, VmInCluster,
+    VmReport,
+};
+use crate::machine::MachineState;
+use ft_protocol::commit_meta::GuestEnd;
+use ft_protocol::controller::{HostRecord, VmRecord};
+use shared_mem::mem::MapError;
+use shared_mem::pool::FileKind;
+use shared_mem::{
+    Access, ConsoleRing, ControlBlock, Epoch, Extent, Generation, JournalReader, Mapping, PoolError, PoolView,
+    ReadOnly, StateArea, VmGeometry, VmPartition, VmSlot, boot_image,
+};
+
+/// A part cannot be mapped.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum PartError {
+    #[error(transparent)]
+    Pool(#[from] PoolError),
+    #[error(transparent)]
+    Map(#[from] MapError),
+}
+
+pub(super) fn map(extent: Result<Extent, PoolError>) -> Result<Mapping<ReadOnly>, PartError> {
+    Ok(Mapping::read_only(&extent?)?)
+}
+
+/// All that moves when a VM's part of the pool changes, as text: equal stamps around a look say that nothing moved.
+pub(super) fn stamp(view: &PoolView, slot: VmSlot) -> Vec<String> {
+    let cluster = super::cluster(view).map(|state| state.map(|state| state.encode()));
+    let mut stamp = vec![format!("{:?}", view.directory().entry(slot)), format!("{cluster:?}")];
+    if let Ok(partition) = view.open_vm(slot) {
+        if let Ok(Ok(control)) = map(partition.control(Access::ReadOnly)).map(ControlBlock::open) {
+            stamp.push(format!("{:?} {:?} {:?}", control.applied(), control.freed(), control.generation()));
+        }
+        if let Ok(Ok(console)) = map(partition.console(Access::ReadOnly)).map(ConsoleRing::open) {
+            stamp.push(format!("{:?}", console.tail()));
+        }
+        // Which files there are, but not what space they take: the image grows without a word about it.
+        let names: Vec<String> = partition.files().unwrap_or_default().into_iter().map(|(name, ..)| name).collect();
+        stamp.push(names.join(" "));
+        for generation in partition.journal_generations().unwrap_or_default() {
+            let memory = map(partition.journal(generation, Access::ReadOnly));
+            let word = memory.map(|memory| {
+                JournalReader::new(memory, generation, partition.geometry().journal).map(|journal| journal.peek_word())
+            });
+            stamp.push(format!("{generation} {word:?}"));
+        }
+    }
+    stamp
+}
+
+/// One look.
+pub(super) struct Look<'a> {
+    pub(super) partition: &'a VmPartition,
+    pub(super) record: Option<&'a VmRecord>,
+    pub(super) hosts: &'a [HostRecord],
+}
+
+impl Look<'_> {
+    pub(super) fn report(&self, findings: &mut Findings) -> VmReport {
+        let geometry = self.partition.geometry();
+        self.check_record(findings);
+        let control = self.control(findings);
+        let (machine_state, state) = self.machine_state(control, findings);
+        let console = self.console(findings);
+        self.check_console(control, state.as_ref(), console, findings);
+        let boot = self.boot(findings);
+        self.check_image(findings);
+        let journals = self.journals(control, console, findings);
+        let recoverable = recoverable(self.record, control, state.is_some(), boot.is_some(), &journals);
+        VmReport {
+            slot: Some(self.partition.slot().get()),
+            name: self.partition.name().to_string(),
+            memory_bytes: geometry.memory_bytes,
+            cluster: self.record.map(|record| in_cluster(record, self.hosts)),
+            control,
+            reserved_bytes: reserved_bytes(geometry, boot, journals.len()),
+            journals,
+            machine_state,
+            console,
+            boot,
+            recoverable,
+            used_bytes: self.files(findings),
+        }
+    }
+
+    fn check_record(&self, findings: &mut Findings) {
+        let Some(record) = self.record else {
+            findings.notice(
+                "",
+                "the cluster state does not name this VM",
+                "it is being made or deleted, or its maker died: nobody runs it",
+            );
+            return;
+        };
+        let (spec, geometry) = (&record.spec, self.partition.geometry());
+        let journal = (spec.journal.slots, spec.journal.slot_bytes, spec.journal.reserved_bytes);
+        let same = spec.memory_bytes == geometry.memory_bytes
+            && journal == (geometry.journal.slots, geometry.journal.slot_bytes, geometry.journal.reserved_bytes);
+        if !same {
+            findings.damage(
+                "",
+                "cluster state and VM directory disagree about its shape",
+                "hosts would look for its records in the wrong places",
+            );
+        }
+    }
+
+    fn control(&self, findings: &mut Findings) -> Option<ControlReport> {
+        let meaning = "what is applied is not known: the VM cannot be recovered";
+        let control = match map(self.partition.control(Access::ReadOnly)).map(ControlBlock::open) {
+            Ok(Ok(control)) => control,
+            Ok(Err(error)) => {
+                findings.damage("control", crate::chain(&error), meaning);
+                return None;
+            }
+            Err(error) => {
+                findings.damage("control", crate::chain(&error), meaning);
+                return None;
+            }
+        };
+        // Freed before applied: while both move on, freed must not seem to be ahead.
+        let freed = control.freed();
+        let words = freed.and_then(|freed| Ok((freed, control.applied()?, control.generation()?)));
+        let (freed, applied, generation) = match words {
+            Ok(words) => words,
+            Err(error) => {
+                findings.damage("control", crate::chain(&error), meaning);
+                return None;
+            }
+        };
+        if freed > applied {
+            let what = format!("epochs up to {freed} are freed, but only those up to {applied} are applied");
+            findings.damage("control", what, "records may be overwritten before they are applied");
+        }
+        self.check_generation(generation, findings);
+        Some(ControlReport { applied: applied.get(), freed: freed.get(), generation: generation.get() })
+    }
+
+    fn check_generation(&self, generation: Generation, findings: &mut Findings) {
+        let Some(record) = self.record else { return };
+        let named = record.generation.get();
+        if generation.get() > named || generation.get() + 1 < named {
+            let what = format!("generation {generation} reigns, but the cluster state has given generation {named}");
+            findings.damage("control", what, "two primaries may believe that they reign");
+        } else if generation.get() < named && generation.get() > 0 {
+            let what = format!("generation {named} is given, but not opened yet");
+            findings.notice("control", what, "a takeover is under way, or was interrupted: a controller finishes it");
+        }
+    }
+
+    /// The two slots, and the state of the applied epoch if it is sound.
+    fn machine_state(
+        &self,
+        control: Option<ControlReport>,
+        findings: &mut Findings,
+    ) -> (Vec<StateReport>, Option<MachineState>) {
+        let Some(applied) = control.map(|control| control.applied) else { return (Vec::new(), None) };
+        let area = match map(self.partition.state(Access::ReadOnly)) {
+            Ok(memory) => StateArea::new(memory),
+            Err(error) => {
+                findings.damage("state", crate::chain(&error), "no takeover can load it");
+                return (Vec::new(), None);
+            }
+        };
+        let mut counting = None;
+        let mut slots = Vec::new();
+        // The slot that does not count holds the epoch before, or the next one, or half of that.
+        for (epoch, counts) in [(applied, true), (applied.wrapping_sub(1), false)] {
+            if applied == 0 {
+                break;
+            }
+            let read = area.read(Epoch::new(epoch));
+            let slot = if epoch % 2 == 0 { 'A' } else { 'B' };
+            let bytes = read.as_ref().ok().and_then(|state| u64::try_from(state.len()).ok());
+            slots.push(StateReport { slot, epoch, counts, bytes });
+            if counts {
+                counting = sound_state(read, epoch, findings);
+            }
+        }
+        slots.sort_by_key(|slot| slot.slot);
+        (slots, counting)
+    }
+
+    fn console(&self, findings: &mut Findings) -> Option<ConsoleReport> {
+        let meaning = "its output cannot be read or continued";
+        let read = map(self.partition.console(Access::ReadOnly)).map(|memory| {
+            let console = ConsoleRing::open(memory)?;
+            Ok::<_, shared_mem::console::ConsoleError>((console.ring_bytes(), console.tail()?))
+        });
+        match read {
+            Ok(Ok((ring_bytes, tail))) => {
+                if ring_bytes != self.partition.geometry().console_bytes {
+                    let what = format!("a ring of {ring_bytes} bytes, the VM directory has another size");
+                    findings.damage("console", what, meaning);
+                }
+                Some(ConsoleReport { tail: tail.get(), ring_bytes })
+            }
+            Ok(Err(error)) => {
+                findings.damage("console", crate::chain(&error), meaning);
+                None
+            }
+            Err(error) => {
+                findings.damage("console", crate::chain(&error), meaning);
+                None
+            }
+        }
+    }
+
+    /// The console is never behind the machine state that is applied, and ahead of it only by a record that is being
+    /// applied, which the journal's records are held against.
+    fn check_console(
+        &self,
+        control: Option<ControlReport>,
+        state: Option<&MachineState>,
+        console: Option<ConsoleReport>,
+        findings: &mut Findings,
+    ) {
+        let (Some(control), Some(state), Some(console)) = (control, state, console) else { return };
+        let position = state.console_position();
+        if console.tail < position {
+            let what = format!(
+                "it ends at {}, but the machine state of epoch {} has written up to {position}",
+                console.tail, control.applied
+            );
+            findings.damage("console", what, "output is missing");
+        }
+    }
+
+    fn boot(&self, findings: &mut Findings) -> Option<BootReport> {
+        let meaning = "a guest that has not committed anything cannot be booted";
+        match map(self.partition.boot(Access::ReadOnly)).map(|memory| boot_image::load(&memory)) {
+            Ok(Ok(image)) => {
+                Some(BootReport { bytes: u64::try_from(image.len()).ok()?, crc32: crc32fast::hash(&image) })
+            }
+            Ok(Err(error)) => {
+                findings.damage("boot", crate::chain(&error), meaning);
+                None
+            }
+            // A VM gets its directory entry before its boot image, and its place in the cluster state after it.
+            Err(error) if self.record.is_none() => {
+                findings.notice("boot", crate::chain(&error), "the VM was not completed");
+                None
+            }
+            Err(error) => {
+                findings.damage("boot", crate::chain(&error), meaning);
+                None
+            }
+        }
+    }
+
+    /// The image has no check of its own: that it is all there is all that can be said.
+    fn check_image(&self, findings: &mut Findings) {
+        if let Err(error) = self.partition.image(Access::ReadOnly) {
+            findings.damage("image", crate::chain(&error), "the guest's memory is lost");
+        }
+        if self.partition.geometry().disk_bytes > 0
+            && let Err(error) = self.partition.disk(Access::ReadOnly)
+        {
+            findings.damage("disk", crate::chain(&error), "the guest's disk is lost");
+        }
+    }
+
+    fn journals(
+        &self,
+        control: Option<ControlReport>,
+        console: Option<ConsoleReport>,
+        findings: &mut Findings,
+    ) -> Vec<JournalReport> {
+        let Some(control) = control else { return Vec::new() };
+        let generations = match self.partition.journal_generations() {
+            Ok(generations) => generations,
+            Err(error) => {
+                findings.damage("", crate::chain(&error), "its journals cannot be found");
+                return Vec::new();
+            }
+        };
+        let reigning = Generation::new(control.generation);
+        let ended = self.record.is_some_and(|record| record.ended.is_some());
+        if control.generation > 0 && !ended && !generations.contains(&reigning) {
+            let meaning = "what was committed after the applied epoch is lost";
+            findings.damage(&format!("journal.{reigning}"), "the reigning generation has no journal", meaning);
+        }
+        let applied = Applied { epoch: Epoch::new(control.applied), console_tail: console.map(|console| console.tail) };
+        let report = |generation: Generation| {
+            let role = match generation.cmp(&reigning) {
+                std::cmp::Ordering::Less => JournalRole::Over,
+                std::cmp::Ordering::Equal => JournalRole::Reigning,
+                std::cmp::Ordering::Greater => JournalRole::Reserved,
+            };
+            journal::report(self.partition, generation, role, &applied, findings)
+        };
+        generations.into_iter().map(report).collect()
+    }
+
+    /// The space that the VM's files take.
+    fn files(&self, findings: &mut Findings) -> u64 {
+        let files = match self.partition.files() {
+            Ok(files) => files,
+            Err(error) => {
+                findings.damage("", crate::chain(&error), "leftovers cannot be found");
+                return 0;
+            }
+        };
+        for (name, kind, _) in &files {
+            match kind {
+                FileKind::Unfinished => {
+                    findings.notice(name, "it was being made", "removed by the next controller, if not completed");
+                }
+                FileKind::Unknown => findings.notice(name, "it is no part of a VM", "nobody uses it"),
+                _ => {}
+            }
+        }
+        files.iter().map(|(_, _, bytes)| bytes).sum()
+    }
+}
+
+fn sound_state(
+    read: Result<Vec<u8>, shared_mem::state_area::StateError>,
+    epoch: u64,
+    findings: &mut Findings,
+) -> Option<MachineState> {
+    let meaning = format!("epoch {epoch} cannot be resumed");
+    match read {
+        Ok(bytes) => match MachineState::decode(&bytes) {
+            Ok(state) => Some(state),
+            Err(error) => {
+                findings.damage("state", format!("epoch {epoch}: {}", crate::chain(&error)), meaning);
+                None
+            }
+        },
+        Err(error) => {
+            findings.damage("state", format!("epoch {epoch}: {}", crate::chain(&error)), meaning);
+            None
+        }
+    }
+}
+
+fn in_cluster(record: &VmRecord, hosts: &[HostRecord]) -> VmInCluster {
+    let name = |host: ft_protocol::HostId| hosts.get(usize::from(host.get())).map(|host| host.name.clone());
+    VmInCluster {
+        vm: record.vm.get(),
+        generation: record.generation.get(),
+        primary: record.primary.and_then(name),
+        takeovers: record.takeovers,
+        switchovers: record.switchovers,
+        ended: record.ended.as_ref().map(|end| match end {
+            GuestEnd::Exited(code) => format!("exited with {code}"),
+            GuestEnd::Crashed(line) => format!("crashed: {line}"),
+        }),
+    }
+}
+
+/// A VM without a place in the pool.
+pub(super) fn homeless(record: &VmRecord, hosts: &[HostRecord]) -> VmReport {
+    VmReport {
+        slot: None,
+        name: record.spec.name.clone(),
+        memory_bytes: record.spec.memory_bytes,
+        cluster: Some(in_cluster(record, hosts)),
+        control: None,
+        journals: Vec::new(),
+        machine_state: Vec::new(),
+        console: None,
+        boot: None,
+        recoverable: Recoverable { epoch: None, why: "it has no place in the pool".to_owned() },
+        used_bytes: 0,
+        reserved_bytes: 0,
+    }
+}
+
+/// What the VM was promised when it was made, with the journals that it has now.
+fn reserved_bytes(geometry: &VmGeometry, boot: Option<BootReport>, journals: usize) -> u64 {
+    let large = if geometry.sparse { 0 } else { geometry.memory_bytes.saturating_add(geometry.disk_bytes) };
+    let journal = geometry.journal.reserved_ranges().map(|(_, len)| len).sum::<u64>();
+    large
+        .saturating_add(shared_mem::control::CONTROL_BYTES)
+        .saturating_add(shared_mem::console::console_file_bytes(geometry.console_bytes))
+        .saturating_add(boot.map_or(0, |boot| boot_image::boot_file_bytes(boot.bytes)))
+        .saturating_add(journal.saturating_mul(u64::try_from(journals).unwrap_or(u64::MAX)))
+}
+
+/// The last epoch that can be rebuilt from the pool alone, as a controller and a host that start now would do it.
+fn recoverable(
+    record: Option<&VmRecord>,
+    control: Option<ControlReport>,
+    state_is_sound: bool,
+    boots: bool,
+    journals: &[JournalReport],
+) -> Recoverable {
+    let Some(control) = control else {
+        return Recoverable { epoch: None, why: "the control block is damaged".to_owned() };
+    };
+    let applied = control.applied;
+    let reigning = journals.iter().find(|journal| journal.role == JournalRole::Reigning);
+    let pending = reigning.map_or(&[][..], |journal| &journal.pending);
+    let sound = pending.iter().take_while(|record| record.refused.is_none()).last();
+    let base = match (applied, state_is_sound) {
+        (0, _) => "nothing is applied yet".to_owned(),
+        (_, true) => format!("epoch {applied} is applied"),
+        (_, false) => format!("epoch {applied} is applied, but its machine state is damaged"),
+    };
+    let reaches = sound.map_or(applied, |record| record.epoch);
+    let possible = sound.is_some() || if applied == 0 { boots } else { state_is_sound };
+    let beyond = match (sound, pending.iter().find(|record| record.refused.is_some())) {
+        (None, None) => "the journal holds nothing newer".to_owned(),
+        (Some(last), None) => format!("the journal's records up to epoch {} are sound", last.epoch),
+        (_, Some(refused)) => format!("the record of epoch {} is refused", refused.epoch),
+    };
+    let end = match record.and_then(|record| record.ended.as_ref()) {
+        Some(_) => "; the guest's life is over",
+        None => "",
+    };
+    Recoverable { epoch: possible.then_some(reaches), why: format!("{base}; {beyond}{end}") }
+}
