@@ -31,7 +31,12 @@ pub(crate) fn run(args: Args) -> CommandResult {
         return Err(Failure::line(ExitCode::Terminated, "the process that started this host is gone"));
     }
     let name = args.id;
-    match serve(&HostOptions { name: name.clone(), socket: args.pool, memory_bytes: args.memory.map(ByteCount::get), lifeline: false })? {
+    match serve(&HostOptions {
+        name: name.clone(),
+        socket: args.pool,
+        memory_bytes: args.memory.map(ByteCount::get),
+        lifeline: false,
+    })? {
         HostEnd::Shutdown => Ok(ExitStatus::Own(ExitCode::Ok)),
         HostEnd::Fenced { vm, generation } => Err(Failure::line(
             ExitCode::Fenced,

@@ -9,11 +9,13 @@ mod guests;
 mod host;
 mod lineage;
 mod output;
+mod planned;
 mod pool;
 mod pool_inspect;
 mod run;
 mod scenario;
 mod signals;
+mod sim;
 mod status;
 
 use clap::{Parser, Subcommand};
@@ -47,12 +49,18 @@ enum Command {
     Demo(demo::Args),
     /// Run failures that are written down in files
     Scenario(scenario::Args),
+    /// Run the protocol under simulated faults, thousands of runs a minute
+    Sim(sim::Args),
     /// Look at what this machine offers
     Doctor(doctor::Args),
     /// List the guests that ftvm brings along
     Guests(guests::Args),
     /// Show the hosts and VMs of a pool
     Status(status::Args),
+    /// Move a VM to another host, as planned
+    Switchover(planned::SwitchoverArgs),
+    /// Take all roles from a host
+    Drain(planned::DrainArgs),
     /// Run a pool controller, or look into a pool
     Pool(pool_inspect::PoolCommand),
     /// Run a host
@@ -67,6 +75,9 @@ fn main() -> std::process::ExitCode {
         Command::Run(args) => run::run(&args),
         Command::Demo(args) => demo::run(&args),
         Command::Scenario(args) => scenario::run(&args),
+        Command::Sim(args) => sim::run(args),
+        Command::Switchover(args) => planned::switchover(args),
+        Command::Drain(args) => planned::drain(args),
         Command::Doctor(args) => doctor::run(&args),
         Command::Guests(args) => guests::run(&args),
         Command::Status(args) => status::run(&args),

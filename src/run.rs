@@ -33,6 +33,9 @@ pub(crate) struct Args {
     /// Guest memory
     #[arg(long, value_name = "SIZE", default_value = "64MiB")]
     memory: ByteCount,
+    /// Memory for copies of written pages that the primary's host keeps; without it all that the guest ever wrote
+    #[arg(long, value_name = "SIZE")]
+    working_set: Option<ByteCount>,
     /// How the guest is protected
     #[arg(long, value_enum, default_value_t = RunMode::Checkpoint)]
     mode: RunMode,
@@ -40,7 +43,7 @@ pub(crate) struct Args {
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=60_000))]
     epoch_ms: Option<u64>,
     /// Silence after which a host is suspected, in milliseconds
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=600_000))]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(10..=600_000))]
     heartbeat_ms: Option<u64>,
     /// Start hosts that die again
     #[arg(long)]
@@ -98,8 +101,12 @@ fn run_protected(args: &Args, image: &GuestImage) -> CommandResult {
         keep: args.keep,
     })?;
     let (pool_directory, run_directory) = (cluster.pool_directory().to_owned(), cluster.run_directory().to_owned());
-    let options =
-        VmOptions { memory: args.memory, args: args.args.clone(), epoch_interval: args.epoch_ms.map(Span::from_ms) };
+    let options = VmOptions {
+        memory: args.memory,
+        args: args.args.clone(),
+        epoch_interval: args.epoch_ms.map(Span::from_ms),
+        working_set: args.working_set,
+    };
     let respawn = if args.respawn { Respawn::All } else { Respawn::Fenced };
     let mut run = ProtectedRun::start(cluster, image, &options, respawn, args.events.as_deref())?;
     let shown = follow(args, &mut run, &signals)?;

@@ -154,7 +154,12 @@ fn show_in(
         heartbeat_bound: options.heartbeat_bound,
         keep: false,
     })?;
-    let vm = VmOptions { memory: options.memory, args: options.args.clone(), epoch_interval: options.epoch_interval };
+    let vm = VmOptions {
+        memory: options.memory,
+        args: options.args.clone(),
+        epoch_interval: options.epoch_interval,
+        working_set: None,
+    };
     let run = ProtectedRun::start(cluster, &image, &vm, Respawn::All, None)?;
     let kills = plan_kills(options.seed, options.kills, golden.console.len() as u64);
     let limit = monotonic() + options.time_limit;

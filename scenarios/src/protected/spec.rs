@@ -28,6 +28,8 @@ pub struct VmOptions {
     pub args: Vec<String>,
     /// Longest time between two commits; `None`: the default.
     pub epoch_interval: Option<Span>,
+    /// Copies of written pages that the primary's host keeps; `None`: all.
+    pub working_set: Option<ByteCount>,
 }
 
 impl VmOptions {
@@ -42,7 +44,7 @@ impl VmOptions {
             args: self.args.clone(),
             journal: journal_for(self.memory),
             console_lossless: true,
-            working_set_bytes_max: None,
+            working_set_bytes_max: self.working_set.map(ByteCount::get),
         }
     }
 }

@@ -134,6 +134,7 @@ pub fn run_scenario(
         memory: scenario.vm.memory,
         args: scenario.vm.args.clone(),
         epoch_interval: scenario.vm.epoch_interval,
+        working_set: None,
     };
     let respawn = if scenario.cluster.respawn { Respawn::All } else { Respawn::Fenced };
     let run = ProtectedRun::start(cluster, &image, &vm, respawn, Some(&directory.file("events.jsonl")))?;

@@ -1,0 +1,68 @@
+//! `ftvm switchover` and `ftvm drain`: planned changes.
+
+use crate::exit_code::ExitCode;
+use crate::failure::Failure;
+use crate::{CommandResult, ExitStatus, output};
+use ft_protocol::wire::{Answer, Request, VmStatus};
+use std::path::PathBuf;
+use vmm::client::{Client, ClientError};
+use vmm::clock::monotonic;
+
+#[derive(clap::Args)]
+pub(crate) struct SwitchoverArgs {
+    /// Name of the VM
+    vm: String,
+    /// The controller's socket
+    #[arg(long, value_name = "SOCKET")]
+    pool: PathBuf,
+    /// The host to go to; without it the secondary's
+    #[arg(long, value_name = "HOST")]
+    to: Option<String>,
+}
+
+#[derive(clap::Args)]
+pub(crate) struct DrainArgs {
+    /// Name of the host
+    host: String,
+    /// The controller's socket
+    #[arg(long, value_name = "SOCKET")]
+    pool: PathBuf,
+    /// Let the host have roles again
+    #[arg(long)]
+    off: bool,
+}
+
+pub(crate) fn switchover(args: SwitchoverArgs) -> CommandResult {
+    let mut client = Client::connect(&args.pool)?;
+    let before = find(&mut client, &args.vm)?;
+    let started = monotonic();
+    client.request(Request::Switchover { vm: before.vm, to: args.to }, Vec::new())?;
+    let took = monotonic().since(started);
+    let after = find(&mut client, &args.vm)?;
+    let host = |name: &Option<String>| name.clone().unwrap_or_else(|| "-".to_owned());
+    output::text(&format!(
+        "{} moved from {} to {} in {took}: generation {}, nothing lost\n",
+        args.vm,
+        host(&before.primary),
+        host(&after.primary),
+        after.generation.get()
+    ))?;
+    Ok(ExitStatus::Own(ExitCode::Ok))
+}
+
+pub(crate) fn drain(args: DrainArgs) -> CommandResult {
+    let mut client = Client::connect(&args.pool)?;
+    client.request(Request::Drain { host: args.host.clone(), on: !args.off }, Vec::new())?;
+    let what =
+        if args.off { "may have roles again" } else { "is being drained; `ftvm status` shows when it is a spare" };
+    output::text(&format!("host {} {what}\n", args.host))?;
+    Ok(ExitStatus::Own(ExitCode::Ok))
+}
+
+fn find(client: &mut Client, name: &str) -> Result<VmStatus, Failure> {
+    let (Answer::Status(status), _) = client.request(Request::Status, Vec::new())? else {
+        return Err(ClientError::WrongAnswer.into());
+    };
+    let found = status.vms.into_iter().find(|vm| vm.name == name);
+    found.ok_or_else(|| Failure::line(ExitCode::FileMissing, format!("there is no VM `{name}`: see `ftvm status`")))
+}
