@@ -66,11 +66,11 @@ fn after_sigkill_of_run_and_controller() {
     let Some(_machine) = kvm() else { return };
     let place = Place::new();
     let (run, children) = endless(&place);
-    let controller = run.controller().expect("it lives");
-    signal(controller, Signal::SIGSTOP);
+    // Stopped, so that it cannot start another controller.
+    run.signal(Signal::SIGSTOP);
+    signal(run.controller().expect("it lives"), Signal::SIGKILL);
     run.signal(Signal::SIGKILL);
     assert_eq!(run.end().code, None);
-    signal(controller, Signal::SIGKILL);
     await_true("the end of all children", || !children.iter().any(|pid| is_alive(*pid)));
     assert_eq!(place.leftovers().len(), 2);
     place.run(&["run", "builtin:counter", "--", "--lines", "1"]).ok();

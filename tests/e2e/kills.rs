@@ -56,7 +56,7 @@ fn the_demo_tells_its_timeline() {
 
 /// A demo that could not fail would show nothing.
 #[test]
-fn the_demo_fails_when_no_host_is_left_in_time() {
+fn the_demo_fails_when_time_runs_out() {
     let Some(_machine) = kvm() else { return };
     let place = Place::new();
     let ended = place.run(&["demo", "--time-limit", "1ms"]);
