@@ -96,7 +96,6 @@ impl From<DemoError> for Failure {
         match error {
             DemoError::Guest(error) => error.into(),
             DemoError::Golden(error) => error.into(),
-            DemoError::Directory(error) => error.into(),
             DemoError::Cluster(error) => error.into(),
             DemoError::Run(error) => error.into(),
             DemoError::Output(ref source) if source.kind() == io::ErrorKind::BrokenPipe => {

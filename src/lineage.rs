@@ -1,10 +1,10 @@
-//! Processes of a private cluster do not outlive their parent.
+//! Processes that ftvm starts for itself do not outlive their parent.
 
 use nix::sys::prctl::set_pdeathsig;
 use nix::sys::signal::Signal;
 use nix::unistd::{Pid, getppid};
 
-/// The process that a private controller or host belongs to.
+/// The process that another one belongs to.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Parent(Pid);
 

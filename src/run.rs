@@ -2,6 +2,7 @@
 
 use crate::exit_code::ExitCode;
 use crate::failure::Failure;
+use crate::lineage::Parent;
 use crate::signals::EndSignals;
 use crate::{CommandResult, ExitStatus};
 use ft_protocol::commit_meta::GuestEnd;
@@ -63,6 +64,9 @@ pub(crate) struct Args {
     /// Write the run in numbers, as JSON, to a file or to standard error
     #[arg(long, value_name = "FILE", num_args = 0..=1, require_equals = true)]
     json: Option<Option<PathBuf>>,
+    /// The process that this run belongs to: dies with it
+    #[arg(long, value_name = "PID", hide = true)]
+    private_to: Option<i32>,
 }
 
 /// How a guest is protected.
@@ -75,6 +79,11 @@ enum RunMode {
 }
 
 pub(crate) fn run(args: &Args) -> CommandResult {
+    if let Some(parent) = args.private_to
+        && !Parent::new(parent).die_with()
+    {
+        return Err(Failure::line(ExitCode::Terminated, "the process that started this run is gone"));
+    }
     let Ok(source) = args.guest.parse::<GuestSource>();
     let image = source.read()?;
     image.check(args.memory.get(), &args.args)?;

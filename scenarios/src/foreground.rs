@@ -6,6 +6,7 @@ use crate::status_line::StatusLine;
 use ft_protocol::timeline::Happening;
 use ft_protocol::{Span, Time};
 use nix::poll::PollFlags;
+use nix::unistd::isatty;
 use std::io::{self, Write};
 use std::os::fd::{AsFd, BorrowedFd};
 use vmm::clock::monotonic;
@@ -55,6 +56,9 @@ pub fn show(
 ) -> Result<Shown, ShowError> {
     let mut backlog = Vec::new();
     let mut next_status = monotonic();
+    // On a terminal that shows both, the status line must not wipe away the beginning of a console line.
+    let shared = isatty(&*out).unwrap_or(false);
+    let mut at_line_start = true;
     let shown = loop {
         while backlog.len() < BACKLOG_BYTES_MAX && run.read_console(&mut backlog, BACKLOG_BYTES_MAX)? > 0 {}
         if backlog.is_empty()
@@ -69,7 +73,7 @@ pub fn show(
         if let Some(line) = &mut status
             && now >= next_status
         {
-            line.update(run)?;
+            line.update(run, at_line_start || !shared)?;
             next_status = now + STATUS_INTERVAL;
         }
         let until = limit.unwrap_or(now + Span::from_ms(60_000));
@@ -85,18 +89,15 @@ pub fn show(
                 // Nothing was asked for: only a hang-up or an error is told.
                 break Shown::OutputClosed;
             }
-            let clears = status.as_mut().map(StatusLine::clear);
-            match out
-                .write(&backlog[..backlog.len().min(WRITE_BYTES_MAX)])
-                .and_then(|count| out.flush().map(|()| count))
-            {
+            if let Some(line) = status.as_mut().filter(|_| shared) {
+                line.clear();
+            }
+            let chunk = &backlog[..backlog.len().min(WRITE_BYTES_MAX)];
+            match out.write(chunk).and_then(|count| out.flush().map(|()| count)) {
                 Ok(count) => {
-                    let at_line_start = count > 0 && backlog[count - 1] == b'\n';
+                    at_line_start = if count > 0 { backlog[count - 1] == b'\n' } else { at_line_start };
                     backlog.drain(..count);
-                    if clears == Some(true)
-                        && at_line_start
-                        && let Some(line) = &mut status
-                    {
+                    if let Some(line) = status.as_mut().filter(|_| shared && at_line_start) {
                         line.draw();
                     }
                 }

@@ -86,6 +86,7 @@ pub fn run_unprotected(options: &GoldenOptions<'_>) -> Result<Golden, GoldenErro
     let out = File::create(&console).map_err(file_error)?;
     let mut command = Command::new(options.executable);
     command.args(["run", "--mode", "none", "--memory", &options.memory.get().to_string()]);
+    command.arg("--private-to").arg(std::process::id().to_string());
     command.arg(options.guest.to_string()).arg("--").args(options.args);
     let start = Instant::now();
     let mut child = Child::start(command, Stdio::null(), out.into(), stderr)

@@ -15,12 +15,14 @@ pub struct StatusLine {
 }
 
 impl StatusLine {
-    /// Asks for the state and shows it.
-    pub(crate) fn update(&mut self, run: &mut ProtectedRun) -> Result<(), RunError> {
+    /// Asks for the state, and shows it if this is a place for it.
+    pub(crate) fn update(&mut self, run: &mut ProtectedRun, show: bool) -> Result<(), RunError> {
         let status = run.status()?;
         if let Some(vm) = status.vms.first() {
             self.text = describe(vm, run.timeline().blackout_max().map(show_span));
-            self.draw();
+            if show {
+                self.draw();
+            }
         }
         Ok(())
     }
@@ -33,13 +35,11 @@ impl StatusLine {
         }
     }
 
-    /// Takes the line away; says whether it was there.
-    pub(crate) fn clear(&mut self) -> bool {
-        let shown = std::mem::take(&mut self.shown);
-        if shown {
+    /// Takes the line away, if it is there.
+    pub(crate) fn clear(&mut self) {
+        if std::mem::take(&mut self.shown) {
             put(CLEAR_LINE);
         }
-        shown
     }
 }
 

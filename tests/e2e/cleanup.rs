@@ -124,3 +124,17 @@ fn after_a_controller_that_was_killed_and_started_again() {
     assert!(!is_alive(successor));
     ends_clean(&place, &children);
 }
+
+/// Its unprotected run is a process of its own, too.
+#[test]
+fn after_a_demo_that_was_killed() {
+    let Some(_machine) = kvm() else { return };
+    let place = Place::new();
+    let demo = place.start(&["demo", "--", "--steps", "100000000000"]);
+    let child = await_some("the unprotected run", || children_of(demo.pid()).first().map(|child| child.pid));
+    demo.signal(Signal::SIGKILL);
+    assert_eq!(demo.end().code, None);
+    await_true("the end of the unprotected run", || !is_alive(child));
+    place.run(&["run", "builtin:counter", "--", "--lines", "1"]).ok();
+    assert_eq!(place.leftovers(), NOTHING, "the next run has removed what was left");
+}

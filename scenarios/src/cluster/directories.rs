@@ -27,7 +27,7 @@ pub struct OwnedDirectory {
 
 impl OwnedDirectory {
     /// Makes `PARENT/ftvm-PID-RANDOM`, for this user only.
-    pub(super) fn create(parent: &Path) -> Result<Self, ClusterError> {
+    pub(crate) fn create(parent: &Path) -> Result<Self, ClusterError> {
         let failed = |source: io::Error| ClusterError::Directory { parent: parent.to_owned(), source };
         let mut tries = 0;
         loop {

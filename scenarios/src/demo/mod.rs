@@ -5,12 +5,11 @@ mod plan;
 
 pub use plan::{PlannedKill, Victim, plan_kills};
 
-use crate::cluster::{Cluster, ClusterError, ClusterOptions, HostName, HostSignal};
-use crate::compare::{Difference, first_difference};
+use crate::cluster::{Cluster, ClusterError, ClusterOptions, HostName, HostSignal, OwnedDirectory};
+use crate::compare::first_difference;
 use crate::golden::{Golden, GoldenError, GoldenOptions, run_unprotected};
 use crate::guest::{GuestError, GuestSource};
 use crate::protected::{Outcome, ProtectedRun, Respawn, RunError, VmOptions};
-use crate::runner::{RunDirectory, RunnerError};
 use crate::summary::{Summary, ms};
 use crate::timeline::Timeline;
 use crate::units::{ByteCount, show_span};
@@ -85,10 +84,7 @@ pub enum DemoError {
     /// The unprotected run failed.
     #[error(transparent)]
     Golden(#[from] GoldenError),
-    /// No directory for its files.
-    #[error(transparent)]
-    Directory(#[from] RunnerError),
-    /// The cluster does not come up.
+    /// The cluster, or the directory for the demo's files, cannot be made.
     #[error(transparent)]
     Cluster(#[from] ClusterError),
     /// The protected run broke.
@@ -111,7 +107,7 @@ pub fn show_demo(
     interrupt: BorrowedFd<'_>,
     out: &mut dyn Write,
 ) -> Result<DemoReport, DemoError> {
-    let scratch = RunDirectory::create(&std::env::temp_dir(), &format!("ftvm-demo-{}", std::process::id()))?;
+    let scratch = OwnedDirectory::create(&std::env::temp_dir())?;
     let result = show_in(options, &scratch, interrupt, out);
     scratch.remove();
     result
@@ -119,7 +115,7 @@ pub fn show_demo(
 
 fn show_in(
     options: &DemoOptions,
-    scratch: &RunDirectory,
+    scratch: &OwnedDirectory,
     interrupt: BorrowedFd<'_>,
     out: &mut dyn Write,
 ) -> Result<DemoReport, DemoError> {
@@ -284,7 +280,6 @@ fn failures(
         None => failures.push("the guest did not end in time".to_owned()),
     }
     if let Some(difference) = first_difference(&golden.console, console) {
-        let Difference { .. } = &difference;
         failures.push(format!("the console {difference}"));
     }
     if killed.len() < planned {
