@@ -1,7 +1,7 @@
 use super::*;
 use crate::commit_word::PublishError;
 use crate::lossy::{LossyCache, LossyMemory};
-use crate::mem::PoolWrite;
+use crate::mem::{PoolRead, PoolWrite};
 use crate::numbers::{Epoch, Generation, Offset, PAGE_BYTES, PageIndex};
 
 const GENERATION: Generation = Generation::new(3);
@@ -105,6 +105,30 @@ fn a_record_that_does_not_fit_is_refused_and_spill_is_asked_for() {
     }
     assert!(matches!(record.push_page_bytes(PageIndex::new(14), &page), Err(JournalError::RecordTooLarge { .. })));
     assert!(matches!(record.close(&[0; 8192]), Err(JournalError::RecordTooLarge { .. })));
+}
+
+/// From the first page's copy to the publication the record lies in memory that faults, or a mad neighbour, can change.
+/// A CRC computed from there would only confirm what it finds.
+#[test]
+fn what_changes_in_the_slot_before_the_checksum_is_noticed() {
+    let page_at = 4096 + 4096;
+    let [content, index, meta] = [page_at + 70, page_at + 4096, page_at + 4096 + 8 + 1];
+    for at in [content, index, meta] {
+        let journal = fixture(0);
+        let mut record = journal.writer.begin(Epoch::new(2), Epoch::ZERO).unwrap();
+        record.push_page_bytes(PageIndex::new(1), &[7; PAGE_BYTES]).unwrap();
+        let closed = record.close(b"meta").unwrap();
+        let mut byte = [0];
+        journal.memory.read(Offset::new(at), &mut byte).unwrap();
+        journal.memory.write(Offset::new(at), &[byte[0] ^ 1]).unwrap();
+        journal.writer.checksum(&closed).unwrap();
+        let mut buffer = Vec::new();
+        let refused = journal.reader.load(Epoch::new(2), &LIMITS, &mut buffer);
+        assert!(
+            matches!(refused, Err(LoadError::Record { source: RecordError::BodyCrc { .. }, .. })),
+            "changed at {at}: {refused:?}"
+        );
+    }
 }
 
 #[test]

@@ -6,7 +6,8 @@
 //!            │                                                        └─▶ refused: sealed, this host is fenced
 //!            └─▶ dropped: nothing has happened
 //! ```
-//! Only a record whose bytes are durable can be published: the types carry that order.
+//! Only a record whose bytes are durable can be published: the types carry that order. The CRC is computed from private
+//! copies on the way into the slot, never from the slot: what changes there afterwards, by whatever fault, is noticed.
 
 use thiserror::Error;
 use vm_memory::VolatileSlice;
@@ -18,11 +19,8 @@ use super::spill::{SPILL_STEP, SpillError, SpillSpace};
 use crate::commit_word::{CommitWord, CommitWordError, PublishError};
 use crate::header::{Header, OPEN};
 use crate::mem::{AccessError, PoolWrite, check_bounds};
-use crate::numbers::{Epoch, Generation, Offset, PAGE_SIZE, PageIndex, len_u64};
+use crate::numbers::{Epoch, Generation, Offset, PAGE_BYTES, PAGE_SIZE, PageIndex, len_u64};
 use crate::planted::{self, PlantedBug, planted};
-
-/// How much is read back at once to compute a CRC: fits the first-level cache.
-const CHECKSUM_STEP: usize = 16 << 10;
 
 /// A commit record could not be written.
 #[derive(Debug, Error)]
@@ -103,11 +101,12 @@ impl<M: PoolWrite, S: SpillSpace> JournalWriter<M, S> {
             slot: self.geometry.slot_at(epoch),
             epoch,
             index: Vec::new(),
+            body_crc: crc32fast::Hasher::new(),
             spilled_to: self.geometry.reserved_bytes,
         })
     }
 
-    /// Computes the CRC, completes the header, and makes all of the record durable. May run on another thread.
+    /// Writes the header, CRC included, and makes all of the record durable. May run on another thread.
     ///
     /// # Errors
     /// When the pool refuses.
@@ -121,7 +120,7 @@ impl<M: PoolWrite, S: SpillSpace> JournalWriter<M, S> {
             generation: U64::new(self.generation.get()),
             epoch: U64::new(record.epoch.get()),
             page_count: U32::new(record.page_count),
-            body_crc: U32::new(self.body_crc(slot, body_bytes)?),
+            body_crc: U32::new(record.body_crc),
             meta_bytes: U64::new(record.meta_bytes),
             total_bytes: U64::new(record.total_bytes),
             closing: OPEN,
@@ -131,19 +130,6 @@ impl<M: PoolWrite, S: SpillSpace> JournalWriter<M, S> {
         planted::flush(&self.memory, slot, len_u64(bytes.len()), PlantedBug::RecordHeaderFlush)?;
         planted::fence(&self.memory, PlantedBug::RecordFence)?;
         Ok(FinishedRecord { epoch: record.epoch })
-    }
-
-    fn body_crc(&self, slot: Offset, len: u64) -> Result<u32, AccessError> {
-        let mut hasher = crc32fast::Hasher::new();
-        let mut chunk = [0; CHECKSUM_STEP];
-        let mut done = 0;
-        while done < len {
-            let step = usize::try_from(len - done).map_or(CHECKSUM_STEP, |left| left.min(CHECKSUM_STEP));
-            self.memory.read(slot.plus(PAGES_AT + done), &mut chunk[..step])?;
-            hasher.update(&chunk[..step]);
-            done += len_u64(step);
-        }
-        Ok(hasher.finalize())
     }
 
     /// Commits a finished record. Only after success may the outputs that it covers leave.
@@ -173,11 +159,13 @@ pub struct RecordWriter<'journal, M, S> {
     slot: Offset,
     epoch: Epoch,
     index: Vec<u64>,
+    /// Of what was pushed: pages come first in the body.
+    body_crc: crc32fast::Hasher,
     spilled_to: u64,
 }
 
 impl<M: PoolWrite, S: SpillSpace> RecordWriter<'_, M, S> {
-    /// Adds one page, copied straight into the slot. Pages come in ascending order.
+    /// Adds one page, copied into the slot through the first-level cache. Pages come in ascending order.
     ///
     /// # Errors
     /// When there is no space, or the pool refuses. The record can be dropped and begun anew.
@@ -186,9 +174,12 @@ impl<M: PoolWrite, S: SpillSpace> RecordWriter<'_, M, S> {
         page: PageIndex,
         content: &VolatileSlice<'_, B>,
     ) -> Result<(), JournalError> {
-        assert_eq!(len_u64(content.len()), PAGE_SIZE, "a page is pushed whole");
+        assert_eq!(content.len(), PAGE_BYTES, "a page is pushed whole");
         let at = self.next_page(page)?;
-        self.journal.memory.write_volatile(at, content)?;
+        let mut copy = [0; PAGE_BYTES];
+        content.copy_to(&mut copy);
+        self.body_crc.update(&copy);
+        self.journal.memory.write_volatile(at, &VolatileSlice::from(&mut copy[..]))?;
         self.index.push(page.get());
         Ok(())
     }
@@ -201,6 +192,7 @@ impl<M: PoolWrite, S: SpillSpace> RecordWriter<'_, M, S> {
         assert_eq!(len_u64(content.len()), PAGE_SIZE, "a page is pushed whole");
         let at = self.next_page(page)?;
         self.journal.memory.write(at, content)?;
+        self.body_crc.update(content);
         self.index.push(page.get());
         Ok(())
     }
@@ -234,6 +226,8 @@ impl<M: PoolWrite, S: SpillSpace> RecordWriter<'_, M, S> {
         let index: Vec<u8> = self.index.iter().flat_map(|page| page.to_le_bytes()).collect();
         memory.write(self.slot.plus(index_at), &index)?;
         memory.write(self.slot.plus(meta_at), meta)?;
+        self.body_crc.update(&index);
+        self.body_crc.update(meta);
         let too_large =
             JournalError::RecordTooLarge { needed: total_bytes, slot_bytes: self.journal.geometry.slot_bytes };
         Ok(UnchecksummedRecord {
@@ -242,6 +236,7 @@ impl<M: PoolWrite, S: SpillSpace> RecordWriter<'_, M, S> {
             page_count: u32::try_from(self.index.len()).map_err(|_| too_large)?,
             meta_bytes,
             total_bytes,
+            body_crc: self.body_crc.finalize(),
         })
     }
 
@@ -278,7 +273,7 @@ impl<M: PoolWrite, S: SpillSpace> RecordWriter<'_, M, S> {
     }
 }
 
-/// A record that lacks only its header and durability. Plain data: it can go to another thread.
+/// A record whose CRC is not in its header yet, and which is not durable. Plain data: it can go to another thread.
 #[derive(Debug)]
 pub struct UnchecksummedRecord {
     generation: Generation,
@@ -286,6 +281,7 @@ pub struct UnchecksummedRecord {
     page_count: u32,
     meta_bytes: u64,
     total_bytes: u64,
+    body_crc: u32,
 }
 
 impl UnchecksummedRecord {
