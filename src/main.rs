@@ -61,6 +61,8 @@ enum Command {
     Switchover(planned::SwitchoverArgs),
     /// Take all roles from a host
     Drain(planned::DrainArgs),
+    /// End a VM's life and give back its part of the pool
+    Delete(planned::DeleteArgs),
     /// Run a pool controller, or look into a pool
     Pool(pool_inspect::PoolCommand),
     /// Run a host
@@ -77,6 +79,7 @@ fn main() -> std::process::ExitCode {
         Command::Scenario(args) => scenario::run(&args),
         Command::Sim(args) => sim::run(args),
         Command::Switchover(args) => planned::switchover(args),
+        Command::Delete(args) => planned::delete(&args),
         Command::Drain(args) => planned::drain(args),
         Command::Doctor(args) => doctor::run(&args),
         Command::Guests(args) => guests::run(&args),

@@ -1,4 +1,4 @@
-//! `ftvm switchover` and `ftvm drain`: planned changes.
+//! `ftvm switchover`, `ftvm drain` and `ftvm delete`: planned changes.
 
 use crate::exit_code::ExitCode;
 use crate::failure::Failure;
@@ -30,6 +30,23 @@ pub(crate) struct DrainArgs {
     /// Let the host have roles again
     #[arg(long)]
     off: bool,
+}
+
+#[derive(clap::Args)]
+pub(crate) struct DeleteArgs {
+    /// Name of the VM
+    vm: String,
+    /// The controller's socket
+    #[arg(long, value_name = "SOCKET")]
+    pool: PathBuf,
+}
+
+pub(crate) fn delete(args: &DeleteArgs) -> CommandResult {
+    let mut client = Client::connect(&args.pool)?;
+    let vm = find(&mut client, &args.vm)?.vm;
+    client.request(Request::DeleteVm(vm), Vec::new())?;
+    output::text(&format!("{} is deleted\n", args.vm))?;
+    Ok(ExitStatus::Own(ExitCode::Ok))
 }
 
 pub(crate) fn switchover(args: SwitchoverArgs) -> CommandResult {

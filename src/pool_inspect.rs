@@ -61,7 +61,7 @@ fn show(args: &Args) -> CommandResult {
 
 /// Prints what does not verify.
 fn check(args: &Args) -> CommandResult {
-    let report = match inspect(&args.dir) {
+    let report = match vmm::inspect::check(&args.dir) {
         Ok(report) => report,
         // Nothing more can be said of such a pool, but that it is damaged is what was asked.
         Err(error @ InspectError::Damaged(_)) if args.json => {

@@ -45,6 +45,13 @@ pub enum Happening {
         /// Its name.
         name: String,
     },
+    /// A VM was deleted, its part of the pool given back.
+    VmDeleted {
+        /// Its number.
+        vm: VmId,
+        /// Its name.
+        name: String,
+    },
     /// The primary is known, or thought, to be gone.
     PrimaryGone {
         /// The VM.

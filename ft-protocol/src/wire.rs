@@ -378,6 +378,8 @@ pub enum ToHost {
 pub enum Request {
     /// Make a VM and run it; the file to boot from travels beside it.
     CreateVm(VmSpec),
+    /// End a VM's life, whatever it does, and give back its part of the pool.
+    DeleteVm(VmId),
     /// The state of everything.
     Status,
     /// Send the latest happenings of this controller's life, and from now on all.

@@ -89,6 +89,8 @@ pub enum HappeningKind {
     HostBeats,
     /// [`Happening::VmCreated`]
     VmCreated,
+    /// [`Happening::VmDeleted`]
+    VmDeleted,
     /// [`Happening::PrimaryGone`]
     PrimaryGone,
     /// [`Happening::TakeoverRefused`]
@@ -133,6 +135,7 @@ impl From<&Happening> for HappeningKind {
             Happening::HostSilent { .. } => Self::HostSilent,
             Happening::HostBeats { .. } => Self::HostBeats,
             Happening::VmCreated { .. } => Self::VmCreated,
+            Happening::VmDeleted { .. } => Self::VmDeleted,
             Happening::PrimaryGone { .. } => Self::PrimaryGone,
             Happening::TakeoverRefused { .. } => Self::TakeoverRefused,
             Happening::Sealed { .. } => Self::Sealed,

@@ -34,6 +34,7 @@ impl Controller {
         let FromClient { id, request } = message;
         match request {
             Request::CreateVm(spec) => self.create_vm(turn, link, id, spec),
+            Request::DeleteVm(vm) => self.delete_vm(turn, link, id, vm),
             Request::Status => answer(turn, link, id, Ok(Answer::Status(self.status())), Vec::new()),
             Request::Watch => {
                 self.watchers.insert(link);
@@ -70,7 +71,9 @@ impl Controller {
                 return;
             }
         };
-        self.vms.insert(vm, Vm::new(vm, spec.clone(), Phase::Creating { client: link, request: id }));
+        let mut entry = Vm::new(vm, spec.clone(), Phase::Creating { client: link, request: id });
+        entry.generation = self.first_generation;
+        self.vms.insert(vm, entry);
         let fits = self.hosts.keys().any(|host| self.has_room(*host, vm));
         if !fits && self.hosts.values().any(|host| host.link.is_some()) {
             self.vms.remove(&vm);
@@ -98,6 +101,47 @@ impl Controller {
             .map(VmId::new)
             .find(|vm| !self.vms.contains_key(vm))
             .ok_or_else(|| RequestError::PoolRefused(format!("all {} places for VMs are taken", self.config.vms_max)))
+    }
+
+    /// Ends a VM's life: its hosts forget it, its generation is sealed so that a host that has not heard of it can publish
+    /// nothing into a part of the pool that may be another VM's soon.
+    fn delete_vm(&mut self, turn: &mut Turn<'_>, link: LinkId, id: u64, vm: VmId) {
+        let Some(entry) = self.vms.get_mut(&vm) else {
+            answer(turn, link, id, Err(RequestError::UnknownVm(vm)), Vec::new());
+            return;
+        };
+        if matches!(entry.phase, Phase::Creating { .. } | Phase::Deleting { .. }) {
+            let why = format!("the VM is {}", entry.phase_word());
+            answer(turn, link, id, Err(RequestError::NotNow(why)), Vec::new());
+            return;
+        }
+        let (generation, primary) = (entry.generation, entry.primary());
+        let sealable = entry.given && !matches!(entry.phase, Phase::Ended { .. });
+        entry.phase = Phase::Deleting { client: link, request: id };
+        entry.suspected = None;
+        let standby = entry.standby.take().map(|standby| standby.host);
+        for host in primary.into_iter().chain(standby) {
+            self.to_host(turn, host, ToHost::Release { vm, generation, deposed: false }, Vec::new());
+        }
+        if sealable {
+            turn.actions.push(Action::Seal { vm, generation });
+        } else {
+            self.finish_deleting(turn, vm);
+        }
+    }
+
+    /// Gives the VM's part of the pool back, once no record of it is with the driver.
+    pub(super) fn finish_deleting(&mut self, turn: &mut Turn<'_>, vm: VmId) {
+        let Some(entry) = self.vms.get(&vm).filter(|entry| !entry.applying) else { return };
+        let Phase::Deleting { client, request } = entry.phase else { return };
+        let name = entry.spec.name.clone();
+        self.first_generation = self.first_generation.max(entry.generation.next());
+        self.vms.remove(&vm);
+        // Forgotten first: a controller that dies in between finds a part of the pool that belongs to nobody.
+        self.persist(turn);
+        turn.actions.push(Action::DeletePartition(vm));
+        self.tell(turn, Happening::VmDeleted { vm, name });
+        answer(turn, client, request, Ok(Answer::Done), Vec::new());
     }
 
     pub(super) fn partition_created(&mut self, turn: &mut Turn<'_>, vm: VmId, result: Result<(), String>) {

@@ -78,6 +78,11 @@ impl Controller {
 
     /// Holds what a host says it holds against what it should.
     fn reconcile(&mut self, turn: &mut Turn<'_>, host: HostId, restarted: bool, roles: &[HeldRole]) {
+        for role in roles.iter().filter(|role| !self.vms.contains_key(&role.vm)) {
+            // Deleted while the host was away.
+            let release = ToHost::Release { vm: role.vm, generation: role.generation, deposed: false };
+            self.to_host(turn, host, release, Vec::new());
+        }
         let vms: Vec<VmId> = self.vms.keys().copied().collect();
         for vm in vms {
             let held = roles.iter().find(|role| role.vm == vm).copied();

@@ -60,6 +60,7 @@ pub struct Controller {
     host_links: BTreeMap<LinkId, HostId>,
     clients: BTreeSet<LinkId>,
     watchers: BTreeSet<LinkId>,
+    first_generation: Generation,
     /// What a new watcher has missed of this controller's life, oldest first.
     recent: VecDeque<(Time, Happening)>,
 }
@@ -81,6 +82,7 @@ impl Controller {
             host_links: BTreeMap::new(),
             clients: BTreeSet::new(),
             watchers: BTreeSet::new(),
+            first_generation: Generation::FIRST,
             recent: VecDeque::new(),
         }
     }
@@ -97,6 +99,7 @@ impl Controller {
         actions: &mut Vec<Action>,
     ) -> Self {
         let mut controller = Self::new(config);
+        controller.first_generation = state.first_generation;
         let turn = &mut Turn { now, actions };
         for (index, record) in state.hosts.into_iter().enumerate() {
             let Ok(index) = u16::try_from(index) else { break };
@@ -165,12 +168,18 @@ impl Controller {
 
     fn persist(&self, turn: &mut Turn<'_>) {
         turn.actions.push(Action::Persist(ClusterState {
+            first_generation: self.first_generation,
             hosts: self
                 .hosts
                 .values()
                 .map(|host| HostRecord { name: host.name.clone(), draining: host.draining })
                 .collect(),
-            vms: self.vms.values().filter(|vm| !matches!(vm.phase, Phase::Creating { .. })).map(Vm::record).collect(),
+            vms: self
+                .vms
+                .values()
+                .filter(|vm| !matches!(vm.phase, Phase::Creating { .. } | Phase::Deleting { .. }))
+                .map(Vm::record)
+                .collect(),
         }));
     }
 

@@ -10,12 +10,21 @@ use serde::{Deserialize, Serialize};
 pub const CLUSTER_STATE_VERSION: u8 = 1;
 
 /// Cluster state: who exists and who reigns.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ClusterState {
     /// Hosts; a host's number is its index.
     pub hosts: Vec<HostRecord>,
     /// All VMs.
     pub vms: Vec<VmRecord>,
+    /// Where the generations of a new VM begin: above those of all VMs that were ever deleted, so that a host that comes back
+    /// with a role for one of them is never taken for a host of the VM that has its number now.
+    pub first_generation: Generation,
+}
+
+impl Default for ClusterState {
+    fn default() -> Self {
+        Self { hosts: Vec::new(), vms: Vec::new(), first_generation: Generation::FIRST }
+    }
 }
 
 /// A host in the cluster state.

@@ -134,6 +134,10 @@ impl Controller {
 
     pub(super) fn sealed(&mut self, turn: &mut Turn<'_>, vm: VmId, generation: Generation, final_epoch: Epoch) {
         let Some(entry) = self.vms.get_mut(&vm) else { return };
+        if matches!(entry.phase, Phase::Deleting { .. }) {
+            self.finish_deleting(turn, vm);
+            return;
+        }
         let Phase::Sealing { winner } = entry.phase else { return };
         assert_eq!(entry.generation, generation, "sealed a generation that does not reign");
         // The word is the old primary's to write: it may hold anything. Less than what is applied cannot be true, and
@@ -171,7 +175,7 @@ impl Controller {
     pub(super) fn apply_next(&mut self, turn: &mut Turn<'_>, vm: VmId) {
         let Some(entry) = self.vms.get_mut(&vm) else { return };
         let due = entry.applied < entry.committed && !entry.applying && !entry.console_full;
-        if !due || matches!(entry.phase, Phase::Ended { .. } | Phase::Creating { .. }) {
+        if !due || matches!(entry.phase, Phase::Ended { .. } | Phase::Creating { .. } | Phase::Deleting { .. }) {
             return;
         }
         let console_floor = entry.console_floor();
@@ -186,6 +190,10 @@ impl Controller {
         assert!(entry.applying, "an answer to a question that was not asked");
         assert_eq!(entry.generation, generation, "a generation ends only when all of it is applied");
         entry.applying = false;
+        if matches!(entry.phase, Phase::Deleting { .. }) {
+            self.finish_deleting(turn, vm);
+            return;
+        }
         match outcome {
             ApplyOutcome::Done { epoch, console_end, ended } => {
                 assert_eq!(epoch, entry.applied.next(), "records are applied in order");

@@ -34,6 +34,7 @@ struct Cluster {
     held: Vec<(VmId, Generation, Epoch)>,
     pool_refuses: bool,
     fenced: Vec<HostId>,
+    deleted: Vec<VmId>,
 }
 
 impl Cluster {
@@ -50,6 +51,7 @@ impl Cluster {
             held: Vec::new(),
             pool_refuses: false,
             fenced: Vec::new(),
+            deleted: Vec::new(),
         }
     }
 
@@ -95,6 +97,7 @@ impl Cluster {
                         self.apply(vm, generation, epoch);
                     }
                 }
+                Action::DeletePartition(vm) => self.deleted.push(vm),
                 Action::Fence { host, .. } => self.fenced.push(host),
                 Action::Tell { happening, .. } => self.happened.push(happening),
                 _ => {}
@@ -658,4 +661,28 @@ fn an_upgraded_host_takes_over_and_an_older_one_is_refused_with_the_reason() {
     cluster.close(1);
     cluster.join_with(1, 11, &[], newer);
     assert_eq!(cluster.status().secondary.as_deref(), Some("h1"));
+}
+
+#[test]
+fn a_deleted_vm_is_sealed_forgotten_and_its_space_given_back() {
+    let mut cluster = Cluster::protected();
+    cluster.hold_applies = true;
+    cluster.commit(0, 1, 1);
+    let message = FromClient { id: 3, request: Request::DeleteVm(VM) };
+    cluster.input(Input::FromClient { link: CLIENT, message });
+    assert_eq!(cluster.deleted, [], "a record is being applied");
+    let (vm, generation, epoch) = cluster.held.remove(0);
+    cluster.apply(vm, generation, epoch);
+    assert_eq!(cluster.deleted, [VM]);
+    assert!(cluster.core.status().vms.is_empty() && cluster.persisted.vms.is_empty());
+    for host in [0, 1] {
+        let release = ToHost::Release { vm: VM, generation: Generation::FIRST, deposed: false };
+        assert!(cluster.told.contains(&(LinkId::new(host), release)));
+    }
+    cluster.close(0);
+    cluster.create();
+    assert_eq!(cluster.status().generation, Generation::new(2), "above every generation of the VM that was here");
+    cluster.join(0, &[HeldRole { vm: VM, generation: Generation::FIRST, role: Role::Primary { live: true } }]);
+    let deposed = ToHost::Release { vm: VM, generation: Generation::FIRST, deposed: true };
+    assert!(cluster.told.contains(&(LinkId::new(0), deposed)), "a host of the old VM is none of the new one");
 }

@@ -33,6 +33,8 @@ pub(super) enum Phase {
     Draining { winner: Option<HostId>, final_epoch: Epoch },
     /// The guest's life is over.
     Ended { end: GuestEnd },
+    /// Its part of the pool is given back as soon as nothing works on it any more.
+    Deleting { client: LinkId, request: u64 },
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -184,6 +186,7 @@ impl Vm {
             Phase::Running { .. } => "running",
             Phase::Sealing { .. } | Phase::Draining { .. } => "taking-over",
             Phase::Ended { .. } => "ended",
+            Phase::Deleting { .. } => "deleting",
         }
     }
 }

@@ -94,9 +94,13 @@ impl Driver {
         let dir = &self.options.dir;
         let stored =
             self.pool.cluster().load().map_err(|error| ControllerError::PoolFailed { what: crate::chain(&error) })?;
-        let Some(bytes) = stored else { return Ok(()) };
-        let state =
-            ClusterState::decode(&bytes).map_err(|source| ControllerError::State { dir: dir.clone(), source })?;
+        let state = match stored {
+            Some(bytes) => {
+                ClusterState::decode(&bytes).map_err(|source| ControllerError::State { dir: dir.clone(), source })?
+            }
+            None => ClusterState::default(),
+        };
+        self.remove_orphans(&state)?;
         let mut recovered = Vec::new();
         for record in &state.vms {
             match Partition::reopen(&self.pool, record, &self.wake) {
@@ -113,6 +117,18 @@ impl Driver {
             self.execute(action)?;
         }
         self.settle()
+    }
+
+    /// Gives back parts of the pool that no VM has: an earlier controller died while it made or deleted one.
+    fn remove_orphans(&self, state: &ClusterState) -> Result<(), ControllerError> {
+        let failed = |error: shared_mem::PoolError| ControllerError::PoolFailed { what: crate::chain(&error) };
+        for (slot, entry) in self.pool.vms().map_err(failed)? {
+            if !state.vms.iter().any(|vm| vm.spec.name == entry.name.as_str()) {
+                tracing::info!("nobody owns {}: removed", entry.name);
+                self.pool.delete_vm(slot).map_err(failed)?;
+            }
+        }
+        Ok(())
     }
 
     pub(super) fn is_over(&self) -> bool {
