@@ -1,9 +1,16 @@
 //! The controller's view of hosts: who is connected, who is silent, who may be trusted with a role.
 
+use super::ControllerConfig;
 use crate::detector::{Detector, DetectorConfig, Verdict};
 use crate::ids::{Incarnation, LinkId};
 use crate::time::{Span, Time};
 use crate::wire::HostProfile;
+
+/// A host that has not failed for this long has a clean record again.
+const FLAP_WINDOW: Span = Span::from_ms(10_000);
+
+/// A flapping host is held down twice as long with each failure, but only so many times.
+const FLAP_DOUBLINGS_MAX: u32 = 5;
 
 /// Health of a host, as the controller sees it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -31,6 +38,8 @@ pub(super) struct Host {
     pub(super) incarnation: Option<Incarnation>,
     pub(super) health: Health,
     pub(super) draining: bool,
+    failures: u32,
+    failed_at: Option<Time>,
     /// What it said of itself when it connected last.
     pub(super) profile: Option<HostProfile>,
     detector: Detector,
@@ -52,6 +61,8 @@ impl Host {
             incarnation: None,
             health,
             draining: false,
+            failures: 0,
+            failed_at: None,
             profile: None,
             detector: Detector::new(detector),
         }
@@ -72,24 +83,43 @@ impl Host {
         self.health == Health::Up && self.detector.is_lively()
     }
 
-    pub(super) fn connect(&mut self, link: LinkId, profile: HostProfile, detector: DetectorConfig) {
+    /// A host that comes back is trusted at once, unless it is flapping.
+    pub(super) fn connect(&mut self, now: Time, link: LinkId, profile: HostProfile, config: &ControllerConfig) {
         assert!(self.link.is_none(), "the old connection is closed first");
         self.link = Some(link);
         self.incarnation = Some(profile.incarnation);
         self.profile = Some(profile);
-        self.health = Health::Up;
-        self.detector = Detector::new(detector);
+        self.health = match self.flap_hold(now, config) {
+            Some(hold) => Health::HeldDown { until: now + hold },
+            None => Health::Up,
+        };
+        self.detector = Detector::new(config.detector);
     }
 
-    pub(super) fn disconnect(&mut self) {
+    fn note_failure(&mut self, now: Time) {
+        let clean = self.failed_at.is_none_or(|at| now.since(at) > FLAP_WINDOW);
+        self.failures = if clean { 1 } else { self.failures.saturating_add(1) };
+        self.failed_at = Some(now);
+    }
+
+    /// How long a flapping host is not to be trusted; `None`: it is not flapping.
+    fn flap_hold(&self, now: Time, config: &ControllerConfig) -> Option<Span> {
+        let recent = self.failed_at.is_some_and(|at| now.since(at) <= FLAP_WINDOW);
+        let beyond = self.failures.checked_sub(config.flaps_free.saturating_add(1)).filter(|_| recent)?;
+        Some(config.hold_down.times(1 << beyond.min(FLAP_DOUBLINGS_MAX)))
+    }
+
+    pub(super) fn disconnect(&mut self, now: Time) {
+        self.note_failure(now);
         self.link = None;
         self.health = Health::Down;
     }
 
-    pub(super) fn beat(&mut self, now: Time, count: Option<u64>, hold_down: Span) -> Change {
+    pub(super) fn beat(&mut self, now: Time, count: Option<u64>, config: &ControllerConfig) -> Change {
         let verdict = self.detector.sample(now, count);
         match (self.health, verdict) {
             (Health::Up | Health::HeldDown { .. }, Verdict::Silent(silence)) => {
+                self.note_failure(now);
                 self.health = Health::Silent;
                 Change::FellSilent(silence)
             }
@@ -98,7 +128,8 @@ impl Host {
                 Change::FellSilent(silence)
             }
             (Health::Silent, Verdict::Beating) => {
-                self.health = Health::HeldDown { until: now + hold_down };
+                let hold = self.flap_hold(now, config).unwrap_or(config.hold_down);
+                self.health = Health::HeldDown { until: now + hold };
                 Change::BeatsAgain
             }
             _ => Change::None,

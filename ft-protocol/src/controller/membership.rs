@@ -31,7 +31,7 @@ impl Controller {
             .or_insert_with(|| Host::new(hello.profile.name.clone(), Health::Down, self.config.detector));
         let restarted = entry.incarnation.is_some_and(|known| known != hello.profile.incarnation);
         let name = hello.profile.name.clone();
-        entry.connect(link, hello.profile, self.config.detector);
+        entry.connect(turn.now, link, hello.profile, &self.config);
         self.host_links.insert(link, host);
         if !known {
             self.persist(turn);
@@ -161,7 +161,7 @@ impl Controller {
         if let Some(host) = self.host_links.remove(&link) {
             let name = self.host_name(host);
             if let Some(entry) = self.hosts.get_mut(&host) {
-                entry.disconnect();
+                entry.disconnect(turn.now);
             }
             self.tell(turn, Happening::HostDown { host, name });
             self.host_lost(turn, host, TakeoverReason::LinkClosed);
@@ -180,7 +180,7 @@ impl Controller {
             }
             (None, Health::Awaited) => {
                 let name = entry.name.clone();
-                entry.disconnect();
+                entry.disconnect(turn.now);
                 self.tell(turn, Happening::HostDown { host, name });
                 self.host_lost(turn, host, TakeoverReason::LinkClosed);
             }
@@ -189,10 +189,9 @@ impl Controller {
     }
 
     pub(super) fn beat(&mut self, turn: &mut Turn<'_>, host: HostId, count: Option<u64>) {
-        let hold_down = self.config.hold_down;
         let Some(entry) = self.hosts.get_mut(&host) else { return };
         let name = entry.name.clone();
-        match entry.beat(turn.now, count, hold_down) {
+        match entry.beat(turn.now, count, &self.config) {
             Change::None => {}
             Change::FellSilent(silence) => {
                 self.tell(turn, Happening::HostSilent { host, name });

@@ -39,6 +39,8 @@ pub struct ControllerConfig {
     pub detector: DetectorConfig,
     /// How long a host that was silent must beat before it is given a new role.
     pub hold_down: Span,
+    /// Failures in quick succession after which a host counts as flapping, and is held down longer with each.
+    pub flaps_free: u32,
     /// How long a secondary may take to ask for the takeover after it was told that the primary is gone.
     pub ask_bound: Span,
     /// How long a host may take from the order to become primary to the running guest.

@@ -10,6 +10,7 @@ use crate::wire::{
 const CONFIG: ControllerConfig = ControllerConfig {
     detector: DetectorConfig { bound: Span::from_ms(50), interval: Span::from_ms(5) },
     hold_down: Span::from_ms(250),
+    flaps_free: 5,
     ask_bound: Span::from_ms(1_000),
     promotion_bound: Span::from_ms(10_000),
     hosts_max: 8,
@@ -685,4 +686,34 @@ fn a_deleted_vm_is_sealed_forgotten_and_its_space_given_back() {
     cluster.join(0, &[HeldRole { vm: VM, generation: Generation::FIRST, role: Role::Primary { live: true } }]);
     let deposed = ToHost::Release { vm: VM, generation: Generation::FIRST, deposed: true };
     assert!(cluster.told.contains(&(LinkId::new(0), deposed)), "a host of the old VM is none of the new one");
+}
+
+#[test]
+fn a_flapping_host_is_held_down_longer_each_time() {
+    let mut cluster = Cluster::protected();
+    let mut held = Vec::new();
+    for life in 0..9 {
+        cluster.close(2);
+        cluster.join_as(2, 100 + life, &[]);
+        let health = cluster.core.status().hosts[2].health.clone();
+        held.push(health == "held-down");
+    }
+    assert_eq!(held, [false, false, false, false, false, true, true, true, true]);
+    cluster.close(1);
+    assert_eq!(cluster.status().secondary, None, "a flapping host is no secondary");
+    cluster.now = Time::ZERO + CONFIG.hold_down.times(8);
+    cluster.input(Input::Tick);
+    assert_eq!(cluster.status().secondary.as_deref(), Some("h2"), "the fourth hold-down is eight times the first");
+}
+
+#[test]
+fn a_vm_without_any_other_host_runs_on_a_flapping_one() {
+    let mut cluster = Cluster::protected();
+    for life in 0..7 {
+        cluster.close(2);
+        cluster.join_as(2, 100 + life, &[]);
+    }
+    cluster.close(0);
+    cluster.close(1);
+    assert_eq!(cluster.promotions(2), [(2, 0)], "better than not at all");
 }

@@ -24,6 +24,9 @@ use std::time::Duration;
 /// How long a host that was silent must beat before it is given a new role: some heartbeat bounds.
 const HOLD_DOWN_BOUNDS: u64 = 5;
 
+/// Failures within ten seconds that a host may have before it counts as flapping.
+const FLAPS_FREE: u32 = 5;
+
 /// How long a secondary may take to ask, once told. Far above what it needs, so that a loaded machine does not lose the
 /// prepared standby, and far below what a person would call a hang.
 const ASK_BOUND: Span = Span::from_ms(1_000);
@@ -63,6 +66,7 @@ impl Driver {
         let config = ControllerConfig {
             detector: DetectorConfig { bound, interval: span(options.heartbeat_interval) },
             hold_down: bound.times(HOLD_DOWN_BOUNDS),
+            flaps_free: FLAPS_FREE,
             ask_bound: ASK_BOUND,
             promotion_bound: PROMOTION_BOUND,
             hosts_max: super::HOSTS_MAX,
