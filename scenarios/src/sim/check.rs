@@ -104,9 +104,10 @@ impl VmFacts {
 
     /// Takes an epoch for committed under a generation; `false` when that cannot be.
     fn commit(&mut self, generation: Generation, epoch: Epoch) -> bool {
-        let found = self.written.get(index(epoch.get())).and_then(|records| {
-            records.iter().find(|(by, _)| *by == generation).map(|(_, registers)| *registers)
-        });
+        let found = self
+            .written
+            .get(index(epoch.get()))
+            .and_then(|records| records.iter().find(|(by, _)| *by == generation).map(|(_, registers)| *registers));
         match found {
             Some(registers) if epoch == self.last_committed().next() => {
                 self.committed.push(registers);

@@ -53,7 +53,13 @@ pub(crate) struct Client {
 
 impl Client {
     pub(crate) fn new(actor: Actor, vms: u16) -> Self {
-        Self { actor, link: None, vms: (0..vms).map(|_| Reading::default()).collect(), paused_until_ns: 0, draining: Vec::new() }
+        Self {
+            actor,
+            link: None,
+            vms: (0..vms).map(|_| Reading::default()).collect(),
+            paused_until_ns: 0,
+            draining: Vec::new(),
+        }
     }
 }
 

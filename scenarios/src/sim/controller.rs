@@ -375,11 +375,7 @@ fn last_whole_record(
 }
 
 /// Reads what the pool says of each VM; parts of VMs that are not in the cluster state were never finished and go.
-fn recover_partitions(
-    pool: &mut Pool,
-    state: &ClusterState,
-    cache: &LossyCache,
-) -> Result<Vec<Recovered>, String> {
+fn recover_partitions(pool: &mut Pool, state: &ClusterState, cache: &LossyCache) -> Result<Vec<Recovered>, String> {
     for (index, partition) in pool.partitions.iter_mut().enumerate() {
         if !state.vms.iter().any(|record| usize::from(record.vm.get()) == index) {
             *partition = None;

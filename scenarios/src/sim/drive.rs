@@ -121,8 +121,7 @@ impl World {
 
     fn machine_failed(&mut self, at: At, reason: &str) {
         let Some(primary) = self.primary(at) else { return };
-        let input =
-            HostInput::Failed { vm: at.vm, generation: primary.order.generation, reason: reason.to_owned() };
+        let input = HostInput::Failed { vm: at.vm, generation: primary.order.generation, reason: reason.to_owned() };
         self.host_input(at.host, input);
     }
 
@@ -464,11 +463,7 @@ impl World {
 }
 
 /// Writes the record of an epoch but for its header. Harvests the dirty set only if that succeeds.
-fn write_into_slot(
-    primary: &mut PrimaryMachine,
-    epoch: Epoch,
-    ended: Option<&GuestEnd>,
-) -> Result<(), JournalError> {
+fn write_into_slot(primary: &mut PrimaryMachine, epoch: Epoch, ended: Option<&GuestEnd>) -> Result<(), JournalError> {
     let dirty = primary.working.dirty_processor | primary.working.dirty_device;
     let dirty = if planted(PlantedBug::ForgetDevicePages) { primary.working.dirty_processor } else { dirty };
     let freed = freed(primary).map_err(|_| JournalError::Access(shared_mem::mem::AccessError::Unreachable))?;

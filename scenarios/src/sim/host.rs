@@ -11,9 +11,9 @@ use super::pool::Descriptor;
 use super::queue::{Event, MachineStep};
 use super::world::World;
 use ft_protocol::Span;
+use ft_protocol::cpu::CpuProfile;
 use ft_protocol::host::{Action, Host, Input};
 use ft_protocol::ids::{HostId, Incarnation, VmId};
-use ft_protocol::cpu::CpuProfile;
 use ft_protocol::wire::{FromHost, HostProfile, Order, Part, StateFormats};
 use shared_mem::heartbeat::HeartbeatWriter;
 use shared_mem::lossy::LossyMemory;
@@ -257,11 +257,7 @@ impl World {
     }
 
     fn make_standby(&mut self, host: usize, order: &Order) {
-        let machine = self.new_machine(
-            host,
-            order,
-            Role::Standby { primary: order.primary, made: false },
-        );
+        let machine = self.new_machine(host, order, Role::Standby { primary: order.primary, made: false });
         if planted(PlantedBug::ReadyTooEarly) {
             let (vm, generation) = (order.vm, order.generation);
             self.host_input(host, Input::StandbyMade { vm, generation });
@@ -312,5 +308,4 @@ impl World {
         self.hosts[host].machines.push(Machine { number, vm, generation, role });
         number
     }
-
 }

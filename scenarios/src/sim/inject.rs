@@ -207,7 +207,10 @@ impl World {
         };
         let Ok(word) = memory.load_u64(at, Ordering::Relaxed) else { return };
         let stored = memory.store_u64(at, word ^ 1 << ((salt >> 32) % 64), Ordering::Relaxed);
-        assert!(stored.is_ok() && memory.flush(at, 8).is_ok() && memory.fence().is_ok(), "the auditor is never cut off");
+        assert!(
+            stored.is_ok() && memory.flush(at, 8).is_ok() && memory.fence().is_ok(),
+            "the auditor is never cut off"
+        );
     }
 
     /// Whether the record of an epoch is, or may be, half in the stable image: then nothing but the record itself can make
@@ -230,7 +233,9 @@ impl World {
         let holds = |vm: u16, primary: bool| {
             let vm = VmId::new(vm);
             self.hosts.iter().position(|host| {
-                host.machines.iter().any(|machine| machine.vm == vm && matches!(machine.role, Role::Primary(_)) == primary)
+                host.machines
+                    .iter()
+                    .any(|machine| machine.vm == vm && matches!(machine.role, Role::Primary(_)) == primary)
             })
         };
         match who {

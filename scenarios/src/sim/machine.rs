@@ -10,7 +10,9 @@ use ft_protocol::primary::{Action, Primary};
 use ft_protocol::wire::{Order, Part};
 use shared_mem::commit_word::CommitWord;
 use shared_mem::control::ControlBlock;
-use shared_mem::journal::{AllReserved, FinishedRecord, JournalGeometry, JournalReader, JournalWriter, UnchecksummedRecord};
+use shared_mem::journal::{
+    AllReserved, FinishedRecord, JournalGeometry, JournalReader, JournalWriter, UnchecksummedRecord,
+};
 use shared_mem::lossy::LossyMemory;
 use shared_mem::mem::{AccessError, PoolRead};
 use shared_mem::numbers::{self, Offset, PageIndex};
@@ -101,11 +103,8 @@ impl PrimaryMachine {
     pub(crate) fn new(host: &HostProcess, order: Order, now_ns: u64) -> Option<Self> {
         let vm = order.vm;
         let shape = order.spec.journal;
-        let geometry = JournalGeometry {
-            slots: shape.slots,
-            slot_bytes: shape.slot_bytes,
-            reserved_bytes: shape.reserved_bytes,
-        };
+        let geometry =
+            JournalGeometry { slots: shape.slots, slot_bytes: shape.slot_bytes, reserved_bytes: shape.reserved_bytes };
         let generation = numbers::Generation::new(order.generation.get());
         let journal = host.writer(Part::Journal(vm, order.generation))?;
         let pages = order.spec.memory_bytes / PAGE_SIZE;

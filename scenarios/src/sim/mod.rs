@@ -8,10 +8,12 @@
 mod actor;
 mod apply;
 mod check;
+pub mod cli;
 mod client;
 mod controller;
 mod draw;
 mod drive;
+mod event_file;
 pub mod fault;
 mod guest;
 mod host;
@@ -25,6 +27,7 @@ mod planted_controller;
 mod pool;
 mod queue;
 mod rebuild;
+mod shrink;
 mod truth;
 mod violation;
 mod watch;
@@ -32,8 +35,13 @@ mod weather;
 mod world;
 
 pub use draw::Range;
+pub use event_file::{EventFile, EventFileError};
 pub use guest::Registers;
-pub use outcome::{Outcome, SimConfig, fails_alike, run, run_plan, tell_plan};
+pub use outcome::{Outcome, SimConfig, run, run_plan, tell_plan};
 pub use plan::{FaultProfile, Plan, UnknownProfile};
+pub use shrink::shrink;
 pub use violation::Violation;
 pub use weather::{FenceAgent, HOSTS_MAX, VMS_MAX, Weather};
+
+#[cfg(test)]
+mod tests;

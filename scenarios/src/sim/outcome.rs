@@ -1,7 +1,6 @@
 //! What a run came to.
 
 use super::draw::mix;
-use super::fault::FaultEvent;
 use super::plan::{FaultProfile, Plan};
 use super::violation::Violation;
 use super::world::World;
@@ -71,14 +70,6 @@ pub fn tell_plan(config: &SimConfig, plan: &Plan) -> (Outcome, Vec<String>) {
     }
     let story = world.story.take().unwrap_or_default();
     (world.outcome(), story)
-}
-
-/// Whether a plan with these faults breaks the same invariant.
-#[must_use]
-pub fn fails_alike(config: &SimConfig, plan: &Plan, faults: &[FaultEvent], violation: &Violation) -> bool {
-    let plan = Plan { faults: faults.to_vec(), ..plan.clone() };
-    let found = run_plan(config, &plan).violation;
-    found.is_some_and(|found| std::mem::discriminant(&found) == std::mem::discriminant(violation))
 }
 
 thread_local! {

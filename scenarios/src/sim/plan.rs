@@ -34,21 +34,13 @@ pub enum FaultProfile {
 
 impl FaultProfile {
     /// All of them.
-    pub const ALL: [Self; 8] = [
-        Self::Swarm,
-        Self::None,
-        Self::Crash,
-        Self::Hang,
-        Self::Network,
-        Self::Pool,
-        Self::Client,
-        Self::Planned,
-    ];
+    pub const ALL: [Self; 8] =
+        [Self::Swarm, Self::None, Self::Crash, Self::Hang, Self::Network, Self::Pool, Self::Client, Self::Planned];
 
     fn kinds(self) -> &'static [Kind] {
         use Kind::{
-            CloseClient, CloseLink, Corrupt, CutPool, DieInPool, FillPool, JumpClock, Kill, KillController, Slow,
-            StallClient, StallLink, Stop, Switchover, Drain,
+            CloseClient, CloseLink, Corrupt, CutPool, DieInPool, Drain, FillPool, JumpClock, Kill, KillController,
+            Slow, StallClient, StallLink, Stop, Switchover,
         };
         match self {
             Self::Swarm => &Kind::ALL,
@@ -142,6 +134,12 @@ pub struct Plan {
 /// Most faults of one run.
 const FAULTS_MAX: u64 = 10;
 
+/// Stores and flush that applying one page takes.
+const PAGE_ACCESSES: u64 = 65;
+
+/// Accesses that the steps after the pages take.
+const AFTER_PAGES: u64 = 24;
+
 /// The stream that plans are drawn from; actors have the streams after it.
 pub(crate) const PLAN_STREAM: u64 = 0;
 
@@ -174,6 +172,11 @@ struct Drawer {
 impl Drawer {
     /// Draws a fault; some come in pairs at nearly the same time.
     fn add(&mut self, kind: Kind, faults: &mut Vec<FaultEvent>) {
+        if kind == Kind::DieInPool && self.draw.chance(40) {
+            let event = self.death_in_a_step();
+            faults.push(event);
+            return;
+        }
         let when = self.when();
         let fault = self.fault(kind);
         faults.push(FaultEvent { when, fault });
@@ -183,6 +186,21 @@ impl Drawer {
             let fault = self.fault(kind);
             faults.push(FaultEvent { when: When::At { us: us + self.draw.below(300) }, fault });
         }
+    }
+
+    /// A death in the middle of just the step that matters: of a publication, a checksum or an application.
+    fn death_in_a_step(&mut self) -> FaultEvent {
+        let vm = Target::Primary(self.vm());
+        let (step, who, accesses) = self.draw.pick(&[
+            (Point::RecordChecksummed, vm, 4),
+            (Point::RecordWritten, vm, 6),
+            (Point::RecordLoaded, Target::Controller, AFTER_PAGES),
+        ]);
+        let nth = u32::try_from(1 + self.draw.below(20)).unwrap_or(1);
+        let pages = if accesses == AFTER_PAGES { self.draw.below(1 + self.weather.guest_pages) } else { 0 };
+        let accesses = pages * PAGE_ACCESSES + self.draw.below(accesses);
+        let (lines, restart_us) = (self.lines(), self.draw.between(self.weather.restart_us));
+        FaultEvent { when: When::After { step, nth }, fault: Fault::DieInPool { who, accesses, lines, restart_us } }
     }
 
     fn when(&mut self) -> When {
@@ -232,9 +250,10 @@ impl Drawer {
         }
     }
 
-    /// Often few, so that the fault falls into the step after the one that it waited for.
+    /// Often few, so that the fault falls into the step after the one that it waited for; sometimes enough to get to the end
+    /// of a large record.
     fn accesses(&mut self) -> u64 {
-        let bound = self.draw.pick(&[4, 60]);
+        let bound = self.draw.pick(&[4, 60, 600]);
         self.draw.below(bound)
     }
 

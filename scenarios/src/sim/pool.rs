@@ -177,7 +177,12 @@ impl Partition {
         self.lay_out(&memory, generation, base)
     }
 
-    fn lay_out(&self, memory: &LossyMemory, generation: Generation, base: numbers::Epoch) -> Result<(), PartitionError> {
+    fn lay_out(
+        &self,
+        memory: &LossyMemory,
+        generation: Generation,
+        base: numbers::Epoch,
+    ) -> Result<(), PartitionError> {
         let number = numbers::Generation::new(generation.get());
         format_journal(memory, number, &self.geometry, base).map_err(|_| PartitionError)
     }

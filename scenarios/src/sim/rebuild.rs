@@ -84,10 +84,7 @@ pub(crate) fn rebuild(pool: &Pool, vm: VmId, applied: &Oracle, scratch: &mut Vec
     Ok(Rebuilt { registers })
 }
 
-fn persisted_generation(
-    store: &BlobStore<Durable<'_>>,
-    vm: VmId,
-) -> Result<ft_protocol::Generation, String> {
+fn persisted_generation(store: &BlobStore<Durable<'_>>, vm: VmId) -> Result<ft_protocol::Generation, String> {
     let bytes = store.load().map_err(|error| error.to_string())?.ok_or("there is no cluster state")?;
     let state = ClusterState::decode(&bytes).map_err(|error| error.to_string())?;
     let record = state.vms.iter().find(|record| record.vm == vm);

@@ -1,8 +1,8 @@
 //! The one true history of a model guest: what an unbroken run does, computed without any of the code under test.
 
 use super::draw::mix;
-use super::weather::Weather;
 use super::guest::{self, GuestMemory, Packet, Program, Registers, Writer};
+use super::weather::Weather;
 use std::convert::Infallible;
 
 /// Bytes of a page.
@@ -90,13 +90,8 @@ impl Truth {
     /// Runs the program to its end.
     pub(crate) fn of(program: Program) -> Self {
         let mut oracle = Oracle::new(program);
-        let mut truth = Self {
-            program,
-            console: Vec::new(),
-            packets: Vec::new(),
-            registers: vec![Registers::default()],
-            exit: 0,
-        };
+        let mut truth =
+            Self { program, console: Vec::new(), packets: Vec::new(), registers: vec![Registers::default()], exit: 0 };
         for _ in 0..program.steps {
             let Ok(shown) = guest::step(&program, &mut oracle.registers, &mut oracle.memory);
             truth.console.extend_from_slice(shown.console());

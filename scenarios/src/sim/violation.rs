@@ -51,3 +51,14 @@ pub enum Violation {
     #[error("a core gave up: {message}")]
     Panic { message: String },
 }
+
+impl Violation {
+    /// Whether this is the same promise, broken the same way; numbers may differ.
+    #[must_use]
+    pub fn is_like(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Panic { message }, Self::Panic { message: other }) => message == other,
+            _ => std::mem::discriminant(self) == std::mem::discriminant(other),
+        }
+    }
+}

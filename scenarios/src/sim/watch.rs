@@ -74,7 +74,8 @@ impl World {
         let generation = control.generation().ok()?.get();
         let (mut runs, mut stands_by) = (0, 0);
         for host in self.hosts.iter().filter(|host| host.actor.alive) {
-            let current = |machine: &&super::machine::Machine| machine.vm == vm && machine.generation.get() == generation;
+            let current =
+                |machine: &&super::machine::Machine| machine.vm == vm && machine.generation.get() == generation;
             for machine in host.machines.iter().filter(current) {
                 match &machine.role {
                     Role::Primary(primary) if primary.core.is_some() && primary.vcpu != Vcpu::Ended => runs += 1,

@@ -1,6 +1,7 @@
 //! The numbers a run lives under: delays, bounds and sizes, drawn once per run and written into its event file.
 
 use super::draw::{Draw, Range};
+use super::guest::PRINT_BYTES_MAX;
 use ft_protocol::Span;
 use ft_protocol::controller::ControllerConfig;
 use ft_protocol::detector::DetectorConfig;
@@ -11,6 +12,9 @@ pub(crate) const PAGE_SIZE: u64 = 4096;
 
 /// Bytes of a VM's console ring: the smallest there is, so that slow readers meet its end.
 pub(crate) const CONSOLE_RING_BYTES: u64 = 4096;
+
+/// Longest time that an event file may name.
+const MICROSECONDS_MAX: u64 = 1_000_000_000;
 
 /// Hosts that a pool of the simulator has room for.
 pub const HOSTS_MAX: u16 = 16;
@@ -132,6 +136,40 @@ impl Weather {
         }
     }
 
+    /// Whether a run can be under these numbers; asked of what an event file says.
+    pub(crate) fn is_sound(&self) -> bool {
+        let ranges = [
+            self.turn_us,
+            self.step_us,
+            self.apply_us,
+            self.message_us,
+            self.make_us,
+            self.slice_us,
+            self.slice_steps,
+            self.restart_us,
+            self.read_us,
+        ];
+        let bounds = [
+            self.safety_us,
+            self.read_bytes,
+            self.heartbeat_us,
+            self.hold_down_us,
+            self.ask_us,
+            self.promotion_us,
+            self.epoch_us,
+            self.console_pending_max,
+        ];
+        ranges.iter().all(|range| (1..=range.most).contains(&range.least) && range.most <= MICROSECONDS_MAX)
+            && bounds.iter().all(|bound| (1..=MICROSECONDS_MAX).contains(bound))
+            && self.cut_spacing_us <= MICROSECONDS_MAX
+            && (3..=1_000).contains(&self.heartbeats_missing)
+            && (1..=64).contains(&self.slots)
+            && (1..=64).contains(&self.guest_pages)
+            && (16..=100_000).contains(&self.guest_steps)
+            && (1..=PRINT_BYTES_MAX as u64).contains(&self.print_bytes_max)
+            && self.console_pending_max + PRINT_BYTES_MAX as u64 <= CONSOLE_RING_BYTES
+    }
+
     /// How heartbeats are watched.
     pub(crate) fn detector(&self) -> DetectorConfig {
         let interval = Span::from_us(self.heartbeat_us);
@@ -143,6 +181,8 @@ impl Weather {
         ControllerConfig {
             detector: self.detector(),
             hold_down: Span::from_us(self.hold_down_us),
+            // A run is shorter than the time after which a host's record is clean again.
+            flaps_free: u32::MAX,
             ask_bound: Span::from_us(self.ask_us),
             promotion_bound: Span::from_us(self.promotion_us),
             hosts_max: HOSTS_MAX,

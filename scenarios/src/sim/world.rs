@@ -301,7 +301,9 @@ fn mix_in(left: u64, right: u64) -> u64 {
 /// Whose life an event belongs to; `None`: nobody's.
 fn actor_of(event: Event) -> Option<Target> {
     match event {
-        Event::ControllerTurn | Event::ControllerTick | Event::Apply(_) | Event::FenceTried { .. } => Some(Target::Controller),
+        Event::ControllerTurn | Event::ControllerTick | Event::Apply(_) | Event::FenceTried { .. } => {
+            Some(Target::Controller)
+        }
         Event::HostTurn(host)
         | Event::HostTick(host)
         | Event::HostConnect(host)

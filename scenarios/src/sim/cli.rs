@@ -1,0 +1,362 @@
+//! What `ftvm sim` does: campaigns over many seeds on all cores, single seeds, replays.
+
+use super::event_file::{EventFile, EventFileError};
+use super::outcome::{Outcome, SimConfig, run, run_plan, tell_plan};
+use super::plan::{FaultProfile, Plan};
+use super::shrink::shrink;
+use super::violation::Violation;
+use serde::Serialize;
+use std::io::Write;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::time::{Duration, Instant};
+
+/// Seeds that a worker takes at once.
+const BATCH: u64 = 32;
+
+/// A campaign ends after so many failing seeds: more of them would tell little.
+const FAILURES_MAX: usize = 10;
+
+/// Time between two updates of the progress line.
+const PROGRESS_EVERY: Duration = Duration::from_millis(250);
+
+/// Which seeds to run.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Seeds {
+    /// From the first to the one before the second.
+    Range(u64, u64),
+    /// From this one on, until the time is over.
+    From(u64),
+}
+
+/// Text that names no seeds.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("`{0}` names no seeds: expected A..B with A below B, such as 0..1000")]
+pub struct SeedsError(String);
+
+impl std::str::FromStr for Seeds {
+    type Err = SeedsError;
+    fn from_str(text: &str) -> Result<Self, SeedsError> {
+        let parsed = text.split_once("..").and_then(|(from, to)| Some((from.parse().ok()?, to.parse().ok()?)));
+        match parsed {
+            Some((from, to)) if from < to => Ok(Self::Range(from, to)),
+            _ => Err(SeedsError(text.chars().take(64).collect())),
+        }
+    }
+}
+
+/// What to do.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SimOptions {
+    /// Which seeds.
+    pub seeds: Seeds,
+    /// Hosts, 1 to [`super::HOSTS_MAX`].
+    pub hosts: u16,
+    /// VMs, 1 to [`super::VMS_MAX`].
+    pub vms: u16,
+    /// Kinds of fault.
+    pub faults: FaultProfile,
+    /// Stop after this time.
+    pub time_max: Option<Duration>,
+    /// Minimise failing runs.
+    pub shrink: bool,
+    /// Run each seed twice and compare.
+    pub verify: bool,
+    /// Run this event file instead of seeds.
+    pub replay: Option<PathBuf>,
+    /// Where event files of failing runs go.
+    pub event_dir: PathBuf,
+    /// The commit that this program was built from, for messages and event files.
+    pub commit: String,
+    /// Worker threads; `None`: as many as there are cores.
+    pub threads: Option<usize>,
+    /// The progress writer is a terminal: keep one line up to date there.
+    pub live: bool,
+}
+
+/// A campaign could not be run.
+#[derive(Debug, thiserror::Error)]
+pub enum CampaignError {
+    /// More or fewer hosts or VMs than a run can have.
+    #[error("{hosts} hosts and {vms} VMs: a run has 1 to {} hosts and 1 to {} VMs", super::HOSTS_MAX, super::VMS_MAX)]
+    Size {
+        /// Hosts asked for.
+        hosts: u16,
+        /// VMs asked for.
+        vms: u16,
+    },
+    /// An event file could not be read or written.
+    #[error("the run cannot be recorded or replayed")]
+    EventFile(#[from] EventFileError),
+}
+
+/// A failing run.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Failure {
+    /// Its seed.
+    pub seed: u64,
+    /// What was found, in one line.
+    pub violation: String,
+    /// The line that shows it again.
+    pub reproduce: String,
+    /// Its event file.
+    pub event_file: PathBuf,
+    /// Faults of the run.
+    pub faults: usize,
+    /// Faults that it takes, when it was minimised.
+    pub faults_needed: Option<usize>,
+}
+
+/// What a campaign came to.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+pub struct CampaignResult {
+    /// Runs.
+    pub seeds: u64,
+    /// The first seed.
+    pub first_seed: u64,
+    /// Wall-clock time.
+    pub seconds: f64,
+    /// Runs a minute, over all cores.
+    pub seeds_per_minute: f64,
+    /// Events over all runs.
+    pub events: u64,
+    /// Virtual time over all runs.
+    pub virtual_seconds: f64,
+    /// Faults that came due.
+    pub faults: u64,
+    /// Reigns.
+    pub generations: u64,
+    /// Committed epochs.
+    pub epochs: u64,
+    /// Seeds whose second run was another one than the first.
+    pub unstable: Vec<u64>,
+    /// Failing runs.
+    pub failures: Vec<Failure>,
+    /// What happened in a replayed run, line by line.
+    pub story: Vec<String>,
+}
+
+impl CampaignResult {
+    /// Nothing was found.
+    #[must_use]
+    pub fn is_clean(&self) -> bool {
+        self.failures.is_empty() && self.unstable.is_empty()
+    }
+
+    fn add(&mut self, outcome: &Outcome) {
+        self.seeds += 1;
+        self.events += outcome.events;
+        self.virtual_seconds += Duration::from_micros(outcome.us).as_secs_f64();
+        self.faults += u64::from(outcome.faults);
+        self.generations += outcome.generations;
+        self.epochs += outcome.epochs;
+    }
+
+    fn merge(&mut self, other: &Self) {
+        self.seeds += other.seeds;
+        self.events += other.events;
+        self.virtual_seconds += other.virtual_seconds;
+        self.faults += other.faults;
+        self.generations += other.generations;
+        self.epochs += other.epochs;
+        self.unstable.extend(&other.unstable);
+    }
+
+    fn time(&mut self, elapsed: Duration) {
+        self.seconds = elapsed.as_secs_f64();
+        self.seeds_per_minute = to_f64(self.seeds) / self.seconds.max(1e-9) * 60.0;
+    }
+}
+
+fn to_f64(number: u64) -> f64 {
+    // Seeds are counted in millions at most, which a double holds exactly.
+    u32::try_from(number).map_or(f64::INFINITY, f64::from)
+}
+
+/// What a worker reports.
+struct Batch {
+    totals: CampaignResult,
+    failed: Vec<(u64, Violation)>,
+}
+
+/// Runs a campaign, or replays a file. Progress and findings go to `progress`; the result says what to exit with.
+///
+/// # Errors
+/// When the options make no sense, or an event file cannot be read or written.
+pub fn run_campaign(options: &SimOptions, progress: &mut dyn Write) -> Result<CampaignResult, CampaignError> {
+    let (hosts, vms) = (options.hosts, options.vms);
+    if !(1..=super::HOSTS_MAX).contains(&hosts) || !(1..=super::VMS_MAX).contains(&vms) {
+        return Err(CampaignError::Size { hosts, vms });
+    }
+    let start = Instant::now();
+    let mut result = match &options.replay {
+        Some(path) => replay(options, EventFile::read(path)?)?,
+        None => campaign(options, progress, start)?,
+    };
+    result.time(start.elapsed());
+    Ok(result)
+}
+
+fn campaign(options: &SimOptions, progress: &mut dyn Write, start: Instant) -> Result<CampaignResult, CampaignError> {
+    let (first, end) = match options.seeds {
+        Seeds::Range(first, end) => (first, end),
+        Seeds::From(first) => (first, u64::MAX),
+    };
+    let threads =
+        options.threads.or_else(|| std::thread::available_parallelism().ok().map(std::num::NonZero::get)).unwrap_or(1);
+    let (next, over) = (AtomicU64::new(first), AtomicBool::new(false));
+    let (sender, receiver) = channel();
+    let mut result = CampaignResult { first_seed: first, ..CampaignResult::default() };
+    let failed = std::thread::scope(|scope| {
+        for _ in 0..threads {
+            let sender = sender.clone();
+            let (next, over) = (&next, &over);
+            scope.spawn(move || work(options, end, next, over, &sender));
+        }
+        drop(sender);
+        collect(options, &receiver, &over, start, &mut result, progress)
+    });
+    for (seed, violation) in failed {
+        let config = config_of(options, seed);
+        let plan = Plan::draw(seed, options.hosts, options.vms, options.faults);
+        let failure = record(options, &config, &plan, &violation)?;
+        tell_failure(progress, &failure);
+        result.failures.push(failure);
+    }
+    Ok(result)
+}
+
+fn config_of(options: &SimOptions, seed: u64) -> SimConfig {
+    SimConfig { seed, hosts: options.hosts, vms: options.vms, faults: options.faults }
+}
+
+/// Runs seeds until there are none left or the campaign is over.
+fn work(options: &SimOptions, end: u64, next: &AtomicU64, over: &AtomicBool, sender: &Sender<Batch>) {
+    loop {
+        let first = next.fetch_add(BATCH, Ordering::Relaxed);
+        if first >= end || over.load(Ordering::Relaxed) {
+            return;
+        }
+        let mut batch = Batch { totals: CampaignResult::default(), failed: Vec::new() };
+        for seed in first..end.min(first.saturating_add(BATCH)) {
+            let config = config_of(options, seed);
+            let outcome = run(&config);
+            batch.totals.add(&outcome);
+            if options.verify && run(&config) != outcome {
+                batch.totals.unstable.push(seed);
+            }
+            if let Some(violation) = outcome.violation {
+                batch.failed.push((seed, violation));
+            }
+        }
+        if sender.send(batch).is_err() {
+            return;
+        }
+    }
+}
+
+/// Adds up what the workers report, until they are done.
+fn collect(
+    options: &SimOptions,
+    receiver: &Receiver<Batch>,
+    over: &AtomicBool,
+    start: Instant,
+    result: &mut CampaignResult,
+    progress: &mut dyn Write,
+) -> Vec<(u64, Violation)> {
+    let mut failed = Vec::new();
+    let mut told = start;
+    loop {
+        match receiver.recv_timeout(PROGRESS_EVERY) {
+            Ok(batch) => {
+                result.merge(&batch.totals);
+                failed.extend(batch.failed);
+            }
+            Err(RecvTimeoutError::Timeout) => {}
+            Err(RecvTimeoutError::Disconnected) => break,
+        }
+        let late = options.time_max.is_some_and(|time_max| start.elapsed() >= time_max);
+        if late || failed.len() >= FAILURES_MAX {
+            over.store(true, Ordering::Relaxed);
+        }
+        if options.live && told.elapsed() >= PROGRESS_EVERY {
+            told = Instant::now();
+            result.time(start.elapsed());
+            // A progress line that cannot be written is no reason to stop.
+            let _written = write!(
+                progress,
+                "\r{} seeds, {:.0} a minute, {} failed ",
+                result.seeds,
+                result.seeds_per_minute,
+                failed.len()
+            )
+            .and_then(|()| progress.flush());
+        }
+    }
+    if options.live {
+        let _written = write!(progress, "\r\x1b[K");
+    }
+    failed.sort_by_key(|(seed, _)| *seed);
+    failed.truncate(FAILURES_MAX);
+    failed
+}
+
+/// Runs an event file, and tells what happens in it.
+fn replay(options: &SimOptions, file: EventFile) -> Result<CampaignResult, CampaignError> {
+    let (outcome, story) = tell_plan(&file.config, &file.plan);
+    let mut result = CampaignResult { first_seed: file.config.seed, story, ..CampaignResult::default() };
+    result.add(&outcome);
+    if options.verify && run_plan(&file.config, &file.plan) != outcome {
+        result.unstable.push(file.config.seed);
+    }
+    if let Some(violation) = &outcome.violation {
+        result.failures.push(record(options, &file.config, &file.plan, violation)?);
+    }
+    Ok(result)
+}
+
+/// Minimises a failing run if wanted, and writes its event file.
+fn record(
+    options: &SimOptions,
+    config: &SimConfig,
+    plan: &Plan,
+    violation: &Violation,
+) -> Result<Failure, CampaignError> {
+    let faults = plan.faults.len();
+    let small = options.shrink.then(|| shrink(config, plan, violation));
+    let faults_needed = small.as_ref().map(|plan| plan.faults.len());
+    let plan = small.unwrap_or_else(|| plan.clone());
+    let (outcome, story) = tell_plan(config, &plan);
+    let found = outcome.violation.as_ref().unwrap_or(violation).to_string();
+    let SimConfig { seed, hosts, vms, faults: profile } = *config;
+    let event_file = options.event_dir.join(format!("sim-{seed}-{hosts}-{vms}-{profile}.jsonl"));
+    let file = EventFile {
+        config: config.clone(),
+        plan,
+        commit: options.commit.clone(),
+        violation: Some(found.clone()),
+        story,
+    };
+    file.write(&event_file)?;
+    let reproduce = match &options.replay {
+        Some(path) => format!("ftvm sim --replay {}", path.display()),
+        None => format!("ftvm sim --seed {seed} --hosts {hosts} --vms {vms} --faults {profile}"),
+    };
+    let reproduce = format!("{reproduce}    # commit {}", options.commit);
+    Ok(Failure { seed, violation: found, reproduce, event_file, faults, faults_needed })
+}
+
+fn tell_failure(progress: &mut dyn Write, failure: &Failure) {
+    let needed = failure.faults_needed.map_or_else(String::new, |needed| format!(", {needed} are needed"));
+    // Who cannot be told is told by the result.
+    let _written = writeln!(
+        progress,
+        "seed {}: {}\n  {} faults{needed}; events in {}\n  {}",
+        failure.seed,
+        failure.violation,
+        failure.faults,
+        failure.event_file.display(),
+        failure.reproduce,
+    );
+}
