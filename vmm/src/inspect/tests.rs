@@ -107,7 +107,7 @@ impl World {
     }
 
     fn inspect(&self) -> PoolReport {
-        inspect_within(self.dir.path(), Duration::ZERO).unwrap()
+        check(self.dir.path()).unwrap()
     }
 
     fn flip(&self, file: &str, at: u64) {
@@ -149,6 +149,7 @@ fn state(generation: u64, primary: Option<u16>) -> ClusterState {
             state_version: None,
             ended: None,
         }],
+        ..ClusterState::default()
     }
 }
 
@@ -330,7 +331,7 @@ fn no_flip_anywhere_upsets_the_inspection() {
         for at in range.step_by(3) {
             world.flip(file, at);
             // Most are refused, some are in bytes that mean nothing.
-            let _ = inspect_within(world.dir.path(), Duration::ZERO);
+            let _ = check(world.dir.path());
             world.flip(file, at);
         }
     }
