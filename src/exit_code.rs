@@ -11,7 +11,7 @@
 /// | 69 | KVM is missing or unusable |
 /// | 70 | an internal error of ftvm |
 /// | 73 | no pool: no space, or memory of a size that no guest can have |
-/// | 75 | the socket is in use, or the controller cannot be reached |
+/// | 75 | the socket is in use, the controller cannot be reached, or it says: not now, try again |
 /// | 77 | not permitted |
 /// | 78 | a scenario file is invalid |
 /// | 80 | an expectation failed: the state is wrong |
@@ -39,7 +39,7 @@ pub(crate) enum ExitCode {
     Internal = 70,
     /// No pool: no space, or memory of a size that no guest can have.
     NoPool = 73,
-    /// The socket is in use, or the controller cannot be reached.
+    /// The socket is in use, the controller cannot be reached, or it says: not now.
     Unreachable = 75,
     /// Not permitted.
     NotPermitted = 77,

@@ -117,6 +117,7 @@ impl From<ClientError> for Failure {
             ClientError::Connect(error) => connect_code(error),
             ClientError::Refused(RequestError::PoolRefused(_) | RequestError::NoCapacity(_)) => ExitCode::NoPool,
             ClientError::Refused(RequestError::UnknownVm(_) | RequestError::UnknownHost(_)) => ExitCode::FileMissing,
+            ClientError::Refused(RequestError::NotNow(_)) => ExitCode::Unreachable,
             ClientError::Refused(_) => ExitCode::Usage,
             ClientError::Rejected { .. }
             | ClientError::NoAnswer(_)

@@ -96,6 +96,17 @@ pub(crate) fn run(args: &Args) -> CommandResult {
 }
 
 fn run_unprotected(args: &Args, image: &GuestImage) -> CommandResult {
+    let without = [
+        ("--time-limit", args.time_limit.is_some()),
+        ("--events", args.events.is_some()),
+        ("--json", args.json.is_some()),
+        ("--keep", args.keep),
+        ("--respawn", args.respawn),
+    ];
+    if let Some((option, _)) = without.into_iter().find(|(_, given)| *given) {
+        let line = format!("{option} has no meaning with --mode none, which has no cluster: leave one of them out");
+        return Err(Failure::line(ExitCode::Usage, line));
+    }
     let mut out = io::stdout().lock();
     guest_end(vmm::unprotected::run(image.bytes(), args.memory.get(), &args.args, &mut out)?)
 }

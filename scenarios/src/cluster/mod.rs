@@ -166,8 +166,12 @@ impl Cluster {
                 }
             }
             self.check_controller()?;
-            if let Some(exited) = self.reap_hosts()?.into_iter().next() {
-                return Err(ClusterError::HostEnded(exited));
+            for exited in self.reap_hosts()? {
+                match exited.exit {
+                    // Somebody killed it: no reason not to start it again.
+                    ChildExit::Signal(_) if Instant::now() < deadline => _ = self.start_host(&exited.name)?,
+                    _ => return Err(ClusterError::HostEnded(exited)),
+                }
             }
             let left = deadline.saturating_duration_since(Instant::now());
             if left.is_zero() {

@@ -8,7 +8,7 @@ mod spec;
 pub use error::RunError;
 pub use spec::VmOptions;
 
-use crate::cluster::{CONTROLLER, ChildExit, Cluster, ExitedHost, HostName, HostSignal};
+use crate::cluster::{CONTROLLER, ChildExit, Cluster, ClusterError, ExitedHost, HostName, HostSignal};
 use crate::event::{Event, EventLog, What};
 use crate::guest::GuestImage;
 use crate::timeline::{FENCED_EXIT_CODE, Timeline};
@@ -28,6 +28,8 @@ use vmm::transport::SendError;
 
 /// How long to wait for the controller's word that a VM without any host is stranded.
 const STRANDED_BOUND: Duration = Duration::from_secs(10);
+/// How often a controller is started again that is killed before it is ready.
+const REVIVALS_IN_A_ROW_MAX: u32 = 1_000;
 /// A host that fails by itself this often in a row is not started again.
 const FAILURES_IN_A_ROW_MAX: u32 = 3;
 
@@ -184,6 +186,16 @@ impl ProtectedRun {
 
     /// The controller is gone: another one goes on over the same pool, and the console is read on where it was left.
     fn revive(&mut self) -> Result<(), RunError> {
+        let mut tries = 1;
+        loop {
+            match self.try_revive() {
+                Err(error) if was_killed(&error) && tries < REVIVALS_IN_A_ROW_MAX => tries += 1,
+                result => return result,
+            }
+        }
+    }
+
+    fn try_revive(&mut self) -> Result<(), RunError> {
         let (exit, mut client) = self.cluster.revive_controller()?;
         client.request(Request::Watch, Vec::new())?;
         let from = self.console.position();
@@ -381,6 +393,15 @@ pub struct Roles {
     pub primary: Option<HostName>,
     /// The host that stands by, ready or not.
     pub secondary: Option<HostName>,
+}
+
+/// Whether a controller that was just started again has been killed, too.
+fn was_killed(error: &RunError) -> bool {
+    match error {
+        RunError::Cluster(ClusterError::ControllerEnded { exit: ChildExit::Signal(_), .. }) => true,
+        RunError::Cluster(ClusterError::Client(error)) | RunError::Client(error) => is_broken(error),
+        _ => false,
+    }
 }
 
 /// Whether the controller at the other end is gone.
