@@ -11,6 +11,10 @@ pub mod detector;
 pub mod fence;
 pub mod host;
 pub mod ids;
+#[cfg(feature = "planted-bugs")]
+pub mod planted;
+#[cfg(not(feature = "planted-bugs"))]
+mod planted;
 pub mod primary;
 pub mod secondary;
 pub mod spec;

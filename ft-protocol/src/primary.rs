@@ -17,6 +17,7 @@
 
 use crate::commit_meta::GuestEnd;
 use crate::ids::Epoch;
+use crate::planted::{PlantedBug, planted};
 use crate::time::{Span, Time};
 
 /// How many times the length of the last pause must pass between two cuts that only a waiting output asks for:
@@ -214,6 +215,9 @@ impl Primary {
             Input::Published(epoch) => self.published(epoch, actions),
             Input::Sealed { final_epoch } => {
                 self.phase = Phase::Halted;
+                if planted(PlantedBug::FencedReleases) {
+                    actions.push(Action::Release(final_epoch.next()));
+                }
                 actions.push(Action::Halt(Halt::Fenced { final_epoch }));
             }
             Input::Applied(epoch) => self.applied(epoch, actions),
@@ -314,6 +318,9 @@ impl Primary {
             self.phase = Phase::Running;
             self.changed = true;
             actions.push(Action::Resume);
+        }
+        if planted(PlantedBug::GateOpensEarly) {
+            actions.push(Action::Release(epoch));
         }
         actions.push(Action::Publish { from: self.published, to: epoch });
     }

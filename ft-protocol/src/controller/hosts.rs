@@ -3,6 +3,7 @@
 use super::ControllerConfig;
 use crate::detector::{Detector, DetectorConfig, Verdict};
 use crate::ids::{Incarnation, LinkId};
+use crate::planted::{PlantedBug, planted};
 use crate::time::{Span, Time};
 use crate::wire::HostProfile;
 
@@ -70,7 +71,7 @@ impl Host {
 
     /// Whether the host may be given a role now.
     pub(super) fn is_fit(&self) -> bool {
-        self.link.is_some() && self.health == Health::Up
+        self.link.is_some() && self.health == Health::Up || planted(PlantedBug::DeadHostFit)
     }
 
     /// Whether the host lives, as far as one can see.

@@ -3,6 +3,7 @@
 use super::vm::{Phase, Standby};
 use super::{Controller, Generation, HostId, Turn, VmId};
 use crate::ids::Epoch;
+use crate::planted::{PlantedBug, planted};
 use crate::timeline::Happening;
 use crate::wire::{Access, Grant, Order, Part, ToHost};
 
@@ -22,7 +23,8 @@ impl Controller {
         if entry.standby.is_some() || !self.hosts.get(&primary).is_some_and(super::Host::is_fit) {
             return;
         }
-        let Some(host) = self.place(vm, &[primary]) else { return };
+        let elsewhere: &[HostId] = if planted(PlantedBug::SamePlace) { &[] } else { &[primary] };
+        let Some(host) = self.place(vm, elsewhere) else { return };
         self.order_standby(turn, vm, primary, host);
     }
 

@@ -6,6 +6,7 @@ use super::vm::{Phase, Switchover, SwitchoverStep, Vm};
 use super::{Controller, Generation, HostId, Turn, VmId};
 use crate::cpu::CpuProfile;
 use crate::ids::Epoch;
+use crate::planted::{PlantedBug, planted};
 use crate::timeline::Happening;
 use crate::wire::{Access, Grant, LiveReport, Order, Part, TakeoverReason, TakeoverRefusal, ToClient, ToHost};
 
@@ -122,6 +123,10 @@ impl Controller {
         let generation = entry.generation;
         entry.phase = Phase::Sealing { winner };
         entry.suspected = None;
+        if planted(PlantedBug::TimeoutTrusted) {
+            let committed = entry.committed;
+            return self.sealed(turn, vm, generation, committed);
+        }
         turn.actions.push(Action::Seal { vm, generation });
         // A host that has yielded is not deposed; one that is known to be dead needs no agent.
         let yielded = self.vms[&vm].switchover.is_some_and(|switchover| switchover.step == SwitchoverStep::Yielded);
@@ -248,10 +253,11 @@ impl Controller {
     fn drained(&mut self, turn: &mut Turn<'_>, vm: VmId) {
         let Some(entry) = self.vms.get_mut(&vm) else { return };
         let Phase::Draining { winner, final_epoch } = entry.phase else { return };
-        if entry.applied < final_epoch || entry.applying {
+        let drained = entry.applied >= final_epoch && !entry.applying;
+        if !drained && !planted(PlantedBug::PromoteUndrained) {
             return;
         }
-        assert_eq!(entry.applied, final_epoch, "applied beyond the seal");
+        assert!(entry.applied <= final_epoch, "applied beyond the seal");
         let applied = entry.applied;
         entry.phase = Phase::Unled;
         self.tell(turn, Happening::Drained { vm, applied });
@@ -299,7 +305,7 @@ impl Controller {
         }
         // What the new primary will write is in the pool from its first commit on; until then, what is there stays.
         entry.state_version = writes;
-        if entry.given {
+        if entry.given && !planted(PlantedBug::GenerationKept) {
             entry.generation = entry.generation.next();
             match entry.switchover {
                 Some(Switchover { step: SwitchoverStep::Yielded, .. }) => entry.switchovers += 1,
@@ -312,7 +318,9 @@ impl Controller {
         entry.stranded_told = false;
         entry.poisoned = false;
         let (generation, base) = (entry.generation, entry.applied);
-        self.persist(turn);
+        if !planted(PlantedBug::PromoteUnpersisted) {
+            self.persist(turn);
+        }
         turn.actions.push(Action::OpenGeneration { vm, generation, base });
     }
 

@@ -3,6 +3,7 @@
 use super::cli::{Seeds, SimOptions, run_campaign};
 use super::planted::{PlantedBug, plant};
 use super::{EventFile, FaultProfile, Plan, SimConfig, Violation, run, run_plan, shrink};
+use ft_protocol::planted as core;
 use shared_mem::planted as pool;
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -84,9 +85,10 @@ fn a_seed_is_one_run() {
     assert_ne!(run(&config(1, FaultProfile::Swarm)).hash, run(&config(2, FaultProfile::Swarm)).hash);
 }
 
-/// A bug in the simulator's drivers or in the pool.
+/// A bug in the cores, in the simulator's drivers or in the pool.
 #[derive(Clone, Copy, Debug)]
 enum Bug {
+    Core(core::PlantedBug),
     Driver(PlantedBug),
     Pool(pool::PlantedBug),
 }
@@ -97,6 +99,7 @@ struct Planted;
 impl Planted {
     fn new(bug: Bug) -> Self {
         match bug {
+            Bug::Core(bug) => core::plant(Some(bug)),
             Bug::Driver(bug) => plant(Some(bug)),
             Bug::Pool(bug) => pool::plant(Some(bug)),
         }
@@ -106,6 +109,7 @@ impl Planted {
 
 impl Drop for Planted {
     fn drop(&mut self) {
+        core::plant(None);
         plant(None);
         pool::plant(None);
     }
@@ -120,7 +124,18 @@ fn first_finding(bug: Bug, profile: FaultProfile, seeds: u64) -> Option<(u64, Vi
 fn planted_bugs() -> Vec<(Bug, FaultProfile, u64)> {
     use FaultProfile::{Client, Crash, Planned, Pool as PoolFaults, Swarm};
     use PlantedBug as D;
+    use core::PlantedBug as C;
     use pool::PlantedBug as P;
+    let cores = [
+        (C::GateOpensEarly, Swarm, 5),
+        (C::FencedReleases, Swarm, 100),
+        (C::DeadHostFit, Swarm, 50),
+        (C::SamePlace, Swarm, 5),
+        (C::TimeoutTrusted, Swarm, 20),
+        (C::PromoteUndrained, Swarm, 50),
+        (C::GenerationKept, Swarm, 50),
+        (C::PromoteUnpersisted, Swarm, 50),
+    ];
     let drivers = [
         (D::ReleaseBeforePublish, Swarm, 5),
         (D::ZombieReleases, Swarm, 50),
@@ -172,15 +187,16 @@ fn planted_bugs() -> Vec<(Bug, FaultProfile, u64)> {
         (P::BlobDataFlush, Swarm, 50),
         (P::BlobInPlace, Swarm, 50),
     ];
+    let cores = cores.map(|(bug, profile, seeds)| (Bug::Core(bug), profile, seeds));
     let drivers = drivers.map(|(bug, profile, seeds)| (Bug::Driver(bug), profile, seeds));
     let pool = pool.map(|(bug, profile, seeds)| (Bug::Pool(bug), profile, seeds));
-    drivers.into_iter().chain(pool).collect()
+    cores.into_iter().chain(drivers).chain(pool).collect()
 }
 
 #[test]
 fn every_planted_bug_is_found_within_its_number_of_seeds() {
     let bugs = planted_bugs();
-    assert!(bugs.len() >= 25);
+    assert!(bugs.len() >= 50);
     let mut missed = Vec::new();
     for (bug, profile, seeds) in bugs {
         match first_finding(bug, profile, seeds) {

@@ -1,0 +1,54 @@
+//! Bugs that the simulator's tests plant in the cores, to show that its checkers would notice them.
+//!
+//! Without the feature `planted-bugs` nothing can be planted and the checks vanish.
+
+/// A decision that goes wrong.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[allow(unreachable_pub, reason = "public with the feature only")]
+pub enum PlantedBug {
+    /// Outputs leave when their record is written, before it is published.
+    GateOpensEarly,
+    /// A fenced primary lets the outputs of the refused record go.
+    FencedReleases,
+    /// A host that is silent or gone is taken for fit.
+    DeadHostFit,
+    /// The secondary is placed without regard to where the primary is.
+    SamePlace,
+    /// A takeover trusts the timeout: nothing is sealed.
+    TimeoutTrusted,
+    /// A host is promoted before all that is committed is applied.
+    PromoteUndrained,
+    /// The next reign has the generation of the one before.
+    GenerationKept,
+    /// A generation is opened without having been persisted.
+    PromoteUnpersisted,
+}
+
+#[cfg(feature = "planted-bugs")]
+mod switch {
+    use super::PlantedBug;
+    use std::cell::Cell;
+
+    thread_local! {
+        static PLANTED: Cell<Option<PlantedBug>> = const { Cell::new(None) };
+    }
+
+    /// Plants a bug on this thread, or removes it.
+    pub fn plant(bug: Option<PlantedBug>) {
+        PLANTED.set(bug);
+    }
+
+    pub(crate) fn planted(bug: PlantedBug) -> bool {
+        PLANTED.get() == Some(bug)
+    }
+}
+
+#[cfg(feature = "planted-bugs")]
+pub use switch::plant;
+#[cfg(feature = "planted-bugs")]
+pub(crate) use switch::planted;
+
+#[cfg(not(feature = "planted-bugs"))]
+pub(crate) const fn planted(_: PlantedBug) -> bool {
+    false
+}
