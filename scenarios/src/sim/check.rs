@@ -8,16 +8,11 @@ use super::guest::{Packet, Registers};
 use super::rebuild::rebuild;
 use super::truth::{Oracle, Truth};
 use super::violation::Violation;
-use super::weather::{CONSOLE_RING_BYTES, PAGE_SIZE};
+use super::weather::PAGE_SIZE;
 use super::world::World;
 use ft_protocol::ids::{Epoch, Generation, HostId, VmId};
 use ft_protocol::wire::{Access, Grant, Part, ToHost};
-use shared_mem::console::ConsoleRing;
-use shared_mem::control::ControlBlock;
 use shared_mem::lossy::LossyCache;
-use shared_mem::mem::PoolRead;
-use shared_mem::numbers::{self, ConsolePosition, Offset};
-use shared_mem::state_area::StateArea;
 
 /// What is known of one VM.
 #[derive(Debug)]
@@ -25,14 +20,14 @@ pub(crate) struct VmFacts {
     /// Per epoch: the registers at the end of every record that was written for it.
     written: Vec<Vec<(Generation, Registers)>>,
     /// Registers at the end of each committed epoch.
-    committed: Vec<Registers>,
+    pub(crate) committed: Vec<Registers>,
     sealed: Vec<Generation>,
     /// Who may write which journal.
     reigns: Vec<(Generation, usize)>,
-    applied: u64,
-    shown: u64,
+    pub(crate) applied: u64,
+    pub(crate) shown: u64,
     /// Committed records that a fault has damaged: their epochs may be lost.
-    damaged: Vec<Epoch>,
+    pub(crate) damaged: Vec<Epoch>,
     /// The guest at the applied epoch.
     pub(crate) oracle: Oracle,
 }
@@ -44,7 +39,7 @@ pub(crate) struct Checker {
     /// Through whose eyes the pool is looked at.
     pub(crate) auditor: LossyCache,
     /// How many accesses there were when the pool was looked at last.
-    accesses: u64,
+    pub(crate) accesses: u64,
     pub(crate) scratch: Vec<u8>,
 }
 
@@ -64,7 +59,7 @@ impl Checker {
         Self { vms, auditor: LossyCache::new(), accesses: 0, scratch: Vec::new() }
     }
 
-    fn facts(&mut self, vm: VmId) -> &mut VmFacts {
+    pub(crate) fn facts(&mut self, vm: VmId) -> &mut VmFacts {
         &mut self.vms[usize::from(vm.get())]
     }
 
@@ -103,7 +98,7 @@ impl VmFacts {
     }
 
     /// Takes an epoch for committed under a generation; `false` when that cannot be.
-    fn commit(&mut self, generation: Generation, epoch: Epoch) -> bool {
+    pub(crate) fn commit(&mut self, generation: Generation, epoch: Epoch) -> bool {
         let found = self
             .written
             .get(index(epoch.get()))
@@ -189,7 +184,7 @@ impl World {
     }
 
     /// Rebuilds the VM from what is durable in the pool and holds it against the truth (I1, I3).
-    fn check_rebuildable(&mut self, vm: VmId, leaks: impl FnOnce(Registers, u64) -> Option<Violation>) {
+    pub(crate) fn check_rebuildable(&mut self, vm: VmId, leaks: impl FnOnce(Registers, u64) -> Option<Violation>) {
         let facts = &self.checker.vms[usize::from(vm.get())];
         if facts.is_damaged() {
             return;
@@ -238,7 +233,7 @@ impl World {
         self.check_console(vm, from, bytes);
     }
 
-    fn check_console(&mut self, vm: VmId, from: u64, bytes: &[u8]) {
+    pub(crate) fn check_console(&mut self, vm: VmId, from: u64, bytes: &[u8]) {
         let truth = &self.truths[usize::from(vm.get())].console;
         let expected = truth.get(index(from)..).unwrap_or_default();
         let wrong = bytes.iter().enumerate().find(|(at, byte)| expected.get(*at) != Some(byte));
@@ -282,103 +277,8 @@ impl World {
         reigns.push((generation, host));
         free
     }
-
-    /// Looks at the pool, if anything was stored in it since the last look.
-    pub(crate) fn check(&mut self) {
-        let hosts: u64 = self.hosts.iter().map(|host| host.actor.cache.events() + u64::from(host.actor.life)).sum();
-        let controller = &self.controller.actor;
-        let accesses = hosts + controller.cache.events() + (u64::from(controller.life) << 32);
-        if accesses == self.checker.accesses || self.violation.is_some() {
-            return;
-        }
-        self.checker.accesses = accesses;
-        for vm in self.vms() {
-            self.check_reigns(vm);
-            self.check_applied(vm);
-            self.check_ring(vm);
-        }
-    }
-
-    /// At most one generation is open (I2).
-    fn check_reigns(&mut self, vm: VmId) {
-        let Some(partition) = self.pool.partition(vm) else { return };
-        // Under a damaged word nobody can publish: as good as sealed.
-        let mut count = 0;
-        for journal in partition.journals.iter().filter(|journal| !journal.reserved) {
-            let memory = journal.memory.through(&self.checker.auditor);
-            let number = numbers::Generation::new(journal.generation.get());
-            let reader = shared_mem::journal::JournalReader::new(memory, number, partition.geometry);
-            let sealed = reader.ok().and_then(|reader| reader.peek_word().ok()).is_none_or(|word| word.sealed);
-            count += usize::from(!sealed);
-        }
-        if count > 1 {
-            self.violate(Violation::ManyReigns { vm, count });
-        }
-    }
-
-    /// The stable image and the machine state are those of the true history at the applied epoch (I5).
-    fn check_applied(&mut self, vm: VmId) {
-        let auditor = &self.checker.auditor;
-        let Some(partition) = self.pool.partition(vm) else { return };
-        let Ok(control) = ControlBlock::open(partition.control.through(auditor)) else { return };
-        let Ok(applied) = control.applied() else { return };
-        let epoch = Epoch::new(applied.get());
-        let (image, state) = (partition.image.through(auditor), partition.state.through(auditor));
-        let opened = partition.journals.iter().rfind(|journal| !journal.reserved);
-        let generation = opened.map(|journal| journal.generation);
-        let facts = &mut self.checker.vms[usize::from(vm.get())];
-        if applied.get() == facts.applied {
-            return;
-        }
-        let committed = facts.last_committed();
-        let forward = applied.get() == facts.applied + 1;
-        let covered = epoch <= committed || generation.is_some_and(|generation| facts.commit(generation, epoch));
-        if !forward || !covered {
-            return self.violate(Violation::WrongRecovery { vm, found: epoch, committed });
-        }
-        facts.applied = applied.get();
-        facts.damaged.retain(|damaged| *damaged > epoch);
-        let expected = facts.committed.get(index(epoch.get())).copied();
-        let found = StateArea::new(state).read(applied).ok().and_then(|bytes| Registers::decode(&bytes));
-        let truth = &self.truths[usize::from(vm.get())];
-        let true_registers = expected.and_then(|registers| truth.at(registers.step));
-        if found.is_none() || found != expected || found != true_registers {
-            return self.violate(Violation::WrongState { vm, epoch, found, expected: true_registers });
-        }
-        facts.oracle.advance_to(found.map_or(0, |registers| registers.step));
-        let mut content = [0; 4096];
-        for page in 0..truth.program.pages {
-            let read = image.read(Offset::new(page * PAGE_SIZE), &mut content);
-            if read.is_err() || facts.oracle.page(page) != content {
-                return self.violate(Violation::WrongPage { vm, epoch, page });
-            }
-        }
-    }
-
-    /// What is in the console ring is out: it must be true (I4), and the pool must be able to rebuild it (I1).
-    fn check_ring(&mut self, vm: VmId) {
-        let Some(partition) = self.pool.partition(vm) else { return };
-        let Ok(ring) = ConsoleRing::open(partition.console.through(&self.checker.auditor)) else { return };
-        let Ok(tail) = ring.tail() else { return };
-        let shown = self.checker.vms[usize::from(vm.get())].shown;
-        let tail = tail.get();
-        if tail == shown {
-            return;
-        }
-        let mut bytes = [0; 4096];
-        const { assert!(CONSOLE_RING_BYTES <= 4096) };
-        let wanted = index(tail.saturating_sub(shown)).min(bytes.len());
-        if tail < shown || ring.read(ConsolePosition::new(shown), &mut bytes[..wanted]) != Ok(wanted) {
-            return self.violate(Violation::WrongConsole { vm, position: shown });
-        }
-        self.checker.facts(vm).shown = tail;
-        self.check_console(vm, shown, &bytes[..wanted]);
-        self.check_rebuildable(vm, |_, rebuildable| {
-            (rebuildable < tail).then_some(Violation::LeakedConsole { vm, shown: tail, rebuildable })
-        });
-    }
 }
 
-fn index(number: u64) -> usize {
+pub(crate) fn index(number: u64) -> usize {
     usize::try_from(number).unwrap_or(usize::MAX)
 }

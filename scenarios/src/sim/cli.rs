@@ -1,25 +1,17 @@
 //! What `ftvm sim` does: campaigns over many seeds on all cores, single seeds, replays.
 
+use super::campaign::{collect, config_of, work};
 use super::event_file::{EventFile, EventFileError};
-use super::outcome::{Outcome, SimConfig, run, run_plan, tell_plan};
+use super::outcome::{Outcome, SimConfig, run_plan, tell_plan};
 use super::plan::{FaultProfile, Plan};
 use super::shrink::shrink;
 use super::violation::Violation;
 use serde::Serialize;
 use std::io::Write;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::sync::atomic::{AtomicBool, AtomicU64};
+use std::sync::mpsc::channel;
 use std::time::{Duration, Instant};
-
-/// Seeds that a worker takes at once.
-const BATCH: u64 = 32;
-
-/// A campaign ends after so many failing seeds: more of them would tell little.
-const FAILURES_MAX: usize = 10;
-
-/// Time between two updates of the progress line.
-const PROGRESS_EVERY: Duration = Duration::from_millis(250);
 
 /// Which seeds to run.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -144,7 +136,7 @@ impl CampaignResult {
         self.failures.is_empty() && self.unstable.is_empty()
     }
 
-    fn add(&mut self, outcome: &Outcome) {
+    pub(crate) fn add(&mut self, outcome: &Outcome) {
         self.seeds += 1;
         self.events += outcome.events;
         self.virtual_seconds += Duration::from_micros(outcome.us).as_secs_f64();
@@ -153,7 +145,7 @@ impl CampaignResult {
         self.epochs += outcome.epochs;
     }
 
-    fn merge(&mut self, other: &Self) {
+    pub(crate) fn merge(&mut self, other: &Self) {
         self.seeds += other.seeds;
         self.events += other.events;
         self.virtual_seconds += other.virtual_seconds;
@@ -163,7 +155,7 @@ impl CampaignResult {
         self.unstable.extend(&other.unstable);
     }
 
-    fn time(&mut self, elapsed: Duration) {
+    pub(crate) fn time(&mut self, elapsed: Duration) {
         self.seconds = elapsed.as_secs_f64();
         self.seeds_per_minute = to_f64(self.seeds) / self.seconds.max(1e-9) * 60.0;
     }
@@ -172,12 +164,6 @@ impl CampaignResult {
 fn to_f64(number: u64) -> f64 {
     // Seeds are counted in millions at most, which a double holds exactly.
     u32::try_from(number).map_or(f64::INFINITY, f64::from)
-}
-
-/// What a worker reports.
-struct Batch {
-    totals: CampaignResult,
-    failed: Vec<(u64, Violation)>,
 }
 
 /// Runs a campaign, or replays a file. Progress and findings go to `progress`; the result says what to exit with.
@@ -225,81 +211,6 @@ fn campaign(options: &SimOptions, progress: &mut dyn Write, start: Instant) -> R
         result.failures.push(failure);
     }
     Ok(result)
-}
-
-fn config_of(options: &SimOptions, seed: u64) -> SimConfig {
-    SimConfig { seed, hosts: options.hosts, vms: options.vms, faults: options.faults }
-}
-
-/// Runs seeds until there are none left or the campaign is over.
-fn work(options: &SimOptions, end: u64, next: &AtomicU64, over: &AtomicBool, sender: &Sender<Batch>) {
-    loop {
-        let first = next.fetch_add(BATCH, Ordering::Relaxed);
-        if first >= end || over.load(Ordering::Relaxed) {
-            return;
-        }
-        let mut batch = Batch { totals: CampaignResult::default(), failed: Vec::new() };
-        for seed in first..end.min(first.saturating_add(BATCH)) {
-            let config = config_of(options, seed);
-            let outcome = run(&config);
-            batch.totals.add(&outcome);
-            if options.verify && run(&config) != outcome {
-                batch.totals.unstable.push(seed);
-            }
-            if let Some(violation) = outcome.violation {
-                batch.failed.push((seed, violation));
-            }
-        }
-        if sender.send(batch).is_err() {
-            return;
-        }
-    }
-}
-
-/// Adds up what the workers report, until they are done.
-fn collect(
-    options: &SimOptions,
-    receiver: &Receiver<Batch>,
-    over: &AtomicBool,
-    start: Instant,
-    result: &mut CampaignResult,
-    progress: &mut dyn Write,
-) -> Vec<(u64, Violation)> {
-    let mut failed = Vec::new();
-    let mut told = start;
-    loop {
-        match receiver.recv_timeout(PROGRESS_EVERY) {
-            Ok(batch) => {
-                result.merge(&batch.totals);
-                failed.extend(batch.failed);
-            }
-            Err(RecvTimeoutError::Timeout) => {}
-            Err(RecvTimeoutError::Disconnected) => break,
-        }
-        let late = options.time_max.is_some_and(|time_max| start.elapsed() >= time_max);
-        if late || failed.len() >= FAILURES_MAX {
-            over.store(true, Ordering::Relaxed);
-        }
-        if options.live && told.elapsed() >= PROGRESS_EVERY {
-            told = Instant::now();
-            result.time(start.elapsed());
-            // A progress line that cannot be written is no reason to stop.
-            let _written = write!(
-                progress,
-                "\r{} seeds, {:.0} a minute, {} failed ",
-                result.seeds,
-                result.seeds_per_minute,
-                failed.len()
-            )
-            .and_then(|()| progress.flush());
-        }
-    }
-    if options.live {
-        let _written = write!(progress, "\r\x1b[K");
-    }
-    failed.sort_by_key(|(seed, _)| *seed);
-    failed.truncate(FAILURES_MAX);
-    failed
 }
 
 /// Runs an event file, and tells what happens in it.

@@ -5,20 +5,17 @@ use super::apply::ApplyJob;
 use super::fault::{Lines, Point, Target};
 use super::net::{Message, Peer};
 use super::planted::{PlantedBug, planted};
-use super::planted_controller::{plant_grants, seal_word};
-use super::pool::{Descriptor, Partition, Pool, cluster_store};
+use super::planted_controller::plant_grants;
+use super::pool::{Descriptor, Partition};
 use super::queue::Event;
-use super::violation::Violation;
 use super::weather::{FenceAgent, Weather};
 use super::world::World;
 use ft_protocol::Epoch;
-use ft_protocol::controller::{Action, ClusterState, Controller, ControllerConfig, Input, Recovered, Word};
+use ft_protocol::controller::{Action, ClusterState, Controller, ControllerConfig, Input};
 use ft_protocol::fence::FenceOutcome;
 use ft_protocol::ids::{Generation, HostId, LinkId, VmId};
 use ft_protocol::wire::{Grant, ToHost};
 use shared_mem::commit_word::CommitWordError;
-use shared_mem::console::ConsoleRing;
-use shared_mem::control::ControlBlock;
 use shared_mem::heartbeat::HeartbeatReader;
 use shared_mem::journal::JournalReader;
 use shared_mem::lossy::{LossyCache, LossyMemory};
@@ -33,7 +30,7 @@ pub(crate) struct ControllerProcess {
     pub(crate) inbox: VecDeque<Input>,
     pub(crate) actions: VecDeque<Action>,
     /// Hosts whose heartbeat it samples, and which of their lives it watches.
-    watched: Vec<(HostId, u32)>,
+    pub(crate) watched: Vec<(HostId, u32)>,
     pub(crate) jobs: Vec<Option<ApplyJob>>,
     /// Cluster state that a planted bug stores too late.
     pub(crate) late_state: Option<ClusterState>,
@@ -101,7 +98,7 @@ impl World {
     }
 
     /// The answer to an action that the driver carried out at once.
-    fn controller_answer(&mut self, input: Input) {
+    pub(crate) fn controller_answer(&mut self, input: Input) {
         if self.plan.weather.answers_wait {
             self.controller.inbox.push_back(input);
         } else {
@@ -109,7 +106,7 @@ impl World {
         }
     }
 
-    fn wake_controller(&mut self) {
+    pub(crate) fn wake_controller(&mut self) {
         if !self.controller.actor.turning {
             self.controller.actor.turning = true;
             let delay = self.takes(Target::Controller, self.plan.weather.turn_us);
@@ -283,130 +280,6 @@ impl World {
             self.persist_late();
         }
     }
-
-    pub(crate) fn persist(&mut self, state: &ClusterState) {
-        let store = cluster_store(self.pool.cluster.through(&self.controller.actor.cache));
-        if store.store(&state.encode()).is_ok() {
-            self.reached(Point::StatePersisted);
-        }
-    }
-
-    fn open_generation(&mut self, vm: VmId, generation: Generation, base: Epoch) {
-        let full = self.pool.full;
-        let cache = self.controller.actor.cache.clone();
-        let Some(partition) = self.pool.partition_mut(vm) else { return };
-        let space = partition.journal(generation).is_some() || !full;
-        let made = space && partition.open_journal(&cache, generation, pool_epoch(base)).is_ok();
-        if made {
-            let control = ControlBlock::open(partition.control.through(&cache));
-            let number = numbers::Generation::new(generation.get());
-            if control.and_then(|control| control.set_generation(number)).is_err() {
-                return;
-            }
-            self.check_opened(vm, base);
-            self.reached(Point::GenerationOpened);
-            self.open_wrongly(vm, generation, base);
-        }
-        self.controller_answer(Input::GenerationOpened { vm, generation, result: made_result(made) });
-    }
-
-    fn seal(&mut self, vm: VmId, generation: Generation) {
-        let cache = self.controller.actor.cache.clone();
-        let Some(partition) = self.pool.partition(vm) else { return };
-        let Some(journal) = open_journal(partition, generation, &cache) else { return };
-        let sealed = match seal_word(&journal, partition, &cache) {
-            Err(CommitWordError::Word(_)) => last_whole_record(&journal, partition, &cache),
-            sealed => sealed.ok(),
-        };
-        if let Some(epoch) = sealed {
-            let final_epoch = protocol_epoch(epoch);
-            self.controller.sealed[usize::from(vm.get())] = Some((generation, final_epoch));
-            self.check_sealed(vm, generation, final_epoch);
-            self.reached(Point::WordSealed);
-            self.controller_answer(Input::Sealed { vm, generation, final_epoch });
-        }
-    }
-
-    /// A new life of the controller, over what the pool holds.
-    pub(crate) fn recover_controller(&mut self) {
-        let cache = self.controller.actor.cache.clone();
-        self.controller.inbox.clear();
-        self.controller.actions.clear();
-        self.controller.watched.clear();
-        self.controller.jobs.fill_with(|| None);
-        self.controller.late_state = None;
-        self.controller.sealed.fill(None);
-        let state = match cluster_store(self.pool.cluster.through(&cache)).load() {
-            Ok(Some(bytes)) => ClusterState::decode(&bytes).map_err(|error| error.to_string()),
-            Ok(None) => Ok(ClusterState::default()),
-            Err(error) => Err(error.to_string()),
-        };
-        let state = match state {
-            Ok(state) => state,
-            Err(why) => return self.violate(Violation::ControllerLost { why }),
-        };
-        let recovered = match recover_partitions(&mut self.pool, &state, &cache) {
-            Ok(recovered) => recovered,
-            Err(why) => return self.violate(Violation::ControllerLost { why }),
-        };
-        let now = self.controller.actor.clock(self.now_ns);
-        let config = self.controller.config;
-        let mut actions = Vec::new();
-        self.controller.core = Controller::recover(config, state, &recovered, now, &mut actions);
-        self.controller.actions.extend(actions);
-        self.reached(Point::ControllerRecovered);
-        self.schedule_now(Event::ControllerTick);
-        self.wake_controller();
-    }
-}
-
-/// The last epoch that can be rebuilt from a journal by its records alone.
-fn last_whole_record(
-    journal: &JournalReader<LossyMemory>,
-    partition: &Partition,
-    cache: &LossyCache,
-) -> Option<numbers::Epoch> {
-    let mut last = ControlBlock::open(partition.control.through(cache)).ok()?.applied().ok()?;
-    let mut buffer = Vec::new();
-    while journal.load(last.next(), &partition.limits, &mut buffer).is_ok() {
-        last = last.next();
-    }
-    Some(last)
-}
-
-/// Reads what the pool says of each VM; parts of VMs that are not in the cluster state were never finished and go.
-fn recover_partitions(pool: &mut Pool, state: &ClusterState, cache: &LossyCache) -> Result<Vec<Recovered>, String> {
-    for (index, partition) in pool.partitions.iter_mut().enumerate() {
-        if !state.vms.iter().any(|record| usize::from(record.vm.get()) == index) {
-            *partition = None;
-        }
-    }
-    let mut recovered = Vec::new();
-    for record in &state.vms {
-        let partition = pool.partition(record.vm).ok_or_else(|| format!("{} has no partition", record.vm))?;
-        let control = ControlBlock::open(partition.control.through(cache)).map_err(|error| error.to_string())?;
-        let opened = control.generation().map_err(|error| error.to_string())?.get();
-        // Space that was reserved ahead looks like a journal; opening it ends with the control block.
-        let found = opened >= record.generation.get() && !planted(PlantedBug::ForgetJournal);
-        let journal = open_journal(partition, record.generation, cache).filter(|_| found);
-        let word = match journal.map(|journal| journal.word()) {
-            None => None,
-            Some(Ok(word)) => Some(Word { epoch: protocol_epoch(word.epoch), sealed: word.sealed }),
-            // Nobody can publish under it: as good as sealed, and sealed again by what follows.
-            Some(Err(CommitWordError::Word(_))) => Some(Word { epoch: Epoch::ZERO, sealed: true }),
-            Some(Err(error)) => return Err(error.to_string()),
-        };
-        let applied = control.applied().map_err(|error| error.to_string())?;
-        if !planted(PlantedBug::ForgetFreed) {
-            control.set_freed(applied).map_err(|error| error.to_string())?;
-        }
-        let console = ConsoleRing::open(partition.console.through(cache)).map_err(|error| error.to_string())?;
-        let console_end = console.tail().map_err(|error| error.to_string())?.get();
-        let console_oldest = console_end.saturating_sub(console.ring_bytes());
-        let applied = protocol_epoch(applied);
-        recovered.push(Recovered { vm: record.vm, word, applied, console_end, console_oldest });
-    }
-    Ok(recovered)
 }
 
 /// A heartbeat page as a sampler reads it.
@@ -419,7 +292,7 @@ pub(crate) fn index_of(link: LinkId) -> usize {
     usize::try_from(link.get()).unwrap_or(usize::MAX)
 }
 
-fn made_result(made: bool) -> Result<(), String> {
+pub(crate) fn made_result(made: bool) -> Result<(), String> {
     if made { Ok(()) } else { Err("no space".to_owned()) }
 }
 

@@ -1,0 +1,146 @@
+//! The controller's work on the pool beside the application of records: storing the cluster state, opening and sealing
+//! generations, and reading what an earlier life left.
+
+use super::controller::{made_result, open_journal, pool_epoch, protocol_epoch};
+use super::fault::Point;
+use super::planted::{PlantedBug, planted};
+use super::planted_controller::seal_word;
+use super::pool::{Partition, Pool, cluster_store};
+use super::queue::Event;
+use super::violation::Violation;
+use super::world::World;
+use ft_protocol::Epoch;
+use ft_protocol::controller::{ClusterState, Controller, Input, Recovered, Word};
+use ft_protocol::ids::{Generation, VmId};
+use shared_mem::commit_word::CommitWordError;
+use shared_mem::console::ConsoleRing;
+use shared_mem::control::ControlBlock;
+use shared_mem::journal::JournalReader;
+use shared_mem::lossy::{LossyCache, LossyMemory};
+use shared_mem::numbers;
+
+impl World {
+    pub(crate) fn persist(&mut self, state: &ClusterState) {
+        let store = cluster_store(self.pool.cluster.through(&self.controller.actor.cache));
+        if store.store(&state.encode()).is_ok() {
+            self.reached(Point::StatePersisted);
+        }
+    }
+
+    pub(crate) fn open_generation(&mut self, vm: VmId, generation: Generation, base: Epoch) {
+        let full = self.pool.full;
+        let cache = self.controller.actor.cache.clone();
+        let Some(partition) = self.pool.partition_mut(vm) else { return };
+        let space = partition.journal(generation).is_some() || !full;
+        let made = space && partition.open_journal(&cache, generation, pool_epoch(base)).is_ok();
+        if made {
+            let control = ControlBlock::open(partition.control.through(&cache));
+            let number = numbers::Generation::new(generation.get());
+            if control.and_then(|control| control.set_generation(number)).is_err() {
+                return;
+            }
+            self.check_opened(vm, base);
+            self.reached(Point::GenerationOpened);
+            self.open_wrongly(vm, generation, base);
+        }
+        self.controller_answer(Input::GenerationOpened { vm, generation, result: made_result(made) });
+    }
+
+    pub(crate) fn seal(&mut self, vm: VmId, generation: Generation) {
+        let cache = self.controller.actor.cache.clone();
+        let Some(partition) = self.pool.partition(vm) else { return };
+        let Some(journal) = open_journal(partition, generation, &cache) else { return };
+        let sealed = match seal_word(&journal, partition, &cache) {
+            Err(CommitWordError::Word(_)) => last_whole_record(&journal, partition, &cache),
+            sealed => sealed.ok(),
+        };
+        if let Some(epoch) = sealed {
+            let final_epoch = protocol_epoch(epoch);
+            self.controller.sealed[usize::from(vm.get())] = Some((generation, final_epoch));
+            self.check_sealed(vm, generation, final_epoch);
+            self.reached(Point::WordSealed);
+            self.controller_answer(Input::Sealed { vm, generation, final_epoch });
+        }
+    }
+
+    /// A new life of the controller, over what the pool holds.
+    pub(crate) fn recover_controller(&mut self) {
+        let cache = self.controller.actor.cache.clone();
+        self.controller.inbox.clear();
+        self.controller.actions.clear();
+        self.controller.watched.clear();
+        self.controller.jobs.fill_with(|| None);
+        self.controller.late_state = None;
+        self.controller.sealed.fill(None);
+        let state = match cluster_store(self.pool.cluster.through(&cache)).load() {
+            Ok(Some(bytes)) => ClusterState::decode(&bytes).map_err(|error| error.to_string()),
+            Ok(None) => Ok(ClusterState::default()),
+            Err(error) => Err(error.to_string()),
+        };
+        let state = match state {
+            Ok(state) => state,
+            Err(why) => return self.violate(Violation::ControllerLost { why }),
+        };
+        let recovered = match recover_partitions(&mut self.pool, &state, &cache) {
+            Ok(recovered) => recovered,
+            Err(why) => return self.violate(Violation::ControllerLost { why }),
+        };
+        let now = self.controller.actor.clock(self.now_ns);
+        let config = self.controller.config;
+        let mut actions = Vec::new();
+        self.controller.core = Controller::recover(config, state, &recovered, now, &mut actions);
+        self.controller.actions.extend(actions);
+        self.reached(Point::ControllerRecovered);
+        self.schedule_now(Event::ControllerTick);
+        self.wake_controller();
+    }
+}
+
+/// The last epoch that can be rebuilt from a journal by its records alone.
+fn last_whole_record(
+    journal: &JournalReader<LossyMemory>,
+    partition: &Partition,
+    cache: &LossyCache,
+) -> Option<numbers::Epoch> {
+    let mut last = ControlBlock::open(partition.control.through(cache)).ok()?.applied().ok()?;
+    let mut buffer = Vec::new();
+    while journal.load(last.next(), &partition.limits, &mut buffer).is_ok() {
+        last = last.next();
+    }
+    Some(last)
+}
+
+/// Reads what the pool says of each VM; parts of VMs that are not in the cluster state were never finished and go.
+fn recover_partitions(pool: &mut Pool, state: &ClusterState, cache: &LossyCache) -> Result<Vec<Recovered>, String> {
+    for (index, partition) in pool.partitions.iter_mut().enumerate() {
+        if !state.vms.iter().any(|record| usize::from(record.vm.get()) == index) {
+            *partition = None;
+        }
+    }
+    let mut recovered = Vec::new();
+    for record in &state.vms {
+        let partition = pool.partition(record.vm).ok_or_else(|| format!("{} has no partition", record.vm))?;
+        let control = ControlBlock::open(partition.control.through(cache)).map_err(|error| error.to_string())?;
+        let opened = control.generation().map_err(|error| error.to_string())?.get();
+        // Space that was reserved ahead looks like a journal; opening it ends with the control block.
+        let found = opened >= record.generation.get() && !planted(PlantedBug::ForgetJournal);
+        let journal = open_journal(partition, record.generation, cache).filter(|_| found);
+        let word = match journal.map(|journal| journal.word()) {
+            None => None,
+            Some(Ok(word)) => Some(Word { epoch: protocol_epoch(word.epoch), sealed: word.sealed }),
+            // Nobody can publish under it: as good as sealed, and sealed again by what follows.
+            Some(Err(CommitWordError::Word(_))) => Some(Word { epoch: Epoch::ZERO, sealed: true }),
+            Some(Err(error)) => return Err(error.to_string()),
+        };
+        let applied = control.applied().map_err(|error| error.to_string())?;
+        if !planted(PlantedBug::ForgetFreed) {
+            control.set_freed(applied).map_err(|error| error.to_string())?;
+        }
+        let console = ConsoleRing::open(partition.console.through(cache)).map_err(|error| error.to_string())?;
+        let console_end = console.tail().map_err(|error| error.to_string())?.get();
+        let console_oldest = console_end.saturating_sub(console.ring_bytes());
+        let applied = protocol_epoch(applied);
+        recovered.push(Recovered { vm: record.vm, word, applied, console_end, console_oldest });
+    }
+    Ok(recovered)
+}
