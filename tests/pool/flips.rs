@@ -1,0 +1,72 @@
+//! Bytes flip in the journals of a live pool. Whatever they hit, the guest says what it should, in the end.
+
+use crate::chance::{Chance, rounds};
+use crate::run::{Golden, Plan, Run};
+use crate::support::kvm;
+use std::fs::{self, File};
+use std::os::unix::fs::FileExt as _;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+const STEPS: u64 = 150_000_000;
+const SLOTS_AT: u64 = 4096;
+/// Most of the records that the guest makes are shorter.
+const RECORD_BYTES: u64 = 400 << 10;
+
+/// The journals that there are.
+fn journals(pool: &Path) -> Vec<PathBuf> {
+    let is_journal =
+        |path: &PathBuf| path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("journal."));
+    let entries = fs::read_dir(pool.join("vm-0")).map(|entries| entries.flatten().map(|entry| entry.path()));
+    entries.map(|paths| paths.filter(is_journal).collect()).unwrap_or_default()
+}
+
+/// Flips one bit, or all bits of a byte, somewhere in a journal. Gives the place.
+fn flip(run: &Run, chance: &mut Chance) -> Option<String> {
+    let journal = run.golden.spec("guest").journal;
+    let journals = journals(&run.place.pool());
+    if journals.is_empty() {
+        return None;
+    }
+    let path = chance.pick(&journals);
+    let slot = SLOTS_AT + chance.below(u64::from(journal.slots)) * journal.slot_bytes;
+    let at = match chance.below(8) {
+        // Header and commit word.
+        0 => chance.below(128),
+        1 => 64 + chance.below(8),
+        // A record's header.
+        2 => slot + chance.below(64),
+        _ => slot + chance.below(RECORD_BYTES),
+    };
+    // Gone or cut off meanwhile: nothing to flip.
+    let file = File::options().read(true).write(true).open(path).ok()?;
+    let mut byte = [0];
+    file.read_exact_at(&mut byte, at).ok()?;
+    let mask = if chance.below(2) == 0 { 1 << chance.below(8) } else { 0xff };
+    file.write_all_at(&[byte[0] ^ mask], at).ok()?;
+    Some(format!("{} at {at} ^ {mask:#x}", path.file_name()?.to_string_lossy()))
+}
+
+#[test]
+fn flipped_bytes_in_live_journals_cost_a_takeover_at_most() {
+    let Some(_machine) = kvm() else { return };
+    let mut chance = Chance::new("flips");
+    let golden = Golden::torture(STEPS);
+    let (mut flips, mut takeovers) = (0, 0);
+    for _ in 0..rounds(4) {
+        let hosts = [("a", None), ("b", None), ("c", None)];
+        let mut run = Run::start(&golden, &Plan { hosts: &hosts, unsound: true, ..Plan::default() });
+        let mut places = Vec::new();
+        while !run.has_ended() {
+            run.steps_for(Duration::from_millis(1 + chance.below(30)));
+            // Faults come in bursts, too.
+            for _ in 0..=chance.below(3) {
+                places.extend(flip(&run, &mut chance));
+            }
+        }
+        flips += places.len();
+        takeovers += run.finish();
+    }
+    eprintln!("{flips} flips, {takeovers} takeovers");
+    assert!(flips > 20, "nothing was flipped");
+}

@@ -1,0 +1,93 @@
+//! `ftvm pool inspect` and `ftvm pool check` as a user has them.
+
+use crate::run::{Golden, Plan, Run};
+use crate::support::{Place, kvm};
+use serde_json::Value;
+use shared_mem::{Pool, PoolConfig};
+use std::fs::{self, File};
+use std::os::unix::fs::FileExt as _;
+use std::path::Path;
+use std::process::Output;
+
+fn ftvm(place: &Place, arguments: &[&str], dir: &Path) -> Output {
+    place.ftvm(arguments).arg(dir).output().expect("the program can be started")
+}
+
+fn code(output: &Output) -> Option<i32> {
+    output.status.code()
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8(bytes.to_vec()).expect("text")
+}
+
+fn make_pool(place: &Place) {
+    let config = PoolConfig { vm_slots: 4, host_slots: 4, cluster_bytes: 4096 };
+    let pool = Pool::create(&place.pool(), &config).expect("a pool can be made");
+    pool.cluster().store(&ft_protocol::controller::ClusterState::default().encode()).expect("it can be stored");
+}
+
+fn flip(path: &Path, at: u64) {
+    let file = File::options().read(true).write(true).open(path).expect("the pool's file");
+    let mut byte = [0];
+    file.read_exact_at(&mut byte, at).expect("a byte");
+    file.write_all_at(&[byte[0] ^ 4], at).expect("a byte");
+}
+
+#[test]
+fn sound_damaged_missing_and_foreign_are_told_apart() {
+    let place = Place::new();
+    make_pool(&place);
+    let dir = place.pool();
+    let check = ftvm(&place, &["pool", "check"], &dir);
+    assert_eq!(code(&check), Some(0), "{check:?}");
+    assert!(text(&check.stdout).ends_with(": sound (0 VMs checked)\n"), "{check:?}");
+    let inspect = ftvm(&place, &["pool", "inspect"], &dir);
+    assert!(text(&inspect.stdout).contains("no controller holds it"), "{inspect:?}");
+
+    flip(&dir.join("cluster"), 64 + 64 + 4096 + 20);
+    let check = ftvm(&place, &["pool", "check"], &dir);
+    assert_eq!(code(&check), Some(80), "{check:?}");
+    let lines = text(&check.stdout);
+    assert!(lines.starts_with("damaged: cluster: "), "{lines}");
+    assert!(lines.contains("; no controller can start over this pool\n"), "{lines}");
+    let check = ftvm(&place, &["pool", "check", "--json"], &dir);
+    assert_eq!(code(&check), Some(80));
+    let json: Value = serde_json::from_slice(&check.stdout).expect("JSON");
+    assert_eq!((&json["verdict"], &json["findings"][0]["severity"]), (&"damaged".into(), &"damage".into()));
+    // What can be shown is shown all the same.
+    assert_eq!(code(&ftvm(&place, &["pool", "inspect", "--json"], &dir)), Some(0));
+
+    flip(&dir.join("superblock"), 33);
+    let check = ftvm(&place, &["pool", "check"], &dir);
+    assert_eq!(code(&check), Some(80), "{check:?}");
+    assert!(text(&check.stderr).starts_with("ftvm: the pool is damaged: "), "{check:?}");
+
+    assert_eq!(code(&ftvm(&place, &["pool", "check"], &dir.join("missing"))), Some(66));
+    let empty = place.file("empty");
+    fs::create_dir(&empty).expect("a directory");
+    assert_eq!(code(&ftvm(&place, &["pool", "check"], &empty)), Some(73));
+    assert_eq!(code(&place.ftvm(&["pool"]).output().expect("a start")), Some(2));
+}
+
+#[test]
+fn a_live_pool_is_looked_at_without_being_disturbed() {
+    let Some(_machine) = kvm() else { return };
+    let golden = Golden::torture(100_000_000);
+    let mut run = Run::start(&golden, &Plan { hosts: &[("a", None), ("b", None)], ..Plan::default() });
+    run.step_until("protection", |run| run.try_vm().is_some_and(|vm| vm.unprotected.is_none()));
+    let (mut looks, mut most) = (0, 0);
+    while !run.has_ended() {
+        run.step();
+        run.place.check_pool("while the guest runs");
+        let inspect = ftvm(&run.place, &["pool", "inspect", "--json"], &run.place.pool());
+        let json: Value = serde_json::from_slice(&inspect.stdout).expect("JSON");
+        assert_eq!((&json["held"], &json["hosts"][0]["name"]), (&Value::Bool(true), &"a".into()));
+        let recoverable = json["vms"][0]["recoverable"]["epoch"].as_u64().expect("something is recoverable");
+        assert!(recoverable >= most, "{recoverable} after {most}");
+        most = recoverable;
+        looks += 1;
+    }
+    assert!(looks > 1 && most > 0, "there was nothing to see");
+    assert_eq!(run.finish(), 0, "somebody was disturbed");
+}
