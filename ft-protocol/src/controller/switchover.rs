@@ -95,7 +95,8 @@ impl Controller {
         self.begin_takeover(turn, vm, to);
     }
 
-    /// A primary that does not yield in time is sealed like any other.
+    /// A primary that does not yield in time is sealed like any other; not so the one that is being promoted after it,
+    /// which was never asked.
     pub(super) fn overdue_yields(&mut self, turn: &mut Turn<'_>) {
         let bound = self.config.ask_bound;
         let overdue: Vec<(VmId, HostId)> = self
@@ -103,7 +104,7 @@ impl Controller {
             .values()
             .filter_map(|vm| match vm.switchover {
                 Some(Switchover { to, step: SwitchoverStep::Yielding { since }, .. })
-                    if turn.now.since(since) > bound && vm.primary().is_some() =>
+                    if turn.now.since(since) > bound && matches!(vm.phase, Phase::Running { .. }) =>
                 {
                     Some((vm.id, to))
                 }

@@ -717,3 +717,16 @@ fn a_vm_without_any_other_host_runs_on_a_flapping_one() {
     cluster.close(1);
     assert_eq!(cluster.promotions(2), [(2, 0)], "better than not at all");
 }
+
+/// Found by the simulator (planned profile, seed 10491949): each new reign was sealed at the next tick, 170 times over.
+#[test]
+fn a_yield_that_is_overdue_ends_one_reign_only() {
+    let mut cluster = Cluster::protected();
+    let request = Request::Switchover { vm: VM, to: None };
+    cluster.input(Input::FromClient { link: CLIENT, message: FromClient { id: 2, request } });
+    cluster.now = cluster.now + CONFIG.ask_bound.times(2);
+    cluster.input(Input::Tick);
+    assert_eq!(cluster.promotions(1), [(2, 0)]);
+    cluster.input(Input::Tick);
+    assert_eq!(cluster.status().generation, Generation::new(2), "who was never asked to yield is not overdue");
+}
