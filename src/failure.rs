@@ -118,6 +118,7 @@ impl From<ClientError> for Failure {
             ClientError::Refused(RequestError::PoolRefused(_) | RequestError::NoCapacity(_)) => ExitCode::NoPool,
             ClientError::Refused(RequestError::UnknownVm(_) | RequestError::UnknownHost(_)) => ExitCode::FileMissing,
             ClientError::Refused(RequestError::NotNow(_)) => ExitCode::Unreachable,
+            ClientError::Refused(RequestError::Damaged(_)) => ExitCode::VmLost,
             ClientError::Refused(_) => ExitCode::Usage,
             ClientError::Rejected { .. }
             | ClientError::NoAnswer(_)

@@ -7,6 +7,9 @@
 use serde::{Deserialize, Serialize};
 use std::fmt;
 
+/// Most entries of a table: each VM's is kept in the cluster state. Processors of today have some sixty.
+pub const LEAVES_MAX: usize = 128;
+
 /// One entry of a CPUID table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CpuLeaf {

@@ -6,6 +6,17 @@ use crate::ids::{Epoch, Generation, HostId, VmId};
 use crate::wire::{LiveReport, TakeoverReason, TakeoverRefusal};
 use serde::{Deserialize, Serialize};
 
+/// Longest line of a host or guest that is passed on, in bytes.
+pub const LINE_BYTES_MAX: usize = 1024;
+
+/// What a host or guest says of itself, as one line of bounded length: it goes into messages, logs and the cluster state.
+#[must_use]
+pub fn one_line(text: &str) -> String {
+    let mut line: String = text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
+    line.truncate(line.floor_char_boundary(LINE_BYTES_MAX));
+    line
+}
+
 /// One happening, as the controller sees it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -195,4 +206,16 @@ pub enum Happening {
         /// How.
         end: GuestEnd,
     },
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_others_say_becomes_a_short_line() {
+        assert_eq!(one_line("a\nb\u{1b}[31m"), "a b [31m");
+        let long = one_line(&"ä".repeat(LINE_BYTES_MAX));
+        assert!(long.len() <= LINE_BYTES_MAX && long.len() > LINE_BYTES_MAX - 2, "{}", long.len());
+    }
 }

@@ -460,6 +460,9 @@ pub enum RequestError {
     /// A request that is allowed only after something else.
     #[error("{0}")]
     NotNow(String),
+    /// The VM cannot be recovered from what the pool holds.
+    #[error("{0} is lost: its part of the pool is damaged (`ftvm pool check DIR` says where)")]
+    Damaged(VmId),
 }
 
 /// To a client.

@@ -17,7 +17,7 @@ pub(crate) use access::{check_bounds, check_word};
 pub use extent::{Access, Extent, ExtentError};
 pub use flush::{FlushKind, ParseFlushKindError};
 pub use mapping::{MapError, Mapping, ReadOnly, ReadWrite};
-pub use truncation::survive_truncation;
+pub use truncation::{Guarded, survive_truncation};
 
 /// The unit in which caches lose, and flushes save, bytes.
 pub const LINE_BYTES: u64 = 64;

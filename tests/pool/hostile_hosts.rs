@@ -9,6 +9,7 @@ use ft_protocol::timeline::Happening;
 use ft_protocol::wire::{FromHost, LiveReport, Order, Part};
 use nix::sys::signal::Signal;
 use shared_mem::commit_word::CommitWord;
+use shared_mem::mem::survive_truncation;
 use shared_mem::{
     ControlBlock, Epoch, Extent, Generation, JournalGeometry, JournalWriter, Mapping, Offset, PageIndex, PoolRead as _,
     PoolWrite as _, ReadWrite, StateArea,
@@ -49,9 +50,11 @@ enum Crime {
     WordNoise,
     /// The journal file is cut off.
     CutOff,
+    /// The heartbeat page is cut off, which its successor looks at.
+    HeartbeatCutOff,
 }
 
-const CRIMES: [Crime; 12] = [
+const CRIMES: [Crime; 13] = [
     Crime::FlippedBody,
     Crime::Meta,
     Crime::State,
@@ -64,6 +67,7 @@ const CRIMES: [Crime; 12] = [
     Crime::Jump,
     Crime::WordNoise,
     Crime::CutOff,
+    Crime::HeartbeatCutOff,
 ];
 
 /// What the criminal has in its hands.
@@ -108,7 +112,7 @@ impl Scene {
         writer.publish(record).unwrap();
     }
 
-    fn commit_crime(&self, crime: Crime) {
+    fn commit_crime(&self, crime: Crime, heartbeat: &Extent) {
         let generation = self.order.generation.get();
         let start = self.console_start;
         let sound = self.meta(start, b"", &self.state);
@@ -140,9 +144,8 @@ impl Scene {
             Crime::WordNoise => {
                 self.memory.store_u64(WORD_AT, 0x0123_4567_89ab_cdef, Ordering::Release).unwrap();
             }
-            Crime::CutOff => {
-                nix::unistd::ftruncate(&self.journal, 0).unwrap();
-            }
+            Crime::CutOff => nix::unistd::ftruncate(&self.journal, 0).unwrap(),
+            Crime::HeartbeatCutOff => nix::unistd::ftruncate(heartbeat, 0).unwrap(),
         }
     }
 
@@ -184,7 +187,7 @@ fn criminal(socket: &PathBuf, crime: Crime) {
     // Doorbells for what does not exist, before and after.
     let epoch = ft_protocol::Epoch::new(u64::MAX - 1);
     host.peer.send(FromHost::Doorbell { vm, generation, epoch });
-    scene.commit_crime(crime);
+    scene.commit_crime(crime, &host.page);
     let epoch = ft_protocol::Epoch::new(scene.next_epoch().get());
     host.peer.send(FromHost::Doorbell { vm, generation, epoch });
     host.await_release();
@@ -197,7 +200,10 @@ fn punished(golden: &Golden, crime: Crime) {
     let thread = std::thread::spawn(move || criminal(&socket, crime));
     run.step_until("protection", |run| run.try_vm().is_some_and(|vm| vm.unprotected.is_none()));
     run.start_host("c", None);
-    run.step_until("the spare", |run| run.try_status().is_some_and(|status| status.hosts.len() == 3));
+    run.step_until("the spare, and some epochs", |run| {
+        let status = run.try_status();
+        status.is_some_and(|status| status.hosts.len() == 3 && status.vms[0].applied.get() > 3)
+    });
     assert!(!run.has_ended(), "the guest is too short");
     run.host("a").signal(Signal::SIGKILL);
     run.step_until("the punishment", |_| thread.is_finished());
@@ -228,6 +234,8 @@ fn punished(golden: &Golden, crime: Crime) {
 #[test]
 fn what_a_mad_primary_commits_is_refused_and_its_reign_ends() {
     let Some(_machine) = kvm() else { return };
+    // The criminal's own mappings are cut off with everybody else's.
+    survive_truncation().unwrap();
     let golden = Golden::torture(STEPS);
     for crime in CRIMES {
         punished(&golden, crime);

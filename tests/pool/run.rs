@@ -250,6 +250,29 @@ impl Run {
         }
     }
 
+    /// Kills the controller, does something meanwhile, and starts another one.
+    pub(crate) fn restart_controller(&mut self, meanwhile: impl FnOnce(&Self)) {
+        let controller = self.controller.as_mut().expect("there is a controller");
+        controller.signal(Signal::SIGKILL);
+        await_some("the controller's end", || controller.end());
+        self.client = None;
+        meanwhile(self);
+        self.start_controller(None);
+    }
+
+    /// What the controller says of everything, as soon as it says anything; the guest is not looked at.
+    pub(crate) fn try_status_patiently(&mut self) -> Status {
+        await_some("the controller's answer", || {
+            if self.client.is_none() {
+                self.client = Client::connect(&self.socket()).ok();
+            }
+            let status = self.try_status();
+            // Without what a step asks for beside it.
+            self.client = None;
+            status
+        })
+    }
+
     fn connect(&mut self) {
         match Client::connect(&self.socket()) {
             Ok(mut client) => {

@@ -4,17 +4,18 @@
 //! closes the connection that it came over, and nothing else.
 
 use ft_protocol::wire::{EXTENTS_MAX, Envelope, ExtentTag, MESSAGE_BYTES_MAX};
-use nix::cmsg_space;
 use nix::errno::Errno;
 use nix::sys::socket::{
-    self, AddressFamily, Backlog, ControlMessage, ControlMessageOwned, MsgFlags, SockFlag, SockType, UnixAddr,
-    UnixCredentials, sockopt,
+    self, AddressFamily, Backlog, ControlMessage, MsgFlags, SockFlag, SockType, UnixAddr, UnixCredentials, sockopt,
 };
+use rustix::cmsg_space;
+use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use shared_mem::mem::ExtentError;
 use shared_mem::{Extent, Offset};
 use std::io::{IoSlice, IoSliceMut};
+use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::path::{Path, PathBuf};
 
@@ -78,8 +79,8 @@ pub enum ReceiveError {
     /// The kernel refused.
     #[error("cannot receive")]
     Kernel(#[source] Errno),
-    /// The message is longer than any message may be.
-    #[error("a message longer than {MESSAGE_BYTES_MAX} bytes")]
+    /// The message is longer than any message may be, or has more descriptors.
+    #[error("a message longer than {MESSAGE_BYTES_MAX} bytes, or with more than {EXTENTS_MAX} descriptors")]
     TooLong,
     /// The bytes are no message.
     #[error("a message that does not decode ({0})")]
@@ -136,6 +137,12 @@ impl Outgoing {
             return Err(SendError::TooLong { bytes: bytes.len() });
         }
         Ok(Self { bytes, descriptors })
+    }
+
+    /// How many descriptors it holds until it is sent.
+    #[must_use]
+    pub fn descriptor_count(&self) -> usize {
+        self.descriptors.len()
     }
 }
 
@@ -205,44 +212,42 @@ impl Connection {
 
     /// Receives the next message, waiting for it.
     pub fn receive<M: DeserializeOwned>(&self) -> Result<Received<M>, ReceiveError> {
-        self.receive_with(MsgFlags::MSG_CMSG_CLOEXEC)
+        self.receive_with(RecvFlags::CMSG_CLOEXEC)
     }
 
     /// Receives the next message if it is there already.
     pub fn receive_now<M: DeserializeOwned>(&self) -> Result<Received<M>, ReceiveError> {
-        self.receive_with(MsgFlags::MSG_CMSG_CLOEXEC | MsgFlags::MSG_DONTWAIT)
+        self.receive_with(RecvFlags::CMSG_CLOEXEC | RecvFlags::DONTWAIT)
     }
 
-    fn receive_with<M: DeserializeOwned>(&self, flags: MsgFlags) -> Result<Received<M>, ReceiveError> {
+    fn receive_with<M: DeserializeOwned>(&self, flags: RecvFlags) -> Result<Received<M>, ReceiveError> {
         let mut bytes = vec![0_u8; MESSAGE_BYTES_MAX];
-        let mut control = cmsg_space!([RawFd; EXTENTS_MAX]);
-        let (len, truncated, descriptors) = {
+        let mut space = [MaybeUninit::uninit(); cmsg_space!(ScmRights(EXTENTS_MAX))];
+        let mut control = RecvAncillaryBuffer::new(&mut space);
+        let received = loop {
             let mut data = [IoSliceMut::new(&mut bytes)];
-            let received = loop {
-                match socket::recvmsg::<()>(self.fd.as_raw_fd(), &mut data, Some(&mut control), flags) {
-                    Ok(received) => break received,
-                    Err(Errno::EINTR) => {}
-                    Err(Errno::EAGAIN) => return Err(ReceiveError::WouldBlock),
-                    Err(Errno::ECONNRESET) => return Err(ReceiveError::Closed),
-                    Err(errno) => return Err(ReceiveError::Kernel(errno)),
-                }
-            };
-            let mut descriptors = Vec::new();
-            for message in received.cmsgs().map_err(ReceiveError::Kernel)? {
-                if let ControlMessageOwned::ScmRights(raw) = message {
-                    descriptors.extend(raw.into_iter().map(own));
-                }
+            match rustix::net::recvmsg(&self.fd, &mut data, &mut control, flags) {
+                Ok(received) => break received,
+                Err(rustix::io::Errno::INTR) => {}
+                Err(rustix::io::Errno::AGAIN) => return Err(ReceiveError::WouldBlock),
+                Err(rustix::io::Errno::CONNRESET) => return Err(ReceiveError::Closed),
+                Err(errno) => return Err(ReceiveError::Kernel(Errno::from_raw(errno.raw_os_error()))),
             }
-            let truncated = received.flags.intersects(MsgFlags::MSG_TRUNC | MsgFlags::MSG_CTRUNC);
-            (received.bytes, truncated, descriptors)
         };
-        if len == 0 && descriptors.is_empty() {
+        // Also of a message that is refused, every descriptor that came is owned, and so closed.
+        let mut descriptors: Vec<OwnedFd> = Vec::new();
+        for message in control.drain() {
+            if let RecvAncillaryMessage::ScmRights(rights) = message {
+                descriptors.extend(rights);
+            }
+        }
+        if received.bytes == 0 && descriptors.is_empty() {
             return Err(ReceiveError::Closed);
         }
-        if truncated {
+        if received.flags.intersects(ReturnFlags::TRUNC | ReturnFlags::CTRUNC) {
             return Err(ReceiveError::TooLong);
         }
-        unpack(&bytes[..len], descriptors)
+        unpack(&bytes[..received.bytes], descriptors)
     }
 }
 
@@ -268,9 +273,9 @@ pub fn unpack<M: DeserializeOwned>(bytes: &[u8], descriptors: Vec<OwnedFd>) -> R
     Ok(Received { message: envelope.message, extents })
 }
 
-#[allow(unsafe_code, reason = "descriptors out of a control message are raw numbers that nobody owns yet")]
+#[allow(unsafe_code, reason = "an accepted connection is a raw number that nobody owns yet")]
 fn own(raw: RawFd) -> OwnedFd {
-    // SAFETY: the kernel has just made this descriptor for us (SCM_RIGHTS); nobody else knows its number.
+    // SAFETY: the kernel has just made this descriptor for us; nobody else knows its number.
     unsafe { OwnedFd::from_raw_fd(raw) }
 }
 

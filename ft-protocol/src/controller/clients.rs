@@ -168,6 +168,10 @@ impl Controller {
             answer(turn, link, id, Err(RequestError::UnknownVm(vm)), Vec::new());
             return;
         };
+        if matches!(entry.phase, Phase::Damaged { .. }) {
+            answer(turn, link, id, Err(RequestError::Damaged(vm)), Vec::new());
+            return;
+        }
         entry.readers.insert(link, from.min(entry.console_end));
         let tail = entry.console_end;
         let ended = match &entry.phase {

@@ -3,8 +3,9 @@
 use super::hosts::{Change, Health, Host};
 use super::io::Action;
 use super::{Controller, HostId, LinkId, Turn, VmId};
+use crate::cpu::LEAVES_MAX;
 use crate::spec::name_is_valid;
-use crate::timeline::Happening;
+use crate::timeline::{Happening, one_line};
 use crate::wire::{Access, FromHost, Grant, HeldRole, HostHello, PROTOCOL_VERSION, Part, Role, TakeoverReason, ToHost};
 
 /// Why a host may not join.
@@ -60,6 +61,13 @@ impl Controller {
         }
         if !name_is_valid(&hello.profile.name) {
             return never("bad host name: 1 to 63 of a-z 0-9 . _ -, not starting with a dot".to_owned());
+        }
+        if hello.profile.cpu.leaves.len() > LEAVES_MAX {
+            return never(format!(
+                "host `{}` has a CPUID table of {} entries, at most {LEAVES_MAX} can be kept",
+                hello.profile.name,
+                hello.profile.cpu.leaves.len()
+            ));
         }
         if let Some((id, host)) = self.hosts.iter().find(|(_, host)| host.name == hello.profile.name) {
             return if host.link.is_some() {
@@ -145,7 +153,7 @@ impl Controller {
             FromHost::Yielded { vm, generation } => self.yielded(turn, vm, generation, host),
             FromHost::GaveUp { vm, generation, reason } => {
                 if self.vms.get(&vm).is_some_and(|entry| entry.generation == generation) {
-                    self.tell(turn, Happening::GaveUp { vm, host, reason });
+                    self.tell(turn, Happening::GaveUp { vm, host, reason: one_line(&reason) });
                     // A host that failed once would be chosen again at once: let it rest.
                     let until = turn.now + self.config.hold_down;
                     if let Some(entry) = self.hosts.get_mut(&host) {

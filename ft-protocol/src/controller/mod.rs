@@ -92,7 +92,7 @@ impl Controller {
     /// A controller over a pool that an earlier one left: goes on where that one stopped.
     ///
     /// A VM whose word is sealed was being taken over; a VM whose primary was named but whose journal does not exist had
-    /// not been given away yet. Hosts are awaited: those whose heartbeat has stopped are found silent soon.
+    /// not been given away yet. A VM of which nothing was recovered is kept as it was stored, and left alone. Hosts are awaited: those whose heartbeat has stopped are found silent soon.
     pub fn recover(
         config: ControllerConfig,
         state: ClusterState,
@@ -111,8 +111,10 @@ impl Controller {
             turn.actions.push(Action::WatchHost { host: HostId::new(index), link: None });
         }
         for record in state.vms {
-            let Some(found) = pool.iter().find(|found| found.vm == record.vm) else { continue };
-            controller.recover_vm(turn, record, found);
+            match pool.iter().find(|found| found.vm == record.vm) {
+                Some(found) => controller.recover_vm(turn, record, found),
+                None => controller.keep_damaged(record),
+            }
         }
         controller
     }

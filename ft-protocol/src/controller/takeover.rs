@@ -4,10 +4,11 @@ use super::io::{Action, ApplyOutcome, Recovered};
 use super::state::VmRecord;
 use super::vm::{Phase, Switchover, SwitchoverStep, Vm};
 use super::{Controller, Generation, HostId, Turn, VmId};
+use crate::commit_meta::GuestEnd;
 use crate::cpu::CpuProfile;
 use crate::ids::Epoch;
 use crate::planted::{PlantedBug, planted};
-use crate::timeline::Happening;
+use crate::timeline::{Happening, one_line};
 use crate::wire::{Access, Grant, LiveReport, Order, Part, TakeoverReason, TakeoverRefusal, ToClient, ToHost};
 
 impl Controller {
@@ -45,6 +46,14 @@ impl Controller {
             turn.actions.push(Action::Seal { vm, generation });
         }
         self.apply_next(turn, vm);
+    }
+
+    /// A VM whose part of the pool cannot be used: forgotten, its name would be given away and its space with it.
+    pub(super) fn keep_damaged(&mut self, record: VmRecord) {
+        let (vm, generation) = (record.vm, record.generation);
+        let mut entry = Vm::new(vm, record.spec.clone(), Phase::Damaged { record: Box::new(record) });
+        entry.generation = generation;
+        self.vms.insert(vm, entry);
     }
 
     /// The primary is known or thought to be gone. A ready secondary is told and will ask; without one, the controller
@@ -443,7 +452,12 @@ impl Controller {
         }
     }
 
-    fn guest_ended(&mut self, turn: &mut Turn<'_>, vm: VmId, end: crate::commit_meta::GuestEnd) {
+    fn guest_ended(&mut self, turn: &mut Turn<'_>, vm: VmId, end: GuestEnd) {
+        // Comes from a commit record, which is the host's to write.
+        let end = match end {
+            GuestEnd::Crashed(line) => GuestEnd::Crashed(one_line(&line)),
+            end @ GuestEnd::Exited(_) => end,
+        };
         let Some(entry) = self.vms.get_mut(&vm) else { return };
         let primary = entry.primary();
         let (generation, console_end) = (entry.generation, entry.console_end);

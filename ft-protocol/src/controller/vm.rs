@@ -33,6 +33,8 @@ pub(super) enum Phase {
     Draining { winner: Option<HostId>, final_epoch: Epoch },
     /// The guest's life is over.
     Ended { end: GuestEnd },
+    /// Its part of the pool cannot be used. What an earlier controller knew of it is kept for one that finds it repaired.
+    Damaged { record: Box<VmRecord> },
     /// Its part of the pool is given back as soon as nothing works on it any more.
     Deleting { client: LinkId, request: u64 },
 }
@@ -160,6 +162,9 @@ impl Vm {
     }
 
     pub(super) fn record(&self) -> VmRecord {
+        if let Phase::Damaged { record } = &self.phase {
+            return (**record).clone();
+        }
         VmRecord {
             vm: self.id,
             spec: self.spec.clone(),
@@ -186,6 +191,7 @@ impl Vm {
             Phase::Running { .. } => "running",
             Phase::Sealing { .. } | Phase::Draining { .. } => "taking-over",
             Phase::Ended { .. } => "ended",
+            Phase::Damaged { .. } => "damaged",
             Phase::Deleting { .. } => "deleting",
         }
     }

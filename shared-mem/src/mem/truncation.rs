@@ -35,12 +35,17 @@ static SLOTS: [Slot; MAPPINGS_MAX] =
 /// What handled SIGBUS before.
 static PREVIOUS: OnceLock<libc::sigaction> = OnceLock::new();
 
-/// A mapping known to the signal handler until it is forgotten.
+/// A mapping known to the signal handler until it is forgotten: pages that it loses read as zeroes. Every [`Mapping`] is
+/// guarded; whoever maps a part of the pool that others may shorten without one guards that.
+///
+/// [`Mapping`]: super::Mapping
 #[derive(Debug)]
-pub(super) struct Guarded(Option<usize>);
+pub struct Guarded(Option<usize>);
 
 impl Guarded {
-    pub(super) fn new(start: usize, len: usize) -> Self {
+    /// Guards the mapping of `len` bytes at address `start`.
+    #[must_use]
+    pub fn new(start: usize, len: usize) -> Self {
         for (index, slot) in SLOTS.iter().enumerate() {
             let claim = slot.start.compare_exchange(0, CLAIMED, Ordering::AcqRel, Ordering::Relaxed);
             if claim.is_ok() {
@@ -54,7 +59,7 @@ impl Guarded {
     }
 
     /// To be called before the mapping goes.
-    pub(super) fn forget(&mut self) {
+    pub fn forget(&mut self) {
         if let Some(index) = self.0.take() {
             SLOTS[index].start.store(0, Ordering::Release);
         }

@@ -155,6 +155,15 @@ impl Pool {
         open_extent(&files::heartbeat(&self.path, host), access, Some(HEARTBEAT_BYTES))
     }
 
+    /// Makes the heartbeat page of a host anew, after the host has cut it off. Whoever has the old one keeps that.
+    ///
+    /// # Errors
+    /// When there is no space, or the file system refuses.
+    pub fn renew_heartbeat(&self, host: HostSlot) -> Result<(), PoolError> {
+        let path = files::heartbeat(&self.path, host);
+        NewFile::whole(&path, "a heartbeat page", HEARTBEAT_BYTES).create(|_| Ok(()))
+    }
+
     /// What the memory behind the pool has left.
     ///
     /// # Errors

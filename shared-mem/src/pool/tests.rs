@@ -66,6 +66,12 @@ fn a_pool_is_made_opened_by_one_and_destroyed() {
     assert_eq!(pool.cluster().load(), Ok(Some(b"state".to_vec())));
     assert!(pool.heartbeat(HostSlot::new(2), Access::ReadWrite).is_ok());
     assert!(matches!(pool.heartbeat(HostSlot::new(3), Access::ReadOnly), Err(PoolError::NoSuchHost { .. })));
+    let page = pool.heartbeat(HostSlot::new(1), Access::ReadWrite).unwrap();
+    nix::unistd::ftruncate(&page, 0).unwrap();
+    let refused = pool.heartbeat(HostSlot::new(1), Access::ReadOnly);
+    assert!(matches!(refused, Err(PoolError::FileLength { .. })), "{refused:?}");
+    pool.renew_heartbeat(HostSlot::new(1)).unwrap();
+    assert!(pool.heartbeat(HostSlot::new(1), Access::ReadOnly).is_ok());
     pool.destroy().unwrap();
     assert!(!path.exists());
 }

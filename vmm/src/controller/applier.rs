@@ -117,6 +117,8 @@ impl Target {
         let meta = CommitMeta::decode(record.meta())?;
         // Refused here rather than by the host that would have to load it in the middle of a takeover.
         MachineState::decode(meta.machine_state)?;
+        // Before the question whether there is room: for output that belongs nowhere there never will be.
+        self.console.check_append(ConsolePosition::new(meta.console_start), meta.console)?;
         let console_end = meta.console_end();
         if let Some(floor) = job.console_floor
             && console_end.saturating_sub(floor) > self.console.ring_bytes()

@@ -13,10 +13,11 @@ use crate::transport::{Listener, ReceiveError, tagged};
 use crate::wake::WakingSender;
 use ft_protocol::controller::{Action, ClusterState, Controller, ControllerConfig, Input};
 use ft_protocol::detector::DetectorConfig;
+use ft_protocol::spec::VmSpec;
 use ft_protocol::wire::{ExtentTag, FromClient, Grant, Hello, Part, Request, ToClient, ToHost};
 use ft_protocol::{HostId, LinkId, Span, VmId};
 use serde::Serialize;
-use shared_mem::{Extent, HeartbeatReader, HostSlot, Mapping, Pool, ReadOnly};
+use shared_mem::{Extent, HeartbeatReader, HostSlot, Mapping, Pool, PoolError, ReadOnly};
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
@@ -34,6 +35,32 @@ const ASK_BOUND: Span = Span::from_ms(1_000);
 /// How long a promotion may take. A cold one makes a VM and reads the whole machine state on a loaded machine.
 const PROMOTION_BOUND: Span = Span::from_ms(10_000);
 
+/// Connections that have not said yet what they are.
+const STRANGERS_MAX: usize = 32;
+
+/// Most clients at one time, where there are descriptors enough.
+const CLIENTS_MAX: usize = 1024;
+
+/// Descriptors that one client takes at most: its connection, a file that it uploads, what it has not read yet.
+const CLIENT_DESCRIPTORS: u64 = 4;
+
+/// Raises the bound on open descriptors as far as it goes, and keeps most of them for hosts and VMs.
+fn clients_max() -> usize {
+    use nix::sys::resource::{Resource, getrlimit, setrlimit};
+    let Ok((_, hard)) = getrlimit(Resource::RLIMIT_NOFILE) else { return CLIENTS_MAX };
+    if let Err(errno) = setrlimit(Resource::RLIMIT_NOFILE, hard, hard) {
+        tracing::info!("the bound on open descriptors stays: {errno}");
+    }
+    usize::try_from(hard / 2 / CLIENT_DESCRIPTORS).unwrap_or(CLIENTS_MAX).clamp(1, CLIENTS_MAX)
+}
+
+/// The cluster state as it was stored last.
+#[derive(Default)]
+struct Stored {
+    bytes: usize,
+    vms: usize,
+}
+
 pub(super) struct Driver {
     options: ControllerOptions,
     pool: Pool,
@@ -49,6 +76,8 @@ pub(super) struct Driver {
     processes: BTreeMap<HostId, Arc<ProcessHandle>>,
     wake: WakingSender<Event>,
     inputs: VecDeque<Input>,
+    stored: Stored,
+    clients_max: usize,
     over: bool,
 }
 
@@ -87,6 +116,8 @@ impl Driver {
             processes: BTreeMap::new(),
             wake,
             inputs: VecDeque::new(),
+            stored: Stored::default(),
+            clients_max: clients_max(),
             over: false,
         };
         driver.recover(config)?;
@@ -100,7 +131,10 @@ impl Driver {
             self.pool.cluster().load().map_err(|error| ControllerError::PoolFailed { what: crate::chain(&error) })?;
         let state = match stored {
             Some(bytes) => {
-                ClusterState::decode(&bytes).map_err(|source| ControllerError::State { dir: dir.clone(), source })?
+                let state = ClusterState::decode(&bytes)
+                    .map_err(|source| ControllerError::State { dir: dir.clone(), source })?;
+                self.stored = Stored { bytes: bytes.len(), vms: state.vms.len() };
+                state
             }
             None => ClusterState::default(),
         };
@@ -197,7 +231,9 @@ impl Driver {
         match action {
             Action::Persist(state) => {
                 failpoint::pass("controller.state.persisting");
-                let stored = self.pool.cluster().store(&state.encode());
+                let bytes = state.encode();
+                self.stored = Stored { bytes: bytes.len(), vms: state.vms.len() };
+                let stored = self.pool.cluster().store(&bytes);
                 stored.map_err(|error| ControllerError::PoolFailed { what: crate::chain(&error) })?;
                 failpoint::pass("controller.state.persisted");
             }
@@ -218,6 +254,9 @@ impl Driver {
             Action::CloseLink(link) => self.close(link),
             Action::CreatePartition { vm, spec, uploader } => {
                 let result = match self.uploads.remove(&uploader) {
+                    Some(_) if !self.has_room_for(&spec) => {
+                        Err("the cluster state has no room for another VM with such arguments".to_owned())
+                    }
                     Some(boot) => Partition::create(&self.pool, vm, &spec, &boot, &self.wake)
                         .map(|partition| _ = self.partitions.insert(vm, partition))
                         .map_err(|error| crate::chain(&*error)),
@@ -270,7 +309,13 @@ impl Driver {
                 let sealed_at = partition.sealed_at(generation);
                 partition.apply(Job { generation, journal, epoch, sealed_at, console_floor });
             }
-            Action::WatchHost { host, link } => self.watch_host(host, link)?,
+            Action::WatchHost { host, link } => {
+                if let Err(error) = self.watch_host(host, link) {
+                    // Its page is the host's to write: what is wrong with it is the host's problem.
+                    tracing::error!("{host} cannot be watched: {}", crate::chain(&*error));
+                    link.into_iter().for_each(|link| self.lose(link));
+                }
+            }
             Action::Fence { host, name } => self.fence(host, name),
             Action::Tell { happening, .. } => tracing::info!(?happening),
             Action::Exit => self.end(),
@@ -306,18 +351,35 @@ impl Driver {
         }
     }
 
-    fn watch_host(&mut self, host: HostId, link: Option<LinkId>) -> Result<(), ControllerError> {
-        let failed = |error: &dyn std::error::Error| ControllerError::PoolFailed { what: crate::chain(error) };
+    /// Whether the cluster state will have room for this VM and all that VMs may grow by: a controller that could not
+    /// store it would have to give up.
+    fn has_room_for(&self, spec: &VmSpec) -> bool {
+        let spec_bytes = postcard::experimental::serialized_size(spec).unwrap_or(usize::MAX);
+        let growth = (self.stored.vms + 1) * super::VM_GROWTH_BYTES;
+        let needed = self.stored.bytes.saturating_add(spec_bytes).saturating_add(growth);
+        u64::try_from(needed).is_ok_and(|needed| needed <= self.pool.cluster().capacity())
+    }
+
+    fn watch_host(
+        &mut self,
+        host: HostId,
+        link: Option<LinkId>,
+    ) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
         let slot = HostSlot::new(host.get());
-        let page = self.pool.heartbeat(slot, shared_mem::Access::ReadOnly).map_err(|error| failed(&error))?;
-        let mapping = Mapping::read_only(&page).map_err(|error| failed(&error))?;
-        self.heartbeats.insert(host, HeartbeatReader::new(mapping));
+        let page = match self.pool.heartbeat(slot, shared_mem::Access::ReadOnly) {
+            Err(error @ PoolError::FileLength { .. }) => {
+                tracing::warn!("{host} has cut its heartbeat page off: {}", crate::chain(&error));
+                self.pool.renew_heartbeat(slot)?;
+                self.pool.heartbeat(slot, shared_mem::Access::ReadOnly)?
+            }
+            page => page?,
+        };
+        self.heartbeats.insert(host, HeartbeatReader::new(Mapping::read_only(&page)?));
         if let Some(link) = link {
             self.know_process(host, link);
-            let writable = self.pool.heartbeat(slot, shared_mem::Access::ReadWrite).map_err(|error| failed(&error))?;
-            life::forget_death(&writable).map_err(ControllerError::kernel("map a heartbeat page"))?;
+            life::forget_death(&self.pool.heartbeat(slot, shared_mem::Access::ReadWrite)?)?;
         }
-        self.deaths.add(host, &page).map_err(ControllerError::kernel("map a heartbeat page"))?;
+        self.deaths.add(host, &page)?;
         Ok(())
     }
 
@@ -379,12 +441,25 @@ impl Driver {
                 return Ok(());
             }
         }
+        self.make_room_for_a_stranger();
         let link = LinkId::new(self.next_link);
         self.next_link += 1;
         events.watch(&connection, Watched::Link(link)).map_err(ControllerError::kernel("watch a connection"))?;
         self.links.insert(link, Link::new(connection));
         self.writing.insert(link, false);
         Ok(())
+    }
+
+    /// Of the connections that have not said yet what they are, only so many are kept: the oldest goes first. Those that
+    /// mean it say so at once.
+    fn make_room_for_a_stranger(&mut self) {
+        let strangers = || self.links.iter().filter(|(_, link)| link.kind == Kind::Unknown).map(|(link, _)| *link);
+        if strangers().count() >= STRANGERS_MAX
+            && let Some(oldest) = strangers().next()
+        {
+            tracing::debug!("{oldest} has said nothing, and others come: closed");
+            self.lose(oldest);
+        }
     }
 
     /// Takes what a connection has, up to a bound, so that a flood over one starves no other.
@@ -412,6 +487,11 @@ impl Driver {
     fn incoming(&mut self, link: LinkId, incoming: Incoming) -> Result<(), ControllerError> {
         let input = match incoming {
             Incoming::Hello(Hello::Host(hello)) => Input::HostHello { link, hello },
+            Incoming::Hello(Hello::Client { .. }) if self.clients() > self.clients_max => {
+                tracing::warn!("{link}: {} clients are connected already; connection closed", self.clients_max);
+                self.lose(link);
+                return self.settle();
+            }
             Incoming::Hello(Hello::Client { protocol }) => Input::ClientHello { link, protocol },
             Incoming::Host(message) => Input::FromHost { link, message },
             Incoming::Client(message, extents) => {
@@ -420,6 +500,10 @@ impl Driver {
             }
         };
         self.input(input)
+    }
+
+    fn clients(&self) -> usize {
+        self.links.values().filter(|link| link.kind == Kind::Client).count()
     }
 
     fn keep_upload(&mut self, link: LinkId, message: &FromClient, extents: Vec<(ExtentTag, Extent)>) {

@@ -13,6 +13,9 @@ use std::collections::VecDeque;
 /// Messages kept for a peer that does not read. A watcher of a busy cluster gets some hundred in a second.
 const OUTBOX_MESSAGES_MAX: usize = 16_384;
 
+/// Descriptors that wait with them: they come out of what all peers share.
+const OUTBOX_DESCRIPTORS_MAX: usize = 64;
+
 /// What a link has shown itself to be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Kind {
@@ -34,6 +37,8 @@ pub(super) struct Link {
     pub(super) connection: Connection,
     pub(super) kind: Kind,
     outbox: VecDeque<Waiting>,
+    /// Descriptors in the outbox.
+    descriptors_waiting: usize,
 }
 
 #[derive(Debug)]
@@ -46,18 +51,27 @@ enum Waiting {
     },
 }
 
+impl Waiting {
+    fn descriptor_count(&self) -> usize {
+        match self {
+            Self::Message(outgoing) => outgoing.descriptor_count(),
+            Self::ConsoleMoved { .. } => 0,
+        }
+    }
+}
+
 /// The peer cannot be served any more.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum LinkError {
     #[error(transparent)]
     Send(#[from] SendError),
-    #[error("the peer has not read {OUTBOX_MESSAGES_MAX} messages")]
+    #[error("the peer has not read {OUTBOX_MESSAGES_MAX} messages, or {OUTBOX_DESCRIPTORS_MAX} descriptors")]
     Overrun,
 }
 
 impl Link {
     pub(super) fn new(connection: Connection) -> Self {
-        Self { connection, kind: Kind::Unknown, outbox: VecDeque::new() }
+        Self { connection, kind: Kind::Unknown, outbox: VecDeque::new(), descriptors_waiting: 0 }
     }
 
     /// The next message, decoded as what this link may send.
@@ -105,8 +119,10 @@ impl Link {
         if self.outbox.len() >= OUTBOX_MESSAGES_MAX {
             return Err(LinkError::Overrun);
         }
+        self.descriptors_waiting += waiting.descriptor_count();
         self.outbox.push_back(waiting);
-        self.flush()
+        self.flush()?;
+        if self.descriptors_waiting > OUTBOX_DESCRIPTORS_MAX { Err(LinkError::Overrun) } else { Ok(()) }
     }
 
     /// Sends what can be sent now.
@@ -121,7 +137,8 @@ impl Link {
             };
             match sent {
                 Ok(()) => {
-                    self.outbox.pop_front();
+                    let sent = self.outbox.pop_front().expect("it was looked at");
+                    self.descriptors_waiting -= sent.descriptor_count();
                 }
                 Err(SendError::WouldBlock) => return Ok(()),
                 Err(error) => return Err(error.into()),

@@ -18,6 +18,8 @@ use crate::wake;
 use applier::Event;
 use driver::Driver;
 use ft_protocol::controller::{ClusterStateError, Input};
+use ft_protocol::cpu::LEAVES_MAX;
+use ft_protocol::timeline::LINE_BYTES_MAX;
 use shared_mem::{Pool, PoolConfig, PoolError};
 use std::path::PathBuf;
 use std::time::Duration;
@@ -139,8 +141,13 @@ const HOSTS_MAX: u16 = 64;
 /// Most VMs of one pool at one time.
 const VMS_MAX: u16 = 256;
 
-/// Room for the cluster state: some hundred bytes a VM, and its guest's arguments.
-const CLUSTER_BYTES: u64 = 1 << 20;
+/// Room for the cluster state: some hundred bytes a VM, its guest's arguments, and what it grows by later.
+const CLUSTER_BYTES: u64 = 2 << 20;
+
+/// What a VM's part of the cluster state may grow by after it was made: a CPUID table and the line that a guest ends with.
+const VM_GROWTH_BYTES: usize = LEAVES_MAX * 35 + LINE_BYTES_MAX + 256;
+
+const _: () = assert!(VMS_MAX as u64 * (VM_GROWTH_BYTES as u64 + 512) < CLUSTER_BYTES, "plain VMs all fit");
 
 fn open_pool(options: &ControllerOptions) -> Result<Pool, ControllerError> {
     let config = PoolConfig { vm_slots: VMS_MAX, host_slots: HOSTS_MAX, cluster_bytes: CLUSTER_BYTES };

@@ -96,6 +96,8 @@ const RECONNECT_INTERVAL: Duration = Duration::from_millis(20);
 /// Runs a host until the cluster ends, or the host is fenced.
 pub fn serve(options: &HostOptions) -> Result<HostEnd, HostError> {
     failpoint::arm()?;
+    // The heartbeat page of another host is that host's to cut off: that must not end this process.
+    shared_mem::mem::survive_truncation().map_err(HostError::kernel("handle SIGBUS"))?;
     let kvm = crate::machine::open_kvm()?;
     match sandbox::confine() {
         Ok(true) => {}

@@ -15,6 +15,7 @@ pub(crate) use holder::Holder;
 pub(crate) use watch::Watch;
 
 use nix::sys::mman::{MapFlags, ProtFlags, mmap, munmap};
+use shared_mem::mem::Guarded;
 use shared_mem::{Extent, PAGE_BYTES};
 use std::ffi::c_void;
 use std::num::NonZeroUsize;
@@ -30,6 +31,8 @@ const _: () = assert!(LIFE_WORD_AT.is_multiple_of(size_of::<u32>()) && LIFE_WORD
 #[derive(Debug)]
 struct LifeWord {
     page: NonNull<c_void>,
+    /// The host may cut its page off.
+    guarded: Guarded,
 }
 
 // SAFETY: the page is only accessed through the atomic word, which any thread may do.
@@ -44,7 +47,7 @@ impl LifeWord {
         let offset = libc::off_t::try_from(page.offset().get()).map_err(std::io::Error::other)?;
         // SAFETY: a new mapping at an address of the kernel's choice; nothing else is touched.
         let page = unsafe { mmap(None, length, protection, MapFlags::MAP_SHARED, &fd, offset) }?;
-        Ok(Self { page })
+        Ok(Self { page, guarded: Guarded::new(page.addr().get(), PAGE_BYTES) })
     }
 
     fn word(&self) -> &AtomicU32 {
@@ -68,6 +71,8 @@ pub(crate) fn forget_death(page: &Extent) -> std::io::Result<()> {
 
 impl Drop for LifeWord {
     fn drop(&mut self) {
+        // The handler must not know of an address range that may become somebody else's.
+        self.guarded.forget();
         // SAFETY: the mapping is this value's own, and no reference to it outlives the value.
         let unmapped = unsafe { munmap(self.page, PAGE_BYTES) };
         debug_assert!(unmapped.is_ok(), "a mapping can be unmapped");

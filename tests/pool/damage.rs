@@ -1,0 +1,45 @@
+//! A VM whose part of the pool is damaged while no controller looks is told to be lost, harms no other, and is not thrown
+//! away: once repaired, it goes on.
+
+use crate::run::{Golden, Plan, Run};
+use crate::support::kvm;
+use ft_protocol::wire::{Request, RequestError};
+use nix::sys::signal::Signal;
+use std::fs::File;
+use std::os::unix::fs::FileExt as _;
+use vmm::client::{Client, ClientError};
+
+fn flip(run: &Run, file: &str, at: u64) {
+    let path = run.place.pool().join("vm-0").join(file);
+    let file = File::options().read(true).write(true).open(path).expect("the VM's file");
+    let mut byte = [0];
+    file.read_exact_at(&mut byte, at).expect("a byte");
+    file.write_all_at(&[byte[0] ^ 4], at).expect("a byte");
+}
+
+#[test]
+fn a_damaged_vm_is_kept_for_repair() {
+    let Some(_machine) = kvm() else { return };
+    let golden = Golden::torture(150_000_000);
+    for (file, at) in [("control", 64), ("console", 3)] {
+        let hosts = [("a", None), ("b", None)];
+        let mut run = Run::start(&golden, &Plan { hosts: &hosts, unsound: true, ..Plan::default() });
+        run.step_until("protection", |run| run.try_vm().is_some_and(|vm| vm.unprotected.is_none()));
+        assert!(!run.has_ended(), "the guest is too short");
+        // Twice, since what the first life stores is what the second one finds.
+        run.restart_controller(|run| flip(run, file, at));
+        for _ in 0..2 {
+            let status = run.try_status_patiently();
+            assert_eq!(status.vms[0].phase, "damaged", "{file}: {}", run.everything());
+            let mut client = Client::connect(&run.socket()).expect("it listens");
+            let attach = Request::AttachConsole { vm: status.vms[0].vm, from: 0 };
+            let refused = client.request(attach, Vec::new()).expect_err("there is nothing to be read");
+            assert!(matches!(refused, ClientError::Refused(RequestError::Damaged(_))), "{refused}");
+            let taken = client.request(Request::CreateVm(golden.spec("guest")), vec![golden.upload()]);
+            assert!(matches!(taken, Err(ClientError::Refused(RequestError::NameTaken(_)))), "{taken:?}");
+            run.restart_controller(|_| {});
+        }
+        run.restart_controller(|run| flip(run, file, at));
+        run.finish();
+    }
+}
