@@ -10,19 +10,43 @@ use std::str::FromStr;
 pub enum Mode {
     /// Outputs wait for the commit of their epoch.
     Checkpoint,
+    /// Inputs go to the record log, outputs leave at once, commits are rare. For guests that are deterministic between
+    /// exits.
+    Replay,
+    /// Replay, and the secondary follows all along and compares.
+    Lockstep,
+}
+
+impl Mode {
+    /// Whether inputs go to the record log.
+    #[must_use]
+    pub const fn records(self) -> bool {
+        matches!(self, Self::Replay | Self::Lockstep)
+    }
+
+    /// Longest time between two commits unless the VM's creator wants another.
+    #[must_use]
+    pub const fn default_epoch_interval(self) -> Span {
+        match self {
+            Self::Checkpoint => Span::from_ms(10),
+            Self::Replay | Self::Lockstep => Span::from_ms(1000),
+        }
+    }
 }
 
 impl fmt::Display for Mode {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Checkpoint => "checkpoint",
+            Self::Replay => "replay",
+            Self::Lockstep => "lockstep",
         })
     }
 }
 
 /// A mode that ftvm does not know.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
-#[error("unknown mode `{given}`: known is checkpoint")]
+#[error("unknown mode `{given}`: known are checkpoint, replay, lockstep")]
 pub struct UnknownMode {
     given: String,
 }
@@ -32,6 +56,8 @@ impl FromStr for Mode {
     fn from_str(text: &str) -> Result<Self, UnknownMode> {
         match text {
             "checkpoint" => Ok(Self::Checkpoint),
+            "replay" => Ok(Self::Replay),
+            "lockstep" => Ok(Self::Lockstep),
             _ => Err(UnknownMode { given: text.chars().take(32).collect() }),
         }
     }
@@ -47,6 +73,27 @@ pub struct JournalShape {
     /// Bytes of each slot that are reserved in the pool beforehand.
     pub reserved_bytes: u64,
 }
+
+/// What a network device is connected to on the host that runs the guest.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum NetBackend {
+    /// An Ethernet segment over Unix datagram sockets: the socket of its `ftvm switch`.
+    Segment(String),
+    /// A TAP device of this name.
+    Tap(String),
+}
+
+/// A network device of a VM.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NetSpec {
+    /// The guest's hardware address; it moves with the guest.
+    pub mac: [u8; 6],
+    /// What it is connected to.
+    pub backend: NetBackend,
+}
+
+/// Most network devices of a VM.
+pub const NETS_MAX: usize = 4;
 
 /// A VM as its creator describes it. Persisted in the cluster state and sent to hosts.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -68,7 +115,16 @@ pub struct VmSpec {
     /// Copy-on-write pages that the primary's host keeps, in bytes; `None`: all that it ever wrote. What one epoch dirties
     /// is kept in any case.
     pub working_set_bytes_max: Option<u64>,
+    /// Network devices.
+    pub nets: Vec<NetSpec>,
+    /// Bytes of the disk image, a multiple of the page size; zero: no disk.
+    pub disk_bytes: u64,
+    /// Bytes of the record log's ring, a power of two; used in the modes that record.
+    pub log_bytes: u64,
 }
+
+/// The record log unless the VM's creator wants another: some seconds of a busy guest's inputs.
+pub const LOG_BYTES_DEFAULT: u64 = 8 << 20;
 
 /// Longest name of a VM or a host, in bytes (the VM directory's field).
 pub const NAME_BYTES_MAX: usize = 63;

@@ -49,7 +49,8 @@ pub fn run(
             console.write_all(&output.bytes).and_then(|()| console.flush()).map_err(UnprotectedError::Console)?;
         }
         match stop {
-            Stop::Output | Stop::Kicked => {}
+            Stop::Output | Stop::Kicked | Stop::Flush => {}
+            Stop::SourcePaused => unreachable!("inputs from the host never pause"),
             Stop::Wait { until } => std::thread::sleep(machine.guest_time().until(until)),
             Stop::Exited(code) => return Ok(GuestEnd::Exited(code)),
             Stop::Crashed(report) => return Ok(GuestEnd::Crashed(report.to_string())),

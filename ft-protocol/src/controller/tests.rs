@@ -148,6 +148,9 @@ impl Cluster {
             journal: JournalShape { slots: 2, slot_bytes: 1 << 20, reserved_bytes: 1 << 20 },
             console_lossless: true,
             working_set_bytes_max: None,
+            nets: Vec::new(),
+            disk_bytes: 0,
+            log_bytes: crate::spec::LOG_BYTES_DEFAULT,
         };
         self.input(Input::ClientHello { link: CLIENT, protocol: PROTOCOL_VERSION });
         let message = FromClient { id: 1, request: Request::CreateVm(spec) };

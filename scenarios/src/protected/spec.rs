@@ -45,6 +45,9 @@ impl VmOptions {
             journal: journal_for(self.memory),
             console_lossless: true,
             working_set_bytes_max: self.working_set.map(ByteCount::get),
+            nets: Vec::new(),
+            disk_bytes: 0,
+            log_bytes: ft_protocol::spec::LOG_BYTES_DEFAULT,
         }
     }
 }

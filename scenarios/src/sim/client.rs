@@ -139,6 +139,9 @@ impl World {
             journal: super::pool::journal_shape(weather.guest_pages, weather.slots),
             console_lossless: true,
             working_set_bytes_max: None,
+            nets: Vec::new(),
+            disk_bytes: 0,
+            log_bytes: ft_protocol::spec::LOG_BYTES_DEFAULT,
         }
     }
 

@@ -167,6 +167,8 @@ impl Reign<'_> {
                 self.look()
             }
             Stop::Output => self.feed(Input::Output { pending: self.machine.pending_console().len() as u64 }),
+            Stop::Flush => self.feed(Input::Output { pending: self.machine.pending_console().len().max(1) as u64 }),
+            Stop::SourcePaused => self.look(),
             Stop::Wait { until } => {
                 let left = self.machine.guest_time().until(until);
                 let left = Span::from_ns(u64::try_from(left.as_nanos()).unwrap_or(u64::MAX));

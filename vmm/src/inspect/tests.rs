@@ -134,6 +134,9 @@ fn state(generation: u64, primary: Option<u16>) -> ClusterState {
         },
         console_lossless: true,
         working_set_bytes_max: None,
+        nets: Vec::new(),
+        disk_bytes: 0,
+        log_bytes: ft_protocol::spec::LOG_BYTES_DEFAULT,
     };
     ClusterState {
         hosts: vec![HostRecord { name: "a".to_owned(), draining: false }],

@@ -4,6 +4,7 @@
 //! exit at which they do. [`LiveInputs`] answers from the host; a recorder wraps it, and a replayer answers from a log.
 
 use super::time::{GuestClock, GuestTime};
+use crossbeam_channel::Receiver;
 use serde::{Deserialize, Serialize};
 use std::collections::VecDeque;
 
@@ -15,6 +16,10 @@ pub const CONSOLE_INPUT_MAX: usize = 64 << 10;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
 pub struct ExitNumber(pub u64);
 
+/// Which of the machine's network devices.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct NicIndex(pub u8);
+
 /// Why an input could not be had.
 #[derive(Debug, thiserror::Error)]
 pub enum InputError {
@@ -25,6 +30,16 @@ pub enum InputError {
         at: ExitNumber,
         /// Why.
         source: getrandom::Error,
+    },
+    /// The input cannot be recorded, so the guest must not see it.
+    #[error("{kind} of exit {at:?} cannot be recorded", kind = .asked)]
+    Unrecorded {
+        /// The exit that asked.
+        at: ExitNumber,
+        /// What it asked for.
+        asked: InputKind,
+        /// Why not.
+        source: Box<dyn std::error::Error + Send + Sync>,
     },
     /// The source has no answer for this exit: a log that ended, or one that tells another history.
     #[error("exit {at:?} asked for {asked}, the input source has {available}")]
@@ -47,6 +62,8 @@ pub enum InputKind {
     Entropy,
     /// Console bytes.
     Console,
+    /// A packet of a network device.
+    Packet,
 }
 
 impl std::fmt::Display for InputKind {
@@ -55,6 +72,7 @@ impl std::fmt::Display for InputKind {
             InputKind::Clock => "the clock",
             InputKind::Entropy => "entropy",
             InputKind::Console => "console input",
+            InputKind::Packet => "a packet",
         })
     }
 }
@@ -85,11 +103,17 @@ pub trait InputSource: Send {
     /// The source has no reading for this exit.
     fn clock(&mut self, at: ExitNumber) -> Result<GuestTime, InputError>;
 
-    /// A word of entropy.
+    /// Fills `bytes` with entropy.
     ///
     /// # Errors
     /// The source has none, or none for this exit.
-    fn entropy(&mut self, at: ExitNumber) -> Result<u32, InputError>;
+    fn entropy(&mut self, at: ExitNumber, bytes: &mut [u8]) -> Result<(), InputError>;
+
+    /// The next packet that arrived on a network device before this exit. Asked when the device has room for it.
+    ///
+    /// # Errors
+    /// The packet cannot be recorded.
+    fn packet(&mut self, at: ExitNumber, nic: NicIndex) -> Result<Option<Vec<u8>>, InputError>;
 
     /// Console bytes that arrived before this exit, at most `room` of them.
     ///
@@ -102,6 +126,11 @@ pub trait InputSource: Send {
 
     /// Whether an input waits that ends a guest's wait early.
     fn wakes(&self) -> bool;
+
+    /// Whether the guest must not run on before its caller has looked after the source: a log that is nearly full.
+    fn must_pause(&self) -> bool {
+        false
+    }
 
     /// The present guest time. Not an input: the guest does not see it; it says when a wait is over, and where a
     /// successor's clock goes on.
@@ -119,11 +148,22 @@ pub trait InputSource: Send {
 pub struct LiveInputs {
     clock: GuestClock,
     console: VecDeque<u8>,
+    /// Packets that have arrived, by network device.
+    packets: Vec<Receiver<Vec<u8>>>,
 }
 
 impl Default for LiveInputs {
     fn default() -> Self {
-        Self { clock: GuestClock::starting_at(GuestTime::default()), console: VecDeque::new() }
+        Self::with_networks(Vec::new())
+    }
+}
+
+impl LiveInputs {
+    /// Inputs of a machine with as many network devices as there are queues; whoever holds the other ends puts in what
+    /// arrives. The queues are bounded, and lose what does not fit, as networks do.
+    #[must_use]
+    pub fn with_networks(packets: Vec<Receiver<Vec<u8>>>) -> Self {
+        Self { clock: GuestClock::starting_at(GuestTime::default()), console: VecDeque::new(), packets }
     }
 }
 
@@ -132,8 +172,12 @@ impl InputSource for LiveInputs {
         Ok(self.clock.now())
     }
 
-    fn entropy(&mut self, at: ExitNumber) -> Result<u32, InputError> {
-        getrandom::u32().map_err(|source| InputError::Entropy { at, source })
+    fn entropy(&mut self, at: ExitNumber, bytes: &mut [u8]) -> Result<(), InputError> {
+        getrandom::fill(bytes).map_err(|source| InputError::Entropy { at, source })
+    }
+
+    fn packet(&mut self, _at: ExitNumber, nic: NicIndex) -> Result<Option<Vec<u8>>, InputError> {
+        Ok(self.packets.get(usize::from(nic.0)).and_then(|queue| queue.try_recv().ok()))
     }
 
     fn console(&mut self, _at: ExitNumber, room: usize) -> Result<Vec<u8>, InputError> {
@@ -148,7 +192,7 @@ impl InputSource for LiveInputs {
     }
 
     fn wakes(&self) -> bool {
-        !self.console.is_empty()
+        !self.console.is_empty() || self.packets.iter().any(|queue| !queue.is_empty())
     }
 
     fn now(&self) -> GuestTime {

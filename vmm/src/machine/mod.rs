@@ -35,7 +35,7 @@ mod vcpu;
 pub use crash::{CrashKind, CrashReport};
 pub use dirty::DirtyPages;
 pub use error::{KvmCall, MachineError};
-pub use inputs::{Availability, CONSOLE_INPUT_MAX, ExitNumber, InputError, InputKind, InputSource, LiveInputs};
+pub use inputs::{Availability, CONSOLE_INPUT_MAX, ExitNumber, InputError, InputKind, InputSource, LiveInputs, NicIndex};
 pub use kick::Kicker;
 pub use layout::{GuestMemory, MemoryError, PageIndex};
 pub use open::{KVM_DEVICE, OpenKvmError, kvm_device, open_kvm};

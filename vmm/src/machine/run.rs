@@ -1,10 +1,10 @@
 //! Running the guest, and serving what it accesses.
 
 use super::crash::{CrashKind, CrashReport};
-use super::device::{Context, Effects};
+use super::device::{Context, Effects, SentPacket};
 use super::dirty::{self, DirtyPages};
 use super::error::{KvmCall, MachineError};
-use super::inputs::ExitNumber;
+use super::inputs::{ExitNumber, InputSource};
 use super::prepare::Machine;
 use super::time::GuestTime;
 use super::vcpu::Exit;
@@ -18,8 +18,12 @@ const COMPLETION_STEPS_MAX: usize = 4096;
 pub enum Stop {
     /// A [`Kicker`](super::Kicker) asked for it.
     Kicked,
-    /// The last exit added console bytes. They need not be taken at once: running on is fine.
+    /// The last exit added console bytes or packets. They need not be taken at once: running on is fine.
     Output,
+    /// The guest wants its disk writes to outlive everything: commit soon. Running on is fine.
+    Flush,
+    /// The input source must be looked after before the guest runs on.
+    SourcePaused,
     /// The guest waits until then. Run again at that time, or when there is console input.
     Wait {
         /// When the wait is over.
@@ -47,6 +51,11 @@ pub(super) struct Progress {
     pub(super) console: Vec<u8>,
     /// Console bytes ever written, those in `console` included.
     pub(super) console_position: u64,
+    /// Packets that the guest has sent and nobody has taken yet, in order.
+    pub(super) packets: Vec<SentPacket>,
+    /// Packets ever sent, those in `packets` included.
+    pub(super) packet_position: u64,
+    pub(super) flush: bool,
     pub(super) wait_until: Option<GuestTime>,
     pub(super) exit_code: Option<u32>,
     pub(super) crash: Option<CrashReport>,
@@ -59,7 +68,7 @@ impl Machine {
     /// KVM or an input source failed; the guest has not run past that point.
     pub fn run(&mut self) -> Result<Stop, MachineError> {
         loop {
-            if let Some(stop) = self.standing_stop() {
+            if let Some(stop) = self.standing_stop()? {
                 return Ok(stop);
             }
             match self.vcpu.run()? {
@@ -67,9 +76,9 @@ impl Machine {
                 Exit::Interrupted => {}
                 Exit::Crash(kind) => self.note_crash(kind)?,
                 access => {
-                    let before = self.progress.console_position;
+                    let before = self.progress.output_position();
                     self.serve(access)?;
-                    if self.progress.console_position != before {
+                    if self.progress.output_position() != before {
                         return Ok(Stop::Output);
                     }
                 }
@@ -114,6 +123,45 @@ impl Machine {
         self.progress.console_position
     }
 
+    /// The packets that have not been taken yet, in the order in which the guest sent them.
+    pub fn take_packets(&mut self) -> Vec<SentPacket> {
+        std::mem::take(&mut self.progress.packets)
+    }
+
+    /// How many packets the guest has ever sent.
+    #[must_use]
+    pub fn packet_position(&self) -> u64 {
+        self.progress.packet_position
+    }
+
+    /// Lets devices take what came for them at this point of the guest's history, which is the last exit, or behind it
+    /// where a kick has stopped the guest. Only right after a commit, which makes this point one that a successor finds.
+    ///
+    /// # Errors
+    /// An input source failed.
+    pub fn deliver(&mut self) -> Result<(), MachineError> {
+        let mut effects = Effects::default();
+        let mut context = Context {
+            exit: self.progress.exits,
+            inputs: &mut *self.inputs,
+            memory: &self.memory,
+            effects: &mut effects,
+        };
+        self.mmio.poll(&mut context)?;
+        self.progress.apply(effects);
+        Ok(())
+    }
+
+    /// Puts another source in the place of the one that the guest's inputs came from, and gives that back.
+    pub fn replace_inputs(&mut self, inputs: Box<dyn InputSource>) -> Box<dyn InputSource> {
+        std::mem::replace(&mut self.inputs, inputs)
+    }
+
+    /// The source of the guest's inputs.
+    pub fn inputs(&mut self) -> &mut dyn InputSource {
+        &mut *self.inputs
+    }
+
     /// Hands console input to the guest, which sees it from its next exit on. Says how many bytes were taken: at most
     /// [`CONSOLE_INPUT_MAX`](super::CONSOLE_INPUT_MAX) wait.
     pub fn push_console_input(&mut self, bytes: &[u8]) -> usize {
@@ -141,19 +189,26 @@ impl Machine {
     }
 
     /// What stands in the way of entering the guest.
-    fn standing_stop(&mut self) -> Option<Stop> {
+    fn standing_stop(&mut self) -> Result<Option<Stop>, MachineError> {
         if let Some(code) = self.progress.exit_code {
-            return Some(Stop::Exited(code));
+            return Ok(Some(Stop::Exited(code)));
         }
         if let Some(report) = self.progress.crash {
-            return Some(Stop::Crashed(Box::new(report)));
+            return Ok(Some(Stop::Crashed(Box::new(report))));
         }
-        let until = self.progress.wait_until?;
+        if self.inputs.must_pause() {
+            return Ok(Some(Stop::SourcePaused));
+        }
+        if std::mem::take(&mut self.progress.flush) {
+            return Ok(Some(Stop::Flush));
+        }
+        let Some(until) = self.progress.wait_until else { return Ok(None) };
         if self.inputs.wakes() || self.inputs.now() >= until {
             self.progress.wait_until = None;
-            return None;
+            self.deliver()?;
+            return Ok(None);
         }
-        Some(if self.vcpu.kicker().take() { Stop::Kicked } else { Stop::Wait { until } })
+        Ok(Some(if self.vcpu.kicker().take() { Stop::Kicked } else { Stop::Wait { until } }))
     }
 
     /// Serves the access that the vCPU has stopped at.
@@ -186,6 +241,7 @@ impl Machine {
             }
             Exit::Interrupted | Exit::Crash(_) => unreachable!("only accesses are served"),
         }
+        self.mmio.poll(&mut context)?;
         self.progress.apply(effects);
         Ok(())
     }
@@ -199,9 +255,17 @@ impl Machine {
 }
 
 impl Progress {
+    /// Grows with every output.
+    fn output_position(&self) -> u64 {
+        self.console_position + self.packet_position
+    }
+
     fn apply(&mut self, mut effects: Effects) {
         self.console_position += effects.console.len() as u64;
         self.console.append(&mut effects.console);
+        self.packet_position += effects.packets.len() as u64;
+        self.packets.append(&mut effects.packets);
+        self.flush |= effects.flush;
         self.exit_code = effects.exit_code.or(self.exit_code);
         self.wait_until = effects.wait_until.or(self.wait_until);
     }

@@ -91,6 +91,14 @@ impl Bus {
         }
     }
 
+    /// Lets every device take the inputs that came for it.
+    ///
+    /// # Errors
+    /// An input that could not be had.
+    pub fn poll(&mut self, context: &mut Context<'_>) -> Result<(), InputError> {
+        self.places.iter_mut().try_for_each(|place| place.device.poll(context))
+    }
+
     /// The saved states of all devices.
     #[must_use]
     pub fn save(&self) -> Vec<(DeviceId, Vec<u8>)> {

@@ -8,6 +8,7 @@ use std::ops::Range;
 pub(crate) const ENTROPY_PORTS: Range<u64> = 0x608..0x60c;
 
 const ID: DeviceId = DeviceId(4);
+const WORD_BYTES: usize = 4;
 
 /// Words of entropy.
 #[derive(Debug, Default)]
@@ -19,10 +20,10 @@ impl Device for EntropyDevice {
     }
 
     fn read(&mut self, offset: u64, data: &mut [u8], context: &mut Context<'_>) -> Result<(), InputError> {
-        if let (0, Ok(word)) = (offset, <&mut [u8; 4]>::try_from(data)) {
-            *word = context.inputs.entropy(context.exit)?.to_le_bytes();
+        if offset != 0 || data.len() != WORD_BYTES {
+            return Ok(());
         }
-        Ok(())
+        context.inputs.entropy(context.exit, data)
     }
 
     fn write(&mut self, _offset: u64, _data: &[u8], _context: &mut Context<'_>) -> Result<(), InputError> {

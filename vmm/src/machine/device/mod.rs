@@ -19,7 +19,7 @@ pub(super) use exit::{EXIT_PORTS, ExitDevice};
 pub(super) use serial::{SERIAL_PORTS, SerialDevice};
 pub(super) use wait::{WAIT_PORTS, WaitDevice};
 
-use super::inputs::{ExitNumber, InputError, InputSource};
+use super::inputs::{ExitNumber, InputError, InputSource, NicIndex};
 use super::layout::GuestMemory;
 use super::time::GuestTime;
 
@@ -48,6 +48,19 @@ pub struct Effects {
     pub exit_code: Option<u32>,
     /// The guest waits until then, or until an input comes.
     pub wait_until: Option<GuestTime>,
+    /// Packets that the guest sends, in order.
+    pub packets: Vec<SentPacket>,
+    /// The guest wants what it wrote to its disk to outlive everything.
+    pub flush: bool,
+}
+
+/// A packet that the guest sends.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SentPacket {
+    /// By which network device.
+    pub nic: NicIndex,
+    /// The Ethernet frame, without a virtio header.
+    pub frame: Vec<u8>,
 }
 
 /// Why a saved state does not fit a device.
@@ -91,6 +104,15 @@ pub trait Device: Send {
     /// # Errors
     /// An input that could not be had.
     fn write(&mut self, offset: u64, data: &[u8], context: &mut Context<'_>) -> Result<(), InputError>;
+
+    /// Takes inputs that came for the device: after every exit, when a wait ends, and at the beginning of an epoch that a
+    /// kick has begun; never at any other point of the guest's history.
+    ///
+    /// # Errors
+    /// An input that could not be had.
+    fn poll(&mut self, _context: &mut Context<'_>) -> Result<(), InputError> {
+        Ok(())
+    }
 
     /// The device's state in its own saved format; empty for a device without state.
     fn save(&self) -> Vec<u8>;

@@ -2,7 +2,7 @@ use super::{
     Bus, BusError, CLOCK_PORTS, ClockDevice, Context, Device, DeviceId, DeviceStateError, ENTROPY_PORTS, EXIT_PORTS,
     Effects, EntropyDevice, ExitDevice, SERIAL_PORTS, SerialDevice, WAIT_PORTS, WaitDevice,
 };
-use crate::machine::inputs::{ExitNumber, InputError, InputSource};
+use crate::machine::inputs::{ExitNumber, InputError, InputSource, NicIndex};
 use crate::machine::layout::{GuestMemory, anonymous_memory};
 use crate::machine::time::GuestTime;
 use proptest::prelude::*;
@@ -22,8 +22,12 @@ impl InputSource for Script {
     fn clock(&mut self, _at: ExitNumber) -> Result<GuestTime, InputError> {
         Ok(GuestTime(self.clock))
     }
-    fn entropy(&mut self, at: ExitNumber) -> Result<u32, InputError> {
-        Ok(u32::try_from(at.0).expect("few exits"))
+    fn entropy(&mut self, at: ExitNumber, bytes: &mut [u8]) -> Result<(), InputError> {
+        bytes.copy_from_slice(&u32::try_from(at.0).expect("few exits").to_le_bytes());
+        Ok(())
+    }
+    fn packet(&mut self, _at: ExitNumber, _nic: NicIndex) -> Result<Option<Vec<u8>>, InputError> {
+        Ok(None)
     }
     fn console(&mut self, _at: ExitNumber, room: usize) -> Result<Vec<u8>, InputError> {
         let count = room.min(self.console.len());

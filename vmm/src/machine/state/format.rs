@@ -3,22 +3,23 @@
 //! ```text
 //! offset  bytes  little-endian
 //!      0      8  magic "FTVMSTAT"
-//!      8      4  version, 1
+//!      8      4  version, 2
 //!     12      4  length of the body
 //!     16      4  CRC-32 of the body
 //!     20      4  CRC-32 of bytes 0 to 19
-//!     24         body: postcard
+//!     24         body: postcard of the machine, and since version 2 of its place in packets sent and in the record log
 //! ```
 
 use super::MachineState;
-use super::saved::SavedMachine;
+use super::saved::{SavedMachine, SavedPlace};
 
 const MAGIC: [u8; 8] = *b"FTVMSTAT";
 /// The version that is written.
-pub const STATE_VERSION: u32 = 1;
+pub const STATE_VERSION: u32 = 2;
 /// The oldest version that can be restored.
 pub const STATE_VERSION_OLDEST: u32 = 1;
-const VERSION: u32 = STATE_VERSION;
+/// The first version whose body ends with a [`SavedPlace`].
+const WITH_PLACE: u32 = 2;
 const HEADER_LENGTH: usize = 24;
 const HEADER_CRC_OFFSET: usize = 20;
 /// A state is a few KiB, and 64 KiB more when console input waits; devices add queues.
@@ -45,7 +46,7 @@ pub enum StateError {
         got: u32,
     },
     /// A version that this program does not know.
-    #[error("saved state has version {got}, this program knows {VERSION}")]
+    #[error("saved state has version {got}, this program knows {STATE_VERSION_OLDEST} to {STATE_VERSION}")]
     Version {
         /// Its version.
         got: u32,
@@ -97,13 +98,13 @@ impl MachineState {
     #[must_use]
     pub fn encode(&self) -> Vec<u8> {
         let header = vec![0; HEADER_LENGTH];
-        let mut bytes =
-            postcard::to_extend(&SavedMachine::of(self), header).expect("plain data always encodes into a vector");
+        let body = (SavedMachine::of(self), SavedPlace::of(self));
+        let mut bytes = postcard::to_extend(&body, header).expect("plain data always encodes into a vector");
         let (header, body) = bytes.split_at_mut(HEADER_LENGTH);
         assert!(body.len() <= BODY_LENGTH_MAX, "devices bound their queues");
         let length = u32::try_from(body.len()).expect("bounded above");
         header[..8].copy_from_slice(&MAGIC);
-        header[8..12].copy_from_slice(&VERSION.to_le_bytes());
+        header[8..12].copy_from_slice(&STATE_VERSION.to_le_bytes());
         header[12..16].copy_from_slice(&length.to_le_bytes());
         header[16..20].copy_from_slice(&crc32fast::hash(body).to_le_bytes());
         let header_crc = crc32fast::hash(&header[..HEADER_CRC_OFFSET]);
@@ -126,7 +127,7 @@ impl MachineState {
             return Err(StateError::HeaderCrc { expected, got });
         }
         let version = number(header, 8);
-        if version != VERSION {
+        if !(STATE_VERSION_OLDEST..=STATE_VERSION).contains(&version) {
             return Err(StateError::Version { got: version });
         }
         let expected = usize::try_from(number(header, 12)).expect("usize has 64 bits");
@@ -137,11 +138,15 @@ impl MachineState {
         if expected != got {
             return Err(StateError::BodyCrc { expected, got });
         }
-        let (saved, rest) = postcard::take_from_bytes::<SavedMachine<'_>>(body).map_err(StateError::Body)?;
+        let (saved, mut rest) = postcard::take_from_bytes::<SavedMachine<'_>>(body).map_err(StateError::Body)?;
+        let mut place = SavedPlace::default();
+        if version >= WITH_PLACE {
+            (place, rest) = postcard::take_from_bytes(rest).map_err(StateError::Body)?;
+        }
         if !rest.is_empty() {
             return Err(StateError::Trailing(rest.len()));
         }
-        saved.into_state()
+        saved.into_state(&place)
     }
 }
 

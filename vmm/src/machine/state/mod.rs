@@ -25,6 +25,8 @@ pub struct MachineState {
     pub(super) waiting_console: Vec<u8>,
     pub(super) wait_until: Option<GuestTime>,
     pub(super) console_position: u64,
+    pub(super) packet_position: u64,
+    pub(super) log_position: u64,
     pub(super) exits: ExitNumber,
     pub(super) exit_code: Option<u32>,
     pub(super) cpuid_digest: u32,
@@ -41,6 +43,24 @@ impl MachineState {
     #[must_use]
     pub fn console_position(&self) -> u64 {
         self.console_position
+    }
+
+    /// How many packets the guest had ever sent.
+    #[must_use]
+    pub fn packet_position(&self) -> u64 {
+        self.packet_position
+    }
+
+    /// Where in the VM's record log the inputs begin that came after this state; zero where nothing was logged.
+    #[must_use]
+    pub fn log_position(&self) -> u64 {
+        self.log_position
+    }
+
+    /// The same state, with its place in the record log.
+    #[must_use]
+    pub fn at_log_position(self, log_position: u64) -> Self {
+        Self { log_position, ..self }
     }
 
     /// How many exits the guest's instructions had caused.
@@ -80,6 +100,8 @@ impl Machine {
             waiting_console: self.inputs.waiting_console(),
             wait_until: self.progress.wait_until,
             console_position: self.progress.console_position,
+            packet_position: self.progress.packet_position,
+            log_position: 0,
             exits: self.progress.exits,
             exit_code: self.progress.exit_code,
             cpuid_digest: self.cpuid_digest,
@@ -101,6 +123,9 @@ impl Machine {
             exits: state.exits,
             console: Vec::new(),
             console_position: state.console_position,
+            packets: Vec::new(),
+            packet_position: state.packet_position,
+            flush: false,
             wait_until: state.wait_until,
             exit_code: state.exit_code,
             crash: None,

@@ -43,6 +43,19 @@ struct SavedCpu<'a> {
     clock_ns: Option<u64>,
 }
 
+/// What version 2 has behind the body of version 1.
+#[derive(Debug, Default, Serialize, Deserialize)]
+pub(super) struct SavedPlace {
+    packet_position: u64,
+    log_position: u64,
+}
+
+impl SavedPlace {
+    pub(super) fn of(state: &MachineState) -> Self {
+        Self { packet_position: state.packet_position, log_position: state.log_position }
+    }
+}
+
 impl<'a> SavedMachine<'a> {
     pub(super) fn of(state: &'a MachineState) -> Self {
         let cpu = &state.cpu;
@@ -69,7 +82,7 @@ impl<'a> SavedMachine<'a> {
         }
     }
 
-    pub(super) fn into_state(self) -> Result<MachineState, StateError> {
+    pub(super) fn into_state(self, place: &SavedPlace) -> Result<MachineState, StateError> {
         let cpu = self.cpu;
         if cpu.msrs.len() > MSRS_MAX {
             return Err(StateError::TooManyMsrs { count: cpu.msrs.len(), limit: MSRS_MAX });
@@ -91,6 +104,8 @@ impl<'a> SavedMachine<'a> {
             waiting_console: self.waiting_console.to_vec(),
             wait_until: self.wait_until,
             console_position: self.console_position,
+            packet_position: place.packet_position,
+            log_position: place.log_position,
             exits: self.exits,
             exit_code: self.exit_code,
             cpuid_digest: self.cpuid_digest,

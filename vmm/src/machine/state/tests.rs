@@ -6,8 +6,9 @@ use crate::machine::time::GuestTime;
 use kvm_bindings::{kvm_debugregs, kvm_regs, kvm_sregs, kvm_vcpu_events, kvm_xcrs};
 use proptest::prelude::*;
 
-/// A state as version 1 wrote it. When it does not read any more, the version has to change.
-const GOLDEN: &[u8] = include_bytes!("golden-v1.bin");
+/// A state as each version wrote it. When the last is not written any more, the version has to change; all must be read.
+const GOLDEN: &[u8] = include_bytes!("golden-v2.bin");
+const GOLDEN_V1: &[u8] = include_bytes!("golden-v1.bin");
 const HEADER_LENGTH: usize = 24;
 
 /// The state in the golden file.
@@ -31,6 +32,8 @@ fn example() -> MachineState {
         waiting_console: b"typed".to_vec(),
         wait_until: Some(GuestTime(6_000_000_000)),
         console_position: 4321,
+        packet_position: 77,
+        log_position: 88_888,
         exits: ExitNumber(98765),
         exit_code: None,
         cpuid_digest: 0xdead_beef,
@@ -49,13 +52,15 @@ fn sealed(version: u32, length: u32, body: &[u8]) -> Vec<u8> {
 }
 
 fn reseal(body: &[u8]) -> Vec<u8> {
-    sealed(1, u32::try_from(body.len()).expect("short"), body)
+    sealed(2, u32::try_from(body.len()).expect("short"), body)
 }
 
 #[test]
 fn golden_state_is_read_and_written_alike() {
-    assert!(MachineState::decode(GOLDEN) == Ok(example()), "what version 1 wrote is read");
-    assert!(example().encode() == GOLDEN, "what is written is what version 1 wrote");
+    assert!(MachineState::decode(GOLDEN) == Ok(example()), "what version 2 wrote is read");
+    assert!(example().encode() == GOLDEN, "what is written is what version 2 wrote");
+    let before_logs = MachineState { packet_position: 0, log_position: 0, ..example() };
+    assert!(MachineState::decode(GOLDEN_V1) == Ok(before_logs), "what version 1 wrote is read");
 }
 
 #[test]
@@ -63,7 +68,7 @@ fn header_is_as_documented() {
     let bytes = example().encode();
     let number = |offset: usize| u32::from_le_bytes(bytes[offset..offset + 4].try_into().expect("four bytes"));
     assert_eq!(&bytes[..8], b"FTVMSTAT");
-    assert_eq!(number(8), 1);
+    assert_eq!(number(8), 2);
     assert_eq!(usize::try_from(number(12)).expect("short"), bytes.len() - HEADER_LENGTH);
     assert_eq!(number(16), crc32fast::hash(&bytes[HEADER_LENGTH..]));
     assert_eq!(number(20), crc32fast::hash(&bytes[..20]));
@@ -83,7 +88,7 @@ fn every_defect_has_its_own_error() {
     assert_eq!(changed(0), StateError::Magic);
     assert!((8..24).all(|at| matches!(changed(at), StateError::HeaderCrc { .. })));
     assert!(matches!(changed(100), StateError::BodyCrc { .. }));
-    assert_eq!(decode(&sealed(2, 0, &[])), StateError::Version { got: 2 });
+    assert_eq!(decode(&sealed(3, 0, &[])), StateError::Version { got: 3 });
     assert_eq!(decode(&good[..good.len() - 1]), StateError::Length { expected: body.len(), got: body.len() - 1 });
     let long = vec![0; (1 << 20) + 1];
     assert!(matches!(decode(&reseal(&long)), StateError::Length { .. }));

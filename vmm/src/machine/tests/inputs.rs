@@ -5,7 +5,7 @@ use crate::machine::layout::anonymous_memory;
 use crate::machine::test_elf::program;
 use crate::machine::{
     Availability, ExitNumber, GuestTime, InputError, InputKind, InputSource, Machine, MachineConfig, MachineError,
-    Stop, flat,
+    NicIndex, Stop, flat,
 };
 use std::sync::{Arc, Mutex};
 
@@ -29,8 +29,13 @@ impl InputSource for Noting {
     fn clock(&mut self, at: ExitNumber) -> Result<GuestTime, InputError> {
         self.note(at, InputKind::Clock).map(GuestTime)
     }
-    fn entropy(&mut self, at: ExitNumber) -> Result<u32, InputError> {
-        self.note(at, InputKind::Entropy).map(|value| u32::try_from(value).expect("small"))
+    fn entropy(&mut self, at: ExitNumber, bytes: &mut [u8]) -> Result<(), InputError> {
+        let value = self.note(at, InputKind::Entropy)?;
+        bytes.copy_from_slice(&u32::try_from(value).expect("small").to_le_bytes());
+        Ok(())
+    }
+    fn packet(&mut self, _at: ExitNumber, _nic: NicIndex) -> Result<Option<Vec<u8>>, InputError> {
+        Ok(None)
     }
     fn console(&mut self, at: ExitNumber, _room: usize) -> Result<Vec<u8>, InputError> {
         self.note(at, InputKind::Console).map(|value| vec![u8::try_from(value).expect("small")])
