@@ -157,7 +157,8 @@ fn describe_host(host: &HostReport) -> String {
 
 fn describe_vm(text: &mut String, vm: &VmReport) {
     let slot = vm.slot.map_or_else(|| "-".to_owned(), |slot| slot.to_string());
-    let _ = writeln!(text, "vm {slot}  {}  memory {}", vm.name, bytes(vm.memory_bytes));
+    let disk = if vm.disk_bytes == 0 { String::new() } else { format!("  disk {}", bytes(vm.disk_bytes)) };
+    let _ = writeln!(text, "vm {slot}  {}  memory {}{disk}", vm.name, bytes(vm.memory_bytes));
     if let Some(cluster) = &vm.cluster {
         let primary = cluster.primary.as_deref().unwrap_or("-");
         let end = cluster.ended.as_ref().map_or_else(String::new, |end| format!("  {end}"));
@@ -206,8 +207,8 @@ fn describe_journal(text: &mut String, journal: &JournalReport) {
         let verdict = record.refused.as_deref().unwrap_or("sound");
         let _ = writeln!(
             text,
-            "    record {}  {} pages  {} console bytes  {verdict}",
-            record.epoch, record.pages, record.console_bytes
+            "    record {}  {} pages  {} blocks  {} console bytes  {verdict}",
+            record.epoch, record.pages, record.blocks, record.console_bytes
         );
     }
 }

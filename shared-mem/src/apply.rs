@@ -1,13 +1,13 @@
 //! Applying a commit record: the order of steps that a crash at any point cannot spoil.
 //!
 //! ```text
-//!   check all ─▶ pages ─▶ machine state ─▶ console ─▶ applied := E
+//!   check all ─▶ pages, blocks ─▶ machine state ─▶ console ─▶ applied := E
 //!      │          each step durable before the next; a crash anywhere: the record is applied again from the start
 //!      └─▶ refused: nothing was written
 //! ```
-//! Applying twice does what applying once does: pages and state are absolute, the console skips what it has. The
-//! stable image is not readable between the steps as any epoch; that is why `applied` comes last, and why a record's
-//! slot is freed only after it.
+//! Applying twice does what applying once does: pages, blocks of the disk and state are absolute, the console skips what
+//! it has. Stable image and disk are not readable between the steps as any epoch; that is why `applied` comes last, and
+//! why a record's slot is freed only after it.
 
 use thiserror::Error;
 
@@ -15,7 +15,7 @@ use crate::console::{ConsoleError, ConsoleRing};
 use crate::control::{ControlBlock, ControlError};
 use crate::journal::Record;
 use crate::mem::{AccessError, PoolWrite, check_bounds};
-use crate::numbers::{ConsolePosition, Epoch, PAGE_SIZE, PageIndex};
+use crate::numbers::{BlockIndex, ConsolePosition, Epoch, Offset, PAGE_SIZE, PageIndex, PagePlace};
 use crate::planted::{self, PlantedBug, planted};
 use crate::state_area::{StateArea, StateError};
 
@@ -35,6 +35,8 @@ pub struct ApplyParts<'a> {
 pub struct ApplyTargets<'a, I, S, C, K> {
     /// The stable image.
     pub image: &'a I,
+    /// The disk image, if the VM has one.
+    pub disk: Option<&'a I>,
     /// The machine state.
     pub state: &'a StateArea<S>,
     /// The console.
@@ -48,9 +50,9 @@ pub struct ApplyTargets<'a, I, S, C, K> {
 pub enum ApplyStep {
     /// All was checked, nothing is written.
     Checked,
-    /// The pages are written but not flushed.
+    /// Pages and blocks are written but not flushed.
     PagesWritten,
-    /// The pages are durable.
+    /// Pages and blocks are durable.
     PagesDurable,
     /// The machine state is durable.
     StateDurable,
@@ -88,8 +90,16 @@ pub enum ApplyError {
         /// What the memory says.
         source: AccessError,
     },
-    /// The stable image cannot be written.
-    #[error("cannot write the stable image")]
+    /// A block does not lie in the disk image, or the VM has none.
+    #[error("block {block} does not fit the disk image")]
+    Block {
+        /// The block.
+        block: BlockIndex,
+        /// What the memory says; `None`: there is no disk.
+        source: Option<AccessError>,
+    },
+    /// Stable image or disk cannot be written.
+    #[error("cannot write the stable image or the disk")]
     Image(#[source] AccessError),
     /// The machine state cannot be stored.
     #[error("cannot store the machine state")]
@@ -129,7 +139,7 @@ pub fn apply_record<I: PoolWrite, S: PoolWrite, C: PoolWrite, K: PoolWrite>(
     if planted(PlantedBug::AppliedFirst) {
         targets.control.set_applied(epoch)?;
     }
-    apply_pages(record, targets.image, step).map_err(ApplyError::Image)?;
+    apply_pages(record, targets, step)?;
     step(ApplyStep::PagesDurable);
     targets.state.write(epoch, parts.machine_state)?;
     step(ApplyStep::StateDurable);
@@ -150,25 +160,51 @@ fn check<I: PoolWrite, S: PoolWrite, C: PoolWrite, K>(
     targets: &ApplyTargets<'_, I, S, C, K>,
 ) -> Result<(), ApplyError> {
     for page in record.page_indices() {
-        check_bounds(page.offset(), PAGE_SIZE, targets.image.len())
-            .map_err(|source| ApplyError::Page { page, source })?;
+        let (memory, at) = destination(page, targets)?;
+        check_bounds(at, PAGE_SIZE, memory.len()).map_err(|source| match page.place() {
+            PagePlace::Image(page) => ApplyError::Page { page, source },
+            PagePlace::Disk(block) => ApplyError::Block { block, source: Some(source) },
+        })?;
     }
     targets.state.check_fits(parts.machine_state)?;
     targets.console.check_append(parts.console_start, parts.console)?;
     Ok(())
 }
 
-fn apply_pages<I: PoolWrite>(
+/// Where the content of an entry goes.
+fn destination<'a, I, S, C, K>(
+    page: PageIndex,
+    targets: &ApplyTargets<'a, I, S, C, K>,
+) -> Result<(&'a I, Offset), ApplyError> {
+    match page.place() {
+        PagePlace::Image(page) => Ok((targets.image, page.offset())),
+        PagePlace::Disk(block) => match targets.disk {
+            Some(disk) => Ok((disk, block.offset())),
+            None => Err(ApplyError::Block { block, source: None }),
+        },
+    }
+}
+
+fn apply_pages<I: PoolWrite, S, C, K>(
     record: &Record<'_>,
-    image: &I,
+    targets: &ApplyTargets<'_, I, S, C, K>,
     step: &mut dyn FnMut(ApplyStep),
-) -> Result<(), AccessError> {
+) -> Result<(), ApplyError> {
     for (page, content) in record.pages() {
-        image.write(page.offset(), content)?;
-        planted::flush(image, page.offset(), PAGE_SIZE, PlantedBug::ApplyPageFlush)?;
+        let (memory, at) = destination(page, targets)?;
+        memory.write(at, content).map_err(ApplyError::Image)?;
+        let missing = match page.place() {
+            PagePlace::Image(_) => PlantedBug::ApplyPageFlush,
+            PagePlace::Disk(_) => PlantedBug::ApplyBlockFlush,
+        };
+        planted::flush(memory, at, PAGE_SIZE, missing).map_err(ApplyError::Image)?;
     }
     step(ApplyStep::PagesWritten);
-    planted::fence(image, PlantedBug::ApplyPageFence)
+    // Image and disk may lie on backings that are fenced differently.
+    for memory in std::iter::once(targets.image).chain(targets.disk) {
+        planted::fence(memory, PlantedBug::ApplyPageFence).map_err(ApplyError::Image)?;
+    }
+    Ok(())
 }
 
 #[cfg(test)]
@@ -179,7 +215,7 @@ mod tests {
     use crate::journal::{AllReserved, JournalGeometry, JournalReader, JournalWriter, RecordLimits, format_journal};
     use crate::lossy::{LossyCache, LossyMemory};
     use crate::mem::PoolRead;
-    use crate::numbers::{Generation, Offset, PAGE_BYTES};
+    use crate::numbers::{Generation, PAGE_BYTES};
 
     #[test]
     fn a_record_is_applied_in_order_and_once() {
@@ -194,8 +230,8 @@ mod tests {
         let state = StateArea::new(LossyMemory::new(4 * PAGE_SIZE, &cache));
         let console = ConsoleRing::format(LossyMemory::new(console_file_bytes(PAGE_SIZE), &cache), PAGE_SIZE).unwrap();
         let control = ControlBlock::format(LossyMemory::new(CONTROL_BYTES, &cache)).unwrap();
-        let targets = ApplyTargets { image: &image, state: &state, console: &console, control: &control };
-        let limits = RecordLimits { image_pages: 8, meta_bytes_max: 4096 };
+        let targets = ApplyTargets { image: &image, disk: None, state: &state, console: &console, control: &control };
+        let limits = RecordLimits { image_pages: 8, disk_blocks: 1, meta_bytes_max: 4096 };
         let mut buffer = Vec::new();
         for epoch in 1..=2u8 {
             let number = Epoch::new(epoch.into());
@@ -239,5 +275,21 @@ mod tests {
         assert!(matches!(result, Err(ApplyError::Console(ConsoleError::Gap { .. }))));
         image.read(Offset::ZERO, &mut page).unwrap();
         assert_eq!(page, [0], "a refused record leaves nothing");
+        let block = BlockIndex::new(0);
+        let mut record = writer.begin(Epoch::new(3), Epoch::new(2)).unwrap();
+        record.push_page_bytes(PageIndex::new(0), &[9; PAGE_BYTES]).unwrap();
+        record.push_page_bytes(PageIndex::of_block(block), &[9; PAGE_BYTES]).unwrap();
+        record.finish(b"").unwrap();
+        let next = ApplyParts { console_start: ConsolePosition::new(3), ..parts(1) };
+        let third = reader.load(Epoch::new(3), &limits, &mut buffer).unwrap();
+        let result = apply_record(&third, &next, &targets, &mut no_step);
+        assert_eq!(result, Err(ApplyError::Block { block, source: None }));
+        image.read(Offset::ZERO, &mut page).unwrap();
+        assert_eq!(page, [0], "a record for a disk that is not there leaves nothing");
+        let disk = LossyMemory::new(PAGE_SIZE, &cache);
+        let targets = ApplyTargets { disk: Some(&disk), ..targets };
+        assert_eq!(apply_record(&third, &next, &targets, &mut no_step), Ok(Outcome::Applied));
+        disk.read(Offset::ZERO, &mut page).unwrap();
+        assert_eq!(page, [9]);
     }
 }

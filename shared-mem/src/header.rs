@@ -16,6 +16,18 @@ pub(crate) struct Preamble {
     length: U32,
 }
 
+impl Preamble {
+    /// The version that the structure has.
+    pub(crate) fn version(&self) -> u32 {
+        self.version.get()
+    }
+
+    /// The same structure in another version.
+    pub(crate) fn of_version(self, version: u32) -> Self {
+        Self { version: U32::new(version), ..self }
+    }
+}
+
 /// Last 8 bytes of every header.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
 #[repr(C)]
@@ -87,7 +99,10 @@ pub enum ReadHeaderError {
 /// A header of the layout: `repr(C)`, beginning with [`Preamble`] and ending with [`Closing`].
 pub(crate) trait Header: FromBytes + IntoBytes + Immutable + KnownLayout + Unaligned + Copy {
     const MAGIC: [u8; 8];
+    /// What this crate writes, and the youngest that it reads.
     const VERSION: u32;
+    /// The oldest that it reads: headers of all versions in between have the same fields.
+    const OLDEST: u32 = Self::VERSION;
 
     fn preamble() -> Preamble {
         Preamble { magic: Self::MAGIC, version: U32::new(Self::VERSION), length: U32::new(Self::LENGTH) }
@@ -138,7 +153,7 @@ fn check_preamble<H: Header>(preamble: &Preamble) -> Result<(), HeaderError> {
     if preamble.magic != H::MAGIC {
         return Err(HeaderError::Magic { found: preamble.magic, expected: H::MAGIC });
     }
-    if preamble.version.get() != H::VERSION {
+    if !(H::OLDEST..=H::VERSION).contains(&preamble.version.get()) {
         return Err(HeaderError::Version { found: preamble.version.get(), expected: H::VERSION });
     }
     if preamble.length.get() != H::LENGTH {

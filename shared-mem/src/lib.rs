@@ -11,6 +11,7 @@ pub mod console;
 pub mod control;
 #[cfg(test)]
 mod crash_tests;
+pub mod disk_image;
 pub mod guarded_word;
 mod header;
 pub mod heartbeat;
@@ -40,7 +41,8 @@ pub use journal::{JournalGeometry, JournalReader, JournalWriter, Record, RecordL
 pub use lossy::{LossyCache, LossyMemory};
 pub use mem::{Access, AccessError, Extent, FlushKind, Mapping, PoolRead, PoolWrite, ReadOnly, ReadWrite};
 pub use numbers::{
-    ConsolePosition, Epoch, Generation, HostSlot, LogPosition, Offset, PAGE_BYTES, PAGE_SIZE, PageIndex, VmSlot,
+    BlockIndex, ConsolePosition, DISK_PAGE_BASE, Epoch, Generation, HostSlot, LogPosition, Offset, PAGE_BYTES,
+    PAGE_SIZE, PageIndex, PagePlace, VmSlot,
 };
 pub use pool::{Pool, PoolConfig, PoolError, PoolView, VmPartition};
 pub use record_log::{LogEntry, LogReader, LogWriter};

@@ -8,6 +8,10 @@ pub const PAGE_SIZE: u64 = 4096;
 /// [`PAGE_SIZE`] for sizing buffers.
 pub const PAGE_BYTES: usize = 4096;
 
+/// Where the disk image begins in the page index of a commit record: entry `DISK_PAGE_BASE + b` is block b of the disk.
+/// Far above every page of an image, so that neither can be taken for the other.
+pub const DISK_PAGE_BASE: u64 = 1 << 40;
+
 macro_rules! number {
     ($(#[$doc:meta])* $name:ident($repr:ty)) => {
         $(#[$doc])*
@@ -60,8 +64,13 @@ number! {
     Generation(u64)
 }
 number! {
-    /// A page of the stable image: image offset / [`PAGE_SIZE`].
+    /// A page of the stable image: image offset / [`PAGE_SIZE`]. In a commit record also a block of the disk image, from
+    /// [`DISK_PAGE_BASE`] on; see [`place`](PageIndex::place).
     PageIndex(u64)
+}
+number! {
+    /// A block of the disk image: disk offset / [`PAGE_SIZE`].
+    BlockIndex(u64)
 }
 number! {
     /// The index of a VM in the VM directory.
@@ -92,8 +101,40 @@ impl Offset {
     }
 }
 
+/// What an entry of a commit record's page index names.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum PagePlace {
+    /// A page of the stable image.
+    Image(PageIndex),
+    /// A block of the disk image.
+    Disk(BlockIndex),
+}
+
 impl PageIndex {
+    /// The entry that names a block of the disk image in a commit record.
+    #[must_use]
+    pub const fn of_block(block: BlockIndex) -> Self {
+        Self(DISK_PAGE_BASE.saturating_add(block.0))
+    }
+
+    /// What the entry names.
+    #[must_use]
+    pub const fn place(self) -> PagePlace {
+        match self.0.checked_sub(DISK_PAGE_BASE) {
+            None => PagePlace::Image(self),
+            Some(block) => PagePlace::Disk(BlockIndex(block)),
+        }
+    }
+
     /// Where the page begins in the stable image.
+    #[must_use]
+    pub const fn offset(self) -> Offset {
+        Offset(self.0.saturating_mul(PAGE_SIZE))
+    }
+}
+
+impl BlockIndex {
+    /// Where the block begins in the disk image.
     #[must_use]
     pub const fn offset(self) -> Offset {
         Offset(self.0.saturating_mul(PAGE_SIZE))
@@ -151,6 +192,9 @@ mod tests {
         assert_eq!(Epoch::new(7).to_string(), "7");
         assert_eq!(Epoch::ZERO.previous(), None);
         assert_eq!(PageIndex::new(2).offset(), Offset::new(8192));
+        assert_eq!(PageIndex::new(2).place(), PagePlace::Image(PageIndex::new(2)));
+        let block = BlockIndex::new(7);
+        assert_eq!(PageIndex::of_block(block).place(), PagePlace::Disk(block));
         assert_eq!(round_up(1, 4096), 4096);
         assert_eq!(round_up(4096, 4096), 4096);
     }

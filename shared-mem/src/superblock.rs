@@ -14,7 +14,10 @@ use crate::planted;
 pub const SUPERBLOCK_BYTES: u64 = PAGE_SIZE;
 
 /// Version of the whole layout, as docs/pool-layout.md describes it.
-pub const LAYOUT_VERSION: u32 = 1;
+pub const LAYOUT_VERSION: u32 = 2;
+
+/// The oldest layout that is still opened; the controller makes it one of [`LAYOUT_VERSION`] then.
+pub const LAYOUT_VERSION_OLDEST: u32 = 1;
 
 /// Most VMs that a pool can be made for.
 pub const VM_SLOTS_MAX: u16 = 4096;
@@ -40,6 +43,7 @@ struct SuperblockBytes {
 impl Header for SuperblockBytes {
     const MAGIC: [u8; 8] = *b"FTVMPOOL";
     const VERSION: u32 = LAYOUT_VERSION;
+    const OLDEST: u32 = LAYOUT_VERSION_OLDEST;
 }
 
 const _: () = assert!(size_of::<SuperblockBytes>() == 128);
@@ -65,6 +69,8 @@ pub enum SuperblockError {
 /// What kind of pool this is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Superblock {
+    /// Version of the pool's layout.
+    pub layout: u32,
     /// Tells pools apart; random.
     pub pool_id: [u8; 16],
     /// Entries of the VM directory.
@@ -88,6 +94,7 @@ impl Superblock {
             cluster_bytes: found.cluster_bytes.get(),
         };
         let superblock = Self {
+            layout: found.preamble.version(),
             pool_id: found.pool_id,
             vm_slots: u16::try_from(found.vm_slots.get()).map_err(|_| out_of_range)?,
             host_slots: u16::try_from(found.host_slots.get()).map_err(|_| out_of_range)?,
@@ -122,7 +129,7 @@ impl Superblock {
     #[must_use]
     pub fn to_bytes(&self) -> Vec<u8> {
         SuperblockBytes {
-            preamble: SuperblockBytes::preamble(),
+            preamble: SuperblockBytes::preamble().of_version(self.layout),
             pool_id: self.pool_id,
             vm_slots: U32::new(self.vm_slots.into()),
             host_slots: U32::new(self.host_slots.into()),
@@ -140,7 +147,13 @@ mod tests {
 
     #[test]
     fn every_flipped_bit_is_refused() {
-        let superblock = Superblock { pool_id: [7; 16], vm_slots: 64, host_slots: 16, cluster_bytes: 1 << 20 };
+        let superblock = Superblock {
+            layout: LAYOUT_VERSION,
+            pool_id: [7; 16],
+            vm_slots: 64,
+            host_slots: 16,
+            cluster_bytes: 1 << 20,
+        };
         let bytes = superblock.to_bytes();
         assert_eq!(Superblock::parse(&bytes), Ok(superblock));
         for bit in 0..bytes.len() * 8 {
@@ -148,6 +161,13 @@ mod tests {
             copy[bit / 8] ^= 1 << (bit % 8);
             assert!(Superblock::parse(&copy).is_err(), "bit {bit}");
         }
+        for layout in [LAYOUT_VERSION_OLDEST - 1, LAYOUT_VERSION + 1] {
+            let other = Superblock { layout, ..superblock };
+            let result = Superblock::parse(&other.to_bytes());
+            assert!(matches!(result, Err(SuperblockError::Header(HeaderError::Version { .. }))), "{result:?}");
+        }
+        let oldest = Superblock { layout: LAYOUT_VERSION_OLDEST, ..superblock };
+        assert_eq!(Superblock::parse(&oldest.to_bytes()), Ok(oldest));
         let none = Superblock { vm_slots: 0, ..superblock };
         assert!(matches!(Superblock::parse(&none.to_bytes()), Err(SuperblockError::OutOfRange { .. })));
     }

@@ -10,7 +10,8 @@ use std::fmt::Write;
 use std::path::{Path, PathBuf};
 
 use shared_mem::superblock::LAYOUT_VERSION;
-use whole_pool::{build, files, on_tmpfs, survey};
+use shared_mem::{PageIndex, PagePlace};
+use whole_pool::{Survey, build, files, on_tmpfs, survey};
 
 const ROW_BYTES: usize = 32;
 
@@ -59,6 +60,16 @@ fn restore(text: &str, pool: &Path) {
     }
 }
 
+/// What a pool of an older layout, with all else the same, says of itself.
+fn as_of(mut survey: Survey, layout: u32) -> Survey {
+    survey.superblock.layout = layout;
+    if layout < 2 {
+        let is_page = |(page, _): &(PageIndex, _)| matches!(page.place(), PagePlace::Image(_));
+        survey.records.iter_mut().for_each(|(_, pages)| pages.retain(is_page));
+    }
+    survey
+}
+
 #[test]
 fn golden_pools_of_all_versions_open() {
     let dir = on_tmpfs();
@@ -69,8 +80,12 @@ fn golden_pools_of_all_versions_open() {
         let text = std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
         let pool = dir.path().join(format!("v{version}"));
         restore(&text, &pool);
-        assert!(survey(&pool).unwrap() == survey(&fresh).unwrap(), "version {version} reads differently");
-        shared_mem::Pool::open(&pool).unwrap();
+        let expected = || as_of(survey(&fresh).unwrap(), version);
+        assert!(survey(&pool).unwrap() == expected(), "version {version} reads differently");
+        drop(shared_mem::Pool::open(&pool).unwrap());
+        let raised = survey(&pool).unwrap();
+        assert_eq!(shared_mem::Pool::inspect(&pool).unwrap().superblock().layout, LAYOUT_VERSION);
+        assert!(as_of(raised, version) == expected(), "version {version} reads differently once it was opened");
     }
 }
 

@@ -19,7 +19,7 @@ use shared_mem::{
 const GENERATION: Generation = Generation::new(1);
 const GEOMETRY: JournalGeometry =
     JournalGeometry { slots: 2, slot_bytes: 16 * PAGE_SIZE, reserved_bytes: 16 * PAGE_SIZE };
-const LIMITS: RecordLimits = RecordLimits { image_pages: 16, meta_bytes_max: 8192 };
+const LIMITS: RecordLimits = RecordLimits { image_pages: 16, disk_blocks: 0, meta_bytes_max: 8192 };
 
 fn memory(len: u64) -> LossyMemory {
     LossyMemory::new(len, &LossyCache::new())

@@ -141,6 +141,7 @@ impl Inspection<'_> {
         let hosts = hosts::report(self.view, &state.hosts, &before, self.beat_bound, &mut self.findings);
         PoolReport {
             dir: self.view.path().to_owned(),
+            layout: superblock.layout,
             id: superblock.pool_id.iter().fold(String::new(), |mut id, byte| {
                 // Writing to a String cannot fail.
                 let _ = write!(id, "{byte:02x}");

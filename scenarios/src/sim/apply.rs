@@ -142,7 +142,7 @@ impl World {
                 .is_some_and(|word| word.sealed);
         let image = partition.image.through(&cache);
         let state = StateArea::new(partition.state.through(&cache));
-        let targets = ApplyTargets { image: &image, state: &state, console: &console, control: &control };
+        let targets = ApplyTargets { image: &image, disk: None, state: &state, console: &console, control: &control };
         if word_is_sealed && planted(PlantedBug::PromoteBeforeDrained) {
             let (console_end, ended) = (meta.console_end(), meta.ended);
             return Progress::Answer(ApplyOutcome::Done { epoch: job.epoch, console_end, ended });

@@ -137,7 +137,11 @@ impl Partition {
             boot: LossyMemory::new(PAGE_SIZE, cache),
             journals: Vec::new(),
             geometry: JournalGeometry { slots, slot_bytes, reserved_bytes },
-            limits: RecordLimits { image_pages: spec.memory_bytes / PAGE_SIZE, meta_bytes_max: META_BYTES },
+            limits: RecordLimits {
+                image_pages: spec.memory_bytes / PAGE_SIZE,
+                disk_blocks: 0,
+                meta_bytes_max: META_BYTES,
+            },
         };
         ControlBlock::format(partition.control.clone()).map_err(|_| PartitionError)?;
         ConsoleRing::format(partition.console.clone(), CONSOLE_RING_BYTES).map_err(|_| PartitionError)?;

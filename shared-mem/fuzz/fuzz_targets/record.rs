@@ -2,12 +2,19 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use shared_mem::{Epoch, Generation, Record, RecordLimits};
+use shared_mem::{Epoch, Generation, PagePlace, Record, RecordLimits};
 use shared_mem_fuzz::{put_crc, raw_and_sealed};
 
-const LIMITS: RecordLimits = RecordLimits { image_pages: 64, meta_bytes_max: 1 << 16 };
+const LIMITS: RecordLimits = RecordLimits { image_pages: 64, disk_blocks: 8, meta_bytes_max: 1 << 16 };
 const BODY_AT: usize = 4096;
 const BODY_CRC_AT: usize = 36;
+
+fn in_bounds(place: PagePlace) -> bool {
+    match place {
+        PagePlace::Image(page) => page.get() < LIMITS.image_pages,
+        PagePlace::Disk(block) => block.get() < LIMITS.disk_blocks,
+    }
+}
 
 fuzz_target!(|data: &[u8]| {
     let mut data = data.to_vec();
@@ -15,7 +22,7 @@ fuzz_target!(|data: &[u8]| {
     put_crc(&mut data, BODY_AT, end, BODY_CRC_AT);
     raw_and_sealed(&data, 64, |bytes| {
         if let Ok(record) = Record::parse(bytes, Generation::new(1), Epoch::new(1), &LIMITS) {
-            assert!(record.page_indices().all(|page| page.get() < LIMITS.image_pages));
+            assert!(record.page_indices().all(|page| in_bounds(page.place())));
             assert_eq!(record.pages().len(), record.page_count());
         }
     });

@@ -6,6 +6,7 @@ use crate::blob_store::{self, BlobStore};
 use crate::boot_image;
 use crate::console::{ConsoleRing, console_file_bytes};
 use crate::control::{CONTROL_BYTES, ControlBlock};
+use crate::disk_image;
 use crate::journal::{JournalReader, format_journal};
 use crate::lossy::{LossyCache, LossyMemory};
 use crate::mem::PoolRead;
@@ -125,7 +126,8 @@ fn boot(choice: Choice) -> Held {
 }
 
 fn superblock(choice: Choice) -> Held {
-    let superblock = Superblock { pool_id: [1; 16], vm_slots: 1, host_slots: 1, cluster_bytes: PAGE_SIZE };
+    let layout = crate::superblock::LAYOUT_VERSION;
+    let superblock = Superblock { layout, pool_id: [1; 16], vm_slots: 1, host_slots: 1, cluster_bytes: PAGE_SIZE };
     outlives(
         choice,
         SUPERBLOCK_BYTES,
@@ -138,9 +140,25 @@ fn superblock(choice: Choice) -> Held {
     )
 }
 
+fn disk(choice: Choice) -> Held {
+    use std::os::unix::fs::FileExt;
+    let file = tempfile::tempfile().map_err(violation)?;
+    file.write_all_at(&[7; 5000], 0).map_err(violation)?;
+    outlives(
+        choice,
+        2 * PAGE_SIZE,
+        |memory| disk_image::fill(memory, &file).map_err(violation),
+        |memory| {
+            let mut found = [0; 5000];
+            memory.read(Offset::ZERO, &mut found).map_err(violation)?;
+            hold(found == [7; 5000], || "disk".to_owned())
+        },
+    )
+}
+
 /// Everything that is laid out, under every choice of survivors.
 pub(super) fn crashes() -> Held<usize> {
-    let structures = [journal, log, console, control, blob, directory, boot, superblock];
+    let structures = [journal, log, console, control, blob, directory, boot, disk, superblock];
     let mut cases = 0;
     for choice in choices(1) {
         for structure in structures {

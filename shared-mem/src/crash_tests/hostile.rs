@@ -7,7 +7,7 @@ use crate::blob_store::{self, BlobStore};
 use crate::journal::{AllReserved, JournalWriter};
 use crate::lossy::{LossyCache, LossyMemory};
 use crate::mem::{PoolRead, PoolWrite};
-use crate::numbers::{Epoch, LogPosition, Offset, PAGE_BYTES, PAGE_SIZE, PageIndex};
+use crate::numbers::{BlockIndex, Epoch, LogPosition, Offset, PAGE_BYTES, PAGE_SIZE, PageIndex};
 use crate::record_log::{LogReader, LogWriter, format_log, log_file_bytes};
 use crate::state_area::StateArea;
 
@@ -88,6 +88,17 @@ pub(super) fn page_outside() -> Held {
     refuses(&world, 1, "page outside")
 }
 
+/// A block that is not the disk's.
+pub(super) fn block_outside() -> Held {
+    let world = World::new();
+    let writer = JournalWriter::new(world.journal.clone(), AllReserved, GENERATION, GEOMETRY).map_err(violation)?;
+    let mut record = writer.begin(Epoch::new(1), Epoch::ZERO).map_err(violation)?;
+    let block = PageIndex::of_block(BlockIndex::new(LIMITS.disk_blocks));
+    record.push_page_bytes(block, &[1; PAGE_BYTES]).map_err(violation)?;
+    record.finish(b"").map_err(violation)?;
+    refuses(&world, 1, "block outside")
+}
+
 /// A commit word with any bit flipped is refused, or says the same epoch and is merely sealed.
 pub(super) fn flipped_word() -> Held {
     let world = world_with_one_record()?;
@@ -141,6 +152,7 @@ pub(super) fn all() -> Held<usize> {
         stale_slot,
         other_generation,
         page_outside,
+        block_outside,
         flipped_word,
         flipped_state,
         flipped_blob,

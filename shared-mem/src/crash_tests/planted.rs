@@ -9,7 +9,7 @@ use crate::planted::{PlantedBug, plant};
 type Scenario = fn() -> Held<usize>;
 
 /// Each protection, and the scenario that cannot do without it.
-const NEEDED_BY: [(PlantedBug, Scenario); 50] = [
+const NEEDED_BY: [(PlantedBug, Scenario); 52] = [
     (PlantedBug::RecordBodyFlush, commit::crashes),
     (PlantedBug::RecordHeaderFlush, commit::crashes),
     (PlantedBug::RecordFence, commit::crashes),
@@ -23,6 +23,7 @@ const NEEDED_BY: [(PlantedBug, Scenario); 50] = [
     (PlantedBug::SealFence, commit::zombies),
     (PlantedBug::ApplyPageFlush, apply::crashes),
     (PlantedBug::ApplyPageFence, apply::crashes),
+    (PlantedBug::ApplyBlockFlush, apply::crashes),
     (PlantedBug::ApplyStateFlush, apply::crashes),
     (PlantedBug::ApplyStateFence, apply::crashes),
     (PlantedBug::ApplyStateInPlace, apply::crashes),
@@ -56,6 +57,7 @@ const NEEDED_BY: [(PlantedBug, Scenario); 50] = [
     (PlantedBug::RecordHeaderCrc, hostile::all),
     (PlantedBug::RecordBodyCrc, hostile::all),
     (PlantedBug::RecordIndexCheck, hostile::all),
+    (PlantedBug::RecordBlockCheck, hostile::all),
     (PlantedBug::WordCheck, hostile::all),
     (PlantedBug::LogCrc, hostile::all),
     (PlantedBug::StateCrc, hostile::all),

@@ -9,18 +9,21 @@ use crate::journal::{
 };
 use crate::lossy::{LossyCache, LossyMemory};
 use crate::mem::PoolRead;
-use crate::numbers::{ConsolePosition, Epoch, Generation, PAGE_BYTES, PAGE_SIZE, PageIndex, len_u64};
+use crate::numbers::{
+    BlockIndex, ConsolePosition, Epoch, Generation, PAGE_BYTES, PAGE_SIZE, PageIndex, PagePlace, len_u64,
+};
 use crate::state_area::StateArea;
 
 pub(super) const GENERATION: Generation = Generation::new(1);
 pub(super) const EPOCHS: u64 = 5;
 const PAGES: u64 = 4;
+const BLOCKS: u64 = 2;
 const CONSOLE_BYTES: usize = 1500;
 
 pub(super) const GEOMETRY: JournalGeometry =
     JournalGeometry { slots: 2, slot_bytes: 8 * PAGE_SIZE, reserved_bytes: 8 * PAGE_SIZE };
 
-pub(super) const LIMITS: RecordLimits = RecordLimits { image_pages: PAGES, meta_bytes_max: 8192 };
+pub(super) const LIMITS: RecordLimits = RecordLimits { image_pages: PAGES, disk_blocks: BLOCKS, meta_bytes_max: 8192 };
 
 /// Something that must never happen.
 #[derive(Debug)]
@@ -42,16 +45,19 @@ fn mixed(epoch: u64, salt: u64) -> u8 {
     (epoch.wrapping_mul(131).wrapping_add(salt.wrapping_mul(17)) % 251).to_le_bytes()[0]
 }
 
-/// The pages that an epoch writes, ascending.
-fn pages_of(epoch: u64) -> Vec<u64> {
-    let mut pages = vec![epoch % PAGES, (epoch * 2 + 1) % PAGES];
+/// The pages, and the block of the disk, that an epoch writes, ascending.
+fn pages_of(epoch: u64) -> Vec<PageIndex> {
+    let mut pages = vec![PageIndex::new(epoch % PAGES), PageIndex::new((epoch * 2 + 1) % PAGES)];
     pages.sort_unstable();
     pages.dedup();
+    if !epoch.is_multiple_of(3) {
+        pages.push(PageIndex::of_block(BlockIndex::new(epoch % BLOCKS)));
+    }
     pages
 }
 
-fn page_content(epoch: u64, page: u64) -> [u8; PAGE_BYTES] {
-    let mut content = [mixed(epoch, page); PAGE_BYTES];
+fn page_content(epoch: u64, page: PageIndex) -> [u8; PAGE_BYTES] {
+    let mut content = [mixed(epoch, page.get() % 1_009); PAGE_BYTES];
     content[..8].copy_from_slice(&epoch.to_le_bytes());
     content[PAGE_BYTES - 8..].copy_from_slice(&epoch.to_le_bytes());
     content
@@ -78,6 +84,7 @@ fn parts(epoch: u64, scratch: &mut (Vec<u8>, Vec<u8>)) -> ApplyParts<'_> {
 #[derive(Debug, Clone)]
 pub(super) struct World {
     pub(super) image: LossyMemory,
+    pub(super) disk: LossyMemory,
     pub(super) state: LossyMemory,
     pub(super) console: LossyMemory,
     pub(super) control: LossyMemory,
@@ -90,6 +97,7 @@ impl World {
         let cache = LossyCache::new();
         let world = Self {
             image: LossyMemory::new(PAGES * PAGE_SIZE, &cache),
+            disk: LossyMemory::new(BLOCKS * PAGE_SIZE, &cache),
             state: LossyMemory::new(2 * PAGE_SIZE, &cache),
             console: LossyMemory::new(console_file_bytes(PAGE_SIZE), &cache),
             control: LossyMemory::new(CONTROL_BYTES, &cache),
@@ -104,6 +112,7 @@ impl World {
     fn map(&self, reach: impl Fn(&LossyMemory) -> LossyMemory) -> Self {
         Self {
             image: reach(&self.image),
+            disk: reach(&self.disk),
             state: reach(&self.state),
             console: reach(&self.console),
             control: reach(&self.control),
@@ -185,7 +194,7 @@ impl Primary {
         let freed = self.control.freed().map_err(|_| CommitError::Control)?;
         let mut record = self.journal.begin(Epoch::new(epoch), freed)?;
         for page in pages_of(epoch) {
-            record.push_page_bytes(PageIndex::new(page), &page_content(epoch, page))?;
+            record.push_page_bytes(page, &page_content(epoch, page))?;
         }
         let finished = record.finish(&state_of(epoch))?;
         self.tried = epoch;
@@ -259,7 +268,13 @@ impl Controller {
         let state = StateArea::new(&self.world.state);
         let console = ConsoleRing::open(&self.world.console).map_err(violation)?;
         let control = ControlBlock::open(&self.world.control).map_err(violation)?;
-        let targets = ApplyTargets { image: &self.world.image, state: &state, console: &console, control: &control };
+        let targets = ApplyTargets {
+            image: &self.world.image,
+            disk: Some(&self.world.disk),
+            state: &state,
+            console: &console,
+            control: &control,
+        };
         let mut buffer = Vec::new();
         let mut scratch = Default::default();
         let applied = control.applied().map_err(violation)?;
@@ -310,9 +325,13 @@ impl Controller {
     /// All is as the history says after `epoch`.
     pub(super) fn check_history(&self, epoch: u64) -> Held {
         hold(self.applied()? == epoch, || format!("applied is not {epoch}"))?;
-        for page in 0..PAGES {
+        let blocks = (0..BLOCKS).map(|block| PageIndex::of_block(BlockIndex::new(block)));
+        for page in (0..PAGES).map(PageIndex::new).chain(blocks) {
             let mut found = [0; PAGE_BYTES];
-            self.world.image.read(PageIndex::new(page).offset(), &mut found).map_err(violation)?;
+            match page.place() {
+                PagePlace::Image(page) => self.world.image.read(page.offset(), &mut found).map_err(violation)?,
+                PagePlace::Disk(block) => self.world.disk.read(block.offset(), &mut found).map_err(violation)?,
+            }
             let writer = (1..=epoch).rev().find(|epoch| pages_of(*epoch).contains(&page));
             let expected = writer.map_or([0; PAGE_BYTES], |epoch| page_content(epoch, page));
             hold(found == expected, || format!("page {page} after epoch {epoch}"))?;

@@ -63,8 +63,15 @@ pub(crate) struct RecordHeader {
 
 impl Header for RecordHeader {
     const MAGIC: [u8; 8] = *b"FTVMRECD";
-    const VERSION: u32 = 1;
+    const VERSION: u32 = VERSION_WITH_BLOCKS;
+    const OLDEST: u32 = VERSION_WITHOUT_BLOCKS;
 }
+
+/// Version of a record that has pages only: still written, for controllers that know no other.
+pub(crate) const VERSION_WITHOUT_BLOCKS: u32 = 1;
+
+/// Version of a record that has blocks of the disk among its pages.
+pub(crate) const VERSION_WITH_BLOCKS: u32 = 2;
 
 // Both headers are one cache line.
 const _: () = assert!(size_of::<JournalHeader>() == 64);

@@ -2,9 +2,9 @@
 
 use thiserror::Error;
 
-use super::layout::{INDEX_ENTRY_BYTES, META_BYTES_MAX, PAGE_COST, PAGES_AT, RecordHeader};
+use super::layout::{INDEX_ENTRY_BYTES, META_BYTES_MAX, PAGE_COST, PAGES_AT, RecordHeader, VERSION_WITH_BLOCKS};
 use crate::header::{Header, HeaderError};
-use crate::numbers::{Epoch, Generation, PAGE_BYTES, PAGE_SIZE, PageIndex, len_u64};
+use crate::numbers::{BlockIndex, Epoch, Generation, PAGE_BYTES, PAGE_SIZE, PageIndex, PagePlace, len_u64};
 use crate::planted::{PlantedBug, planted};
 
 /// What a record may at most be and name.
@@ -12,6 +12,8 @@ use crate::planted::{PlantedBug, planted};
 pub struct RecordLimits {
     /// Pages of the stable image.
     pub image_pages: u64,
+    /// Blocks of the disk image; 0: the VM has no disk.
+    pub disk_blocks: u64,
     /// Most meta bytes that make sense to the reader.
     pub meta_bytes_max: u64,
 }
@@ -48,13 +50,13 @@ pub enum RecordError {
         /// Total length named, or bytes at hand.
         total_bytes: u64,
     },
-    /// More pages than the image has.
-    #[error("{found} pages, the stable image has {image_pages}")]
+    /// More pages than image and disk have.
+    #[error("{found} pages and blocks, stable image and disk have {there_are}")]
     TooManyPages {
-        /// Pages named.
+        /// Pages and blocks named.
         found: u64,
-        /// Pages of the image.
-        image_pages: u64,
+        /// Pages of the image and blocks of the disk.
+        there_are: u64,
     },
     /// More meta bytes than allowed.
     #[error("{found} meta bytes, at most {allowed} are allowed")]
@@ -79,6 +81,14 @@ pub enum RecordError {
         page: PageIndex,
         /// Pages of the image.
         image_pages: u64,
+    },
+    /// A block outside the disk image.
+    #[error("block {block} lies outside the disk image of {disk_blocks} blocks")]
+    BlockOutside {
+        /// Block named.
+        block: BlockIndex,
+        /// Blocks of the disk that a record of its version can name.
+        disk_blocks: u64,
     },
     /// The page index does not ascend.
     #[error("page {page} follows page {previous} in the index")]
@@ -128,8 +138,9 @@ pub(super) fn check_header(
 
 fn check_lengths(header: &RecordHeader, limits: &RecordLimits) -> Result<Extents, RecordError> {
     let pages = u64::from(header.page_count.get());
-    if pages > limits.image_pages {
-        return Err(RecordError::TooManyPages { found: pages, image_pages: limits.image_pages });
+    let there_are = limits.image_pages.saturating_add(limits.disk_blocks);
+    if pages > there_are {
+        return Err(RecordError::TooManyPages { found: pages, there_are });
     }
     let meta_bytes = header.meta_bytes.get();
     let allowed = limits.meta_bytes_max.min(META_BYTES_MAX);
@@ -179,15 +190,22 @@ impl<'bytes> Record<'bytes> {
             index,
             meta,
         };
-        record.check_index(limits)?;
+        let has_blocks = header.preamble.version() >= VERSION_WITH_BLOCKS;
+        record.check_index(limits.image_pages, if has_blocks { limits.disk_blocks } else { 0 })?;
         Ok(record)
     }
 
-    fn check_index(&self, limits: &RecordLimits) -> Result<(), RecordError> {
+    fn check_index(&self, image_pages: u64, disk_blocks: u64) -> Result<(), RecordError> {
         let mut previous = None;
         for page in self.page_indices() {
-            if page.get() >= limits.image_pages && !planted(PlantedBug::RecordIndexCheck) {
-                return Err(RecordError::PageOutside { page, image_pages: limits.image_pages });
+            match page.place() {
+                PagePlace::Image(page) if page.get() >= image_pages && !planted(PlantedBug::RecordIndexCheck) => {
+                    return Err(RecordError::PageOutside { page, image_pages });
+                }
+                PagePlace::Disk(block) if block.get() >= disk_blocks && !planted(PlantedBug::RecordBlockCheck) => {
+                    return Err(RecordError::BlockOutside { block, disk_blocks });
+                }
+                PagePlace::Image(_) | PagePlace::Disk(_) => {}
             }
             if let Some(previous) = previous.filter(|previous| *previous >= page) {
                 return Err(RecordError::PageOrder { page, previous });
@@ -215,19 +233,19 @@ impl<'bytes> Record<'bytes> {
         self.meta
     }
 
-    /// How many pages the record holds.
+    /// How many pages and blocks the record holds.
     #[must_use]
     pub fn page_count(&self) -> usize {
         self.pages.len() / PAGE_BYTES
     }
 
-    /// The pages that the record holds, ascending.
+    /// The pages of the image that the record holds, ascending, and then the blocks of the disk.
     pub fn page_indices(&self) -> impl Iterator<Item = PageIndex> + use<'bytes> {
         let (entries, _) = self.index.as_chunks::<8>();
         entries.iter().map(|entry| PageIndex::new(u64::from_le_bytes(*entry)))
     }
 
-    /// The pages with their content, ascending.
+    /// The pages with their content, ascending, and then the blocks of the disk; [`PageIndex::place`] tells them apart.
     #[must_use]
     pub fn pages(&self) -> Pages<'bytes> {
         Pages { index: self.index.as_chunks().0.iter(), contents: self.pages.chunks_exact(PAGE_BYTES) }

@@ -5,7 +5,7 @@ use crate::mem::{PoolRead, PoolWrite};
 use crate::numbers::{Epoch, Generation, Offset, PAGE_BYTES, PageIndex};
 
 const GENERATION: Generation = Generation::new(3);
-const LIMITS: RecordLimits = RecordLimits { image_pages: 8, meta_bytes_max: 4096 };
+const LIMITS: RecordLimits = RecordLimits { image_pages: 8, disk_blocks: 0, meta_bytes_max: 4096 };
 
 fn geometry() -> JournalGeometry {
     JournalGeometry { slots: 2, slot_bytes: 16 << 12, reserved_bytes: 4 << 12 }

@@ -14,12 +14,15 @@ use vm_memory::VolatileSlice;
 use vm_memory::bitmap::BitmapSlice;
 use zerocopy::byteorder::little_endian::{U32, U64};
 
-use super::layout::{INDEX_ENTRY_BYTES, JournalGeometry, META_BYTES_MAX, PAGE_COST, PAGES_AT, RecordHeader, WORD_AT};
+use super::layout::{
+    INDEX_ENTRY_BYTES, JournalGeometry, META_BYTES_MAX, PAGE_COST, PAGES_AT, RecordHeader, VERSION_WITH_BLOCKS,
+    VERSION_WITHOUT_BLOCKS, WORD_AT,
+};
 use super::spill::{SPILL_STEP, SpillError, SpillSpace};
 use crate::commit_word::{CommitWord, CommitWordError, PublishError};
 use crate::header::{Header, OPEN};
 use crate::mem::{AccessError, PoolWrite, check_bounds};
-use crate::numbers::{Epoch, Generation, Offset, PAGE_BYTES, PAGE_SIZE, PageIndex, len_u64};
+use crate::numbers::{DISK_PAGE_BASE, Epoch, Generation, Offset, PAGE_BYTES, PAGE_SIZE, PageIndex, len_u64};
 use crate::planted::{self, PlantedBug, planted};
 
 /// A commit record could not be written.
@@ -115,8 +118,9 @@ impl<M: PoolWrite, S: SpillSpace> JournalWriter<M, S> {
         let slot = self.geometry.slot_at(record.epoch);
         let body_bytes = record.total_bytes - PAGES_AT;
         planted::flush(&self.memory, slot.plus(PAGES_AT), body_bytes, PlantedBug::RecordBodyFlush)?;
+        let version = if record.has_blocks { VERSION_WITH_BLOCKS } else { VERSION_WITHOUT_BLOCKS };
         let header = RecordHeader {
-            preamble: RecordHeader::preamble(),
+            preamble: RecordHeader::preamble().of_version(version),
             generation: U64::new(self.generation.get()),
             epoch: U64::new(record.epoch.get()),
             page_count: U32::new(record.page_count),
@@ -165,7 +169,8 @@ pub struct RecordWriter<'journal, M, S> {
 }
 
 impl<M: PoolWrite, S: SpillSpace> RecordWriter<'_, M, S> {
-    /// Adds one page, copied into the slot through the first-level cache. Pages come in ascending order.
+    /// Adds one page, copied into the slot through the first-level cache. Pages come in ascending order, blocks of the
+    /// disk ([`PageIndex::of_block`]) after the pages of the image.
     ///
     /// # Errors
     /// When there is no space, or the pool refuses. The record can be dropped and begun anew.
@@ -237,6 +242,7 @@ impl<M: PoolWrite, S: SpillSpace> RecordWriter<'_, M, S> {
             meta_bytes,
             total_bytes,
             body_crc: self.body_crc.finalize(),
+            has_blocks: self.index.last().is_some_and(|last| *last >= DISK_PAGE_BASE),
         })
     }
 
@@ -282,6 +288,7 @@ pub struct UnchecksummedRecord {
     meta_bytes: u64,
     total_bytes: u64,
     body_crc: u32,
+    has_blocks: bool,
 }
 
 impl UnchecksummedRecord {

@@ -161,7 +161,7 @@ mod tests {
         file.set_len(0).unwrap();
         assert!(reader.word().is_err());
         assert!(reader.seal().is_err());
-        let limits = RecordLimits { image_pages: 256, meta_bytes_max: 4096 };
+        let limits = RecordLimits { image_pages: 256, disk_blocks: 0, meta_bytes_max: 4096 };
         assert!(reader.load(Epoch::new(1), &limits, &mut Vec::new()).is_err());
         assert!(mapping.is_torn());
         assert_eq!(mapping.load_u64(Offset::new(1 << 16), Ordering::Acquire), Ok(0));

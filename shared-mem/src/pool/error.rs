@@ -9,6 +9,7 @@ use crate::blob_store::BlobError;
 use crate::boot_image::BootImageError;
 use crate::console::ConsoleError;
 use crate::control::ControlError;
+use crate::disk_image::FillDiskError;
 use crate::journal::FormatJournalError;
 use crate::mem::{ExtentError, MapError};
 use crate::numbers::{HostSlot, VmSlot};
@@ -64,6 +65,9 @@ pub enum PoolError {
     /// The VM was made without a disk.
     #[error("the VM has no disk")]
     NoDisk,
+    /// The disk could not be filled.
+    #[error("the disk image cannot be filled")]
+    FillDisk(#[from] FillDiskError),
     /// A pool opened for inspection is never written.
     #[error("the pool is opened for inspection only")]
     Inspection,

@@ -14,7 +14,7 @@ use crate::blob_store::{self, BlobStore};
 use crate::heartbeat::HEARTBEAT_BYTES;
 use crate::mem::{Access, Extent, Mapping, ReadOnly, ReadWrite};
 use crate::numbers::{HostSlot, Offset, round_up};
-use crate::superblock::{SUPERBLOCK_BYTES, Superblock, SuperblockError};
+use crate::superblock::{LAYOUT_VERSION, SUPERBLOCK_BYTES, Superblock, SuperblockError};
 use crate::vm_directory::{VmDirectory, directory_file_bytes};
 
 /// Shape of a new pool.
@@ -86,9 +86,19 @@ impl Pool {
         let directory = VmDirectory::open(memory, superblock.vm_slots)?;
         let memory = Mapping::read_write(&open_extent(&dir.join(files::CLUSTER), Access::ReadWrite, None)?)?;
         let cluster = BlobStore::new(memory, Offset::ZERO, superblock.cluster_bytes)?;
-        let pool = Self { path: dir.to_owned(), superblock, directory, cluster, lock };
+        let mut pool = Self { path: dir.to_owned(), superblock, directory, cluster, lock };
         pool.remove_leftovers()?;
+        if superblock.layout < LAYOUT_VERSION {
+            pool.raise_layout()?;
+        }
         Ok(pool)
+    }
+
+    /// Makes a pool of an older layout one of this version.
+    fn raise_layout(&mut self) -> Result<(), PoolError> {
+        self.superblock.layout = LAYOUT_VERSION;
+        // Last, and by renaming: a pool that was half raised is raised again.
+        store_superblock(&self.path, &self.superblock)
     }
 
     /// Looks into the pool in `dir` without touching it.
@@ -272,6 +282,7 @@ impl PoolView {
 
 fn new_superblock(config: &PoolConfig) -> Result<Superblock, PoolError> {
     let superblock = Superblock {
+        layout: LAYOUT_VERSION,
         pool_id: random_id(),
         vm_slots: config.vm_slots,
         host_slots: config.host_slots,
@@ -355,6 +366,10 @@ fn fill_new_pool(dir: &Path, superblock: &Superblock) -> Result<(), PoolError> {
         let path = files::heartbeat(dir, host);
         NewFile::whole(&path, "a heartbeat page", HEARTBEAT_BYTES).create(|_| Ok(()))?;
     }
+    store_superblock(dir, superblock)
+}
+
+fn store_superblock(dir: &Path, superblock: &Superblock) -> Result<(), PoolError> {
     let path = dir.join(files::SUPERBLOCK);
     NewFile::whole(&path, "the superblock", SUPERBLOCK_BYTES).create(|extent| {
         let memory = Mapping::read_write(extent)?;

@@ -1,6 +1,7 @@
 //! One VM's part of the pool, and the descriptors that are handed out from it.
 
 use std::fs;
+use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 
 use super::error::PoolError;
@@ -10,6 +11,7 @@ use super::reserve::{NewFile, open_extent};
 use crate::boot_image;
 use crate::console::console_file_bytes;
 use crate::control::CONTROL_BYTES;
+use crate::disk_image;
 use crate::journal::format_journal;
 use crate::mem::{Access, Extent, Mapping};
 use crate::numbers::{Epoch, Generation, LogPosition, VmSlot, len_u64};
@@ -103,6 +105,17 @@ impl VmPartition {
             return Err(PoolError::NoDisk);
         }
         self.open(&self.path.join(files::DISK), access, Some(self.geometry.disk_bytes))
+    }
+
+    /// Fills the disk of a VM that nobody runs yet from a regular file, from its beginning on; what lies beyond the file
+    /// is left as it was made, all zero.
+    ///
+    /// # Errors
+    /// When the VM has no disk, the file is none or larger than the disk, or one of them refuses.
+    pub fn fill_disk(&self, from: impl AsFd) -> Result<(), PoolError> {
+        self.check_writable()?;
+        let disk = self.disk(Access::ReadWrite)?;
+        Ok(disk_image::fill(&Mapping::read_write(&disk)?, from)?)
     }
 
     /// What the VM is booted from; see [`boot_image::load`].

@@ -201,6 +201,36 @@ fn opening_removes_what_a_crash_left_half_made() {
 }
 
 #[test]
+fn a_disk_is_filled_from_a_file_and_goes_with_its_vm() {
+    use crate::mem::PoolRead;
+    use crate::numbers::Offset;
+    let dir = on_tmpfs();
+    let pool = Pool::create(&dir.path().join("pool"), &CONFIG).unwrap();
+    let vm = pool.create_vm(&name("a"), &geometry()).unwrap();
+    let source = dir.path().join("source");
+    fs::write(&source, b"boot sector").unwrap();
+    vm.fill_disk(fs::File::open(&source).unwrap()).unwrap();
+    let disk = Mapping::read_only(&vm.disk(Access::ReadOnly).unwrap()).unwrap();
+    assert_eq!(disk.len(), geometry().disk_bytes);
+    let mut found = [1; 12];
+    disk.read(Offset::ZERO, &mut found).unwrap();
+    assert_eq!(&found, b"boot sector\0");
+    fs::write(&source, vec![1; 1 << 17]).unwrap();
+    assert!(matches!(vm.fill_disk(fs::File::open(&source).unwrap()), Err(PoolError::FillDisk(_))));
+    let view = Pool::inspect(pool.path()).unwrap();
+    let looked_at = view.open_vm(vm.slot()).unwrap();
+    assert!(matches!(looked_at.fill_disk(fs::File::open(&source).unwrap()), Err(PoolError::Inspection)));
+    fs::remove_file(&source).unwrap();
+    let without = VmGeometry { disk_bytes: 0, ..geometry() };
+    let other = pool.create_vm(&name("b"), &without).unwrap();
+    assert!(matches!(other.disk(Access::ReadOnly), Err(PoolError::NoDisk)));
+    drop(disk);
+    pool.delete_vm(vm.slot()).unwrap();
+    pool.delete_vm(other.slot()).unwrap();
+    assert!(!files_below(pool.path()).iter().any(|file| file.contains("disk")), "nothing of the disk stays");
+}
+
+#[test]
 fn a_spilled_record_takes_and_gives_back_space() {
     use crate::journal::SpillSpace;
     use crate::numbers::{Offset, PAGE_BYTES, PageIndex};

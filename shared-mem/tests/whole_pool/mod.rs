@@ -5,11 +5,12 @@ use std::path::Path;
 
 use shared_mem::apply::{ApplyParts, ApplyTargets, apply_record, no_step};
 use shared_mem::journal::AllReserved;
-use shared_mem::superblock::Superblock;
+use shared_mem::superblock::{LAYOUT_VERSION, Superblock};
 use shared_mem::{
-    Access, Beat, ConsolePosition, ConsoleRing, ControlBlock, Epoch, Generation, HeartbeatReader, HeartbeatWriter,
-    HostSlot, JournalGeometry, JournalReader, JournalWriter, LogPosition, LogReader, LogWriter, Mapping, PAGE_BYTES,
-    PageIndex, Pool, PoolConfig, ReadOnly, RecordLimits, StateArea, VmGeometry, VmPartition, boot_image,
+    Access, Beat, BlockIndex, ConsolePosition, ConsoleRing, ControlBlock, Epoch, Generation, HeartbeatReader,
+    HeartbeatWriter, HostSlot, JournalGeometry, JournalReader, JournalWriter, LogPosition, LogReader, LogWriter,
+    Mapping, PAGE_BYTES, PageIndex, Pool, PoolConfig, ReadOnly, RecordLimits, StateArea, VmGeometry, VmPartition,
+    boot_image,
 };
 
 pub(crate) type Anything<T> = Result<T, Box<dyn std::error::Error>>;
@@ -27,7 +28,7 @@ pub(crate) const GEOMETRY: VmGeometry = VmGeometry {
 };
 
 const GENERATION: Generation = Generation::new(3);
-const LIMITS: RecordLimits = RecordLimits { image_pages: 4, meta_bytes_max: 4096 };
+const LIMITS: RecordLimits = RecordLimits { image_pages: 4, disk_blocks: 1, meta_bytes_max: 4096 };
 
 /// Makes the pool: two epochs committed, one of them applied.
 pub(crate) fn build(dir: &Path) -> Anything<()> {
@@ -48,6 +49,7 @@ pub(crate) fn build(dir: &Path) -> Anything<()> {
     fill_log(&vm)?;
     drop(pool);
     let superblock = Superblock {
+        layout: LAYOUT_VERSION,
         pool_id: *b"one golden pool!",
         vm_slots: CONFIG.vm_slots,
         host_slots: CONFIG.host_slots,
@@ -65,6 +67,9 @@ fn commit_two_epochs(vm: &VmPartition) -> Anything<()> {
     for epoch in [5u8, 6] {
         let mut record = writer.begin(Epoch::new(epoch.into()), Epoch::new(4))?;
         record.push_page_bytes(PageIndex::new(u64::from(epoch) - 4), &[epoch; PAGE_BYTES])?;
+        if epoch == 6 {
+            record.push_page_bytes(PageIndex::of_block(BlockIndex::new(0)), &[60; PAGE_BYTES])?;
+        }
         writer.publish(record.finish(format!("meta of {epoch}").as_bytes())?)?;
     }
     let image = Mapping::read_write(&vm.image(Access::ReadWrite)?)?;
@@ -73,7 +78,7 @@ fn commit_two_epochs(vm: &VmPartition) -> Anything<()> {
     let control = ControlBlock::open(Mapping::read_write(&vm.control(Access::ReadWrite)?)?)?;
     control.set_generation(GENERATION)?;
     control.set_applied(Epoch::new(4))?;
-    let targets = ApplyTargets { image: &image, state: &state, console: &console, control: &control };
+    let targets = ApplyTargets { image: &image, disk: None, state: &state, console: &console, control: &control };
     let parts = ApplyParts {
         machine_state: b"registers",
         console_start: ConsolePosition::ZERO,
@@ -100,17 +105,20 @@ fn fill_log(vm: &VmPartition) -> Anything<()> {
 /// What a pool says of itself.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Survey {
-    superblock: Superblock,
+    pub(crate) superblock: Superblock,
     cluster: Option<Vec<u8>>,
     vms: String,
     numbers: [u64; 5],
     boot: Vec<u8>,
     machine_state: Vec<u8>,
     console: Vec<u8>,
-    records: Vec<(Vec<u8>, Vec<u64>)>,
+    pub(crate) records: Vec<RecordSurvey>,
     log: Vec<(u32, u64, Vec<u8>)>,
     pub(crate) beat: Beat,
 }
+
+/// Meta bytes and pages of a record.
+pub(crate) type RecordSurvey = (Vec<u8>, Vec<(PageIndex, Vec<u8>)>);
 
 /// Reads everything that carries a check. Image and disk do not: their bytes are the guest's own.
 pub(crate) fn survey(dir: &Path) -> Anything<Survey> {
@@ -157,14 +165,13 @@ fn map(extent: &shared_mem::Extent) -> Anything<Mapping<ReadOnly>> {
 fn records(
     reader: &JournalReader<Mapping<ReadOnly>>,
     epochs: std::ops::RangeInclusive<u64>,
-) -> Anything<Vec<(Vec<u8>, Vec<u64>)>> {
+) -> Anything<Vec<RecordSurvey>> {
     let mut found = Vec::new();
     let mut buffer = Vec::new();
     for epoch in epochs {
         let record = reader.load(Epoch::new(epoch), &LIMITS, &mut buffer)?;
-        let content: Vec<u8> = record.pages().flat_map(|(_, content)| content.to_vec()).collect();
-        let meta = [record.meta(), &content].concat();
-        found.push((meta, record.page_indices().map(PageIndex::get).collect()));
+        let pages = record.pages().map(|(page, content)| (page, content.to_vec())).collect();
+        found.push((record.meta().to_vec(), pages));
     }
     Ok(found)
 }

@@ -23,6 +23,7 @@ pub(super) struct Journal {
 /// The parts of the pool that records are applied to.
 pub(super) struct Target {
     pub(super) image: Mapping<ReadWrite>,
+    pub(super) disk: Option<Mapping<ReadWrite>>,
     pub(super) state: StateArea<Mapping<ReadWrite>>,
     pub(super) control: ControlBlock<Mapping<ReadWrite>>,
     pub(super) console: ConsoleRing<Mapping<ReadWrite>>,
@@ -130,8 +131,13 @@ impl Target {
             console_start: ConsolePosition::new(meta.console_start),
             console: meta.console,
         };
-        let targets =
-            ApplyTargets { image: &self.image, state: &self.state, console: &self.console, control: &self.control };
+        let targets = ApplyTargets {
+            image: &self.image,
+            disk: self.disk.as_ref(),
+            state: &self.state,
+            console: &self.console,
+            control: &self.control,
+        };
         apply_record(&record, &parts, &targets, &mut |step| failpoint::pass(name_of(step)))?;
         job.journal.reader.release_spill(epoch, &job.journal.spill)?;
         self.control.set_freed(epoch)?;

@@ -257,7 +257,7 @@ impl Driver {
                     Some(_) if !self.has_room_for(&spec) => {
                         Err("the cluster state has no room for another VM with such arguments".to_owned())
                     }
-                    Some(boot) => Partition::create(&self.pool, vm, &spec, &boot, &self.wake)
+                    Some(boot) => Partition::create(&self.pool, vm, &spec, &boot, None, &self.wake)
                         .map(|partition| _ = self.partitions.insert(vm, partition))
                         .map_err(|error| crate::chain(&*error)),
                     None => Err("no guest file came with the request".to_owned()),

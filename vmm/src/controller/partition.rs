@@ -27,9 +27,6 @@ const META_BYTES_MAX: u64 = 8 << 20;
 /// Ring of the console: what a reader may lag behind before the guest has to wait for it.
 const CONSOLE_BYTES: u64 = 1 << 20;
 
-/// Ring of each generation's record log.
-const LOG_BYTES: u64 = 1 << 20;
-
 /// One of the two slots for machine state; a flat guest's takes some KiB.
 const STATE_SLOT_BYTES: u64 = 256 << 10;
 
@@ -44,20 +41,21 @@ pub(super) struct Partition {
 }
 
 impl Partition {
-    /// Makes a VM's part of the pool, with a copy of what its guest is booted from.
+    /// Makes a VM's part of the pool, with a copy of what its guest is booted from and of what its disk begins with.
     pub(super) fn create(
         pool: &Pool,
         vm: VmId,
         spec: &VmSpec,
         boot: &Extent,
+        disk: Option<&Extent>,
         wake: &WakingSender<Event>,
     ) -> Result<Self, Failure> {
         let boot = read_upload(boot)?;
         let geometry = geometry(spec);
         let parts = pool.create_vm(&spec.name.parse::<VmName>()?, &geometry)?;
         let slot = parts.slot();
-        let filled = parts.store_boot(&boot).map_err(Failure::from);
-        let opened = filled.and_then(|()| Self::open(vm, parts, geometry.journal, wake));
+        let filled = parts.store_boot(&boot).and_then(|()| disk.map_or(Ok(()), |disk| parts.fill_disk(disk)));
+        let opened = filled.map_err(Failure::from).and_then(|()| Self::open(vm, parts, geometry.journal, wake));
         if opened.is_err() {
             // Nothing of a VM that was not made may stay. The first error is the one to report.
             let _ = pool.delete_vm(slot);
@@ -124,13 +122,19 @@ impl Partition {
             Ok(Mapping::read_write(&extent?)?)
         };
         let image = writable(parts.image(Access::ReadWrite))?;
+        let disk = match parts.geometry().disk_bytes {
+            0 => None,
+            _ => Some(writable(parts.disk(Access::ReadWrite))?),
+        };
         let limits = RecordLimits {
             image_pages: shared_mem::PoolRead::len(&image) / shared_mem::PAGE_SIZE,
+            disk_blocks: parts.geometry().disk_bytes / shared_mem::PAGE_SIZE,
             meta_bytes_max: META_BYTES_MAX,
         };
         let target = Target {
             limits,
             image,
+            disk,
             state: StateArea::new(writable(parts.state(Access::ReadWrite))?),
             control: ControlBlock::open(writable(parts.control(Access::ReadWrite))?)?,
             console: ConsoleRing::open(writable(parts.console(Access::ReadWrite))?)?,
@@ -247,9 +251,9 @@ fn geometry(spec: &VmSpec) -> VmGeometry {
             slot_bytes: shape.slot_bytes,
             reserved_bytes: shape.reserved_bytes,
         },
-        log_bytes: LOG_BYTES,
+        log_bytes: spec.log_bytes,
         console_bytes: CONSOLE_BYTES,
-        disk_bytes: 0,
+        disk_bytes: spec.disk_bytes,
         state_slot_bytes: STATE_SLOT_BYTES,
         sparse: false,
     }

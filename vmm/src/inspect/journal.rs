@@ -7,7 +7,10 @@ use crate::machine::MachineState;
 use ft_protocol::commit_meta::{CommitMeta, CommitMetaError};
 use shared_mem::commit_word::{CommitWord, CommitWordError};
 use shared_mem::journal::{LoadError, META_BYTES_MAX};
-use shared_mem::{Access, Epoch, Generation, JournalReader, Mapping, PAGE_SIZE, ReadOnly, RecordLimits, VmPartition};
+use shared_mem::{
+    Access, Epoch, Generation, JournalReader, Mapping, PAGE_SIZE, PageIndex, PagePlace, ReadOnly, RecordLimits,
+    VmPartition,
+};
 
 /// What has left the journals already.
 pub(super) struct Applied {
@@ -116,7 +119,8 @@ impl Pending<'_> {
         let mut records: Vec<RecordReport> = Vec::new();
         let mut buffer = Vec::new();
         for epoch in self.applied.epoch.get().saturating_add(1)..=last {
-            let mut report = RecordReport { epoch, refused: None, pages: 0, console_bytes: 0, state_bytes: 0 };
+            let mut report =
+                RecordReport { epoch, refused: None, pages: 0, blocks: 0, console_bytes: 0, state_bytes: 0 };
             let first = records.is_empty();
             if let Err(refusal) = self.record(&mut report, &mut buffer, first, &mut console_end) {
                 let why = crate::chain(&refusal);
@@ -145,10 +149,13 @@ impl Pending<'_> {
     ) -> Result<(), Refusal> {
         let limits = RecordLimits {
             image_pages: self.partition.geometry().memory_bytes / PAGE_SIZE,
+            disk_blocks: self.partition.geometry().disk_bytes / PAGE_SIZE,
             meta_bytes_max: META_BYTES_MAX,
         };
         let record = self.reader.load(Epoch::new(report.epoch), &limits, buffer)?;
-        report.pages = length(record.page_count());
+        let is_block = |page: &PageIndex| matches!(page.place(), PagePlace::Disk(_));
+        report.blocks = length(record.page_indices().filter(is_block).count());
+        report.pages = length(record.page_count()) - report.blocks;
         let meta = CommitMeta::decode(record.meta())?;
         report.console_bytes = length(meta.console.len());
         report.state_bytes = length(meta.machine_state.len());

@@ -9,6 +9,8 @@ use std::path::PathBuf;
 pub struct PoolReport {
     /// Where it lies.
     pub dir: PathBuf,
+    /// Version of its layout.
+    pub layout: u32,
     /// Its random id, in hexadecimal digits.
     pub id: String,
     /// How many VMs it can hold.
@@ -123,6 +125,8 @@ pub struct VmReport {
     pub name: String,
     /// Guest memory.
     pub memory_bytes: u64,
+    /// The disk; 0: it has none.
+    pub disk_bytes: u64,
     /// What the cluster state says of it; `None`: nothing.
     pub cluster: Option<VmInCluster>,
     /// The control block; `None`: it cannot be read.
@@ -209,6 +213,8 @@ pub struct RecordReport {
     pub refused: Option<String>,
     /// Pages in it.
     pub pages: u64,
+    /// Blocks of the disk in it.
+    pub blocks: u64,
     /// Console output in it.
     pub console_bytes: u64,
     /// Machine state in it.

@@ -17,6 +17,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 /// A machine state as hosts save it.
 const STATE: &[u8] = include_bytes!("../machine/state/golden-v1.bin");
 const MEMORY_BYTES: u64 = 1 << 20;
+const DISK_BYTES: u64 = 64 << 10;
 const SLOTS: u32 = 4;
 
 /// What the guest of [`STATE`] had written.
@@ -30,7 +31,7 @@ fn geometry() -> VmGeometry {
         journal: JournalGeometry::for_memory(MEMORY_BYTES, SLOTS, 256 << 10),
         log_bytes: 64 << 10,
         console_bytes: 64 << 10,
-        disk_bytes: 0,
+        disk_bytes: DISK_BYTES,
         state_slot_bytes: 256 << 10,
         sparse: false,
     }
@@ -86,7 +87,8 @@ impl World {
         let rw = Access::ReadWrite;
         let memory = map(self.parts.journal(Generation::new(1), rw));
         let reader = JournalReader::new(memory, Generation::new(1), geometry().journal).unwrap();
-        let limits = RecordLimits { image_pages: MEMORY_BYTES / 4096, meta_bytes_max: 1 << 20 };
+        let limits =
+            RecordLimits { image_pages: MEMORY_BYTES / 4096, disk_blocks: DISK_BYTES / 4096, meta_bytes_max: 1 << 20 };
         let mut buffer = Vec::new();
         let record = reader.load(Epoch::new(epoch), &limits, &mut buffer).unwrap();
         let meta = CommitMeta::decode(record.meta()).unwrap();
@@ -98,6 +100,7 @@ impl World {
         let control = self.control();
         let targets = ApplyTargets {
             image: &map(self.parts.image(rw)),
+            disk: Some(&map(self.parts.disk(rw))),
             state: &StateArea::new(map(self.parts.state(rw))),
             console: &ConsoleRing::open(map(self.parts.console(rw))).unwrap(),
             control: &control,
