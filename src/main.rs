@@ -21,6 +21,7 @@ mod status;
 use clap::{Parser, Subcommand};
 use exit_code::ExitCode;
 use failure::Failure;
+use std::io::IsTerminal as _;
 
 /// What a command comes to.
 type CommandResult = Result<ExitStatus, Failure>;
@@ -98,5 +99,7 @@ fn main() -> std::process::ExitCode {
 fn log_to_stderr() {
     use tracing_subscriber::EnvFilter;
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("warn"));
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    // Colours are for people, not for files.
+    let colours = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
+    tracing_subscriber::fmt().with_env_filter(filter).with_ansi(colours).with_writer(std::io::stderr).init();
 }

@@ -12,6 +12,7 @@ pub mod host;
 pub mod inspect;
 #[allow(unsafe_code, reason = "futexes and a mapping of their own")]
 mod life;
+mod log_burst;
 pub mod machine;
 pub mod transport;
 pub mod unprotected;

@@ -1,21 +1,23 @@
 //! Drives the controller's core: executes its actions on the pool and the connections.
 
+mod peers;
+
 use super::applier::{Event, Job};
-use super::link::{Incoming, Kind, Link, LinkError};
+use super::link::{Kind, Link, LinkError};
 use super::partition::Partition;
 use super::{ControllerError, ControllerOptions};
 use crate::clock;
-use crate::events::{Events, Watched};
 use crate::failpoint;
 use crate::fence::{self, FenceAgent, ProcessHandle};
 use crate::life::{self, Watch};
-use crate::transport::{Listener, ReceiveError, tagged};
+use crate::transport::tagged;
 use crate::wake::WakingSender;
 use ft_protocol::controller::{Action, ClusterState, Controller, ControllerConfig, Input};
 use ft_protocol::detector::DetectorConfig;
 use ft_protocol::spec::VmSpec;
-use ft_protocol::wire::{ExtentTag, FromClient, Grant, Hello, Part, Request, ToClient, ToHost};
+use ft_protocol::wire::{Grant, ToClient, ToHost};
 use ft_protocol::{HostId, LinkId, Span, VmId};
+use peers::Complaints;
 use serde::Serialize;
 use shared_mem::{Extent, HeartbeatReader, HostSlot, Mapping, Pool, PoolError, ReadOnly};
 use std::collections::{BTreeMap, VecDeque};
@@ -35,25 +37,6 @@ const ASK_BOUND: Span = Span::from_ms(1_000);
 /// How long a promotion may take. A cold one makes a VM and reads the whole machine state on a loaded machine.
 const PROMOTION_BOUND: Span = Span::from_ms(10_000);
 
-/// Connections that have not said yet what they are.
-const STRANGERS_MAX: usize = 32;
-
-/// Most clients at one time, where there are descriptors enough.
-const CLIENTS_MAX: usize = 1024;
-
-/// Descriptors that one client takes at most: its connection, a file that it uploads, what it has not read yet.
-const CLIENT_DESCRIPTORS: u64 = 4;
-
-/// Raises the bound on open descriptors as far as it goes, and keeps most of them for hosts and VMs.
-fn clients_max() -> usize {
-    use nix::sys::resource::{Resource, getrlimit, setrlimit};
-    let Ok((_, hard)) = getrlimit(Resource::RLIMIT_NOFILE) else { return CLIENTS_MAX };
-    if let Err(errno) = setrlimit(Resource::RLIMIT_NOFILE, hard, hard) {
-        tracing::info!("the bound on open descriptors stays: {errno}");
-    }
-    usize::try_from(hard / 2 / CLIENT_DESCRIPTORS).unwrap_or(CLIENTS_MAX).clamp(1, CLIENTS_MAX)
-}
-
 /// The cluster state as it was stored last.
 #[derive(Default)]
 struct Stored {
@@ -70,6 +53,8 @@ pub(super) struct Driver {
     writing: BTreeMap<LinkId, bool>,
     uploads: BTreeMap<LinkId, Extent>,
     partitions: BTreeMap<VmId, Partition>,
+    /// Names of VMs whose part of the pool could not be opened.
+    unusable: BTreeMap<VmId, String>,
     heartbeats: BTreeMap<HostId, HeartbeatReader<Mapping<ReadOnly>>>,
     deaths: Watch<HostId>,
     /// The hosts' processes, for fencing.
@@ -78,6 +63,7 @@ pub(super) struct Driver {
     inputs: VecDeque<Input>,
     stored: Stored,
     clients_max: usize,
+    complaints: Complaints,
     over: bool,
 }
 
@@ -111,13 +97,15 @@ impl Driver {
             writing: BTreeMap::new(),
             uploads: BTreeMap::new(),
             partitions: BTreeMap::new(),
+            unusable: BTreeMap::new(),
             heartbeats: BTreeMap::new(),
             deaths,
             processes: BTreeMap::new(),
             wake,
             inputs: VecDeque::new(),
             stored: Stored::default(),
-            clients_max: clients_max(),
+            clients_max: peers::clients_max(),
+            complaints: Complaints::default(),
             over: false,
         };
         driver.recover(config)?;
@@ -146,7 +134,10 @@ impl Driver {
                     self.partitions.insert(record.vm, partition);
                     recovered.push(found);
                 }
-                Err(error) => tracing::error!("{} cannot be reopened: {}", record.vm, crate::chain(&*error)),
+                Err(error) => {
+                    tracing::error!("{} cannot be reopened: {}", record.vm, crate::chain(&*error));
+                    self.unusable.insert(record.vm, record.spec.name.clone());
+                }
             }
         }
         let mut actions = Vec::new();
@@ -207,6 +198,7 @@ impl Driver {
             }
         }
         self.inputs.push_back(Input::Tick);
+        self.sum_complaints_up();
         self.settle()
     }
 
@@ -265,9 +257,7 @@ impl Driver {
                 self.inputs.push_back(Input::PartitionCreated { vm, result });
             }
             Action::DeletePartition(vm) => {
-                if let Some(partition) = self.partitions.remove(&vm)
-                    && let Err(error) = partition.delete(&self.pool)
-                {
+                if let Err(error) = self.delete_partition(vm) {
                     tracing::error!("{vm} cannot be deleted: {}", crate::chain(&*error));
                 }
             }
@@ -312,13 +302,23 @@ impl Driver {
             Action::WatchHost { host, link } => {
                 if let Err(error) = self.watch_host(host, link) {
                     // Its page is the host's to write: what is wrong with it is the host's problem.
-                    tracing::error!("{host} cannot be watched: {}", crate::chain(&*error));
+                    self.complain(Kind::Host, || format!("{host} cannot be watched: {}", crate::chain(&*error)));
                     link.into_iter().for_each(|link| self.lose(link));
                 }
             }
             Action::Fence { host, name } => self.fence(host, name),
             Action::Tell { happening, .. } => tracing::info!(?happening),
             Action::Exit => self.end(),
+        }
+        Ok(())
+    }
+
+    fn delete_partition(&mut self, vm: VmId) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+        if let Some(partition) = self.partitions.remove(&vm) {
+            return partition.delete(&self.pool);
+        }
+        if let Some(name) = self.unusable.remove(&vm) {
+            self.pool.delete_vm(self.pool.find_vm(&name.parse()?)?)?;
         }
         Ok(())
     }
@@ -368,7 +368,7 @@ impl Driver {
         let slot = HostSlot::new(host.get());
         let page = match self.pool.heartbeat(slot, shared_mem::Access::ReadOnly) {
             Err(error @ PoolError::FileLength { .. }) => {
-                tracing::warn!("{host} has cut its heartbeat page off: {}", crate::chain(&error));
+                self.complain(Kind::Host, || format!("{host} has cut its page off: {}", crate::chain(&error)));
                 self.pool.renew_heartbeat(slot)?;
                 self.pool.heartbeat(slot, shared_mem::Access::ReadOnly)?
             }
@@ -407,130 +407,6 @@ impl Driver {
         }
     }
 
-    /// The peer is gone: the core is told.
-    fn lose(&mut self, link: LinkId) {
-        self.close(link);
-        self.inputs.push_back(Input::LinkClosed { link });
-    }
-
-    fn close(&mut self, link: LinkId) {
-        if let Some(closed) = self.links.remove(&link) {
-            closed.connection.shut_down();
-        }
-        self.writing.remove(&link);
-        self.uploads.remove(&link);
-    }
-
-    pub(super) fn accept(&mut self, listener: &Listener, events: &Events) -> Result<(), ControllerError> {
-        let connection = match listener.accept() {
-            Ok(connection) => connection,
-            // The peer gave up between connecting and now, or descriptors ran out: it, not the cluster, has a problem.
-            Err(errno) => {
-                tracing::warn!("a connection could not be accepted: {errno}");
-                return Ok(());
-            }
-        };
-        match connection.peer() {
-            Ok(peer) if may_join(peer.uid()) => {}
-            Ok(peer) => {
-                tracing::warn!("refused a connection of user {} (process {})", peer.uid(), peer.pid());
-                return Ok(());
-            }
-            Err(errno) => {
-                tracing::warn!("refused a connection whose peer is unknown: {errno}");
-                return Ok(());
-            }
-        }
-        self.make_room_for_a_stranger();
-        let link = LinkId::new(self.next_link);
-        self.next_link += 1;
-        events.watch(&connection, Watched::Link(link)).map_err(ControllerError::kernel("watch a connection"))?;
-        self.links.insert(link, Link::new(connection));
-        self.writing.insert(link, false);
-        Ok(())
-    }
-
-    /// Of the connections that have not said yet what they are, only so many are kept: the oldest goes first. Those that
-    /// mean it say so at once.
-    fn make_room_for_a_stranger(&mut self) {
-        let strangers = || self.links.iter().filter(|(_, link)| link.kind == Kind::Unknown).map(|(link, _)| *link);
-        if strangers().count() >= STRANGERS_MAX
-            && let Some(oldest) = strangers().next()
-        {
-            tracing::debug!("{oldest} has said nothing, and others come: closed");
-            self.lose(oldest);
-        }
-    }
-
-    /// Takes what a connection has, up to a bound, so that a flood over one starves no other.
-    pub(super) fn link_ready(&mut self, link: LinkId, _events: &Events) -> Result<(), ControllerError> {
-        const TURN_MESSAGES_MAX: usize = 32;
-        if let Some(entry) = self.links.get_mut(&link) {
-            let sent = entry.flush();
-            self.check_sent(link, Some(sent));
-        }
-        for _ in 0..TURN_MESSAGES_MAX {
-            let Some(entry) = self.links.get_mut(&link) else { break };
-            match entry.receive() {
-                Ok(incoming) => self.incoming(link, incoming)?,
-                Err(ReceiveError::WouldBlock) => break,
-                Err(ReceiveError::Closed) => self.lose(link),
-                Err(error) => {
-                    tracing::warn!("{link}: {}; connection closed", crate::chain(&error));
-                    self.lose(link);
-                }
-            }
-        }
-        self.settle()
-    }
-
-    fn incoming(&mut self, link: LinkId, incoming: Incoming) -> Result<(), ControllerError> {
-        let input = match incoming {
-            Incoming::Hello(Hello::Host(hello)) => Input::HostHello { link, hello },
-            Incoming::Hello(Hello::Client { .. }) if self.clients() > self.clients_max => {
-                tracing::warn!("{link}: {} clients are connected already; connection closed", self.clients_max);
-                self.lose(link);
-                return self.settle();
-            }
-            Incoming::Hello(Hello::Client { protocol }) => Input::ClientHello { link, protocol },
-            Incoming::Host(message) => Input::FromHost { link, message },
-            Incoming::Client(message, extents) => {
-                self.keep_upload(link, &message, extents);
-                Input::FromClient { link, message }
-            }
-        };
-        self.input(input)
-    }
-
-    fn clients(&self) -> usize {
-        self.links.values().filter(|link| link.kind == Kind::Client).count()
-    }
-
-    fn keep_upload(&mut self, link: LinkId, message: &FromClient, extents: Vec<(ExtentTag, Extent)>) {
-        self.uploads.remove(&link);
-        if matches!(message.request, Request::CreateVm(_)) {
-            let upload = extents.into_iter().find(|(tag, _)| tag.grant.part == Part::Upload);
-            if let Some((_, extent)) = upload {
-                self.uploads.insert(link, extent);
-            }
-        }
-    }
-
-    /// Watches for room in the sockets of peers that have something waiting, and only of those.
-    pub(super) fn watch_outboxes(&mut self, events: &Events) -> Result<(), ControllerError> {
-        for (&id, link) in &self.links {
-            let waits = link.has_waiting();
-            let watched = self.writing.entry(id).or_insert(false);
-            if *watched != waits {
-                events
-                    .watch_writing(&link.connection, Watched::Link(id), waits)
-                    .map_err(ControllerError::kernel("watch a connection"))?;
-                *watched = waits;
-            }
-        }
-        Ok(())
-    }
-
     /// Ends everything; a private pool is removed unless it is to be kept.
     pub(super) fn finish(self) {
         let Self { options, pool, partitions, links, heartbeats, deaths, .. } = self;
@@ -542,9 +418,4 @@ impl Driver {
             tracing::error!("the pool in {} could not be removed: {}", options.dir.display(), crate::chain(&error));
         }
     }
-}
-
-/// Peers must be the controller's own user, or root.
-fn may_join(uid: u32) -> bool {
-    uid == 0 || uid == nix::unistd::geteuid().as_raw()
 }

@@ -13,8 +13,10 @@ use std::collections::VecDeque;
 /// Messages kept for a peer that does not read. A watcher of a busy cluster gets some hundred in a second.
 const OUTBOX_MESSAGES_MAX: usize = 16_384;
 
-/// Descriptors that wait with them: they come out of what all peers share.
-const OUTBOX_DESCRIPTORS_MAX: usize = 64;
+/// Descriptors that wait with them: they come out of what all peers share. A client gets one with an answer, and asks
+/// again when it has that; a host is sent all of several orders at once.
+pub(super) const CLIENT_UNREAD_MAX: usize = 2;
+const HOST_UNREAD_MAX: usize = 64;
 
 /// What a link has shown itself to be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -65,8 +67,10 @@ impl Waiting {
 pub(super) enum LinkError {
     #[error(transparent)]
     Send(#[from] SendError),
-    #[error("the peer has not read {OUTBOX_MESSAGES_MAX} messages, or {OUTBOX_DESCRIPTORS_MAX} descriptors")]
+    #[error("the peer has not read {OUTBOX_MESSAGES_MAX} messages")]
     Overrun,
+    #[error("the peer has not read {descriptors} descriptors")]
+    DescriptorsOverrun { descriptors: usize },
 }
 
 impl Link {
@@ -122,7 +126,11 @@ impl Link {
         self.descriptors_waiting += waiting.descriptor_count();
         self.outbox.push_back(waiting);
         self.flush()?;
-        if self.descriptors_waiting > OUTBOX_DESCRIPTORS_MAX { Err(LinkError::Overrun) } else { Ok(()) }
+        let most = if self.kind == Kind::Host { HOST_UNREAD_MAX } else { CLIENT_UNREAD_MAX };
+        if self.descriptors_waiting > most {
+            return Err(LinkError::DescriptorsOverrun { descriptors: self.descriptors_waiting });
+        }
+        Ok(())
     }
 
     /// Sends what can be sent now.

@@ -86,6 +86,11 @@ impl Partition {
                     Err(error) => return Err(error.into()),
                 })
             }
+            // It was given to a host, which may have cut it off. What cannot be read is over; its number is not used again.
+            Err(error) if opened => {
+                tracing::warn!("{} {} has lost its journal: {}", record.vm, record.generation, crate::chain(&*error));
+                Some(Word { epoch: Epoch::ZERO, sealed: true })
+            }
             Err(error) => {
                 tracing::info!("{} {} has no journal: {}", record.vm, record.generation, crate::chain(&*error));
                 None
@@ -211,14 +216,15 @@ impl Partition {
 
     /// Ends a generation: nothing can be published under it any more.
     pub(super) fn seal(&mut self, generation: Generation) -> Result<Epoch, Failure> {
-        let journal = self.journals.get(&generation).ok_or("the generation has no journal")?;
-        let final_epoch = match journal.reader.seal() {
-            Ok(final_epoch) => final_epoch,
-            Err(CommitWordError::Word(error)) => {
+        let final_epoch = match self.journals.get(&generation).map(|journal| (journal, journal.reader.seal())) {
+            Some((_, Ok(final_epoch))) => final_epoch,
+            Some((journal, Err(CommitWordError::Word(error)))) => {
                 tracing::warn!("{generation} is sealed, but its commit word is damaged: {error}");
                 self.last_whole_record(&journal.reader)?
             }
-            Err(error) => return Err(error.into()),
+            Some((_, Err(error))) => return Err(error.into()),
+            // Lost before this controller began. What its primary publishes there, nobody reads.
+            None => self.control.applied()?,
         };
         self.sealed = Some((generation, final_epoch));
         Ok(Epoch::new(final_epoch.get()))
