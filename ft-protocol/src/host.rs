@@ -9,6 +9,7 @@
 use crate::detector::DetectorConfig;
 use crate::ids::{Generation, HostId, VmId};
 use crate::secondary::{self, Secondary};
+use crate::spec::Mode;
 use crate::time::{Span, Time};
 use crate::wire::{FromHost, HeldRole, HostHello, HostProfile, LiveReport, Order, PROTOCOL_VERSION, Role, ToHost};
 use std::collections::BTreeMap;
@@ -59,6 +60,24 @@ pub enum Input {
         /// The generation it reigned.
         generation: Generation,
     },
+    /// A primary's machine protects its guest in this mode from now on.
+    ModeIs {
+        /// The VM.
+        vm: VmId,
+        /// The generation it reigns.
+        generation: Generation,
+        /// The mode.
+        mode: Mode,
+    },
+    /// A machine's replay did not do what the record log says.
+    Diverged {
+        /// The VM.
+        vm: VmId,
+        /// The generation of the role.
+        generation: Generation,
+        /// One line.
+        report: String,
+    },
     /// The guest of a primary's machine has ended, all of it committed.
     GuestEnded {
         /// The VM.
@@ -95,6 +114,8 @@ pub enum Action {
     RunPrimary(Order),
     /// Have the primary's machine commit all of its guest and stop it.
     Yield(VmId),
+    /// Have the VM's machine protect its guest in this mode.
+    SetMode(VmId, Mode),
     /// Stop and forget the VM.
     Discard(VmId),
     /// The controller will not have this host now, for this reason: connect again a little later, but not for ever.
@@ -169,6 +190,16 @@ impl Host {
                     self.send(FromHost::Yielded { vm, generation }, actions);
                 }
             }
+            Input::ModeIs { vm, generation, mode } => {
+                if self.reigns(vm, generation) {
+                    self.send(FromHost::ModeIs { vm, generation, mode }, actions);
+                }
+            }
+            Input::Diverged { vm, generation, report } => {
+                if self.generation_of(vm) == Some(generation) {
+                    self.send(FromHost::Diverged { vm, generation, report }, actions);
+                }
+            }
             Input::GuestEnded { vm } => {
                 self.held.remove(&vm);
                 actions.push(Action::Discard(vm));
@@ -221,6 +252,11 @@ impl Host {
             ToHost::Yield { vm, generation } => {
                 if self.reigns(vm, generation) {
                     actions.push(Action::Yield(vm));
+                }
+            }
+            ToHost::SetMode { vm, generation, mode } => {
+                if self.reigns(vm, generation) {
+                    actions.push(Action::SetMode(vm, mode));
                 }
             }
             ToHost::PrimaryGone { vm, generation, reason } => {

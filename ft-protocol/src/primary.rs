@@ -1,4 +1,4 @@
-//! The primary's core for one VM in checkpoint mode: epoch cutting and output gate.
+//! The primary's core for one VM: epoch cutting and output gate.
 //!
 //! ```text
 //!            cut due             stopped, slot free        record written
@@ -8,16 +8,23 @@
 //!     |                 Stalled --- slot freed ---> Writing                   v
 //!     +-----------------------------------------------------------------  Running   (nothing in flight)
 //!
+//!  an event is to be delivered at the cut, or the mode changes there:  Writing ---> Holding --- published ---> Running
 //!  a yield was asked for, or the guest has ended:  Writing ---> Resting --- published ---> Halted(Yielded, Ended)
 //!  any state --- publish refused (sealed) or deposed ---> Halted(Fenced): releases nothing, ever again
 //! ```
 //!
 //! The guest runs on while a record is checksummed and published; its outputs stay behind the gate until the
 //! publication of the record that covers them has succeeded (I1). At most one record is in flight.
+//!
+//! In the modes that record (replay, lockstep) the gate is the record log: the driver appends every input before the
+//! guest sees it, so outputs leave at once and ask for no cut. Cuts only bound the log and the replay. An event that the
+//! guest takes no exit for is delivered at a cut made for it: the guest stands still until that cut is published, so that
+//! whoever replays finds the event at the very beginning of an epoch. The mode changes at such a cut, too.
 
 use crate::commit_meta::GuestEnd;
 use crate::ids::Epoch;
 use crate::planted::{PlantedBug, planted};
+use crate::spec::Mode;
 use crate::time::{Span, Time};
 
 /// How many times the length of the last pause must pass between two cuts that only a waiting output asks for:
@@ -37,6 +44,10 @@ pub struct PrimaryConfig {
     pub console_pending_max: u64,
     /// Journal slots.
     pub slots: u32,
+    /// How the VM is protected at first.
+    pub mode: Mode,
+    /// How long an event waits, in a mode that records, for an exit of the guest before the guest is stopped for it.
+    pub event_patience: Span,
 }
 
 /// What happens to a primary.
@@ -55,6 +66,18 @@ pub enum Input {
     Woke,
     /// The guest's life has ended; its vCPU is stopped.
     Ended(GuestEnd),
+    /// The guest wants what it wrote to its disk to outlive everything.
+    Flush,
+    /// An event waits for an exit of the guest, since now.
+    EventWaits,
+    /// No event waits any more.
+    EventsTaken,
+    /// Console output was appended to the record log.
+    Logged,
+    /// The record log runs out of room: commit, so that what it holds becomes free.
+    LogLow,
+    /// The VM is to be protected in this mode from a cut on.
+    Turn(Mode),
     /// A switchover: commit what there is and hand the guest over.
     Yield,
     /// The vCPU stands still at a clean point, as asked by [`Action::Stop`].
@@ -84,6 +107,10 @@ pub enum Action {
         /// The guest's end, in its last record.
         ended: Option<GuestEnd>,
     },
+    /// Hand the guest the events that wait for it; the cut just made, published if the mode records, is where they come.
+    Deliver,
+    /// Protect in this mode from here on: the record just published is the last of the mode before.
+    SetMode(Mode),
     /// Let the vCPU run on.
     Resume,
     /// Checksum and flush the record, then compare_exchange the commit word; say [`Input::Published`] or [`Input::Sealed`].
@@ -97,6 +124,8 @@ pub enum Action {
     Release(Epoch),
     /// Tell the controller that there is something to apply.
     Doorbell(Epoch),
+    /// Tell the controller that the record log holds new console output.
+    LogDoorbell,
     /// The machine's time on this host is over.
     Halt(Halt),
 }
@@ -139,6 +168,8 @@ enum Phase {
         epoch: Epoch,
         since: Time,
     },
+    /// A record is in flight that must be published before the guest goes on.
+    Holding,
     /// The last record of this host is in flight, the guest stands still.
     Resting,
     Halted,
@@ -157,6 +188,15 @@ pub struct Primary {
     /// The guest has run since the last cut.
     changed: bool,
     output_pending: u64,
+    mode: Mode,
+    turn_to: Option<Mode>,
+    /// An event waits for an exit, since then.
+    event_since: Option<Time>,
+    log_low: bool,
+    /// When the controller was last told of output in the log, and when it is to be told again.
+    last_log_doorbell: Option<Time>,
+    log_doorbell_due: Option<Time>,
+    flush: bool,
     last_cut: Time,
     last_pause: Span,
     counts: PrimaryCounts,
@@ -181,6 +221,13 @@ impl Primary {
             yielding: false,
             changed: true,
             output_pending: 0,
+            mode: config.mode,
+            turn_to: None,
+            event_since: None,
+            log_low: false,
+            last_log_doorbell: None,
+            log_doorbell_due: None,
+            flush: false,
             last_cut: now,
             last_pause: Span::ZERO,
             counts: PrimaryCounts::default(),
@@ -209,6 +256,18 @@ impl Primary {
                 }
                 self.stopped(now, actions);
             }
+            Input::Flush => self.flush = !self.mode.records(),
+            Input::EventWaits => {
+                self.event_since.get_or_insert(now);
+            }
+            Input::EventsTaken => self.event_since = None,
+            Input::LogLow => self.log_low = true,
+            Input::Logged => {
+                // The first output of a burst rings at once, the others together.
+                let next = self.last_log_doorbell.map_or(now, |last| last + self.config.cut_spacing_min);
+                self.log_doorbell_due.get_or_insert(next);
+            }
+            Input::Turn(mode) => self.turn_to = (mode != self.mode).then_some(mode),
             Input::Yield => self.yielding = true,
             Input::Stopped => self.stopped(now, actions),
             Input::Written(epoch) => self.written(now, epoch, actions),
@@ -222,13 +281,29 @@ impl Primary {
             }
             Input::Applied(epoch) => self.applied(epoch, actions),
         }
+        if self.log_doorbell_due.is_some_and(|due| due <= now) {
+            self.log_doorbell_due = None;
+            self.last_log_doorbell = Some(now);
+            actions.push(Action::LogDoorbell);
+        }
         self.cut_if_due(now, actions);
     }
 
     /// When [`Input::Tick`] is due, or `None` while only events can change anything.
     #[must_use]
     pub fn deadline(&self) -> Option<Time> {
+        let doorbell = self.log_doorbell_due.filter(|_| self.phase != Phase::Halted);
+        [self.cut_deadline(), doorbell].into_iter().flatten().min()
+    }
+
+    fn cut_deadline(&self) -> Option<Time> {
         (self.phase == Phase::Running && self.in_flight.is_none()).then(|| self.cut_due_at()).flatten()
+    }
+
+    /// How the VM is protected now.
+    #[must_use]
+    pub fn mode(&self) -> Mode {
+        self.mode
     }
 
     /// The last epoch that this primary knows to be committed.
@@ -250,17 +325,24 @@ impl Primary {
     }
 
     fn cut_due_at(&self) -> Option<Time> {
-        if self.yielding {
+        if self.yielding || self.turn_to.is_some() {
             return Some(Time::ZERO);
         }
         if !self.changed {
             return None;
         }
         let regular = self.last_cut + self.config.epoch_interval;
+        if self.mode.records() {
+            if self.log_low {
+                return Some(Time::ZERO);
+            }
+            let event = self.event_since.map(|since| since + self.config.event_patience);
+            return Some(event.map_or(regular, |event| event.min(regular)));
+        }
         if self.output_pending >= self.config.console_pending_max {
             return Some(Time::ZERO);
         }
-        if self.output_pending > 0 {
+        if self.output_pending > 0 || self.flush {
             let spacing = self.config.cut_spacing_min.max(self.last_pause.times(CUT_SPACING_PAUSES));
             return Some(regular.min(self.last_cut + spacing));
         }
@@ -268,7 +350,7 @@ impl Primary {
     }
 
     fn cut_if_due(&mut self, now: Time, actions: &mut Vec<Action>) {
-        if self.deadline().is_none_or(|due| now < due) {
+        if self.cut_deadline().is_none_or(|due| now < due) {
             return;
         }
         assert!(self.in_flight.is_none(), "one record in flight at most");
@@ -285,6 +367,14 @@ impl Primary {
             assert!(self.ended.is_some(), "stopped without having been asked to");
             return;
         };
+        if self.mode.records() && self.ended.is_none() && self.cut_due_at().is_none_or(|due| now < due) {
+            // The guest took the event by itself while it was being stopped for it.
+            self.phase = Phase::Running;
+            self.counts.cuts -= 1;
+            self.counts.early_cuts -= 1;
+            actions.push(Action::Resume);
+            return;
+        }
         if self.in_flight.is_some() {
             // Only a guest's end gets here: its record waits until the one before it is published.
             assert!(self.ended.is_some(), "a cut while a record is in flight");
@@ -311,18 +401,32 @@ impl Primary {
         self.last_pause = now.since(since);
         self.last_cut = now;
         self.output_pending = 0;
+        self.log_low = false;
+        self.flush = false;
         self.in_flight = Some(epoch);
         if self.ended.is_some() || self.yielding {
             self.phase = Phase::Resting;
+        } else if self.turn_to.is_some() || (self.mode.records() && self.event_since.is_some()) {
+            self.phase = Phase::Holding;
         } else {
-            self.phase = Phase::Running;
-            self.changed = true;
-            actions.push(Action::Resume);
+            self.go_on(actions);
         }
         if planted(PlantedBug::GateOpensEarly) {
             actions.push(Action::Release(epoch));
         }
         actions.push(Action::Publish { from: self.published, to: epoch });
+    }
+
+    /// The guest runs on after a cut.
+    fn go_on(&mut self, actions: &mut Vec<Action>) {
+        self.phase = Phase::Running;
+        self.changed = true;
+        if !self.mode.records() {
+            // Nothing is replayed: any moment will do.
+            self.event_since = None;
+            actions.push(Action::Deliver);
+        }
+        actions.push(Action::Resume);
     }
 
     fn published(&mut self, epoch: Epoch, actions: &mut Vec<Action>) {
@@ -336,6 +440,15 @@ impl Primary {
             Phase::Resting => {
                 self.phase = Phase::Halted;
                 actions.push(Action::Halt(self.ended.clone().map_or(Halt::Yielded, Halt::Ended)));
+            }
+            Phase::Holding => {
+                if let Some(mode) = self.turn_to.take() {
+                    self.mode = mode;
+                    actions.push(Action::SetMode(mode));
+                }
+                self.event_since = None;
+                actions.push(Action::Deliver);
+                self.go_on(actions);
             }
             // The guest ended while this record was in flight: now its last one can be written.
             Phase::Stopping { since } if self.ended.is_some() => {

@@ -7,6 +7,8 @@ const CONFIG: PrimaryConfig = PrimaryConfig {
     cut_spacing_min: Span::from_ms(1),
     console_pending_max: 1000,
     slots: 2,
+    mode: Mode::Checkpoint,
+    event_patience: Span::from_ms(5),
 };
 
 struct Bench {
@@ -17,6 +19,10 @@ struct Bench {
 impl Bench {
     fn new() -> Self {
         Self { core: Primary::new(CONFIG, Time::ZERO), now: Time::ZERO }
+    }
+    fn recording() -> Self {
+        let config = PrimaryConfig { mode: Mode::Replay, epoch_interval: Span::from_ms(100), ..CONFIG };
+        Self { core: Primary::new(config, Time::ZERO), now: Time::ZERO }
     }
     fn at(&mut self, us: u64, input: Input) -> Vec<Action> {
         self.now = Time::ZERO + Span::from_us(us);
@@ -30,7 +36,9 @@ impl Bench {
         assert_eq!(self.at(us, Tick), [Action::Stop]);
         assert_eq!(self.at(us + 10, Stopped), [Action::Write { epoch, ended: None }]);
         let from = Epoch::new(epoch.get() - 1);
-        assert_eq!(self.at(us + 50, Written(epoch)), [Action::Resume, Action::Publish { from, to: epoch }]);
+        let go_on = [Action::Deliver, Action::Resume, Action::Publish { from, to: epoch }];
+        let go_on = if self.core.mode().records() { &go_on[1..] } else { &go_on[..] };
+        assert_eq!(self.at(us + 50, Written(epoch)), go_on);
     }
 }
 
@@ -161,4 +169,82 @@ fn an_idle_guest_yields_too() {
 #[should_panic(expected = "published what was not in flight")]
 fn a_publication_out_of_nowhere_is_the_drivers_bug() {
     Bench::new().at(1, Published(Epoch::new(5)));
+}
+
+#[test]
+fn output_that_is_logged_asks_for_no_cut() {
+    let mut bench = Bench::recording();
+    assert_eq!(bench.at(500, Output { pending: 1 }), []);
+    assert_eq!(bench.at(99_999, Input::Flush), []);
+    bench.cut(100_000, 5);
+}
+
+#[test]
+fn a_log_that_runs_low_is_cut_at_once() {
+    let mut bench = Bench::recording();
+    assert_eq!(bench.at(500, Input::LogLow), [Action::Stop]);
+    bench.at(510, Stopped);
+    bench.at(520, Written(Epoch::new(5)));
+    bench.at(530, Published(Epoch::new(5)));
+    assert_eq!(bench.core.deadline(), Some(Time::ZERO + Span::from_us(100_520)), "once");
+}
+
+#[test]
+fn an_event_that_no_exit_takes_is_delivered_at_a_published_cut() {
+    let mut bench = Bench::recording();
+    assert_eq!(bench.at(1_000, Input::EventWaits), []);
+    assert_eq!(bench.at(3_000, Input::EventWaits), []);
+    assert_eq!(bench.core.deadline(), Some(Time::ZERO + Span::from_us(6_000)), "patience counts from the first");
+    assert_eq!(bench.at(6_000, Tick), [Action::Stop]);
+    let (from, epoch) = (Epoch::new(4), Epoch::new(5));
+    assert_eq!(bench.at(6_010, Stopped), [Action::Write { epoch, ended: None }]);
+    assert_eq!(bench.at(6_020, Written(epoch)), [Action::Publish { from, to: epoch }], "the guest stands still");
+    let after = [Action::Release(epoch), Action::Doorbell(epoch), Action::Deliver, Action::Resume];
+    assert_eq!(bench.at(6_030, Published(epoch)), after);
+    assert_eq!(bench.core.deadline(), Some(Time::ZERO + Span::from_us(106_020)));
+}
+
+#[test]
+fn an_event_that_an_exit_took_in_time_is_not_cut_for() {
+    let mut bench = Bench::recording();
+    bench.at(1_000, Input::EventWaits);
+    bench.at(2_000, Input::EventsTaken);
+    assert_eq!(bench.at(6_000, Tick), []);
+    bench.at(7_000, Input::EventWaits);
+    assert_eq!(bench.at(12_000, Tick), [Action::Stop]);
+    bench.at(12_010, Input::EventsTaken);
+    assert_eq!(bench.at(12_010, Stopped), [Action::Resume], "taken on the way");
+    assert_eq!(bench.core.counts(), PrimaryCounts::default());
+}
+
+#[test]
+fn the_mode_changes_when_the_last_record_of_the_old_one_is_published() {
+    let mut bench = Bench::new();
+    assert_eq!(bench.at(500, Input::Turn(Mode::Replay)), [Action::Stop], "at once");
+    let (from, epoch) = (Epoch::new(4), Epoch::new(5));
+    bench.at(510, Stopped);
+    assert_eq!(bench.at(520, Written(epoch)), [Action::Publish { from, to: epoch }]);
+    assert_eq!(bench.core.mode(), Mode::Checkpoint);
+    let after = [
+        Action::Release(epoch),
+        Action::Doorbell(epoch),
+        Action::SetMode(Mode::Replay),
+        Action::Deliver,
+        Action::Resume,
+    ];
+    assert_eq!(bench.at(530, Published(epoch)), after);
+    assert_eq!(bench.core.mode(), Mode::Replay);
+    assert_eq!(bench.at(600, Input::Turn(Mode::Replay)), [], "it is so already");
+}
+
+#[test]
+fn output_in_the_log_rings_at_once_and_then_in_bunches() {
+    let mut bench = Bench::recording();
+    assert_eq!(bench.at(10, Input::Logged), [Action::LogDoorbell]);
+    assert_eq!(bench.at(20, Input::Logged), []);
+    assert_eq!(bench.at(30, Input::Logged), []);
+    assert_eq!(bench.core.deadline(), Some(Time::ZERO + Span::from_us(1_010)));
+    assert_eq!(bench.at(1_010, Tick), [Action::LogDoorbell]);
+    assert_eq!(bench.at(5_000, Input::Logged), [Action::LogDoorbell]);
+    assert_eq!(bench.core.deadline(), Some(Time::ZERO + Span::from_us(100_000)));
 }

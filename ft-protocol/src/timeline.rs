@@ -3,6 +3,7 @@
 use crate::commit_meta::GuestEnd;
 use crate::fence::FenceOutcome;
 use crate::ids::{Epoch, Generation, HostId, VmId};
+use crate::spec::Mode;
 use crate::wire::{LiveReport, TakeoverReason, TakeoverRefusal};
 use serde::{Deserialize, Serialize};
 
@@ -191,6 +192,35 @@ pub enum Happening {
         epoch: Epoch,
         /// One line.
         reason: String,
+    },
+    /// Console output in a record log was refused: the generation ends.
+    LogRefused {
+        /// The VM.
+        vm: VmId,
+        /// The generation whose primary wrote it.
+        generation: Generation,
+        /// One line.
+        reason: String,
+    },
+    /// A VM is protected in this mode from now on.
+    ModeChanged {
+        /// The VM.
+        vm: VmId,
+        /// The reigning generation.
+        generation: Generation,
+        /// The mode.
+        mode: Mode,
+    },
+    /// A replay of a guest did not do what the record log says; the VM is protected in checkpoint mode from now on.
+    Diverged {
+        /// The VM.
+        vm: VmId,
+        /// The reigning generation.
+        generation: Generation,
+        /// Where the replay ran.
+        host: HostId,
+        /// One line: at which exit, expected and got.
+        report: String,
     },
     /// No host can run the VM; it waits in the pool.
     Stranded {

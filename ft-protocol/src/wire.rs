@@ -6,7 +6,7 @@
 use crate::commit_meta::GuestEnd;
 use crate::cpu::CpuProfile;
 use crate::ids::{Epoch, Generation, HostId, Incarnation, VmId};
-use crate::spec::VmSpec;
+use crate::spec::{Mode, VmSpec};
 use crate::time::{Span, Time};
 use crate::timeline::Happening;
 use serde::{Deserialize, Serialize};
@@ -47,6 +47,10 @@ pub enum Part {
     Console(VmId),
     /// Journal of a generation.
     Journal(VmId, Generation),
+    /// Record log of a generation.
+    Log(VmId, Generation),
+    /// Disk image.
+    Disk(VmId),
     /// A file that a client passes with a request (not part of the pool yet).
     Upload,
 }
@@ -89,6 +93,8 @@ pub enum TakeoverReason {
     HeartbeatSilent(Span),
     /// The primary wrote a commit record that cannot be applied.
     RecordRefused,
+    /// The record log holds what no sane primary writes.
+    LogDamaged,
     /// The generation's commit word holds what no sane primary writes.
     WordDamaged,
     /// The primary's host gave the VM up.
@@ -105,6 +111,7 @@ impl fmt::Display for TakeoverReason {
             Self::LinkClosed => f.write_str("its connection closed"),
             Self::HeartbeatSilent(span) => write!(f, "its heartbeat is silent for {span}"),
             Self::RecordRefused => f.write_str("it wrote a commit record that was refused"),
+            Self::LogDamaged => f.write_str("its record log is damaged"),
             Self::WordDamaged => f.write_str("its commit word is damaged"),
             Self::GivenUp => f.write_str("its host gave the VM up"),
             Self::HostRestarted => f.write_str("its host was restarted"),
@@ -229,8 +236,12 @@ pub struct LiveReport {
     pub ordered_at: Time,
     /// When the machine state was loaded.
     pub loaded_at: Time,
-    /// When the vCPU was let run.
+    /// When the vCPU was let run for good.
     pub live_at: Time,
+    /// When the record log was replayed to its end, in the modes that record.
+    pub replayed_at: Option<Time>,
+    /// Entries of the record log that were replayed.
+    pub entries: u64,
 }
 
 /// From a host to the controller.
@@ -244,6 +255,31 @@ pub enum FromHost {
         generation: Generation,
         /// The committed epoch.
         epoch: Epoch,
+    },
+    /// The record log holds new console output.
+    Logged {
+        /// The VM.
+        vm: VmId,
+        /// The sender's generation.
+        generation: Generation,
+    },
+    /// The guest is protected in this mode from now on.
+    ModeIs {
+        /// The VM.
+        vm: VmId,
+        /// The sender's generation.
+        generation: Generation,
+        /// The mode.
+        mode: Mode,
+    },
+    /// A replay of the guest did not do what the record log says. The VM is protected in checkpoint mode from now on.
+    Diverged {
+        /// The VM.
+        vm: VmId,
+        /// The sender's generation.
+        generation: Generation,
+        /// One line: at which exit, expected and got.
+        report: String,
     },
     /// The standby VM is made.
     StandbyReady {
@@ -342,6 +378,15 @@ pub enum ToHost {
         /// The generation that ends with this.
         generation: Generation,
     },
+    /// Protect the guest in this mode from the next commit on.
+    SetMode {
+        /// The VM.
+        vm: VmId,
+        /// The generation of the role.
+        generation: Generation,
+        /// The mode.
+        mode: Mode,
+    },
     /// The primary is gone: ask for the takeover.
     PrimaryGone {
         /// The VM.
@@ -397,6 +442,13 @@ pub enum Request {
         vm: VmId,
         /// Bytes since the guest's birth.
         position: u64,
+    },
+    /// Protect a VM in another mode. Answered when it is.
+    SetMode {
+        /// The VM.
+        vm: VmId,
+        /// The mode.
+        mode: Mode,
     },
     /// Move a VM to another host, as planned: nothing is lost or run again. Answered when the guest runs there.
     Switchover {
@@ -536,6 +588,10 @@ pub struct VmStatus {
     pub name: String,
     /// Its phase in one word.
     pub phase: String,
+    /// How it is protected.
+    pub mode: Mode,
+    /// What a replay of it did that the record log does not say, in one line, if one ever did.
+    pub diverged: Option<String>,
     /// Its generation.
     pub generation: Generation,
     /// The last applied epoch: what is recoverable without any journal.

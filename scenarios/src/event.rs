@@ -121,6 +121,12 @@ pub enum HappeningKind {
     GaveUp,
     /// [`Happening::RecordRefused`]
     RecordRefused,
+    /// [`Happening::LogRefused`]
+    LogRefused,
+    /// [`Happening::ModeChanged`]
+    ModeChanged,
+    /// [`Happening::Diverged`]
+    Diverged,
     /// [`Happening::Stranded`]
     Stranded,
     /// [`Happening::Ended`]
@@ -151,6 +157,9 @@ impl From<&Happening> for HappeningKind {
             Happening::FenceTried { .. } => Self::FenceTried,
             Happening::GaveUp { .. } => Self::GaveUp,
             Happening::RecordRefused { .. } => Self::RecordRefused,
+            Happening::LogRefused { .. } => Self::LogRefused,
+            Happening::ModeChanged { .. } => Self::ModeChanged,
+            Happening::Diverged { .. } => Self::Diverged,
             Happening::Stranded { .. } => Self::Stranded,
             Happening::Ended { .. } => Self::Ended,
         }

@@ -46,6 +46,7 @@ impl Controller {
             }
             Request::AttachConsole { vm, from } => self.attach(turn, link, id, vm, from),
             Request::ConsoleConsumed { vm, position } => self.consumed(turn, link, vm, position),
+            Request::SetMode { vm, mode } => self.set_mode(turn, link, id, vm, mode),
             Request::Switchover { vm, to } => self.switchover(turn, link, id, vm, to.as_deref()),
             Request::Drain { host, on } => self.drain(turn, link, id, &host, on),
             Request::Shutdown if self.config.shutdown_allowed => {
@@ -132,7 +133,7 @@ impl Controller {
 
     /// Gives the VM's part of the pool back, once no record of it is with the driver.
     pub(super) fn finish_deleting(&mut self, turn: &mut Turn<'_>, vm: VmId) {
-        let Some(entry) = self.vms.get(&vm).filter(|entry| !entry.applying) else { return };
+        let Some(entry) = self.vms.get(&vm).filter(|entry| !entry.applying && !entry.draining_log) else { return };
         let Phase::Deleting { client, request } = entry.phase else { return };
         let name = entry.spec.name.clone();
         self.first_generation = self.first_generation.max(entry.generation.next());
@@ -200,6 +201,7 @@ impl Controller {
         if let Some(entry) = self.vms.get_mut(&vm) {
             entry.console_full = false;
         }
+        self.drain_recorded(turn, vm);
         self.apply_next(turn, vm);
     }
 
@@ -231,6 +233,8 @@ impl Controller {
             vm: entry.id,
             name: entry.spec.name.clone(),
             phase: entry.phase_word().to_owned(),
+            mode: entry.spec.mode,
+            diverged: entry.diverged.clone(),
             generation: entry.generation,
             applied: entry.applied,
             primary: entry.primary().map(|host| self.host_name(host)),

@@ -138,8 +138,39 @@ pub enum Input {
         /// What became of it.
         outcome: ApplyOutcome,
     },
+    /// Answer to [`Action::DrainLog`].
+    LogDrained {
+        /// The VM.
+        vm: VmId,
+        /// The generation of the log.
+        generation: Generation,
+        /// What came of it.
+        outcome: DrainOutcome,
+    },
     /// Time has passed; wanted at least every heartbeat interval.
     Tick,
+}
+
+/// What became of console output in a record log.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum DrainOutcome {
+    /// All of it is in the console ring.
+    Done {
+        /// The console's end after it.
+        console_end: u64,
+    },
+    /// The console ring has no room that its lossless readers have given back.
+    ConsoleFull {
+        /// The console's end so far.
+        console_end: u64,
+    },
+    /// The log holds what no sane primary writes.
+    Refused {
+        /// The console's end so far.
+        console_end: u64,
+        /// One line.
+        reason: String,
+    },
 }
 
 /// What became of a commit record.
@@ -248,6 +279,15 @@ pub enum Action {
         generation: Generation,
         /// The record's epoch: the last applied one's successor.
         epoch: Epoch,
+        /// Console position up to which all lossless readers have read; `None` without any.
+        console_floor: Option<u64>,
+    },
+    /// Move console output from the record log to the console ring. Answer, at some later time: [`Input::LogDrained`].
+    DrainLog {
+        /// The VM.
+        vm: VmId,
+        /// The generation of the log.
+        generation: Generation,
         /// Console position up to which all lossless readers have read; `None` without any.
         console_floor: Option<u64>,
     },

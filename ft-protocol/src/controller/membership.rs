@@ -150,6 +150,9 @@ impl Controller {
                     self.tell(turn, Happening::Fenced { vm, generation, host });
                 }
             }
+            FromHost::Logged { vm, generation } => self.logged(turn, vm, generation),
+            FromHost::ModeIs { vm, generation, mode } => self.mode_is(turn, vm, generation, mode, host),
+            FromHost::Diverged { vm, generation, report } => self.diverged(turn, vm, generation, &report, host),
             FromHost::Yielded { vm, generation } => self.yielded(turn, vm, generation, host),
             FromHost::GaveUp { vm, generation, reason } => {
                 if self.vms.get(&vm).is_some_and(|entry| entry.generation == generation) {

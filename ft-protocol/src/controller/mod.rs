@@ -10,13 +10,14 @@ mod io;
 mod membership;
 mod placement;
 mod protection;
+mod record;
 mod state;
 mod switchover;
 mod takeover;
 mod vm;
 
 pub use hosts::Health;
-pub use io::{Action, ApplyOutcome, Input, Recovered, Word};
+pub use io::{Action, ApplyOutcome, DrainOutcome, Input, Recovered, Word};
 pub use state::{CLUSTER_STATE_VERSION, ClusterState, ClusterStateError, HostRecord, VmRecord};
 
 use crate::detector::DetectorConfig;
@@ -138,6 +139,7 @@ impl Controller {
             Input::Sealed { vm, generation, final_epoch } => self.sealed(turn, vm, generation, final_epoch),
             Input::GenerationOpened { vm, generation, result } => self.generation_opened(turn, vm, generation, result),
             Input::Applied { vm, generation, outcome } => self.applied(turn, vm, generation, outcome),
+            Input::LogDrained { vm, generation, outcome } => self.log_drained(turn, vm, generation, outcome),
             Input::Tick => self.tick(turn),
         }
     }

@@ -7,7 +7,7 @@ use crate::spec::VmSpec;
 use serde::{Deserialize, Serialize};
 
 /// Version of the encoding; its first byte.
-pub const CLUSTER_STATE_VERSION: u8 = 1;
+pub const CLUSTER_STATE_VERSION: u8 = 2;
 
 /// Cluster state: who exists and who reigns.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -57,6 +57,8 @@ pub struct VmRecord {
     pub cpu: CpuProfile,
     /// The format of the machine state in the pool: what the last primary wrote.
     pub state_version: Option<u32>,
+    /// What a replay of it did that its record log does not say, if one ever did.
+    pub diverged: Option<String>,
     /// Set when its life has ended.
     pub ended: Option<GuestEnd>,
 }

@@ -20,6 +20,7 @@ impl Controller {
         entry.generation = generation;
         entry.cpu = record.cpu;
         entry.state_version = record.state_version;
+        entry.diverged = record.diverged;
         entry.takeovers = takeovers;
         entry.switchovers = switchovers;
         // From the beginning: the primary is asked again as soon as the target's standby is there again.
@@ -369,6 +370,7 @@ impl Controller {
             read(Part::Control(vm)),
             read(Part::Boot(vm)),
             Grant { part: Part::Journal(vm, generation), access: Access::ReadWrite },
+            Grant { part: Part::Log(vm, generation), access: Access::ReadWrite },
         ];
         self.tell(turn, Happening::Promoted { vm, generation, host });
         self.to_host(turn, host, ToHost::Promote(order), grants);
@@ -396,6 +398,9 @@ impl Controller {
         }
         entry.phase = Phase::Running { host };
         self.tell(turn, Happening::Live { vm, generation, host, report });
+        self.mode_settled(turn, vm);
+        // What was logged under the generation before went over into this one's log.
+        self.drain_recorded(turn, vm);
         Self::make_room(turn, vm, generation);
         self.switchover_over(turn, vm, host);
         self.protect_all(turn);
@@ -409,6 +414,10 @@ impl Controller {
         entry.suspected = None;
         if live {
             entry.phase = Phase::Running { host };
+            // It may not have heard of the last change.
+            let mode = entry.spec.mode;
+            self.to_host(turn, host, ToHost::SetMode { vm, generation, mode }, Vec::new());
+            self.drain_recorded(turn, vm);
             Self::make_room(turn, vm, generation);
         } else {
             entry.phase = Phase::Promoting { host, since: turn.now };

@@ -88,6 +88,13 @@ pub(super) struct Vm {
     pub(super) applying: bool,
     /// The console floor that the driver was given with that record.
     pub(super) applying_floor: Option<u64>,
+    /// Console output of the record log is with the driver; more may have come since.
+    pub(super) draining_log: bool,
+    pub(super) log_moved: bool,
+    /// Who waits for the mode to be the one that the description says.
+    pub(super) mode_waiters: Vec<(LinkId, u64)>,
+    /// What a replay did that the record log does not say, if one ever did.
+    pub(super) diverged: Option<String>,
     /// The next record waits for a reader of the console.
     pub(super) console_full: bool,
     /// Lossless readers of the console and the positions that they have consumed.
@@ -123,6 +130,10 @@ impl Vm {
             console_end: 0,
             applying: false,
             applying_floor: None,
+            draining_log: false,
+            log_moved: false,
+            mode_waiters: Vec::new(),
+            diverged: None,
             console_full: false,
             readers: BTreeMap::new(),
             unread_from: 0,
@@ -174,6 +185,7 @@ impl Vm {
             switchovers: self.switchovers,
             cpu: self.cpu.clone(),
             state_version: self.state_version,
+            diverged: self.diverged.clone(),
             moving_to: self.switchover.as_ref().map(|switchover| switchover.to),
             ended: match &self.phase {
                 Phase::Ended { end } => Some(end.clone()),

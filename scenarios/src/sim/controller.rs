@@ -208,6 +208,7 @@ impl World {
             Action::Apply { vm, generation, epoch, console_floor } => {
                 self.begin_apply(vm, generation, epoch, console_floor);
             }
+            Action::DrainLog { vm, .. } => unreachable!("{vm} is protected in checkpoint mode"),
             Action::WatchHost { host, link } => self.watch_host(host, link.is_some()),
             Action::Fence { host, .. } => self.fence(host),
             Action::Tell { .. } | Action::Exit => {}

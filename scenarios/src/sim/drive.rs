@@ -87,11 +87,14 @@ impl World {
             cut_spacing_min: Span::from_us(weather.cut_spacing_us),
             console_pending_max: weather.console_pending_max,
             slots: weather.slots,
+            mode: primary.order.spec.mode,
+            event_patience: Span::from_ms(5),
         };
         primary.core = Some(Primary::new(config, now));
         let generation = primary.order.generation;
         let ordered_at = Time::from_ns(primary.ordered_at_ns);
-        let report = LiveReport { ordered_at, loaded_at: now, live_at: Time::from_ns(now_ns) };
+        let report =
+            LiveReport { ordered_at, loaded_at: now, live_at: Time::from_ns(now_ns), replayed_at: None, entries: 0 };
         self.check_loaded(at, base);
         self.host_input(at.host, HostInput::Live { vm: at.vm, generation, report });
         self.reached(Point::StateLoaded);
@@ -200,6 +203,8 @@ impl World {
                 self.machine_after(at, step_us, MachineStep::Write);
             }
             Action::Resume => self.resume(at),
+            // Its events come by slices, and it records nothing.
+            Action::Deliver | Action::SetMode(_) | Action::LogDoorbell => {}
             Action::Publish { to, .. } => {
                 if planted(PlantedBug::ReleaseBeforePublish) {
                     self.release(at, to);

@@ -196,6 +196,7 @@ impl World {
             }
             Action::Join { host: number, interval } => self.join(host, number, interval),
             Action::Yield(vm) => self.yield_machine(host, vm),
+            Action::SetMode(_, mode) => assert!(!mode.records(), "simulated VMs are protected in checkpoint mode"),
             Action::MakeStandby(order) => self.make_standby(host, &order),
             Action::RunPrimary(order) => self.run_primary(host, order),
             Action::Discard(vm) => self.hosts[host].machines.retain(|machine| machine.vm != vm),

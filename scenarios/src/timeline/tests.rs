@@ -21,7 +21,8 @@ fn seen(timeline: &mut Timeline, at: u64, what: What) {
 }
 
 fn live(at: u64, generation: u64, host: u16) -> Happening {
-    let report = LiveReport { ordered_at: ms(at - 1), loaded_at: ms(at), live_at: ms(at) };
+    let report =
+        LiveReport { ordered_at: ms(at - 1), loaded_at: ms(at), live_at: ms(at), replayed_at: None, entries: 0 };
     Happening::Live { vm: VM, generation: Generation::new(generation), host: HostId::new(host), report }
 }
 

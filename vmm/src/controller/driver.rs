@@ -299,6 +299,7 @@ impl Driver {
                 let sealed_at = partition.sealed_at(generation);
                 partition.apply(Job { generation, journal, epoch, sealed_at, console_floor });
             }
+            Action::DrainLog { .. } => {}
             Action::WatchHost { host, link } => {
                 if let Err(error) = self.watch_host(host, link) {
                     // Its page is the host's to write: what is wrong with it is the host's problem.

@@ -25,6 +25,8 @@ pub(super) fn extent(
         Part::Boot(vm) => of(vm)?.boot(access)?,
         Part::Console(vm) => of(vm)?.console(access)?,
         Part::Journal(vm, generation) => of(vm)?.journal(shared_mem::Generation::new(generation.get()), access)?,
+        Part::Log(vm, generation) => of(vm)?.log(shared_mem::Generation::new(generation.get()), access)?,
+        Part::Disk(vm) => of(vm)?.disk(access)?,
         Part::Upload => return Err("an upload is not part of the pool".into()),
     })
 }

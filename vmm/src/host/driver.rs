@@ -199,6 +199,7 @@ impl Driver {
                     machine.yield_up();
                 }
             }
+            Action::SetMode(_, _) => {}
             Action::Discard(vm) => {
                 // Dropping stops the vCPU and waits for its thread.
                 self.machines.remove(&vm);

@@ -25,6 +25,9 @@ const CUT_SPACING_MIN: Span = Span::from_ms(1);
 /// Console bytes behind the gate at which the guest is stopped for a cut: a sixteenth of the console ring.
 const CONSOLE_PENDING_MAX: u64 = 64 << 10;
 
+/// How long an event waits for an exit of the guest in a mode that records.
+const EVENT_PATIENCE: Span = Span::from_ms(5);
+
 /// Time between two looks at the control block while the journal is full, or the pool out of space.
 const STALL_LOOK: Duration = Duration::from_micros(500);
 
@@ -88,6 +91,8 @@ pub(super) fn run(beginning: Beginning, around: &Surroundings) -> Result<(), Fai
             cut_spacing_min: CUT_SPACING_MIN,
             console_pending_max: CONSOLE_PENDING_MAX,
             slots: order.spec.journal.slots,
+            mode: order.spec.mode,
+            event_patience: EVENT_PATIENCE,
         },
         clock::monotonic(),
     );
@@ -129,7 +134,8 @@ pub(super) fn run(beginning: Beginning, around: &Surroundings) -> Result<(), Fai
             yielding: false,
             over: false,
         };
-        let report = LiveReport { ordered_at, loaded_at, live_at: clock::monotonic() };
+        let live_at = clock::monotonic();
+        let report = LiveReport { ordered_at, loaded_at, live_at, replayed_at: None, entries: 0 };
         around.say(VmEvent::Live { generation, report });
         reign.run()
     })
@@ -286,7 +292,8 @@ impl Reign<'_> {
                 let _ = self.jobs.send(Job::Publish { record, from, to });
                 Ok(())
             }
-            Action::Release(_) => Ok(()),
+            Action::Release(_) | Action::SetMode(_) | Action::LogDoorbell => Ok(()),
+            Action::Deliver => Ok(self.machine.deliver()?),
             Action::Doorbell(epoch) => {
                 let (vm, generation) = (self.order.vm, self.order.generation);
                 ring(&self.around.link, &FromHost::Doorbell { vm, generation, epoch });

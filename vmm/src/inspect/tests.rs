@@ -152,6 +152,7 @@ fn state(generation: u64, primary: Option<u16>) -> ClusterState {
             switchovers: 0,
             moving_to: None,
             cpu: ft_protocol::cpu::CpuProfile::default(),
+            diverged: None,
             state_version: None,
             ended: None,
         }],

@@ -1,0 +1,159 @@
+//! Record logs: console output that leaves by them, and the modes in which they are used.
+
+use super::clients::answer;
+use super::io::{Action, DrainOutcome};
+use super::vm::Phase;
+use super::{Controller, Generation, HostId, LinkId, Turn, VmId};
+use crate::spec::Mode;
+use crate::timeline::{Happening, one_line};
+use crate::wire::{Answer, RequestError, TakeoverReason, ToHost};
+
+impl Controller {
+    /// The primary says that its log holds new console output.
+    pub(super) fn logged(&mut self, turn: &mut Turn<'_>, vm: VmId, generation: Generation) {
+        if self.vms.get(&vm).is_some_and(|entry| entry.generation == generation) {
+            self.drain_log(turn, vm);
+        }
+    }
+
+    /// Moves what may lie in the log without having been told. Where the mode does not record, the next record does it.
+    pub(super) fn drain_recorded(&mut self, turn: &mut Turn<'_>, vm: VmId) {
+        if self.vms.get(&vm).is_some_and(|entry| entry.spec.mode.records()) {
+            self.drain_log(turn, vm);
+        }
+    }
+
+    /// Has the driver move console output from the reigning generation's log to the ring, one move at a time.
+    pub(super) fn drain_log(&mut self, turn: &mut Turn<'_>, vm: VmId) {
+        let Some(entry) = self.vms.get_mut(&vm) else { return };
+        if !matches!(entry.phase, Phase::Promoting { .. } | Phase::Running { .. }) || entry.console_full {
+            return;
+        }
+        if entry.draining_log {
+            entry.log_moved = true;
+            return;
+        }
+        entry.draining_log = true;
+        entry.log_moved = false;
+        let console_floor = entry.console_floor();
+        entry.applying_floor = console_floor;
+        turn.actions.push(Action::DrainLog { vm, generation: entry.generation, console_floor });
+    }
+
+    pub(super) fn log_drained(&mut self, turn: &mut Turn<'_>, vm: VmId, generation: Generation, outcome: DrainOutcome) {
+        let Some(entry) = self.vms.get_mut(&vm) else { return };
+        assert!(entry.draining_log, "an answer to a question that was not asked");
+        entry.draining_log = false;
+        if matches!(entry.phase, Phase::Deleting { .. }) {
+            self.finish_deleting(turn, vm);
+            return;
+        }
+        let (DrainOutcome::Done { console_end }
+        | DrainOutcome::ConsoleFull { console_end }
+        | DrainOutcome::Refused { console_end, .. }) = outcome;
+        let grown = console_end > entry.console_end;
+        entry.console_end = entry.console_end.max(console_end);
+        let again = entry.log_moved;
+        let reigns = entry.generation == generation && entry.primary().is_some();
+        if grown {
+            self.console_moved(turn, vm, console_end);
+        }
+        match outcome {
+            DrainOutcome::Done { .. } if again => self.drain_log(turn, vm),
+            DrainOutcome::Done { .. } => {}
+            DrainOutcome::ConsoleFull { .. } => {
+                if let Some(entry) = self.vms.get_mut(&vm) {
+                    // A reader may have made room while the driver looked; then nobody would say so again.
+                    entry.console_full = entry.console_floor() == entry.applying_floor;
+                }
+                self.drain_log(turn, vm);
+            }
+            DrainOutcome::Refused { reason, .. } if reigns => {
+                self.tell(turn, Happening::LogRefused { vm, generation, reason });
+                let winner = self.vms[&vm].ready_standby();
+                self.tell(turn, Happening::PrimaryGone { vm, generation, reason: TakeoverReason::LogDamaged });
+                self.begin_takeover(turn, vm, winner);
+            }
+            DrainOutcome::Refused { .. } => {}
+        }
+    }
+
+    pub(super) fn set_mode(&mut self, turn: &mut Turn<'_>, link: LinkId, id: u64, vm: VmId, mode: Mode) {
+        let Some(entry) = self.vms.get_mut(&vm).filter(|entry| !matches!(entry.phase, Phase::Creating { .. })) else {
+            answer(turn, link, id, Err(RequestError::UnknownVm(vm)), Vec::new());
+            return;
+        };
+        match entry.phase {
+            Phase::Damaged { .. } => {
+                answer(turn, link, id, Err(RequestError::Damaged(vm)), Vec::new());
+                return;
+            }
+            Phase::Ended { .. } | Phase::Deleting { .. } => {
+                let why = format!("the VM is {}", entry.phase_word());
+                answer(turn, link, id, Err(RequestError::NotNow(why)), Vec::new());
+                return;
+            }
+            _ => {}
+        }
+        entry.spec.mode = mode;
+        // Persisted first: whoever takes over goes on in the mode that was asked for.
+        self.persist(turn);
+        let entry = &self.vms[&vm];
+        let generation = entry.generation;
+        match entry.primary() {
+            Some(host) => {
+                self.to_host(turn, host, ToHost::SetMode { vm, generation, mode }, Vec::new());
+                if let Some(entry) = self.vms.get_mut(&vm) {
+                    entry.mode_waiters.push((link, id));
+                }
+            }
+            None => answer(turn, link, id, Ok(Answer::Done), Vec::new()),
+        }
+    }
+
+    /// The primary has turned to a mode.
+    pub(super) fn mode_is(&mut self, turn: &mut Turn<'_>, vm: VmId, generation: Generation, mode: Mode, host: HostId) {
+        let Some(entry) = self.vms.get(&vm) else { return };
+        if entry.generation != generation || entry.primary() != Some(host) {
+            return;
+        }
+        self.tell(turn, Happening::ModeChanged { vm, generation, mode });
+        if self.vms[&vm].spec.mode == mode {
+            self.mode_settled(turn, vm);
+        }
+    }
+
+    /// The VM is protected as its description says.
+    pub(super) fn mode_settled(&mut self, turn: &mut Turn<'_>, vm: VmId) {
+        let Some(entry) = self.vms.get_mut(&vm) else { return };
+        for (link, id) in std::mem::take(&mut entry.mode_waiters) {
+            answer(turn, link, id, Ok(Answer::Done), Vec::new());
+        }
+    }
+
+    /// A replay did not do what the log says: this guest is not deterministic between exits.
+    pub(super) fn diverged(
+        &mut self,
+        turn: &mut Turn<'_>,
+        vm: VmId,
+        generation: Generation,
+        report: &str,
+        host: HostId,
+    ) {
+        let Some(entry) = self.vms.get_mut(&vm) else { return };
+        let concerned = entry.primary() == Some(host) || entry.standby.is_some_and(|standby| standby.host == host);
+        if entry.generation != generation || !concerned {
+            return;
+        }
+        let report = one_line(report);
+        entry.spec.mode = Mode::Checkpoint;
+        entry.diverged = Some(report.clone());
+        let primary = entry.primary();
+        self.persist(turn);
+        self.tell(turn, Happening::Diverged { vm, generation, host, report });
+        if let Some(primary) = primary.filter(|primary| *primary != host) {
+            let mode = Mode::Checkpoint;
+            self.to_host(turn, primary, ToHost::SetMode { vm, generation, mode }, Vec::new());
+        }
+    }
+}
