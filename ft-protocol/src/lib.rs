@@ -16,6 +16,7 @@ pub mod planted;
 #[cfg(not(feature = "planted-bugs"))]
 mod planted;
 pub mod primary;
+pub mod record;
 pub mod secondary;
 pub mod spec;
 pub mod time;

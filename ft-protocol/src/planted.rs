@@ -22,6 +22,10 @@ pub enum PlantedBug {
     GenerationKept,
     /// A generation is opened without having been persisted.
     PromoteUnpersisted,
+    /// A replay gives an input that the guest may go without one exit early.
+    InputEarly,
+    /// A replay takes packets of the last entry's own exit for released.
+    PacketSwallowed,
 }
 
 #[cfg(feature = "planted-bugs")]
