@@ -1,15 +1,16 @@
 //! Application of commit records, one thread per VM: a large record of one VM delays no other, nor any takeover.
 
+use super::log_drain::LogDrain;
 use crate::failpoint;
 use crate::machine::MachineState;
 use crate::wake::WakingSender;
 use ft_protocol::commit_meta::CommitMeta;
-use ft_protocol::controller::ApplyOutcome;
+use ft_protocol::controller::{ApplyOutcome, DrainOutcome};
 use ft_protocol::fence::FenceOutcome;
 use ft_protocol::{Epoch, Generation, HostId, VmId};
 use shared_mem::{
-    ApplyParts, ApplyStep, ApplyTargets, ConsolePosition, ConsoleRing, ControlBlock, Extent, JournalReader, Mapping,
-    ReadWrite, RecordLimits, StateArea, apply_record,
+    ApplyParts, ApplyStep, ApplyTargets, ConsolePosition, ConsoleRing, ControlBlock, Extent, JournalReader,
+    LogPosition, LogReader, Mapping, ReadWrite, RecordLimits, StateArea, apply_record,
 };
 use std::sync::Arc;
 use std::thread::JoinHandle;
@@ -18,6 +19,8 @@ use std::thread::JoinHandle;
 pub(super) struct Journal {
     pub(super) reader: JournalReader<Mapping<ReadWrite>>,
     pub(super) spill: Extent,
+    /// The generation's record log.
+    pub(super) log: LogReader<Mapping<ReadWrite>>,
 }
 
 /// The parts of the pool that records are applied to.
@@ -28,6 +31,19 @@ pub(super) struct Target {
     pub(super) control: ControlBlock<Mapping<ReadWrite>>,
     pub(super) console: ConsoleRing<Mapping<ReadWrite>>,
     pub(super) limits: RecordLimits,
+    pub(super) log: LogDrain,
+}
+
+enum Work {
+    Apply(Job),
+    Drain(DrainJob),
+}
+
+/// Console output to be moved from a record log to the ring.
+pub(super) struct DrainJob {
+    pub(super) generation: Generation,
+    pub(super) journal: Arc<Journal>,
+    pub(super) console_floor: Option<u64>,
 }
 
 /// One record to apply.
@@ -44,6 +60,8 @@ pub(super) struct Job {
 pub(super) enum Event {
     /// What became of a record.
     Applied { vm: VmId, generation: Generation, outcome: ApplyOutcome },
+    /// What became of console output in a log.
+    Drained { vm: VmId, generation: Generation, outcome: DrainOutcome },
     /// What a fence agent did.
     FenceTried { host: HostId, outcome: FenceOutcome },
     /// A host's process is dead.
@@ -52,18 +70,26 @@ pub(super) enum Event {
 
 /// Handle of a VM's thread. Dropping it lets the thread finish the job at hand and waits for that.
 pub(super) struct Applier {
-    jobs: Option<crossbeam_channel::Sender<Job>>,
+    jobs: Option<crossbeam_channel::Sender<Work>>,
     thread: Option<JoinHandle<()>>,
 }
 
 impl Applier {
     pub(super) fn start(vm: VmId, mut target: Target, done: WakingSender<Event>) -> std::io::Result<Self> {
-        let (jobs, queue) = crossbeam_channel::unbounded::<Job>();
+        let (jobs, queue) = crossbeam_channel::unbounded::<Work>();
         let thread = std::thread::Builder::new().name(format!("apply-{vm}")).spawn(move || {
             let mut buffer = Vec::new();
-            for job in queue {
-                let outcome = target.apply(&job, &mut buffer);
-                done.send(Event::Applied { vm, generation: job.generation, outcome });
+            for work in queue {
+                match work {
+                    Work::Apply(job) => {
+                        let outcome = target.apply(&job, &mut buffer);
+                        done.send(Event::Applied { vm, generation: job.generation, outcome });
+                    }
+                    Work::Drain(job) => {
+                        let outcome = target.log.outcome(&job, &target.console);
+                        done.send(Event::Drained { vm, generation: job.generation, outcome });
+                    }
+                }
                 // A large record should not cost the controller its memory for ever.
                 if buffer.len() > BUFFER_BYTES_KEPT {
                     buffer = Vec::new();
@@ -74,8 +100,16 @@ impl Applier {
     }
 
     pub(super) fn apply(&self, job: Job) {
+        self.hand_on(Work::Apply(job));
+    }
+
+    pub(super) fn drain(&self, job: DrainJob) {
+        self.hand_on(Work::Drain(job));
+    }
+
+    fn hand_on(&self, work: Work) {
         let jobs = self.jobs.as_ref().expect("only dropping takes the channel");
-        assert!(jobs.send(job).is_ok(), "the apply thread ends only after its channel");
+        assert!(jobs.send(work).is_ok(), "the apply thread ends only after its channel");
     }
 }
 
@@ -117,7 +151,12 @@ impl Target {
         let record = job.journal.reader.load(epoch, &self.limits, buffer)?;
         let meta = CommitMeta::decode(record.meta())?;
         // Refused here rather than by the host that would have to load it in the middle of a takeover.
-        MachineState::decode(meta.machine_state)?;
+        let state = MachineState::decode(meta.machine_state)?;
+        // What left by the log comes before what the record brings.
+        let logged_to = LogPosition::new(state.log_position());
+        if !self.log.drain(&job.journal.log, Some(logged_to), &self.console, job.console_floor)? {
+            return Ok(ApplyOutcome::ConsoleFull { epoch: job.epoch });
+        }
         // Before the question whether there is room: for output that belongs nowhere there never will be.
         self.console.check_append(ConsolePosition::new(meta.console_start), meta.console)?;
         let console_end = meta.console_end();

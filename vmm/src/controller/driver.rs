@@ -2,7 +2,7 @@
 
 mod peers;
 
-use super::applier::{Event, Job};
+use super::applier::{DrainJob, Event, Job};
 use super::link::{Kind, Link, LinkError};
 use super::partition::Partition;
 use super::{ControllerError, ControllerOptions};
@@ -299,7 +299,11 @@ impl Driver {
                 let sealed_at = partition.sealed_at(generation);
                 partition.apply(Job { generation, journal, epoch, sealed_at, console_floor });
             }
-            Action::DrainLog { .. } => {}
+            Action::DrainLog { vm, generation, console_floor } => {
+                let partition = self.partitions.get(&vm).expect("the core drains only logs of VMs that exist");
+                let journal = partition.journal(generation).expect("the core drains only open generations");
+                partition.drain(DrainJob { generation, journal, console_floor });
+            }
             Action::WatchHost { host, link } => {
                 if let Err(error) = self.watch_host(host, link) {
                     // Its page is the host's to write: what is wrong with it is the host's problem.

@@ -7,6 +7,7 @@ mod applier;
 mod driver;
 mod grants;
 mod link;
+mod log_drain;
 mod partition;
 
 use crate::clock;
@@ -120,6 +121,7 @@ pub fn serve(options: &ControllerOptions) -> Result<(), ControllerError> {
                     for event in woken.drain() {
                         driver.input(match event {
                             Event::Applied { vm, generation, outcome } => Input::Applied { vm, generation, outcome },
+                            Event::Drained { vm, generation, outcome } => Input::LogDrained { vm, generation, outcome },
                             Event::FenceTried { host, outcome } => Input::FenceTried { host, outcome },
                             Event::Died(host) => Input::HostDied { host },
                         })?;

@@ -1,6 +1,8 @@
 //! One VM's part of the pool, as the controller uses it.
 
-use super::applier::{Applier, Event, Job, Journal, Target};
+use super::applier::{Applier, DrainJob, Event, Job, Journal, Target};
+use super::log_drain::LogDrain;
+use crate::machine::MachineState;
 use crate::wake::WakingSender;
 use ft_protocol::controller::{Recovered, VmRecord, Word};
 use ft_protocol::spec::VmSpec;
@@ -8,9 +10,10 @@ use ft_protocol::{Epoch, Generation, VmId};
 use nix::sys::stat::{SFlag, fstat};
 use shared_mem::commit_word::CommitWordError;
 use shared_mem::journal::format_journal;
+use shared_mem::record_log::{AppendError, format_log};
 use shared_mem::{
-    Access, ConsoleRing, ControlBlock, Extent, JournalGeometry, JournalReader, Mapping, Pool, ReadWrite, RecordLimits,
-    StateArea, VmGeometry, VmName, VmPartition,
+    Access, ConsoleRing, ControlBlock, Extent, JournalGeometry, JournalReader, LogPosition, LogReader, LogWriter,
+    Mapping, Pool, PoolRead, ReadOnly, ReadWrite, RecordLimits, StateArea, VmGeometry, VmName, VmPartition,
 };
 use std::collections::BTreeMap;
 use std::os::fd::AsFd;
@@ -36,6 +39,8 @@ pub(super) struct Partition {
     limits: RecordLimits,
     sealed: Option<(Generation, shared_mem::Epoch)>,
     control: ControlBlock<Mapping<ReadWrite>>,
+    state: StateArea<Mapping<ReadOnly>>,
+    log_bytes: u64,
     journals: BTreeMap<Generation, Arc<Journal>>,
     applier: Applier,
 }
@@ -132,21 +137,28 @@ impl Partition {
             _ => Some(writable(parts.disk(Access::ReadWrite))?),
         };
         let limits = RecordLimits {
-            image_pages: shared_mem::PoolRead::len(&image) / shared_mem::PAGE_SIZE,
+            image_pages: PoolRead::len(&image) / shared_mem::PAGE_SIZE,
             disk_blocks: parts.geometry().disk_bytes / shared_mem::PAGE_SIZE,
             meta_bytes_max: META_BYTES_MAX,
         };
+        let state = StateArea::new(writable(parts.state(Access::ReadWrite))?);
+        let control = ControlBlock::open(writable(parts.control(Access::ReadWrite))?)?;
+        let log = LogDrain::new(logged_to(&state, control.applied()?));
         let target = Target {
             limits,
             image,
             disk,
-            state: StateArea::new(writable(parts.state(Access::ReadWrite))?),
-            control: ControlBlock::open(writable(parts.control(Access::ReadWrite))?)?,
+            log,
+            state,
+            control,
             console: ConsoleRing::open(writable(parts.console(Access::ReadWrite))?)?,
         };
         let control = ControlBlock::open(writable(parts.control(Access::ReadWrite))?)?;
         let applier = Applier::start(vm, target, wake.clone())?;
-        Ok(Self { parts, geometry, limits, sealed: None, control, journals: BTreeMap::new(), applier })
+        let state = StateArea::new(Mapping::read_only(&parts.state(Access::ReadOnly)?)?);
+        let log_bytes = parts.geometry().log_bytes;
+        let journals = BTreeMap::new();
+        Ok(Self { parts, geometry, limits, sealed: None, control, state, log_bytes, journals, applier })
     }
 
     pub(super) fn parts(&self) -> &VmPartition {
@@ -155,6 +167,10 @@ impl Partition {
 
     pub(super) fn apply(&self, job: Job) {
         self.applier.apply(job);
+    }
+
+    pub(super) fn drain(&self, job: DrainJob) {
+        self.applier.drain(job);
     }
 
     pub(super) fn journal(&self, generation: Generation) -> Option<Arc<Journal>> {
@@ -174,7 +190,9 @@ impl Partition {
 
     /// Makes the journal of a generation to come, with its space; it is laid out when the generation is opened.
     pub(super) fn reserve_generation(&mut self, generation: Generation) -> Result<(), Failure> {
-        self.parts.create_journal(shared_mem::Generation::new(generation.get()), shared_mem::Epoch::ZERO)?;
+        let raw = shared_mem::Generation::new(generation.get());
+        self.parts.create_journal(raw, shared_mem::Epoch::ZERO)?;
+        self.parts.create_log(raw, LogPosition::ZERO)?;
         Ok(())
     }
 
@@ -189,16 +207,49 @@ impl Partition {
             }
             Err(_) => self.parts.create_journal(raw, base)?,
         }
+        self.open_log(raw, base)?;
         self.open_journal(generation)?;
         self.control.set_generation(raw)?;
         Ok(())
+    }
+
+    /// Lays out the log of a new generation. It begins with the entries that the one before has for the time after `base`,
+    /// at the same positions: what left because of them is covered, whoever dies next.
+    fn open_log(&self, generation: shared_mem::Generation, base: shared_mem::Epoch) -> Result<(), Failure> {
+        let from = logged_to(&self.state, base);
+        match self.parts.log(generation, Access::ReadWrite) {
+            Ok(reserved) => format_log(&Mapping::read_write(&reserved)?, generation, self.log_bytes, from)?,
+            Err(_) => self.parts.create_log(generation, from)?,
+        }
+        let reigned = self.control.generation()?;
+        let Ok(source) = self.parts.log(reigned, Access::ReadOnly) else { return Ok(()) };
+        if reigned >= generation {
+            return Ok(());
+        }
+        let source = LogReader::new(Mapping::read_only(&source)?, self.log_bytes)?;
+        let copy = Mapping::read_write(&self.parts.log(generation, Access::ReadWrite)?)?;
+        let mut copy = LogWriter::new(copy, self.log_bytes)?;
+        let copied = copy_entries(&source, from, &mut copy);
+        copied.or_else(|error| match error {
+            // What lies behind cannot be trusted: the guest goes on from there by itself.
+            CopyError::Read(error) => {
+                tracing::warn!(
+                    "the record log of {reigned} is lost from {} on: {}",
+                    copy.tail(),
+                    crate::chain(&*error)
+                );
+                Ok(())
+            }
+            CopyError::Write(error) => Err(error.into()),
+        })
     }
 
     fn open_journal(&mut self, generation: Generation) -> Result<Arc<Journal>, Failure> {
         let raw = shared_mem::Generation::new(generation.get());
         let extent = self.parts.journal(raw, Access::ReadWrite)?;
         let reader = JournalReader::new(Mapping::read_write(&extent)?, raw, self.geometry)?;
-        let journal = Arc::new(Journal { reader, spill: extent });
+        let log = LogReader::new(Mapping::read_write(&self.parts.log(raw, Access::ReadWrite)?)?, self.log_bytes)?;
+        let journal = Arc::new(Journal { reader, spill: extent, log });
         self.journals.insert(generation, Arc::clone(&journal));
         Ok(journal)
     }
@@ -211,11 +262,22 @@ impl Partition {
                 self.parts.delete_journal(raw)?;
             }
         }
+        for raw in self.parts.log_generations()? {
+            if raw.get() <= generation.get() {
+                self.parts.delete_log(raw)?;
+            }
+        }
         Ok(())
     }
 
     /// Ends a generation: nothing can be published under it any more.
     pub(super) fn seal(&mut self, generation: Generation) -> Result<Epoch, Failure> {
+        // First the log, then the word: which of the two is closed first does not matter, that both are does.
+        if let Some(journal) = self.journals.get(&generation)
+            && let Err(error) = journal.log.seal()
+        {
+            tracing::warn!("the record log of {generation} is sealed, but {}", crate::chain(&error));
+        }
         let final_epoch = match self.journals.get(&generation).map(|journal| (journal, journal.reader.seal())) {
             Some((_, Ok(final_epoch))) => final_epoch,
             Some((journal, Err(CommitWordError::Word(error)))) => {
@@ -279,4 +341,38 @@ fn read_upload(upload: &Extent) -> Result<Vec<u8>, Failure> {
     let mut bytes = vec![0; usize::try_from(len)?];
     std::os::unix::fs::FileExt::read_exact_at(&file, &mut bytes, 0)?;
     Ok(bytes)
+}
+
+/// Where in the record log the inputs begin that came after an epoch.
+fn logged_to<M: PoolRead>(state: &StateArea<M>, epoch: shared_mem::Epoch) -> LogPosition {
+    if epoch == shared_mem::Epoch::ZERO {
+        return LogPosition::ZERO;
+    }
+    let read = state.read(epoch).map_err(Failure::from);
+    let state = read.and_then(|bytes| Ok(MachineState::decode(&bytes)?));
+    match state {
+        Ok(state) => LogPosition::new(state.log_position()),
+        // Without its machine state nobody can go on from the epoch, with a log or without.
+        Err(error) => {
+            tracing::error!("the machine state of {epoch} cannot be read: {}", crate::chain(&*error));
+            LogPosition::ZERO
+        }
+    }
+}
+
+enum CopyError {
+    Read(Failure),
+    Write(AppendError),
+}
+
+fn copy_entries<M: PoolRead>(
+    source: &LogReader<M>,
+    from: LogPosition,
+    copy: &mut LogWriter<Mapping<ReadWrite>>,
+) -> Result<(), CopyError> {
+    let mut entries = source.entries(from).map_err(|error| CopyError::Read(error.into()))?;
+    while let Some(entry) = entries.next_entry().map_err(|error| CopyError::Read(error.into()))? {
+        copy.append(entry.tag, entry.exit_counter, entry.payload).map_err(CopyError::Write)?;
+    }
+    Ok(())
 }

@@ -1,0 +1,106 @@
+//! Console output on its way from a record log to the console ring.
+//!
+//! In the modes that record, console output has left when its entry is in the log: whoever takes over will not say it
+//! again. The ring gets it from there, by absolute position, so that the same entry can be moved any number of times.
+
+use super::applier::DrainJob;
+use ft_protocol::controller::DrainOutcome;
+use ft_protocol::record::{Entry, EntryBody, EntryError};
+use shared_mem::console::ConsoleError;
+use shared_mem::record_log::ReadLogError;
+use shared_mem::{ConsolePosition, ConsoleRing, LogPosition, LogReader, Mapping, ReadWrite};
+
+/// Why console output was not taken from a log.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum DrainError {
+    /// The log is damaged.
+    #[error("the record log cannot be read")]
+    Log(#[from] ReadLogError),
+    /// An entry is none.
+    #[error("log entry at {position} is refused")]
+    Entry {
+        /// Where it lies.
+        position: LogPosition,
+        /// What is wrong with it.
+        source: EntryError,
+    },
+    /// The output belongs nowhere.
+    #[error("console output of the log entry at {position} is refused")]
+    Output {
+        /// Where the entry lies.
+        position: LogPosition,
+        /// What is wrong with it.
+        source: ConsoleError,
+    },
+    /// The log is shorter than a commit record says.
+    #[error("the record log ends at {end}, a commit record says {expected}")]
+    Short {
+        /// Where it ends.
+        end: LogPosition,
+        /// Where the record says that it is.
+        expected: LogPosition,
+    },
+    /// The ring cannot be used.
+    #[error("the console cannot be used")]
+    Console(#[from] ConsoleError),
+}
+
+/// How far the reigning generation's log was read. Positions go on from one generation's log to the next one's.
+pub(super) struct LogDrain {
+    position: LogPosition,
+    buffer: Vec<u8>,
+}
+
+impl LogDrain {
+    /// Begins where the log of the last applied epoch begins.
+    pub(super) fn new(position: LogPosition) -> Self {
+        Self { position, buffer: Vec::new() }
+    }
+
+    /// Moves all there is.
+    pub(super) fn outcome(&mut self, job: &DrainJob, console: &ConsoleRing<Mapping<ReadWrite>>) -> DrainOutcome {
+        let drained = self.drain(&job.journal.log, None, console, job.console_floor);
+        // A ring that cannot be read has said so already.
+        let console_end = console.tail().map_or(0, ConsolePosition::get);
+        match drained {
+            Ok(true) => DrainOutcome::Done { console_end },
+            Ok(false) => DrainOutcome::ConsoleFull { console_end },
+            Err(error) => DrainOutcome::Refused { console_end, reason: crate::chain(&error) },
+        }
+    }
+
+    /// Moves the output of entries before `limit`, or of all. `false`: the ring has no room that its readers have given
+    /// back; what fitted is there.
+    pub(super) fn drain(
+        &mut self,
+        log: &LogReader<Mapping<ReadWrite>>,
+        limit: Option<LogPosition>,
+        console: &ConsoleRing<Mapping<ReadWrite>>,
+        floor: Option<u64>,
+    ) -> Result<bool, DrainError> {
+        while limit.is_none_or(|limit| self.position < limit) {
+            let position = self.position;
+            let Some(entry) = log.read(position, &mut self.buffer)? else {
+                return match limit {
+                    Some(expected) => Err(DrainError::Short { end: position, expected }),
+                    None => Ok(true),
+                };
+            };
+            let next = position.plus(entry.stored_bytes());
+            let decoded = Entry::decode(entry.tag, entry.exit_counter, entry.payload);
+            let decoded = decoded.map_err(|source| DrainError::Entry { position, source })?;
+            if let EntryBody::Output { position: start, bytes } = &decoded.body {
+                let start = ConsolePosition::new(*start);
+                let refused = |source| DrainError::Output { position, source };
+                console.check_append(start, bytes).map_err(refused)?;
+                let end = start.get().saturating_add(bytes.len() as u64);
+                if floor.is_some_and(|floor| end.saturating_sub(floor) > console.ring_bytes()) {
+                    return Ok(false);
+                }
+                console.append(start, bytes).map_err(refused)?;
+            }
+            self.position = next;
+        }
+        Ok(true)
+    }
+}
