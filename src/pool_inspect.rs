@@ -9,7 +9,7 @@ use std::fmt::Write as _;
 use std::io;
 use std::path::PathBuf;
 use vmm::inspect::{
-    Finding, HostReport, InspectError, JournalReport, JournalRole, PoolReport, Verdict, VmReport, inspect,
+    Finding, HostReport, InspectError, JournalReport, JournalRole, LogReport, PoolReport, Verdict, VmReport, inspect,
 };
 
 #[derive(clap::Args)]
@@ -178,6 +178,9 @@ fn describe_vm(text: &mut String, vm: &VmReport) {
     for journal in &vm.journals {
         describe_journal(text, journal);
     }
+    for log in &vm.logs {
+        describe_log(text, log);
+    }
     for state in &vm.machine_state {
         let content = state.bytes.map_or_else(|| "not whole".to_owned(), bytes);
         let counts = if state.counts { "  counts" } else { "" };
@@ -194,12 +197,23 @@ fn describe_vm(text: &mut String, vm: &VmReport) {
     let _ = writeln!(text, "  recoverable  {epoch}: {}", vm.recoverable.why);
 }
 
-fn describe_journal(text: &mut String, journal: &JournalReport) {
-    let role = match journal.role {
+fn role(role: JournalRole) -> &'static str {
+    match role {
         JournalRole::Over => "over",
         JournalRole::Reigning => "reigning",
         JournalRole::Reserved => "reserved",
-    };
+    }
+}
+
+fn describe_log(text: &mut String, log: &LogReport) {
+    let tail = log.tail.map_or_else(|| "not laid out".to_owned(), |tail| format!("ends at {tail}"));
+    let sealed = if log.sealed == Some(true) { "  sealed" } else { "" };
+    let entries = log.entries.map_or_else(String::new, |entries| format!("  {entries} entries"));
+    let _ = writeln!(text, "  log {}  {}  {tail}{entries}{sealed}", log.generation, role(log.role));
+}
+
+fn describe_journal(text: &mut String, journal: &JournalReport) {
+    let role = role(journal.role);
     let committed = journal.committed.map_or_else(|| "damaged".to_owned(), |epoch| epoch.to_string());
     let sealed = if journal.sealed == Some(true) { "  sealed" } else { "" };
     let _ = writeln!(text, "  journal {}  {role}  committed {committed}{sealed}", journal.generation);

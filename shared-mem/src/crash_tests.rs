@@ -10,6 +10,7 @@ mod commit;
 mod fresh;
 mod hostile;
 mod log;
+mod log_copy;
 mod planted;
 mod survivors;
 mod world;

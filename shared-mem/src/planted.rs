@@ -61,6 +61,11 @@ pub enum PlantedBug {
     LogTailFence,
     LogTailFirst,
     LogFullCheck,
+    LogCopyClearFlush,
+    LogCopyClearFence,
+    LogCopyFlush,
+    LogCopyFence,
+    LogSequenceCheck,
     LogCrc,
 }
 

@@ -8,8 +8,8 @@ use std::sync::atomic::Ordering;
 
 use loom::thread;
 use loom_memory::{LoomMemory, Outcomes};
-use shared_mem::record_log::{AppendError, log_file_bytes};
-use shared_mem::{LogPosition, LogReader, LogWriter, Offset, PAGE_SIZE, PoolWrite, guarded_word};
+use shared_mem::record_log::{AppendError, LogRange, ResumeLogError, copy_log, log_file_bytes};
+use shared_mem::{Generation, LogPosition, LogReader, LogWriter, Offset, PAGE_SIZE, PoolWrite, guarded_word};
 
 const TAIL: Offset = Offset::new(64);
 const ENTRY_WORDS: usize = 6;
@@ -74,6 +74,71 @@ fn no_append_succeeds_after_the_seal_and_the_sealer_learns_the_tail() {
         seen.note(sealed * 10 + looked_at);
     });
     outcomes.must_be([0, 10, 11, 20, 21, 22]);
+}
+
+/// Memory for a log that is copied: header, tail, and the ring's words.
+fn next_memory() -> LoomMemory {
+    let regions = [(0, 8), (64, 1), (PAGE_SIZE + START, 9), (PAGE_SIZE, 2 * ENTRY_WORDS - 9)];
+    LoomMemory::new(log_file_bytes(PAGE_SIZE), &regions, Ordering::AcqRel)
+}
+
+#[test]
+fn a_sealed_log_is_carried_over_while_its_writer_runs_on() {
+    let outcomes = Outcomes::default();
+    let seen = outcomes.clone();
+    loom::model(move || {
+        let memory = memory(Ordering::AcqRel);
+        let at_writer = Arc::clone(&memory);
+        let writer = thread::spawn(move || append(at_writer, 2));
+        let old = LogReader::new(memory, PAGE_SIZE).unwrap();
+        let range = LogRange { from: LogPosition::new(START), to: old.seal().unwrap(), after_sequence: Some(0) };
+        let sealed = (range.to.get() - START) / ENTRY_BYTES;
+        let new = Arc::new(next_memory());
+        let copied = copy_log(&old, range, &new, Generation::new(2)).unwrap();
+        assert_eq!((copied.end, copied.entries, copied.stopped), (range.to, sealed, None));
+        assert_eq!(read(new), sealed, "what was published is there, whatever the old writer does meanwhile");
+        assert_eq!(writer.join().unwrap(), sealed);
+        seen.note(sealed);
+    });
+    outcomes.must_be(0..=2);
+}
+
+#[test]
+fn a_log_that_goes_on_can_be_read_and_sealed_all_along() {
+    let outcomes = Outcomes::default();
+    let seen = outcomes.clone();
+    loom::model(move || {
+        let old = memory(Ordering::AcqRel);
+        assert_eq!(append(Arc::clone(&old), 1), 1);
+        let old = LogReader::new(old, PAGE_SIZE).unwrap();
+        let range = LogRange { from: LogPosition::new(START), to: old.seal().unwrap(), after_sequence: Some(0) };
+        let new = Arc::new(next_memory());
+        copy_log(&old, range, &new, Generation::new(2)).unwrap();
+        let at_writer = Arc::clone(&new);
+        let writer = thread::spawn(move || {
+            let mut writer = match LogWriter::resume(at_writer, PAGE_SIZE, range.to, 1) {
+                Ok(writer) => writer,
+                Err(ResumeLogError::Sealed { final_tail }) => {
+                    assert_eq!(final_tail, range.to);
+                    return 1;
+                }
+                Err(error) => panic!("{error:?}"),
+            };
+            match writer.append(TAG, 20, &2u64.to_le_bytes()) {
+                Ok(_) => 2,
+                Err(AppendError::Sealed { .. }) => 1,
+                Err(error) => panic!("{error:?}"),
+            }
+        });
+        let looked_at = read(Arc::clone(&new));
+        let sealer = LogReader::new(Arc::clone(&new), PAGE_SIZE).unwrap();
+        let sealed = (sealer.seal().unwrap().get() - START) / ENTRY_BYTES;
+        assert_eq!(writer.join().unwrap(), sealed);
+        assert!((1..=sealed).contains(&looked_at));
+        assert_eq!(read(new), sealed);
+        seen.note(sealed * 10 + looked_at);
+    });
+    outcomes.must_be([11, 21, 22]);
 }
 
 fn reader_sees_whole_entries(update: Ordering) {

@@ -9,11 +9,12 @@
 
 mod hosts;
 mod journal;
+mod log;
 mod report;
 mod vm;
 
 pub use report::{
-    BootReport, ConsoleReport, ControlReport, Finding, HostReport, JournalReport, JournalRole, PoolReport,
+    BootReport, ConsoleReport, ControlReport, Finding, HostReport, JournalReport, JournalRole, LogReport, PoolReport,
     RecordReport, Recoverable, Severity, StateReport, Verdict, VmInCluster, VmReport,
 };
 

@@ -3,13 +3,13 @@
 use std::panic::catch_unwind;
 
 use super::world::Held;
-use super::{apply, blob, commit, fresh, hostile, log};
+use super::{apply, blob, commit, fresh, hostile, log, log_copy};
 use crate::planted::{PlantedBug, plant};
 
 type Scenario = fn() -> Held<usize>;
 
 /// Each protection, and the scenario that cannot do without it.
-const NEEDED_BY: [(PlantedBug, Scenario); 52] = [
+const NEEDED_BY: [(PlantedBug, Scenario); 57] = [
     (PlantedBug::RecordBodyFlush, commit::crashes),
     (PlantedBug::RecordHeaderFlush, commit::crashes),
     (PlantedBug::RecordFence, commit::crashes),
@@ -48,6 +48,11 @@ const NEEDED_BY: [(PlantedBug, Scenario); 52] = [
     (PlantedBug::LogTailFence, log::crashes),
     (PlantedBug::LogTailFirst, log::crashes),
     (PlantedBug::LogFullCheck, log::crashes),
+    (PlantedBug::LogCopyClearFlush, log_copy::crashes),
+    (PlantedBug::LogCopyClearFence, log_copy::crashes),
+    (PlantedBug::LogCopyFlush, log_copy::crashes),
+    (PlantedBug::LogCopyFence, log_copy::crashes),
+    (PlantedBug::LogSequenceCheck, log_copy::hostile),
     (PlantedBug::FormatFlush, fresh::crashes),
     (PlantedBug::FormatFence, fresh::crashes),
     (PlantedBug::GenerationFlush, fresh::crashes),

@@ -13,7 +13,7 @@ use crate::disk_image::FillDiskError;
 use crate::journal::FormatJournalError;
 use crate::mem::{ExtentError, MapError};
 use crate::numbers::{HostSlot, VmSlot};
-use crate::record_log::FormatLogError;
+use crate::record_log::{CopyLogError, FormatLogError};
 use crate::superblock::SuperblockError;
 use crate::vm_directory::{DirectoryError, GeometryError, VmName};
 
@@ -103,6 +103,9 @@ pub enum PoolError {
     /// The record log could not be laid out.
     #[error("the record log cannot be laid out")]
     Log(#[from] FormatLogError),
+    /// The record log could not be carried over.
+    #[error("the record log cannot be carried over")]
+    CopyLog(#[from] CopyLogError),
     /// The boot image could not be stored.
     #[error("the boot image cannot be stored")]
     Boot(#[from] BootImageError),

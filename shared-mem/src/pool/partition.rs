@@ -15,7 +15,7 @@ use crate::disk_image;
 use crate::journal::format_journal;
 use crate::mem::{Access, Extent, Mapping};
 use crate::numbers::{Epoch, Generation, LogPosition, VmSlot, len_u64};
-use crate::record_log::{format_log, log_file_bytes};
+use crate::record_log::{CopiedLog, CopyLogError, LogRange, LogReader, copy_log, format_log, log_file_bytes};
 use crate::vm_directory::{VmGeometry, VmName};
 
 /// One VM's part of the pool. Every extent it hands out has a descriptor of its own, with just the access asked for.
@@ -183,6 +183,41 @@ impl VmPartition {
             let memory = Mapping::read_write(extent)?;
             Ok(format_log(&memory, generation, ring_bytes, base)?)
         })
+    }
+
+    /// Makes the record log of a generation to come, with its space, but without laying it out: it has no tail, and
+    /// nobody can use it before [`create_log`](Self::create_log) or [`continue_log`](Self::continue_log). One that is
+    /// there is replaced.
+    ///
+    /// # Errors
+    /// When the pool is full or refuses.
+    pub fn reserve_log(&self, generation: Generation) -> Result<(), PoolError> {
+        self.check_writable()?;
+        let path = files::log(&self.path, generation);
+        NewFile::whole(&path, "a record log", log_file_bytes(self.geometry.log_bytes)).create(|_| Ok(()))
+    }
+
+    /// Lays out the record log of `generation`, beginning with the entries of the log of generation `from` in `range`: in
+    /// the file that was reserved for it or that an earlier try has left, or in a new one. It counts when this is done;
+    /// after a crash it is done again.
+    ///
+    /// # Errors
+    /// When there is no log of `from`, the range makes no sense, or the pool is full or refuses.
+    pub fn continue_log(
+        &self,
+        from: Generation,
+        range: LogRange,
+        generation: Generation,
+    ) -> Result<CopiedLog, PoolError> {
+        assert!(from < generation, "a log goes on in a later generation");
+        self.check_writable()?;
+        let from = Mapping::read_only(&self.log(from, Access::ReadOnly)?)?;
+        let from = LogReader::new(from, self.geometry.log_bytes).map_err(CopyLogError::Access)?;
+        if self.log(generation, Access::ReadWrite).is_err() {
+            self.reserve_log(generation)?;
+        }
+        let to = Mapping::read_write(&self.log(generation, Access::ReadWrite)?)?;
+        Ok(copy_log(&from, range, &to, generation)?)
     }
 
     /// A generation's record log.

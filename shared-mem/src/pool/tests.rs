@@ -201,6 +201,38 @@ fn opening_removes_what_a_crash_left_half_made() {
 }
 
 #[test]
+fn a_log_goes_on_in_the_next_generation() {
+    use crate::record_log::{LogRange, LogReader, LogWriter};
+    let dir = on_tmpfs();
+    let pool = Pool::create(&dir.path().join("pool"), &CONFIG).unwrap();
+    let vm = pool.create_vm(&name("a"), &geometry()).unwrap();
+    let (first, second) = (Generation::new(1), Generation::new(2));
+    let ring_bytes = geometry().log_bytes;
+    let open = |generation| Mapping::read_write(&vm.log(generation, Access::ReadWrite).unwrap()).unwrap();
+    vm.reserve_log(first).unwrap();
+    assert!(LogWriter::new(open(first), ring_bytes).is_err(), "a reserved log is nobody's yet");
+    vm.create_log(first, LogPosition::ZERO).unwrap();
+    let mut writer = LogWriter::new(open(first), ring_bytes).unwrap();
+    let tag = std::num::NonZeroU32::MIN;
+    let from = writer.append(tag, 1, b"covered").unwrap();
+    writer.append(tag, 2, b"carried").unwrap();
+    let to = LogReader::new(open(first), ring_bytes).unwrap().seal().unwrap();
+    let range = LogRange { from, to, after_sequence: Some(1) };
+    // Over a reserved log, over an earlier try, and where there is none.
+    vm.reserve_log(second).unwrap();
+    for _ in 0..2 {
+        assert_eq!(vm.continue_log(first, range, second).unwrap().last_sequence, Some(2));
+    }
+    vm.delete_log(second).unwrap();
+    assert_eq!(vm.continue_log(first, range, second).unwrap().entries, 1);
+    let mut writer = LogWriter::resume(open(second), ring_bytes, to, 2).unwrap();
+    writer.append(tag, 3, b"new").unwrap();
+    vm.delete_log(first).unwrap();
+    assert_eq!(vm.log_generations().unwrap(), [second]);
+    assert!(vm.continue_log(first, range, second).is_err());
+}
+
+#[test]
 fn a_disk_is_filled_from_a_file_and_goes_with_its_vm() {
     use crate::mem::PoolRead;
     use crate::numbers::Offset;

@@ -55,6 +55,12 @@ pub enum EntryError {
     /// The tag is zero: nothing was ever written here.
     #[error("a log entry with tag zero")]
     Tag,
+    /// A number that no entry has.
+    #[error("a log entry with number {found}")]
+    Sequence {
+        /// The number.
+        found: u64,
+    },
     /// A longer payload than any.
     #[error("a log entry with {found} bytes of payload")]
     Length {
@@ -108,7 +114,12 @@ impl<'bytes> LogEntry<'bytes> {
         if found != computed && !planted(PlantedBug::LogCrc) {
             return Err(EntryError::Crc { found, computed });
         }
-        Ok(Self { tag, sequence: header.sequence.get(), exit_counter: header.exit_counter.get(), position, payload })
+        let sequence = header.sequence.get();
+        // The successor of an entry has a number, too.
+        if sequence == 0 || sequence == u64::MAX {
+            return Err(EntryError::Sequence { found: sequence });
+        }
+        Ok(Self { tag, sequence, exit_counter: header.exit_counter.get(), position, payload })
     }
 
     /// Space the entry takes in the log: the next one begins that much further on.
@@ -118,7 +129,7 @@ impl<'bytes> LogEntry<'bytes> {
     }
 
     /// Appends the entry as stored, padding included.
-    pub(super) fn encode_into(&self, bytes: &mut Vec<u8>) {
+    pub fn encode_into(&self, bytes: &mut Vec<u8>) {
         let mut header = EntryHeader {
             tag: U32::new(self.tag.get()),
             length: U32::new(u32::try_from(self.payload.len()).unwrap_or(u32::MAX)),

@@ -106,22 +106,32 @@ pub fn format_log<M: PoolWrite>(
     base: LogPosition,
 ) -> Result<(), FormatLogError> {
     assert!(base.get().is_multiple_of(8), "entries are aligned");
+    check_log(memory, ring_bytes)?;
+    memory.write(Offset::ZERO, &header_bytes(generation, ring_bytes, base))?;
+    memory.store_u64(TAIL_AT, guarded_word::encode(base.get()), Ordering::Release)?;
+    planted::settle(memory, Offset::ZERO, RING_AT)?;
+    Ok(())
+}
+
+/// Whether a log of this size can be laid out in the memory.
+pub(super) fn check_log<M: PoolRead>(memory: &M, ring_bytes: u64) -> Result<(), FormatLogError> {
     if !is_log_size(ring_bytes) {
         return Err(FormatLogError::Size { ring_bytes });
     }
     check_bounds(Offset::ZERO, log_file_bytes(ring_bytes), memory.len())?;
-    let header = LogHeader {
+    Ok(())
+}
+
+pub(super) fn header_bytes(generation: Generation, ring_bytes: u64, base: LogPosition) -> Vec<u8> {
+    LogHeader {
         preamble: LogHeader::preamble(),
         generation: U64::new(generation.get()),
         base: U64::new(base.get()),
         ring_bytes: U64::new(ring_bytes),
         reserved: [0; 16],
         closing: OPEN,
-    };
-    memory.write(Offset::ZERO, &header.sealed_bytes())?;
-    memory.store_u64(TAIL_AT, guarded_word::encode(base.get()), Ordering::Release)?;
-    planted::settle(memory, Offset::ZERO, RING_AT)?;
-    Ok(())
+    }
+    .sealed_bytes()
 }
 
 /// Where a position lies in the ring, and how many of `wanted` bytes lie there without wrapping.

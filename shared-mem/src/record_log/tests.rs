@@ -93,3 +93,89 @@ fn every_flipped_bit_of_an_entry_or_tail_is_refused() {
         memory.write(at, &byte).unwrap();
     }
 }
+
+#[test]
+fn chunks_hold_whole_entries_within_the_bound() {
+    let (memory, mut writer, reader) = log(0);
+    for number in 1..=12 {
+        writer.append(TAG, number, &payload(number)).unwrap();
+    }
+    let mut range = LogRange { from: LogPosition::ZERO, to: writer.tail(), after_sequence: Some(0) };
+    let (mut stored, mut chunk) = (Vec::new(), Vec::new());
+    while range.from < range.to {
+        let found = reader.read_chunk(range, 200, &mut chunk).unwrap();
+        assert!(found.entries > 0 && chunk.len() <= 200, "{found:?} in {} bytes", chunk.len());
+        assert_eq!(found.next.get() - range.from.get(), u64::try_from(chunk.len()).unwrap());
+        stored.extend_from_slice(&chunk);
+        range = LogRange { from: found.next, after_sequence: found.last_sequence, ..range };
+    }
+    let mut in_ring = vec![0; stored.len()];
+    memory.read(Offset::new(4096), &mut in_ring).unwrap();
+    assert!(stored == in_ring, "entries as they are stored");
+    let first = LogEntry::parse(&stored, LogPosition::ZERO).unwrap();
+    let second = LogEntry::parse(&stored[usize::try_from(first.stored_bytes()).unwrap()..], LogPosition::new(80));
+    assert_eq!(second.unwrap().sequence, 2);
+    let start = LogRange { from: LogPosition::ZERO, ..range };
+    // An entry larger than the bound comes alone.
+    assert_eq!(reader.read_chunk(LogRange { after_sequence: None, ..start }, 1, &mut chunk).unwrap().entries, 1);
+    assert!(matches!(reader.read_chunk(start, 200, &mut chunk), Err(ReadLogError::Sequence { .. })));
+    memory.write(Offset::new(4096 + 80), &[1]).unwrap();
+    let cut_short = reader.read_chunk(LogRange { after_sequence: Some(0), ..start }, 4096, &mut chunk).unwrap();
+    assert_eq!((cut_short.entries, cut_short.next), (1, LogPosition::new(80)));
+}
+
+#[test]
+fn a_writer_resumes_only_where_the_log_ends() {
+    let (memory, mut writer, reader) = log(800);
+    let tail = writer.append(TAG, 1, b"first").unwrap();
+    let resume = |at, sequence| LogWriter::resume(memory.clone(), RING, at, sequence);
+    let behind = LogPosition::new(800);
+    assert_eq!(
+        resume(behind, 0).err(),
+        Some(ResumeLogError::Unexpected { expected: behind, found: tail }),
+        "entries would be overwritten"
+    );
+    let mut second = resume(tail, 1).unwrap();
+    assert_eq!(second.free_space(), RING - (tail.get() - 800));
+    let end = second.append(TAG, 2, b"second").unwrap();
+    assert_eq!(second.sequence(), 2);
+    let mut entries = reader.entries(behind).unwrap();
+    assert_eq!(entries.next_entry().unwrap().unwrap().payload, b"first");
+    let next = entries.next_entry().unwrap().unwrap();
+    assert_eq!((next.sequence, next.payload), (2, &b"second"[..]));
+    second.append(TAG, 3, b"third").unwrap();
+    assert_eq!(entries.next_entry(), Ok(None));
+    entries.look_again().unwrap();
+    assert_eq!(entries.next_entry().unwrap().unwrap().sequence, 3);
+    let last = reader.seal().unwrap();
+    assert!(last > end);
+    assert_eq!(resume(last, 3).err(), Some(ResumeLogError::Sealed { final_tail: last }));
+    let far = LogPosition::new(2 * RING + 1600);
+    format_log(&memory, Generation::new(2), RING, LogPosition::new(800)).unwrap();
+    memory
+        .store_u64(Offset::new(64), crate::guarded_word::encode(far.get()), std::sync::atomic::Ordering::Relaxed)
+        .unwrap();
+    assert!(matches!(resume(far, 1), Err(ResumeLogError::Base { .. })));
+}
+
+#[test]
+fn what_is_no_range_is_not_copied() {
+    let (_, writer, reader) = log(800);
+    let (to, _, _) = log(0);
+    let copy = |from, until| {
+        let range = LogRange { from: LogPosition::new(from), to: LogPosition::new(until), after_sequence: None };
+        copy_log(&reader, range, &to, Generation::new(3))
+    };
+    for (from, until) in [(808, 800), (801, 809), (0, u64::MAX)] {
+        assert!(matches!(copy(from, until), Err(CopyLogError::Range { .. })));
+    }
+    let tail = writer.tail().get();
+    assert_eq!(
+        copy(tail, tail).unwrap(),
+        CopiedLog { end: writer.tail(), entries: 0, last_sequence: None, stopped: None }
+    );
+    // More than a ring: whatever lies there, it is not those entries.
+    let copied = copy(0, 2 * RING).unwrap();
+    assert!(matches!(copied.stopped, Some(ReadLogError::Overwritten { .. })));
+    assert_eq!((copied.end, copied.entries), (LogPosition::ZERO, 0));
+}

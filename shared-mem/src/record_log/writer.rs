@@ -5,8 +5,11 @@ use std::num::NonZeroU32;
 use thiserror::Error;
 
 use super::entry::{LogEntry, entry_bytes};
-use super::layout::{LogTail, PAYLOAD_BYTES_MAX, TAIL_AT, TailError, WORD_BYTES, is_log_size, log_file_bytes, run};
+use super::layout::{
+    LogHeader, LogTail, PAYLOAD_BYTES_MAX, TAIL_AT, TailError, WORD_BYTES, is_log_size, log_file_bytes, run,
+};
 use crate::guarded_word::{self, WordError};
+use crate::header::{Header, ReadHeaderError};
 use crate::mem::{AccessError, PoolWrite, check_bounds};
 use crate::numbers::{LogPosition, Offset, len_u64};
 use crate::planted::{self, PlantedBug, planted};
@@ -50,6 +53,41 @@ pub enum AppendError {
     Access(#[from] AccessError),
 }
 
+/// A log cannot be gone on with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
+pub enum ResumeLogError {
+    /// The generation is closed.
+    #[error("the record log is sealed at {final_tail}")]
+    Sealed {
+        /// Where the log ends for ever.
+        final_tail: LogPosition,
+    },
+    /// The log does not end where the writer would go on.
+    #[error("the record log ends at {found}, expected {expected}")]
+    Unexpected {
+        /// Where the writer would go on.
+        expected: LogPosition,
+        /// Where the log ends.
+        found: LogPosition,
+    },
+    /// The log cannot hold all from its first position to its tail.
+    #[error("a record log with a ring of {ring_bytes} bytes cannot reach from {base} to {tail}")]
+    Base {
+        /// Its first position.
+        base: LogPosition,
+        /// Where it ends.
+        tail: LogPosition,
+        /// Size of its ring.
+        ring_bytes: u64,
+    },
+    /// The header is damaged.
+    #[error("the header of the record log cannot be used")]
+    Header(#[from] ReadHeaderError),
+    /// The tail is damaged, or the pool refused.
+    #[error("cannot read the tail")]
+    Tail(#[from] TailError),
+}
+
 /// Appends entries.
 #[derive(Debug)]
 pub struct LogWriter<M> {
@@ -71,6 +109,38 @@ impl<M: PoolWrite> LogWriter<M> {
         check_bounds(Offset::ZERO, log_file_bytes(ring_bytes), memory.len())?;
         let tail = LogTail::load(&memory)?.position;
         Ok(Self { memory, ring_bytes, tail, free_before: tail, sequence: 0, scratch: Vec::new() })
+    }
+
+    /// The writer of a log that begins with entries of the generation before (see [`copy_log`](super::copy_log)) and
+    /// that nobody has written to since: it goes on at the tail `at`, after the entry with number `sequence`. All entries
+    /// are kept until [`free_before`](Self::free_before) says otherwise.
+    ///
+    /// # Errors
+    /// When the log does not end there, is sealed or damaged, or does not fit the memory.
+    pub fn resume(memory: M, ring_bytes: u64, at: LogPosition, sequence: u64) -> Result<Self, ResumeLogError> {
+        let mut writer = Self::new(memory, ring_bytes)?;
+        let found = LogTail::load(&writer.memory)?;
+        if found.sealed {
+            return Err(ResumeLogError::Sealed { final_tail: found.position });
+        }
+        if found.position != at {
+            return Err(ResumeLogError::Unexpected { expected: at, found: found.position });
+        }
+        let header = LogHeader::load(&writer.memory, Offset::ZERO)?;
+        let base = LogPosition::new(header.base.get());
+        if base > at || at.get() - base.get() > ring_bytes {
+            return Err(ResumeLogError::Base { base, tail: at, ring_bytes });
+        }
+        writer.tail = at;
+        writer.free_before = base;
+        writer.sequence = sequence;
+        Ok(writer)
+    }
+
+    /// Number of the last entry.
+    #[must_use]
+    pub fn sequence(&self) -> u64 {
+        self.sequence
     }
 
     /// Where the next entry goes.
@@ -104,7 +174,9 @@ impl<M: PoolWrite> LogWriter<M> {
         if needed > free && !planted(PlantedBug::LogFullCheck) {
             return Err(AppendError::Full { needed, free });
         }
-        let entry = LogEntry { tag, sequence: self.sequence + 1, exit_counter, position: self.tail, payload };
+        // Where the numbers begin may be what another writer has left: the last of them is refused by every reader.
+        let sequence = self.sequence.saturating_add(1);
+        let entry = LogEntry { tag, sequence, exit_counter, position: self.tail, payload };
         self.scratch.clear();
         entry.encode_into(&mut self.scratch);
         let after = self.tail.plus(needed);
@@ -116,7 +188,7 @@ impl<M: PoolWrite> LogWriter<M> {
             self.move_tail(after)?;
         }
         self.tail = after;
-        self.sequence += 1;
+        self.sequence = sequence;
         Ok(after)
     }
 

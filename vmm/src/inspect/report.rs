@@ -133,6 +133,8 @@ pub struct VmReport {
     pub control: Option<ControlReport>,
     /// Its journals, ascending.
     pub journals: Vec<JournalReport>,
+    /// Its record logs, ascending.
+    pub logs: Vec<LogReport>,
     /// The two slots of the machine state.
     pub machine_state: Vec<StateReport>,
     /// The console; `None`: it cannot be read.
@@ -219,6 +221,23 @@ pub struct RecordReport {
     pub console_bytes: u64,
     /// Machine state in it.
     pub state_bytes: u64,
+}
+
+/// A record log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct LogReport {
+    /// Its generation.
+    pub generation: u64,
+    /// What it is good for.
+    pub role: JournalRole,
+    /// Where its first entry lies or lay.
+    pub base: Option<u64>,
+    /// Where it ends; `None`: it is not laid out yet, or its tail is damaged.
+    pub tail: Option<u64>,
+    /// Whether it is closed.
+    pub sealed: Option<bool>,
+    /// Sound entries, if it still has all since its first.
+    pub entries: Option<u64>,
 }
 
 /// A slot of the machine state.

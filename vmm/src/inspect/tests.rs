@@ -7,10 +7,11 @@ use ft_protocol::{HostId, Span, VmId};
 use shared_mem::vm_directory::VmGeometry;
 use shared_mem::{
     Access, ApplyParts, ApplyTargets, ConsolePosition, ConsoleRing, ControlBlock, Epoch, Generation, HeartbeatWriter,
-    HostSlot, JournalGeometry, JournalReader, JournalWriter, Mapping, PageIndex, PoolConfig, RecordLimits, StateArea,
-    VmPartition, apply_record, no_step,
+    HostSlot, JournalGeometry, JournalReader, JournalWriter, LogPosition, LogWriter, Mapping, PageIndex, PoolConfig,
+    RecordLimits, StateArea, VmPartition, apply_record, no_step,
 };
 use std::fs;
+use std::num::NonZeroU32;
 use std::os::unix::fs::{FileExt as _, MetadataExt as _};
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -190,6 +191,37 @@ fn a_sound_pool_is_described_alive_and_dead() {
     assert!(!dead.held);
     assert_eq!(dead.vms, report.vms);
     serde_json::to_string(&dead).unwrap();
+}
+
+#[test]
+fn record_logs_are_described_and_their_damage_is_found() {
+    let world = World::new();
+    let (reigning, next) = (Generation::new(1), Generation::new(2));
+    world.parts.create_log(reigning, LogPosition::new(800)).unwrap();
+    world.parts.reserve_log(next).unwrap();
+    let memory = || Mapping::read_write(&world.parts.log(reigning, Access::ReadWrite).unwrap()).unwrap();
+    let mut log = LogWriter::new(memory(), geometry().log_bytes).unwrap();
+    for number in 1..=3 {
+        log.append(NonZeroU32::MIN, number, &[7; 24]).unwrap();
+    }
+    let report = world.inspect();
+    assert_eq!((lines(&report), report.verdict()), (Vec::new(), Verdict::Sound));
+    let found: Vec<_> =
+        report.vms[0].logs.iter().map(|log| (log.generation, log.role, log.tail, log.entries)).collect();
+    assert_eq!(
+        found,
+        [(1, JournalRole::Reigning, Some(800 + 3 * 64), Some(3)), (2, JournalRole::Reserved, None, None)]
+    );
+    let without = report.vms[0].reserved_bytes - 2 * (4096 + geometry().log_bytes);
+    assert!(without >= MEMORY_BYTES + DISK_BYTES, "logs are part of what is reserved");
+    world.flip("vm-0/log.1", 4096 + 800 + 64 + 8);
+    let report = world.inspect();
+    assert_eq!(report.vms[0].logs[0].entries, Some(1));
+    assert_eq!(report.verdict(), Verdict::Damaged);
+    world.flip("vm-0/log.1", 64);
+    let report = world.inspect();
+    assert_eq!(report.vms[0].logs[0].tail, None);
+    assert_eq!(report.findings.len(), 1, "{:?}", lines(&report));
 }
 
 #[test]

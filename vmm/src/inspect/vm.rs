@@ -2,9 +2,10 @@
 
 use super::Findings;
 use super::journal::{self, Applied};
+use super::log;
 use super::report::{
-    BootReport, ConsoleReport, ControlReport, JournalReport, JournalRole, Recoverable, StateReport, VmInCluster,
-    VmReport,
+    BootReport, ConsoleReport, ControlReport, JournalReport, JournalRole, LogReport, Recoverable, StateReport,
+    VmInCluster, VmReport,
 };
 use crate::machine::MachineState;
 use ft_protocol::commit_meta::GuestEnd;
@@ -12,8 +13,8 @@ use ft_protocol::controller::{HostRecord, VmRecord};
 use shared_mem::mem::MapError;
 use shared_mem::pool::FileKind;
 use shared_mem::{
-    Access, ConsoleRing, ControlBlock, Epoch, Extent, Generation, JournalReader, Mapping, PoolError, PoolView,
-    ReadOnly, StateArea, VmGeometry, VmPartition, VmSlot, boot_image,
+    Access, ConsoleRing, ControlBlock, Epoch, Extent, Generation, JournalReader, LogReader, Mapping, PoolError,
+    PoolView, ReadOnly, StateArea, VmGeometry, VmPartition, VmSlot, boot_image,
 };
 
 /// A part cannot be mapped.
@@ -50,6 +51,12 @@ pub(super) fn stamp(view: &PoolView, slot: VmSlot) -> Vec<String> {
             });
             stamp.push(format!("{generation} {word:?}"));
         }
+        for generation in partition.log_generations().unwrap_or_default() {
+            let memory = map(partition.log(generation, Access::ReadOnly));
+            let tail =
+                memory.map(|memory| LogReader::new(memory, partition.geometry().log_bytes).map(|log| log.tail()));
+            stamp.push(format!("log {generation} {tail:?}"));
+        }
     }
     stamp
 }
@@ -72,6 +79,7 @@ impl Look<'_> {
         let boot = self.boot(findings);
         self.check_image(findings);
         let journals = self.journals(control, console, findings);
+        let logs = self.logs(control, findings);
         let recoverable = recoverable(self.record, control, state.is_some(), boot.is_some(), &journals);
         VmReport {
             slot: Some(self.partition.slot().get()),
@@ -80,8 +88,9 @@ impl Look<'_> {
             disk_bytes: geometry.disk_bytes,
             cluster: self.record.map(|record| in_cluster(record, self.hosts)),
             control,
-            reserved_bytes: reserved_bytes(geometry, boot, journals.len()),
+            reserved_bytes: reserved_bytes(geometry, boot, journals.len(), logs.len()),
             journals,
+            logs,
             machine_state,
             console,
             boot,
@@ -289,13 +298,16 @@ impl Look<'_> {
         }
         let applied = Applied { epoch: Epoch::new(control.applied), console_tail: console.map(|console| console.tail) };
         let report = |generation: Generation| {
-            let role = match generation.cmp(&reigning) {
-                std::cmp::Ordering::Less => JournalRole::Over,
-                std::cmp::Ordering::Equal => JournalRole::Reigning,
-                std::cmp::Ordering::Greater => JournalRole::Reserved,
-            };
-            journal::report(self.partition, generation, role, &applied, findings)
+            journal::report(self.partition, generation, role(generation, reigning), &applied, findings)
         };
+        generations.into_iter().map(report).collect()
+    }
+
+    fn logs(&self, control: Option<ControlReport>, findings: &mut Findings) -> Vec<LogReport> {
+        let reigning = Generation::new(control.map_or(0, |control| control.generation));
+        // A directory that cannot be listed is told when the journals are looked for.
+        let generations = self.partition.log_generations().unwrap_or_default();
+        let report = |generation| log::report(self.partition, generation, role(generation, reigning), findings);
         generations.into_iter().map(report).collect()
     }
 
@@ -318,6 +330,14 @@ impl Look<'_> {
             }
         }
         files.iter().map(|(_, _, bytes)| bytes).sum()
+    }
+}
+
+fn role(generation: Generation, reigning: Generation) -> JournalRole {
+    match generation.cmp(&reigning) {
+        std::cmp::Ordering::Less => JournalRole::Over,
+        std::cmp::Ordering::Equal => JournalRole::Reigning,
+        std::cmp::Ordering::Greater => JournalRole::Reserved,
     }
 }
 
@@ -367,6 +387,7 @@ pub(super) fn homeless(record: &VmRecord, hosts: &[HostRecord]) -> VmReport {
         cluster: Some(in_cluster(record, hosts)),
         control: None,
         journals: Vec::new(),
+        logs: Vec::new(),
         machine_state: Vec::new(),
         console: None,
         boot: None,
@@ -377,14 +398,16 @@ pub(super) fn homeless(record: &VmRecord, hosts: &[HostRecord]) -> VmReport {
 }
 
 /// What the VM was promised when it was made, with the journals that it has now.
-fn reserved_bytes(geometry: &VmGeometry, boot: Option<BootReport>, journals: usize) -> u64 {
+fn reserved_bytes(geometry: &VmGeometry, boot: Option<BootReport>, journals: usize, logs: usize) -> u64 {
+    let times = |bytes: u64, count: usize| bytes.saturating_mul(u64::try_from(count).unwrap_or(u64::MAX));
     let large = if geometry.sparse { 0 } else { geometry.memory_bytes.saturating_add(geometry.disk_bytes) };
     let journal = geometry.journal.reserved_ranges().map(|(_, len)| len).sum::<u64>();
     large
         .saturating_add(shared_mem::control::CONTROL_BYTES)
         .saturating_add(shared_mem::console::console_file_bytes(geometry.console_bytes))
         .saturating_add(boot.map_or(0, |boot| boot_image::boot_file_bytes(boot.bytes)))
-        .saturating_add(journal.saturating_mul(u64::try_from(journals).unwrap_or(u64::MAX)))
+        .saturating_add(times(journal, journals))
+        .saturating_add(times(shared_mem::record_log::log_file_bytes(geometry.log_bytes), logs))
 }
 
 /// The last epoch that can be rebuilt from the pool alone, as a controller and a host that start now would do it.
