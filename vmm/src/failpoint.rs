@@ -16,16 +16,18 @@ use std::time::Duration;
 pub const FAILPOINTS_VARIABLE: &str = "FTVM_FAILPOINTS";
 
 /// Every failpoint, in the order in which a commit, an apply and a takeover pass them.
-pub const FAILPOINTS: [&str; 22] = [
+pub const FAILPOINTS: [&str; 25] = [
     "host.commit.stopped",
     "host.commit.harvested",
     "host.commit.copied",
     "host.commit.closed",
     "host.commit.checksummed",
     "host.commit.published",
+    "host.log.appended",
     "host.standby.made",
     "host.takeover.ordered",
     "host.takeover.loaded",
+    "host.takeover.replayed",
     "controller.apply.checked",
     "controller.apply.pages-written",
     "controller.apply.pages-durable",
@@ -36,6 +38,7 @@ pub const FAILPOINTS: [&str; 22] = [
     "controller.takeover.sealed",
     "controller.state.persisting",
     "controller.state.persisted",
+    "controller.takeover.log-copied",
     "controller.takeover.opened",
     "controller.takeover.promoted",
     "controller.standby.ordered",

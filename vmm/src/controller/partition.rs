@@ -2,6 +2,7 @@
 
 use super::applier::{Applier, DrainJob, Event, Job, Journal, Target};
 use super::log_drain::LogDrain;
+use crate::failpoint;
 use crate::machine::MachineState;
 use crate::wake::WakingSender;
 use ft_protocol::controller::{Recovered, VmRecord, Word};
@@ -10,10 +11,10 @@ use ft_protocol::{Epoch, Generation, VmId};
 use nix::sys::stat::{SFlag, fstat};
 use shared_mem::commit_word::CommitWordError;
 use shared_mem::journal::format_journal;
-use shared_mem::record_log::{AppendError, format_log};
+use shared_mem::record_log::LogRange;
 use shared_mem::{
-    Access, ConsoleRing, ControlBlock, Extent, JournalGeometry, JournalReader, LogPosition, LogReader, LogWriter,
-    Mapping, Pool, PoolRead, ReadOnly, ReadWrite, RecordLimits, StateArea, VmGeometry, VmName, VmPartition,
+    Access, ConsoleRing, ControlBlock, Extent, JournalGeometry, JournalReader, LogPosition, LogReader, Mapping, Pool,
+    PoolRead, ReadOnly, ReadWrite, RecordLimits, StateArea, VmGeometry, VmName, VmPartition,
 };
 use std::collections::BTreeMap;
 use std::os::fd::AsFd;
@@ -192,7 +193,7 @@ impl Partition {
     pub(super) fn reserve_generation(&mut self, generation: Generation) -> Result<(), Failure> {
         let raw = shared_mem::Generation::new(generation.get());
         self.parts.create_journal(raw, shared_mem::Epoch::ZERO)?;
-        self.parts.create_log(raw, LogPosition::ZERO)?;
+        self.parts.reserve_log(raw)?;
         Ok(())
     }
 
@@ -217,31 +218,27 @@ impl Partition {
     /// at the same positions: what left because of them is covered, whoever dies next.
     fn open_log(&self, generation: shared_mem::Generation, base: shared_mem::Epoch) -> Result<(), Failure> {
         let from = logged_to(&self.state, base);
-        match self.parts.log(generation, Access::ReadWrite) {
-            Ok(reserved) => format_log(&Mapping::read_write(&reserved)?, generation, self.log_bytes, from)?,
-            Err(_) => self.parts.create_log(generation, from)?,
-        }
         let reigned = self.control.generation()?;
-        let Ok(source) = self.parts.log(reigned, Access::ReadOnly) else { return Ok(()) };
-        if reigned >= generation {
+        let before = self.parts.log(reigned, Access::ReadOnly).ok().filter(|_| reigned < generation);
+        let Some(before) = before else {
+            self.parts.create_log(generation, from)?;
             return Ok(());
-        }
-        let source = LogReader::new(Mapping::read_only(&source)?, self.log_bytes)?;
-        let copy = Mapping::read_write(&self.parts.log(generation, Access::ReadWrite)?)?;
-        let mut copy = LogWriter::new(copy, self.log_bytes)?;
-        let copied = copy_entries(&source, from, &mut copy);
-        copied.or_else(|error| match error {
+        };
+        let before = LogReader::new(Mapping::read_only(&before)?, self.log_bytes)?;
+        let to = match before.tail() {
+            // A commit is published after the entries that it covers; a tail before it has been tampered with.
+            Ok(tail) if tail.position >= from && tail.position.get() - from.get() <= self.log_bytes => tail.position,
+            // The entries themselves say how far they go.
+            Ok(_) | Err(_) => from.plus(self.log_bytes),
+        };
+        let range = LogRange { from, to, after_sequence: None };
+        let copied = self.parts.continue_log(reigned, range, generation)?;
+        if let Some(error) = copied.stopped {
             // What lies behind cannot be trusted: the guest goes on from there by itself.
-            CopyError::Read(error) => {
-                tracing::warn!(
-                    "the record log of {reigned} is lost from {} on: {}",
-                    copy.tail(),
-                    crate::chain(&*error)
-                );
-                Ok(())
-            }
-            CopyError::Write(error) => Err(error.into()),
-        })
+            tracing::warn!("the record log of {reigned} is lost from {} on: {}", copied.end, crate::chain(&error));
+        }
+        failpoint::pass("controller.takeover.log-copied");
+        Ok(())
     }
 
     fn open_journal(&mut self, generation: Generation) -> Result<Arc<Journal>, Failure> {
@@ -358,21 +355,4 @@ fn logged_to<M: PoolRead>(state: &StateArea<M>, epoch: shared_mem::Epoch) -> Log
             LogPosition::ZERO
         }
     }
-}
-
-enum CopyError {
-    Read(Failure),
-    Write(AppendError),
-}
-
-fn copy_entries<M: PoolRead>(
-    source: &LogReader<M>,
-    from: LogPosition,
-    copy: &mut LogWriter<Mapping<ReadWrite>>,
-) -> Result<(), CopyError> {
-    let mut entries = source.entries(from).map_err(|error| CopyError::Read(error.into()))?;
-    while let Some(entry) = entries.next_entry().map_err(|error| CopyError::Read(error.into()))? {
-        copy.append(entry.tag, entry.exit_counter, entry.payload).map_err(CopyError::Write)?;
-    }
-    Ok(())
 }
