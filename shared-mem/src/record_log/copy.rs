@@ -11,7 +11,7 @@ use std::sync::atomic::Ordering;
 
 use thiserror::Error;
 
-use super::layout::{FormatLogError, RING_AT, TAIL_AT, WORD_BYTES, check_log, header_bytes, run};
+use super::layout::{FormatLogError, RING_AT, TAIL_AT, WORD_BYTES, check_log, header_bytes, is_log_position, run};
 use super::reader::{LogReader, ReadLogError};
 use crate::guarded_word;
 use crate::mem::{AccessError, PoolRead, PoolWrite};
@@ -75,7 +75,7 @@ pub fn copy_log<R: PoolRead, W: PoolWrite>(
 ) -> Result<CopiedLog, CopyLogError> {
     let ring_bytes = from.ring_bytes();
     // Where a commit left the log is what its writer said.
-    if range.from > range.to || !range.from.get().is_multiple_of(8) || range.to.get() > guarded_word::VALUE_MAX {
+    if range.from > range.to || !is_log_position(range.from) || range.to.get() > guarded_word::VALUE_MAX {
         return Err(CopyLogError::Range { from: range.from, to: range.to });
     }
     check_log(to, ring_bytes)?;

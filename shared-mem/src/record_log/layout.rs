@@ -90,6 +90,12 @@ pub enum FormatLogError {
         /// The size.
         ring_bytes: u64,
     },
+    /// No entry can lie there.
+    #[error("a record log cannot begin at {base}")]
+    Base {
+        /// Where it was to begin.
+        base: LogPosition,
+    },
     /// The memory is too short.
     #[error("cannot write the header of the record log")]
     Access(#[from] AccessError),
@@ -98,19 +104,26 @@ pub enum FormatLogError {
 /// Lays out an empty log whose first entry will be at `base`, a multiple of 8.
 ///
 /// # Errors
-/// When the size makes no sense or does not fit the memory.
+/// When the size or the position makes no sense or the log does not fit the memory.
 pub fn format_log<M: PoolWrite>(
     memory: &M,
     generation: Generation,
     ring_bytes: u64,
     base: LogPosition,
 ) -> Result<(), FormatLogError> {
-    assert!(base.get().is_multiple_of(8), "entries are aligned");
+    if !is_log_position(base) {
+        return Err(FormatLogError::Base { base });
+    }
     check_log(memory, ring_bytes)?;
     memory.write(Offset::ZERO, &header_bytes(generation, ring_bytes, base))?;
     memory.store_u64(TAIL_AT, guarded_word::encode(base.get()), Ordering::Release)?;
     planted::settle(memory, Offset::ZERO, RING_AT)?;
     Ok(())
+}
+
+/// Whether an entry can lie at the position.
+pub(super) fn is_log_position(position: LogPosition) -> bool {
+    position.get().is_multiple_of(8) && position.get() <= guarded_word::VALUE_MAX
 }
 
 /// Whether a log of this size can be laid out in the memory.

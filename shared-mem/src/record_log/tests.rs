@@ -169,6 +169,11 @@ fn what_is_no_range_is_not_copied() {
     for (from, until) in [(808, 800), (801, 809), (0, u64::MAX)] {
         assert!(matches!(copy(from, until), Err(CopyLogError::Range { .. })));
     }
+    for base in [801, 1 << 60] {
+        let base = LogPosition::new(base);
+        let (memory, _, _) = log(0);
+        assert_eq!(format_log(&memory, Generation::new(2), RING, base), Err(FormatLogError::Base { base }));
+    }
     let tail = writer.tail().get();
     assert_eq!(
         copy(tail, tail).unwrap(),
