@@ -23,6 +23,14 @@ pub struct NicIndex(pub u8);
 /// Why an input could not be had.
 #[derive(Debug, thiserror::Error)]
 pub enum InputError {
+    /// The disk image cannot be read.
+    #[error("the disk cannot be read at exit {at:?}")]
+    Disk {
+        /// The exit that asked.
+        at: ExitNumber,
+        /// Why.
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
     /// The operating system has no entropy.
     #[error("no entropy from the operating system at exit {at:?}")]
     Entropy {

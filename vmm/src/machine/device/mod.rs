@@ -10,6 +10,7 @@ mod exit;
 mod serial;
 #[cfg(test)]
 mod tests;
+pub mod virtio;
 mod wait;
 
 pub use bus::{Bus, BusError};

@@ -1,0 +1,5 @@
+mod disk;
+mod hostile;
+mod requests;
+mod rig;
+mod saved;
