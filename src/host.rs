@@ -19,6 +19,9 @@ pub(crate) struct Args {
     /// Memory that guests may take here; without it all that the machine has
     #[arg(long, value_name = "SIZE")]
     memory: Option<ByteCount>,
+    /// A failure domain of this host, such as rack=r1; may be repeated. A VM's hosts share none where that can be
+    #[arg(long, value_name = "LABEL")]
+    label: Vec<String>,
     /// The process whose private cluster this is: dies with it
     #[arg(long, value_name = "PID", hide = true)]
     private_to: Option<i32>,
@@ -35,6 +38,7 @@ pub(crate) fn run(args: Args) -> CommandResult {
         name: name.clone(),
         socket: args.pool,
         memory_bytes: args.memory.map(ByteCount::get),
+        labels: args.label,
         lifeline: false,
     })? {
         HostEnd::Shutdown => Ok(ExitStatus::Own(ExitCode::Ok)),

@@ -4,14 +4,20 @@ use crate::exit_code::ExitCode;
 use crate::failure::Failure;
 use crate::lineage::Parent;
 use crate::{CommandResult, ExitStatus};
+use ft_protocol::phi::{BadPhi, Phi};
 use scenarios::cluster::OwnedDirectory;
 use std::path::PathBuf;
+use std::str::FromStr;
 use std::time::Duration;
 use vmm::controller::{ControllerOptions, serve};
 use vmm::fence::{FenceAgent, FenceConfig};
 
 /// Silence after which a host is suspected. Nothing but a hang is found by it: a dead host's socket closes at once.
 const HEARTBEAT_MS: u64 = 100;
+/// A primary that owes a commit for so long, while its host lives, is suspected.
+const STALL_MS: u64 = 2_000;
+/// The degree of suspicion at which a silent host is suspected before the bound: twice as fast on a quiet machine.
+const SUSPICION: &str = "16";
 /// Beats that fit into the bound.
 const BEATS_PER_BOUND: u32 = 20;
 
@@ -26,6 +32,12 @@ pub(crate) struct Args {
     /// Silence after which a host is suspected, in milliseconds
     #[arg(long, value_name = "N", default_value_t = HEARTBEAT_MS, value_parser = clap::value_parser!(u64).range(10..=600_000))]
     heartbeat_ms: u64,
+    /// Suspect a host earlier, when its silence is so unlikely by its beats so far (phi: 8 is a chance of one in 10^8), or `none`
+    #[arg(long, value_name = "PHI", default_value = SUSPICION)]
+    suspicion: Suspicion,
+    /// Suspect a primary that neither commits nor says why it need not for so long, in milliseconds, while its host lives
+    #[arg(long, value_name = "N", default_value_t = STALL_MS, value_parser = clap::value_parser!(u64).range(10..=3_600_000))]
+    stall_ms: u64,
     /// What ends deposed hosts, beside the seal: `none`, `kill` (processes of this machine), or the path of an agent that
     /// speaks the Pacemaker fence-agents protocol
     #[arg(long, value_name = "AGENT", default_value = "none")]
@@ -47,6 +59,17 @@ pub(crate) struct Args {
     owns: Vec<PathBuf>,
 }
 
+/// A degree of suspicion, or none.
+#[derive(Clone, Copy, Debug)]
+struct Suspicion(Option<Phi>);
+
+impl FromStr for Suspicion {
+    type Err = BadPhi;
+    fn from_str(text: &str) -> Result<Self, BadPhi> {
+        if text == "none" { Ok(Self(None)) } else { text.parse().map(Some).map(Self) }
+    }
+}
+
 pub(crate) fn run(args: Args) -> CommandResult {
     let parent = args.private_to.map(Parent::new);
     let heartbeat_bound = Duration::from_millis(args.heartbeat_ms);
@@ -57,6 +80,8 @@ pub(crate) fn run(args: Args) -> CommandResult {
         dir: args.dir,
         heartbeat_bound,
         heartbeat_interval: (heartbeat_bound / BEATS_PER_BOUND).max(Duration::from_millis(1)),
+        suspicion: args.suspicion.0,
+        stall_bound: Duration::from_millis(args.stall_ms),
         private: parent.is_some(),
         keep: args.keep,
         fence: FenceConfig {

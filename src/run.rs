@@ -6,6 +6,7 @@ use crate::lineage::Parent;
 use crate::signals::EndSignals;
 use crate::{CommandResult, ExitStatus};
 use ft_protocol::commit_meta::GuestEnd;
+use ft_protocol::policy::{Failback, Policy};
 use ft_protocol::{Span, Time};
 use scenarios::cluster::{Cluster, ClusterOptions, default_pool_parent};
 use scenarios::foreground::{ShowError, Shown, show};
@@ -46,6 +47,15 @@ pub(crate) struct Args {
     /// Silence after which a host is suspected, in milliseconds
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(10..=600_000))]
     heartbeat_ms: Option<u64>,
+    /// Refuse to start unless a third host has room for the secondary after next, and keep it free
+    #[arg(long)]
+    require_spare: bool,
+    /// The host on which the guest would best run, such as b
+    #[arg(long, value_name = "HOST")]
+    prefer: Option<String>,
+    /// Move the guest back to its old or preferred place when that was healthy for so long and is better
+    #[arg(long, value_name = "TIME", value_parser = parse_span)]
+    failback: Option<Span>,
     /// Start hosts that die again
     #[arg(long)]
     respawn: bool,
@@ -126,6 +136,12 @@ fn run_protected(args: &Args, image: &GuestImage) -> CommandResult {
         args: args.args.clone(),
         epoch_interval: args.epoch_ms.map(Span::from_ms),
         working_set: args.working_set,
+        policy: Policy {
+            anti_affinity: Vec::new(),
+            require_spare: args.require_spare,
+            preferred: args.prefer.clone(),
+            failback: args.failback.map(|hold| Failback { hold }),
+        },
     };
     let respawn = if args.respawn { Respawn::All } else { Respawn::Fenced };
     let mut run = ProtectedRun::start(cluster, image, &options, respawn, args.events.as_deref())?;

@@ -35,7 +35,10 @@ fn table(status: &Status) -> String {
     let width = status.hosts.iter().map(|host| host.name.len()).max().unwrap_or(0);
     for host in &status.hosts {
         // Writing to a String cannot fail.
-        let _ = writeln!(text, "host {:<width$}  {:<9}  {}", host.name, host.health, roles(&host.name, &status.vms));
+        let phi = host.phi.map(|phi| format!("  phi {phi}")).unwrap_or_default();
+        let roles = roles(&host.name, &status.vms);
+        let labels: String = host.labels.iter().map(|label| format!("  {label}")).collect();
+        let _ = writeln!(text, "host {:<width$}  {:<9}  {roles}{phi}{labels}", host.name, host.health);
     }
     for vm in &status.vms {
         let _ = writeln!(text, "vm {}", describe(vm));
@@ -62,9 +65,10 @@ fn describe(vm: &VmStatus) -> String {
         None => "protected".to_owned(),
         Some(reason) => format!("NOT protected: {reason}"),
     };
+    let spare = vm.spare.as_ref().map(|spare| format!("; spare {spare}")).unwrap_or_default();
     let risk = vm.at_risk.as_ref().map(|risk| format!("; at risk: {risk}")).unwrap_or_default();
     format!(
-        "{}  {}  primary {}  secondary {}  generation {}  epoch {}  takeovers {}  switchovers {}  {protection}{risk}",
+        "{}  {}  primary {}  secondary {}  generation {}  epoch {}  takeovers {}  switchovers {}  {protection}{spare}{risk}",
         vm.name,
         vm.phase,
         host(&vm.primary),
@@ -79,6 +83,8 @@ fn describe(vm: &VmStatus) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use ft_protocol::phi::Phi;
+    use ft_protocol::spec::Mode;
     use ft_protocol::wire::HostStatus;
     use ft_protocol::{Epoch, Generation, HostId, VmId};
 
@@ -88,6 +94,9 @@ mod tests {
             host: HostId::new(number),
             name: name.to_owned(),
             health: "up".to_owned(),
+            phi: Some(Phi::from_thousandths(310)),
+            protocol: Some(2),
+            labels: vec!["rack=r1".to_owned()],
         };
         let vm = VmStatus {
             vm: VmId::new(0),
@@ -101,12 +110,15 @@ mod tests {
             takeovers: 1,
             switchovers: 2,
             at_risk: None,
+            spare: None,
+            mode: Mode::Checkpoint,
+            diverged: None,
         };
         let text = table(&Status { hosts: vec![host(0, "a"), host(1, "b")], vms: vec![vm] });
         assert_eq!(
             text,
-            "host a  up         spare\n\
-             host b  up         primary of guest\n\
+            "host a  up         spare  phi 0.3  rack=r1\n\
+             host b  up         primary of guest  phi 0.3  rack=r1\n\
              vm guest  running  primary b  secondary -  generation 2  epoch 57  takeovers 1  switchovers 2  \
              NOT protected: no healthy host is free\n"
         );

@@ -3,7 +3,11 @@
 //! Safety never rests on the answer (the seal is the fence), so the detector only balances speed against false alarms.
 //! Silence is added up from the observer's own samples, and a sample that comes late counts no more than
 //! [`SAMPLE_CREDIT_MAX`] intervals: an observer that was itself starved or stopped must not accuse others.
+//!
+//! Two limits stand side by side: the bound, at which every silence is suspected, and the degree of suspicion ([`Phi`]),
+//! which learns from the times between beats and can suspect earlier, never later.
 
+use crate::phi::{Gaps, Phi};
 use crate::time::{Span, Time};
 
 /// How many sampling intervals of silence one sample may add at most, however late it comes.
@@ -16,6 +20,8 @@ pub struct DetectorConfig {
     pub bound: Span,
     /// Intended time between two samples.
     pub interval: Span,
+    /// The degree of suspicion at which a host is suspected before the bound; `None`: never.
+    pub suspicion: Option<Phi>,
 }
 
 /// Watches one host's heartbeat counter.
@@ -24,6 +30,11 @@ pub struct Detector {
     config: DetectorConfig,
     last: Option<Sample>,
     silence: Span,
+    gaps: Gaps,
+    /// All samples since the last beat came in time: the silence is the time between two beats.
+    punctual: bool,
+    /// The silence at which the host is suspected.
+    limit: Span,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -35,9 +46,9 @@ struct Sample {
 /// What the samples so far say.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verdict {
-    /// The counter moved within the bound.
+    /// The counter moved in time.
     Beating,
-    /// The counter stood still for the bound or longer.
+    /// The counter stood still for the bound, or for longer than is plausible.
     Silent(Span),
 }
 
@@ -50,37 +61,69 @@ impl Detector {
     pub fn new(config: DetectorConfig) -> Self {
         assert!(config.interval > Span::ZERO, "a detector needs a sampling interval");
         assert!(config.bound > config.interval.times(SAMPLE_CREDIT_MAX), "heartbeat bound {} too short", config.bound);
-        Self { config, last: None, silence: Span::ZERO }
+        let (gaps, limit) = (Gaps::default(), config.bound);
+        Self { config, last: None, silence: Span::ZERO, gaps, punctual: false, limit }
     }
 
     /// Takes a sample of the counter; `None` when the page could not be read as a heartbeat.
     pub fn sample(&mut self, now: Time, count: Option<u64>) -> Verdict {
+        let passed = self.last.map_or(Span::ZERO, |last| now.since(last.at));
+        let credit = passed.min(self.config.interval.times(SAMPLE_CREDIT_MAX));
+        let silence = Span::from_ns(self.silence.ns().saturating_add(credit.ns()));
+        let late = credit < passed;
         match self.last {
             Some(last) if count.is_none() || last.count == count => {
-                let credit = now.since(last.at).min(self.config.interval.times(SAMPLE_CREDIT_MAX));
-                self.silence = Span::from_ns(self.silence.ns().saturating_add(credit.ns()));
+                self.silence = silence;
+                self.punctual &= !late;
             }
-            Some(_) | None => self.silence = Span::ZERO,
+            last => {
+                if self.punctual && !late && last.is_some_and(|last| last.count.is_some()) {
+                    self.learn(silence);
+                }
+                self.silence = Span::ZERO;
+                self.punctual = true;
+            }
         }
         self.last = Some(Sample { at: now, count: count.or(self.last.and_then(|last| last.count)) });
         self.verdict()
     }
 
+    fn learn(&mut self, gap: Span) {
+        self.gaps.add(gap, self.config.bound);
+        let plausible = self.config.suspicion.and_then(|phi| self.gaps.silence_of(phi, self.config.bound));
+        // One late sample must never be enough.
+        let least = Span::from_ns(self.config.interval.times(SAMPLE_CREDIT_MAX).ns() + 1);
+        self.limit = plausible.map_or(self.config.bound, |limit| limit.clamp(least, self.config.bound));
+    }
+
     /// What the samples so far say.
     #[must_use]
     pub fn verdict(&self) -> Verdict {
-        if self.silence >= self.config.bound { Verdict::Silent(self.silence) } else { Verdict::Beating }
+        if self.silence >= self.limit { Verdict::Silent(self.silence) } else { Verdict::Beating }
     }
 
-    /// Whether the counter was seen to move within half of the bound: good evidence of life.
+    /// The degree of suspicion of the present silence, once the beats are known well enough.
+    #[must_use]
+    pub fn phi(&self) -> Option<Phi> {
+        self.gaps.phi_of(self.silence, self.config.bound)
+    }
+
+    /// How unevenly the beats come, once they are known well enough.
+    #[must_use]
+    pub fn jitter(&self) -> Option<Span> {
+        self.gaps.jitter(self.config.bound)
+    }
+
+    /// Whether the counter was seen to move within half of what is suspected: good evidence of life.
     #[must_use]
     pub fn is_lively(&self) -> bool {
-        self.last.is_some_and(|last| last.count.is_some()) && self.silence.times(2) < self.config.bound
+        self.last.is_some_and(|last| last.count.is_some()) && self.silence.times(2) < self.limit
     }
 
     /// Forgets all silence, as after a suspicion that proved false.
     pub fn forgive(&mut self) {
         self.silence = Span::ZERO;
+        self.punctual = false;
     }
 }
 
@@ -88,7 +131,18 @@ impl Detector {
 mod tests {
     use super::*;
 
-    const CONFIG: DetectorConfig = DetectorConfig { bound: Span::from_ms(50), interval: Span::from_ms(5) };
+    const CONFIG: DetectorConfig =
+        DetectorConfig { bound: Span::from_ms(50), interval: Span::from_ms(5), suspicion: None };
+    const SUSPICIOUS: DetectorConfig = DetectorConfig { suspicion: Some(Phi::from_thousandths(8_000)), ..CONFIG };
+
+    /// Beats at these times (ms), sampled each 5 ms on time; says when silence was told first, up to `until`.
+    fn first_alarm(config: DetectorConfig, beats: &[u64], until: u64) -> Option<u64> {
+        let mut detector = Detector::new(config);
+        (0..=until).step_by(5).find(|now| {
+            let count = beats.iter().filter(|beat| **beat <= *now).count() as u64;
+            detector.sample(at(*now), Some(count)) != Verdict::Beating
+        })
+    }
 
     fn at(ms: u64) -> Time {
         Time::from_ns(ms * 1_000_000)
@@ -121,5 +175,36 @@ mod tests {
         }
         assert!(matches!(detector.sample(at(50), None), Verdict::Silent(_)));
         assert!(!detector.is_lively());
+    }
+
+    #[test]
+    fn even_beats_make_a_hang_known_long_before_the_bound() {
+        let beats: Vec<u64> = (0..100).map(|beat| beat * 5).collect();
+        assert_eq!(first_alarm(CONFIG, &beats, 1_000), Some(545));
+        // Mean 5 ms, deviation at its floor of 3.1 ms: phi 8 is 5.6 deviations.
+        assert_eq!(first_alarm(SUSPICIOUS, &beats, 1_000), Some(520));
+    }
+
+    #[test]
+    fn uneven_beats_raise_no_alarm_that_even_ones_would() {
+        let mut beats = Vec::new();
+        let mut now = 0;
+        for beat in 0..400 {
+            now += if beat % 8 == 7 { 25 } else { 5 };
+            beats.push(now);
+        }
+        assert_eq!(first_alarm(SUSPICIOUS, &beats, now), None);
+        let alarm = first_alarm(SUSPICIOUS, &beats, now + 1_000).expect("the end of all beats is noticed");
+        assert!(alarm - now > 25 && alarm - now <= 50, "the bound is the latest: {}", alarm - now);
+    }
+
+    #[test]
+    fn a_starved_observer_learns_nothing() {
+        let mut detector = Detector::new(SUSPICIOUS);
+        for beat in 0..200 {
+            detector.sample(at(beat * 40), Some(beat));
+        }
+        assert_eq!((detector.phi(), detector.jitter()), (None, None));
+        assert!(detector.is_lively());
     }
 }

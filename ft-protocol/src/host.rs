@@ -11,7 +11,8 @@ use crate::ids::{Generation, HostId, VmId};
 use crate::secondary::{self, Secondary};
 use crate::spec::Mode;
 use crate::time::{Span, Time};
-use crate::wire::{FromHost, HeldRole, HostHello, HostProfile, LiveReport, Order, PROTOCOL_VERSION, Role, ToHost};
+use crate::versions::VersionRange;
+use crate::wire::{FromHost, HeldRole, HostHello, HostProfile, LiveReport, Order, PROTOCOLS, Role, ToHost};
 use std::collections::BTreeMap;
 
 /// What happens to a host.
@@ -150,6 +151,7 @@ enum Held {
 #[derive(Debug)]
 pub struct Host {
     profile: HostProfile,
+    protocols: VersionRange,
     detector: Option<DetectorConfig>,
     linked: bool,
     held: BTreeMap<VmId, Held>,
@@ -159,7 +161,13 @@ impl Host {
     /// A host that is not yet connected.
     #[must_use]
     pub fn new(profile: HostProfile) -> Self {
-        Self { profile, detector: None, linked: false, held: BTreeMap::new() }
+        Self::speaking(profile, PROTOCOLS)
+    }
+
+    /// A host that speaks only some of the versions that are known here.
+    #[must_use]
+    pub fn speaking(profile: HostProfile, protocols: VersionRange) -> Self {
+        Self { profile, protocols, detector: None, linked: false, held: BTreeMap::new() }
     }
 
     /// Takes an input and appends what is to be done.
@@ -230,7 +238,7 @@ impl Host {
             }
         });
         actions.push(Action::SayHello(HostHello {
-            protocol: PROTOCOL_VERSION,
+            protocols: self.protocols,
             profile: self.profile.clone(),
             roles: roles.collect(),
         }));
@@ -238,8 +246,13 @@ impl Host {
 
     fn message(&mut self, now: Time, message: ToHost, actions: &mut Vec<Action>) {
         match message {
-            ToHost::Welcome { host, heartbeat_bound, heartbeat_interval } => {
-                self.detector = Some(DetectorConfig { bound: heartbeat_bound, interval: heartbeat_interval });
+            ToHost::Welcome { protocol, .. } if !self.protocols.contains(protocol) => {
+                let ours = self.protocols;
+                let reason = format!("the controller wants to speak protocol {protocol}, this host speaks {ours}");
+                actions.push(Action::Exit(ExitReason::Rejected(reason)));
+            }
+            ToHost::Welcome { host, heartbeat_bound: bound, heartbeat_interval, suspicion, .. } => {
+                self.detector = Some(DetectorConfig { bound, interval: heartbeat_interval, suspicion });
                 actions.push(Action::Join { host, interval: heartbeat_interval });
                 for vm in self.watched().collect::<Vec<_>>() {
                     self.secondary(now, vm, secondary::Input::LinkUp, actions);
@@ -305,13 +318,13 @@ impl Host {
         if self.generation_of(vm).is_none_or(|held| held > generation) {
             return;
         }
-        let held = self.held.remove(&vm);
-        actions.push(Action::Discard(vm));
-        if let Some(Held::Primary { generation, .. }) = held
-            && deposed
-        {
-            self.send(FromHost::Fenced { vm, generation }, actions);
-            actions.push(Action::Exit(ExitReason::Fenced { vm, generation }));
+        match self.held.remove(&vm) {
+            // At once: the machine may be what hangs, and its end would be waited for.
+            Some(Held::Primary { generation, .. }) if deposed => {
+                self.send(FromHost::Fenced { vm, generation }, actions);
+                actions.push(Action::Exit(ExitReason::Fenced { vm, generation }));
+            }
+            _ => actions.push(Action::Discard(vm)),
         }
     }
 

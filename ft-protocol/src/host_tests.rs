@@ -20,6 +20,7 @@ fn order(generation: u64) -> Order {
             journal: JournalShape { slots: 2, slot_bytes: 8192, reserved_bytes: 8192 },
             console_lossless: true,
             working_set_bytes_max: None,
+            policy: crate::policy::Policy::default(),
             nets: Vec::new(),
             disk_bytes: 0,
             log_bytes: crate::spec::LOG_BYTES_DEFAULT,
@@ -40,12 +41,15 @@ impl Bench {
             memory_bytes: 1 << 30,
             cpu: CpuProfile::default(),
             states: StateFormats { writes: 1, reads_from: 1 },
+            labels: Vec::new(),
         }));
         bench.input(Input::LinkUp);
         bench.message(ToHost::Welcome {
             host: HostId::new(1),
             heartbeat_bound: Span::from_ms(50),
             heartbeat_interval: Span::from_ms(5),
+            suspicion: None,
+            protocol: 1,
         });
         bench
     }
@@ -96,8 +100,9 @@ fn a_deposed_primary_that_idles_is_ended_too() {
     let mut bench = Bench::joined();
     bench.message(ToHost::Promote(order(2)));
     let actions = bench.message(ToHost::Release { vm: VM, generation: Generation::new(2), deposed: true });
-    assert_eq!(actions.first(), Some(&Action::Discard(VM)));
-    assert!(matches!(actions.last(), Some(Action::Exit(ExitReason::Fenced { .. }))));
+    let fenced = FromHost::Fenced { vm: VM, generation: Generation::new(2) };
+    let reason = ExitReason::Fenced { vm: VM, generation: Generation::new(2) };
+    assert_eq!(actions, [Action::Send(fenced), Action::Exit(reason)], "a machine that hangs is not waited for");
 }
 
 #[test]

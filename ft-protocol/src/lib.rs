@@ -4,6 +4,7 @@
 //! processes in `vmm` and the simulator in `scenarios` drive the same code. See README.md for the dependency rule.
 #![forbid(unsafe_code)]
 
+pub mod activity;
 pub mod commit_meta;
 pub mod controller;
 pub mod cpu;
@@ -11,16 +12,19 @@ pub mod detector;
 pub mod fence;
 pub mod host;
 pub mod ids;
+pub mod phi;
 #[cfg(feature = "planted-bugs")]
 pub mod planted;
 #[cfg(not(feature = "planted-bugs"))]
 mod planted;
+pub mod policy;
 pub mod primary;
 pub mod record;
 pub mod secondary;
 pub mod spec;
 pub mod time;
 pub mod timeline;
+pub mod versions;
 pub mod wire;
 
 pub use ids::{Epoch, Generation, HostId, Incarnation, LinkId, VmId};

@@ -22,6 +22,22 @@ pub enum PlantedBug {
     GenerationKept,
     /// A generation is opened without having been persisted.
     PromoteUnpersisted,
+    /// A stalled commit is never suspected.
+    StallIgnored,
+    /// A guest that waits is taken for one that hangs.
+    IdleAccused,
+    /// A standby that is never made is waited for for ever.
+    StandbyAwaited,
+    /// The labels of hosts are not looked at.
+    DomainsIgnored,
+    /// A host is given a machine state that it cannot read.
+    FormatIgnored,
+    /// A deleted VM's generations are given again.
+    GenerationsReused,
+    /// A deleted VM's generation is not sealed.
+    DeletedUnsealed,
+    /// A VM is moved back although its old place is not healthy.
+    FailbackBlind,
     /// A replay gives an input that the guest may go without one exit early.
     InputEarly,
     /// A replay takes packets of the last entry's own exit for released.

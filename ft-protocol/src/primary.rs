@@ -21,6 +21,7 @@
 //! guest takes no exit for is delivered at a cut made for it: the guest stands still until that cut is published, so that
 //! whoever replays finds the event at the very beginning of an epoch. The mode changes at such a cut, too.
 
+use crate::activity::Doing;
 use crate::commit_meta::GuestEnd;
 use crate::ids::Epoch;
 use crate::planted::{PlantedBug, planted};
@@ -82,6 +83,8 @@ pub enum Input {
     Yield,
     /// The vCPU stands still at a clean point, as asked by [`Action::Stop`].
     Stopped,
+    /// The pool has no space for the record that is to be written; it is tried again.
+    OutOfSpace,
     /// The record of this epoch is complete in its slot, but for its checksum.
     Written(Epoch),
     /// The commit word went from the epoch before to this one.
@@ -187,6 +190,8 @@ pub struct Primary {
     yielding: bool,
     /// The guest has run since the last cut.
     changed: bool,
+    /// The record that is being written waits for space in the pool.
+    out_of_space: bool,
     output_pending: u64,
     mode: Mode,
     turn_to: Option<Mode>,
@@ -220,6 +225,7 @@ impl Primary {
             ended: None,
             yielding: false,
             changed: true,
+            out_of_space: false,
             output_pending: 0,
             mode: config.mode,
             turn_to: None,
@@ -270,6 +276,7 @@ impl Primary {
             Input::Turn(mode) => self.turn_to = (mode != self.mode).then_some(mode),
             Input::Yield => self.yielding = true,
             Input::Stopped => self.stopped(now, actions),
+            Input::OutOfSpace => self.out_of_space = true,
             Input::Written(epoch) => self.written(now, epoch, actions),
             Input::Published(epoch) => self.published(epoch, actions),
             Input::Sealed { final_epoch } => {
@@ -316,6 +323,19 @@ impl Primary {
     #[must_use]
     pub fn is_stalled(&self) -> bool {
         matches!(self.phase, Phase::Stalled { .. })
+    }
+
+    /// What it does, for those who watch its progress: whether a commit has to come.
+    #[must_use]
+    pub fn doing(&self) -> Doing {
+        match self.phase {
+            Phase::Stalled { .. } => Doing::Blocked,
+            Phase::Writing { .. } if self.out_of_space => Doing::Blocked,
+            Phase::Writing { .. } => Doing::Writes,
+            Phase::Running if self.in_flight.is_none() && !self.changed && !self.yielding => Doing::Waits,
+            Phase::Halted => Doing::Waits,
+            Phase::Running | Phase::Stopping { .. } | Phase::Holding | Phase::Resting => Doing::Owes,
+        }
     }
 
     /// Counts for metrics.
@@ -398,6 +418,7 @@ impl Primary {
     fn written(&mut self, now: Time, written: Epoch, actions: &mut Vec<Action>) {
         let Phase::Writing { epoch, since } = self.phase else { panic!("a record that nobody asked for: {written}") };
         assert_eq!(epoch, written, "the record of another epoch");
+        self.out_of_space = false;
         self.last_pause = now.since(since);
         self.last_cut = now;
         self.output_pending = 0;

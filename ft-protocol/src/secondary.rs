@@ -100,7 +100,8 @@ impl Secondary {
 mod tests {
     use super::*;
 
-    const CONFIG: DetectorConfig = DetectorConfig { bound: Span::from_ms(50), interval: Span::from_ms(5) };
+    const CONFIG: DetectorConfig =
+        DetectorConfig { bound: Span::from_ms(50), interval: Span::from_ms(5), suspicion: None };
 
     #[test]
     fn asks_once_and_only_when_prepared() {

@@ -1,5 +1,6 @@
 //! What a VM is to the cluster: its size, its guest's arguments, its protection mode and its bounds.
 
+use crate::policy::Policy;
 use crate::time::Span;
 use serde::{Deserialize, Serialize};
 use std::fmt;
@@ -115,6 +116,8 @@ pub struct VmSpec {
     /// Copy-on-write pages that the primary's host keeps, in bytes; `None`: all that it ever wrote. What one epoch dirties
     /// is kept in any case.
     pub working_set_bytes_max: Option<u64>,
+    /// Where it should run.
+    pub policy: Policy,
     /// Network devices.
     pub nets: Vec<NetSpec>,
     /// Bytes of the disk image, a multiple of the page size; zero: no disk.

@@ -6,14 +6,24 @@
 use crate::commit_meta::GuestEnd;
 use crate::cpu::CpuProfile;
 use crate::ids::{Epoch, Generation, HostId, Incarnation, VmId};
+use crate::phi::Phi;
 use crate::spec::{Mode, VmSpec};
 use crate::time::{Span, Time};
 use crate::timeline::Happening;
+use crate::versions::VersionRange;
 use serde::{Deserialize, Serialize};
 use std::fmt;
 
-/// Version of these messages. A peer with another one is refused at its first message.
-pub const PROTOCOL_VERSION: u32 = 1;
+/// Newest version of these messages that is spoken here.
+pub const PROTOCOL_VERSION: u32 = 2;
+
+/// All versions of these messages that are spoken here. Hosts and controller use the highest one that both have; a peer
+/// with none of them is refused at its first message. What a version added is not relied upon below it:
+/// 2: a primary says what it does, in its host's heartbeat page ([`crate::activity`]).
+pub const PROTOCOLS: VersionRange = VersionRange { min: 1, max: PROTOCOL_VERSION };
+
+/// The first version whose primaries say what they do.
+pub const ACTIVITY_SINCE: u32 = 2;
 
 /// Largest message in bytes; larger ones are refused unread.
 pub const MESSAGE_BYTES_MAX: usize = 64 * 1024;
@@ -103,6 +113,8 @@ pub enum TakeoverReason {
     HostRestarted,
     /// A host that was to become primary did not.
     PromotionFailed,
+    /// The primary's host lives, but for this long the primary has neither committed nor said that it has nothing to commit.
+    CommitStalled(Span),
 }
 
 impl fmt::Display for TakeoverReason {
@@ -116,6 +128,7 @@ impl fmt::Display for TakeoverReason {
             Self::GivenUp => f.write_str("its host gave the VM up"),
             Self::HostRestarted => f.write_str("its host was restarted"),
             Self::PromotionFailed => f.write_str("it did not go live"),
+            Self::CommitStalled(span) => write!(f, "it has committed nothing for {span}, while its host lives"),
         }
     }
 }
@@ -187,6 +200,8 @@ pub struct HostProfile {
     pub cpu: CpuProfile,
     /// The formats of machine states that it can handle.
     pub states: StateFormats,
+    /// Failure domains that it is in, such as `rack=r1`: hosts with a label in common may fail together.
+    pub labels: Vec<String>,
 }
 
 /// Formats of machine states, by version: a newer host reads what an older one wrote, not the other way round.
@@ -209,8 +224,8 @@ impl StateFormats {
 /// First message of a host.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct HostHello {
-    /// [`PROTOCOL_VERSION`] of the sender.
-    pub protocol: u32,
+    /// What the sender speaks.
+    pub protocols: VersionRange,
     /// Who it is and what it can do.
     pub profile: HostProfile,
     /// Roles it holds from an earlier connection of the same life.
@@ -359,6 +374,10 @@ pub enum ToHost {
         heartbeat_bound: Span,
         /// Time between two beats, and between two samples.
         heartbeat_interval: Span,
+        /// The degree of suspicion at which a host is suspected earlier.
+        suspicion: Option<Phi>,
+        /// The version that is spoken from now on.
+        protocol: u32,
     },
     /// The host cannot be a member; it should end.
     Rejected {
@@ -497,6 +516,9 @@ pub enum RequestError {
     /// No such host.
     #[error("there is no host `{0}`")]
     UnknownHost(String),
+    /// The VM's creator wants a spare for it, and there is none.
+    #[error("the VM is to have a spare, but no capacity can be reserved for its re-protection: {0}")]
+    NoSpare(String),
     /// No host has the memory.
     #[error("no host has {0} bytes of memory left for the guest: start one that has")]
     NoCapacity(u64),
@@ -577,6 +599,12 @@ pub struct HostStatus {
     pub name: String,
     /// Its health in one word: up, silent, down, held-down.
     pub health: String,
+    /// How suspicious its silence of the moment is, once its beats are known well enough.
+    pub phi: Option<Phi>,
+    /// The version that is spoken with it, while it is connected.
+    pub protocol: Option<u32>,
+    /// Its failure domains.
+    pub labels: Vec<String>,
 }
 
 /// State of a VM.
@@ -608,4 +636,6 @@ pub struct VmStatus {
     pub switchovers: u64,
     /// What the next failure would cost, in one line: no host is left that could re-protect the VM.
     pub at_risk: Option<String>,
+    /// Name of the host that has room for a new secondary after the next failure.
+    pub spare: Option<String>,
 }

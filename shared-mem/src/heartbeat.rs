@@ -156,6 +156,14 @@ impl<M: PoolRead> HeartbeatReader<M> {
         self.memory.read(Offset::ZERO, &mut lines)?;
         parse_page(&lines)
     }
+
+    /// What the primary of a VM says on this host ([`crate::activity`]); zero when nothing was ever said.
+    ///
+    /// # Errors
+    /// When the page has no word for the VM, or the pool refuses.
+    pub fn activity(&self, vm: u16) -> Result<u64, AccessError> {
+        crate::activity::activity(&self.memory, vm)
+    }
 }
 
 #[cfg(test)]

@@ -3,6 +3,7 @@
 //! Everything is written against the traits of [`mem`], so that the same code runs over mapped memory and over the
 //! crash model of [`lossy`]. The layout is described byte by byte in docs/pool-layout.md.
 
+pub mod activity;
 pub mod apply;
 pub mod blob_store;
 pub mod boot_image;
@@ -30,6 +31,7 @@ pub mod superblock;
 pub mod vm_directory;
 pub mod working;
 
+pub use activity::ActivityWriter;
 pub use apply::{ApplyParts, ApplyStep, ApplyTargets, apply_record, no_step};
 pub use blob_store::BlobStore;
 pub use commit_word::{CommitWord, PublishError};

@@ -1,6 +1,6 @@
 //! Peers that speak to the controller as no program of ftvm does.
 
-use ft_protocol::wire::{ExtentTag, Hello, HostHello, HostProfile, PROTOCOL_VERSION, Role, StateFormats, ToHost};
+use ft_protocol::wire::{ExtentTag, Hello, HostHello, HostProfile, PROTOCOLS, Role, StateFormats, ToHost};
 use ft_protocol::wire::{FromHost, HeldRole, Order, Part};
 use ft_protocol::{Generation, HostId, Incarnation, VmId};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -121,11 +121,12 @@ pub(crate) fn profile(name: &str, memory_bytes: u64) -> HostProfile {
         memory_bytes,
         cpu: vmm::machine::cpu_profile(&kvm).expect("KVM tells"),
         states: StateFormats { writes: vmm::machine::STATE_VERSION, reads_from: vmm::machine::STATE_VERSION_OLDEST },
+        labels: Vec::new(),
     }
 }
 
 pub(crate) fn hello(profile: HostProfile, roles: Vec<HeldRole>) -> Hello {
-    Hello::Host(HostHello { protocol: PROTOCOL_VERSION, profile, roles })
+    Hello::Host(HostHello { protocols: PROTOCOLS, profile, roles })
 }
 
 pub(crate) fn claim(vm: u16, generation: u64, role: Role) -> HeldRole {

@@ -40,7 +40,13 @@ impl Golden {
         let memory = ByteCount::mib(memory_mib);
         let mut console = Vec::new();
         let end = vmm::unprotected::run(image.bytes(), memory.get(), &args, &mut console).expect("the guest runs");
-        let options = VmOptions { memory, args, epoch_interval: Some(Span::from_ms(5)), working_set: None };
+        let options = VmOptions {
+            memory,
+            args,
+            epoch_interval: Some(Span::from_ms(5)),
+            working_set: None,
+            policy: ft_protocol::policy::Policy::default(),
+        };
         Self { image, options, console, end }
     }
 

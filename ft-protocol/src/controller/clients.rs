@@ -3,11 +3,11 @@
 use super::io::Action;
 use super::vm::{Phase, Vm};
 use super::{Controller, LinkId, Turn, VmId};
+use crate::planted::{PlantedBug, planted};
 use crate::spec::{VmSpec, name_is_valid};
 use crate::timeline::Happening;
 use crate::wire::{
-    Access, Answer, FromClient, Grant, HostStatus, PROTOCOL_VERSION, Part, Request, RequestError, Status, ToClient,
-    ToHost, VmStatus,
+    Access, Answer, FromClient, Grant, HostStatus, Part, Request, RequestError, Status, ToClient, ToHost, VmStatus,
 };
 
 /// Guest memory comes in pages.
@@ -15,10 +15,10 @@ const PAGE_BYTES: u64 = 4096;
 
 impl Controller {
     pub(super) fn client_hello(&mut self, turn: &mut Turn<'_>, link: LinkId, protocol: u32) {
-        if protocol != PROTOCOL_VERSION {
-            let reason = format!(
-                "the client speaks protocol {protocol}, the controller {PROTOCOL_VERSION}: use the same ftvm on both"
-            );
+        let ours = self.config.protocols;
+        if !ours.contains(protocol) {
+            let reason =
+                format!("the client speaks protocol {protocol}, the controller {ours}: use the same ftvm on both");
             turn.actions.push(Action::ToClient { link, message: ToClient::Rejected { reason }, grants: Vec::new() });
             turn.actions.push(Action::CloseLink(link));
             return;
@@ -81,6 +81,13 @@ impl Controller {
             answer(turn, link, id, Err(RequestError::NoCapacity(spec.memory_bytes)), Vec::new());
             return;
         }
+        if spec.policy.require_spare
+            && let Err(reason) = self.admit_with_spare(vm)
+        {
+            self.vms.remove(&vm);
+            answer(turn, link, id, Err(RequestError::NoSpare(reason)), Vec::new());
+            return;
+        }
         turn.actions.push(Action::CreatePartition { vm, spec, uploader: link });
     }
 
@@ -95,6 +102,7 @@ impl Controller {
         if spec.epoch_interval.ns() == 0 || spec.journal.slots == 0 {
             return bad("epoch interval and journal slots must not be zero");
         }
+        spec.policy.check().map_err(|why| RequestError::BadSpec(why.to_owned()))?;
         if self.vms.values().any(|vm| vm.spec.name == spec.name) {
             return Err(RequestError::NameTaken(spec.name.clone()));
         }
@@ -117,7 +125,8 @@ impl Controller {
             return;
         }
         let (generation, primary) = (entry.generation, entry.primary());
-        let sealable = entry.given && !matches!(entry.phase, Phase::Ended { .. });
+        let sealable =
+            entry.given && !matches!(entry.phase, Phase::Ended { .. }) && !planted(PlantedBug::DeletedUnsealed);
         entry.phase = Phase::Deleting { client: link, request: id };
         entry.suspected = None;
         let standby = entry.standby.take().map(|standby| standby.host);
@@ -136,7 +145,9 @@ impl Controller {
         let Some(entry) = self.vms.get(&vm).filter(|entry| !entry.applying && !entry.draining_log) else { return };
         let Phase::Deleting { client, request } = entry.phase else { return };
         let name = entry.spec.name.clone();
-        self.first_generation = self.first_generation.max(entry.generation.next());
+        if !planted(PlantedBug::GenerationsReused) {
+            self.first_generation = self.first_generation.max(entry.generation.next());
+        }
         self.vms.remove(&vm);
         // Forgotten first: a controller that dies in between finds a part of the pool that belongs to nobody.
         self.persist(turn);
@@ -228,6 +239,9 @@ impl Controller {
             host,
             name: entry.name.clone(),
             health: entry.health_word().to_owned(),
+            phi: entry.phi(),
+            protocol: entry.protocol,
+            labels: entry.profile.as_ref().map(|profile| profile.labels.clone()).unwrap_or_default(),
         };
         let vm = |entry: &Vm| VmStatus {
             vm: entry.id,
@@ -243,6 +257,7 @@ impl Controller {
             takeovers: entry.takeovers,
             switchovers: entry.switchovers,
             at_risk: self.at_risk_because(entry.id),
+            spare: entry.spare.map(|host| self.host_name(host)),
         };
         Status { hosts: self.hosts.iter().map(host).collect(), vms: self.vms.values().map(vm).collect() }
     }

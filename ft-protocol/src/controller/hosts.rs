@@ -3,6 +3,7 @@
 use super::ControllerConfig;
 use crate::detector::{Detector, DetectorConfig, Verdict};
 use crate::ids::{Incarnation, LinkId};
+use crate::phi::Phi;
 use crate::planted::{PlantedBug, planted};
 use crate::time::{Span, Time};
 use crate::wire::HostProfile;
@@ -41,6 +42,10 @@ pub(super) struct Host {
     pub(super) draining: bool,
     failures: u32,
     failed_at: Option<Time>,
+    /// Since when it is trusted.
+    pub(super) up_since: Option<Time>,
+    /// The version that is spoken with it.
+    pub(super) protocol: Option<u32>,
     /// What it said of itself when it connected last.
     pub(super) profile: Option<HostProfile>,
     detector: Detector,
@@ -64,6 +69,8 @@ impl Host {
             draining: false,
             failures: 0,
             failed_at: None,
+            up_since: None,
+            protocol: None,
             profile: None,
             detector: Detector::new(detector),
         }
@@ -94,6 +101,7 @@ impl Host {
             Some(hold) => Health::HeldDown { until: now + hold },
             None => Health::Up,
         };
+        self.up_since = (self.health == Health::Up).then_some(now);
         self.detector = Detector::new(config.detector);
     }
 
@@ -113,7 +121,39 @@ impl Host {
     pub(super) fn disconnect(&mut self, now: Time) {
         self.note_failure(now);
         self.link = None;
+        self.protocol = None;
+        self.up_since = None;
         self.health = Health::Down;
+    }
+
+    /// The host lives, but does not do what it should: it gets no new role for a while.
+    pub(super) fn distrust(&mut self, now: Time, config: &ControllerConfig) {
+        self.note_failure(now);
+        if self.is_beating() {
+            let hold = self.flap_hold(now, config).unwrap_or(config.hold_down);
+            self.health = Health::HeldDown { until: now + hold };
+            self.up_since = None;
+        }
+    }
+
+    /// For how long the host has been trusted without a break.
+    pub(super) fn trusted_for(&self, now: Time) -> Option<Span> {
+        self.up_since.filter(|_| self.is_fit()).map(|since| now.since(since))
+    }
+
+    /// Whether the host failed more than once within the time that makes a clean record.
+    pub(super) fn is_flapping(&self, now: Time) -> bool {
+        self.failures > 1 && self.failed_at.is_some_and(|at| now.since(at) <= FLAP_WINDOW)
+    }
+
+    /// The degree of suspicion of its present silence.
+    pub(super) fn phi(&self) -> Option<Phi> {
+        self.link.and_then(|_| self.detector.phi())
+    }
+
+    /// How unevenly it beats.
+    pub(super) fn jitter(&self) -> Option<Span> {
+        self.detector.jitter()
     }
 
     pub(super) fn beat(&mut self, now: Time, count: Option<u64>, config: &ControllerConfig) -> Change {
@@ -122,6 +162,7 @@ impl Host {
             (Health::Up | Health::HeldDown { .. }, Verdict::Silent(silence)) => {
                 self.note_failure(now);
                 self.health = Health::Silent;
+                self.up_since = None;
                 Change::FellSilent(silence)
             }
             (Health::Awaited, Verdict::Silent(silence)) => {
@@ -142,6 +183,7 @@ impl Host {
         match self.health {
             Health::HeldDown { until } if until <= now => {
                 self.health = Health::Up;
+                self.up_since = Some(now);
                 true
             }
             _ => false,

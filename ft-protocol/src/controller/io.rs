@@ -1,5 +1,6 @@
 //! What goes into the controller's core and what comes out of it.
 
+use crate::activity::Activity;
 use crate::commit_meta::GuestEnd;
 use crate::controller::state::ClusterState;
 use crate::fence::FenceOutcome;
@@ -96,6 +97,16 @@ pub enum Input {
         generation: Generation,
         /// The last published epoch.
         epoch: Epoch,
+    },
+    /// A look at what the primary of a VM of [`super::Controller::running`] says of itself; after [`Input::Committed`] of the
+    /// same look.
+    Activity {
+        /// The VM.
+        vm: VmId,
+        /// The generation that reigned at the look.
+        generation: Generation,
+        /// What it says; `None` when it says nothing, or cannot be read.
+        said: Option<Activity>,
     },
     /// A look at a VM's commit word found what no sane primary writes.
     WordDamaged {

@@ -4,9 +4,10 @@ use super::hosts::{Change, Health, Host};
 use super::io::Action;
 use super::{Controller, HostId, LinkId, Turn, VmId};
 use crate::cpu::LEAVES_MAX;
+use crate::policy::{LABELS_MAX, label_is_valid};
 use crate::spec::name_is_valid;
 use crate::timeline::{Happening, one_line};
-use crate::wire::{Access, FromHost, Grant, HeldRole, HostHello, PROTOCOL_VERSION, Part, Role, TakeoverReason, ToHost};
+use crate::wire::{Access, FromHost, Grant, HeldRole, HostHello, Part, Role, TakeoverReason, ToHost};
 
 /// Why a host may not join.
 struct Rejection {
@@ -16,8 +17,8 @@ struct Rejection {
 
 impl Controller {
     pub(super) fn host_hello(&mut self, turn: &mut Turn<'_>, link: LinkId, hello: HostHello) {
-        let host = match self.admit(&hello) {
-            Ok(host) => host,
+        let (host, protocol) = match self.admit(&hello) {
+            Ok(admitted) => admitted,
             Err(Rejection { reason, retry }) => {
                 let message = ToHost::Rejected { reason, retry };
                 turn.actions.push(Action::ToHost { link, message, grants: Vec::new() });
@@ -33,6 +34,7 @@ impl Controller {
         let restarted = entry.incarnation.is_some_and(|known| known != hello.profile.incarnation);
         let name = hello.profile.name.clone();
         entry.connect(turn.now, link, hello.profile, &self.config);
+        entry.protocol = Some(protocol);
         self.host_links.insert(link, host);
         if !known {
             self.persist(turn);
@@ -42,6 +44,8 @@ impl Controller {
             host,
             heartbeat_bound: self.config.detector.bound,
             heartbeat_interval: self.config.detector.interval,
+            suspicion: self.config.detector.suspicion,
+            protocol,
         };
         let beat = Grant { part: Part::Heartbeat(host), access: Access::ReadWrite };
         self.to_host(turn, host, welcome, vec![beat]);
@@ -51,14 +55,16 @@ impl Controller {
     }
 
     /// Finds the number of a host that may join, or says in one line why it may not.
-    fn admit(&self, hello: &HostHello) -> Result<HostId, Rejection> {
+    fn admit(&self, hello: &HostHello) -> Result<(HostId, u32), Rejection> {
         let never = |reason: String| Err(Rejection { reason, retry: false });
-        if hello.protocol != PROTOCOL_VERSION {
+        let ours = self.config.protocols;
+        let Some(protocol) = ours.common(hello.protocols) else {
             return never(format!(
-                "host `{}` speaks protocol {}, the controller {PROTOCOL_VERSION}: use the same ftvm on both",
-                hello.profile.name, hello.protocol
+                "host `{}` speaks protocol {}, the controller {ours}: use versions of ftvm that have one in common",
+                one_line(&hello.profile.name),
+                hello.protocols
             ));
-        }
+        };
         if !name_is_valid(&hello.profile.name) {
             return never("bad host name: 1 to 63 of a-z 0-9 . _ -, not starting with a dot".to_owned());
         }
@@ -69,17 +75,24 @@ impl Controller {
                 hello.profile.cpu.leaves.len()
             ));
         }
+        let labels = &hello.profile.labels;
+        if labels.len() > LABELS_MAX || !labels.iter().all(|label| label_is_valid(label)) {
+            return never(format!(
+                "host `{}` has bad labels: at most {LABELS_MAX} of 1 to 64 of A-Z a-z 0-9 . _ = / - each",
+                hello.profile.name
+            ));
+        }
         if let Some((id, host)) = self.hosts.iter().find(|(_, host)| host.name == hello.profile.name) {
             return if host.link.is_some() {
                 // The old connection may be about to close.
                 let reason = format!("a host named `{}` is connected already: choose another --id", hello.profile.name);
                 Err(Rejection { reason, retry: true })
             } else {
-                Ok(*id)
+                Ok((*id, protocol))
             };
         }
         match u16::try_from(self.hosts.len()) {
-            Ok(next) if next < self.config.hosts_max => Ok(HostId::new(next)),
+            Ok(next) if next < self.config.hosts_max => Ok((HostId::new(next), protocol)),
             _ => never(format!("the pool has room for {} hosts, all are taken", self.config.hosts_max)),
         }
     }
@@ -161,6 +174,7 @@ impl Controller {
                     let until = turn.now + self.config.hold_down;
                     if let Some(entry) = self.hosts.get_mut(&host) {
                         entry.health = Health::HeldDown { until };
+                        entry.up_since = None;
                     }
                     self.forget_roles(turn, vm, host, TakeoverReason::GivenUp);
                 }

@@ -5,12 +5,15 @@
 //! controller that dies in between is followed by one that finishes the work.
 
 mod clients;
+mod failback;
 mod hosts;
 mod io;
 mod membership;
 mod placement;
+mod progress;
 mod protection;
 mod record;
+mod spare;
 mod state;
 mod switchover;
 mod takeover;
@@ -18,6 +21,7 @@ mod vm;
 
 pub use hosts::Health;
 pub use io::{Action, ApplyOutcome, DrainOutcome, Input, Recovered, Word};
+pub use progress::STALL_EPOCHS;
 pub use state::{CLUSTER_STATE_VERSION, ClusterState, ClusterStateError, HostRecord, VmRecord};
 
 use crate::detector::DetectorConfig;
@@ -25,6 +29,7 @@ use crate::fence::FenceOutcome;
 use crate::ids::{Epoch, Generation, HostId, LinkId, VmId};
 use crate::time::{Span, Time};
 use crate::timeline::Happening;
+use crate::versions::VersionRange;
 use crate::wire::{ToClient, ToHost};
 use hosts::Host;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -44,7 +49,12 @@ pub struct ControllerConfig {
     pub flaps_free: u32,
     /// How long a secondary may take to ask for the takeover after it was told that the primary is gone.
     pub ask_bound: Span,
-    /// How long a host may take from the order to become primary to the running guest.
+    /// How long a primary may go without a commit that is due, at least; see [`STALL_EPOCHS`].
+    pub stall_bound: Span,
+    /// What is spoken here.
+    pub protocols: VersionRange,
+    /// How long a host may take from the order to become primary to the running guest, and from the order to stand by to
+    /// the standby.
     pub promotion_bound: Span,
     /// Most hosts that can ever be members.
     pub hosts_max: u16,
@@ -134,6 +144,7 @@ impl Controller {
             Input::FenceTried { host, outcome } => self.tell(turn, Happening::FenceTried { host, outcome }),
             Input::Beat { host, count } => self.beat(turn, host, count),
             Input::Committed { vm, generation, epoch } => self.committed(turn, vm, generation, epoch),
+            Input::Activity { vm, generation, said } => self.activity(turn, vm, generation, said),
             Input::WordDamaged { vm, generation } => self.word_damaged(turn, vm, generation),
             Input::PartitionCreated { vm, result } => self.partition_created(turn, vm, result),
             Input::Sealed { vm, generation, final_epoch } => self.sealed(turn, vm, generation, final_epoch),
@@ -157,6 +168,8 @@ impl Controller {
         self.overdue(turn);
         self.drain_hosts(turn);
         self.protect_all(turn);
+        self.part_domains(turn);
+        self.fail_back(turn);
     }
 
     fn tell(&mut self, turn: &mut Turn<'_>, happening: Happening) {

@@ -3,47 +3,124 @@
 use super::vm::Phase;
 use super::{Controller, HostId, VmId};
 use crate::ids::Epoch;
+use crate::planted::{PlantedBug, planted};
+use crate::policy::shared_domains;
 use crate::wire::HostProfile;
+
+/// What a host is wanted for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Role {
+    Primary,
+    Secondary,
+    /// To become secondary after the next failure.
+    Spare,
+}
+
+/// What speaks against a host, the gravest first; the number makes the choice the same in every run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Merit {
+    /// Failure domains that it shares with the VM's other hosts.
+    pub(super) domains: usize,
+    /// VMs that should be kept apart from this one and are, or may come to be, there.
+    pub(super) rivals: usize,
+    /// It is not the one that the VM's creator prefers.
+    pub(super) second_choice: bool,
+    /// What it has to do already.
+    pub(super) load: usize,
+    host: HostId,
+}
 
 impl Controller {
     /// The host for another role of `vm`: fit, with the memory, none of `except` (a VM's roles are on different hosts), and
-    /// with the least to do; ties go to the lowest number, so that the choice is the same in every run.
-    pub(super) fn place(&self, vm: VmId, except: &[HostId]) -> Option<HostId> {
+    /// the one that least speaks against.
+    pub(super) fn place(&self, vm: VmId, except: &[HostId], role: Role) -> Option<HostId> {
+        let able = |id: &HostId| !except.contains(id) && self.can_take(*id, vm, role);
         self.hosts
-            .iter()
-            .filter(|(id, host)| host.is_fit() && !host.draining && !except.contains(id))
-            .filter(|(id, _)| self.has_room(**id, vm) && self.mismatch(**id, vm).is_none())
-            .min_by_key(|(id, _)| (self.load(**id), **id))
-            .map(|(id, _)| *id)
+            .keys()
+            .filter(|id| able(id))
+            .map(|id| self.merit(*id, vm, except, role))
+            .min()
+            .map(|merit| merit.host)
     }
 
-    /// Any connected host that beats and has the memory, trusted or not: better than a VM that does not run.
+    /// Whether a host could have a role of `vm`, whoever else has one.
+    pub(super) fn can_take(&self, host: HostId, vm: VmId, role: Role) -> bool {
+        self.hosts.get(&host).is_some_and(|entry| entry.is_fit() && !entry.draining)
+            && match role {
+                Role::Spare => self.has_room_as_spare(host, vm),
+                Role::Primary | Role::Secondary => self.has_room(host, vm),
+            }
+            && self.mismatch(host, vm).is_none()
+    }
+
+    /// What speaks against a host for a role beside `partners`.
+    pub(super) fn merit(&self, host: HostId, vm: VmId, partners: &[HostId], role: Role) -> Merit {
+        let preferred = self.vms.get(&vm).and_then(|vm| vm.spec.policy.preferred.as_deref());
+        let name = self.hosts.get(&host).map(|host| host.name.as_str());
+        Merit {
+            domains: partners.iter().map(|partner| self.domains_of_both(host, *partner)).sum(),
+            rivals: self.rivals(host, vm, role),
+            second_choice: role == Role::Primary && preferred.is_some() && preferred != name,
+            load: self.load(host),
+            host,
+        }
+    }
+
+    /// Failure domains that would take both hosts down.
+    pub(super) fn domains_of_both(&self, one: HostId, other: HostId) -> usize {
+        let labels =
+            |host| self.hosts.get(&host).and_then(|host| host.profile.as_ref()).map(|profile| &profile.labels[..]);
+        if one == other || planted(PlantedBug::DomainsIgnored) {
+            return 0;
+        }
+        shared_domains(labels(one).unwrap_or_default(), labels(other).unwrap_or_default())
+    }
+
+    /// VMs that should not run where this one does and have their primary there; for a secondary, which may become one,
+    /// those that stand by there count as well.
+    fn rivals(&self, host: HostId, vm: VmId, role: Role) -> usize {
+        let Some(entry) = self.vms.get(&vm) else { return 0 };
+        let there = |other: &&super::Vm| {
+            let stands_by = other.standby.is_some_and(|standby| standby.host == host);
+            other.primary() == Some(host) || role != Role::Primary && stands_by
+        };
+        let apart = |other: &&super::Vm| other.id != vm && entry.spec.policy.keeps_apart_from(&other.spec.policy);
+        self.vms.values().filter(apart).filter(there).count()
+    }
+
+    /// Any connected host that beats and has the memory, trusted or not, reserved or not: better than a VM that does not
+    /// run.
     pub(super) fn place_at_need(&self, vm: VmId) -> Option<HostId> {
         self.hosts
             .iter()
-            .find(|(id, host)| host.is_beating() && self.has_room(**id, vm) && self.mismatch(**id, vm).is_none())
+            .find(|(id, host)| host.is_beating() && self.room_left(**id, vm, 0) && self.mismatch(**id, vm).is_none())
             .map(|(id, _)| *id)
     }
 
-    /// Whether the host has the memory for the VM, beside what the roles that it holds may take: a standby's is reserved in
-    /// full, since a takeover must not fail for want of it.
+    /// Whether the host has the memory for the VM, beside what the roles that it holds may take (a standby's is reserved in
+    /// full, since a takeover must not fail for want of it) and what is kept free for other VMs.
     pub(super) fn has_room(&self, host: HostId, vm: VmId) -> bool {
-        let profile = self.hosts.get(&host).and_then(|host| host.profile.as_ref());
-        let Some(memory_bytes) = profile.map(|profile| profile.memory_bytes) else { return false };
-        let Some(wanted) = self.vms.get(&vm).map(|vm| vm.spec.memory_bytes) else { return false };
-        let holds = |other: &&super::Vm| {
-            other.id != vm
-                && (other.primary() == Some(host) || other.standby.is_some_and(|standby| standby.host == host))
-        };
-        let reserved: u64 = self.vms.values().filter(holds).map(|vm| vm.spec.memory_bytes).sum();
-        reserved.saturating_add(wanted) <= memory_bytes
+        self.room_left(host, vm, self.kept_free(host, vm))
+    }
+
+    pub(super) fn room_left(&self, host: HostId, vm: VmId, kept_free: u64) -> bool {
+        let wanted = self.vms.get(&vm).map(|vm| vm.spec.memory_bytes);
+        wanted.zip(self.free_bytes(host, vm)).is_some_and(|(wanted, free)| kept_free.saturating_add(wanted) <= free)
+    }
+
+    /// Memory of a host that no role of a VM other than this one takes.
+    pub(super) fn free_bytes(&self, host: HostId, vm: VmId) -> Option<u64> {
+        let memory_bytes = self.hosts.get(&host)?.profile.as_ref()?.memory_bytes;
+        let others = self.vms.values().filter(|other| other.id != vm && other.has_role_on(host));
+        let taken = others.fold(0_u64, |sum, other| sum.saturating_add(other.spec.memory_bytes));
+        Some(memory_bytes.saturating_sub(taken))
     }
 
     /// Why a host could not go on with what the pool holds of the VM; `None`: it could.
     pub(super) fn mismatch(&self, host: HostId, vm: VmId) -> Option<String> {
         let entry = self.vms.get(&vm)?;
         let profile = self.hosts.get(&host)?.profile.as_ref()?;
-        if entry.applied == Epoch::ZERO && entry.phase == Phase::Unled {
+        if entry.applied == Epoch::ZERO && entry.phase == Phase::Unled || planted(PlantedBug::FormatIgnored) {
             return None;
         }
         if let Some(version) = entry.state_version.filter(|version| !profile.states.reads(*version)) {
@@ -62,6 +139,9 @@ impl Controller {
         if let Some(mismatch) = others().find_map(|(id, _)| self.mismatch(*id, vm)) {
             return mismatch;
         }
+        if others().any(|(id, _)| self.room_left(*id, vm, 0)) {
+            return "the memory of other hosts is kept free for VMs that are to have a spare: start another".to_owned();
+        }
         if others().next().is_some() {
             return "no other host has the memory for it: start one that has".to_owned();
         }
@@ -73,15 +153,14 @@ impl Controller {
         self.hosts.values().filter(|host| host.link.is_some()).filter_map(|host| host.profile.as_ref())
     }
 
+    /// Guests that a host runs.
+    pub(super) fn primaries(&self, host: HostId) -> usize {
+        self.vms.values().filter(|vm| vm.primary() == Some(host)).count()
+    }
+
     /// Roles that a host holds; running a guest weighs more than standing by.
-    fn load(&self, host: HostId) -> usize {
-        self.vms
-            .values()
-            .map(|vm| {
-                let runs = usize::from(vm.primary() == Some(host)) * 4;
-                let stands_by = usize::from(vm.standby.is_some_and(|standby| standby.host == host));
-                runs + stands_by
-            })
-            .sum()
+    pub(super) fn load(&self, host: HostId) -> usize {
+        let stands_by = |vm: &&super::Vm| vm.standby.is_some_and(|standby| standby.host == host);
+        self.primaries(host) * 4 + self.vms.values().filter(stands_by).count()
     }
 }

@@ -1,5 +1,6 @@
 //! Protection: every running VM has a secondary as soon as a host is fit to be one (I6).
 
+use super::placement::Role;
 use super::vm::{Phase, Standby};
 use super::{Controller, Generation, HostId, Turn, VmId};
 use crate::ids::Epoch;
@@ -15,6 +16,7 @@ impl Controller {
             self.lead(turn, vm);
             self.protect(turn, vm);
         }
+        self.reserve_spares();
     }
 
     fn protect(&mut self, turn: &mut Turn<'_>, vm: VmId) {
@@ -24,7 +26,7 @@ impl Controller {
             return;
         }
         let elsewhere: &[HostId] = if planted(PlantedBug::SamePlace) { &[] } else { &[primary] };
-        let Some(host) = self.place(vm, elsewhere) else { return };
+        let Some(host) = self.place(vm, elsewhere, Role::Secondary) else { return };
         self.order_standby(turn, vm, primary, host);
     }
 
@@ -48,17 +50,19 @@ impl Controller {
         ];
         self.to_host(turn, host, ToHost::Standby(order), grants);
         if let Some(entry) = self.vms.get_mut(&vm) {
-            entry.standby = Some(Standby { host, ready: false });
+            entry.standby = Some(Standby { host, ready: false, since: turn.now });
         }
     }
 
     pub(super) fn standby_ready(&mut self, turn: &mut Turn<'_>, vm: VmId, generation: Generation, host: HostId) {
         let Some(entry) = self.vms.get_mut(&vm) else { return };
-        let expected = entry.standby == Some(Standby { host, ready: false });
-        if entry.generation != generation || !expected {
+        let expected = |standby: &&mut Standby| standby.host == host && !standby.ready;
+        if entry.generation != generation {
             return;
         }
-        entry.standby = Some(Standby { host, ready: true });
+        let Some(standby) = entry.standby.as_mut().filter(expected) else { return };
+        standby.ready = true;
+        self.reserve_spares();
         self.tell(turn, Happening::Protected { vm, generation, host });
         self.switch_if_prepared(turn, vm);
     }
@@ -66,9 +70,9 @@ impl Controller {
     /// Takes a standby back that was given by this controller's earlier life.
     pub(super) fn adopt_standby(&mut self, turn: &mut Turn<'_>, vm: VmId, host: HostId, ready: bool) {
         let Some(entry) = self.vms.get_mut(&vm) else { return };
-        let known = entry.standby == Some(Standby { host, ready });
+        let known = entry.standby.is_some_and(|standby| standby.host == host && standby.ready == ready);
         let generation = entry.generation;
-        entry.standby = Some(Standby { host, ready });
+        entry.standby = Some(Standby { host, ready, since: turn.now });
         if ready && !known {
             self.tell(turn, Happening::Protected { vm, generation, host });
             self.switch_if_prepared(turn, vm);
@@ -96,11 +100,16 @@ impl Controller {
         let entry = self.vms.get(&vm)?;
         match (&entry.phase, entry.standby) {
             (Phase::Ended { .. }, _) => Some("its life has ended".to_owned()),
-            (Phase::Running { .. }, Some(Standby { ready: true, .. })) => None,
+            (Phase::Running { .. }, Some(Standby { ready: true, .. })) => {
+                let missing = entry.spec.policy.require_spare && entry.spare.is_none();
+                missing.then(|| {
+                    "it survives one failure, but no host has room kept free for its spare: start one".to_owned()
+                })
+            }
             (Phase::Running { .. }, Some(Standby { host, .. })) => {
                 Some(format!("host `{}` is preparing to be secondary", self.host_name(host)))
             }
-            (Phase::Running { host }, None) => Some(match self.place(vm, &[*host]) {
+            (Phase::Running { host }, None) => Some(match self.place(vm, &[*host], Role::Secondary) {
                 Some(_) => "a secondary is about to be chosen".to_owned(),
                 None => self.unfit_because(vm, *host),
             }),
@@ -108,13 +117,46 @@ impl Controller {
         }
     }
 
-    /// What the next failure would cost; `None` when a third host could re-protect the VM.
-    pub(super) fn at_risk_because(&self, vm: VmId) -> Option<String> {
-        let entry = self.vms.get(&vm)?;
-        let (Phase::Running { host: primary }, Some(standby)) = (&entry.phase, entry.standby) else { return None };
-        match self.place(vm, &[*primary, standby.host]) {
-            Some(_) => None,
-            None => Some("after the next failure no host could be secondary: start another".to_owned()),
+    /// Standbys that were asked for and are not made in time: another host may do better.
+    pub(super) fn overdue_standbys(&mut self, turn: &mut Turn<'_>) {
+        let bound = self.config.promotion_bound;
+        let late = |standby: Standby| !standby.ready && turn.now.since(standby.since) > bound;
+        let overdue: Vec<(VmId, HostId)> = self
+            .vms
+            .values()
+            .filter_map(|vm| vm.standby.filter(|standby| late(*standby)).map(|standby| (vm.id, standby.host)))
+            .filter(|_| !planted(PlantedBug::StandbyAwaited))
+            .collect();
+        for (vm, host) in overdue {
+            let reason = "it did not make its standby in time".to_owned();
+            self.tell(turn, Happening::GaveUp { vm, host, reason });
+            if let Some(entry) = self.hosts.get_mut(&host) {
+                entry.distrust(turn.now, &self.config);
+            }
+            self.drop_standby(turn, vm);
         }
+    }
+
+    /// Roles of a VM that could fail together part as soon as another host has proved itself: one VM at a time, and only
+    /// while nothing else happens to it.
+    pub(super) fn part_domains(&mut self, turn: &mut Turn<'_>) {
+        let better = |vm: &super::Vm| {
+            let (Phase::Running { host: primary }, Some(standby)) = (&vm.phase, vm.standby) else { return None };
+            let quiet = standby.ready && vm.switchover.is_none() && vm.suspected.is_none();
+            let shared = self.domains_of_both(*primary, standby.host);
+            let rested = turn.now.since(standby.since) >= self.config.hold_down;
+            if shared == 0 || !quiet || !rested {
+                return None;
+            }
+            let to = self.place(vm.id, &[*primary], Role::Secondary)?;
+            let proved = self.hosts[&to].trusted_for(turn.now)? >= self.config.hold_down;
+            (proved && self.domains_of_both(*primary, to) < shared).then_some((vm.id, *primary, to))
+        };
+        let Some((vm, primary, to)) = self.vms.values().find_map(better) else { return };
+        self.drop_standby(turn, vm);
+        if self.vms.get(&vm).is_some_and(|entry| entry.standby.is_none() && entry.primary() == Some(primary)) {
+            self.order_standby(turn, vm, primary, to);
+        }
+        self.reserve_spares();
     }
 }

@@ -53,6 +53,8 @@ pub struct VmRecord {
     pub switchovers: u64,
     /// Where the VM was being moved to, as planned.
     pub moving_to: Option<HostId>,
+    /// Where the VM was driven from, and may go back to.
+    pub home: Option<HostId>,
     /// The processor that the guest is shown; settled when it is given to its first host.
     pub cpu: CpuProfile,
     /// The format of the machine state in the pool: what the last primary wrote.

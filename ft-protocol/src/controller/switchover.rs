@@ -1,6 +1,7 @@
 //! Planned changes: switchover of a VM, drain of a host.
 
 use super::clients::answer;
+use super::placement::Role;
 use super::vm::{Phase, Switchover, SwitchoverStep};
 use super::{Controller, Generation, HostId, LinkId, Turn, VmId};
 use crate::timeline::Happening;
@@ -27,7 +28,7 @@ impl Controller {
         let standby = entry.standby.map(|standby| standby.host);
         let target = match to {
             None => standby
-                .or_else(|| self.place(vm, &[primary]))
+                .or_else(|| self.place(vm, &[primary], Role::Primary))
                 .ok_or_else(|| RequestError::NotNow("no other host is fit: start one".to_owned()))?,
             Some(name) => {
                 let found = self.hosts.iter().find(|(_, host)| host.name == name);
@@ -40,6 +41,9 @@ impl Controller {
         let fit = self.hosts.get(&target).is_some_and(|host| host.is_fit() && !host.draining);
         if !fit || !self.has_room(target, vm) {
             return not_now(format!("host `{}` is not fit for the VM", self.host_name(target)));
+        }
+        if let Some(mismatch) = self.mismatch(target, vm) {
+            return not_now(mismatch);
         }
         Ok(target)
     }
@@ -54,6 +58,12 @@ impl Controller {
         let Some(entry) = self.vms.get_mut(&vm) else { return };
         let Phase::Running { host: from } = entry.phase else { return };
         assert!(entry.switchover.is_none() && from != to, "one switchover at a time, and to another host");
+        // Who moves it by hand makes the new place its home; who is drained, or driven off, may see it come back.
+        entry.home = if client.is_some() || entry.home == Some(to) {
+            None
+        } else {
+            entry.home.or(entry.spec.policy.failback.map(|_| from))
+        };
         entry.switchover = Some(Switchover { to, step: SwitchoverStep::Preparing, client });
         let elsewhere = entry.standby.is_some_and(|standby| standby.host != to);
         self.persist(turn);
@@ -167,10 +177,10 @@ impl Controller {
                 let standby = entry.standby.map(|standby| standby.host);
                 if primary == host && entry.switchover.is_none() && entry.suspected.is_none() {
                     let ready = entry.ready_standby().filter(|to| !self.hosts[to].draining);
-                    if let Some(to) = ready.or_else(|| self.place(vm, &[host])) {
+                    if let Some(to) = ready.or_else(|| self.place(vm, &[host], Role::Primary)) {
                         self.begin_switchover(turn, vm, to, None);
                     }
-                } else if standby == Some(host) && self.place(vm, &[primary, host]).is_some() {
+                } else if standby == Some(host) && self.place(vm, &[primary, host], Role::Secondary).is_some() {
                     self.drop_standby(turn, vm);
                 }
             }

@@ -1,6 +1,7 @@
 //! Takeover: seal, drain, open the next generation, promote; and the application of commit records it rests on.
 
 use super::io::{Action, ApplyOutcome, Recovered};
+use super::placement::Role;
 use super::state::VmRecord;
 use super::vm::{Phase, Switchover, SwitchoverStep, Vm};
 use super::{Controller, Generation, HostId, Turn, VmId};
@@ -20,6 +21,7 @@ impl Controller {
         entry.generation = generation;
         entry.cpu = record.cpu;
         entry.state_version = record.state_version;
+        entry.home = record.home;
         entry.diverged = record.diverged;
         entry.takeovers = takeovers;
         entry.switchovers = switchovers;
@@ -133,6 +135,10 @@ impl Controller {
         let generation = entry.generation;
         entry.phase = Phase::Sealing { winner };
         entry.suspected = None;
+        let driven_off = entry.switchover.is_none() && entry.spec.policy.failback.is_some();
+        if driven_off && entry.home.is_none() {
+            entry.home = Some(old);
+        }
         if planted(PlantedBug::TimeoutTrusted) {
             let committed = entry.committed;
             return self.sealed(turn, vm, generation, committed);
@@ -286,7 +292,7 @@ impl Controller {
             return;
         }
         let prepared = entry.ready_standby().filter(|host| self.hosts.get(host).is_some_and(super::Host::is_fit));
-        match prepared.or_else(|| self.place(vm, &[])).or_else(|| self.place_at_need(vm)) {
+        match prepared.or_else(|| self.place(vm, &[], Role::Primary)).or_else(|| self.place_at_need(vm)) {
             Some(host) => self.give(turn, vm, host),
             None => self.strand(turn, vm),
         }
@@ -397,6 +403,8 @@ impl Controller {
             return;
         }
         entry.phase = Phase::Running { host };
+        entry.settled_at = Some(turn.now);
+        entry.home = entry.home.filter(|home| *home != host);
         self.tell(turn, Happening::Live { vm, generation, host, report });
         self.mode_settled(turn, vm);
         // What was logged under the generation before went over into this one's log.
@@ -447,6 +455,7 @@ impl Controller {
             self.begin_takeover(turn, vm, None);
         }
         self.overdue_yields(turn);
+        self.overdue_standbys(turn);
         let bound = self.config.promotion_bound;
         let overdue: Vec<(VmId, Generation)> = self
             .vms

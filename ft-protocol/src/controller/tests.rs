@@ -1,18 +1,21 @@
 use super::*;
 use crate::cpu::CpuProfile;
 use crate::ids::Incarnation;
+use crate::policy::Policy;
 use crate::spec::{JournalShape, Mode, VmSpec};
 use crate::wire::{
-    FromClient, FromHost, HeldRole, HostHello, HostProfile, LiveReport, PROTOCOL_VERSION, Request, Role, StateFormats,
-    TakeoverReason, TakeoverRefusal,
+    FromClient, FromHost, HeldRole, HostHello, HostProfile, LiveReport, PROTOCOL_VERSION, PROTOCOLS, Request, Role,
+    StateFormats, TakeoverReason, TakeoverRefusal,
 };
 
 const CONFIG: ControllerConfig = ControllerConfig {
-    detector: DetectorConfig { bound: Span::from_ms(50), interval: Span::from_ms(5) },
+    detector: DetectorConfig { bound: Span::from_ms(50), interval: Span::from_ms(5), suspicion: None },
     hold_down: Span::from_ms(250),
     flaps_free: 5,
     ask_bound: Span::from_ms(1_000),
     promotion_bound: Span::from_ms(10_000),
+    stall_bound: Span::from_ms(200),
+    protocols: PROTOCOLS,
     hosts_max: 8,
     vms_max: 4,
     shutdown_allowed: true,
@@ -125,13 +128,14 @@ impl Cluster {
 
     fn join_with(&mut self, host: u64, incarnation: u64, roles: &[HeldRole], states: StateFormats) {
         let hello = HostHello {
-            protocol: PROTOCOL_VERSION,
+            protocols: PROTOCOLS,
             profile: HostProfile {
                 name: format!("h{host}"),
                 incarnation: Incarnation::new(incarnation),
                 memory_bytes: 1 << 30,
                 cpu: CpuProfile::default(),
                 states,
+                labels: Vec::new(),
             },
             roles: roles.to_vec(),
         };
@@ -148,6 +152,7 @@ impl Cluster {
             journal: JournalShape { slots: 2, slot_bytes: 1 << 20, reserved_bytes: 1 << 20 },
             console_lossless: true,
             working_set_bytes_max: None,
+            policy: Policy::default(),
             nets: Vec::new(),
             disk_bytes: 0,
             log_bytes: crate::spec::LOG_BYTES_DEFAULT,

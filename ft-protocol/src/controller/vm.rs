@@ -1,6 +1,7 @@
 //! One VM, as the controller sees it. The transitions are in `takeover.rs` and `protection.rs`.
 
 use crate::commit_meta::GuestEnd;
+use crate::controller::progress::Progress;
 use crate::controller::state::VmRecord;
 use crate::cpu::CpuProfile;
 use crate::ids::{Epoch, Generation, HostId, LinkId, VmId};
@@ -43,6 +44,8 @@ pub(super) enum Phase {
 pub(super) struct Standby {
     pub(super) host: HostId,
     pub(super) ready: bool,
+    /// When it was asked for.
+    pub(super) since: Time,
 }
 
 /// A planned change of primary.
@@ -109,6 +112,16 @@ pub(super) struct Vm {
     pub(super) poisoned: bool,
     /// Not to be given to a host before this time, after the pool refused a new generation.
     pub(super) retry_at: Time,
+    /// What was seen of the primary's progress.
+    pub(super) progress: Option<Progress>,
+    /// Where it would get its next secondary.
+    pub(super) spare: Option<HostId>,
+    /// Places that are kept free for it until it has taken them.
+    pub(super) intended: Vec<HostId>,
+    /// Where it was driven from, and may go back to.
+    pub(super) home: Option<HostId>,
+    /// When it went live where it is, as far as this controller knows.
+    pub(super) settled_at: Option<Time>,
 }
 
 impl Vm {
@@ -141,6 +154,11 @@ impl Vm {
             suspected: None,
             poisoned: false,
             retry_at: Time::ZERO,
+            progress: None,
+            spare: None,
+            intended: Vec::new(),
+            home: None,
+            settled_at: None,
         }
     }
 
@@ -150,6 +168,15 @@ impl Vm {
             Phase::Promoting { host, .. } | Phase::Running { host } => Some(host),
             _ => None,
         }
+    }
+
+    /// Hosts that have a role for it.
+    pub(super) fn role_hosts(&self) -> impl Iterator<Item = HostId> {
+        self.primary().into_iter().chain(self.standby.map(|standby| standby.host))
+    }
+
+    pub(super) fn has_role_on(&self, host: HostId) -> bool {
+        self.role_hosts().any(|role| role == host)
     }
 
     pub(super) fn ready_standby(&self) -> Option<HostId> {
@@ -185,6 +212,7 @@ impl Vm {
             switchovers: self.switchovers,
             cpu: self.cpu.clone(),
             state_version: self.state_version,
+            home: self.home,
             diverged: self.diverged.clone(),
             moving_to: self.switchover.as_ref().map(|switchover| switchover.to),
             ended: match &self.phase {

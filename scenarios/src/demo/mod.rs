@@ -155,6 +155,7 @@ fn show_in(
         args: options.args.clone(),
         epoch_interval: options.epoch_interval,
         working_set: None,
+        policy: ft_protocol::policy::Policy::default(),
     };
     let run = ProtectedRun::start(cluster, &image, &vm, Respawn::All, None)?;
     let kills = plan_kills(options.seed, options.kills, golden.console.len() as u64);

@@ -2,6 +2,7 @@
 
 use crate::units::ByteCount;
 use ft_protocol::Span;
+use ft_protocol::policy::Policy;
 use ft_protocol::spec::{JournalShape, Mode, VmSpec};
 
 /// Commit records that may wait for the controller.
@@ -30,6 +31,8 @@ pub struct VmOptions {
     pub epoch_interval: Option<Span>,
     /// Copies of written pages that the primary's host keeps; `None`: all.
     pub working_set: Option<ByteCount>,
+    /// Where it should run.
+    pub policy: Policy,
 }
 
 impl VmOptions {
@@ -44,6 +47,7 @@ impl VmOptions {
             args: self.args.clone(),
             journal: journal_for(self.memory),
             console_lossless: true,
+            policy: self.policy.clone(),
             working_set_bytes_max: self.working_set.map(ByteCount::get),
             nets: Vec::new(),
             disk_bytes: 0,

@@ -11,6 +11,7 @@ use super::world::World;
 use ft_protocol::Span;
 use ft_protocol::commit_meta::GuestEnd;
 use ft_protocol::ids::VmId;
+use ft_protocol::policy::Policy;
 use ft_protocol::spec::{Mode, VmSpec};
 use ft_protocol::wire::{Answer, FromClient, PROTOCOL_VERSION, Request, RequestError, ToClient};
 use shared_mem::console::ConsoleRing;
@@ -139,6 +140,7 @@ impl World {
             journal: super::pool::journal_shape(weather.guest_pages, weather.slots),
             console_lossless: true,
             working_set_bytes_max: None,
+            policy: Policy::default(),
             nets: Vec::new(),
             disk_bytes: 0,
             log_bytes: ft_protocol::spec::LOG_BYTES_DEFAULT,

@@ -104,6 +104,7 @@ fn new_core(index: u16, actor: &Actor) -> Host {
         incarnation: Incarnation::new(u64::from(actor.life)),
         memory_bytes: u64::MAX,
         cpu: CpuProfile::default(),
+        labels: Vec::new(),
         states: StateFormats { writes: 1, reads_from: 1 },
     })
 }

@@ -5,6 +5,7 @@ use super::guest::PRINT_BYTES_MAX;
 use ft_protocol::Span;
 use ft_protocol::controller::ControllerConfig;
 use ft_protocol::detector::DetectorConfig;
+use ft_protocol::wire::PROTOCOLS;
 use serde::{Deserialize, Serialize};
 
 /// Page size of the stable image.
@@ -173,7 +174,7 @@ impl Weather {
     /// How heartbeats are watched.
     pub(crate) fn detector(&self) -> DetectorConfig {
         let interval = Span::from_us(self.heartbeat_us);
-        DetectorConfig { bound: interval.times(self.heartbeats_missing), interval }
+        DetectorConfig { bound: interval.times(self.heartbeats_missing), interval, suspicion: None }
     }
 
     /// The controller's bounds.
@@ -185,6 +186,8 @@ impl Weather {
             flaps_free: u32::MAX,
             ask_bound: Span::from_us(self.ask_us),
             promotion_bound: Span::from_us(self.promotion_us),
+            stall_bound: Span::from_ms(100_000),
+            protocols: PROTOCOLS,
             hosts_max: HOSTS_MAX,
             vms_max: VMS_MAX,
             shutdown_allowed: false,

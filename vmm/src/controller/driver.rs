@@ -12,10 +12,11 @@ use crate::fence::{self, FenceAgent, ProcessHandle};
 use crate::life::{self, Watch};
 use crate::transport::tagged;
 use crate::wake::WakingSender;
+use ft_protocol::activity::Activity;
 use ft_protocol::controller::{Action, ClusterState, Controller, ControllerConfig, Input};
 use ft_protocol::detector::DetectorConfig;
 use ft_protocol::spec::VmSpec;
-use ft_protocol::wire::{Grant, ToClient, ToHost};
+use ft_protocol::wire::{Grant, PROTOCOLS, ToClient, ToHost};
 use ft_protocol::{HostId, LinkId, Span, VmId};
 use peers::Complaints;
 use serde::Serialize;
@@ -79,11 +80,17 @@ impl Driver {
         let span = |duration: Duration| Span::from_ns(u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX));
         let bound = span(options.heartbeat_bound);
         let config = ControllerConfig {
-            detector: DetectorConfig { bound, interval: span(options.heartbeat_interval) },
+            detector: DetectorConfig {
+                bound,
+                interval: span(options.heartbeat_interval),
+                suspicion: options.suspicion,
+            },
             hold_down: bound.times(HOLD_DOWN_BOUNDS),
             flaps_free: FLAPS_FREE,
             ask_bound: ASK_BOUND,
             promotion_bound: PROMOTION_BOUND,
+            stall_bound: span(options.stall_bound),
+            protocols: PROTOCOLS,
             hosts_max: super::HOSTS_MAX,
             vms_max: super::VMS_MAX,
             shutdown_allowed: options.private,
@@ -196,6 +203,11 @@ impl Driver {
                 }
                 _ => {}
             }
+        }
+        for (vm, generation, host) in self.core.running() {
+            let page = self.heartbeats.get(&host);
+            let said = page.and_then(|page| page.activity(vm.get()).ok()).and_then(Activity::decode);
+            self.inputs.push_back(Input::Activity { vm, generation, said });
         }
         self.inputs.push_back(Input::Tick);
         self.sum_complaints_up();

@@ -20,6 +20,7 @@ use applier::Event;
 use driver::Driver;
 use ft_protocol::controller::{ClusterStateError, Input};
 use ft_protocol::cpu::LEAVES_MAX;
+use ft_protocol::phi::Phi;
 use ft_protocol::timeline::LINE_BYTES_MAX;
 use shared_mem::{Pool, PoolConfig, PoolError};
 use std::path::PathBuf;
@@ -36,6 +37,10 @@ pub struct ControllerOptions {
     pub heartbeat_bound: Duration,
     /// Time between two beats and between two samples.
     pub heartbeat_interval: Duration,
+    /// The degree of suspicion at which a host is suspected before the bound; `None`: never.
+    pub suspicion: Option<Phi>,
+    /// How long a primary may go without a commit that is due, at least.
+    pub stall_bound: Duration,
     /// The pool belongs to one run: a client may end it, and it is removed at the end.
     pub private: bool,
     /// Do not remove the pool at the end.

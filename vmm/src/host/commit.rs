@@ -7,11 +7,12 @@ use crate::clock;
 use crate::failpoint;
 use crate::machine::Kicker;
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
+use ft_protocol::activity::Activity;
 use ft_protocol::primary::{Action, Input, Primary};
 use ft_protocol::wire::FromHost;
 use ft_protocol::{Epoch, Generation, Time, VmId};
 use shared_mem::journal::UnchecksummedRecord;
-use shared_mem::{Extent, JournalWriter, Mapping, PublishError, ReadWrite};
+use shared_mem::{ActivityWriter, Extent, JournalWriter, Mapping, PublishError, ReadWrite};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard};
 use std::time::Duration;
@@ -30,8 +31,37 @@ pub(super) struct Gate {
 struct Inner {
     core: Primary,
     for_vcpu: Vec<Action>,
+    said: Said,
     /// The committer cannot go on.
     failed: Option<Failure>,
+}
+
+type Words = ActivityWriter<Mapping<ReadWrite>>;
+
+/// What was said of the primary in the heartbeat page.
+struct Said {
+    words: Option<Words>,
+    last: Activity,
+}
+
+impl Said {
+    fn say(&self) {
+        if let Some(words) = &self.words {
+            // A host that is cut off is found silent.
+            let _ = words.say(self.last.encode());
+        }
+    }
+}
+
+impl Inner {
+    /// Says what the core does, where that has changed.
+    fn show(&mut self) {
+        let doing = self.core.doing();
+        if doing != self.said.last.doing {
+            self.said.last = Activity { doing, count: self.said.last.count + 1 };
+            self.said.say();
+        }
+    }
 }
 
 /// Work for the committer.
@@ -57,8 +87,10 @@ pub(super) struct Committer<'a> {
 }
 
 impl Gate {
-    pub(super) fn new(core: Primary) -> Self {
-        let inner = Inner { core, for_vcpu: Vec::new(), failed: None };
+    pub(super) fn new(core: Primary, activity: Option<Words>) -> Self {
+        let said = Said { words: activity, last: Activity { doing: core.doing(), count: 0 } };
+        said.say();
+        let inner = Inner { core, for_vcpu: Vec::new(), said, failed: None };
         Self { inner: Mutex::new(inner), armed_ns: AtomicU64::new(u64::MAX) }
     }
 
@@ -74,7 +106,15 @@ impl Gate {
         }
         actions.append(&mut inner.for_vcpu);
         inner.core.handle(clock::monotonic(), input, actions);
+        inner.show();
         Ok(())
+    }
+
+    /// The vCPU's thread lives, whatever it waits for.
+    pub(super) fn breathe(&self) {
+        let mut inner = self.lock();
+        inner.said.last.count += 1;
+        inner.said.say();
     }
 
     /// When the next cut is due.
@@ -141,6 +181,7 @@ impl Committer<'_> {
         let mut actions = Vec::new();
         let mut inner = self.gate.lock();
         inner.core.handle(clock::monotonic(), input, &mut actions);
+        inner.show();
         for action in actions {
             match action {
                 // Console output leaves through the controller, which applies only what is published.

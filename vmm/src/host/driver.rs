@@ -10,7 +10,7 @@ use crate::machine::{MachineError, STATE_VERSION, STATE_VERSION_OLDEST, cpu_prof
 use crate::transport::{Connection, Outgoing, ReceiveError, SendError};
 use crate::wake::WakingSender;
 use ft_protocol::host::{Action, ExitReason, Host, Input};
-use ft_protocol::wire::{ExtentTag, FromHost, Hello, HostProfile, Order, StateFormats, ToHost};
+use ft_protocol::wire::{ExtentTag, FromHost, Hello, HostProfile, Order, Part, StateFormats, ToHost};
 use ft_protocol::{Incarnation, LinkId, Span, Time, VmId};
 use kvm_ioctls::Kvm;
 use shared_mem::Extent;
@@ -33,6 +33,8 @@ pub(super) struct Driver {
     rejected_since: Option<Instant>,
     interval: Span,
     beater: Option<Beater>,
+    /// This host's own heartbeat page.
+    page: Option<Extent>,
     machines: BTreeMap<VmId, VmThread>,
     /// Descriptors of the order that is being executed.
     extents: Vec<(ExtentTag, Extent)>,
@@ -55,6 +57,7 @@ impl Driver {
             incarnation,
             memory_bytes: options.memory_bytes.unwrap_or_else(machine_memory_bytes),
             cpu: cpu_profile(&kvm)?,
+            labels: options.labels.clone(),
             states: StateFormats { writes: STATE_VERSION, reads_from: STATE_VERSION_OLDEST },
         };
         Ok(Self {
@@ -69,6 +72,7 @@ impl Driver {
             rejected_since: None,
             interval: Span::from_ms(5),
             beater: None,
+            page: None,
             machines: BTreeMap::new(),
             extents: Vec::new(),
             sender,
@@ -183,6 +187,8 @@ impl Driver {
                 self.interval = interval;
                 self.rejected_since = None;
                 if self.beater.is_none() {
+                    let own = self.extents.iter().find(|(tag, _)| tag.grant.part == Part::Heartbeat(host));
+                    self.page = own.and_then(|(_, page)| page.try_clone().ok());
                     match Beater::start(host, self.incarnation, interval, std::mem::take(&mut self.extents)) {
                         Ok(beater) => self.beater = Some(beater),
                         Err(error) => {
@@ -228,11 +234,11 @@ impl Driver {
         let (vm, generation) = (order.vm, order.generation);
         let extents = std::mem::take(&mut self.extents);
         let started = match self.machines.remove(&vm) {
-            Some(standby) => PrimaryParts::open(&order, &extents).map(|parts| {
+            Some(standby) => PrimaryParts::open(&order, &extents, self.page.as_ref()).map(|parts| {
                 standby.promote(order, parts, ordered_at);
                 standby
             }),
-            None => PrimaryParts::open(&order, &extents).and_then(|primary| {
+            None => PrimaryParts::open(&order, &extents, self.page.as_ref()).and_then(|primary| {
                 let standby = StandbyParts::open(&order, extents)?;
                 let thread = VmThread::stand_by(&order, standby, &self.kvm, &self.link, self.sender.clone())?;
                 thread.promote(order, primary, ordered_at);

@@ -32,6 +32,8 @@ pub struct HostOptions {
     pub socket: PathBuf,
     /// Memory that guests may take here, in bytes; `None`: all that the machine has.
     pub memory_bytes: Option<u64>,
+    /// Failure domains that it is in, such as `rack=r1`.
+    pub labels: Vec<String>,
     /// End when standard input reaches its end: the parent is gone.
     pub lifeline: bool,
 }
@@ -117,6 +119,10 @@ pub fn serve(options: &HostOptions) -> Result<HostEnd, HostError> {
             next_tick = clock::monotonic() + driver.tick_interval();
         }
         if let Some(end) = driver.ended()? {
+            if matches!(end, HostEnd::Fenced { .. }) {
+                // A machine may be what hangs: its thread is not waited for, it ends with the process.
+                std::mem::forget(driver);
+            }
             return Ok(end);
         }
         let ready = events.wait(next_tick.since(clock::monotonic())).map_err(HostError::kernel("wait for events"))?;

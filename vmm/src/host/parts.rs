@@ -2,7 +2,8 @@
 
 use ft_protocol::wire::{Access, ExtentTag, Grant, Order, Part};
 use shared_mem::{
-    ControlBlock, Extent, HeartbeatReader, JournalGeometry, JournalWriter, Mapping, ReadOnly, ReadWrite, StateArea,
+    ActivityWriter, ControlBlock, Extent, HeartbeatReader, JournalGeometry, JournalWriter, Mapping, ReadOnly,
+    ReadWrite, StateArea,
 };
 
 type Failure = Box<dyn std::error::Error + Send + Sync>;
@@ -19,6 +20,8 @@ pub(super) struct StandbyParts {
 /// What only a primary works with.
 pub(super) struct PrimaryParts {
     pub(super) journal: JournalWriter<Mapping<ReadWrite>, Extent>,
+    /// Where it says what it does; without, nobody can tell an idle guest from a stuck one.
+    pub(super) activity: Option<ActivityWriter<Mapping<ReadWrite>>>,
 }
 
 impl StandbyParts {
@@ -42,7 +45,11 @@ impl StandbyParts {
 }
 
 impl PrimaryParts {
-    pub(super) fn open(order: &Order, extents: &[(ExtentTag, Extent)]) -> Result<Self, Failure> {
+    pub(super) fn open(
+        order: &Order,
+        extents: &[(ExtentTag, Extent)],
+        heartbeat: Option<&Extent>,
+    ) -> Result<Self, Failure> {
         let wanted = Grant { part: Part::Journal(order.vm, order.generation), access: Access::ReadWrite };
         let (_, extent) = extents
             .iter()
@@ -54,6 +61,10 @@ impl PrimaryParts {
         let generation = shared_mem::Generation::new(order.generation.get());
         let mapping = Mapping::read_write(extent)?;
         let journal = JournalWriter::new(mapping, extent.try_clone()?, generation, geometry)?;
-        Ok(Self { journal })
+        let activity = match heartbeat {
+            Some(page) => Some(ActivityWriter::new(Mapping::read_write(page)?, order.vm.get())),
+            None => None,
+        };
+        Ok(Self { journal, activity })
     }
 }

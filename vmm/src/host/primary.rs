@@ -31,6 +31,12 @@ const EVENT_PATIENCE: Span = Span::from_ms(5);
 /// Time between two looks at the control block while the journal is full, or the pool out of space.
 const STALL_LOOK: Duration = Duration::from_micros(500);
 
+/// Longest time that the vCPU's thread says nothing while the guest waits.
+const BREATH: Span = Span::from_ms(100);
+
+/// Pages of a record after which it says that it goes on.
+const BREATH_PAGES: usize = 4096;
+
 /// Everything a reign begins with.
 pub(super) struct Beginning {
     pub(super) machine: Machine,
@@ -96,7 +102,7 @@ pub(super) fn run(beginning: Beginning, around: &Surroundings) -> Result<(), Fai
         },
         clock::monotonic(),
     );
-    let gate = Gate::new(core);
+    let gate = Gate::new(core, primary.activity);
     let (jobs, committer_jobs) = crossbeam_channel::unbounded();
     let committer = Committer {
         vm: order.vm,
@@ -197,7 +203,8 @@ impl Reign<'_> {
             self.guest = Guest::Runs;
             return self.feed(Input::Woke);
         }
-        self.sleep(until.since(now));
+        self.sleep(until.since(now).min(BREATH));
+        self.gate.breathe();
         self.look()
     }
 
@@ -210,6 +217,7 @@ impl Reign<'_> {
             return Ok(());
         }
         self.sleep(Span::from_ns(u64::try_from(STALL_LOOK.as_nanos()).unwrap_or(u64::MAX)));
+        self.gate.breathe();
         self.look()?;
         if self.over { Ok(()) } else { self.look_at_freed() }
     }
@@ -336,7 +344,7 @@ impl Reign<'_> {
                 }
                 self.out_of_space = true;
                 self.unwritten = Some((epoch, ended));
-                Ok(())
+                self.feed(Input::OutOfSpace)
             }
             Err(WriteError::Journal(error)) => Err(error.into()),
             Err(WriteError::Machine(error)) => Err(error.into()),
@@ -347,7 +355,10 @@ impl Reign<'_> {
     fn try_write(&mut self, epoch: Epoch, ended: Option<GuestEnd>) -> Result<UnchecksummedRecord, WriteError> {
         let freed = self.parts.control.freed()?;
         let mut record = self.journal.begin(shared_mem::Epoch::new(epoch.get()), freed)?;
-        for page in self.dirty.iter() {
+        for (count, page) in self.dirty.iter().enumerate() {
+            if count % BREATH_PAGES == BREATH_PAGES - 1 {
+                self.gate.breathe();
+            }
             let page = shared_mem::PageIndex::new(page.0);
             let content = self.memory.page(page).expect("only pages of the guest's memory get dirty");
             record.push_page(page, &content)?;
