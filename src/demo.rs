@@ -52,6 +52,7 @@ pub(crate) struct Args {
 }
 
 pub(crate) fn run(args: &Args) -> CommandResult {
+    output::require()?;
     drop(vmm::machine::open_kvm()?);
     let signals = EndSignals::new()?;
     let options = DemoOptions {
@@ -101,7 +102,8 @@ impl From<DemoError> for Failure {
             DemoError::Output(ref source) if source.kind() == io::ErrorKind::BrokenPipe => {
                 Self::new(ExitCode::OutputClosed, &error)
             }
-            DemoError::Output(_) | DemoError::Interrupted => Self::new(ExitCode::Internal, &error),
+            DemoError::Output(_) => Self::new(ExitCode::OutputFailed, &error),
+            DemoError::Interrupted => Self::new(ExitCode::Internal, &error),
         }
     }
 }

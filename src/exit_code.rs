@@ -7,15 +7,16 @@
 /// | 0 | all is well (`run`: the guest exited with 0) |
 /// | 2 | the command line makes no sense |
 /// | 65 | the guest file is no flat guest, or does not fit its memory |
-/// | 66 | a file, VM or host is missing or cannot be read |
+/// | 66 | a file, VM or host is missing or cannot be read, or console bytes are gone |
 /// | 69 | KVM is missing or unusable |
 /// | 70 | an internal error of ftvm |
 /// | 73 | no pool: no space, or memory of a size that no guest can have |
-/// | 75 | the socket is in use, the controller cannot be reached, or it says: not now, try again |
+/// | 74 | standard output cannot be written: it is closed, or its disk is full |
+/// | 75 | the socket or name is in use, the controller cannot be reached, or it says: not now, try again |
 /// | 77 | not permitted |
 /// | 78 | a scenario file is invalid |
 /// | 80 | an expectation failed: the state is wrong |
-/// | 81 | the VM is lost: no host is left to run it |
+/// | 81 | the VM is lost: no host is left to run it, or it was deleted |
 /// | 82 | the guest crashed |
 /// | 83 | this host was fenced: another one has taken over |
 /// | 84 | time ran out |
@@ -39,7 +40,9 @@ pub(crate) enum ExitCode {
     Internal = 70,
     /// No pool: no space, or memory of a size that no guest can have.
     NoPool = 73,
-    /// The socket is in use, the controller cannot be reached, or it says: not now.
+    /// Standard output cannot be written: it is closed, or its disk is full.
+    OutputFailed = 74,
+    /// The socket or name is in use, the controller cannot be reached, or it says: not now.
     Unreachable = 75,
     /// Not permitted.
     NotPermitted = 77,
@@ -47,7 +50,7 @@ pub(crate) enum ExitCode {
     ScenarioInvalid = 78,
     /// An expectation failed: the state is wrong.
     ExpectationFailed = 80,
-    /// The VM is lost: no host is left to run it.
+    /// The VM is lost: no host is left to run it, or it was deleted.
     VmLost = 81,
     /// The guest crashed.
     GuestCrashed = 82,
@@ -64,7 +67,7 @@ pub(crate) enum ExitCode {
 }
 
 impl ExitCode {
-    const ALL: [Self; 18] = [
+    const ALL: [Self; 19] = [
         Self::Ok,
         Self::Usage,
         Self::GuestUnusable,
@@ -72,6 +75,7 @@ impl ExitCode {
         Self::KvmMissing,
         Self::Internal,
         Self::NoPool,
+        Self::OutputFailed,
         Self::Unreachable,
         Self::NotPermitted,
         Self::ScenarioInvalid,

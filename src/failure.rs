@@ -37,7 +37,7 @@ impl Failure {
     }
 
     /// What the user can do about it.
-    fn with_advice(mut self, advice: &str) -> Self {
+    pub(crate) fn with_advice(mut self, advice: &str) -> Self {
         self.line = format!("{}; {advice}", self.line);
         self
     }
@@ -93,7 +93,8 @@ impl From<UnprotectedError> for Failure {
             UnprotectedError::Memory(_) => ExitCode::NoPool,
             UnprotectedError::Guest(error) => flat_code(error),
             UnprotectedError::Console(error) if error.kind() == io::ErrorKind::BrokenPipe => ExitCode::OutputClosed,
-            UnprotectedError::Machine(_) | UnprotectedError::Console(_) => ExitCode::Internal,
+            UnprotectedError::Console(_) => ExitCode::OutputFailed,
+            UnprotectedError::Machine(_) => ExitCode::Internal,
         };
         Self::new(code, &error)
     }
@@ -117,7 +118,7 @@ impl From<ClientError> for Failure {
             ClientError::Connect(error) => connect_code(error),
             ClientError::Refused(RequestError::PoolRefused(_) | RequestError::NoCapacity(_)) => ExitCode::NoPool,
             ClientError::Refused(RequestError::UnknownVm(_) | RequestError::UnknownHost(_)) => ExitCode::FileMissing,
-            ClientError::Refused(RequestError::NotNow(_)) => ExitCode::Unreachable,
+            ClientError::Refused(RequestError::NotNow(_) | RequestError::NameTaken(_)) => ExitCode::Unreachable,
             ClientError::Refused(RequestError::Damaged(_)) => ExitCode::VmLost,
             ClientError::Refused(_) => ExitCode::Usage,
             ClientError::Rejected { .. }
@@ -127,7 +128,10 @@ impl From<ClientError> for Failure {
             ClientError::WrongAnswer | ClientError::Wait(_) => ExitCode::Internal,
         };
         let failure = Self::new(code, &error);
-        if code == ExitCode::NoPool { failure.with_advice(FREE_SPACE) } else { failure }
+        match error {
+            ClientError::Refused(RequestError::PoolRefused(_)) => failure.with_advice(FREE_SPACE),
+            _ => failure,
+        }
     }
 }
 
@@ -162,7 +166,10 @@ impl From<RunError> for Failure {
             RunError::Guest(error) => error.into(),
             RunError::Cluster(error) => error.into(),
             RunError::Client(error) => error.into(),
-            RunError::EventLog { .. } => Self::new(ExitCode::FileMissing, &error),
+            RunError::EventLog { .. } | RunError::UnknownVm { .. } => Self::new(ExitCode::FileMissing, &error),
+            RunError::ConsoleRead(_) | RunError::ConsoleAhead { .. } => Self::new(ExitCode::FileMissing, &error),
+            RunError::ControllerGone { .. } | RunError::ControllerDied => Self::new(ExitCode::Unreachable, &error),
+            RunError::Deleted { .. } => Self::new(ExitCode::VmLost, &error),
             _ => Self::new(ExitCode::Internal, &error),
         }
     }

@@ -11,10 +11,10 @@ use vmm::host::{HostEnd, HostOptions, serve};
 #[derive(clap::Args)]
 pub(crate) struct Args {
     /// The host's name: 1 to 63 of a-z 0-9 . _ -
-    #[arg(long, value_name = "NAME")]
+    #[arg(long, visible_alias = "name", value_name = "NAME")]
     id: String,
     /// The controller's socket
-    #[arg(long, value_name = "SOCKET")]
+    #[arg(long, value_name = "SOCKET", env = "FTVM_POOL")]
     pool: PathBuf,
     /// Memory that guests may take here; without it all that the machine has
     #[arg(long, value_name = "SIZE")]

@@ -1,8 +1,10 @@
 //! ftvm's command line.
 #![forbid(unsafe_code)]
 
+mod console;
 mod demo;
 mod doctor;
+mod events;
 mod exit_code;
 mod failure;
 mod guests;
@@ -13,6 +15,7 @@ mod planned;
 mod pool;
 mod pool_inspect;
 mod run;
+mod run_in_pool;
 mod scenario;
 mod signals;
 mod sim;
@@ -44,7 +47,7 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Run a guest protected, in a private cluster of its own
+    /// Run a guest protected: in a private cluster of its own, or with --pool in one that is there
     Run(run::Args),
     /// See it work: a guest outlives six kills, and nobody can tell
     Demo(demo::Args),
@@ -58,12 +61,18 @@ enum Command {
     Guests(guests::Args),
     /// Show the hosts and VMs of a pool
     Status(status::Args),
+    /// Read a VM's console, from its beginning or from where it was left
+    Console(console::Args),
+    /// Tell what happens in a cluster
+    Events(events::Args),
     /// Move a VM to another host, as planned
     Switchover(planned::SwitchoverArgs),
     /// Take all roles from a host
     Drain(planned::DrainArgs),
     /// End a VM's life and give back its part of the pool
     Delete(planned::DeleteArgs),
+    /// End a cluster: its hosts and its controller; VMs wait in the pool
+    Shutdown(planned::ShutdownArgs),
     /// Run a pool controller, or look into a pool
     Pool(pool_inspect::PoolCommand),
     /// Run a host
@@ -80,6 +89,9 @@ fn main() -> std::process::ExitCode {
         Command::Scenario(args) => scenario::run(&args),
         Command::Sim(args) => sim::run(args),
         Command::Switchover(args) => planned::switchover(args),
+        Command::Console(args) => console::run(&args),
+        Command::Events(args) => events::run(&args),
+        Command::Shutdown(args) => planned::shutdown(&args),
         Command::Delete(args) => planned::delete(&args),
         Command::Drain(args) => planned::drain(args),
         Command::Doctor(args) => doctor::run(&args),

@@ -1,4 +1,4 @@
-//! `ftvm switchover`, `ftvm drain` and `ftvm delete`: planned changes.
+//! `ftvm switchover`, `ftvm drain`, `ftvm delete` and `ftvm shutdown`: planned changes.
 
 use crate::exit_code::ExitCode;
 use crate::failure::Failure;
@@ -8,12 +8,15 @@ use std::path::PathBuf;
 use vmm::client::{Client, ClientError};
 use vmm::clock::monotonic;
 
+/// What is to be done so that VMs go on after the end of their cluster.
+const AGAIN: &str = "a new `ftvm pool` over the same directory and new hosts go on from there";
+
 #[derive(clap::Args)]
 pub(crate) struct SwitchoverArgs {
     /// Name of the VM
     vm: String,
     /// The controller's socket
-    #[arg(long, value_name = "SOCKET")]
+    #[arg(long, value_name = "SOCKET", env = "FTVM_POOL")]
     pool: PathBuf,
     /// The host to go to; without it the secondary's
     #[arg(long, value_name = "HOST")]
@@ -25,7 +28,7 @@ pub(crate) struct DrainArgs {
     /// Name of the host
     host: String,
     /// The controller's socket
-    #[arg(long, value_name = "SOCKET")]
+    #[arg(long, value_name = "SOCKET", env = "FTVM_POOL")]
     pool: PathBuf,
     /// Let the host have roles again
     #[arg(long)]
@@ -37,8 +40,31 @@ pub(crate) struct DeleteArgs {
     /// Name of the VM
     vm: String,
     /// The controller's socket
-    #[arg(long, value_name = "SOCKET")]
+    #[arg(long, value_name = "SOCKET", env = "FTVM_POOL")]
     pool: PathBuf,
+}
+
+#[derive(clap::Args)]
+pub(crate) struct ShutdownArgs {
+    /// The controller's socket
+    #[arg(long, value_name = "SOCKET", env = "FTVM_POOL")]
+    pool: PathBuf,
+}
+
+pub(crate) fn shutdown(args: &ShutdownArgs) -> CommandResult {
+    let mut client = Client::connect(&args.pool)?;
+    let (Answer::Status(status), _) = client.request(Request::Status, Vec::new())? else {
+        return Err(ClientError::WrongAnswer.into());
+    };
+    client.request(Request::Shutdown, Vec::new())?;
+    let alive = status.vms.iter().filter(|vm| vm.ended.is_none()).count();
+    let vms = match alive {
+        0 => "no VM was running".to_owned(),
+        1 => format!("1 VM waits in the pool, as of its last commit; {AGAIN}"),
+        _ => format!("{alive} VMs wait in the pool, as of their last commits; {AGAIN}"),
+    };
+    output::text(&format!("the cluster ends: {vms}\n"))?;
+    Ok(ExitStatus::Own(ExitCode::Ok))
 }
 
 pub(crate) fn delete(args: &DeleteArgs) -> CommandResult {

@@ -1,15 +1,16 @@
-//! `ftvm run`: a guest, protected, in a private cluster.
+//! `ftvm run`: a guest, protected, in a private cluster or (see `run_in_pool`) in one that is there.
 
 use crate::exit_code::ExitCode;
 use crate::failure::Failure;
 use crate::lineage::Parent;
+use crate::run_in_pool::{self, PoolRunArgs};
 use crate::signals::EndSignals;
-use crate::{CommandResult, ExitStatus};
+use crate::{CommandResult, ExitStatus, output};
 use ft_protocol::commit_meta::GuestEnd;
 use ft_protocol::policy::{Failback, Policy};
 use ft_protocol::{Span, Time};
 use scenarios::cluster::{Cluster, ClusterOptions, default_pool_parent};
-use scenarios::foreground::{ShowError, Shown, show};
+use scenarios::foreground::{Followed, ShowError, Shown, show};
 use scenarios::guest::{GuestImage, GuestSource};
 use scenarios::protected::{Outcome, ProtectedRun, Respawn, VmOptions};
 use scenarios::status_line::StatusLine;
@@ -29,9 +30,11 @@ pub(crate) struct Args {
     /// Arguments for the guest
     #[arg(last = true, value_name = "ARGS")]
     args: Vec<String>,
-    /// How many hosts
-    #[arg(long, value_name = "N", default_value_t = 3)]
-    hosts: u16,
+    #[command(flatten)]
+    in_pool: PoolRunArgs,
+    /// How many hosts (default 3)
+    #[arg(long, value_name = "N")]
+    hosts: Option<u16>,
     /// Guest memory
     #[arg(long, value_name = "SIZE", default_value = "64MiB")]
     memory: ByteCount,
@@ -67,13 +70,13 @@ pub(crate) struct Args {
     pool_dir: PathBuf,
     /// End after this long
     #[arg(long, value_name = "TIME", value_parser = parse_span)]
-    time_limit: Option<Span>,
+    pub(crate) time_limit: Option<Span>,
     /// Write what happens to a file, as JSON lines
     #[arg(long, value_name = "FILE")]
-    events: Option<PathBuf>,
+    pub(crate) events: Option<PathBuf>,
     /// Write the run in numbers, as JSON, to a file or to standard error
     #[arg(long, value_name = "FILE", num_args = 0..=1, require_equals = true)]
-    json: Option<Option<PathBuf>>,
+    pub(crate) json: Option<Option<PathBuf>>,
     /// The process that this run belongs to: dies with it
     #[arg(long, value_name = "PID", hide = true)]
     private_to: Option<i32>,
@@ -88,6 +91,46 @@ enum RunMode {
     None,
 }
 
+/// Hosts of a private cluster, unless the user says otherwise.
+const HOSTS: u16 = 3;
+
+impl Args {
+    /// What the VM is to be.
+    pub(crate) fn vm(&self) -> VmOptions {
+        VmOptions {
+            memory: self.memory,
+            args: self.args.clone(),
+            epoch_interval: self.epoch_ms.map(Span::from_ms),
+            working_set: self.working_set,
+            policy: Policy {
+                anti_affinity: Vec::new(),
+                require_spare: self.require_spare,
+                preferred: self.prefer.clone(),
+                failback: self.failback.map(|hold| Failback { hold }),
+            },
+        }
+    }
+
+    /// What only a private cluster can be told.
+    fn without_own_cluster(&self) -> [(&'static str, bool); 5] {
+        [
+            ("--mode none", self.mode == RunMode::None),
+            ("--hosts", self.hosts.is_some()),
+            ("--heartbeat-ms", self.heartbeat_ms.is_some()),
+            ("--respawn", self.respawn),
+            ("--keep", self.keep),
+        ]
+    }
+}
+
+/// Refuses options that were given.
+fn refuse(options: &[(&str, bool)], why: &str) -> Result<(), Failure> {
+    match options.iter().find(|(_, given)| *given) {
+        Some((option, _)) => Err(Failure::line(ExitCode::Usage, format!("{option} has no meaning {why}"))),
+        None => Ok(()),
+    }
+}
+
 pub(crate) fn run(args: &Args) -> CommandResult {
     if let Some(parent) = args.private_to
         && !Parent::new(parent).die_with()
@@ -97,6 +140,11 @@ pub(crate) fn run(args: &Args) -> CommandResult {
     let Ok(source) = args.guest.parse::<GuestSource>();
     let image = source.read()?;
     image.check(args.memory.get(), &args.args)?;
+    if let Some(socket) = args.in_pool.socket() {
+        refuse(&args.without_own_cluster(), "with --pool: the cluster is there already")?;
+        return run_in_pool::run(socket, args, &args.in_pool, &image);
+    }
+    output::require()?;
     // Said here once, rather than by each host.
     drop(vmm::machine::open_kvm()?);
     match args.mode {
@@ -113,10 +161,7 @@ fn run_unprotected(args: &Args, image: &GuestImage) -> CommandResult {
         ("--keep", args.keep),
         ("--respawn", args.respawn),
     ];
-    if let Some((option, _)) = without.into_iter().find(|(_, given)| *given) {
-        let line = format!("{option} has no meaning with --mode none, which has no cluster: leave one of them out");
-        return Err(Failure::line(ExitCode::Usage, line));
-    }
+    refuse(&without, "with --mode none, which has no cluster: leave one of them out")?;
     let mut out = io::stdout().lock();
     guest_end(vmm::unprotected::run(image.bytes(), args.memory.get(), &args.args, &mut out)?)
 }
@@ -125,33 +170,23 @@ fn run_protected(args: &Args, image: &GuestImage) -> CommandResult {
     let signals = EndSignals::new()?;
     let cluster = Cluster::start(ClusterOptions {
         executable: this_program()?,
-        hosts: args.hosts,
+        hosts: args.hosts.unwrap_or(HOSTS),
         pool_parent: args.pool_dir.clone(),
         heartbeat_bound: args.heartbeat_ms.map(Span::from_ms),
         keep: args.keep,
     })?;
     let (pool_directory, run_directory) = (cluster.pool_directory().to_owned(), cluster.run_directory().to_owned());
-    let options = VmOptions {
-        memory: args.memory,
-        args: args.args.clone(),
-        epoch_interval: args.epoch_ms.map(Span::from_ms),
-        working_set: args.working_set,
-        policy: Policy {
-            anti_affinity: Vec::new(),
-            require_spare: args.require_spare,
-            preferred: args.prefer.clone(),
-            failback: args.failback.map(|hold| Failback { hold }),
-        },
-    };
+    let options = args.vm();
     let respawn = if args.respawn { Respawn::All } else { Respawn::Fenced };
     let mut run = ProtectedRun::start(cluster, image, &options, respawn, args.events.as_deref())?;
-    let shown = follow(args, &mut run, &signals)?;
+    let shown = follow(args.time_limit, &mut run, &signals)?;
     let outcome = match &shown {
         Shown::Over(outcome) => Some(outcome),
         Shown::Interrupted | Shown::OutputClosed | Shown::TimeOut => None,
     };
     if let Some(to) = &args.json {
-        write_summary(&mut run, outcome, to.as_deref())?;
+        let since = run.started_at();
+        write_summary(&mut run, since, outcome, to.as_deref())?;
     }
     run.shut_down();
     if args.keep {
@@ -169,21 +204,32 @@ fn run_protected(args: &Args, image: &GuestImage) -> CommandResult {
     }
 }
 
-fn follow(args: &Args, run: &mut ProtectedRun, signals: &EndSignals) -> Result<Shown, Failure> {
-    let limit: Option<Time> = args.time_limit.map(|limit| monotonic() + limit);
+/// Shows the console until there is a reason to stop.
+pub(crate) fn follow(
+    time_limit: Option<Span>,
+    run: &mut impl Followed,
+    signals: &EndSignals,
+) -> Result<Shown, Failure> {
+    let limit: Option<Time> = time_limit.map(|limit| monotonic() + limit);
     let status = io::stderr().is_terminal().then(StatusLine::default);
     // Not through Rust's standard output: its buffer would hold back what the guest has said.
     let failed = |error: io::Error| Failure::new(ExitCode::Internal, &error);
     let mut out = File::from(io::stdout().as_fd().try_clone_to_owned().map_err(failed)?);
     show(run, &mut out, signals.as_fd(), status, limit).map_err(|error| match error {
         ShowError::Run(error) => error.into(),
-        ShowError::Output(_) => Failure::new(ExitCode::Internal, &error),
+        ShowError::Output(_) => Failure::new(ExitCode::OutputFailed, &error),
     })
 }
 
-fn write_summary(run: &mut ProtectedRun, outcome: Option<&Outcome>, to: Option<&Path>) -> Result<(), Failure> {
-    let epochs = run.status()?.vms.first().map_or(0, |vm| vm.applied.get());
-    let summary = Summary::new(run.timeline(), outcome, run.started_at(), monotonic(), epochs);
+/// Writes a run that began then in numbers.
+pub(crate) fn write_summary(
+    run: &mut impl Followed,
+    since: Time,
+    outcome: Option<&Outcome>,
+    to: Option<&Path>,
+) -> Result<(), Failure> {
+    let epochs = run.vm_status()?.map_or(0, |vm| vm.applied.get());
+    let summary = Summary::new(run.timeline(), outcome, since, monotonic(), epochs);
     let json = serde_json::to_string_pretty(&summary).map_err(|error| Failure::new(ExitCode::Internal, &error))?;
     match to {
         None => eprintln!("{json}"),
@@ -207,7 +253,8 @@ fn lost_line(recoverable: Option<u64>, kept: Option<&Path>) -> String {
     format!("the guest is lost: no host is left to run it; {state}; {place}")
 }
 
-fn guest_end(end: GuestEnd) -> CommandResult {
+/// What a guest's end is to whoever started it.
+pub(crate) fn guest_end(end: GuestEnd) -> CommandResult {
     match end {
         GuestEnd::Exited(code) => Ok(ExitStatus::Guest(code.to_le_bytes()[0])),
         GuestEnd::Crashed(line) => Err(Failure::line(ExitCode::GuestCrashed, format!("the guest crashed: {line}"))),

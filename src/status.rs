@@ -1,23 +1,48 @@
 //! `ftvm status`: the hosts and VMs of a pool.
 
 use crate::exit_code::ExitCode;
+use crate::failure::Failure;
+use crate::run_in_pool::{RECONNECT, duration};
+use crate::signals::EndSignals;
 use crate::{CommandResult, ExitStatus, output};
+use ft_protocol::Span;
+use ft_protocol::commit_meta::GuestEnd;
 use ft_protocol::wire::{Answer, Request, Status, VmStatus};
+use scenarios::attached::Watcher;
+use scenarios::units::{ByteCount, parse_span};
 use std::fmt::Write as _;
+use std::io::{self, IsTerminal as _};
+use std::os::fd::AsFd as _;
 use std::path::PathBuf;
 use vmm::client::{Client, ClientError};
+use vmm::clock::monotonic;
+
+/// Between two looks at what nobody reports, such as the number of the last epoch.
+const LOOK_INTERVAL: Span = Span::from_ms(500);
+/// To the upper left corner, and everything away.
+const CLEAR_SCREEN: &str = "\x1b[H\x1b[J";
 
 #[derive(clap::Args)]
 pub(crate) struct Args {
     /// The controller's socket
-    #[arg(long, value_name = "SOCKET")]
+    #[arg(long, value_name = "SOCKET", env = "FTVM_POOL")]
     pool: PathBuf,
-    /// Print JSON
+    /// Show it again whenever it has changed
+    #[arg(long)]
+    watch: bool,
+    /// How long --watch waits for a controller that has died
+    #[arg(long, value_name = "TIME", value_parser = parse_span, default_value = RECONNECT)]
+    reconnect: Span,
+    /// Print JSON; with --watch a line for each change
     #[arg(long)]
     json: bool,
 }
 
 pub(crate) fn run(args: &Args) -> CommandResult {
+    output::require()?;
+    if args.watch {
+        return watch(args);
+    }
     let mut client = Client::connect(&args.pool)?;
     let (Answer::Status(status), _) = client.request(Request::Status, Vec::new())? else {
         return Err(ClientError::WrongAnswer.into());
@@ -28,6 +53,38 @@ pub(crate) fn run(args: &Args) -> CommandResult {
         output::text(&table(&status))?;
     }
     Ok(ExitStatus::Own(ExitCode::Ok))
+}
+
+fn watch(args: &Args) -> CommandResult {
+    let signals = EndSignals::new()?;
+    let mut watcher = Watcher::new(&args.pool, duration(args.reconnect))?;
+    let mut shown = String::new();
+    loop {
+        let text = match watcher.status()? {
+            Some(status) if args.json => json_line(&status)?,
+            Some(status) => table(&status),
+            // What was shown last stays, for programs; people are told.
+            None if args.json => shown.clone(),
+            None => "there is no controller at the moment\n".to_owned(),
+        };
+        if text != shown {
+            match (io::stdout().is_terminal() && !args.json, args.json || shown.is_empty()) {
+                (true, _) => output::text(&format!("{CLEAR_SCREEN}{text}"))?,
+                (false, true) => output::text(&text)?,
+                (false, false) => output::text(&format!("\n{text}"))?,
+            }
+            shown = text;
+        }
+        let (_, interrupted) = watcher.next(monotonic() + LOOK_INTERVAL, signals.as_fd())?;
+        if interrupted {
+            return Ok(ExitStatus::Own(signals.received().unwrap_or(ExitCode::Terminated)));
+        }
+    }
+}
+
+fn json_line(status: &Status) -> Result<String, Failure> {
+    let line = serde_json::to_string(status).map_err(|error| Failure::new(ExitCode::Internal, &error))?;
+    Ok(line + "\n")
 }
 
 fn table(status: &Status) -> String {
@@ -61,23 +118,33 @@ fn roles(host: &str, vms: &[VmStatus]) -> String {
 
 fn describe(vm: &VmStatus) -> String {
     let host = |name: &Option<String>| name.clone().unwrap_or_else(|| "-".to_owned());
-    let protection = match &vm.unprotected {
-        None => "protected".to_owned(),
-        Some(reason) => format!("NOT protected: {reason}"),
-    };
-    let spare = vm.spare.as_ref().map(|spare| format!("; spare {spare}")).unwrap_or_default();
-    let risk = vm.at_risk.as_ref().map(|risk| format!("; at risk: {risk}")).unwrap_or_default();
-    format!(
-        "{}  {}  primary {}  secondary {}  generation {}  epoch {}  takeovers {}  switchovers {}  {protection}{spare}{risk}",
+    let mut text = format!(
+        "{}  {}  {}  {}  primary {}  secondary {}  generation {}  epoch {}  console {}  takeovers {}  switchovers {}  ",
         vm.name,
         vm.phase,
+        ByteCount::new(vm.memory_bytes),
+        vm.mode,
         host(&vm.primary),
         host(&vm.secondary),
         vm.generation.get(),
         vm.applied.get(),
+        vm.console_end,
         vm.takeovers,
         vm.switchovers,
-    )
+    );
+    text.push_str(&match (&vm.ended, &vm.unprotected) {
+        (Some(GuestEnd::Exited(code)), _) => format!("exited with {code}"),
+        (Some(GuestEnd::Crashed(line)), _) => format!("crashed: {line}"),
+        (None, None) => "protected".to_owned(),
+        (None, Some(reason)) => format!("NOT protected: {reason}"),
+    });
+    for (word, why) in [("spare", &vm.spare), ("diverged", &vm.diverged), ("at risk", &vm.at_risk), ("waits", &vm.waits)] {
+        if let Some(why) = why {
+            // Writing to a String cannot fail.
+            let _ = write!(text, "; {word}: {why}");
+        }
+    }
+    text
 }
 
 #[cfg(test)]
@@ -113,14 +180,18 @@ mod tests {
             spare: None,
             mode: Mode::Checkpoint,
             diverged: None,
+            memory_bytes: 64 << 20,
+            console_end: 1200,
+            waits: None,
+            ended: None,
         };
         let text = table(&Status { hosts: vec![host(0, "a"), host(1, "b")], vms: vec![vm] });
         assert_eq!(
             text,
             "host a  up         spare  phi 0.3  rack=r1\n\
              host b  up         primary of guest  phi 0.3  rack=r1\n\
-             vm guest  running  primary b  secondary -  generation 2  epoch 57  takeovers 1  switchovers 2  \
-             NOT protected: no healthy host is free\n"
+             vm guest  running  64 MiB  checkpoint  primary b  secondary -  generation 2  epoch 57  console 1200  \
+             takeovers 1  switchovers 2  NOT protected: no healthy host is free\n"
         );
     }
 }

@@ -485,6 +485,9 @@ pub enum Request {
     },
     /// End the whole cluster: hosts and controller.
     Shutdown,
+    /// The VM's guest shall no longer wait for readers of its console while none is attached: what nobody reads is
+    /// overwritten, oldest first.
+    ReleaseConsole(VmId),
 }
 
 /// A numbered request.
@@ -638,4 +641,12 @@ pub struct VmStatus {
     pub at_risk: Option<String>,
     /// Name of the host that has room for a new secondary after the next failure.
     pub spare: Option<String>,
+    /// Guest memory in bytes.
+    pub memory_bytes: u64,
+    /// Console bytes since the guest's birth.
+    pub console_end: u64,
+    /// What the guest waits for, in one line: output that nobody reads.
+    pub waits: Option<String>,
+    /// How the guest's life ended, if it has.
+    pub ended: Option<GuestEnd>,
 }

@@ -2,9 +2,9 @@
 //! of them. All times are CLOCK_MONOTONIC, the same for all processes.
 
 use crate::cluster::{ChildExit, HostName, HostSignal};
-use ft_protocol::Time;
 use ft_protocol::commit_meta::GuestEnd;
 use ft_protocol::timeline::Happening;
+use ft_protocol::{Time, VmId};
 use serde::{Deserialize, Serialize};
 use std::fs::File;
 use std::io::{self, BufWriter, Write as _};
@@ -56,6 +56,10 @@ pub enum What {
         /// Its new process.
         pid: u32,
     },
+    /// The controller of a cluster that somebody else runs has died.
+    ControllerGone,
+    /// That cluster has a controller again.
+    ControllerBack,
     /// The console is this long now.
     ConsoleMoved {
         /// Bytes since the guest's birth.
@@ -73,6 +77,39 @@ pub enum What {
         /// Which.
         step: String,
     },
+}
+
+/// The VM that a happening is about, if it is about one.
+#[must_use]
+pub fn vm_of(happening: &Happening) -> Option<VmId> {
+    match happening {
+        Happening::HostJoined { .. }
+        | Happening::HostDown { .. }
+        | Happening::HostSilent { .. }
+        | Happening::HostBeats { .. }
+        | Happening::FenceTried { .. } => None,
+        Happening::VmCreated { vm, .. }
+        | Happening::VmDeleted { vm, .. }
+        | Happening::PrimaryGone { vm, .. }
+        | Happening::TakeoverRefused { vm, .. }
+        | Happening::Sealed { vm, .. }
+        | Happening::Drained { vm, .. }
+        | Happening::Promoted { vm, .. }
+        | Happening::Live { vm, .. }
+        | Happening::Protected { vm, .. }
+        | Happening::Unprotected { vm, .. }
+        | Happening::SwitchoverBegan { vm, .. }
+        | Happening::Yielded { vm, .. }
+        | Happening::SwitchoverCancelled { vm, .. }
+        | Happening::Fenced { vm, .. }
+        | Happening::GaveUp { vm, .. }
+        | Happening::RecordRefused { vm, .. }
+        | Happening::LogRefused { vm, .. }
+        | Happening::ModeChanged { vm, .. }
+        | Happening::Diverged { vm, .. }
+        | Happening::Stranded { vm, .. }
+        | Happening::Ended { vm, .. } => Some(*vm),
+    }
 }
 
 /// The kinds of happenings, as scenario files name them.
@@ -196,18 +233,27 @@ impl EventLog {
     /// # Errors
     /// When the file cannot be written.
     pub fn append(&mut self, event: &Event) -> io::Result<()> {
-        #[allow(clippy::cast_precision_loss, reason = "shown to people; the exact number stands beside it")]
-        let t_ms = event.at.since(self.start).ns() as f64 / 1e6;
-        serde_json::to_writer(&mut self.file, &Line { t_ms, at_ns: event.at.ns(), what: &event.what })?;
-        self.file.write_all(b"\n")?;
+        self.file.write_all(json_line(event, self.start)?.as_bytes())?;
         self.file.flush()
     }
+}
+
+/// An event as a line of JSON; its time is also given relative to `start`.
+///
+/// # Errors
+/// Never: every event can be written as JSON.
+pub fn json_line(event: &Event, start: Time) -> io::Result<String> {
+    #[allow(clippy::cast_precision_loss, reason = "shown to people; the exact number stands beside it")]
+    let t_ms = event.at.since(start).ns() as f64 / 1e6;
+    let mut line = serde_json::to_string(&Line { t_ms, at_ns: event.at.ns(), what: &event.what })?;
+    line.push('\n');
+    Ok(line)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use ft_protocol::{Generation, VmId};
+    use ft_protocol::Generation;
 
     #[test]
     fn a_line_has_time_and_event() {

@@ -1,9 +1,11 @@
 //! Shows a protected run to whoever started it: the console on one descriptor, byte for byte; a status line on another.
 
 use crate::event::{Event, What};
-use crate::protected::{Outcome, ProtectedRun, RunError};
+use crate::protected::{Outcome, ProtectedRun, RunError, Turn};
 use crate::status_line::StatusLine;
+use crate::timeline::Timeline;
 use ft_protocol::timeline::Happening;
+use ft_protocol::wire::VmStatus;
 use ft_protocol::{Span, Time};
 use nix::poll::PollFlags;
 use nix::unistd::isatty;
@@ -18,6 +20,62 @@ const WRITE_BYTES_MAX: usize = 4096;
 const BACKLOG_BYTES_MAX: usize = 64 * 1024;
 /// Between two looks at the state for the status line.
 const STATUS_INTERVAL: Span = Span::from_ms(500);
+
+/// A VM that somebody follows from outside.
+pub trait Followed {
+    /// Waits until something happens, one of the caller's descriptors is ready, or the time has come.
+    ///
+    /// # Errors
+    /// When the VM cannot be followed any more.
+    fn turn(&mut self, until: Time, extra: &[(BorrowedFd<'_>, PollFlags)]) -> Result<Turn, RunError>;
+
+    /// Appends console bytes that have not been read yet to `into`, at most about `max`; says how many.
+    ///
+    /// # Errors
+    /// When the console is damaged, or some of it is lost.
+    fn read_console(&mut self, into: &mut Vec<u8>, max: usize) -> Result<usize, RunError>;
+
+    /// How it ended, if it has: nothing is left to be read.
+    fn outcome(&self) -> Option<Outcome>;
+
+    /// Its state; `None` while there is no controller that could tell.
+    ///
+    /// # Errors
+    /// When the controller does not answer.
+    fn vm_status(&mut self) -> Result<Option<VmStatus>, RunError>;
+
+    /// What is known so far.
+    fn timeline(&self) -> &Timeline;
+
+    /// Whether a VM that no host can run is waited for.
+    fn waits_for_hosts(&self) -> bool;
+}
+
+impl Followed for ProtectedRun {
+    fn turn(&mut self, until: Time, extra: &[(BorrowedFd<'_>, PollFlags)]) -> Result<Turn, RunError> {
+        Self::turn(self, until, extra)
+    }
+
+    fn read_console(&mut self, into: &mut Vec<u8>, max: usize) -> Result<usize, RunError> {
+        Self::read_console(self, into, max)
+    }
+
+    fn outcome(&self) -> Option<Outcome> {
+        Self::outcome(self)
+    }
+
+    fn vm_status(&mut self) -> Result<Option<VmStatus>, RunError> {
+        Ok(self.status()?.vms.into_iter().next())
+    }
+
+    fn timeline(&self) -> &Timeline {
+        Self::timeline(self)
+    }
+
+    fn waits_for_hosts(&self) -> bool {
+        false
+    }
+}
 
 /// Why the showing stopped.
 #[derive(Debug)]
@@ -48,7 +106,7 @@ pub enum ShowError {
 /// # Errors
 /// When the run fails, or its console cannot be written.
 pub fn show(
-    run: &mut ProtectedRun,
+    run: &mut impl Followed,
     out: &mut (impl Write + AsFd),
     interrupt: BorrowedFd<'_>,
     mut status: Option<StatusLine>,
@@ -114,7 +172,7 @@ pub fn show(
 }
 
 /// Says what went wrong with hosts, which the guest's user does not see but may want to mend.
-fn warn_of(run: &ProtectedRun, events: &[Event], status: &mut Option<StatusLine>) {
+fn warn_of(run: &impl Followed, events: &[Event], status: &mut Option<StatusLine>) {
     let mut clear = || {
         if let Some(line) = status {
             line.clear();
@@ -129,6 +187,20 @@ fn warn_of(run: &ProtectedRun, events: &[Event], status: &mut Option<StatusLine>
             What::Happened(Happening::RecordRefused { generation, epoch, reason, .. }) => {
                 clear();
                 tracing::warn!("the commit record of {epoch} of {generation} was refused: {reason}");
+            }
+            What::Happened(Happening::Stranded { recoverable, .. }) if run.waits_for_hosts() => {
+                clear();
+                tracing::warn!("no host can run the guest; {recoverable} waits in the pool");
+            }
+            What::ControllerGone => {
+                clear();
+                tracing::warn!(
+                    "the controller is gone; the guest goes on, its console follows when there is one again"
+                );
+            }
+            What::ControllerBack => {
+                clear();
+                tracing::warn!("there is a controller again");
             }
             What::HostExited { host, exit, stderr } if !stderr.is_empty() => {
                 clear();

@@ -1,6 +1,7 @@
 //! Scenario language, runner on real processes, deterministic simulator.
 #![forbid(unsafe_code)]
 
+pub mod attached;
 pub mod cluster;
 pub mod compare;
 pub mod demo;
@@ -14,5 +15,6 @@ pub mod runner;
 pub mod sim;
 pub mod status_line;
 pub mod summary;
+pub mod telling;
 pub mod timeline;
 pub mod units;

@@ -1,6 +1,7 @@
 //! One line on a terminal that says how the run is doing.
 
-use crate::protected::{ProtectedRun, RunError};
+use crate::foreground::Followed;
+use crate::protected::RunError;
 use crate::units::show_span;
 use ft_protocol::wire::VmStatus;
 use std::io::{self, Write as _};
@@ -16,13 +17,13 @@ pub struct StatusLine {
 
 impl StatusLine {
     /// Asks for the state, and shows it if this is a place for it.
-    pub(crate) fn update(&mut self, run: &mut ProtectedRun, show: bool) -> Result<(), RunError> {
-        let status = run.status()?;
-        if let Some(vm) = status.vms.first() {
-            self.text = describe(vm, run.timeline().blackout_max().map(show_span));
-            if show {
-                self.draw();
-            }
+    pub(crate) fn update(&mut self, run: &mut impl Followed, show: bool) -> Result<(), RunError> {
+        self.text = match run.vm_status()? {
+            Some(vm) => describe(&vm, run.timeline().blackout_max().map(show_span)),
+            None => "ftvm: there is no controller at the moment".to_owned(),
+        };
+        if show {
+            self.draw();
         }
         Ok(())
     }
@@ -52,9 +53,10 @@ fn describe(vm: &VmStatus, blackout: Option<String>) -> String {
     let host = |name: &Option<String>| name.clone().unwrap_or_else(|| "-".to_owned());
     let protection =
         vm.unprotected.as_ref().map_or("protected".to_owned(), |reason| format!("NOT protected ({reason})"));
+    let waits = vm.waits.as_ref().map(|why| format!(" | waits: {why}")).unwrap_or_default();
     let blackout = blackout.map(|span| format!(", longest blackout {span}")).unwrap_or_default();
     format!(
-        "ftvm: {} | primary {} secondary {} | epoch {} | takeovers {}{blackout}",
+        "ftvm: {} | primary {} secondary {} | epoch {} | takeovers {}{blackout}{waits}",
         protection,
         host(&vm.primary),
         host(&vm.secondary),

@@ -47,6 +47,7 @@ impl Controller {
             Request::AttachConsole { vm, from } => self.attach(turn, link, id, vm, from),
             Request::ConsoleConsumed { vm, position } => self.consumed(turn, link, vm, position),
             Request::SetMode { vm, mode } => self.set_mode(turn, link, id, vm, mode),
+            Request::ReleaseConsole(vm) => self.release_console(turn, link, id, vm),
             Request::Switchover { vm, to } => self.switchover(turn, link, id, vm, to.as_deref()),
             Request::Drain { host, on } => self.drain(turn, link, id, &host, on),
             Request::Shutdown if self.config.shutdown_allowed => {
@@ -208,6 +209,24 @@ impl Controller {
         self.console_has_room(turn, vm);
     }
 
+    /// Nobody will come for what this VM's console says while no reader is attached.
+    fn release_console(&mut self, turn: &mut Turn<'_>, link: LinkId, id: u64, vm: VmId) {
+        let known = self.vms.get_mut(&vm).filter(|entry| !matches!(entry.phase, Phase::Creating { .. }));
+        let Some(entry) = known else {
+            answer(turn, link, id, Err(RequestError::UnknownVm(vm)), Vec::new());
+            return;
+        };
+        if matches!(entry.phase, Phase::Damaged { .. }) {
+            answer(turn, link, id, Err(RequestError::Damaged(vm)), Vec::new());
+            return;
+        }
+        if std::mem::take(&mut entry.spec.console_lossless) {
+            self.persist(turn);
+        }
+        answer(turn, link, id, Ok(Answer::Done), Vec::new());
+        self.console_has_room(turn, vm);
+    }
+
     fn console_has_room(&mut self, turn: &mut Turn<'_>, vm: VmId) {
         if let Some(entry) = self.vms.get_mut(&vm) {
             entry.console_full = false;
@@ -258,6 +277,16 @@ impl Controller {
             switchovers: entry.switchovers,
             at_risk: self.at_risk_because(entry.id),
             spare: entry.spare.map(|host| self.host_name(host)),
+            memory_bytes: entry.spec.memory_bytes,
+            console_end: entry.console_end,
+            waits: entry.console_full.then(|| match entry.readers.len() {
+                0 => "its console is full, and nobody reads it: `ftvm console` does".to_owned(),
+                _ => "its console is full: its reader is slow".to_owned(),
+            }),
+            ended: match &entry.phase {
+                Phase::Ended { end } => Some(end.clone()),
+                _ => None,
+            },
         };
         Status { hosts: self.hosts.iter().map(host).collect(), vms: self.vms.values().map(vm).collect() }
     }

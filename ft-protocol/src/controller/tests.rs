@@ -1,3 +1,5 @@
+mod console;
+
 use super::*;
 use crate::cpu::CpuProfile;
 use crate::ids::Incarnation;

@@ -1,14 +1,28 @@
 //! The reading end of a VM's console: every byte once, none lost.
 
 use super::RunError;
+use ft_protocol::VmId;
+use ft_protocol::wire::{ExtentTag, Part};
+use shared_mem::console::ConsoleReadError;
 use shared_mem::{ConsolePosition, ConsoleRing, Extent, Mapping, ReadOnly};
 
 /// Bytes copied out of the ring at one time.
 const CHUNK_BYTES: usize = 16 * 1024;
 
-/// Reads a console ring from the guest's birth on.
+/// Where reading a console begins.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ConsoleStart {
+    /// With the oldest byte that the pool still has.
+    Oldest,
+    /// With this byte, counted from the guest's birth.
+    At(u64),
+    /// With what the guest says from now on.
+    End,
+}
+
+/// Reads a console ring.
 #[derive(Debug)]
-pub(super) struct ConsoleTap {
+pub(crate) struct ConsoleTap {
     ring: ConsoleRing<Mapping<ReadOnly>>,
     /// The next byte to read.
     position: u64,
@@ -17,14 +31,24 @@ pub(super) struct ConsoleTap {
 }
 
 impl ConsoleTap {
-    pub(super) fn open(extent: &Extent) -> Result<Self, RunError> {
-        let mapping = Mapping::read_only(extent).map_err(RunError::ConsoleMapping)?;
+    /// The console among the descriptors of an answer to a request to read it. The controller is told to let nothing be
+    /// overwritten before this: so what is the oldest byte now stays.
+    pub(crate) fn open(vm: VmId, extents: &[(ExtentTag, Extent)], start: ConsoleStart) -> Result<Self, RunError> {
+        let console = extents.iter().find(|(tag, _)| tag.grant.part == Part::Console(vm)).ok_or(RunError::NoConsole)?;
+        let mapping = Mapping::read_only(&console.1).map_err(RunError::ConsoleMapping)?;
         let ring = ConsoleRing::open(mapping).map_err(RunError::Console)?;
-        Ok(Self { ring, position: 0, reported: 0 })
+        let tail = ring.tail().map_err(RunError::Console)?.get();
+        let position = match start {
+            ConsoleStart::At(position) if position > tail => return Err(RunError::ConsoleAhead { position, tail }),
+            ConsoleStart::At(position) => position,
+            ConsoleStart::End => tail,
+            ConsoleStart::Oldest => oldest(&ring)?,
+        };
+        Ok(Self { ring, position, reported: 0 })
     }
 
     /// Appends what is there, at most about `max` bytes; says how many came.
-    pub(super) fn read(&mut self, into: &mut Vec<u8>, max: usize) -> Result<usize, RunError> {
+    pub(crate) fn read(&mut self, into: &mut Vec<u8>, max: usize) -> Result<usize, RunError> {
         let mut chunk = [0; CHUNK_BYTES];
         let mut total = 0;
         while total < max {
@@ -41,16 +65,25 @@ impl ConsoleTap {
         Ok(total)
     }
 
-    pub(super) fn position(&self) -> u64 {
+    pub(crate) fn position(&self) -> u64 {
         self.position
     }
 
     /// The position to tell the controller, when it is time to: it only needs to know before the ring has wrapped.
-    pub(super) fn take_due_report(&mut self) -> Option<u64> {
+    pub(crate) fn take_due_report(&mut self) -> Option<u64> {
         let due = self.position - self.reported >= self.ring.ring_bytes() / 8;
         due.then(|| {
             self.reported = self.position;
             self.position
         })
+    }
+}
+
+/// The oldest byte that is left.
+fn oldest(ring: &ConsoleRing<Mapping<ReadOnly>>) -> Result<u64, RunError> {
+    match ring.read(ConsolePosition::new(0), &mut []) {
+        Ok(_) => Ok(0),
+        Err(ConsoleReadError::Overwritten { oldest, .. }) => Ok(oldest.get()),
+        Err(error) => Err(RunError::ConsoleRead(error)),
     }
 }

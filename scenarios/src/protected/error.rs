@@ -6,6 +6,7 @@ use shared_mem::console::{ConsoleError, ConsoleReadError};
 use shared_mem::mem::MapError;
 use std::io;
 use std::path::PathBuf;
+use std::time::Duration;
 use vmm::client::ClientError;
 
 /// Why a protected run cannot start or go on.
@@ -32,6 +33,37 @@ pub enum RunError {
     /// Console bytes were lost.
     #[error("console bytes are lost")]
     ConsoleRead(#[source] ConsoleReadError),
+    /// The console is to be read from where it has not come to yet.
+    #[error("the console has {tail} bytes so far: it cannot be read from byte {position} on")]
+    ConsoleAhead {
+        /// Where reading was to begin.
+        position: u64,
+        /// Where the console ends.
+        tail: u64,
+    },
+    /// There is no VM of this name.
+    #[error("there is no VM `{name}`: see `ftvm status`")]
+    UnknownVm {
+        /// The name.
+        name: String,
+    },
+    /// The VM was deleted meanwhile.
+    #[error("VM `{name}` was deleted")]
+    Deleted {
+        /// Its name.
+        name: String,
+    },
+    /// The controller has died before it answered.
+    #[error("the controller died before it answered: try again when it runs again")]
+    ControllerDied,
+    /// The controller has died, and no other one has come in time.
+    #[error("the controller at {} has been gone for {} s: start `ftvm pool` again over the same pool", socket.display(), bound.as_secs())]
+    ControllerGone {
+        /// Where it listened.
+        socket: PathBuf,
+        /// How long another one was waited for.
+        bound: Duration,
+    },
     /// The file of events cannot be written.
     #[error("cannot write events to {}", path.display())]
     EventLog {

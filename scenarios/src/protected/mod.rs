@@ -1,26 +1,29 @@
 //! A guest under protection in a private cluster, followed from outside: console, events, faults. One thread, pull by
 //! pull: whoever runs it calls [`ProtectedRun::turn`] until there is an [`Outcome`].
 
+mod chronicle;
 mod console;
 mod error;
 mod spec;
 
+pub(crate) use chronicle::Chronicle;
+pub use console::ConsoleStart;
+pub(crate) use console::ConsoleTap;
 pub use error::RunError;
-pub use spec::VmOptions;
+pub use spec::{UnreadConsole, VmOptions};
 
 use crate::cluster::{CONTROLLER, ChildExit, Cluster, ClusterError, ExitedHost, HostName, HostSignal};
-use crate::event::{Event, EventLog, What};
+use crate::event::{Event, What};
 use crate::guest::GuestImage;
 use crate::timeline::{FENCED_EXIT_CODE, Timeline};
-use console::ConsoleTap;
 use ft_protocol::commit_meta::GuestEnd;
-use ft_protocol::wire::{Answer, Part, Request, Status, ToClient};
+use ft_protocol::wire::{Answer, Request, Status, ToClient};
 use ft_protocol::{Epoch, Time, VmId};
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use std::collections::BTreeMap;
 use std::os::fd::{AsFd as _, BorrowedFd};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::{Duration, Instant};
 use vmm::client::{Client, ClientError};
 use vmm::clock::monotonic;
@@ -70,17 +73,13 @@ pub struct ProtectedRun {
     client: Client,
     vm: VmId,
     console: ConsoleTap,
-    timeline: Timeline,
-    log: Option<(PathBuf, EventLog)>,
+    chronicle: Chronicle,
     respawn: Respawn,
     /// How often each host failed in a row, by itself.
     failures: BTreeMap<HostName, u32>,
     ended: Option<(GuestEnd, u64)>,
     /// Since when there is no host.
     hostless_since: Option<Instant>,
-    /// Seen outside of a turn.
-    pending: Vec<Event>,
-    started_at: Time,
 }
 
 impl ProtectedRun {
@@ -95,27 +94,23 @@ impl ProtectedRun {
         respawn: Respawn,
         events: Option<&Path>,
     ) -> Result<Self, RunError> {
-        let started_at = monotonic();
-        let log = events.map(|path| open_log(path, started_at)).transpose()?;
+        let chronicle = Chronicle::begin(events, monotonic())?;
         let mut client = Client::connect(cluster.socket())?;
         client.request(Request::Watch, Vec::new())?;
-        let (answer, _) = client.request(Request::CreateVm(options.spec()), vec![image.upload()?])?;
+        let spec = options.spec(spec::PRIVATE_NAME, UnreadConsole::Waits);
+        let (answer, _) = client.request(Request::CreateVm(spec), vec![image.upload()?])?;
         let Answer::VmCreated(vm) = answer else { return Err(ClientError::WrongAnswer.into()) };
         let (_, extents) = client.request(Request::AttachConsole { vm, from: 0 }, Vec::new())?;
-        let console = extents.iter().find(|(tag, _)| tag.grant.part == Part::Console(vm)).ok_or(RunError::NoConsole)?;
-        let console = ConsoleTap::open(&console.1)?;
+        let console = ConsoleTap::open(vm, &extents, ConsoleStart::At(0))?;
         let mut run = Self {
             client,
             vm,
             console,
-            timeline: Timeline::default(),
-            log,
+            chronicle,
             respawn,
             failures: BTreeMap::new(),
             ended: None,
             hostless_since: None,
-            pending: Vec::new(),
-            started_at,
             cluster,
         };
         run.note_known_hosts()?;
@@ -126,7 +121,7 @@ impl ProtectedRun {
     fn note_known_hosts(&mut self) -> Result<(), RunError> {
         for host in self.status()?.hosts {
             let name = HostName::new(&host.name);
-            let at = self.started_at;
+            let at = self.started_at();
             let joined = ft_protocol::timeline::Happening::HostJoined { host: host.host, name: host.name };
             self.note(Event { at, what: What::Happened(joined) })?;
             if let Some(pid) = self.cluster.host_pid(&name) {
@@ -142,11 +137,11 @@ impl ProtectedRun {
     /// When the controller is gone, or events cannot be written.
     pub fn turn(&mut self, until: Time, extra: &[(BorrowedFd<'_>, PollFlags)]) -> Result<Turn, RunError> {
         self.pump()?;
-        let wait = if self.pending.is_empty() { self.bounded(until) } else { Duration::ZERO };
+        let wait = if self.chronicle.has_news() { Duration::ZERO } else { self.bounded(until) };
         let ready = self.wait(wait, extra)?;
         self.pump()?;
         self.reap()?;
-        Ok(Turn { events: std::mem::take(&mut self.pending), ready })
+        Ok(Turn { events: self.chronicle.take_news(), ready })
     }
 
     fn bounded(&self, until: Time) -> Duration {
@@ -155,17 +150,9 @@ impl ProtectedRun {
     }
 
     fn wait(&self, bound: Duration, extra: &[(BorrowedFd<'_>, PollFlags)]) -> Result<Vec<bool>, RunError> {
-        let mut fds: Vec<PollFd<'_>> = extra.iter().map(|(fd, flags)| PollFd::new(*fd, *flags)).collect();
-        fds.push(PollFd::new(self.client.connection().as_fd(), PollFlags::POLLIN));
-        fds.extend(self.cluster.descriptors().into_iter().map(|fd| PollFd::new(fd, PollFlags::POLLIN)));
-        // Rounded up, so that the last fraction of a millisecond does not spin.
-        let round_up = if bound.is_zero() { Duration::ZERO } else { Duration::from_micros(999) };
-        let timeout = PollTimeout::try_from(bound + round_up).unwrap_or(PollTimeout::MAX);
-        match poll(&mut fds, timeout) {
-            Ok(_) | Err(Errno::EINTR) => {}
-            Err(errno) => return Err(RunError::Wait(errno.into())),
-        }
-        Ok(fds[..extra.len()].iter().map(|fd| fd.any().unwrap_or(false)).collect())
+        let mut own = vec![self.client.connection().as_fd()];
+        own.extend(self.cluster.descriptors());
+        wait_for_any(bound, extra, &own)
     }
 
     /// Takes all messages that are there.
@@ -230,12 +217,7 @@ impl ProtectedRun {
     /// # Errors
     /// When it cannot be written.
     pub fn note(&mut self, event: Event) -> Result<(), RunError> {
-        self.timeline.take(&event);
-        if let Some((path, log)) = &mut self.log {
-            log.append(&event).map_err(|source| RunError::EventLog { path: path.clone(), source })?;
-        }
-        self.pending.push(event);
-        Ok(())
+        self.chronicle.note(event)
     }
 
     fn reap(&mut self) -> Result<(), RunError> {
@@ -322,8 +304,8 @@ impl ProtectedRun {
             return (self.console.position() >= *console_end).then(|| Outcome::Ended(end.clone()));
         }
         let since = self.hostless_since?;
-        let recoverable = self.timeline.stranded_at();
-        let lost = (recoverable.is_some() && self.console.position() >= self.timeline.console_tail())
+        let recoverable = self.timeline().stranded_at();
+        let lost = (recoverable.is_some() && self.console.position() >= self.timeline().console_tail())
             || since.elapsed() >= STRANDED_BOUND;
         lost.then_some(Outcome::Lost { recoverable })
     }
@@ -363,7 +345,7 @@ impl ProtectedRun {
     /// What is known so far.
     #[must_use]
     pub fn timeline(&self) -> &Timeline {
-        &self.timeline
+        self.chronicle.timeline()
     }
 
     /// The cluster that runs it.
@@ -375,14 +357,14 @@ impl ProtectedRun {
     /// When it was started.
     #[must_use]
     pub fn started_at(&self) -> Time {
-        self.started_at
+        self.chronicle.started_at()
     }
 
     /// Ends everything in good order.
     pub fn shut_down(self) -> Timeline {
         drop(self.client);
         self.cluster.shut_down();
-        self.timeline
+        self.chronicle.into_timeline()
     }
 }
 
@@ -405,13 +387,24 @@ fn was_killed(error: &RunError) -> bool {
 }
 
 /// Whether the controller at the other end is gone.
-fn is_broken(error: &ClientError) -> bool {
+pub(crate) fn is_broken(error: &ClientError) -> bool {
     matches!(error, ClientError::Receive(_) | ClientError::Send(SendError::Closed))
 }
 
-fn open_log(path: &Path, start: Time) -> Result<(PathBuf, EventLog), RunError> {
-    match EventLog::create(path, start) {
-        Ok(log) => Ok((path.to_owned(), log)),
-        Err(source) => Err(RunError::EventLog { path: path.to_owned(), source }),
+/// Waits until one of these descriptors is ready, or for that long; says which of the `extra` ones are.
+pub(crate) fn wait_for_any(
+    bound: Duration,
+    extra: &[(BorrowedFd<'_>, PollFlags)],
+    own: &[BorrowedFd<'_>],
+) -> Result<Vec<bool>, RunError> {
+    let mut fds: Vec<PollFd<'_>> = extra.iter().map(|(fd, flags)| PollFd::new(*fd, *flags)).collect();
+    fds.extend(own.iter().map(|fd| PollFd::new(*fd, PollFlags::POLLIN)));
+    // Rounded up, so that the last fraction of a millisecond does not spin.
+    let round_up = if bound.is_zero() { Duration::ZERO } else { Duration::from_micros(999) };
+    let timeout = PollTimeout::try_from(bound + round_up).unwrap_or(PollTimeout::MAX);
+    match poll(&mut fds, timeout) {
+        Ok(_) | Err(Errno::EINTR) => {}
+        Err(errno) => return Err(RunError::Wait(errno.into())),
     }
+    Ok(fds[..extra.len()].iter().map(|fd| fd.any().unwrap_or(false)).collect())
 }

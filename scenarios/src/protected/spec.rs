@@ -18,7 +18,16 @@ const INDEX_BYTES: u64 = 8;
 const EPOCH_INTERVAL: Span = Span::from_ms(10);
 
 /// The VM's name in a private cluster, which has no other.
-const NAME: &str = "guest";
+pub(super) const PRIVATE_NAME: &str = "guest";
+
+/// What becomes of console bytes while no reader is attached and the ring is full.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum UnreadConsole {
+    /// The guest waits for a reader: none of it is ever lost.
+    Waits,
+    /// The oldest bytes are overwritten: the guest waits for nobody.
+    Overwritten,
+}
 
 /// What the user decides of a VM.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -38,15 +47,15 @@ pub struct VmOptions {
 impl VmOptions {
     /// The description that the controller is given.
     #[must_use]
-    pub fn spec(&self) -> VmSpec {
+    pub fn spec(&self, name: &str, unread: UnreadConsole) -> VmSpec {
         VmSpec {
-            name: NAME.to_owned(),
+            name: name.to_owned(),
             memory_bytes: self.memory.get(),
             mode: Mode::Checkpoint,
             epoch_interval: self.epoch_interval.unwrap_or(EPOCH_INTERVAL),
             args: self.args.clone(),
             journal: journal_for(self.memory),
-            console_lossless: true,
+            console_lossless: unread == UnreadConsole::Waits,
             policy: self.policy.clone(),
             working_set_bytes_max: self.working_set.map(ByteCount::get),
             nets: Vec::new(),

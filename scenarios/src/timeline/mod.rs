@@ -55,6 +55,8 @@ impl Timeline {
             What::ConsoleMoved { tail } => self.console_moved(at, *tail),
             What::GuestEnded { console_end, .. } => self.console_moved(at, *console_end),
             What::ControllerRevived { .. }
+            | What::ControllerGone
+            | What::ControllerBack
             | What::Signalled { .. }
             | What::HostStarted { .. }
             | What::HostExited { .. }

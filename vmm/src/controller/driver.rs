@@ -93,7 +93,7 @@ impl Driver {
             protocols: PROTOCOLS,
             hosts_max: super::HOSTS_MAX,
             vms_max: super::VMS_MAX,
-            shutdown_allowed: options.private,
+            shutdown_allowed: true,
         };
         let mut driver = Self {
             options: options.clone(),

@@ -1,0 +1,39 @@
+//! A console that nobody reads any more.
+
+use super::*;
+
+fn say(cluster: &mut Cluster, request: Request) {
+    cluster.input(Input::FromClient { link: CLIENT, message: FromClient { id: 9, request } });
+}
+
+#[test]
+fn a_console_is_waited_for_until_its_reader_gives_it_up() {
+    let mut cluster = Cluster::protected();
+    assert_eq!(cluster.status().waits, None);
+    cluster.hold_applies = true;
+    cluster.commit(0, 1, 1);
+    let (vm, generation, epoch) = cluster.held.remove(0);
+    cluster.input(Input::Applied { vm, generation, outcome: ApplyOutcome::ConsoleFull { epoch } });
+    assert_eq!(cluster.held, [], "it waits for a reader");
+    assert!(cluster.status().waits.is_some_and(|why| why.contains("nobody reads it")));
+
+    say(&mut cluster, Request::ReleaseConsole(VM));
+    assert_eq!(cluster.held, [(vm, generation, epoch)], "it goes on");
+    assert_eq!(cluster.status().waits, None);
+    assert!(!cluster.persisted.vms[0].spec.console_lossless, "the next controller knows");
+}
+
+#[test]
+fn a_reader_that_is_attached_is_waited_for_all_the_same() {
+    let mut cluster = Cluster::protected();
+    say(&mut cluster, Request::ReleaseConsole(VM));
+    say(&mut cluster, Request::AttachConsole { vm: VM, from: 0 });
+    cluster.hold_applies = true;
+    cluster.commit(0, 1, 1);
+    let (vm, generation, epoch) = cluster.held.remove(0);
+    cluster.input(Input::Applied { vm, generation, outcome: ApplyOutcome::ConsoleFull { epoch } });
+    assert_eq!(cluster.held, []);
+    assert!(cluster.status().waits.is_some_and(|why| why.contains("its reader is slow")));
+    cluster.input(Input::LinkClosed { link: CLIENT });
+    assert_eq!(cluster.held, [(vm, generation, epoch)], "it is gone, and nobody said to wait for another");
+}

@@ -1,0 +1,151 @@
+//! A connection to a controller that may die and be started again.
+//!
+//! ```text
+//!   Up --- the connection breaks ---> Down --- somebody listens again ---> Up (whoever uses it asks for everything anew)
+//!                                       |--- nobody does in time ---> an error
+//! ```
+
+use crate::protected::{RunError, is_broken};
+use ft_protocol::wire::{Answer, ExtentTag, Request, Status, ToClient};
+use shared_mem::Extent;
+use std::os::fd::{AsFd as _, BorrowedFd};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+use vmm::client::{Client, ClientError};
+
+/// Between two tries to find a controller again.
+const TRY_INTERVAL: Duration = Duration::from_millis(50);
+
+/// What an answer came to: nothing if there is no controller at the moment.
+type Answered = Option<(Answer, Vec<(ExtentTag, Extent)>)>;
+
+/// The connection.
+#[derive(Debug)]
+pub(super) struct Link {
+    socket: PathBuf,
+    /// How long a controller that has died is waited for.
+    patience: Duration,
+    state: State,
+}
+
+#[derive(Debug)]
+enum State {
+    Up(Box<Client>),
+    Down { since: Instant, next_try: Instant },
+}
+
+/// What came over the connection, or became of it.
+#[derive(Debug)]
+pub(super) enum News {
+    /// The controller says something.
+    Message(ToClient),
+    /// The controller is gone.
+    Gone,
+    /// There is one again. It knows nothing of who was attached to the one before.
+    Back,
+}
+
+impl Link {
+    pub(super) fn connect(socket: &Path, patience: Duration) -> Result<Self, RunError> {
+        let client = Client::connect(socket)?;
+        Ok(Self { socket: socket.to_owned(), patience, state: State::Up(Box::new(client)) })
+    }
+
+    /// What happened since the last call, one by one; `None` when that is all.
+    pub(super) fn next(&mut self) -> Result<Option<News>, RunError> {
+        match &mut self.state {
+            State::Up(client) => match client.next(Duration::ZERO) {
+                Ok(message) => Ok(message.map(News::Message)),
+                Err(error) => {
+                    self.broke(error)?;
+                    Ok(Some(News::Gone))
+                }
+            },
+            State::Down { since, next_try } => {
+                let (since, now) = (*since, Instant::now());
+                if now < *next_try {
+                    return Ok(None);
+                }
+                self.try_again(since, now)
+            }
+        }
+    }
+
+    fn try_again(&mut self, since: Instant, now: Instant) -> Result<Option<News>, RunError> {
+        match Client::connect(&self.socket) {
+            Ok(client) => {
+                self.state = State::Up(Box::new(client));
+                Ok(Some(News::Back))
+            }
+            // One that listens but does not answer, or dies again while it does, is waited for like one that is not there.
+            Err(error) if !matches!(error, ClientError::Rejected { .. }) => {
+                if now.duration_since(since) >= self.patience {
+                    return Err(RunError::ControllerGone { socket: self.socket.clone(), bound: self.patience });
+                }
+                self.state = State::Down { since, next_try: now + TRY_INTERVAL };
+                Ok(None)
+            }
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Asks for something. `None`: there is no controller at the moment; [`Link::next`] tells of it.
+    pub(super) fn ask(&mut self, request: Request, extents: Vec<(ExtentTag, Extent)>) -> Result<Answered, RunError> {
+        let State::Up(client) = &mut self.state else { return Ok(None) };
+        match client.request(request, extents) {
+            Ok(answer) => Ok(Some(answer)),
+            // The connection itself still says so at the next look: nothing is told twice, nothing is lost.
+            Err(error) if is_broken(&error) => Ok(None),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Says something that has no answer.
+    pub(super) fn tell(&mut self, request: Request) -> Result<(), RunError> {
+        let State::Up(client) = &mut self.state else { return Ok(()) };
+        match client.notify(request, Vec::new()) {
+            Err(error) if !is_broken(&error) => Err(error.into()),
+            _ => Ok(()),
+        }
+    }
+
+    /// Drops what has come so far.
+    pub(super) fn forget_news(&mut self) -> Result<(), RunError> {
+        let State::Up(client) = &mut self.state else { return Ok(()) };
+        loop {
+            match client.next(Duration::ZERO) {
+                Ok(Some(_)) => {}
+                Ok(None) => return Ok(()),
+                // The next look tells.
+                Err(error) if is_broken(&error) => return Ok(()),
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+
+    /// The state of everything.
+    pub(super) fn status(&mut self) -> Result<Option<Status>, RunError> {
+        match self.ask(Request::Status, Vec::new())? {
+            Some((Answer::Status(status), _)) => Ok(Some(status)),
+            Some(_) => Err(ClientError::WrongAnswer.into()),
+            None => Ok(None),
+        }
+    }
+
+    fn broke(&mut self, error: ClientError) -> Result<(), RunError> {
+        if !is_broken(&error) {
+            return Err(error.into());
+        }
+        let now = Instant::now();
+        self.state = State::Down { since: now, next_try: now };
+        Ok(())
+    }
+
+    /// What to wait for, and at most how long.
+    pub(super) fn waits_for(&self, bound: Duration) -> (Option<BorrowedFd<'_>>, Duration) {
+        match &self.state {
+            State::Up(client) => (Some(client.connection().as_fd()), bound),
+            State::Down { next_try, .. } => (None, bound.min(next_try.saturating_duration_since(Instant::now()))),
+        }
+    }
+}

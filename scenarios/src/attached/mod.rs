@@ -1,0 +1,298 @@
+//! Clusters that somebody else runs: a VM of one, followed from outside, and everything that happens in it. The controller
+//! may die and be started again meanwhile; a console is then read on where it was left.
+
+mod link;
+mod watcher;
+
+pub use watcher::{Sight, Watcher};
+
+use crate::event::{Event, What, vm_of};
+use crate::foreground::Followed;
+use crate::guest::GuestImage;
+use crate::protected::{
+    Chronicle, ConsoleStart, ConsoleTap, Outcome, RunError, Turn, UnreadConsole, VmOptions, wait_for_any,
+};
+use crate::timeline::Timeline;
+use ft_protocol::commit_meta::GuestEnd;
+use ft_protocol::timeline::Happening;
+use ft_protocol::wire::{Answer, Request, RequestError, Status, ToClient, VmStatus};
+use ft_protocol::{Time, VmId};
+use link::{Link, News};
+use nix::poll::PollFlags;
+use std::os::fd::BorrowedFd;
+use std::path::Path;
+use std::time::Duration;
+use vmm::client::ClientError;
+use vmm::clock::monotonic;
+
+/// Names that are tried for a VM to which the user gave none.
+const NAMES_MAX: u32 = 1_000;
+
+/// How a cluster is followed.
+#[derive(Clone, Copy, Debug)]
+pub struct Following<'a> {
+    /// Where its controller listens.
+    pub socket: &'a Path,
+    /// How long a controller that has died is waited for.
+    pub patience: Duration,
+    /// Where events are written, as JSON lines.
+    pub events: Option<&'a Path>,
+}
+
+/// What a new VM is to be called.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum NewName {
+    /// This, and nothing else.
+    Given(String),
+    /// This, or this with a number when it is taken.
+    Like(String),
+}
+
+/// A VM of a cluster that goes on without us.
+#[derive(Debug)]
+pub struct AttachedVm {
+    link: Link,
+    vm: VmId,
+    name: String,
+    console: ConsoleTap,
+    chronicle: Chronicle,
+    ended: Option<(GuestEnd, u64)>,
+}
+
+/// Makes a VM and lets it run, and looks no further; says what it is called.
+///
+/// # Errors
+/// When the controller cannot be reached, or refuses.
+pub fn start_detached(
+    socket: &Path,
+    image: &GuestImage,
+    options: &VmOptions,
+    name: &NewName,
+    unread: UnreadConsole,
+) -> Result<String, RunError> {
+    let mut link = Link::connect(socket, Duration::ZERO)?;
+    create(&mut link, image, options, name, unread).map(|(_, name)| name)
+}
+
+fn create(
+    link: &mut Link,
+    image: &GuestImage,
+    options: &VmOptions,
+    name: &NewName,
+    unread: UnreadConsole,
+) -> Result<(VmId, String), RunError> {
+    let mut number = 1;
+    loop {
+        let called = match name {
+            NewName::Given(name) => name.clone(),
+            NewName::Like(name) if number == 1 => name.clone(),
+            NewName::Like(name) => format!("{name}-{number}"),
+        };
+        let request = Request::CreateVm(options.spec(&called, unread));
+        match link.ask(request, vec![image.upload()?]) {
+            Ok(Some((Answer::VmCreated(vm), _))) => return Ok((vm, called)),
+            Ok(Some(_)) => return Err(ClientError::WrongAnswer.into()),
+            Ok(None) => return Err(RunError::ControllerDied),
+            Err(RunError::Client(ClientError::Refused(RequestError::NameTaken(_))))
+                if matches!(name, NewName::Like(_)) && number < NAMES_MAX =>
+            {
+                number += 1;
+            }
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+impl AttachedVm {
+    /// Makes a VM, lets it run, and follows it.
+    ///
+    /// # Errors
+    /// When the controller cannot be reached, or refuses, or the file of events cannot be made.
+    pub fn start(
+        following: Following<'_>,
+        image: &GuestImage,
+        options: &VmOptions,
+        name: &NewName,
+        unread: UnreadConsole,
+    ) -> Result<Self, RunError> {
+        let (mut link, status) = open(following)?;
+        let (vm, name) = create(&mut link, image, options, name, unread)?;
+        Self::follow(link, &status, (vm, name), ConsoleStart::At(0), following)
+    }
+
+    /// Follows a VM that is there.
+    ///
+    /// # Errors
+    /// When the controller cannot be reached, or refuses, or has no such VM, or the file of events cannot be made.
+    pub fn attach(following: Following<'_>, name: &str, start: ConsoleStart) -> Result<Self, RunError> {
+        let (link, status) = open(following)?;
+        let found = status.vms.iter().find(|vm| vm.name == name);
+        let vm = found.ok_or_else(|| RunError::UnknownVm { name: name.to_owned() })?.vm;
+        Self::follow(link, &status, (vm, name.to_owned()), start, following)
+    }
+
+    fn follow(
+        mut link: Link,
+        status: &Status,
+        (vm, name): (VmId, String),
+        start: ConsoleStart,
+        following: Following<'_>,
+    ) -> Result<Self, RunError> {
+        let chronicle = Chronicle::begin(following.events, monotonic())?;
+        let from = if let ConsoleStart::At(position) = start { position } else { 0 };
+        let Some((_, extents)) = link.ask(Request::AttachConsole { vm, from }, Vec::new())? else {
+            return Err(RunError::ControllerDied);
+        };
+        let console = ConsoleTap::open(vm, &extents, start)?;
+        let mut attached = Self { link, vm, name, console, chronicle, ended: None };
+        attached.note_hosts(status)?;
+        Ok(attached)
+    }
+
+    /// The hosts joined before anybody watched.
+    fn note_hosts(&mut self, status: &Status) -> Result<(), RunError> {
+        for host in &status.hosts {
+            let joined = Happening::HostJoined { host: host.host, name: host.name.clone() };
+            self.chronicle.note(Event { at: self.chronicle.started_at(), what: What::Happened(joined) })?;
+        }
+        Ok(())
+    }
+
+    /// Takes all news that are there.
+    fn pump(&mut self) -> Result<(), RunError> {
+        while let Some(news) = self.link.next()? {
+            match news {
+                News::Message(message) => self.message(message)?,
+                News::Gone => self.chronicle.note(Event { at: monotonic(), what: What::ControllerGone })?,
+                News::Back => self.attach_again()?,
+            }
+        }
+        Ok(())
+    }
+
+    /// Another controller has come: the console is read on where it was left. If this one dies as well, the next news say so.
+    fn attach_again(&mut self) -> Result<(), RunError> {
+        let Some(status) = watch(&mut self.link)? else { return Ok(()) };
+        let position = self.console.position();
+        let is_ours = |vm: &VmStatus| vm.vm == self.vm && vm.name == self.name && vm.console_end >= position;
+        if !status.vms.iter().any(is_ours) {
+            return Err(RunError::Deleted { name: self.name.clone() });
+        }
+        let request = Request::AttachConsole { vm: self.vm, from: position };
+        if self.link.ask(request, Vec::new())?.is_some() {
+            self.chronicle.note(Event { at: monotonic(), what: What::ControllerBack })?;
+            self.note_hosts(&status)?;
+        }
+        Ok(())
+    }
+
+    fn message(&mut self, message: ToClient) -> Result<(), RunError> {
+        let now = monotonic();
+        match message {
+            ToClient::Happened { happening: Happening::VmDeleted { vm, .. }, .. } if vm == self.vm => {
+                Err(RunError::Deleted { name: self.name.clone() })
+            }
+            ToClient::Happened { at, happening } if vm_of(&happening).is_none_or(|vm| vm == self.vm) => {
+                self.chronicle.note(Event { at, what: What::Happened(happening) })
+            }
+            ToClient::ConsoleMoved { vm, tail } if vm == self.vm => {
+                self.chronicle.note(Event { at: now, what: What::ConsoleMoved { tail } })
+            }
+            ToClient::VmEnded { vm, end, console_end } if vm == self.vm => {
+                self.ended = Some((end.clone(), console_end));
+                self.chronicle.note(Event { at: now, what: What::GuestEnded { end, console_end } })
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// What it is called.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Console bytes read so far, counted from the guest's birth.
+    #[must_use]
+    pub fn position(&self) -> u64 {
+        self.console.position()
+    }
+
+    /// When following began.
+    #[must_use]
+    pub fn started_at(&self) -> Time {
+        self.chronicle.started_at()
+    }
+
+    /// Leaves the VM alone: it runs on, and waits no longer for anybody who reads its console. False: there is no controller
+    /// that could be told, and it will wait once its console is full.
+    ///
+    /// # Errors
+    /// When the controller refuses.
+    pub fn release(mut self) -> Result<bool, RunError> {
+        Ok(self.link.ask(Request::ReleaseConsole(self.vm), Vec::new())?.is_some())
+    }
+
+    /// Ends the VM's life. False: there is no controller that could be told.
+    ///
+    /// # Errors
+    /// When the controller refuses.
+    pub fn delete(mut self) -> Result<bool, RunError> {
+        Ok(self.link.ask(Request::DeleteVm(self.vm), Vec::new())?.is_some())
+    }
+}
+
+impl Followed for AttachedVm {
+    fn turn(&mut self, until: Time, extra: &[(BorrowedFd<'_>, PollFlags)]) -> Result<Turn, RunError> {
+        self.pump()?;
+        let bound = Duration::from_nanos(until.since(monotonic()).ns());
+        let bound = if self.chronicle.has_news() { Duration::ZERO } else { bound };
+        let (own, bound) = self.link.waits_for(bound);
+        let ready = wait_for_any(bound, extra, own.as_slice())?;
+        self.pump()?;
+        Ok(Turn { events: self.chronicle.take_news(), ready })
+    }
+
+    fn read_console(&mut self, into: &mut Vec<u8>, max: usize) -> Result<usize, RunError> {
+        let count = self.console.read(into, max)?;
+        if let Some(position) = self.console.take_due_report() {
+            self.link.tell(Request::ConsoleConsumed { vm: self.vm, position })?;
+        }
+        Ok(count)
+    }
+
+    fn outcome(&self) -> Option<Outcome> {
+        let (end, console_end) = self.ended.as_ref()?;
+        (self.console.position() >= *console_end).then(|| Outcome::Ended(end.clone()))
+    }
+
+    fn vm_status(&mut self) -> Result<Option<VmStatus>, RunError> {
+        let vm = self.vm;
+        Ok(self.link.status()?.and_then(|status| status.vms.into_iter().find(|status| status.vm == vm)))
+    }
+
+    fn timeline(&self) -> &Timeline {
+        self.chronicle.timeline()
+    }
+
+    fn waits_for_hosts(&self) -> bool {
+        true
+    }
+}
+
+/// Connects and watches.
+fn open(following: Following<'_>) -> Result<(Link, Status), RunError> {
+    let mut link = Link::connect(following.socket, following.patience)?;
+    let status = watch(&mut link)?.ok_or(RunError::ControllerDied)?;
+    Ok((link, status))
+}
+
+/// Asks to be told of everything from now on. What happened before is not ours: a VM that is gone may have had our number.
+fn watch(link: &mut Link) -> Result<Option<Status>, RunError> {
+    if link.ask(Request::Watch, Vec::new())?.is_none() {
+        return Ok(None);
+    }
+    let Some(status) = link.status()? else { return Ok(None) };
+    link.forget_news()?;
+    Ok(Some(status))
+}

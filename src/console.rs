@@ -1,0 +1,80 @@
+//! `ftvm console`: a VM's console, without loss.
+
+use crate::exit_code::ExitCode;
+use crate::run::{follow, guest_end};
+use crate::run_in_pool::{RECONNECT, duration};
+use crate::signals::EndSignals;
+use crate::{CommandResult, ExitStatus, output};
+use ft_protocol::Span;
+use scenarios::attached::{AttachedVm, Following};
+use scenarios::foreground::{Followed as _, Shown};
+use scenarios::protected::{ConsoleStart, Outcome};
+use scenarios::units::parse_span;
+use std::io::{self, Write as _};
+use std::path::PathBuf;
+
+/// Console bytes taken at once.
+const CHUNK_BYTES: usize = 64 * 1024;
+
+#[derive(clap::Args)]
+pub(crate) struct Args {
+    /// Name of the VM
+    vm: String,
+    /// The controller's socket
+    #[arg(long, value_name = "SOCKET", env = "FTVM_POOL")]
+    pool: PathBuf,
+    /// The byte to begin with, counted from the guest's birth, or `end`; without it the oldest that the pool has
+    #[arg(long, value_name = "N", value_parser = parse_start)]
+    from: Option<ConsoleStart>,
+    /// Show what is there, and do not wait for more
+    #[arg(long)]
+    no_follow: bool,
+    /// How long a controller that has died is waited for
+    #[arg(long, value_name = "TIME", value_parser = parse_span, default_value = RECONNECT)]
+    reconnect: Span,
+    /// Write what happens to a file, as JSON lines
+    #[arg(long, value_name = "FILE")]
+    events: Option<PathBuf>,
+}
+
+fn parse_start(text: &str) -> Result<ConsoleStart, String> {
+    match text {
+        "end" => Ok(ConsoleStart::End),
+        _ => text.parse().map(ConsoleStart::At).map_err(|_| "neither a number of bytes nor `end`".to_owned()),
+    }
+}
+
+pub(crate) fn run(args: &Args) -> CommandResult {
+    output::require()?;
+    let signals = EndSignals::new()?;
+    let patience = duration(args.reconnect);
+    let following = Following { socket: &args.pool, patience, events: args.events.as_deref() };
+    let mut vm = AttachedVm::attach(following, &args.vm, args.from.unwrap_or(ConsoleStart::Oldest))?;
+    if args.no_follow {
+        return show_what_is_there(&mut vm);
+    }
+    let shown = follow(None, &mut vm, &signals);
+    let position = vm.position();
+    let again = format!("`--from {position}` reads on from there");
+    match shown.map_err(|failure| failure.with_advice(&again))? {
+        Shown::Over(Outcome::Ended(end)) => guest_end(end),
+        Shown::Over(Outcome::Lost { .. }) => unreachable!("a cluster that is not ours may always get another host"),
+        Shown::TimeOut => unreachable!("no time limit was given"),
+        Shown::OutputClosed => Ok(ExitStatus::Own(ExitCode::OutputClosed)),
+        Shown::Interrupted => {
+            eprintln!("ftvm: left the console of {} at byte {position}: {again}", args.vm);
+            Ok(ExitStatus::Own(signals.received().unwrap_or(ExitCode::Terminated)))
+        }
+    }
+}
+
+fn show_what_is_there(vm: &mut AttachedVm) -> CommandResult {
+    let mut out = io::stdout().lock();
+    let mut bytes = Vec::new();
+    while vm.read_console(&mut bytes, CHUNK_BYTES)? > 0 {
+        out.write_all(&bytes).map_err(|error| output::failed(&error))?;
+        bytes.clear();
+    }
+    out.flush().map_err(|error| output::failed(&error))?;
+    Ok(ExitStatus::Own(ExitCode::Ok))
+}

@@ -1,0 +1,190 @@
+//! `ftvm run --pool`: a guest, protected, in a cluster that goes on without us.
+
+use crate::exit_code::ExitCode;
+use crate::failure::Failure;
+use crate::run::{self, follow, guest_end, write_summary};
+use crate::signals::EndSignals;
+use crate::{CommandResult, ExitStatus, output};
+use ft_protocol::Span;
+use ft_protocol::spec::NAME_BYTES_MAX;
+use scenarios::attached::{AttachedVm, Following, NewName, start_detached};
+use scenarios::foreground::Shown;
+use scenarios::guest::{GuestImage, GuestSource};
+use scenarios::protected::{Outcome, UnreadConsole};
+use scenarios::units::parse_span;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+/// Bytes of a name that leave room for a number behind it.
+const STEM_BYTES_MAX: usize = NAME_BYTES_MAX - 8;
+
+#[derive(clap::Args)]
+pub(crate) struct PoolRunArgs {
+    /// Run in the cluster whose controller listens there, which goes on afterwards
+    #[arg(long, value_name = "SOCKET", help_heading = "In a cluster that is there")]
+    pool: Option<PathBuf>,
+    /// Name of the VM; without it that of the guest, with a number if it is taken
+    #[arg(long, value_name = "NAME", requires = "pool", help_heading = "In a cluster that is there")]
+    name: Option<String>,
+    /// Start the VM, say its name, and leave it alone
+    #[arg(long, requires = "pool", conflicts_with_all = ["rm", "events", "json", "time_limit"], help_heading = "In a cluster that is there")]
+    detach: bool,
+    /// Delete the VM when it has ended, and when this command is ended
+    #[arg(long, requires = "pool", help_heading = "In a cluster that is there")]
+    rm: bool,
+    /// What becomes of console output while nobody reads it and the pool's console ring is full
+    #[arg(long, value_enum, requires = "pool", help_heading = "In a cluster that is there")]
+    unread: Option<Unread>,
+    /// How long a controller that has died is waited for
+    #[arg(long, value_name = "TIME", value_parser = parse_span, default_value = RECONNECT, help_heading = "In a cluster that is there")]
+    reconnect: Span,
+}
+
+/// How long commands wait for a controller that has died.
+pub(crate) const RECONNECT: &str = "60s";
+
+/// What becomes of console output that nobody reads.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+enum Unread {
+    /// The guest waits for a reader
+    Wait,
+    /// The oldest output is overwritten
+    Overwrite,
+}
+
+impl PoolRunArgs {
+    /// The cluster to run in, if it is not to be a private one.
+    pub(crate) fn socket(&self) -> Option<&Path> {
+        self.pool.as_deref()
+    }
+
+    /// A console that is left to itself is kept from nobody; one that is read is not to lose a byte.
+    fn unread(&self) -> UnreadConsole {
+        match self.unread {
+            Some(Unread::Wait) => UnreadConsole::Waits,
+            Some(Unread::Overwrite) => UnreadConsole::Overwritten,
+            None if self.detach => UnreadConsole::Overwritten,
+            None => UnreadConsole::Waits,
+        }
+    }
+
+    fn new_name(&self, image: &GuestImage) -> NewName {
+        match &self.name {
+            Some(name) => NewName::Given(name.clone()),
+            None => NewName::Like(stem(image.source())),
+        }
+    }
+}
+
+/// A valid name that reminds of the guest's.
+fn stem(guest: &GuestSource) -> String {
+    let text = match guest {
+        GuestSource::Builtin(name) => name.clone(),
+        GuestSource::File(path) => path.file_stem().unwrap_or_default().to_string_lossy().into_owned(),
+    };
+    let known = |c: char| matches!(c, 'a'..='z' | '0'..='9' | '_' | '-');
+    let stem: String = text.to_ascii_lowercase().chars().filter(|c| known(*c)).take(STEM_BYTES_MAX).collect();
+    if stem.is_empty() { "guest".to_owned() } else { stem }
+}
+
+/// As the standard library has it.
+pub(crate) fn duration(span: Span) -> Duration {
+    Duration::from_nanos(span.ns())
+}
+
+pub(crate) fn run(socket: &Path, args: &run::Args, pool: &PoolRunArgs, image: &GuestImage) -> CommandResult {
+    output::require()?;
+    let (name, options) = (pool.new_name(image), args.vm());
+    if pool.detach {
+        let name = start_detached(socket, image, &options, &name, pool.unread())?;
+        output::text(&format!("{name}\n"))?;
+        return Ok(ExitStatus::Own(ExitCode::Ok));
+    }
+    let signals = EndSignals::new()?;
+    let following = Following { socket, patience: duration(pool.reconnect), events: args.events.as_deref() };
+    let mut vm = AttachedVm::start(following, image, &options, &name, pool.unread())?;
+    let shown = match follow(args.time_limit, &mut vm, &signals) {
+        Ok(shown) => shown,
+        // Whatever broke is here, not there: the guest does not pay for it.
+        Err(failure) => {
+            return Err(match leave(vm, pool, socket) {
+                Ok(left) => failure.with_advice(&left),
+                Err(_) => failure,
+            });
+        }
+    };
+    let outcome = match &shown {
+        Shown::Over(outcome) => Some(outcome),
+        Shown::Interrupted | Shown::OutputClosed | Shown::TimeOut => None,
+    };
+    if let Some(to) = &args.json {
+        let since = vm.started_at();
+        write_summary(&mut vm, since, outcome, to.as_deref())?;
+    }
+    match shown {
+        Shown::Over(Outcome::Ended(end)) => {
+            if pool.rm {
+                vm.delete()?;
+            }
+            guest_end(end)
+        }
+        Shown::Over(Outcome::Lost { .. }) => unreachable!("a cluster that is not ours may always get another host"),
+        Shown::TimeOut => {
+            let line = "the guest did not end within the time limit";
+            Err(Failure::line(ExitCode::TimeOut, line).with_advice(&leave(vm, pool, socket)?))
+        }
+        Shown::OutputClosed => {
+            leave(vm, pool, socket)?;
+            Ok(ExitStatus::Own(ExitCode::OutputClosed))
+        }
+        Shown::Interrupted => {
+            let code = signals.received().unwrap_or(ExitCode::Terminated);
+            eprintln!("ftvm: {}", leave(vm, pool, socket)?);
+            Ok(ExitStatus::Own(code))
+        }
+    }
+}
+
+/// Leaves the VM as the user wants it, and says how.
+fn leave(vm: AttachedVm, pool: &PoolRunArgs, socket: &Path) -> Result<String, Failure> {
+    let (name, position) = (vm.name().to_owned(), vm.position());
+    let socket = socket.display();
+    if pool.rm {
+        return Ok(if vm.delete()? {
+            format!("{name} is deleted")
+        } else {
+            format!(
+                "{name} could not be deleted, there is no controller: `ftvm delete {name} --pool {socket}` does it later"
+            )
+        });
+    }
+    let again = format!("`ftvm console {name} --pool {socket} --from {position}` reads on");
+    // Who said so explicitly gets what they said.
+    if pool.unread.is_none() {
+        vm.release()?;
+    }
+    Ok(format!("{name} runs on: {again}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use ft_protocol::spec::name_is_valid;
+
+    #[test]
+    fn names_remind_of_the_guest_and_are_valid() {
+        for (guest, name) in [
+            ("builtin:counter", "counter"),
+            ("/guests/My Guest.elf", "myguest"),
+            ("...", "guest"),
+            ("/", "guest"),
+            ("Übung.1.elf", "bung1"),
+        ] {
+            let Ok(source) = guest.parse::<GuestSource>();
+            assert_eq!(stem(&source), name, "{guest}");
+            assert!(name_is_valid(name));
+        }
+        let long = GuestSource::File("x".repeat(200).into());
+        assert!(name_is_valid(&format!("{}-999", stem(&long))));
+    }
+}
