@@ -8,6 +8,7 @@ use crate::signals::EndSignals;
 use crate::{CommandResult, ExitStatus, output};
 use ft_protocol::commit_meta::GuestEnd;
 use ft_protocol::policy::{Failback, Policy};
+use ft_protocol::spec::Mode;
 use ft_protocol::{Span, Time};
 use scenarios::cluster::{Cluster, ClusterOptions, default_pool_parent};
 use scenarios::foreground::{Followed, ShowError, Shown, show};
@@ -87,6 +88,8 @@ pub(crate) struct Args {
 enum RunMode {
     /// Outputs wait for the commit of their epoch
     Checkpoint,
+    /// Inputs go to a log and outputs leave at once; for guests that are deterministic between exits. Experimental
+    Replay,
     /// Not at all: on this host alone, without a pool
     None,
 }
@@ -99,6 +102,7 @@ impl Args {
     pub(crate) fn vm(&self) -> VmOptions {
         VmOptions {
             memory: self.memory,
+            mode: if self.mode == RunMode::Replay { Mode::Replay } else { Mode::Checkpoint },
             args: self.args.clone(),
             epoch_interval: self.epoch_ms.map(Span::from_ms),
             working_set: self.working_set,
@@ -149,7 +153,7 @@ pub(crate) fn run(args: &Args) -> CommandResult {
     drop(vmm::machine::open_kvm()?);
     match args.mode {
         RunMode::None => run_unprotected(args, &image),
-        RunMode::Checkpoint => run_protected(args, &image),
+        RunMode::Checkpoint | RunMode::Replay => run_protected(args, &image),
     }
 }
 

@@ -43,6 +43,7 @@ impl Golden {
         let options = VmOptions {
             memory,
             args,
+            mode: ft_protocol::spec::Mode::Checkpoint,
             epoch_interval: Some(Span::from_ms(5)),
             working_set: None,
             policy: ft_protocol::policy::Policy::default(),

@@ -4,7 +4,7 @@ use super::io::Action;
 use super::vm::{Phase, Vm};
 use super::{Controller, LinkId, Turn, VmId};
 use crate::planted::{PlantedBug, planted};
-use crate::spec::{VmSpec, name_is_valid};
+use crate::spec::{Mode, VmSpec, name_is_valid};
 use crate::timeline::Happening;
 use crate::wire::{
     Access, Answer, FromClient, Grant, HostStatus, Part, Request, RequestError, Status, ToClient, ToHost, VmStatus,
@@ -104,6 +104,9 @@ impl Controller {
             return bad("epoch interval and journal slots must not be zero");
         }
         spec.policy.check().map_err(|why| RequestError::BadSpec(why.to_owned()))?;
+        if spec.mode == Mode::Lockstep || !spec.nets.is_empty() || spec.disk_bytes > 0 {
+            return bad("lockstep mode, networks and disks are not protected yet");
+        }
         if self.vms.values().any(|vm| vm.spec.name == spec.name) {
             return Err(RequestError::NameTaken(spec.name.clone()));
         }

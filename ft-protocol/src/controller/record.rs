@@ -95,6 +95,11 @@ impl Controller {
             }
             _ => {}
         }
+        if mode == Mode::Lockstep {
+            let why = "lockstep mode is not there yet: replay or checkpoint".to_owned();
+            answer(turn, link, id, Err(RequestError::NotNow(why)), Vec::new());
+            return;
+        }
         entry.spec.mode = mode;
         // Persisted first: whoever takes over goes on in the mode that was asked for.
         self.persist(turn);

@@ -281,12 +281,6 @@ impl Cursor {
         Ok(self.head.is_none() && matches!(source.extent(), Extent::Ended { .. }))
     }
 
-    /// Whether entries wait that have been read.
-    #[must_use]
-    pub fn has_next(&self) -> bool {
-        self.head.is_some()
-    }
-
     /// Whether the guest may come to its next exit: whether all entries of that one are known.
     #[must_use]
     pub fn may_run(&self, extent: Extent) -> bool {

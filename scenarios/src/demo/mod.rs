@@ -14,6 +14,7 @@ use crate::summary::{Summary, ms};
 use crate::timeline::Timeline;
 use crate::units::{ByteCount, show_span};
 use ft_protocol::commit_meta::GuestEnd;
+use ft_protocol::spec::Mode;
 use ft_protocol::{Span, Time};
 use narration::Narration;
 use nix::poll::PollFlags;
@@ -153,6 +154,7 @@ fn show_in(
     let vm = VmOptions {
         memory: options.memory,
         args: options.args.clone(),
+        mode: Mode::Checkpoint,
         epoch_interval: options.epoch_interval,
         working_set: None,
         policy: ft_protocol::policy::Policy::default(),

@@ -3,7 +3,7 @@
 use crate::units::ByteCount;
 use ft_protocol::Span;
 use ft_protocol::policy::Policy;
-use ft_protocol::spec::{JournalShape, Mode, VmSpec};
+use ft_protocol::spec::{JournalShape, LOG_BYTES_DEFAULT, Mode, VmSpec};
 
 /// Commit records that may wait for the controller.
 const JOURNAL_SLOTS: u32 = 4;
@@ -14,8 +14,8 @@ const RECORD_EXTRA_BYTES: u64 = 1 << 20;
 const PAGE_BYTES: u64 = 4096;
 /// Bytes of a page's index entry.
 const INDEX_BYTES: u64 = 8;
-/// Longest time between two commits unless the user says otherwise (design.md).
-const EPOCH_INTERVAL: Span = Span::from_ms(10);
+/// The record log of a VM whose mode does not record.
+const UNUSED_LOG_BYTES: u64 = 64 << 10;
 
 /// The VM's name in a private cluster, which has no other.
 pub(super) const PRIVATE_NAME: &str = "guest";
@@ -34,6 +34,8 @@ pub enum UnreadConsole {
 pub struct VmOptions {
     /// Guest memory.
     pub memory: ByteCount,
+    /// How it is protected.
+    pub mode: Mode,
     /// Arguments for the guest.
     pub args: Vec<String>,
     /// Longest time between two commits; `None`: the default.
@@ -51,8 +53,8 @@ impl VmOptions {
         VmSpec {
             name: name.to_owned(),
             memory_bytes: self.memory.get(),
-            mode: Mode::Checkpoint,
-            epoch_interval: self.epoch_interval.unwrap_or(EPOCH_INTERVAL),
+            mode: self.mode,
+            epoch_interval: self.epoch_interval.unwrap_or(self.mode.default_epoch_interval()),
             args: self.args.clone(),
             journal: journal_for(self.memory),
             console_lossless: unread == UnreadConsole::Waits,
@@ -60,7 +62,7 @@ impl VmOptions {
             working_set_bytes_max: self.working_set.map(ByteCount::get),
             nets: Vec::new(),
             disk_bytes: 0,
-            log_bytes: ft_protocol::spec::LOG_BYTES_DEFAULT,
+            log_bytes: if self.mode.records() { LOG_BYTES_DEFAULT } else { UNUSED_LOG_BYTES },
         }
     }
 }

@@ -15,6 +15,7 @@ use crate::guest::GuestError;
 use crate::language::{Action, Scenario, Step, Target};
 use crate::protected::{Outcome, ProtectedRun, Respawn, Roles, RunError, VmOptions};
 use crate::summary::{Summary, ms};
+use ft_protocol::spec::Mode;
 use ft_protocol::{Span, Time};
 use nix::poll::PollFlags;
 use serde::Serialize;
@@ -133,6 +134,7 @@ pub fn run_scenario(
     let vm = VmOptions {
         memory: scenario.vm.memory,
         args: scenario.vm.args.clone(),
+        mode: Mode::Checkpoint,
         epoch_interval: scenario.vm.epoch_interval,
         working_set: None,
         policy: ft_protocol::policy::Policy::default(),

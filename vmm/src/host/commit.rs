@@ -2,6 +2,7 @@
 //! keeps the time of the next cut.
 
 use super::driver::{SharedLink, ring};
+use super::outbox::Outbox;
 use super::vm_thread::Command;
 use crate::clock;
 use crate::failpoint;
@@ -9,6 +10,7 @@ use crate::machine::Kicker;
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
 use ft_protocol::activity::Activity;
 use ft_protocol::primary::{Action, Input, Primary};
+use ft_protocol::spec::Mode;
 use ft_protocol::wire::FromHost;
 use ft_protocol::{Epoch, Generation, Time, VmId};
 use shared_mem::journal::UnchecksummedRecord;
@@ -80,6 +82,7 @@ pub(super) struct Committer<'a> {
     pub(super) vm: VmId,
     pub(super) generation: Generation,
     pub(super) gate: &'a Gate,
+    pub(super) outbox: &'a Outbox,
     pub(super) journal: &'a Journal,
     pub(super) link: &'a SharedLink,
     pub(super) kicker: Kicker,
@@ -108,6 +111,16 @@ impl Gate {
         inner.core.handle(clock::monotonic(), input, actions);
         inner.show();
         Ok(())
+    }
+
+    /// The last epoch that the core knows to be committed.
+    pub(super) fn committed(&self) -> Epoch {
+        self.lock().core.committed()
+    }
+
+    /// How the VM is protected.
+    pub(super) fn mode(&self) -> Mode {
+        self.lock().core.mode()
     }
 
     /// The vCPU's thread lives, whatever it waits for.
@@ -185,7 +198,10 @@ impl Committer<'_> {
         for action in actions {
             match action {
                 // Console output leaves through the controller, which applies only what is published.
-                Action::Release(_) => {}
+                Action::Release(epoch) => self.outbox.release(epoch),
+                Action::LogDoorbell => {
+                    ring(self.link, &FromHost::Logged { vm: self.vm, generation: self.generation });
+                }
                 Action::Doorbell(epoch) => {
                     ring(self.link, &FromHost::Doorbell { vm: self.vm, generation: self.generation, epoch });
                 }

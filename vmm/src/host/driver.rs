@@ -163,6 +163,8 @@ impl Driver {
                 VmEvent::Live { generation, report } => Input::Live { vm, generation, report },
                 VmEvent::Fenced { generation } => Input::Fenced { vm, generation },
                 VmEvent::Yielded { generation } => Input::Yielded { vm, generation },
+                VmEvent::ModeIs { generation, mode } => Input::ModeIs { vm, generation, mode },
+                VmEvent::Diverged { generation, report } => Input::Diverged { vm, generation, report },
                 VmEvent::GuestEnded => Input::GuestEnded { vm },
                 VmEvent::Failed { generation, reason } => Input::Failed { vm, generation, reason },
             };
@@ -205,7 +207,11 @@ impl Driver {
                     machine.yield_up();
                 }
             }
-            Action::SetMode(_, _) => {}
+            Action::SetMode(vm, mode) => {
+                if let Some(machine) = self.machines.get(&vm) {
+                    machine.turn(mode);
+                }
+            }
             Action::Discard(vm) => {
                 // Dropping stops the vCPU and waits for its thread.
                 self.machines.remove(&vm);

@@ -5,10 +5,14 @@
 //! committer; one more thread only beats.
 
 mod beater;
+mod beginning;
 mod commit;
 mod driver;
+mod networks;
+mod outbox;
 mod parts;
 mod primary;
+mod record;
 mod sandbox;
 mod vm_thread;
 mod working_set;

@@ -20,6 +20,7 @@ pub(super) struct StandbyParts {
 /// What only a primary works with.
 pub(super) struct PrimaryParts {
     pub(super) journal: JournalWriter<Mapping<ReadWrite>, Extent>,
+    pub(super) log: Extent,
     /// Where it says what it does; without, nobody can tell an idle guest from a stuck one.
     pub(super) activity: Option<ActivityWriter<Mapping<ReadWrite>>>,
 }
@@ -50,11 +51,13 @@ impl PrimaryParts {
         extents: &[(ExtentTag, Extent)],
         heartbeat: Option<&Extent>,
     ) -> Result<Self, Failure> {
-        let wanted = Grant { part: Part::Journal(order.vm, order.generation), access: Access::ReadWrite };
-        let (_, extent) = extents
-            .iter()
-            .find(|(tag, _)| tag.grant == wanted)
-            .ok_or("the order came without its generation's journal")?;
+        let find = |part: Part| -> Result<&Extent, Failure> {
+            let wanted = Grant { part, access: Access::ReadWrite };
+            let found = extents.iter().find(|(tag, _)| tag.grant == wanted);
+            found.map(|(_, extent)| extent).ok_or_else(|| format!("the order came without {part:?}").into())
+        };
+        let extent = find(Part::Journal(order.vm, order.generation))?;
+        let log = find(Part::Log(order.vm, order.generation))?.try_clone()?;
         let shape = order.spec.journal;
         let geometry =
             JournalGeometry { slots: shape.slots, slot_bytes: shape.slot_bytes, reserved_bytes: shape.reserved_bytes };
@@ -65,6 +68,6 @@ impl PrimaryParts {
             Some(page) => Some(ActivityWriter::new(Mapping::read_write(page)?, order.vm.get())),
             None => None,
         };
-        Ok(Self { journal, activity })
+        Ok(Self { journal, log, activity })
     }
 }

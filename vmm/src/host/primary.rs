@@ -1,20 +1,26 @@
 //! The vCPU's thread while its host is primary: runs the guest and does what the primary's core says.
 
+use super::beginning::{self, Loaded};
 use super::commit::{Committer, Gate, Job, Journal};
 use super::driver::ring;
+use super::networks::Networks;
+use super::outbox::Outbox;
 use super::parts::StandbyParts;
+use super::record::RecordLog;
 use super::vm_thread::{Command, Promotion, Surroundings, VmEvent};
 use super::working_set::WorkingSet;
 use crate::clock;
 use crate::failpoint;
-use crate::machine::{DirtyPages, Machine, MachineState, Stop, flat};
+use crate::machine::history::HistorySink;
+use crate::machine::{DirtyPages, LiveInputs, Machine, MachineError, Stop};
 use crossbeam_channel::{RecvTimeoutError, Sender};
 use ft_protocol::commit_meta::{CommitMeta, GuestEnd};
 use ft_protocol::primary::{Action, Halt, Input, Primary, PrimaryConfig};
+use ft_protocol::spec::Mode;
 use ft_protocol::wire::{FromHost, LiveReport, Order};
 use ft_protocol::{Epoch, Span, Time};
 use shared_mem::journal::{JournalError, SpillError, UnchecksummedRecord};
-use shared_mem::{PAGE_BYTES, WorkingMemory, boot_image};
+use shared_mem::{PAGE_BYTES, WorkingMemory};
 use std::time::Duration;
 
 type Failure = Box<dyn std::error::Error + Send + Sync>;
@@ -43,6 +49,9 @@ pub(super) struct Beginning {
     pub(super) memory: WorkingMemory,
     pub(super) standby: StandbyParts,
     pub(super) promotion: Promotion,
+    /// The guest's inputs from here, and what its network devices are connected to.
+    pub(super) live: LiveInputs,
+    pub(super) networks: Networks,
 }
 
 /// What the vCPU is doing.
@@ -62,6 +71,10 @@ struct Reign<'a> {
     order: Order,
     journal: &'a Journal,
     gate: &'a Gate,
+    outbox: &'a Outbox,
+    log: RecordLog,
+    /// Inputs go to the log, outputs leave at once.
+    recording: bool,
     jobs: Sender<Job>,
     around: &'a Surroundings,
     guest: Guest,
@@ -76,19 +89,26 @@ struct Reign<'a> {
     out_of_space: bool,
     /// The host wants the guest handed over; the core is still to be told.
     yielding: bool,
+    /// The mode that the VM is to be protected in; the core is still to be told.
+    turning: Option<Mode>,
     over: bool,
 }
 
 /// Runs the guest until its end, the seal, or an order to stop.
 pub(super) fn run(beginning: Beginning, around: &Surroundings) -> Result<(), Failure> {
-    let Beginning { mut machine, memory, standby: parts, promotion } = beginning;
+    let Beginning { mut machine, memory, standby: parts, promotion, live, networks } = beginning;
     let Promotion { order, parts: primary, ordered_at } = promotion;
     failpoint::pass("host.takeover.ordered");
-    load(&mut machine, &parts, &order)?;
-    failpoint::pass("host.takeover.loaded");
-    let loaded_at = clock::monotonic();
     let kicker = machine.kicker();
     *around.kicker.lock().expect("nothing panics under this lock") = Some(kicker.clone());
+    let outbox = Outbox::new(networks);
+    let loaded = beginning::load(&mut machine, &parts, &order, &primary.log, live, &outbox, around)?;
+    failpoint::pass("host.takeover.loaded");
+    let Loaded { log, loaded_at, replayed_at, entries, diverged, discarded, waiting } = loaded;
+    if discarded {
+        return Ok(());
+    }
+    let mode = if diverged.is_some() { Mode::Checkpoint } else { order.spec.mode };
     let journal = primary.journal;
     let core = Primary::new(
         PrimaryConfig {
@@ -97,7 +117,7 @@ pub(super) fn run(beginning: Beginning, around: &Surroundings) -> Result<(), Fai
             cut_spacing_min: CUT_SPACING_MIN,
             console_pending_max: CONSOLE_PENDING_MAX,
             slots: order.spec.journal.slots,
-            mode: order.spec.mode,
+            mode,
             event_patience: EVENT_PATIENCE,
         },
         clock::monotonic(),
@@ -108,6 +128,7 @@ pub(super) fn run(beginning: Beginning, around: &Surroundings) -> Result<(), Fai
         vm: order.vm,
         generation: order.generation,
         gate: &gate,
+        outbox: &outbox,
         journal: &journal,
         link: &around.link,
         kicker,
@@ -128,6 +149,9 @@ pub(super) fn run(beginning: Beginning, around: &Surroundings) -> Result<(), Fai
             order,
             journal: &journal,
             gate: &gate,
+            outbox: &outbox,
+            log,
+            recording: mode.records(),
             jobs,
             around,
             guest: Guest::Runs,
@@ -138,26 +162,19 @@ pub(super) fn run(beginning: Beginning, around: &Surroundings) -> Result<(), Fai
             unwritten: None,
             out_of_space: false,
             yielding: false,
+            turning: None,
             over: false,
         };
         let live_at = clock::monotonic();
-        let report = LiveReport { ordered_at, loaded_at, live_at, replayed_at: None, entries: 0 };
+        let report = LiveReport { ordered_at, loaded_at, live_at, replayed_at, entries };
         around.say(VmEvent::Live { generation, report });
+        outbox.announce();
+        if let Some(report) = diverged {
+            around.say(VmEvent::Diverged { generation, report });
+        }
+        waiting.into_iter().for_each(|command| reign.command(command));
         reign.run()
     })
-}
-
-/// Puts the guest where the base epoch left it; before the first epoch, boots it.
-fn load(machine: &mut Machine, parts: &StandbyParts, order: &Order) -> Result<(), Failure> {
-    if order.base == Epoch::ZERO {
-        let elf = boot_image::load(&shared_mem::Mapping::read_only(&parts.boot)?)?;
-        let entry = flat::load(machine.memory(), &elf, &order.spec.args)?;
-        machine.enter(&entry)?;
-    } else {
-        let state = parts.state.read(shared_mem::Epoch::new(order.base.get()))?;
-        machine.restore(&MachineState::decode(&state)?)?;
-    }
-    Ok(())
 }
 
 impl Reign<'_> {
@@ -173,14 +190,18 @@ impl Reign<'_> {
     }
 
     fn run_guest(&mut self) -> Result<(), Failure> {
-        match self.machine.run()? {
+        let stop = match self.machine.run() {
+            Ok(stop) => stop,
+            Err(error) => return self.failed(error),
+        };
+        match stop {
             Stop::Kicked => {
                 self.take_commands();
                 self.look()
             }
-            Stop::Output => self.feed(Input::Output { pending: self.machine.pending_console().len() as u64 }),
-            Stop::Flush => self.feed(Input::Output { pending: self.machine.pending_console().len().max(1) as u64 }),
-            Stop::SourcePaused => self.look(),
+            Stop::Output => self.output(),
+            Stop::Flush => self.feed(Input::Flush),
+            Stop::SourcePaused => self.make_room(),
             Stop::Wait { until } => {
                 let left = self.machine.guest_time().until(until);
                 let left = Span::from_ns(u64::try_from(left.as_nanos()).unwrap_or(u64::MAX));
@@ -192,6 +213,43 @@ impl Reign<'_> {
         }
     }
 
+    /// Nothing more can be done with the machine; which is as it should be when the log was closed.
+    fn failed(&mut self, error: MachineError) -> Result<(), Failure> {
+        if self.log.is_sealed() {
+            let final_epoch = self.gate.committed();
+            return self.feed(Input::Sealed { final_epoch });
+        }
+        Err(error.into())
+    }
+
+    /// The guest has put something out.
+    fn output(&mut self) -> Result<(), Failure> {
+        if !self.recording {
+            let pending = self.machine.pending_console().len() + self.machine.pending_packets();
+            return self.feed(Input::Output { pending: pending as u64 });
+        }
+        // The source of inputs has put it into the log before it came here.
+        let console = self.machine.take_console();
+        self.outbox.send(&self.machine.take_packets());
+        if console.bytes.is_empty() { Ok(()) } else { self.feed(Input::Logged) }
+    }
+
+    /// The log has no room for another exit: commits free what they cover, once they are applied.
+    fn make_room(&mut self) -> Result<(), Failure> {
+        self.look_at_freed()?;
+        if self.over || self.log.has_room() {
+            return Ok(());
+        }
+        if self.log.grew_since_mark() {
+            self.feed(Input::LogLow)?;
+        }
+        if self.guest == Guest::Runs && !self.over {
+            self.sleep(Span::from_ns(u64::try_from(STALL_LOOK.as_nanos()).unwrap_or(u64::MAX)));
+            self.look()?;
+        }
+        Ok(())
+    }
+
     fn guest_ended(&mut self, end: GuestEnd) -> Result<(), Failure> {
         self.guest = Guest::Stopped;
         self.feed(Input::Ended(end))
@@ -199,7 +257,7 @@ impl Reign<'_> {
 
     fn wait(&mut self, until: Time) -> Result<(), Failure> {
         let now = clock::monotonic();
-        if now >= until {
+        if now >= until || self.machine.inputs().wakes() {
             self.guest = Guest::Runs;
             return self.feed(Input::Woke);
         }
@@ -227,13 +285,30 @@ impl Reign<'_> {
         if self.over {
             return Ok(());
         }
-        let yielding = std::mem::take(&mut self.yielding);
-        self.feed(if yielding { Input::Yield } else { Input::Tick })
+        if let Some(mode) = self.turning.take() {
+            self.turn(mode)?;
+        }
+        if std::mem::take(&mut self.yielding) && !self.over {
+            self.feed(Input::Yield)?;
+        }
+        if self.over { Ok(()) } else { self.feed(Input::Tick) }
+    }
+
+    fn turn(&mut self, mode: Mode) -> Result<(), Failure> {
+        if self.gate.mode() == mode {
+            self.say_mode(mode);
+        }
+        self.feed(Input::Turn(mode))
+    }
+
+    fn say_mode(&self, mode: Mode) {
+        self.around.say(VmEvent::ModeIs { generation: self.order.generation, mode });
     }
 
     fn look_at_freed(&mut self) -> Result<(), Failure> {
-        let freed = self.parts.control.freed()?;
-        self.feed(Input::Applied(Epoch::new(freed.get())))
+        let freed = Epoch::new(self.parts.control.freed()?.get());
+        self.log.free(freed);
+        self.feed(Input::Applied(freed))
     }
 
     /// Sleeps, at most for `bound`, until there is a command.
@@ -256,6 +331,7 @@ impl Reign<'_> {
         match command {
             Command::Look => {}
             Command::Yield => self.yielding = true,
+            Command::Turn(mode) => self.turning = Some(mode),
             Command::Discard => self.over = true,
             Command::Promote(_) => unreachable!("the host's core promotes a VM once"),
         }
@@ -281,13 +357,20 @@ impl Reign<'_> {
     fn execute(&mut self, action: Action) -> Result<(), Failure> {
         match action {
             Action::Stop => {
-                self.machine.complete_pending()?;
+                if let Err(error) = self.machine.complete_pending() {
+                    return self.failed(error);
+                }
                 failpoint::pass("host.commit.stopped");
                 self.before_stop = self.guest;
                 self.guest = Guest::Stopped;
-                let freed = self.parts.control.freed()?;
-                self.feed(Input::Applied(Epoch::new(freed.get())))?;
-                self.feed(Input::Stopped)
+                if self.recording {
+                    self.output()?;
+                }
+                if !self.machine.inputs().wakes() {
+                    self.feed(Input::EventsTaken)?;
+                }
+                self.look_at_freed()?;
+                if self.over { Ok(()) } else { self.feed(Input::Stopped) }
             }
             Action::Write { epoch, ended } => self.write(epoch, ended),
             Action::Resume => {
@@ -300,8 +383,25 @@ impl Reign<'_> {
                 let _ = self.jobs.send(Job::Publish { record, from, to });
                 Ok(())
             }
-            Action::Release(_) | Action::SetMode(_) | Action::LogDoorbell => Ok(()),
-            Action::Deliver => Ok(self.machine.deliver()?),
+            Action::Release(epoch) => {
+                self.outbox.release(epoch);
+                Ok(())
+            }
+            Action::Deliver => match self.machine.deliver() {
+                Ok(()) => Ok(()),
+                Err(error) => self.failed(error),
+            },
+            Action::SetMode(mode) => {
+                self.recording = mode.records();
+                self.log.record(self.recording);
+                self.say_mode(mode);
+                Ok(())
+            }
+            Action::LogDoorbell => {
+                let (vm, generation) = (self.order.vm, self.order.generation);
+                ring(&self.around.link, &FromHost::Logged { vm, generation });
+                Ok(())
+            }
             Action::Doorbell(epoch) => {
                 let (vm, generation) = (self.order.vm, self.order.generation);
                 ring(&self.around.link, &FromHost::Doorbell { vm, generation, epoch });
@@ -334,6 +434,8 @@ impl Reign<'_> {
                 }
                 self.dirty.clear();
                 self.machine.take_console();
+                self.outbox.hold(epoch, self.machine.take_packets());
+                self.log.mark(epoch);
                 self.record = Some(record);
                 failpoint::pass("host.commit.closed");
                 self.feed(Input::Written(epoch))
@@ -364,7 +466,8 @@ impl Reign<'_> {
             record.push_page(page, &content)?;
         }
         failpoint::pass("host.commit.copied");
-        let state = self.machine.save().map_err(WriteError::Machine)?.encode();
+        let state = self.machine.save().map_err(WriteError::Machine)?;
+        let state = state.at_log_position(self.log.tail().get()).encode();
         let console = self.machine.pending_console();
         let console_start = self.machine.console_position() - console.len() as u64;
         let meta = CommitMeta { console_start, console, machine_state: &state, ended }.encode();
@@ -375,7 +478,7 @@ impl Reign<'_> {
 #[derive(Debug)]
 enum WriteError {
     Journal(JournalError),
-    Machine(crate::machine::MachineError),
+    Machine(MachineError),
     Control(shared_mem::control::ControlError),
 }
 

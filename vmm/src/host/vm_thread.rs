@@ -1,12 +1,14 @@
 //! The thread of one VM on this host: makes the standby machine, waits, and runs it as primary when told to.
 
 use super::driver::SharedLink;
+use super::networks::Networks;
 use super::parts::{PrimaryParts, StandbyParts};
 use super::primary::{self, Beginning};
 use crate::failpoint;
-use crate::machine::{Kicker, Machine, MachineConfig};
+use crate::machine::{Kicker, LiveInputs, Machine, MachineConfig};
 use crate::wake::WakingSender;
 use crossbeam_channel::{Receiver, Sender};
+use ft_protocol::spec::Mode;
 use ft_protocol::wire::{LiveReport, Order};
 use ft_protocol::{Generation, Time, VmId};
 use kvm_ioctls::Kvm;
@@ -23,6 +25,8 @@ pub(super) enum VmEvent {
     Live { generation: Generation, report: LiveReport },
     Fenced { generation: Generation },
     Yielded { generation: Generation },
+    ModeIs { generation: Generation, mode: Mode },
+    Diverged { generation: Generation, report: String },
     GuestEnded,
     Failed { generation: Generation, reason: String },
 }
@@ -32,6 +36,8 @@ pub(super) enum Command {
     Promote(Box<Promotion>),
     /// Commit everything and stop: another host goes on.
     Yield,
+    /// Protect the guest in this mode.
+    Turn(Mode),
     /// Something changed that the thread should look at.
     Look,
     Discard,
@@ -115,6 +121,11 @@ impl VmThread {
         self.tell(Command::Yield);
     }
 
+    /// Has the machine protect its guest in this mode; it says when it does.
+    pub(super) fn turn(&self, mode: Mode) {
+        self.tell(Command::Turn(mode));
+    }
+
     fn tell(&self, command: Command) {
         // A thread that has ended has said why.
         let _ = self.commands.send(command);
@@ -152,11 +163,12 @@ fn live(
         match around.commands.recv() {
             Ok(Command::Promote(promotion)) => {
                 *generation = promotion.order.generation;
-                let beginning = Beginning { machine, memory, standby: parts, promotion: *promotion };
+                let (live, networks) = (LiveInputs::default(), Networks::default());
+                let beginning = Beginning { machine, memory, standby: parts, promotion: *promotion, live, networks };
                 return primary::run(beginning, around);
             }
-            // A standby has nothing to yield.
-            Ok(Command::Look | Command::Yield) => {}
+            // A standby has nothing to yield, and hears with its promotion how the guest is protected.
+            Ok(Command::Look | Command::Yield | Command::Turn(_)) => {}
             Ok(Command::Discard) | Err(_) => return Ok(()),
         }
     }

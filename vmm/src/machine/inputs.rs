@@ -3,8 +3,10 @@
 //! Devices never ask the host for the time, for entropy or for console bytes: they ask an [`InputSource`], naming the
 //! exit at which they do. [`LiveInputs`] answers from the host; a recorder wraps it, and a replayer answers from a log.
 
+use super::device::SentPacket;
 use super::time::{GuestClock, GuestTime};
 use crossbeam_channel::Receiver;
+use ft_protocol::record::Divergence;
 use serde::{Deserialize, Serialize};
 use std::collections::VecDeque;
 
@@ -49,7 +51,7 @@ pub enum InputError {
         /// Why not.
         source: Box<dyn std::error::Error + Send + Sync>,
     },
-    /// The source has no answer for this exit: a log that ended, or one that tells another history.
+    /// The source has no answer for this exit: a log that has ended.
     #[error("exit {at:?} asked for {asked}, the input source has {available}")]
     Mismatch {
         /// The exit that asked.
@@ -58,6 +60,17 @@ pub enum InputError {
         asked: InputKind,
         /// What the source has instead, if anything.
         available: Availability,
+    },
+    /// The guest does not do what the log says it did.
+    #[error("the replay diverged")]
+    Diverged(#[source] Divergence),
+    /// The log that inputs come from is damaged or out of reach.
+    #[error("the log of inputs cannot be read at exit {at:?}")]
+    Log {
+        /// The exit that needs it.
+        at: ExitNumber,
+        /// Why not.
+        source: Box<dyn std::error::Error + Send + Sync>,
     },
 }
 
@@ -72,6 +85,8 @@ pub enum InputKind {
     Console,
     /// A packet of a network device.
     Packet,
+    /// No input, but the mark of an output.
+    Output,
 }
 
 impl std::fmt::Display for InputKind {
@@ -81,6 +96,7 @@ impl std::fmt::Display for InputKind {
             InputKind::Entropy => "entropy",
             InputKind::Console => "console input",
             InputKind::Packet => "a packet",
+            InputKind::Output => "an output",
         })
     }
 }
@@ -103,8 +119,54 @@ impl std::fmt::Display for Availability {
     }
 }
 
+/// What the guest has put out at one exit, with its place in all that it ever put out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Produced<'a> {
+    /// Console bytes before these.
+    pub console_position: u64,
+    /// Console bytes.
+    pub console: &'a [u8],
+    /// Packets before these.
+    pub packet_position: u64,
+    /// Packets.
+    pub packets: &'a [SentPacket],
+}
+
+/// The place in a guest's history from which its inputs go on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ResumePoint<'a> {
+    /// Guest time.
+    pub now: GuestTime,
+    /// Console bytes that had come and that no exit had taken.
+    pub waiting_console: &'a [u8],
+    /// The last exit.
+    pub exits: ExitNumber,
+    /// The history's digest there.
+    pub digest: u32,
+    /// Console bytes that the guest had ever written.
+    pub console_position: u64,
+    /// Packets that the guest had ever sent.
+    pub packet_position: u64,
+}
+
 /// Where the guest's inputs come from.
 pub trait InputSource: Send {
+    /// The guest is at its next exit; `digest` is that of its history up to there. Comes before all requests of the exit.
+    ///
+    /// # Errors
+    /// This cannot be recorded, or the guest should not be here.
+    fn begin_exit(&mut self, _at: ExitNumber, _digest: u32) -> Result<(), InputError> {
+        Ok(())
+    }
+
+    /// The guest has put something out, which nobody has been told of yet. Nothing may leave if this fails.
+    ///
+    /// # Errors
+    /// This cannot be recorded, or is not what the guest put out before.
+    fn produced(&mut self, _at: ExitNumber, _output: &Produced<'_>) -> Result<(), InputError> {
+        Ok(())
+    }
+
     /// A reading of the clock. Never smaller than an earlier one.
     ///
     /// # Errors
@@ -135,8 +197,9 @@ pub trait InputSource: Send {
     /// Whether an input waits that ends a guest's wait early.
     fn wakes(&self) -> bool;
 
-    /// Whether the guest must not run on before its caller has looked after the source: a log that is nearly full.
-    fn must_pause(&self) -> bool {
+    /// Whether the guest must not run on before its caller has looked after the source: a log that is nearly full, or one
+    /// that does not reach any further yet. Asked each time before the guest runs.
+    fn must_pause(&mut self) -> bool {
         false
     }
 
@@ -147,8 +210,8 @@ pub trait InputSource: Send {
     /// Console bytes that no exit has taken yet; they are part of the machine's state.
     fn waiting_console(&self) -> Vec<u8>;
 
-    /// Goes on from a saved machine: its guest time, and the console bytes that waited.
-    fn resume(&mut self, now: GuestTime, waiting_console: &[u8]);
+    /// Goes on from a saved machine.
+    fn resume(&mut self, from: &ResumePoint<'_>);
 }
 
 /// Inputs from the host itself.
@@ -211,8 +274,8 @@ impl InputSource for LiveInputs {
         self.console.iter().copied().collect()
     }
 
-    fn resume(&mut self, now: GuestTime, waiting_console: &[u8]) {
-        self.clock = GuestClock::starting_at(now);
-        self.console = waiting_console.iter().copied().take(CONSOLE_INPUT_MAX).collect();
+    fn resume(&mut self, from: &ResumePoint<'_>) {
+        self.clock = GuestClock::starting_at(from.now);
+        self.console = from.waiting_console.iter().copied().take(CONSOLE_INPUT_MAX).collect();
     }
 }

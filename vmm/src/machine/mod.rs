@@ -17,6 +17,7 @@ mod dirty;
 mod error;
 pub mod flat;
 pub mod guests;
+pub mod history;
 mod inputs;
 mod kick;
 pub mod layout;
@@ -35,7 +36,10 @@ mod vcpu;
 pub use crash::{CrashKind, CrashReport};
 pub use dirty::DirtyPages;
 pub use error::{KvmCall, MachineError};
-pub use inputs::{Availability, CONSOLE_INPUT_MAX, ExitNumber, InputError, InputKind, InputSource, LiveInputs, NicIndex};
+pub use inputs::{
+    Availability, CONSOLE_INPUT_MAX, ExitNumber, InputError, InputKind, InputSource, LiveInputs, NicIndex, Produced,
+    ResumePoint,
+};
 pub use kick::Kicker;
 pub use layout::{GuestMemory, MemoryError, PageIndex};
 pub use open::{KVM_DEVICE, OpenKvmError, kvm_device, open_kvm};

@@ -4,10 +4,11 @@ use super::crash::{CrashKind, CrashReport};
 use super::device::{Context, Effects, SentPacket};
 use super::dirty::{self, DirtyPages};
 use super::error::{KvmCall, MachineError};
-use super::inputs::{ExitNumber, InputSource};
+use super::inputs::{ExitNumber, InputError, InputSource, Produced};
 use super::prepare::Machine;
 use super::time::GuestTime;
 use super::vcpu::Exit;
+use ft_protocol::record::{Access, HistoryDigest};
 
 /// Most accesses that finishing one instruction may take. KVM itself goes back to the guest after every 1024 steps of a
 /// repeated string instruction.
@@ -48,6 +49,8 @@ pub struct ConsoleOutput {
 #[derive(Debug, Default)]
 pub(super) struct Progress {
     pub(super) exits: ExitNumber,
+    /// All exits so far, in a number.
+    pub(super) history: HistoryDigest,
     pub(super) console: Vec<u8>,
     /// Console bytes ever written, those in `console` included.
     pub(super) console_position: u64,
@@ -128,6 +131,26 @@ impl Machine {
         std::mem::take(&mut self.progress.packets)
     }
 
+    /// How many packets have not been taken yet.
+    #[must_use]
+    pub fn pending_packets(&self) -> usize {
+        self.progress.packets.len()
+    }
+
+    /// Forgets the console bytes not taken yet that come before `position`: they have left before.
+    pub fn drop_console_before(&mut self, position: u64) {
+        let pending = self.progress.console.len();
+        let start = self.progress.console_position - pending as u64;
+        let known = usize::try_from(position.saturating_sub(start)).map_or(pending, |known| known.min(pending));
+        self.progress.console.drain(..known);
+    }
+
+    /// Has the console go on at `position`, whatever the guest's own count is: for a guest whose replay has diverged, and
+    /// whose bytes follow what has left.
+    pub fn renumber_console(&mut self, position: u64) {
+        self.progress.console_position = position + self.progress.console.len() as u64;
+    }
+
     /// How many packets the guest has ever sent.
     #[must_use]
     pub fn packet_position(&self) -> u64 {
@@ -148,7 +171,7 @@ impl Machine {
             effects: &mut effects,
         };
         self.mmio.poll(&mut context)?;
-        self.progress.apply(effects);
+        self.apply(effects)?;
         Ok(())
     }
 
@@ -178,6 +201,12 @@ impl Machine {
     #[must_use]
     pub fn exits(&self) -> ExitNumber {
         self.progress.exits
+    }
+
+    /// The digest of the guest's history up to its last exit.
+    #[must_use]
+    pub fn history_digest(&self) -> u32 {
+        self.progress.history.at_exit()
     }
 
     /// Adds to `out` the pages that the guest and its devices wrote since the last harvest.
@@ -215,33 +244,75 @@ impl Machine {
     fn serve(&mut self, access: Exit) -> Result<(), MachineError> {
         self.progress.exits.0 += 1;
         let mut effects = Effects::default();
-        let mut context = Context {
-            exit: self.progress.exits,
-            inputs: &mut *self.inputs,
-            memory: &self.memory,
-            effects: &mut effects,
-        };
         match access {
-            Exit::Port => {
-                let access = self.vcpu.port_access();
-                for word in access.data.chunks_exact_mut(access.width) {
-                    let port = u64::from(access.port);
-                    match access.is_write {
-                        true => self.ports.write(port, word, &mut context)?,
-                        false => self.ports.read(port, word, &mut context)?,
-                    }
-                }
-            }
-            Exit::Mmio => {
-                let access = self.vcpu.mmio_access();
-                match access.is_write {
-                    true => self.mmio.write(access.address, access.data, &mut context)?,
-                    false => self.mmio.read(access.address, access.data, &mut context)?,
-                }
-            }
+            Exit::Port => self.serve_port(&mut effects)?,
+            Exit::Mmio => self.serve_mmio(&mut effects)?,
             Exit::Interrupted | Exit::Crash(_) => unreachable!("only accesses are served"),
         }
-        self.mmio.poll(&mut context)?;
+        self.apply(effects)?;
+        Ok(())
+    }
+
+    fn serve_port(&mut self, effects: &mut Effects) -> Result<(), InputError> {
+        let exit = self.progress.exits;
+        let access = self.vcpu.port_access();
+        let port = u64::from(access.port);
+        self.progress.history.ask(&Access {
+            exit: exit.0,
+            is_port: true,
+            is_write: access.is_write,
+            width: u8::try_from(access.width).expect("ports are at most four bytes wide"),
+            address: port,
+            data: access.data,
+        });
+        self.inputs.begin_exit(exit, self.progress.history.at_exit())?;
+        let mut context = Context { exit, inputs: &mut *self.inputs, memory: &self.memory, effects };
+        for word in access.data.chunks_exact_mut(access.width) {
+            match access.is_write {
+                true => self.ports.write(port, word, &mut context)?,
+                false => self.ports.read(port, word, &mut context)?,
+            }
+        }
+        if !access.is_write {
+            self.progress.history.answer(access.data);
+        }
+        self.mmio.poll(&mut context)
+    }
+
+    fn serve_mmio(&mut self, effects: &mut Effects) -> Result<(), InputError> {
+        let exit = self.progress.exits;
+        let access = self.vcpu.mmio_access();
+        self.progress.history.ask(&Access {
+            exit: exit.0,
+            is_port: false,
+            is_write: access.is_write,
+            width: u8::try_from(access.data.len()).expect("KVM has eight bytes for it"),
+            address: access.address,
+            data: access.data,
+        });
+        self.inputs.begin_exit(exit, self.progress.history.at_exit())?;
+        let mut context = Context { exit, inputs: &mut *self.inputs, memory: &self.memory, effects };
+        match access.is_write {
+            true => self.mmio.write(access.address, access.data, &mut context)?,
+            false => self.mmio.read(access.address, access.data, &mut context)?,
+        }
+        if !access.is_write {
+            self.progress.history.answer(access.data);
+        }
+        self.mmio.poll(&mut context)
+    }
+
+    /// Takes in what devices want of the outside, after the source of inputs has been told.
+    fn apply(&mut self, effects: Effects) -> Result<(), InputError> {
+        if !effects.console.is_empty() || !effects.packets.is_empty() {
+            let produced = Produced {
+                console_position: self.progress.console_position,
+                console: &effects.console,
+                packet_position: self.progress.packet_position,
+                packets: &effects.packets,
+            };
+            self.inputs.produced(self.progress.exits, &produced)?;
+        }
         self.progress.apply(effects);
         Ok(())
     }

@@ -2,7 +2,7 @@ use super::{
     Bus, BusError, CLOCK_PORTS, ClockDevice, Context, Device, DeviceId, DeviceStateError, ENTROPY_PORTS, EXIT_PORTS,
     Effects, EntropyDevice, ExitDevice, SERIAL_PORTS, SerialDevice, WAIT_PORTS, WaitDevice,
 };
-use crate::machine::inputs::{ExitNumber, InputError, InputSource, NicIndex};
+use crate::machine::inputs::{ExitNumber, InputError, InputSource, NicIndex, ResumePoint};
 use crate::machine::layout::{GuestMemory, anonymous_memory};
 use crate::machine::time::GuestTime;
 use proptest::prelude::*;
@@ -46,7 +46,7 @@ impl InputSource for Script {
     fn waiting_console(&self) -> Vec<u8> {
         self.console.clone()
     }
-    fn resume(&mut self, _now: GuestTime, _waiting_console: &[u8]) {}
+    fn resume(&mut self, _from: &ResumePoint<'_>) {}
 }
 
 struct Rig {

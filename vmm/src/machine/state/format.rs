@@ -7,7 +7,8 @@
 //!     12      4  length of the body
 //!     16      4  CRC-32 of the body
 //!     20      4  CRC-32 of bytes 0 to 19
-//!     24         body: postcard of the machine, and since version 2 of its place in packets sent and in the record log
+//!     24         body: postcard of the machine, and since version 2 of its place: packets sent, record log,
+//!                digest of its history
 //! ```
 
 use super::MachineState;

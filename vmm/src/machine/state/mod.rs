@@ -10,10 +10,11 @@ pub use format::{STATE_VERSION, STATE_VERSION_OLDEST, StateError};
 use super::cpu_state::CpuState;
 use super::device::{DeviceId, DeviceStateError};
 use super::error::MachineError;
-use super::inputs::ExitNumber;
+use super::inputs::{ExitNumber, ResumePoint};
 use super::prepare::Machine;
 use super::run::Progress;
 use super::time::GuestTime;
+use ft_protocol::record::HistoryDigest;
 
 /// A machine's state between two instructions. [`encode`](MachineState::encode) gives the saved format.
 #[derive(Debug, Clone, PartialEq)]
@@ -28,6 +29,7 @@ pub struct MachineState {
     pub(super) packet_position: u64,
     pub(super) log_position: u64,
     pub(super) exits: ExitNumber,
+    pub(super) history: HistoryDigest,
     pub(super) exit_code: Option<u32>,
     pub(super) cpuid_digest: u32,
 }
@@ -69,6 +71,12 @@ impl MachineState {
         self.exits
     }
 
+    /// The digest of the guest's history up to its last exit.
+    #[must_use]
+    pub fn history_digest(&self) -> u32 {
+        self.history.at_exit()
+    }
+
     /// The exit code, if the guest had ended.
     #[must_use]
     pub fn exit_code(&self) -> Option<u32> {
@@ -103,6 +111,7 @@ impl Machine {
             packet_position: self.progress.packet_position,
             log_position: 0,
             exits: self.progress.exits,
+            history: self.progress.history,
             exit_code: self.progress.exit_code,
             cpuid_digest: self.cpuid_digest,
         })
@@ -118,9 +127,17 @@ impl Machine {
         }
         self.restore_devices(state)?;
         state.cpu.write(&self.vm, self.vcpu.fd(), &self.support)?;
-        self.inputs.resume(state.guest_time, &state.waiting_console);
+        self.inputs.resume(&ResumePoint {
+            now: state.guest_time,
+            waiting_console: &state.waiting_console,
+            exits: state.exits,
+            digest: state.history.at_exit(),
+            console_position: state.console_position,
+            packet_position: state.packet_position,
+        });
         self.progress = Progress {
             exits: state.exits,
+            history: state.history,
             console: Vec::new(),
             console_position: state.console_position,
             packets: Vec::new(),

@@ -2,7 +2,7 @@
 //! the bytes that Linux fixes for them on x86-64.
 
 use super::format::StateError;
-use super::{CpuState, DeviceId, ExitNumber, GuestTime, MachineState};
+use super::{CpuState, DeviceId, ExitNumber, GuestTime, HistoryDigest, MachineState};
 use serde::{Deserialize, Serialize};
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
@@ -48,11 +48,12 @@ struct SavedCpu<'a> {
 pub(super) struct SavedPlace {
     packet_position: u64,
     log_position: u64,
+    history: HistoryDigest,
 }
 
 impl SavedPlace {
     pub(super) fn of(state: &MachineState) -> Self {
-        Self { packet_position: state.packet_position, log_position: state.log_position }
+        Self { packet_position: state.packet_position, log_position: state.log_position, history: state.history }
     }
 }
 
@@ -107,6 +108,7 @@ impl<'a> SavedMachine<'a> {
             packet_position: place.packet_position,
             log_position: place.log_position,
             exits: self.exits,
+            history: place.history,
             exit_code: self.exit_code,
             cpuid_digest: self.cpuid_digest,
         })

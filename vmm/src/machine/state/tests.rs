@@ -3,6 +3,7 @@ use crate::machine::cpu_state::XSAVE_WORDS;
 use crate::machine::device::DeviceId;
 use crate::machine::inputs::ExitNumber;
 use crate::machine::time::GuestTime;
+use ft_protocol::record::{Access, HistoryDigest};
 use kvm_bindings::{kvm_debugregs, kvm_regs, kvm_sregs, kvm_vcpu_events, kvm_xcrs};
 use proptest::prelude::*;
 
@@ -35,9 +36,16 @@ fn example() -> MachineState {
         packet_position: 77,
         log_position: 88_888,
         exits: ExitNumber(98765),
+        history: example_history(),
         exit_code: None,
         cpuid_digest: 0xdead_beef,
     }
+}
+
+fn example_history() -> HistoryDigest {
+    let mut history = HistoryDigest::default();
+    history.ask(&Access { exit: 98765, is_port: true, is_write: true, width: 1, address: 0x3f8, data: b"x" });
+    history
 }
 
 /// An envelope with right checksums around any body.
@@ -59,7 +67,8 @@ fn reseal(body: &[u8]) -> Vec<u8> {
 fn golden_state_is_read_and_written_alike() {
     assert!(MachineState::decode(GOLDEN) == Ok(example()), "what version 2 wrote is read");
     assert!(example().encode() == GOLDEN, "what is written is what version 2 wrote");
-    let before_logs = MachineState { packet_position: 0, log_position: 0, ..example() };
+    let before_logs =
+        MachineState { packet_position: 0, log_position: 0, history: HistoryDigest::default(), ..example() };
     assert!(MachineState::decode(GOLDEN_V1) == Ok(before_logs), "what version 1 wrote is read");
 }
 

@@ -5,7 +5,7 @@ use crate::machine::layout::anonymous_memory;
 use crate::machine::test_elf::program;
 use crate::machine::{
     Availability, ExitNumber, GuestTime, InputError, InputKind, InputSource, Machine, MachineConfig, MachineError,
-    NicIndex, Stop, flat,
+    NicIndex, ResumePoint, Stop, flat,
 };
 use std::sync::{Arc, Mutex};
 
@@ -52,7 +52,7 @@ impl InputSource for Noting {
     fn waiting_console(&self) -> Vec<u8> {
         Vec::new()
     }
-    fn resume(&mut self, _now: GuestTime, _waiting_console: &[u8]) {}
+    fn resume(&mut self, _from: &ResumePoint<'_>) {}
 }
 
 #[test]

@@ -6,6 +6,7 @@ mod access;
 mod crash;
 mod dirty;
 mod documentation;
+mod history;
 mod inputs;
 mod kick;
 mod moves;

@@ -2,7 +2,7 @@
 
 use crate::machine::device::virtio::{Disk, DiskBase, devices};
 use crate::machine::device::{Bus, Context, DeviceId, Effects};
-use crate::machine::inputs::{ExitNumber, InputError, InputSource, NicIndex};
+use crate::machine::inputs::{ExitNumber, InputError, InputSource, NicIndex, ResumePoint};
 use crate::machine::layout::{GuestMemory, MMIO_START, anonymous_memory};
 use crate::machine::time::GuestTime;
 use ft_protocol::spec::{NetBackend, NetSpec};
@@ -67,7 +67,7 @@ impl InputSource for Script {
     fn waiting_console(&self) -> Vec<u8> {
         Vec::new()
     }
-    fn resume(&mut self, _now: GuestTime, _waiting_console: &[u8]) {}
+    fn resume(&mut self, _from: &ResumePoint<'_>) {}
 }
 
 pub(super) struct Rig {

@@ -1,0 +1,177 @@
+//! How a reign begins: the machine is put where the base epoch left the guest, and brought from there to the end of the
+//! record log.
+
+use super::outbox::Outbox;
+use super::parts::StandbyParts;
+use super::record::{Found, Inherited, RecordLog};
+use super::vm_thread::{Command, Surroundings};
+use crate::clock;
+use crate::machine::history::{Recorder, ReplayMeter, ReplayThenLive, Replayer};
+use crate::machine::{Kicker, LiveInputs, Machine, MachineState, Stop, flat};
+use ft_protocol::record::{Cursor, OutputsLogged};
+use ft_protocol::wire::Order;
+use ft_protocol::{Epoch, Span, Time};
+use shared_mem::{Extent, LogPosition, LogReader, Mapping, boot_image};
+use std::sync::Arc;
+use std::time::Duration;
+
+type Failure = Box<dyn std::error::Error + Send + Sync>;
+
+/// A replay takes about as long as the guest took the first time, which is at most an epoch. After so many epochs, it does
+/// something else.
+const REPLAY_EPOCHS_MAX: u64 = 10;
+/// Even a short epoch's replay may come to a machine that has much else to do.
+const REPLAY_SPAN_MIN: Span = Span::from_ms(5_000);
+
+/// A machine that is ready to reign.
+pub(super) struct Loaded {
+    pub(super) log: RecordLog,
+    pub(super) loaded_at: Time,
+    pub(super) replayed_at: Option<Time>,
+    pub(super) entries: u64,
+    /// What the guest did that the log does not say.
+    pub(super) diverged: Option<String>,
+    /// The host was told meanwhile to have no part in this any more.
+    pub(super) discarded: bool,
+    /// Orders that came meanwhile.
+    pub(super) waiting: Vec<Command>,
+}
+
+/// Puts the guest where the base epoch left it; before the first epoch, boots it. Then replays the log, if it has
+/// anything for the time after.
+pub(super) fn load(
+    machine: &mut Machine,
+    parts: &StandbyParts,
+    order: &Order,
+    log: &Extent,
+    live: LiveInputs,
+    outbox: &Outbox,
+    around: &Surroundings,
+) -> Result<Loaded, Failure> {
+    let state = match order.base {
+        Epoch::ZERO => None,
+        base => Some(MachineState::decode(&parts.state.read(shared_mem::Epoch::new(base.get()))?)?),
+    };
+    let from = LogPosition::new(state.as_ref().map_or(0, MachineState::log_position));
+    let ring_bytes = order.spec.log_bytes;
+    let reader = LogReader::new(Mapping::read_only(log)?, ring_bytes)?;
+    let found = Found::look(&reader, from)?;
+    let log = RecordLog::open(Mapping::read_write(log)?, ring_bytes, &found)?;
+    log.record(order.spec.mode.records());
+    let live = Recorder::new(live, log.clone(), OutputsLogged::Yes);
+    let replay = (found.entries > 0).then(|| Replayer::new(Inherited::new(reader, found), OutputsLogged::Yes));
+    let meter = replay.as_ref().map(Replayer::meter);
+    machine.replace_inputs(match replay {
+        Some(replay) => Box::new(ReplayThenLive::new(replay, live).going_on_when_diverged()),
+        None => Box::new(live),
+    });
+    match &state {
+        Some(state) => machine.restore(state)?,
+        None => {
+            let elf = boot_image::load(&Mapping::read_only(&parts.boot)?)?;
+            let entry = flat::load(machine.memory(), &elf, &order.spec.args)?;
+            machine.enter(&entry)?;
+        }
+    }
+    let loaded = Loaded {
+        log,
+        loaded_at: clock::monotonic(),
+        replayed_at: None,
+        entries: found.entries,
+        diverged: None,
+        discarded: false,
+        waiting: Vec::new(),
+    };
+    match meter {
+        Some(meter) => replay_all(machine, order, &found, &meter, outbox, around, loaded),
+        None => Ok(loaded),
+    }
+}
+
+/// Runs the guest through what the log says, to the point where it goes on by itself.
+fn replay_all(
+    machine: &mut Machine,
+    order: &Order,
+    found: &Found,
+    meter: &Arc<ReplayMeter>,
+    outbox: &Outbox,
+    around: &Surroundings,
+    mut loaded: Loaded,
+) -> Result<Loaded, Failure> {
+    let bound = order.spec.epoch_interval.times(REPLAY_EPOCHS_MAX).max(REPLAY_SPAN_MIN);
+    let give_up_at = loaded.loaded_at + bound;
+    let _alarm = Alarm::set(machine.kicker(), bound);
+    // Where a kick began the epoch, its first events came here.
+    machine.deliver()?;
+    let mut unsent = Vec::new();
+    while !meter.is_live() && loaded.diverged.is_none() {
+        match machine.run() {
+            Ok(Stop::Exited(_) | Stop::Crashed(_)) => break,
+            Ok(Stop::Kicked) => {
+                loaded.waiting.extend(around.commands.try_iter());
+                if loaded.waiting.iter().any(|command| matches!(command, Command::Discard)) {
+                    loaded.discarded = true;
+                    return Ok(loaded);
+                }
+                if clock::monotonic() >= give_up_at {
+                    let (exit, last) = (machine.exits().0, found.last_exit());
+                    loaded.diverged =
+                        Some(format!("exit {exit}: expected to come to exit {last}, got {bound} without"));
+                }
+            }
+            Ok(Stop::Output | Stop::Flush | Stop::SourcePaused | Stop::Wait { .. }) => {}
+            Err(error) => return Err(error.into()),
+        }
+        let exit = machine.exits().0;
+        let packets = machine.take_packets();
+        if !Cursor::was_released(exit, found.extent()) {
+            unsent.extend(packets);
+        }
+        if let Some(divergence) = meter.divergence() {
+            loaded.diverged = Some(divergence.to_owned());
+        }
+    }
+    loaded.replayed_at = Some(clock::monotonic());
+    // What the log has left already; the rest is for the next commit, or is in the log by now.
+    machine.drop_console_before(found.console_end());
+    if loaded.diverged.is_some() {
+        // The guest that goes on is not quite the one that wrote what has left: its bytes follow those.
+        loaded.log.record(false);
+        machine.renumber_console(found.console_end());
+    }
+    if order.spec.mode.records() && loaded.diverged.is_none() {
+        machine.take_console();
+        outbox.send(&unsent);
+    } else {
+        outbox.hold(order.base.next(), unsent);
+    }
+    Ok(loaded)
+}
+
+/// Kicks the vCPU once, unless it is dropped before.
+struct Alarm {
+    stop: Option<crossbeam_channel::Sender<()>>,
+    thread: Option<std::thread::JoinHandle<()>>,
+}
+
+impl Alarm {
+    fn set(kicker: Kicker, after: Span) -> Self {
+        let (stop, stopped) = crossbeam_channel::bounded(0);
+        let thread = std::thread::spawn(move || {
+            if stopped.recv_timeout(Duration::from_nanos(after.ns())).is_err_and(|error| error.is_timeout()) {
+                kicker.kick();
+            }
+        });
+        Self { stop: Some(stop), thread: Some(thread) }
+    }
+}
+
+impl Drop for Alarm {
+    fn drop(&mut self) {
+        self.stop = None;
+        if let Some(thread) = self.thread.take() {
+            // A panic there has been reported by its hook.
+            let _ = thread.join();
+        }
+    }
+}

@@ -1,0 +1,201 @@
+//! The record log as a host uses it: its writer, shared between the machine's input source and the vCPU's thread, and
+//! what a successor reads of it.
+
+use crate::failpoint;
+use crate::machine::ExitNumber;
+use crate::machine::history::{HistoryError, HistorySink, HistorySource};
+use ft_protocol::Epoch;
+use ft_protocol::record::{Entry, EntryBody, EntrySource, Extent};
+use shared_mem::record_log::{AppendError, LogRange, ResumeLogError};
+use shared_mem::{LogPosition, LogReader, LogWriter, Mapping, PoolRead, ReadOnly, ReadWrite};
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex, MutexGuard};
+
+type Failure = Box<dyn std::error::Error + Send + Sync>;
+
+/// The part of the ring that must be free before the guest may go to its next exit: whatever one exit brings fits.
+const ROOM_SHARE: u64 = 4;
+
+/// A handle of the log's writer. All handles are of one log.
+#[derive(Clone)]
+pub(super) struct RecordLog(Arc<Mutex<Writing>>);
+
+struct Writing {
+    writer: LogWriter<Mapping<ReadWrite>>,
+    /// Inputs are appended; otherwise the mode does not want them, and the log stays as it is.
+    recording: bool,
+    room: u64,
+    payload: Vec<u8>,
+    /// Epochs that are not known to be applied, and where the log of the time after each begins.
+    marks: VecDeque<(Epoch, LogPosition)>,
+    sealed: bool,
+}
+
+impl RecordLog {
+    /// Goes on behind the entries that the log of a new generation begins with.
+    pub(super) fn open(log: Mapping<ReadWrite>, ring_bytes: u64, found: &Found) -> Result<Self, ResumeLogError> {
+        let writer = LogWriter::resume(log, ring_bytes, found.end, found.last_sequence.unwrap_or(0))?;
+        Ok(Self(Arc::new(Mutex::new(Writing {
+            writer,
+            recording: false,
+            room: ring_bytes / ROOM_SHARE,
+            payload: Vec::new(),
+            marks: VecDeque::new(),
+            sealed: false,
+        }))))
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Writing> {
+        self.0.lock().expect("nothing panics under this lock")
+    }
+
+    pub(super) fn record(&self, recording: bool) {
+        self.lock().recording = recording;
+    }
+
+    /// Where the inputs begin that come from now on.
+    pub(super) fn tail(&self) -> LogPosition {
+        self.lock().writer.tail()
+    }
+
+    /// The record of `epoch` says that the log of the time after it begins here.
+    pub(super) fn mark(&self, epoch: Epoch) {
+        let mut log = self.lock();
+        let tail = log.writer.tail();
+        log.marks.push_back((epoch, tail));
+    }
+
+    /// What came before `applied` is in the stable image and will not be replayed again.
+    pub(super) fn free(&self, applied: Epoch) {
+        let mut log = self.lock();
+        let mut free = None;
+        while let Some((_, position)) = log.marks.pop_front_if(|(epoch, _)| *epoch <= applied) {
+            free = Some(position);
+        }
+        if let Some(position) = free {
+            log.writer.free_before(position);
+        }
+    }
+
+    /// Whether a commit would free something once it is applied.
+    pub(super) fn grew_since_mark(&self) -> bool {
+        let log = self.lock();
+        log.marks.back().is_none_or(|(_, position)| *position < log.writer.tail())
+    }
+
+    /// The log was closed: this host reigns no more.
+    pub(super) fn is_sealed(&self) -> bool {
+        self.lock().sealed
+    }
+}
+
+impl HistorySink for RecordLog {
+    fn append(&mut self, entry: &Entry<'_>) -> Result<(), HistoryError> {
+        let mut log = self.lock();
+        let Writing { writer, recording, payload, sealed, .. } = &mut *log;
+        if !*recording {
+            return Ok(());
+        }
+        payload.clear();
+        entry.encode_payload(payload);
+        match writer.append(entry.tag(), entry.at_exit, payload) {
+            Ok(_) => {
+                failpoint::pass("host.log.appended");
+                Ok(())
+            }
+            Err(error) => {
+                *sealed |= matches!(error, AppendError::Sealed { .. });
+                Err(error.into())
+            }
+        }
+    }
+
+    fn has_room(&self) -> bool {
+        let log = self.lock();
+        !log.recording || log.writer.free_space() >= log.room
+    }
+}
+
+/// What the log of a new generation begins with.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Found {
+    from: LogPosition,
+    pub(super) end: LogPosition,
+    last_sequence: Option<u64>,
+    last_exit: Option<u64>,
+    /// Where the console output ends that the log has.
+    console_end: u64,
+    pub(super) entries: u64,
+}
+
+impl Found {
+    /// Looks through the entries from where the base epoch left the log.
+    pub(super) fn look<M: PoolRead>(log: &LogReader<M>, from: LogPosition) -> Result<Self, Failure> {
+        let end = log.tail()?.position;
+        let mut found = Self { from, end, last_sequence: None, last_exit: None, console_end: 0, entries: 0 };
+        let mut entries = log.entries_within(LogRange { from, to: end, after_sequence: None });
+        while let Some(entry) = entries.next_entry()? {
+            found.last_sequence = Some(entry.sequence);
+            found.last_exit = Some(entry.exit_counter);
+            found.entries += 1;
+            let decoded = Entry::decode(entry.tag, entry.exit_counter, entry.payload)?;
+            if let EntryBody::Output { position, bytes } = decoded.body {
+                found.console_end = position.saturating_add(bytes.len() as u64);
+            }
+        }
+        Ok(found)
+    }
+
+    pub(super) fn console_end(&self) -> u64 {
+        self.console_end
+    }
+
+    pub(super) fn last_exit(&self) -> u64 {
+        self.last_exit.unwrap_or(0)
+    }
+
+    /// How far the log reaches, for the cursor.
+    pub(super) fn extent(&self) -> Extent {
+        Extent::Ended { last_exit: self.last_exit }
+    }
+}
+
+/// The entries that a successor replays: those of its own log, which the controller has checked and copied.
+pub(super) struct Inherited {
+    log: LogReader<Mapping<ReadOnly>>,
+    found: Found,
+    position: LogPosition,
+    buffer: Vec<u8>,
+}
+
+impl Inherited {
+    pub(super) fn new(log: LogReader<Mapping<ReadOnly>>, found: Found) -> Self {
+        Self { log, found, position: found.from, buffer: Vec::new() }
+    }
+}
+
+impl EntrySource for Inherited {
+    type Error = HistoryError;
+
+    fn next_entry(&mut self) -> Result<Option<Entry<'static>>, HistoryError> {
+        // What is appended from now on is this host's own.
+        if self.position >= self.found.end {
+            return Ok(None);
+        }
+        let Some(entry) = self.log.read(self.position, &mut self.buffer)? else { return Ok(None) };
+        let next = self.position.plus(entry.stored_bytes());
+        let decoded = Entry::decode(entry.tag, entry.exit_counter, entry.payload)?.into_owned();
+        self.position = next;
+        Ok(Some(decoded))
+    }
+
+    fn extent(&self) -> Extent {
+        self.found.extent()
+    }
+}
+
+impl HistorySource for Inherited {
+    fn exit_digest(&mut self, _at: ExitNumber) -> Result<Option<u32>, HistoryError> {
+        Ok(None)
+    }
+}
