@@ -14,6 +14,7 @@ pub mod inspect;
 mod life;
 mod log_burst;
 pub mod machine;
+pub mod net;
 pub mod standard_streams;
 pub mod transport;
 pub mod unprotected;
