@@ -249,12 +249,12 @@ impl World {
                 (ToHost::Welcome { host: number, .. }, Part::Heartbeat(page)) => {
                     page == *number && self.is_number_of(host, page)
                 }
-                (ToHost::Promote(order), Part::Journal(vm, generation)) => {
+                (ToHost::Promote(order), Part::Journal(vm, generation) | Part::Log(vm, generation)) => {
                     order.vm == vm && order.generation == generation && self.enthrone(vm, generation, host)
                 }
                 _ => false,
             };
-            let reads = !matches!(grant.part, Part::Journal(..) | Part::Upload);
+            let reads = !matches!(grant.part, Part::Journal(..) | Part::Log(..) | Part::Upload);
             let allowed = match grant.access {
                 Access::ReadWrite => owns,
                 Access::ReadOnly => reads,
