@@ -138,7 +138,9 @@ fn describe(vm: &VmStatus) -> String {
         (None, None) => "protected".to_owned(),
         (None, Some(reason)) => format!("NOT protected: {reason}"),
     });
-    for (word, why) in [("spare", &vm.spare), ("diverged", &vm.diverged), ("at risk", &vm.at_risk), ("waits", &vm.waits)] {
+    for (word, why) in
+        [("spare", &vm.spare), ("diverged", &vm.diverged), ("at risk", &vm.at_risk), ("waits", &vm.waits)]
+    {
         if let Some(why) = why {
             // Writing to a String cannot fail.
             let _ = write!(text, "; {word}: {why}");
