@@ -4,7 +4,7 @@ use crate::exit_code::ExitCode;
 use crate::run_in_pool::{RECONNECT, duration};
 use crate::signals::EndSignals;
 use crate::{CommandResult, ExitStatus, output};
-use ft_protocol::{Span, Time, VmId};
+use ft_protocol::{Span, Time};
 use scenarios::attached::{Sight, Watcher};
 use scenarios::event::{Event, What, json_line, vm_of};
 use scenarios::telling::Names;
@@ -78,7 +78,7 @@ impl Teller<'_> {
         };
         if let What::Happened(happening) = &what {
             self.names.take(happening);
-            if vm_of(happening).is_some_and(|vm| !self.is_wanted(vm)) {
+            if self.only.is_some_and(|name| vm_of(happening).is_none_or(|vm| self.names.vm(vm) != name)) {
                 return String::new();
             }
         }
@@ -92,10 +92,6 @@ impl Teller<'_> {
             _ => "there is a controller again".to_owned(),
         };
         format!("{}  {line}\n", time_of_day(at))
-    }
-
-    fn is_wanted(&self, vm: VmId) -> bool {
-        self.only.is_none_or(|name| self.names.vm(vm) == name)
     }
 }
 

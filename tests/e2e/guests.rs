@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::process::Command;
 
 /// Builds a guest from assembler with the same tool that links the program itself.
-fn assemble(place: &Place, name: &str, code: &str) -> PathBuf {
+pub(crate) fn assemble(place: &Place, name: &str, code: &str) -> PathBuf {
     let source = place.write(&format!("{name}.S"), format!(".globl _start\n.text\n_start:\n{code}\n"));
     let guest = place.file(name);
     let status = Command::new("cc")
@@ -18,7 +18,7 @@ fn assemble(place: &Place, name: &str, code: &str) -> PathBuf {
 }
 
 /// Prints `text` and exits with `code`.
-fn printing(text: &str, code: u32) -> String {
+pub(crate) fn printing(text: &str, code: u32) -> String {
     format!(
         "mov $message, %rsi\nmov ${}, %ecx\nmov $0x3f8, %edx\n1: lodsb\nout %al, %dx\nloop 1b\n\
          mov ${code}, %eax\nmov $0xf4, %edx\nout %eax, %dx\n2: jmp 2b\n.data\nmessage: .ascii \"{text}\\n\"",

@@ -3,6 +3,7 @@
 mod bad_input;
 mod cleanup;
 mod cluster_by_hand;
+mod consoles;
 mod descriptors;
 mod full_pool;
 mod guests;
@@ -10,6 +11,8 @@ mod hangs;
 mod kills;
 mod losses;
 mod memory_cost;
+mod outputs;
 mod scenario_files;
+mod several_vms;
 mod support;
 mod takeover_time;

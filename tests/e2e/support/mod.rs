@@ -1,9 +1,11 @@
 //! What every test needs: the program, a place of its own, and waiting for states.
 
+mod by_hand;
 mod command;
 mod events;
 mod process;
 
+pub(crate) use by_hand::{ByHand, SOCKET, has_ended, is_protected};
 pub(crate) use command::{Place, Running};
 pub(crate) use events::{count_of, read_events};
 pub(crate) use process::{children_of, is_alive, signal};
