@@ -9,6 +9,7 @@ pub mod event;
 pub mod foreground;
 pub mod golden;
 pub mod guest;
+pub mod history;
 pub mod language;
 pub mod protected;
 pub mod runner;
