@@ -1,10 +1,10 @@
 //! A VM whose part of the pool is damaged while no controller looks is told to be lost, harms no other, and is not thrown
 //! away: once repaired, it goes on.
 
-use crate::run::{Golden, Plan, Run};
+use crate::golden::Golden;
+use crate::run::{Plan, Run};
 use crate::support::kvm;
 use ft_protocol::wire::{Request, RequestError};
-use nix::sys::signal::Signal;
 use std::fs::File;
 use std::os::unix::fs::FileExt as _;
 use vmm::client::{Client, ClientError};
@@ -20,12 +20,11 @@ fn flip(run: &Run, file: &str, at: u64) {
 #[test]
 fn a_damaged_vm_is_kept_for_repair() {
     let Some(_machine) = kvm() else { return };
-    let golden = Golden::torture(150_000_000);
+    let golden = Golden::torture(300_000_000);
     for (file, at) in [("control", 64), ("console", 3)] {
         let hosts = [("a", None), ("b", None)];
         let mut run = Run::start(&golden, &Plan { hosts: &hosts, unsound: true, ..Plan::default() });
-        run.step_until("protection", |run| run.try_vm().is_some_and(|vm| vm.unprotected.is_none()));
-        assert!(!run.has_ended(), "the guest is too short");
+        run.await_protection();
         // Twice, since what the first life stores is what the second one finds.
         run.restart_controller(|run| flip(run, file, at));
         for _ in 0..2 {
@@ -42,4 +41,22 @@ fn a_damaged_vm_is_kept_for_repair() {
         run.restart_controller(|run| flip(run, file, at));
         run.finish();
     }
+}
+
+#[test]
+fn a_damaged_vm_can_be_given_up() {
+    let Some(_machine) = kvm() else { return };
+    let golden = Golden::torture(300_000_000);
+    let hosts = [("a", None), ("b", None)];
+    let mut run = Run::start(&golden, &Plan { hosts: &hosts, unsound: true, ..Plan::default() });
+    run.step_until("a primary", |run| run.try_vm().is_some_and(|vm| vm.phase == "running"));
+    run.restart_controller(|run| flip(run, "control", 64));
+    let damaged = run.try_status_patiently().vms[0].clone();
+    assert_eq!(damaged.phase, "damaged", "{}", run.everything());
+    let mut client = Client::connect(&run.socket()).expect("it listens");
+    client.request(Request::DeleteVm(damaged.vm), Vec::new()).expect("it can be deleted");
+    assert!(!run.place.pool().join("vm-0").exists(), "its space was not given back");
+    client.request(Request::CreateVm(golden.spec("guest")), vec![golden.upload()]).expect("its name is free");
+    // The guest is another one now, from the beginning.
+    run.finish();
 }

@@ -1,7 +1,8 @@
 //! Bytes flip in the journals of a live pool. Whatever they hit, the guest says what it should, in the end.
 
 use crate::chance::{Chance, rounds};
-use crate::run::{Golden, Plan, Run};
+use crate::golden::Golden;
+use crate::run::{Plan, Run};
 use crate::support::kvm;
 use std::fs::{self, File};
 use std::os::unix::fs::FileExt as _;
@@ -22,7 +23,7 @@ fn journals(pool: &Path) -> Vec<PathBuf> {
 }
 
 /// Flips one bit, or all bits of a byte, somewhere in a journal. Gives the place.
-fn flip(run: &Run, chance: &mut Chance) -> Option<String> {
+pub(crate) fn flip(run: &Run, chance: &mut Chance) -> Option<String> {
     let journal = run.golden.spec("guest").journal;
     let journals = journals(&run.place.pool());
     if journals.is_empty() {
@@ -53,7 +54,7 @@ fn flipped_bytes_in_live_journals_cost_a_takeover_at_most() {
     let mut chance = Chance::new("flips");
     let golden = Golden::torture(STEPS);
     let (mut flips, mut takeovers) = (0, 0);
-    for _ in 0..rounds(4) {
+    for _ in 0..rounds(2) {
         let hosts = [("a", None), ("b", None), ("c", None)];
         let mut run = Run::start(&golden, &Plan { hosts: &hosts, unsound: true, ..Plan::default() });
         let mut places = Vec::new();

@@ -1,7 +1,8 @@
 //! Primaries that freeze at random, are succeeded, and go on where they were: zombies.
 
 use crate::chance::{Chance, rounds};
-use crate::run::{Golden, Plan, Run};
+use crate::golden::Golden;
+use crate::run::{Plan, Run};
 use crate::support::kvm;
 use nix::sys::signal::Signal;
 use std::time::Duration;

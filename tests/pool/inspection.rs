@@ -1,6 +1,7 @@
 //! `ftvm pool inspect` and `ftvm pool check` as a user has them.
 
-use crate::run::{Golden, Plan, Run};
+use crate::golden::Golden;
+use crate::run::{Plan, Run};
 use crate::support::{Place, kvm};
 use serde_json::Value;
 use shared_mem::{Pool, PoolConfig};
@@ -75,7 +76,7 @@ fn a_live_pool_is_looked_at_without_being_disturbed() {
     let Some(_machine) = kvm() else { return };
     let golden = Golden::torture(100_000_000);
     let mut run = Run::start(&golden, &Plan { hosts: &[("a", None), ("b", None)], ..Plan::default() });
-    run.step_until("protection", |run| run.try_vm().is_some_and(|vm| vm.unprotected.is_none()));
+    run.await_protection();
     let (mut looks, mut most) = (0, 0);
     while !run.has_ended() {
         run.step();

@@ -2,7 +2,7 @@
 
 use ft_protocol::wire::{ExtentTag, Hello, HostHello, HostProfile, PROTOCOLS, Role, StateFormats, ToHost};
 use ft_protocol::wire::{FromHost, HeldRole, Order, Part};
-use ft_protocol::{Generation, HostId, Incarnation, VmId};
+use ft_protocol::{Generation, Incarnation, VmId};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{AddressFamily, ControlMessage, MsgFlags, SockFlag, SockType, UnixAddr, sendmsg};
 use serde::Serialize;
@@ -27,6 +27,11 @@ pub(crate) struct Peer {
 impl Peer {
     pub(crate) fn connect(socket: &Path) -> Self {
         Self { connection: Connection::connect(socket).expect("the controller listens") }
+    }
+
+    /// `None`: nobody listens.
+    pub(crate) fn try_connect(socket: &Path) -> Option<Self> {
+        Some(Self { connection: Connection::connect(socket).ok()? })
     }
 
     /// Whether the controller has hung up.
@@ -136,7 +141,6 @@ pub(crate) fn claim(vm: u16, generation: u64, role: Role) -> HeldRole {
 /// A host that the controller takes for a sound one: it beats, and does what it was made for.
 pub(crate) struct FakeHost {
     pub(crate) peer: Peer,
-    pub(crate) host: HostId,
     heart: HeartbeatWriter<Mapping<shared_mem::ReadWrite>>,
     /// Its heartbeat page, as it came.
     pub(crate) page: Extent,
@@ -148,10 +152,10 @@ impl FakeHost {
         let peer = Peer::connect(socket);
         peer.send(hello);
         let Some(Received { message, extents }) = peer.receive::<ToHost>() else { panic!("not welcome") };
-        let ToHost::Welcome { host, .. } = message else { panic!("{message:?} is no welcome") };
+        let ToHost::Welcome { .. } = message else { panic!("{message:?} is no welcome") };
         let (_, page) = extents.into_iter().next().expect("the heartbeat page");
         let heart = HeartbeatWriter::new(Mapping::read_write(&page).expect("it can be mapped"), 1);
-        Self { peer, host, heart, page }
+        Self { peer, heart, page }
     }
 
     pub(crate) fn beat(&mut self) {

@@ -1,17 +1,13 @@
 //! A guest on a cluster whose processes are the test's own, one by one: each can be given failpoints, killed and frozen,
 //! the controller too. Whoever dies is started again; the pool is checked after each death.
 
+use crate::golden::Golden;
 use crate::process::{End, Process};
 use crate::support::{LOOK_INTERVAL, PATIENCE, Place, await_some};
-use ft_protocol::Span;
 use ft_protocol::commit_meta::GuestEnd;
-use ft_protocol::spec::VmSpec;
 use ft_protocol::timeline::Happening;
 use ft_protocol::wire::{Answer, Request, RequestError, Status, ToClient, VmStatus};
 use nix::sys::signal::Signal;
-use scenarios::guest::{GuestImage, GuestSource};
-use scenarios::protected::VmOptions;
-use scenarios::units::ByteCount;
 use shared_mem::{ConsolePosition, ConsoleRing, Mapping, ReadOnly};
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -22,50 +18,6 @@ const FENCED: i32 = 83;
 /// Exit code of a host that did not find a controller when it started.
 const UNREACHABLE: i32 = 75;
 
-/// A guest and what it says when nobody interferes.
-#[derive(Clone, Debug)]
-pub(crate) struct Golden {
-    image: GuestImage,
-    options: VmOptions,
-    pub(crate) console: Vec<u8>,
-    pub(crate) end: GuestEnd,
-}
-
-impl Golden {
-    /// Runs a bundled guest unprotected.
-    pub(crate) fn of(guest: &str, memory_mib: u64, args: &[&str]) -> Self {
-        let Ok(source) = format!("builtin:{guest}").parse::<GuestSource>();
-        let image = source.read().expect("a bundled guest");
-        let args: Vec<String> = args.iter().map(ToString::to_string).collect();
-        let memory = ByteCount::mib(memory_mib);
-        let mut console = Vec::new();
-        let end = vmm::unprotected::run(image.bytes(), memory.get(), &args, &mut console).expect("the guest runs");
-        let options = VmOptions {
-            memory,
-            args,
-            mode: ft_protocol::spec::Mode::Checkpoint,
-            epoch_interval: Some(Span::from_ms(5)),
-            working_set: None,
-            policy: ft_protocol::policy::Policy::default(),
-        };
-        Self { image, options, console, end }
-    }
-
-    /// The torture guest: its last line is a checksum of memory and registers.
-    pub(crate) fn torture(steps: u64) -> Self {
-        let progress = (steps / 200).to_string();
-        Self::of("torture", 8, &["--steps", &steps.to_string(), "--progress", &progress])
-    }
-
-    pub(crate) fn spec(&self, name: &str) -> VmSpec {
-        VmSpec { name: name.to_owned(), ..self.options.spec() }
-    }
-
-    pub(crate) fn upload(&self) -> (ft_protocol::wire::ExtentTag, shared_mem::Extent) {
-        self.image.upload().expect("a memory file can be made")
-    }
-}
-
 /// What a run is made of.
 #[derive(Debug, Default)]
 pub(crate) struct Plan<'a> {
@@ -75,7 +27,7 @@ pub(crate) struct Plan<'a> {
     pub(crate) hosts: &'a [(&'a str, Option<&'a str>)],
     /// Most descriptors that the controller may have open.
     pub(crate) controller_descriptors_max: Option<u32>,
-    /// Bytes flip in the pool: it is not expected to be sound.
+    /// Bytes flip in the pool: it is not expected to be sound, and not checked.
     pub(crate) unsound: bool,
 }
 
@@ -91,6 +43,8 @@ pub(crate) struct Run {
     vm: Option<ft_protocol::VmId>,
     ring: Option<ConsoleRing<Mapping<ReadOnly>>>,
     pub(crate) console: Vec<u8>,
+    /// How much of it was there when [`has_moved`](Self::has_moved) looked last.
+    seen: usize,
     ended: Option<(GuestEnd, u64)>,
     /// Hosts that were found frozen, with the generation that reigned then.
     frozen: BTreeMap<String, u64>,
@@ -99,6 +53,11 @@ pub(crate) struct Run {
     /// Times that a process was found frozen.
     pub(crate) freezes: u32,
     pub(crate) happenings: Vec<Happening>,
+    /// All of them, with their times, for the report of a failure.
+    timeline: Vec<String>,
+    /// When the console grew last, and the longest time in which it did not.
+    grown_at: Instant,
+    pub(crate) silence_max: Duration,
     deadline: Instant,
 }
 
@@ -117,11 +76,15 @@ impl Run {
             vm: None,
             ring: None,
             console: Vec::new(),
+            seen: 0,
             ended: None,
             frozen: BTreeMap::new(),
             deaths: 0,
             freezes: 0,
             happenings: Vec::new(),
+            timeline: Vec::new(),
+            grown_at: Instant::now(),
+            silence_max: Duration::ZERO,
             deadline: Instant::now() + 2 * PATIENCE,
         };
         run.start_controller(plan.controller);
@@ -208,6 +171,22 @@ impl Run {
     pub(crate) fn try_vm(&mut self) -> Option<VmStatus> {
         let vm = self.vm?;
         self.try_status()?.vms.into_iter().find(|status| status.vm == vm)
+    }
+
+    /// Steps until the guest has been protected.
+    pub(crate) fn await_protection(&mut self) {
+        self.step_until("protection", |run| {
+            let protected = run.happenings.iter().any(|happening| matches!(happening, Happening::Protected { .. }));
+            protected || run.has_ended()
+        });
+        assert!(!self.has_ended(), "the guest is too short for this machine: {}", self.everything());
+    }
+
+    /// Whether the console has grown since this was asked last.
+    pub(crate) fn has_moved(&mut self) -> bool {
+        let moved = self.console.len() > self.seen;
+        self.seen = self.console.len();
+        moved || self.has_ended()
     }
 
     pub(crate) fn has_ended(&self) -> bool {
@@ -340,7 +319,10 @@ impl Run {
         for _ in 0..100 {
             let Some(client) = self.client.as_mut() else { return };
             match client.next(std::mem::take(&mut wait)) {
-                Ok(Some(ToClient::Happened { happening, .. })) => self.happenings.push(happening),
+                Ok(Some(ToClient::Happened { at, happening })) => {
+                    self.timeline.push(format!("{:>14.6} {happening:?}", at.ns() as f64 / 1e9));
+                    self.happenings.push(happening);
+                }
                 Ok(Some(ToClient::VmEnded { vm, end, console_end })) if Some(vm) == self.vm => {
                     self.ended = Some((end, console_end));
                 }
@@ -361,6 +343,8 @@ impl Run {
                 break;
             }
             self.console.extend_from_slice(&chunk[..count]);
+            self.silence_max = self.silence_max.max(self.grown_at.elapsed());
+            self.grown_at = Instant::now();
         }
         let position = self.console.len() as u64;
         if let (Some(vm), Some(client)) = (self.vm, self.client.as_mut()) {
@@ -441,6 +425,9 @@ impl Run {
         let end = await_some("the controller's end", || controller.end());
         assert_eq!(end, End::Code(0), "{}", controller.stderr());
         self.check_pool("after the controller's end");
+        if std::env::var_os("FTVM_POOL_VERBOSE").is_some() {
+            eprintln!("longest silence {:?}; {}", self.silence_max, self.everything());
+        }
         takeovers
     }
 
@@ -451,9 +438,7 @@ impl Run {
         for (name, process) in controller.chain(self.hosts.iter().map(|(name, host)| (name.as_str(), host))) {
             text.push_str(&format!("--- {name}\n{}\n", process.stderr()));
         }
-        for happening in &self.happenings {
-            text.push_str(&format!("{happening:?}\n"));
-        }
+        text.push_str(&self.timeline.join("\n"));
         text
     }
 

@@ -85,6 +85,12 @@ pub enum ReceiveError {
     /// The bytes are no message.
     #[error("a message that does not decode ({0})")]
     Malformed(postcard::Error),
+    /// Bytes behind the message.
+    #[error("a message with {extra} bytes behind its end")]
+    Trailing {
+        /// How many.
+        extra: usize,
+    },
     /// A tag that no descriptor can have.
     #[error("a message with an impossible extent")]
     Extent(#[source] ExtentError),
@@ -259,7 +265,10 @@ impl AsFd for Connection {
 
 /// Decodes the bytes of a message and joins its tags with its descriptors.
 pub fn unpack<M: DeserializeOwned>(bytes: &[u8], descriptors: Vec<OwnedFd>) -> Result<Received<M>, ReceiveError> {
-    let envelope: Envelope<M> = postcard::from_bytes(bytes).map_err(ReceiveError::Malformed)?;
+    let (envelope, rest): (Envelope<M>, _) = postcard::take_from_bytes(bytes).map_err(ReceiveError::Malformed)?;
+    if !rest.is_empty() {
+        return Err(ReceiveError::Trailing { extra: rest.len() });
+    }
     if envelope.extents.len() != descriptors.len() {
         return Err(ReceiveError::Descriptors { tags: envelope.extents.len(), descriptors: descriptors.len() });
     }

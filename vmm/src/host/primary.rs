@@ -105,6 +105,9 @@ pub(super) fn run(beginning: Beginning, around: &Surroundings) -> Result<(), Fai
     let loaded = beginning::load(&mut machine, &parts, &order, &primary.log, live, &outbox, around)?;
     failpoint::pass("host.takeover.loaded");
     let Loaded { log, loaded_at, replayed_at, entries, diverged, discarded, waiting } = loaded;
+    if replayed_at.is_some() {
+        failpoint::pass("host.takeover.replayed");
+    }
     if discarded {
         return Ok(());
     }
