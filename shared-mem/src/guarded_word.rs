@@ -1,16 +1,20 @@
 //! The 64-bit word that the pool uses wherever one store decides something.
 //!
-//! Bits 0..=47 value, bits 48..=62 a CRC-15 of the value, bit 63 the SEALED flag, which the CRC leaves out so that
-//! one `fetch_or` can set it. An aligned 8-byte store never tears, so a word is either the old or the new one; a
-//! flipped bit and never-written memory (all zero) are both refused.
+//! Bits 0..=45 value, bits 48..=62 a CRC-15 of the value, bits 46, 47 and 63 the seal: all set or none. The CRC takes the
+//! seal for zero, so that one `fetch_or` can set it without knowing the value. An aligned 8-byte store never tears, so a
+//! word is either the old or the new one; flipped bits and never-written memory (all zero) are refused: no flip of one or
+//! two bits makes another word, an open one of a sealed one, or a sealed one of an open one.
 
 use thiserror::Error;
 
 /// Largest value a word can carry.
-pub const VALUE_MAX: u64 = (1 << 48) - 1;
+pub const VALUE_MAX: u64 = (1 << 46) - 1;
 
-/// The flag that closes a word for its writer.
-pub const SEALED: u64 = 1 << 63;
+/// What closes a word for its writer: all of these bits.
+pub const SEALED: u64 = 1 << 63 | 1 << 47 | 1 << 46;
+
+/// The seal of layouts 1 and 2. Alone it is no seal any more.
+const SEALED_BEFORE_LAYOUT_3: u64 = 1 << 63;
 
 const CHECK_SHIFT: u32 = 48;
 const CHECK_MASK: u64 = 0x7fff;
@@ -28,14 +32,15 @@ pub struct WordError {
 pub struct Word {
     /// The number carried.
     pub value: u64,
-    /// Whether the SEALED flag is set.
+    /// Whether the seal is set.
     pub sealed: bool,
 }
 
-// All-zero memory must not decode.
+// All-zero memory must not decode, and the parts of a word must not overlap.
 const _: () = assert!(check(0) != 0);
+const _: () = assert!(VALUE_MAX & SEALED == 0 && (VALUE_MAX | SEALED) ^ (CHECK_MASK << CHECK_SHIFT) == u64::MAX);
 
-/// CRC-15/CAN over the six value bytes, started at all ones.
+/// CRC-15/CAN over the six bytes below the check, started at all ones.
 const fn check(value: u64) -> u64 {
     const POLYNOMIAL: u64 = 0x4599;
     let mut crc = CHECK_MASK;
@@ -51,10 +56,10 @@ const fn check(value: u64) -> u64 {
     crc
 }
 
-/// The unsealed word for `value`.
+/// The open word for `value`.
 ///
 /// # Panics
-/// When `value` is above [`VALUE_MAX`]: at one step a microsecond that takes nine years.
+/// When `value` is above [`VALUE_MAX`]: at one step a microsecond that takes two years.
 #[must_use]
 pub const fn encode(value: u64) -> u64 {
     assert!(value <= VALUE_MAX, "value does not fit a guarded word");
@@ -64,20 +69,33 @@ pub const fn encode(value: u64) -> u64 {
 /// Takes a word apart.
 ///
 /// # Errors
-/// When the check bits do not match the value.
+/// When the check bits do not match the value, or a part of the seal is set.
 pub const fn decode(raw: u64) -> Result<Word, WordError> {
     let value = raw & VALUE_MAX;
-    if (raw >> CHECK_SHIFT) & CHECK_MASK == check(value) {
-        Ok(Word { value, sealed: raw & SEALED != 0 })
+    let seal = raw & SEALED;
+    if (raw >> CHECK_SHIFT) & CHECK_MASK == check(value) && (seal == 0 || seal == SEALED) {
+        Ok(Word { value, sealed: seal == SEALED })
     } else {
         Err(WordError { raw })
+    }
+}
+
+/// Takes a word apart that has just been sealed: from what was there before. Whatever part of the seal was set, no writer
+/// can have moved the word since, and it is whole now.
+///
+/// # Errors
+/// When the check bits do not match the value.
+pub const fn decode_before_seal(raw: u64) -> Result<u64, WordError> {
+    match decode(raw | SEALED) {
+        Ok(word) => Ok(word.value),
+        Err(_) => Err(WordError { raw }),
     }
 }
 
 /// Takes a word apart that nobody may seal.
 ///
 /// # Errors
-/// When the check bits do not match, or the SEALED flag is set.
+/// When the check bits do not match, or any of the seal is set.
 pub const fn decode_unsealed(raw: u64) -> Result<u64, WordError> {
     match decode(raw) {
         Ok(Word { value, sealed: false }) => Ok(value),
@@ -86,25 +104,80 @@ pub const fn decode_unsealed(raw: u64) -> Result<u64, WordError> {
     }
 }
 
+/// Whether the word is sealed as layouts 1 and 2 did it.
+#[must_use]
+pub const fn is_sealed_the_old_way(raw: u64) -> bool {
+    raw & SEALED == SEALED_BEFORE_LAYOUT_3 && decode(raw ^ SEALED_BEFORE_LAYOUT_3).is_ok()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
+
+    const SAMPLES: [u64; 6] = [0, 1, 2, 0xffff, 0x1234_5678_9abc, VALUE_MAX];
 
     #[test]
-    fn every_single_and_double_flip_of_value_and_check_is_refused() {
-        for value in [0, 1, 2, 0xffff, 0x1234_5678_9abc, VALUE_MAX] {
-            let raw = encode(value);
-            assert_eq!(decode_unsealed(raw), Ok(value));
-            for first in 0..63 {
-                assert!(decode(raw ^ (1 << first)).is_err());
-                for second in 0..first {
-                    assert!(decode(raw ^ (1 << first) ^ (1 << second)).is_err());
+    fn no_one_or_two_flips_make_another_word_or_set_or_take_off_a_seal() {
+        for value in SAMPLES {
+            for sealed in [false, true] {
+                let raw = if sealed { encode(value) | SEALED } else { encode(value) };
+                assert_eq!(decode(raw), Ok(Word { value, sealed }));
+                for first in 0..64 {
+                    let one = raw ^ (1 << first);
+                    assert_eq!(decode(one), Err(WordError { raw: one }));
+                    for second in 0..first {
+                        assert!(decode(one ^ (1 << second)).is_err());
+                    }
                 }
             }
-            assert_eq!(decode(raw | SEALED), Ok(Word { value, sealed: true }));
-            assert!(decode_unsealed(raw | SEALED).is_err());
         }
         assert!(decode(0).is_err());
-        assert!(decode(u64::MAX).is_err() || decode(u64::MAX).is_ok_and(|w| w.sealed));
+        assert!(decode(u64::MAX).is_err());
+    }
+
+    #[test]
+    fn open_words_are_those_of_all_layouts() {
+        // As they were written before a seal had three bits (tests/golden).
+        assert_eq!(encode(0), 0x689f_0000_0000_0000);
+        assert_eq!(encode(7), 0x3b62_0000_0000_0007);
+        assert_eq!(encode(VALUE_MAX), 0x4fbe_3fff_ffff_ffff);
+    }
+
+    #[test]
+    fn who_seals_learns_the_value_if_only_the_seal_was_damaged() {
+        for value in SAMPLES {
+            let raw = encode(value);
+            for part in [0, 1 << 63, 1 << 47, 1 << 46, SEALED] {
+                assert_eq!(decode_before_seal(raw | part), Ok(value));
+            }
+            assert_eq!(decode_before_seal(raw ^ 4), Err(WordError { raw: raw ^ 4 }));
+        }
+    }
+
+    #[test]
+    fn seals_of_older_layouts_are_known() {
+        let raw = encode(9);
+        assert!(is_sealed_the_old_way(raw | 1 << 63));
+        for other in [raw, raw | SEALED, raw | 1 << 47, raw ^ 1 | 1 << 63, 0] {
+            assert!(!is_sealed_the_old_way(other), "{other:#x}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn a_word_comes_back_as_it_went_in(value in 0..=VALUE_MAX) {
+            prop_assert_eq!(decode(encode(value)), Ok(Word { value, sealed: false }));
+            prop_assert_eq!(decode_unsealed(encode(value)), Ok(value));
+            prop_assert_eq!(decode(encode(value) | SEALED), Ok(Word { value, sealed: true }));
+            prop_assert!(decode_unsealed(encode(value) | SEALED).is_err());
+        }
+
+        #[test]
+        fn no_bytes_decode_but_what_is_encoded(raw: u64) {
+            if let Ok(Word { value, sealed }) = decode(raw) {
+                prop_assert_eq!(raw, encode(value) | if sealed { SEALED } else { 0 });
+            }
+        }
     }
 }

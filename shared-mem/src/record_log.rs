@@ -5,7 +5,7 @@
 //! entry: tag, length, sequence, exit counter, position, CRC | payload, padded to 8 bytes
 //! ```
 //! An append writes the entry beyond the tail, makes it durable, then moves the tail by compare_exchange: the entry is
-//! in, or it is not. The tail word carries a SEALED flag, set by fetch_or, that stops the writer for ever. Positions
+//! in, or it is not. The tail word can be SEALED, by one fetch_or, which stops the writer for ever. Positions
 //! are never wrapped; an entry names its own, so that bytes of an earlier round are not taken for it.
 //!
 //! The log of the next generation begins with the entries that no commit covers yet: [`copy_log`] carries them over,

@@ -34,6 +34,7 @@ fn publish(memory: &LoomMemory, epochs: u64) -> u64 {
                 assert_eq!(final_epoch, Epoch::new(epoch - 1), "the loser learns what was committed");
                 return epoch - 1;
             }
+            Err(PublishError::Word(_)) => return epoch - 1,
             Err(error) => panic!("{error:?}"),
         }
     }
@@ -62,6 +63,26 @@ fn no_publish_succeeds_after_the_seal_and_the_sealer_learns_exactly_what_was_pub
         check_records(&memory, sealed_at.get());
         assert_eq!(second.join().unwrap(), sealed_at);
         assert_eq!(publisher.join().unwrap(), sealed_at.get());
+        let word = CommitWord::load(&*memory, WORD).unwrap();
+        assert_eq!((word.sealed, word.epoch), (true, sealed_at));
+        seen.note(sealed_at.get());
+    });
+    outcomes.must_be(0..=2);
+}
+
+#[test]
+fn a_flipped_bit_of_the_seal_stops_the_publisher_and_the_sealer_still_learns_exactly_what_was_published() {
+    let outcomes = Outcomes::default();
+    let seen = outcomes.clone();
+    loom::model(move || {
+        let memory = memory(Ordering::AcqRel);
+        let (publisher, fault) = (Arc::clone(&memory), Arc::clone(&memory));
+        let publisher = thread::spawn(move || publish(&publisher, 2));
+        let fault = thread::spawn(move || fault.fetch_or_u64(WORD, 1 << 47).unwrap());
+        let sealed_at = CommitWord::seal(&*memory, WORD).unwrap();
+        check_records(&memory, sealed_at.get());
+        assert_eq!(publisher.join().unwrap(), sealed_at.get());
+        fault.join().unwrap();
         let word = CommitWord::load(&*memory, WORD).unwrap();
         assert_eq!((word.sealed, word.epoch), (true, sealed_at));
         seen.note(sealed_at.get());
