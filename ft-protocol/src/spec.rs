@@ -96,6 +96,50 @@ pub struct NetSpec {
 /// Most network devices of a VM.
 pub const NETS_MAX: usize = 4;
 
+/// Longest path of a segment's socket, in bytes: the kernel's bound.
+const SEGMENT_BYTES_MAX: usize = 107;
+/// Longest name of a TAP device, in bytes: the kernel's bound.
+const TAP_BYTES_MAX: usize = 15;
+
+impl NetBackend {
+    /// Why hosts cannot use it, whatever is there, in one line.
+    pub fn check(&self) -> Result<(), &'static str> {
+        let is_plain = |text: &str| text.chars().all(|c| !c.is_control());
+        match self {
+            Self::Segment(path) if !path.starts_with('/') => Err("the path of a segment's switch must be absolute"),
+            Self::Segment(path) if path.len() > SEGMENT_BYTES_MAX || !is_plain(path) => {
+                Err("the path of a segment's switch must have at most 107 bytes, and no control characters")
+            }
+            Self::Tap(name)
+                if name.is_empty()
+                    || name.len() > TAP_BYTES_MAX
+                    || !is_plain(name)
+                    || name.contains(['/', ' ', ':', '%']) =>
+            {
+                Err("the name of a TAP device must have 1 to 15 bytes, without spaces and any of / : %")
+            }
+            Self::Segment(_) | Self::Tap(_) => Ok(()),
+        }
+    }
+}
+
+/// Why these cannot be the network devices of one VM, in one line.
+pub fn check_nets(nets: &[NetSpec]) -> Result<(), &'static str> {
+    if nets.len() > NETS_MAX {
+        return Err("it can have at most 4 network devices");
+    }
+    for (index, net) in nets.iter().enumerate() {
+        if net.mac[0] & 1 != 0 || net.mac == [0; 6] {
+            return Err("a hardware address must be that of one device: its first byte even, and not all zero");
+        }
+        if nets[..index].iter().any(|other| other.mac == net.mac) {
+            return Err("its network devices must have different hardware addresses");
+        }
+        net.backend.check()?;
+    }
+    Ok(())
+}
+
 /// A VM as its creator describes it. Persisted in the cluster state and sent to hosts.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct VmSpec {
@@ -138,4 +182,28 @@ pub fn name_is_valid(name: &str) -> bool {
     (1..=NAME_BYTES_MAX).contains(&name.len())
         && !name.starts_with('.')
         && name.bytes().all(|b| matches!(b, b'a'..=b'z' | b'0'..=b'9' | b'.' | b'_' | b'-'))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn network_devices_are_checked() {
+        let segment = |path: &str| NetBackend::Segment(path.to_owned());
+        let tap = |name: &str| NetBackend::Tap(name.to_owned());
+        let net = |last, backend| NetSpec { mac: [2, 0, 0, 0, 0, last], backend };
+        assert_eq!(check_nets(&[]), Ok(()));
+        assert_eq!(check_nets(&[net(1, segment("/run/switch")), net(2, tap("tap0"))]), Ok(()));
+        assert!(check_nets(&[net(1, tap("tap0")), net(1, tap("tap1"))]).is_err(), "the same address twice");
+        assert!(check_nets(&[NetSpec { mac: [1, 0, 0, 0, 0, 1], backend: tap("tap0") }]).is_err(), "a group's address");
+        let many: Vec<NetSpec> = (0..5).map(|last| net(last, tap("tap0"))).collect();
+        assert!(check_nets(&many).is_err() && check_nets(&many[..4]).is_ok());
+        for bad in [segment("switch"), segment(&format!("/{}", "x".repeat(107))), segment("/a\nb")] {
+            assert!(check_nets(&[net(1, bad)]).is_err());
+        }
+        for bad in ["", "tap 0", "a/b", "0123456789abcdef"] {
+            assert!(check_nets(&[net(1, tap(bad))]).is_err(), "{bad}");
+        }
+    }
 }

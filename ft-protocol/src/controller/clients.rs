@@ -4,7 +4,7 @@ use super::io::Action;
 use super::vm::{Phase, Vm};
 use super::{Controller, LinkId, Turn, VmId};
 use crate::planted::{PlantedBug, planted};
-use crate::spec::{Mode, VmSpec, name_is_valid};
+use crate::spec::{Mode, VmSpec, check_nets, name_is_valid};
 use crate::timeline::Happening;
 use crate::wire::{
     Access, Answer, FromClient, Grant, HostStatus, Part, Request, RequestError, Status, ToClient, ToHost, VmStatus,
@@ -104,8 +104,14 @@ impl Controller {
             return bad("epoch interval and journal slots must not be zero");
         }
         spec.policy.check().map_err(|why| RequestError::BadSpec(why.to_owned()))?;
-        if spec.mode == Mode::Lockstep || !spec.nets.is_empty() || spec.disk_bytes > 0 {
-            return bad("lockstep mode, networks and disks are not protected yet");
+        check_nets(&spec.nets).map_err(|why| RequestError::BadSpec(why.to_owned()))?;
+        if spec.mode == Mode::Lockstep || spec.disk_bytes > 0 {
+            return bad("lockstep mode and disks are not protected yet");
+        }
+        let has_mac = |mac: &[u8; 6]| self.vms.values().find(|vm| vm.spec.nets.iter().any(|net| net.mac == *mac));
+        if let Some(other) = spec.nets.iter().find_map(|net| has_mac(&net.mac)) {
+            let why = format!("a hardware address of its network devices is one of {}'s", other.spec.name);
+            return Err(RequestError::BadSpec(why));
         }
         if self.vms.values().any(|vm| vm.spec.name == spec.name) {
             return Err(RequestError::NameTaken(spec.name.clone()));

@@ -15,7 +15,7 @@ use ft_protocol::wire::FromHost;
 use ft_protocol::{Epoch, Generation, Time, VmId};
 use shared_mem::journal::UnchecksummedRecord;
 use shared_mem::{ActivityWriter, Extent, JournalWriter, Mapping, PublishError, ReadWrite};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard};
 use std::time::Duration;
 
@@ -26,6 +26,8 @@ pub(super) type Journal = JournalWriter<Mapping<ReadWrite>, Extent>;
 /// actions on in the core's order.
 pub(super) struct Gate {
     inner: Mutex<Inner>,
+    /// The core was told of something that came for the guest.
+    event: AtomicBool,
     /// When the committer will look at the clock next; later than the core's deadline only for a moment.
     armed_ns: AtomicU64,
 }
@@ -94,7 +96,7 @@ impl Gate {
         let said = Said { words: activity, last: Activity { doing: core.doing(), count: 0 } };
         said.say();
         let inner = Inner { core, for_vcpu: Vec::new(), said, failed: None };
-        Self { inner: Mutex::new(inner), armed_ns: AtomicU64::new(u64::MAX) }
+        Self { inner: Mutex::new(inner), event: AtomicBool::new(false), armed_ns: AtomicU64::new(u64::MAX) }
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
@@ -128,6 +130,42 @@ impl Gate {
         let mut inner = self.lock();
         inner.said.last.count += 1;
         inner.said.say();
+    }
+
+    /// Something came that the guest takes at an exit, in the modes in which that has to be seen to. Says whether the
+    /// committer has to be told that the next cut is due earlier than it knows.
+    pub(super) fn event_waits(&self) -> bool {
+        let mut inner = self.lock();
+        if !inner.core.mode().records() {
+            return false;
+        }
+        let Inner { core, for_vcpu, .. } = &mut *inner;
+        core.handle(clock::monotonic(), Input::EventWaits, for_vcpu);
+        inner.show();
+        self.event.store(true, Ordering::Relaxed);
+        let stops = inner.for_vcpu.iter().any(|action| matches!(action, Action::Stop));
+        drop(inner);
+        stops || self.must_rearm()
+    }
+
+    /// Whether the core was told of something that the guest may have taken since.
+    pub(super) fn knows_event(&self) -> bool {
+        self.event.load(Ordering::Relaxed)
+    }
+
+    /// Tells the core, if so, that nothing waits for the guest any more. What comes now is told after this.
+    pub(super) fn settle_events(&self, waits: impl FnOnce() -> bool, actions: &mut Vec<Action>) -> Result<(), Failure> {
+        let mut inner = self.lock();
+        if let Some(failure) = inner.failed.take() {
+            return Err(failure);
+        }
+        if !waits() {
+            self.event.store(false, Ordering::Relaxed);
+            actions.append(&mut inner.for_vcpu);
+            inner.core.handle(clock::monotonic(), Input::EventsTaken, actions);
+            inner.show();
+        }
+        Ok(())
     }
 
     /// When the next cut is due.
@@ -164,7 +202,8 @@ impl Committer<'_> {
                     };
                     self.feed(input);
                 }
-                Ok(Job::Rearm) => {}
+                // What made the deadline earlier may have found it past.
+                Ok(Job::Rearm) => self.feed(Input::Tick),
                 // The vCPU stops and looks at the clock itself. Should it be busy with something longer, it does so then.
                 Err(RecvTimeoutError::Timeout) => self.feed(Input::Tick),
                 Err(RecvTimeoutError::Disconnected) => return,

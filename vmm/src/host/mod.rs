@@ -4,6 +4,7 @@
 //! ([`ft_protocol::host`]). Each VM has a thread of its own (its vCPU's, standing by or running), a running one also a
 //! committer; one more thread only beats.
 
+mod arrivals;
 mod beater;
 mod beginning;
 mod commit;

@@ -1,15 +1,180 @@
 //! The networks of a guest, on the host that runs it.
+//!
+//! They are opened when the host is promoted, never by a standby: a network hears of the guest from one place. One that
+//! cannot be opened is no reason not to run the guest. Its packets are lost, as on any network, and it is tried again: a
+//! TAP device may be held for a moment longer by the process of a primary that has just died.
 
+use super::arrivals::Arrivals;
 use crate::machine::device::SentPacket;
+use crate::net::{MacAddress, NetPort, frame_queue};
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
+use ft_protocol::spec::{NetBackend, NetSpec};
+use std::sync::{Arc, OnceLock};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+/// Time between two tries to open a network.
+const OPEN_INTERVAL: Duration = Duration::from_millis(20);
+
+/// A network device of the guest.
+#[derive(Clone)]
+struct Nic {
+    mac: MacAddress,
+    /// There once the network is open.
+    port: Arc<OnceLock<NetPort>>,
+}
 
 /// What a guest's network devices are connected to.
-#[derive(Default)]
-pub(super) struct Networks {}
+pub(super) struct Networks {
+    nics: Vec<Nic>,
+    opener: Option<Opener>,
+}
+
+/// A network that is still to be opened.
+struct Unopened {
+    nic: Nic,
+    backend: NetBackend,
+    queue: Sender<Vec<u8>>,
+    arrivals: Arc<Arrivals>,
+}
 
 impl Networks {
+    /// Opens them; what comes from each is in its queue.
+    pub(super) fn open(nets: &[NetSpec], arrivals: &Arc<Arrivals>) -> (Self, Vec<Receiver<Vec<u8>>>) {
+        let (mut nics, mut queues, mut unopened) = (Vec::new(), Vec::new(), Vec::new());
+        for net in nets {
+            let nic = Nic { mac: MacAddress(net.mac), port: Arc::default() };
+            let (queue, packets) = frame_queue();
+            nics.push(nic.clone());
+            queues.push(packets);
+            let network = Unopened { nic, backend: net.backend.clone(), queue, arrivals: arrivals.clone() };
+            if let Err(error) = network.open() {
+                tracing::warn!(
+                    "the guest is without its network device {}, whose network is tried again: {}",
+                    network.nic.mac,
+                    crate::chain(&error)
+                );
+                unopened.push(network);
+            }
+        }
+        let opener = (!unopened.is_empty()).then(|| Opener::start(unopened));
+        (Self { nics, opener }, queues)
+    }
+
     /// Sends packets in their order. What a network has no room for is lost, as networks do.
-    pub(super) fn send(&self, _packets: &[SentPacket]) {}
+    pub(super) fn send(&self, packets: &[SentPacket]) {
+        for packet in packets {
+            let nic = self.nics.get(usize::from(packet.nic.0));
+            if let Some(port) = nic.and_then(|nic| nic.port.get()) {
+                port.send(&packet.frame);
+            }
+        }
+    }
 
     /// Says on every network that the guest's addresses are here now.
-    pub(super) fn announce(&self) {}
+    pub(super) fn announce(&self) {
+        for nic in &self.nics {
+            if let Some(port) = nic.port.get() {
+                port.announce(nic.mac);
+            }
+        }
+    }
+}
+
+impl Drop for Networks {
+    fn drop(&mut self) {
+        // Before the ports: what it opens meanwhile is closed with them.
+        self.opener = None;
+    }
+}
+
+impl Unopened {
+    fn open(&self) -> Result<(), crate::net::NetError> {
+        let arrivals = self.arrivals.clone();
+        let port = NetPort::open_into(&self.backend, self.queue.clone(), move || arrivals.came())?;
+        assert!(self.nic.port.set(port).is_ok(), "a network is opened once");
+        Ok(())
+    }
+}
+
+/// A thread that tries to open networks until they are open, or it is dropped.
+struct Opener {
+    stop: Option<Sender<()>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Opener {
+    fn start(mut unopened: Vec<Unopened>) -> Self {
+        let (stop, stopped) = bounded::<()>(0);
+        let thread = std::thread::spawn(move || {
+            while !unopened.is_empty() && stopped.recv_timeout(OPEN_INTERVAL) == Err(RecvTimeoutError::Timeout) {
+                unopened.retain(|network| match network.open() {
+                    Ok(()) => {
+                        tracing::info!("the guest has its network device {} now", network.nic.mac);
+                        if let Some(port) = network.nic.port.get() {
+                            port.announce(network.nic.mac);
+                        }
+                        false
+                    }
+                    Err(_) => true,
+                });
+            }
+        });
+        Self { stop: Some(stop), thread: Some(thread) }
+    }
+}
+
+impl Drop for Opener {
+    fn drop(&mut self) {
+        self.stop = None;
+        if let Some(thread) = self.thread.take() {
+            // A panic there has been reported by its hook.
+            let _ = thread.join();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::machine::NicIndex;
+    use crate::net::{Faults, Switch};
+    use std::time::Instant;
+
+    #[test]
+    fn packets_go_both_ways_and_the_guest_is_announced() {
+        let place = tempfile::tempdir().unwrap();
+        let path = place.path().join("switch");
+        let _switch = Switch::start(&path, Faults::default()).unwrap();
+        let backend = NetBackend::Segment(path.to_string_lossy().into_owned());
+        let (probe, heard) = NetPort::open(&backend, || {}).unwrap();
+        let nets = [NetSpec { mac: [2, 0, 0, 0, 0, 7], backend }];
+        let (commands, woken) = crossbeam_channel::unbounded();
+        let arrivals = Arc::new(Arrivals::new(commands));
+        let (networks, queues) = Networks::open(&nets, &arrivals);
+        networks.announce();
+        let announcement = heard.recv_timeout(Duration::from_secs(10)).unwrap();
+        assert_eq!(announcement[6..12], [2, 0, 0, 0, 0, 7]);
+        let frame: Vec<u8> = [&[0xff; 6][..], &[2, 0, 0, 0, 0, 7], &[0x88, 0xb5], &[1; 46]].concat();
+        networks.send(&[SentPacket { nic: NicIndex(0), frame: frame.clone() }]);
+        assert_eq!(heard.recv_timeout(Duration::from_secs(10)).unwrap(), frame);
+        arrivals.sleeps();
+        let reply: Vec<u8> = [&[2, 0, 0, 0, 0, 7][..], &[2, 0, 0, 0, 0, 8], &[0x88, 0xb5], &[2; 46]].concat();
+        probe.send(&reply);
+        assert_eq!(queues[0].recv_timeout(Duration::from_secs(10)).unwrap(), reply);
+        woken.recv_timeout(Duration::from_secs(10)).expect("who sleeps is woken");
+    }
+
+    #[test]
+    fn a_network_that_cannot_be_had_does_not_stop_the_guest() {
+        let nets = [NetSpec { mac: [2, 0, 0, 0, 0, 7], backend: NetBackend::Tap("no/such/tap".to_owned()) }];
+        let (commands, _woken) = crossbeam_channel::unbounded();
+        let (networks, queues) = Networks::open(&nets, &Arc::new(Arrivals::new(commands)));
+        networks.send(&[SentPacket { nic: NicIndex(0), frame: vec![0; 60] }]);
+        networks.announce();
+        assert_eq!(queues.len(), 1);
+        let began = Instant::now();
+        drop(networks);
+        assert!(began.elapsed() < Duration::from_secs(10), "the thread that tries again is told to end");
+    }
 }

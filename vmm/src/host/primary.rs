@@ -1,5 +1,6 @@
 //! The vCPU's thread while its host is primary: runs the guest and does what the primary's core says.
 
+use super::arrivals::Arrivals;
 use super::beginning::{self, Loaded};
 use super::commit::{Committer, Gate, Job, Journal};
 use super::driver::ring;
@@ -21,6 +22,7 @@ use ft_protocol::wire::{FromHost, LiveReport, Order};
 use ft_protocol::{Epoch, Span, Time};
 use shared_mem::journal::{JournalError, SpillError, UnchecksummedRecord};
 use shared_mem::{PAGE_BYTES, WorkingMemory};
+use std::sync::Arc;
 use std::time::Duration;
 
 type Failure = Box<dyn std::error::Error + Send + Sync>;
@@ -52,6 +54,7 @@ pub(super) struct Beginning {
     /// The guest's inputs from here, and what its network devices are connected to.
     pub(super) live: LiveInputs,
     pub(super) networks: Networks,
+    pub(super) arrivals: Arc<Arrivals>,
 }
 
 /// What the vCPU is doing.
@@ -72,6 +75,7 @@ struct Reign<'a> {
     journal: &'a Journal,
     gate: &'a Gate,
     outbox: &'a Outbox,
+    arrivals: &'a Arrivals,
     log: RecordLog,
     /// Inputs go to the log, outputs leave at once.
     recording: bool,
@@ -96,7 +100,7 @@ struct Reign<'a> {
 
 /// Runs the guest until its end, the seal, or an order to stop.
 pub(super) fn run(beginning: Beginning, around: &Surroundings) -> Result<(), Failure> {
-    let Beginning { mut machine, memory, standby: parts, promotion, live, networks } = beginning;
+    let Beginning { mut machine, memory, standby: parts, promotion, live, networks, arrivals } = beginning;
     let Promotion { order, parts: primary, ordered_at } = promotion;
     failpoint::pass("host.takeover.ordered");
     let kicker = machine.kicker();
@@ -125,7 +129,7 @@ pub(super) fn run(beginning: Beginning, around: &Surroundings) -> Result<(), Fai
         },
         clock::monotonic(),
     );
-    let gate = Gate::new(core, primary.activity);
+    let gate = Arc::new(Gate::new(core, primary.activity));
     let (jobs, committer_jobs) = crossbeam_channel::unbounded();
     let committer = Committer {
         vm: order.vm,
@@ -145,6 +149,7 @@ pub(super) fn run(beginning: Beginning, around: &Surroundings) -> Result<(), Fai
         std::thread::Builder::new()
             .name(format!("commit-{}", order.vm))
             .spawn_scoped(scope, move || committer.run(&committer_jobs))?;
+        let _told_of_arrivals = arrivals.reign(&gate, &jobs);
         let mut reign = Reign {
             machine,
             memory,
@@ -153,6 +158,7 @@ pub(super) fn run(beginning: Beginning, around: &Surroundings) -> Result<(), Fai
             journal: &journal,
             gate: &gate,
             outbox: &outbox,
+            arrivals: &arrivals,
             log,
             recording: mode.records(),
             jobs,
@@ -197,6 +203,9 @@ impl Reign<'_> {
             Ok(stop) => stop,
             Err(error) => return self.failed(error),
         };
+        if self.gate.knows_event() {
+            self.settle_events()?;
+        }
         match stop {
             Stop::Kicked => {
                 self.take_commands();
@@ -260,11 +269,14 @@ impl Reign<'_> {
 
     fn wait(&mut self, until: Time) -> Result<(), Failure> {
         let now = clock::monotonic();
+        self.arrivals.sleeps();
         if now >= until || self.machine.inputs().wakes() {
+            self.arrivals.awake();
             self.guest = Guest::Runs;
             return self.feed(Input::Woke);
         }
         self.sleep(until.since(now).min(BREATH));
+        self.arrivals.awake();
         self.gate.breathe();
         self.look()
     }
@@ -344,6 +356,18 @@ impl Reign<'_> {
     fn feed(&mut self, input: Input) -> Result<(), Failure> {
         let mut actions = Vec::new();
         self.gate.vcpu(input, &mut actions)?;
+        self.act(actions)
+    }
+
+    /// Tells the core when the guest has taken all that came.
+    fn settle_events(&mut self) -> Result<(), Failure> {
+        let mut actions = Vec::new();
+        let inputs = self.machine.inputs();
+        self.gate.settle_events(|| inputs.wakes(), &mut actions)?;
+        self.act(actions)
+    }
+
+    fn act(&mut self, actions: Vec<Action>) -> Result<(), Failure> {
         for action in actions {
             if self.over {
                 return Ok(());
@@ -369,9 +393,7 @@ impl Reign<'_> {
                 if self.recording {
                     self.output()?;
                 }
-                if !self.machine.inputs().wakes() {
-                    self.feed(Input::EventsTaken)?;
-                }
+                self.settle_events()?;
                 self.look_at_freed()?;
                 if self.over { Ok(()) } else { self.feed(Input::Stopped) }
             }
@@ -390,10 +412,16 @@ impl Reign<'_> {
                 self.outbox.release(epoch);
                 Ok(())
             }
-            Action::Deliver => match self.machine.deliver() {
-                Ok(()) => Ok(()),
-                Err(error) => self.failed(error),
-            },
+            Action::Deliver => {
+                if let Err(error) = self.machine.deliver() {
+                    return self.failed(error);
+                }
+                if self.machine.waits_until().is_none() && matches!(self.before_stop, Guest::Waits(_)) {
+                    // It has what it waited for.
+                    self.before_stop = Guest::Runs;
+                }
+                Ok(())
+            }
             Action::SetMode(mode) => {
                 self.recording = mode.records();
                 self.log.record(self.recording);

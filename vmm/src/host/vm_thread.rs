@@ -1,10 +1,12 @@
 //! The thread of one VM on this host: makes the standby machine, waits, and runs it as primary when told to.
 
+use super::arrivals::Arrivals;
 use super::driver::SharedLink;
 use super::networks::Networks;
 use super::parts::{PrimaryParts, StandbyParts};
 use super::primary::{self, Beginning};
 use crate::failpoint;
+use crate::machine::device::virtio;
 use crate::machine::{Kicker, LiveInputs, Machine, MachineConfig};
 use crate::wake::WakingSender;
 use crossbeam_channel::{Receiver, Sender};
@@ -156,15 +158,20 @@ fn live(
     let memory = WorkingMemory::over_image(&parts.image)?;
     // The placement compares what hosts have said; a controller that knows nothing shows what is here.
     let cpu = (!order.cpu.leaves.is_empty()).then(|| order.cpu.clone());
-    let machine = Machine::prepare(kvm, memory.guest_memory().clone(), MachineConfig { cpu, ..MachineConfig::live() })?;
+    let mmio_devices = virtio::devices(&order.spec.nets, None);
+    let config = MachineConfig { cpu, mmio_devices, ..MachineConfig::live() };
+    let machine = Machine::prepare(kvm, memory.guest_memory().clone(), config)?;
     failpoint::pass("host.standby.made");
     around.say(VmEvent::StandbyMade { generation: *generation });
     loop {
         match around.commands.recv() {
             Ok(Command::Promote(promotion)) => {
                 *generation = promotion.order.generation;
-                let (live, networks) = (LiveInputs::default(), Networks::default());
-                let beginning = Beginning { machine, memory, standby: parts, promotion: *promotion, live, networks };
+                let arrivals = Arc::new(Arrivals::new(around.to_self.clone()));
+                let (networks, packets) = Networks::open(&promotion.order.spec.nets, &arrivals);
+                let live = LiveInputs::with_networks(packets);
+                let promotion = *promotion;
+                let beginning = Beginning { machine, memory, standby: parts, promotion, live, networks, arrivals };
                 return primary::run(beginning, around);
             }
             // A standby has nothing to yield, and hears with its promotion how the guest is protected.

@@ -159,6 +159,9 @@ pub trait InputSource: Send {
         Ok(())
     }
 
+    /// Devices are about to take what came for them. What they leave then, for lack of room or of a driver, wakes nobody.
+    fn begin_poll(&mut self) {}
+
     /// The guest has put something out, which nobody has been told of yet. Nothing may leave if this fails.
     ///
     /// # Errors
@@ -194,7 +197,7 @@ pub trait InputSource: Send {
     /// Takes console bytes for later exits; says how many it took.
     fn offer_console(&mut self, bytes: &[u8]) -> usize;
 
-    /// Whether an input waits that ends a guest's wait early.
+    /// Whether an input waits that ends a guest's wait early: one that devices have not been asked to take yet.
     fn wakes(&self) -> bool;
 
     /// Whether the guest must not run on before its caller has looked after the source: a log that is nearly full, or one
@@ -220,7 +223,15 @@ pub struct LiveInputs {
     clock: GuestClock,
     console: VecDeque<u8>,
     /// Packets that have arrived, by network device.
-    packets: Vec<Receiver<Vec<u8>>>,
+    packets: Vec<ArrivedPackets>,
+}
+
+/// The packets of one network device.
+#[derive(Debug)]
+struct ArrivedPackets {
+    queue: Receiver<Vec<u8>>,
+    /// How many of them were there when devices were last asked to take what came, and still are.
+    left: usize,
 }
 
 impl Default for LiveInputs {
@@ -234,11 +245,18 @@ impl LiveInputs {
     /// arrives. The queues are bounded, and lose what does not fit, as networks do.
     #[must_use]
     pub fn with_networks(packets: Vec<Receiver<Vec<u8>>>) -> Self {
+        let packets = packets.into_iter().map(|queue| ArrivedPackets { queue, left: 0 }).collect();
         Self { clock: GuestClock::starting_at(GuestTime::default()), console: VecDeque::new(), packets }
     }
 }
 
 impl InputSource for LiveInputs {
+    fn begin_poll(&mut self) {
+        for packets in &mut self.packets {
+            packets.left = packets.queue.len();
+        }
+    }
+
     fn clock(&mut self, _at: ExitNumber) -> Result<GuestTime, InputError> {
         Ok(self.clock.now())
     }
@@ -248,7 +266,10 @@ impl InputSource for LiveInputs {
     }
 
     fn packet(&mut self, _at: ExitNumber, nic: NicIndex) -> Result<Option<Vec<u8>>, InputError> {
-        Ok(self.packets.get(usize::from(nic.0)).and_then(|queue| queue.try_recv().ok()))
+        let Some(packets) = self.packets.get_mut(usize::from(nic.0)) else { return Ok(None) };
+        let packet = packets.queue.try_recv().ok();
+        packets.left = packets.left.saturating_sub(usize::from(packet.is_some()));
+        Ok(packet)
     }
 
     fn console(&mut self, _at: ExitNumber, room: usize) -> Result<Vec<u8>, InputError> {
@@ -263,7 +284,7 @@ impl InputSource for LiveInputs {
     }
 
     fn wakes(&self) -> bool {
-        !self.console.is_empty() || self.packets.iter().any(|queue| !queue.is_empty())
+        !self.console.is_empty() || self.packets.iter().any(|packets| packets.queue.len() > packets.left)
     }
 
     fn now(&self) -> GuestTime {

@@ -170,6 +170,7 @@ impl Machine {
             memory: &self.memory,
             effects: &mut effects,
         };
+        context.inputs.begin_poll();
         self.mmio.poll(&mut context)?;
         self.apply(effects)?;
         Ok(())
@@ -189,6 +190,12 @@ impl Machine {
     /// [`CONSOLE_INPUT_MAX`](super::CONSOLE_INPUT_MAX) wait.
     pub fn push_console_input(&mut self, bytes: &[u8]) -> usize {
         self.inputs.offer_console(bytes)
+    }
+
+    /// Until when the guest waits, if it does.
+    #[must_use]
+    pub fn waits_until(&self) -> Option<GuestTime> {
+        self.progress.wait_until
     }
 
     /// The present guest time.
@@ -276,6 +283,7 @@ impl Machine {
         if !access.is_write {
             self.progress.history.answer(access.data);
         }
+        context.inputs.begin_poll();
         self.mmio.poll(&mut context)
     }
 
@@ -299,6 +307,7 @@ impl Machine {
         if !access.is_write {
             self.progress.history.answer(access.data);
         }
+        context.inputs.begin_poll();
         self.mmio.poll(&mut context)
     }
 
@@ -338,6 +347,26 @@ impl Progress {
         self.packets.append(&mut effects.packets);
         self.flush |= effects.flush;
         self.exit_code = effects.exit_code.or(self.exit_code);
-        self.wait_until = effects.wait_until.or(self.wait_until);
+        // What came with the very exit that wants to wait is there to be looked at.
+        self.wait_until = if effects.received { None } else { effects.wait_until.or(self.wait_until) };
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_comes_with_a_wait_ends_it() {
+        let waits = |received| Effects { wait_until: Some(GuestTime(7)), received, ..Effects::default() };
+        let mut progress = Progress::default();
+        progress.apply(waits(true));
+        assert_eq!(progress.wait_until, None);
+        progress.apply(waits(false));
+        assert_eq!(progress.wait_until, Some(GuestTime(7)));
+        progress.apply(Effects::default());
+        assert_eq!(progress.wait_until, Some(GuestTime(7)), "nothing came");
+        progress.apply(Effects { received: true, ..Effects::default() });
+        assert_eq!(progress.wait_until, None);
     }
 }

@@ -30,7 +30,7 @@ mod tests;
 
 pub use error::NetError;
 pub use frame::{BadMac, MacAddress};
-pub use port::{NetPort, PortCounters};
+pub use port::{NetPort, PortCounters, frame_queue};
 pub use switch::{Faults, Switch, SwitchCounters, SwitchError};
 
 use ft_protocol::spec::NetBackend;

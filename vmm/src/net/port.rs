@@ -56,6 +56,12 @@ struct Counters {
     receive_lost: AtomicU64,
 }
 
+/// A queue for the frames that come from a network.
+#[must_use]
+pub fn frame_queue() -> (Sender<Vec<u8>>, Receiver<Vec<u8>>) {
+    bounded(QUEUE_FRAMES_MAX)
+}
+
 /// A host's end of a network, until it is dropped.
 pub struct NetPort {
     link: Arc<dyn Link>,
@@ -72,20 +78,32 @@ impl NetPort {
     /// # Errors
     /// The network does not exist here, or may not be used.
     pub fn open(backend: &NetBackend, wake: impl Fn() + Send + 'static) -> Result<(Self, Receiver<Vec<u8>>), NetError> {
+        let (queue, frames) = frame_queue();
+        Ok((Self::open_into(backend, queue, wake)?, frames))
+    }
+
+    /// As [`open`](Self::open), with a queue that is there already.
+    ///
+    /// # Errors
+    /// As for [`open`](Self::open).
+    pub fn open_into(
+        backend: &NetBackend,
+        queue: Sender<Vec<u8>>,
+        wake: impl Fn() + Send + 'static,
+    ) -> Result<Self, NetError> {
         let link: Arc<dyn Link> = match backend {
             NetBackend::Segment(path) => Arc::new(Segment::open(path.into()).map_err(NetError::Resources)?),
             NetBackend::Tap(name) => Arc::new(tap::open(name)?),
         };
-        let (sender, receiver) = bounded(QUEUE_FRAMES_MAX);
         let stop = EventFd::from_flags(EfdFlags::EFD_NONBLOCK | EfdFlags::EFD_CLOEXEC)
             .map_err(|errno| NetError::Resources(errno.into()))?;
         let (stop, counters) = (Arc::new(stop), Arc::new(Counters::default()));
-        let reader = Reader { link: link.clone(), counters: counters.clone(), stop: stop.clone(), queue: sender, wake };
+        let reader = Reader { link: link.clone(), counters: counters.clone(), stop: stop.clone(), queue, wake };
         let reader = std::thread::Builder::new()
             .name("net-port".to_owned())
             .spawn(move || reader.run())
             .map_err(NetError::Resources)?;
-        Ok((Self { link, counters, stop, reader: Some(reader) }, receiver))
+        Ok(Self { link, counters, stop, reader: Some(reader) })
     }
 
     /// Sends a frame, or loses it: never waits for longer than a switch takes to get the processor.

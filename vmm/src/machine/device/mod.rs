@@ -53,6 +53,8 @@ pub struct Effects {
     pub packets: Vec<SentPacket>,
     /// The guest wants what it wrote to its disk to outlive everything.
     pub flush: bool,
+    /// Something that came for the guest was put where it looks for it: no time to wait.
+    pub received: bool,
 }
 
 /// A packet that the guest sends.

@@ -33,6 +33,8 @@ pub struct Recorder<S, K> {
     outputs: OutputsLogged,
     /// The history's digest at the last exit.
     digest: u32,
+    /// A device asked for a packet that the sink has no room for; it is still to be given.
+    held_back: bool,
 }
 
 impl<S: InputSource, K: HistorySink> Recorder<S, K> {
@@ -40,7 +42,7 @@ impl<S: InputSource, K: HistorySink> Recorder<S, K> {
     /// is left to the caller, or to nobody.
     #[must_use]
     pub fn new(source: S, sink: K, outputs: OutputsLogged) -> Self {
-        Self { source, sink, outputs, digest: 0 }
+        Self { source, sink, outputs, digest: 0, held_back: false }
     }
 
     /// The sink.
@@ -59,6 +61,11 @@ impl<S: InputSource, K: HistorySink> InputSource for Recorder<S, K> {
         self.digest = digest;
         self.sink.exit(at, digest).map_err(|source| InputError::Unrecorded { at, asked: InputKind::Output, source })?;
         self.source.begin_exit(at, digest)
+    }
+
+    fn begin_poll(&mut self) {
+        self.held_back = false;
+        self.source.begin_poll();
     }
 
     fn produced(&mut self, at: ExitNumber, output: &Produced<'_>) -> Result<(), InputError> {
@@ -98,6 +105,7 @@ impl<S: InputSource, K: HistorySink> InputSource for Recorder<S, K> {
     fn packet(&mut self, at: ExitNumber, nic: NicIndex) -> Result<Option<Vec<u8>>, InputError> {
         // A packet can wait; what an exit brings has a bound.
         if !self.sink.has_room() {
+            self.held_back = true;
             return Ok(None);
         }
         let packet = self.source.packet(at, nic)?.filter(|frame| !frame.is_empty());
@@ -120,7 +128,7 @@ impl<S: InputSource, K: HistorySink> InputSource for Recorder<S, K> {
     }
 
     fn wakes(&self) -> bool {
-        self.source.wakes()
+        self.held_back || self.source.wakes()
     }
 
     fn must_pause(&mut self) -> bool {

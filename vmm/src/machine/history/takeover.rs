@@ -94,6 +94,13 @@ impl<H: HistorySource, S: InputSource> InputSource for ReplayThenLive<H, S> {
         self.change_over()
     }
 
+    fn begin_poll(&mut self) {
+        match &mut self.replay {
+            Some(replay) => replay.begin_poll(),
+            None => self.live.begin_poll(),
+        }
+    }
+
     fn produced(&mut self, at: ExitNumber, output: &Produced<'_>) -> Result<(), InputError> {
         self.on_present(|source| source.produced(at, output))?;
         self.change_over()

@@ -4,8 +4,8 @@ use super::support::{guest_code, kvm};
 use crate::machine::layout::anonymous_memory;
 use crate::machine::test_elf::program;
 use crate::machine::{
-    Availability, ExitNumber, GuestTime, InputError, InputKind, InputSource, Machine, MachineConfig, MachineError,
-    NicIndex, ResumePoint, Stop, flat,
+    Availability, ExitNumber, GuestTime, InputError, InputKind, InputSource, LiveInputs, Machine, MachineConfig,
+    MachineError, NicIndex, ResumePoint, Stop, flat,
 };
 use std::sync::{Arc, Mutex};
 
@@ -101,4 +101,33 @@ fn the_source_decides_what_the_guest_sees() {
         })
     ));
     assert_eq!(exits, ExitNumber(3));
+}
+
+#[test]
+fn a_packet_that_no_device_takes_wakes_once() {
+    let (network, packets) = crossbeam_channel::bounded(8);
+    let mut inputs = LiveInputs::with_networks(vec![packets]);
+    let put = |frame: &[u8]| network.send(frame.to_vec()).expect("there is room");
+    let (at, nic) = (ExitNumber(1), NicIndex(0));
+    assert!(!inputs.wakes());
+    put(b"one");
+    put(b"two");
+    assert!(inputs.wakes());
+    // There is no driver yet: nobody asks.
+    inputs.begin_poll();
+    assert!(!inputs.wakes());
+    put(b"three");
+    assert!(inputs.wakes());
+    // Room for one only; what comes meanwhile is new.
+    inputs.begin_poll();
+    assert_eq!(inputs.packet(at, nic).expect("live"), Some(b"one".to_vec()));
+    assert!(!inputs.wakes());
+    put(b"four");
+    assert!(inputs.wakes());
+    inputs.begin_poll();
+    for expected in [Some(b"two".to_vec()), Some(b"three".to_vec()), Some(b"four".to_vec()), None] {
+        assert_eq!(inputs.packet(at, nic).expect("live"), expected);
+    }
+    put(b"five");
+    assert!(inputs.wakes());
 }

@@ -35,6 +35,7 @@ impl Console {
                 return Err(Refusal::RingOutside.into());
             }
             ring.finish(&chain, bytes.len())?;
+            context.effects.received = true;
         }
         Ok(())
     }

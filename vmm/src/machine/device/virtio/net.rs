@@ -70,6 +70,7 @@ impl Net {
                 return Err(Refusal::RingOutside.into());
             }
             ring.finish(&chain, HEADER_BYTES + frame.len())?;
+            context.effects.received = true;
         }
         Ok(())
     }
