@@ -17,7 +17,8 @@
 //! publication of the record that covers them has succeeded (I1). At most one record is in flight.
 //!
 //! In the modes that record (replay, lockstep) the gate is the record log: the driver appends every input before the
-//! guest sees it, so outputs leave at once and ask for no cut. Cuts only bound the log and the replay. An event that the
+//! guest sees it, so outputs leave at once and ask for no cut. Cuts only bound the log and the replay. They are made at an
+//! exit of the guest, where a replay of it comes by, too; only a guest that takes none for a while is stopped elsewhere. An event that the
 //! guest takes no exit for is delivered at a cut made for it: the guest stands still until that cut is published, so that
 //! whoever replays finds the event at the very beginning of an epoch. The mode changes at such a cut, too.
 
@@ -47,7 +48,8 @@ pub struct PrimaryConfig {
     pub slots: u32,
     /// How the VM is protected at first.
     pub mode: Mode,
-    /// How long an event waits, in a mode that records, for an exit of the guest before the guest is stopped for it.
+    /// How long an event waits, in a mode that records, for an exit of the guest before the guest is stopped for it; and
+    /// how long a cut waits for one.
     pub event_patience: Span,
 }
 
@@ -81,6 +83,8 @@ pub enum Input {
     Turn(Mode),
     /// A switchover: commit what there is and hand the guest over.
     Yield,
+    /// The vCPU stands at an exit, as asked by [`Action::PauseAtExit`].
+    AtExit,
     /// The vCPU stands still at a clean point, as asked by [`Action::Stop`].
     Stopped,
     /// The pool has no space for the record that is to be written; it is tried again.
@@ -101,7 +105,9 @@ pub enum Input {
 /// What a primary wants done, in this order.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Action {
-    /// Stop the vCPU at a clean point, then say [`Input::Stopped`].
+    /// When the vCPU comes to an exit next, or stands at one, say [`Input::AtExit`] before it runs on.
+    PauseAtExit,
+    /// Stop the vCPU at a clean point, then say [`Input::Stopped`]. Nobody needs to pause any more.
     Stop,
     /// Write the commit record of this epoch, with the guest's end if it has one, then say [`Input::Written`].
     Write {
@@ -198,6 +204,8 @@ pub struct Primary {
     /// An event waits for an exit, since then.
     event_since: Option<Time>,
     log_low: bool,
+    /// A cut waits for an exit of the guest, since then.
+    pausing: Option<Time>,
     /// When the controller was last told of output in the log, and when it is to be told again.
     last_log_doorbell: Option<Time>,
     log_doorbell_due: Option<Time>,
@@ -231,6 +239,7 @@ impl Primary {
             turn_to: None,
             event_since: None,
             log_low: false,
+            pausing: None,
             last_log_doorbell: None,
             log_doorbell_due: None,
             flush: false,
@@ -275,12 +284,18 @@ impl Primary {
             }
             Input::Turn(mode) => self.turn_to = (mode != self.mode).then_some(mode),
             Input::Yield => self.yielding = true,
+            Input::AtExit => {
+                if self.pausing.is_some() && self.cut_deadline().is_some() {
+                    self.cut(now, actions);
+                }
+            }
             Input::Stopped => self.stopped(now, actions),
             Input::OutOfSpace => self.out_of_space = true,
             Input::Written(epoch) => self.written(now, epoch, actions),
             Input::Published(epoch) => self.published(epoch, actions),
             Input::Sealed { final_epoch } => {
                 self.phase = Phase::Halted;
+                self.pausing = None;
                 if planted(PlantedBug::FencedReleases) {
                     actions.push(Action::Release(final_epoch.next()));
                 }
@@ -304,7 +319,21 @@ impl Primary {
     }
 
     fn cut_deadline(&self) -> Option<Time> {
-        (self.phase == Phase::Running && self.in_flight.is_none()).then(|| self.cut_due_at()).flatten()
+        if self.phase != Phase::Running || self.in_flight.is_some() {
+            return None;
+        }
+        let due = self.cut_due_at()?;
+        // Once the guest was asked to pause, only its taking too long counts.
+        let patience = self.config.event_patience;
+        Some(
+            self.pausing
+                .map_or(due, |since| self.event_due_at().map_or(since + patience, |at| at.min(since + patience))),
+        )
+    }
+
+    /// When the guest is to be stopped for an event, wherever it is.
+    fn event_due_at(&self) -> Option<Time> {
+        self.event_since.map(|since| since + self.config.event_patience)
     }
 
     /// How the VM is protected now.
@@ -356,8 +385,7 @@ impl Primary {
             if self.log_low {
                 return Some(Time::ZERO);
             }
-            let event = self.event_since.map(|since| since + self.config.event_patience);
-            return Some(event.map_or(regular, |event| event.min(regular)));
+            return Some(self.event_due_at().map_or(regular, |event| event.min(regular)));
         }
         if self.output_pending >= self.config.console_pending_max {
             return Some(Time::ZERO);
@@ -373,12 +401,23 @@ impl Primary {
         if self.cut_deadline().is_none_or(|due| now < due) {
             return;
         }
+        // For an event that no exit has taken, the guest has been waited for already.
+        if self.mode.records() && self.pausing.is_none() && self.event_due_at().is_none_or(|due| now < due) {
+            self.pausing = Some(now);
+            actions.push(Action::PauseAtExit);
+            return;
+        }
+        self.cut(now, actions);
+    }
+
+    fn cut(&mut self, now: Time, actions: &mut Vec<Action>) {
         assert!(self.in_flight.is_none(), "one record in flight at most");
         self.counts.cuts += 1;
         if now < self.last_cut + self.config.epoch_interval {
             self.counts.early_cuts += 1;
         }
         self.phase = Phase::Stopping { since: now };
+        self.pausing = None;
         actions.push(Action::Stop);
     }
 
@@ -464,6 +503,7 @@ impl Primary {
             }
             Phase::Holding => {
                 if let Some(mode) = self.turn_to.take() {
+                    self.config.epoch_interval = self.mode.interval_in(mode, self.config.epoch_interval);
                     self.mode = mode;
                     actions.push(Action::SetMode(mode));
                 }

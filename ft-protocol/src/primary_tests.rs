@@ -33,7 +33,12 @@ impl Bench {
     /// A whole cut at `us`: stopped, written, not yet published.
     fn cut(&mut self, us: u64, epoch: u64) {
         let epoch = Epoch::new(epoch);
-        assert_eq!(self.at(us, Tick), [Action::Stop]);
+        if self.core.mode().records() {
+            assert_eq!(self.at(us, Tick), [Action::PauseAtExit]);
+            assert_eq!(self.at(us + 5, Input::AtExit), [Action::Stop]);
+        } else {
+            assert_eq!(self.at(us, Tick), [Action::Stop]);
+        }
         assert_eq!(self.at(us + 10, Stopped), [Action::Write { epoch, ended: None }]);
         let from = Epoch::new(epoch.get() - 1);
         let go_on = [Action::Deliver, Action::Resume, Action::Publish { from, to: epoch }];
@@ -182,11 +187,39 @@ fn output_that_is_logged_asks_for_no_cut() {
 #[test]
 fn a_log_that_runs_low_is_cut_at_once() {
     let mut bench = Bench::recording();
-    assert_eq!(bench.at(500, Input::LogLow), [Action::Stop]);
+    assert_eq!(bench.at(500, Input::LogLow), [Action::PauseAtExit]);
+    assert_eq!(bench.at(500, Input::AtExit), [Action::Stop]);
     bench.at(510, Stopped);
     bench.at(520, Written(Epoch::new(5)));
     bench.at(530, Published(Epoch::new(5)));
     assert_eq!(bench.core.deadline(), Some(Time::ZERO + Span::from_us(100_520)), "once");
+}
+
+#[test]
+fn a_cut_waits_for_an_exit_but_not_for_ever() {
+    let mut bench = Bench::recording();
+    assert_eq!(bench.at(99_000, Input::AtExit), [], "nobody asked");
+    assert_eq!(bench.at(100_000, Tick), [Action::PauseAtExit]);
+    assert_eq!(bench.at(104_999, Tick), []);
+    assert_eq!(bench.core.deadline(), Some(Time::ZERO + Span::from_us(105_000)));
+    assert_eq!(bench.at(105_000, Tick), [Action::Stop]);
+    assert_eq!(bench.at(105_001, Input::AtExit), [], "too late");
+    let epoch = Epoch::new(5);
+    assert_eq!(bench.at(105_010, Stopped), [Action::Write { epoch, ended: None }]);
+    bench.at(105_020, Written(epoch));
+    bench.at(105_030, Published(epoch));
+    assert_eq!(bench.at(205_020, Tick), [Action::PauseAtExit]);
+    assert_eq!(bench.at(205_021, Input::EventWaits), []);
+    assert_eq!(bench.at(205_022, Input::Yield), [], "one pause is asked for at a time");
+    assert_eq!(bench.at(205_023, Input::AtExit), [Action::Stop]);
+}
+
+#[test]
+fn the_interval_turns_with_the_mode_unless_it_was_chosen() {
+    let [checkpoint, lockstep] = [Mode::Checkpoint, Mode::Lockstep].map(Mode::default_epoch_interval);
+    assert_eq!(Mode::Checkpoint.interval_in(Mode::Lockstep, checkpoint), lockstep);
+    assert_eq!(Mode::Lockstep.interval_in(Mode::Checkpoint, lockstep), checkpoint);
+    assert_eq!(Mode::Checkpoint.interval_in(Mode::Replay, Span::from_ms(7)), Span::from_ms(7));
 }
 
 #[test]

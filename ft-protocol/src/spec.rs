@@ -30,8 +30,17 @@ impl Mode {
     pub const fn default_epoch_interval(self) -> Span {
         match self {
             Self::Checkpoint => Span::from_ms(10),
-            Self::Replay | Self::Lockstep => Span::from_ms(1000),
+            Self::Replay => Span::from_ms(1000),
+            // The secondary may be a journal's slots of epochs behind: this bounds its lag.
+            Self::Lockstep => Span::from_ms(100),
         }
+    }
+
+    /// Longest time between two commits of a VM that turns from this mode to another: what its creator chose stays, what
+    /// was the mode's own becomes that of the other.
+    #[must_use]
+    pub fn interval_in(self, other: Self, interval: Span) -> Span {
+        if interval == self.default_epoch_interval() { other.default_epoch_interval() } else { interval }
     }
 }
 

@@ -12,7 +12,8 @@
 //! log's marks of outputs, which also say what need not leave a second time.
 
 use super::divergence::{Divergence, DivergenceKind};
-use super::entry::{Entry, EntryBody, EntryKind, sent_digest};
+use super::entry::{CommitPoint, Entry, EntryBody, EntryKind, sent_digest};
+use crate::ids::Generation;
 use crate::planted::{PlantedBug, planted};
 use serde::{Deserialize, Serialize};
 use std::collections::VecDeque;
@@ -148,6 +149,8 @@ pub struct Cursor {
     frames: VecDeque<u32>,
     /// The number of the first frame of `frames`.
     packet_position: u64,
+    /// The replay stands still at the commits of this generation, for somebody to look at it.
+    stops_at: Option<Generation>,
 }
 
 impl Cursor {
@@ -166,7 +169,53 @@ impl Cursor {
             console_position,
             frames: VecDeque::new(),
             packet_position,
+            stops_at: None,
         }
+    }
+
+    /// Has the replay stand still wherever this generation made a commit, until [`pass_commit`](Self::pass_commit).
+    #[must_use]
+    pub fn stopping_at_commits_of(self, generation: Generation) -> Self {
+        Self { stops_at: Some(generation), ..self }
+    }
+
+    /// Commits are nothing to stop at any more.
+    pub fn stop_no_more(&mut self) {
+        self.stops_at = None;
+    }
+
+    /// The commit at which the replay stands.
+    #[must_use]
+    pub fn commit(&self) -> Option<CommitPoint> {
+        match self.head.as_ref()? {
+            Entry { at_exit, body: EntryBody::Commit(point), .. } if *at_exit <= self.at => {
+                (self.stops_at == Some(point.generation)).then_some(*point)
+            }
+            _ => None,
+        }
+    }
+
+    /// The replay goes on behind the commit at which it stands.
+    pub fn pass_commit(&mut self) {
+        if self.commit().is_some() {
+            self.head = None;
+            self.taken += 1;
+        }
+    }
+
+    /// The guest was put elsewhere: at the commit behind which the next entry stands.
+    pub fn resume(&mut self, at_exit: u64, digest: u32, console_position: u64, packet_position: u64) {
+        (self.at, self.digest, self.read_to) = (at_exit, digest, self.read_to.max(at_exit));
+        (self.console, self.console_position) = (VecDeque::new(), console_position);
+        (self.frames, self.packet_position) = (VecDeque::new(), packet_position);
+    }
+
+    /// Looks at what comes next: marks and commits for which nothing is left to be done are taken.
+    ///
+    /// # Errors
+    /// The log cannot be read, or shows that the guest came another way.
+    pub fn look<S: EntrySource>(&mut self, source: &mut S) -> Result<(), CursorError<S::Error>> {
+        self.settle(source)
     }
 
     /// The exit that the guest is at.
@@ -285,6 +334,7 @@ impl Cursor {
     #[must_use]
     pub fn may_run(&self, extent: Extent) -> bool {
         match extent {
+            _ if self.commit().is_some() => false,
             Extent::Ended { .. } => true,
             Extent::Growing { complete_to } => complete_to > self.at,
         }
@@ -318,6 +368,7 @@ impl Cursor {
             }
             let settled = match &head.body {
                 EntryBody::Mark => true,
+                EntryBody::Commit(point) => self.stops_at != Some(point.generation),
                 EntryBody::Output { position, bytes } => {
                     self.outputs == OutputsLogged::No || self.has_written(*position, bytes)?
                 }

@@ -13,8 +13,10 @@
 //!                kind 5, output:         8  console position of the first byte, then the bytes, at least one
 //!                kind 6, sent packets:   8  packets sent before them, 4 how many (not zero), 4 their digest
 //!                kind 7, mark:           nothing
+//!                kind 8, commit:         8  generation, 8 epoch, 1 one if a kick stopped the guest for it, else zero
 //! ```
 
+use crate::ids::{Epoch, Generation};
 use serde::{Deserialize, Serialize};
 use std::borrow::Cow;
 use std::fmt;
@@ -70,8 +72,24 @@ pub enum EntryBody<'a> {
         /// [`sent_digest`] of them.
         digest: u32,
     },
-    /// The guest came this far; nothing else.
+    /// The guest came this far, and the serving of this exit brought no more entries. What stands behind it for the same
+    /// exit came when a wait ended there, or at a commit.
     Mark,
+    /// A commit is made here; whether it is published, the commit word says. What stands behind it for the same exit is
+    /// of the time after.
+    Commit(CommitPoint),
+}
+
+/// Where in a history a commit was made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct CommitPoint {
+    /// The generation that made it.
+    pub generation: Generation,
+    /// The epoch that it makes.
+    pub epoch: Epoch,
+    /// A kick had stopped the guest, somewhere behind the exit: a replay comes through the same state, but cannot tell
+    /// when.
+    pub kicked: bool,
 }
 
 /// The kinds of entries; the numbers stand in logs.
@@ -93,11 +111,21 @@ pub enum EntryKind {
     Sent = 6,
     /// A mark.
     Mark = 7,
+    /// A commit.
+    Commit = 8,
 }
 
 impl EntryKind {
-    const ALL: [Self; 7] =
-        [Self::Clock, Self::Entropy, Self::ConsoleInput, Self::Packet, Self::Output, Self::Sent, Self::Mark];
+    const ALL: [Self; 8] = [
+        Self::Clock,
+        Self::Entropy,
+        Self::ConsoleInput,
+        Self::Packet,
+        Self::Output,
+        Self::Sent,
+        Self::Mark,
+        Self::Commit,
+    ];
 }
 
 impl fmt::Display for EntryKind {
@@ -110,6 +138,7 @@ impl fmt::Display for EntryKind {
             Self::Output => "console output",
             Self::Sent => "sent packets",
             Self::Mark => "a mark",
+            Self::Commit => "a commit",
         })
     }
 }
@@ -145,6 +174,12 @@ pub enum EntryError {
         /// How many these are.
         count: u32,
     },
+    /// A flag that is neither zero nor one.
+    #[error("entry with a flag of {got}")]
+    Flag {
+        /// The byte.
+        got: u8,
+    },
     /// Console output beyond the end of all positions.
     #[error("entry of console output at position {position}")]
     Position {
@@ -165,6 +200,7 @@ impl EntryBody<'_> {
             Self::Output { .. } => EntryKind::Output,
             Self::Sent { .. } => EntryKind::Sent,
             Self::Mark => EntryKind::Mark,
+            Self::Commit(_) => EntryKind::Commit,
         }
     }
 }
@@ -204,6 +240,11 @@ impl<'a> Entry<'a> {
                 out.extend(digest.to_le_bytes());
             }
             EntryBody::Mark => {}
+            EntryBody::Commit(point) => {
+                out.extend(point.generation.get().to_le_bytes());
+                out.extend(point.epoch.get().to_le_bytes());
+                out.push(u8::from(point.kicked));
+            }
         }
         assert!(out.len() - start <= PAYLOAD_BYTES_MAX, "devices bound what they take and give");
     }
@@ -241,6 +282,7 @@ impl<'a> Entry<'a> {
             EntryBody::Output { position, bytes } => EntryBody::Output { position, bytes: own(bytes) },
             EntryBody::Sent { position, count, digest } => EntryBody::Sent { position, count, digest },
             EntryBody::Mark => EntryBody::Mark,
+            EntryBody::Commit(point) => EntryBody::Commit(point),
         };
         Entry { at_exit: self.at_exit, digest: self.digest, body }
     }
@@ -284,6 +326,17 @@ fn decode_body(kind: EntryKind, rest: &[u8], wrong: EntryError) -> Result<EntryB
         }
         EntryKind::Mark if rest.is_empty() => EntryBody::Mark,
         EntryKind::Mark => return Err(wrong),
+        EntryKind::Commit => {
+            let rest: &[u8; 17] = rest.try_into().map_err(|_| wrong)?;
+            let number = |at: usize| u64::from_le_bytes(rest[at..at + 8].try_into().expect("eight bytes"));
+            let kicked = match rest[16] {
+                0 => false,
+                1 => true,
+                got => return Err(EntryError::Flag { got }),
+            };
+            let (generation, epoch) = (Generation::new(number(0)), Epoch::new(number(8)));
+            EntryBody::Commit(CommitPoint { generation, epoch, kicked })
+        }
     })
 }
 

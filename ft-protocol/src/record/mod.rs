@@ -18,4 +18,6 @@ mod entry_tests;
 pub use cursor::{Answer, Cursor, CursorError, EntrySource, Extent, OutputsLogged, Request};
 pub use digest::{Access, HistoryDigest};
 pub use divergence::{Divergence, DivergenceKind};
-pub use entry::{CODEC_VERSION, Entry, EntryBody, EntryError, EntryKind, PAYLOAD_BYTES_MAX, frame_digest, sent_digest};
+pub use entry::{
+    CODEC_VERSION, CommitPoint, Entry, EntryBody, EntryError, EntryKind, PAYLOAD_BYTES_MAX, frame_digest, sent_digest,
+};

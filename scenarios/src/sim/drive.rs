@@ -204,7 +204,7 @@ impl World {
             }
             Action::Resume => self.resume(at),
             // Its events come by slices, and it records nothing.
-            Action::Deliver | Action::SetMode(_) | Action::LogDoorbell => {}
+            Action::Deliver | Action::SetMode(_) | Action::LogDoorbell | Action::PauseAtExit => {}
             Action::Publish { to, .. } => {
                 if planted(PlantedBug::ReleaseBeforePublish) {
                     self.release(at, to);

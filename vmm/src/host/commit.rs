@@ -3,6 +3,7 @@
 
 use super::driver::{SharedLink, ring};
 use super::outbox::Outbox;
+use super::record::RecordLog;
 use super::vm_thread::Command;
 use crate::clock;
 use crate::failpoint;
@@ -85,6 +86,7 @@ pub(super) struct Committer<'a> {
     pub(super) generation: Generation,
     pub(super) gate: &'a Gate,
     pub(super) outbox: &'a Outbox,
+    pub(super) log: RecordLog,
     pub(super) journal: &'a Journal,
     pub(super) link: &'a SharedLink,
     pub(super) kicker: Kicker,
@@ -231,6 +233,7 @@ impl Committer<'_> {
     /// Feeds the core; does what this thread can do at once, leaves the rest to the vCPU's.
     fn feed(&self, input: Input) {
         let mut actions = Vec::new();
+        let mut pause = false;
         let mut inner = self.gate.lock();
         inner.core.handle(clock::monotonic(), input, &mut actions);
         inner.show();
@@ -238,6 +241,10 @@ impl Committer<'_> {
             match action {
                 // Console output leaves through the controller, which applies only what is published.
                 Action::Release(epoch) => self.outbox.release(epoch),
+                Action::PauseAtExit => {
+                    self.log.pause(true);
+                    pause = true;
+                }
                 Action::LogDoorbell => {
                     ring(self.link, &FromHost::Logged { vm: self.vm, generation: self.generation });
                 }
@@ -251,6 +258,9 @@ impl Committer<'_> {
         drop(inner);
         if left {
             self.rouse();
+        } else if pause {
+            // A guest that waits stands at an exit already; one that runs is not disturbed.
+            let _ = self.to_vcpu.send(Command::Look);
         }
     }
 

@@ -17,6 +17,7 @@ use crate::machine::{DirtyPages, LiveInputs, Machine, MachineError, Stop};
 use crossbeam_channel::{RecvTimeoutError, Sender};
 use ft_protocol::commit_meta::{CommitMeta, GuestEnd};
 use ft_protocol::primary::{Action, Halt, Input, Primary, PrimaryConfig};
+use ft_protocol::record::{CommitPoint, EntryBody};
 use ft_protocol::spec::Mode;
 use ft_protocol::wire::{FromHost, LiveReport, Order};
 use ft_protocol::{Epoch, Span, Time};
@@ -91,6 +92,8 @@ struct Reign<'a> {
     unwritten: Option<(Epoch, Option<GuestEnd>)>,
     /// The pool had no space for the record; said once, not every time it is tried again.
     out_of_space: bool,
+    /// The last epoch whose commit has an entry in the log.
+    noted: Epoch,
     /// The host wants the guest handed over; the core is still to be told.
     yielding: bool,
     /// The mode that the VM is to be protected in; the core is still to be told.
@@ -136,6 +139,7 @@ pub(super) fn run(beginning: Beginning, around: &Surroundings) -> Result<(), Fai
         generation: order.generation,
         gate: &gate,
         outbox: &outbox,
+        log: log.clone(),
         journal: &journal,
         link: &around.link,
         kicker,
@@ -170,6 +174,7 @@ pub(super) fn run(beginning: Beginning, around: &Surroundings) -> Result<(), Fai
             record: None,
             unwritten: None,
             out_of_space: false,
+            noted: Epoch::ZERO,
             yielding: false,
             turning: None,
             over: false,
@@ -215,6 +220,7 @@ impl Reign<'_> {
             Stop::Flush => self.feed(Input::Flush),
             Stop::SourcePaused => self.make_room(),
             Stop::Wait { until } => {
+                self.mark_wait()?;
                 let left = self.machine.guest_time().until(until);
                 let left = Span::from_ns(u64::try_from(left.as_nanos()).unwrap_or(u64::MAX));
                 self.guest = Guest::Waits(clock::monotonic() + left);
@@ -246,8 +252,29 @@ impl Reign<'_> {
         if console.bytes.is_empty() { Ok(()) } else { self.feed(Input::Logged) }
     }
 
+    /// The guest waits: whoever follows it is to know that this exit brought nothing more.
+    fn mark_wait(&mut self) -> Result<(), Failure> {
+        if self.recording && self.log.has_room() {
+            let (exit, digest) = (self.machine.exits(), self.machine.history_digest());
+            // A log that was closed is found out by the next record.
+            if let Err(error) = self.log.note(exit, digest, EntryBody::Mark)
+                && !self.log.is_sealed()
+            {
+                return Err(error);
+            }
+        }
+        Ok(())
+    }
+
     /// The log has no room for another exit: commits free what they cover, once they are applied.
     fn make_room(&mut self) -> Result<(), Failure> {
+        if self.log.is_sealed() {
+            let final_epoch = self.gate.committed();
+            return self.feed(Input::Sealed { final_epoch });
+        }
+        if self.log.is_pausing() {
+            return self.feed(Input::AtExit);
+        }
         self.look_at_freed()?;
         if self.over || self.log.has_room() {
             return Ok(());
@@ -305,6 +332,9 @@ impl Reign<'_> {
         }
         if std::mem::take(&mut self.yielding) && !self.over {
             self.feed(Input::Yield)?;
+        }
+        if self.log.is_pausing() && self.machine.is_at_exit() && !self.over {
+            self.feed(Input::AtExit)?;
         }
         if self.over { Ok(()) } else { self.feed(Input::Tick) }
     }
@@ -383,7 +413,12 @@ impl Reign<'_> {
 
     fn execute(&mut self, action: Action) -> Result<(), Failure> {
         match action {
+            Action::PauseAtExit => {
+                self.log.pause(true);
+                if self.machine.is_at_exit() { self.feed(Input::AtExit) } else { Ok(()) }
+            }
             Action::Stop => {
+                self.log.pause(false);
                 if let Err(error) = self.machine.complete_pending() {
                     return self.failed(error);
                 }
@@ -453,6 +488,18 @@ impl Reign<'_> {
     /// Writes a commit record into its slot. When the pool has no space for it, it is tried again later: what is dirty
     /// stays noted, and the guest stays stopped.
     fn write(&mut self, epoch: Epoch, ended: Option<GuestEnd>) -> Result<(), Failure> {
+        if self.recording && self.noted < epoch {
+            let point = CommitPoint { generation: self.order.generation, epoch, kicked: !self.machine.is_at_exit() };
+            let (exit, digest) = (self.machine.exits(), self.machine.history_digest());
+            if let Err(error) = self.log.note(exit, digest, EntryBody::Commit(point)) {
+                if self.log.is_sealed() {
+                    let final_epoch = self.gate.committed();
+                    return self.feed(Input::Sealed { final_epoch });
+                }
+                return Err(error);
+            }
+            self.noted = epoch;
+        }
         self.machine.harvest(&mut self.dirty)?;
         failpoint::pass("host.commit.harvested");
         match self.try_write(epoch, ended.clone()) {

@@ -29,6 +29,8 @@ struct Writing {
     /// Epochs that are not known to be applied, and where the log of the time after each begins.
     marks: VecDeque<(Epoch, LogPosition)>,
     sealed: bool,
+    /// The guest is to pause at its next exit.
+    pausing: bool,
 }
 
 impl RecordLog {
@@ -42,6 +44,7 @@ impl RecordLog {
             payload: Vec::new(),
             marks: VecDeque::new(),
             sealed: false,
+            pausing: false,
         }))))
     }
 
@@ -51,6 +54,21 @@ impl RecordLog {
 
     pub(super) fn record(&self, recording: bool) {
         self.lock().recording = recording;
+    }
+
+    /// Has the guest pause at its next exit, or no more.
+    pub(super) fn pause(&self, pausing: bool) {
+        self.lock().pausing = pausing;
+    }
+
+    /// Whether the guest is to pause at its next exit.
+    pub(super) fn is_pausing(&self) -> bool {
+        self.lock().pausing
+    }
+
+    /// Appends what is not an input.
+    pub(super) fn note(&mut self, at: ExitNumber, digest: u32, body: EntryBody<'_>) -> Result<(), HistoryError> {
+        self.append(&Entry { at_exit: at.0, digest, body })
     }
 
     /// Where the inputs begin that come from now on.
@@ -112,7 +130,11 @@ impl HistorySink for RecordLog {
 
     fn has_room(&self) -> bool {
         let log = self.lock();
-        !log.recording || log.writer.free_space() >= log.room
+        !log.recording || (!log.pausing && log.writer.free_space() >= log.room)
+    }
+
+    fn wants_marks(&self) -> bool {
+        self.lock().recording
     }
 }
 

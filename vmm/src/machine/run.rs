@@ -49,6 +49,8 @@ pub struct ConsoleOutput {
 #[derive(Debug, Default)]
 pub(super) struct Progress {
     pub(super) exits: ExitNumber,
+    /// The guest has not run on since.
+    pub(super) is_at_exit: bool,
     /// All exits so far, in a number.
     pub(super) history: HistoryDigest,
     pub(super) console: Vec<u8>,
@@ -74,6 +76,7 @@ impl Machine {
             if let Some(stop) = self.standing_stop()? {
                 return Ok(stop);
             }
+            self.progress.is_at_exit = false;
             match self.vcpu.run()? {
                 Exit::Interrupted if self.vcpu.kicker().take() => return Ok(Stop::Kicked),
                 Exit::Interrupted => {}
@@ -210,6 +213,12 @@ impl Machine {
         self.progress.exits
     }
 
+    /// Whether the guest stands at its last exit, where every replay of it comes by, rather than somewhere behind it.
+    #[must_use]
+    pub fn is_at_exit(&self) -> bool {
+        self.progress.is_at_exit
+    }
+
     /// The digest of the guest's history up to its last exit.
     #[must_use]
     pub fn history_digest(&self) -> u32 {
@@ -242,7 +251,8 @@ impl Machine {
         if self.inputs.wakes() || self.inputs.now() >= until {
             self.progress.wait_until = None;
             self.deliver()?;
-            return Ok(None);
+            // What was delivered may have been the last thing before the guest must stand still.
+            return Ok(self.inputs.must_pause().then_some(Stop::SourcePaused));
         }
         Ok(Some(if self.vcpu.kicker().take() { Stop::Kicked } else { Stop::Wait { until } }))
     }
@@ -250,6 +260,7 @@ impl Machine {
     /// Serves the access that the vCPU has stopped at.
     fn serve(&mut self, access: Exit) -> Result<(), MachineError> {
         self.progress.exits.0 += 1;
+        self.progress.is_at_exit = true;
         let mut effects = Effects::default();
         match access {
             Exit::Port => self.serve_port(&mut effects)?,

@@ -16,6 +16,11 @@ pub trait HistorySink: Send {
     /// Whether there is room for all entries of one more exit. If not, the guest pauses before its next exit.
     fn has_room(&self) -> bool;
 
+    /// Whether somebody follows the guest by the entries and wants to know of exits that bring none.
+    fn wants_marks(&self) -> bool {
+        false
+    }
+
     /// The guest is at this exit; nothing has come yet.
     ///
     /// # Errors
@@ -35,14 +40,20 @@ pub struct Recorder<S, K> {
     digest: u32,
     /// A device asked for a packet that the sink has no room for; it is still to be given.
     held_back: bool,
+    at: ExitNumber,
+    /// The last exit that an entry was written for.
+    marked: ExitNumber,
 }
+
+/// A guest whose exits bring no inputs leaves a mark this often: whoever follows it is at most so many exits behind.
+const EXITS_BETWEEN_MARKS: u64 = 64;
 
 impl<S: InputSource, K: HistorySink> Recorder<S, K> {
     /// Records what comes from `source`. With [`OutputsLogged::Yes`] marks of outputs are recorded exit by exit; else that
     /// is left to the caller, or to nobody.
     #[must_use]
     pub fn new(source: S, sink: K, outputs: OutputsLogged) -> Self {
-        Self { source, sink, outputs, digest: 0, held_back: false }
+        Self { source, sink, outputs, digest: 0, held_back: false, at: ExitNumber(0), marked: ExitNumber(0) }
     }
 
     /// The sink.
@@ -52,13 +63,14 @@ impl<S: InputSource, K: HistorySink> Recorder<S, K> {
 
     fn record(&mut self, at: ExitNumber, asked: InputKind, body: EntryBody<'_>) -> Result<(), InputError> {
         let entry = Entry { at_exit: at.0, digest: self.digest, body };
+        self.marked = at;
         self.sink.append(&entry).map_err(|source| InputError::Unrecorded { at, asked, source })
     }
 }
 
 impl<S: InputSource, K: HistorySink> InputSource for Recorder<S, K> {
     fn begin_exit(&mut self, at: ExitNumber, digest: u32) -> Result<(), InputError> {
-        self.digest = digest;
+        (self.digest, self.at) = (digest, at);
         self.sink.exit(at, digest).map_err(|source| InputError::Unrecorded { at, asked: InputKind::Output, source })?;
         self.source.begin_exit(at, digest)
     }
@@ -132,6 +144,10 @@ impl<S: InputSource, K: HistorySink> InputSource for Recorder<S, K> {
     }
 
     fn must_pause(&mut self) -> bool {
+        if self.sink.wants_marks() && self.at.0 >= self.marked.0 + EXITS_BETWEEN_MARKS {
+            // Who cannot write is told so by the next input.
+            let _ = self.record(self.at, InputKind::Output, EntryBody::Mark);
+        }
         !self.sink.has_room() || self.source.must_pause()
     }
 
@@ -144,7 +160,7 @@ impl<S: InputSource, K: HistorySink> InputSource for Recorder<S, K> {
     }
 
     fn resume(&mut self, from: &ResumePoint<'_>) {
-        self.digest = from.digest;
+        (self.digest, self.at, self.marked) = (from.digest, from.exits, from.exits);
         self.source.resume(from);
     }
 }

@@ -4,14 +4,15 @@ use crate::machine::inputs::{
     Availability, CONSOLE_INPUT_MAX, ExitNumber, InputError, InputKind, InputSource, NicIndex, Produced, ResumePoint,
 };
 use crate::machine::time::GuestTime;
+use ft_protocol::Generation;
 use ft_protocol::record::{
-    Answer, Cursor, CursorError, Divergence, DivergenceKind, EntryBody, EntrySource, OutputsLogged, Request,
-    frame_digest,
+    Answer, CommitPoint, Cursor, CursorError, Divergence, DivergenceKind, EntryBody, EntrySource, OutputsLogged,
+    Request, frame_digest,
 };
 use std::collections::VecDeque;
 use std::error::Error;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
 
 /// Why a log could not be written or read.
 pub type HistoryError = Box<dyn Error + Send + Sync>;
@@ -34,6 +35,20 @@ pub struct ReplayMeter {
     entries: AtomicU64,
     is_live: AtomicBool,
     divergence: OnceLock<String>,
+    commits: Mutex<Commits>,
+}
+
+/// What a replay and those who look at its commits tell each other.
+#[derive(Debug, Default)]
+struct Commits {
+    /// The replay stands here.
+    stands_at: Option<CommitPoint>,
+    /// It shall go on.
+    pass: bool,
+    /// It shall stand at none from now on.
+    none: bool,
+    /// Console output before this place has a mark in the log.
+    console_marked_to: u64,
 }
 
 impl ReplayMeter {
@@ -59,6 +74,33 @@ impl ReplayMeter {
     #[must_use]
     pub fn divergence(&self) -> Option<&str> {
         self.divergence.get().map(String::as_str)
+    }
+
+    /// The commit at which the replay stands, until it is told to pass it.
+    #[must_use]
+    pub fn commit(&self) -> Option<CommitPoint> {
+        let commits = self.commits();
+        commits.stands_at.filter(|_| !commits.pass)
+    }
+
+    /// The replay goes on behind the commit at which it stands.
+    pub fn pass_commit(&self) {
+        self.commits().pass = true;
+    }
+
+    /// The replay stands at no commit any more, and goes on.
+    pub fn pass_all_commits(&self) {
+        self.commits().none = true;
+    }
+
+    /// Where console output begins that the log had no mark of when the guest last left an exit.
+    #[must_use]
+    pub fn console_marked_to(&self) -> u64 {
+        self.commits().console_marked_to
+    }
+
+    fn commits(&self) -> MutexGuard<'_, Commits> {
+        self.commits.lock().expect("nothing panics under this lock")
     }
 
     pub(super) fn go_live(&self) {
@@ -87,6 +129,7 @@ pub struct Replayer<H> {
     offered: VecDeque<u8>,
     packet_position: u64,
     stop_after: Option<ExitNumber>,
+    stops_at: Option<Generation>,
     meter: Arc<ReplayMeter>,
 }
 
@@ -103,6 +146,7 @@ impl<H: HistorySource> Replayer<H> {
             offered: VecDeque::new(),
             packet_position: 0,
             stop_after: None,
+            stops_at: None,
             meter: Arc::default(),
         }
     }
@@ -113,10 +157,37 @@ impl<H: HistorySource> Replayer<H> {
         Self { stop_after: Some(exit), ..self }
     }
 
+    /// Has the guest stand still wherever this generation made a commit, before its next instruction; the meter says where
+    /// and is told to go on.
+    #[must_use]
+    pub fn standing_at_commits_of(self, generation: Generation) -> Self {
+        let cursor = self.cursor.stopping_at_commits_of(generation);
+        Self { stops_at: Some(generation), cursor, ..self }
+    }
+
     /// How far the replay is.
     #[must_use]
     pub fn meter(&self) -> Arc<ReplayMeter> {
         self.meter.clone()
+    }
+
+    /// Tells those who look at commits where the guest stands, and does what they have said.
+    fn stand_or_pass(&mut self) {
+        if self.stops_at.is_none() {
+            return;
+        }
+        let mut commits = self.meter.commits();
+        if std::mem::take(&mut commits.none) {
+            self.stops_at = None;
+            self.cursor.stop_no_more();
+        }
+        if std::mem::take(&mut commits.pass) {
+            self.cursor.pass_commit();
+        }
+        // What is wrong with the log comes up again with the guest's next request.
+        let _ = self.cursor.look(&mut self.source);
+        commits.stands_at = self.cursor.commit();
+        commits.console_marked_to = self.cursor.console_marked_to();
     }
 
     /// Whether the log has nothing more, ever.
@@ -250,6 +321,7 @@ impl<H: HistorySource> InputSource for Replayer<H> {
     }
 
     fn must_pause(&mut self) -> bool {
+        self.stand_or_pass();
         self.stop_after.is_some_and(|stop| self.at() >= stop) || !self.cursor.may_run(self.source.extent())
     }
 
@@ -263,7 +335,13 @@ impl<H: HistorySource> InputSource for Replayer<H> {
 
     fn resume(&mut self, from: &ResumePoint<'_>) {
         let (console, packets) = (from.console_position, from.packet_position);
-        self.cursor = Cursor::new(from.exits.0, from.digest, console, packets, self.outputs);
+        if self.stops_at.is_some() {
+            // The entries that were read already stay.
+            self.stand_or_pass();
+            self.cursor.resume(from.exits.0, from.digest, console, packets);
+        } else {
+            self.cursor = Cursor::new(from.exits.0, from.digest, console, packets, self.outputs);
+        }
         self.meter.exit.store(from.exits.0, Ordering::Release);
         self.now = from.now;
         self.waiting = from.waiting_console.iter().copied().collect();

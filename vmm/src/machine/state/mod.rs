@@ -137,6 +137,7 @@ impl Machine {
         });
         self.progress = Progress {
             exits: state.exits,
+            is_at_exit: false,
             history: state.history,
             console: Vec::new(),
             console_position: state.console_position,
