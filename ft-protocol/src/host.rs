@@ -11,8 +11,11 @@ use crate::ids::{Generation, HostId, VmId};
 use crate::secondary::{self, Secondary};
 use crate::spec::Mode;
 use crate::time::{Span, Time};
+use crate::timeline::Shortage;
 use crate::versions::VersionRange;
-use crate::wire::{FromHost, HeldRole, HostHello, HostProfile, LiveReport, Order, PROTOCOLS, Role, ToHost};
+use crate::wire::{
+    FromHost, HeldRole, HostHello, HostProfile, LiveReport, Order, PROTOCOLS, Role, SPACE_SINCE, ToHost,
+};
 use std::collections::BTreeMap;
 
 /// What happens to a host.
@@ -79,6 +82,15 @@ pub enum Input {
         generation: Generation,
         /// One line.
         report: String,
+    },
+    /// A primary's machine waits for space in the pool, or (`None`) has got it.
+    Space {
+        /// The VM.
+        vm: VmId,
+        /// The generation it reigns.
+        generation: Generation,
+        /// What is missing.
+        shortage: Option<Shortage>,
     },
     /// The guest of a primary's machine has ended, all of it committed.
     GuestEnded {
@@ -155,7 +167,11 @@ pub struct Host {
     protocols: VersionRange,
     detector: Option<DetectorConfig>,
     linked: bool,
+    /// What is spoken with the controller, once it has said so.
+    protocol: Option<u32>,
     held: BTreeMap<VmId, Held>,
+    /// Primaries that wait for space.
+    shortages: BTreeMap<VmId, (Generation, Shortage)>,
 }
 
 impl Host {
@@ -168,14 +184,15 @@ impl Host {
     /// A host that speaks only some of the versions that are known here.
     #[must_use]
     pub fn speaking(profile: HostProfile, protocols: VersionRange) -> Self {
-        Self { profile, protocols, detector: None, linked: false, held: BTreeMap::new() }
+        let (held, shortages) = (BTreeMap::new(), BTreeMap::new());
+        Self { profile, protocols, detector: None, linked: false, protocol: None, held, shortages }
     }
 
     /// Takes an input and appends what is to be done.
     pub fn handle(&mut self, now: Time, input: Input, actions: &mut Vec<Action>) {
         match input {
             Input::LinkUp => self.link_up(actions),
-            Input::LinkDown => self.linked = false,
+            Input::LinkDown => (self.linked, self.protocol) = (false, None),
             Input::Message(message) => self.message(now, message, actions),
             Input::StandbyMade { vm, generation } => self.standby_made(now, vm, generation, actions),
             Input::Beat { vm, count } => self.secondary(now, vm, secondary::Input::Beat(count), actions),
@@ -207,6 +224,15 @@ impl Host {
             Input::Diverged { vm, generation, report } => {
                 if self.generation_of(vm) == Some(generation) {
                     self.send(FromHost::Diverged { vm, generation, report }, actions);
+                }
+            }
+            Input::Space { vm, generation, shortage } => {
+                if self.reigns(vm, generation) {
+                    match shortage {
+                        Some(shortage) => _ = self.shortages.insert(vm, (generation, shortage)),
+                        None => _ = self.shortages.remove(&vm),
+                    }
+                    self.say_space(vm, generation, shortage, actions);
                 }
             }
             Input::GuestEnded { vm } => {
@@ -252,11 +278,19 @@ impl Host {
                 let reason = format!("the controller wants to speak protocol {protocol}, this host speaks {ours}");
                 actions.push(Action::Exit(ExitReason::Rejected(reason)));
             }
-            ToHost::Welcome { host, heartbeat_bound: bound, heartbeat_interval, suspicion, .. } => {
+            ToHost::Welcome { host, heartbeat_bound: bound, heartbeat_interval, suspicion, protocol } => {
+                self.protocol = Some(protocol);
                 self.detector = Some(DetectorConfig { bound, interval: heartbeat_interval, suspicion });
                 actions.push(Action::Join { host, interval: heartbeat_interval });
                 for vm in self.watched().collect::<Vec<_>>() {
                     self.secondary(now, vm, secondary::Input::LinkUp, actions);
+                }
+                for (vm, (generation, shortage)) in std::mem::take(&mut self.shortages) {
+                    // Said to a controller that may be gone.
+                    if self.reigns(vm, generation) {
+                        self.shortages.insert(vm, (generation, shortage));
+                        self.say_space(vm, generation, Some(shortage), actions);
+                    }
                 }
             }
             ToHost::Rejected { reason, retry: true } => actions.push(Action::TryAgain(reason)),
@@ -342,6 +376,17 @@ impl Host {
         let generation = *generation;
         if let Some(secondary::Ask(reason)) = core.handle(now, input) {
             self.send(FromHost::AskTakeover { vm, generation, reason }, actions);
+        }
+    }
+
+    fn say_space(&self, vm: VmId, generation: Generation, shortage: Option<Shortage>, actions: &mut Vec<Action>) {
+        // An older controller would not understand it. Its users see that the epoch stands still.
+        if self.protocol.is_some_and(|protocol| protocol >= SPACE_SINCE) {
+            let message = match shortage {
+                Some(shortage) => FromHost::OutOfSpace { vm, generation, shortage },
+                None => FromHost::SpaceAgain { vm, generation },
+            };
+            self.send(message, actions);
         }
     }
 

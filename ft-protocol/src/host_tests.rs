@@ -3,6 +3,7 @@ use crate::cpu::CpuProfile;
 use crate::ids::Incarnation;
 use crate::ids::{Epoch, HostId};
 use crate::spec::{JournalShape, Mode, VmSpec};
+use crate::timeline::Wanted;
 use crate::wire::{StateFormats, TakeoverReason};
 
 const VM: VmId = VmId::new(3);
@@ -148,4 +149,40 @@ fn a_yielded_guest_leaves_the_host_free() {
         [Action::Discard(VM), Action::Send(FromHost::Yielded { vm: VM, generation })]
     );
     assert_eq!(bench.message(ToHost::Standby(order(3))), [Action::MakeStandby(order(3))]);
+}
+
+#[test]
+fn a_shortage_is_said_once_to_each_controller_that_understands_it() {
+    let welcome = |protocol| ToHost::Welcome {
+        host: HostId::new(1),
+        heartbeat_bound: Span::from_ms(50),
+        heartbeat_interval: Span::from_ms(5),
+        suspicion: None,
+        protocol,
+    };
+    let said = |actions: Vec<Action>| -> Vec<FromHost> {
+        let said = actions.into_iter().filter_map(|action| match action {
+            Action::Send(message) => Some(message),
+            _ => None,
+        });
+        said.collect()
+    };
+    let generation = Generation::new(2);
+    let shortage = Shortage { wanted: Wanted::Record(Epoch::new(9)), needed: 4104, available: 0 };
+    let full = [FromHost::OutOfSpace { vm: VM, generation, shortage }];
+    let mut bench = Bench::joined();
+    bench.message(ToHost::Promote(order(2)));
+    let waits = Input::Space { vm: VM, generation, shortage: Some(shortage) };
+    assert_eq!(said(bench.input(waits.clone())), [], "an old controller is told nothing that it does not know");
+    bench.input(Input::LinkDown);
+    bench.input(Input::LinkUp);
+    assert_eq!(said(bench.message(welcome(SPACE_SINCE))), full, "a new one is told what still holds");
+    assert_eq!(said(bench.input(waits)), full);
+    let again = Input::Space { vm: VM, generation, shortage: None };
+    assert_eq!(said(bench.input(again)), [FromHost::SpaceAgain { vm: VM, generation }]);
+    bench.input(Input::LinkDown);
+    bench.input(Input::LinkUp);
+    assert_eq!(said(bench.message(welcome(SPACE_SINCE))), [], "it is over");
+    let of_another = Input::Space { vm: VM, generation: Generation::new(1), shortage: Some(shortage) };
+    assert_eq!(said(bench.input(of_another)), [], "that reign is over");
 }

@@ -4,8 +4,10 @@ use crate::commit_meta::GuestEnd;
 use crate::fence::FenceOutcome;
 use crate::ids::{Epoch, Generation, HostId, VmId};
 use crate::spec::Mode;
+use crate::time::Span;
 use crate::wire::{LiveReport, TakeoverReason, TakeoverRefusal};
 use serde::{Deserialize, Serialize};
+use std::fmt;
 
 /// Longest line of a host or guest that is passed on, in bytes.
 pub const LINE_BYTES_MAX: usize = 1024;
@@ -16,6 +18,37 @@ pub fn one_line(text: &str) -> String {
     let mut line: String = text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
     line.truncate(line.floor_char_boundary(LINE_BYTES_MAX));
     line
+}
+
+/// What a VM needs space of the pool for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Wanted {
+    /// The commit record of this epoch.
+    Record(Epoch),
+    /// Journal and record log of the generation.
+    Journal,
+}
+
+/// Space that the pool does not have. The guest stands still until it has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Shortage {
+    /// What for.
+    pub wanted: Wanted,
+    /// Bytes that it still takes.
+    pub needed: u64,
+    /// Bytes that the pool has left.
+    pub available: u64,
+}
+
+impl fmt::Display for Shortage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.wanted {
+            Wanted::Record(epoch) => write!(f, "the pool has no space for the commit record of epoch {}", epoch.get())?,
+            Wanted::Journal => f.write_str("the pool has no space for the next generation's journal")?,
+        }
+        write!(f, ": {} more bytes are needed, {} are left", self.needed, self.available)
+    }
 }
 
 /// One happening, as the controller sees it.
@@ -221,6 +254,24 @@ pub enum Happening {
         host: HostId,
         /// One line: at which exit, expected and got.
         report: String,
+    },
+    /// The pool has no space for what the VM needs next: its guest stands still until it has.
+    PoolFull {
+        /// The VM.
+        vm: VmId,
+        /// The reigning generation.
+        generation: Generation,
+        /// What is missing.
+        shortage: Shortage,
+    },
+    /// There was space again for a VM that waited for it. Not told when the generation that waited has ended.
+    SpaceAgain {
+        /// The VM.
+        vm: VmId,
+        /// The reigning generation.
+        generation: Generation,
+        /// How long it had to wait, as far as this controller knows.
+        waited: Span,
     },
     /// No host can run the VM; it waits in the pool.
     Stranded {

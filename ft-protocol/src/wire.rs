@@ -9,21 +9,25 @@ use crate::ids::{Epoch, Generation, HostId, Incarnation, VmId};
 use crate::phi::Phi;
 use crate::spec::{Mode, VmSpec};
 use crate::time::{Span, Time};
-use crate::timeline::Happening;
+use crate::timeline::{Happening, Shortage};
 use crate::versions::VersionRange;
 use serde::{Deserialize, Serialize};
 use std::fmt;
 
 /// Newest version of these messages that is spoken here.
-pub const PROTOCOL_VERSION: u32 = 2;
+pub const PROTOCOL_VERSION: u32 = 3;
 
 /// All versions of these messages that are spoken here. Hosts and controller use the highest one that both have; a peer
 /// with none of them is refused at its first message. What a version added is not relied upon below it:
 /// 2: a primary says what it does, in its host's heartbeat page ([`crate::activity`]).
+/// 3: a primary says when it waits for space ([`FromHost::OutOfSpace`], [`FromHost::SpaceAgain`]).
 pub const PROTOCOLS: VersionRange = VersionRange { min: 1, max: PROTOCOL_VERSION };
 
 /// The first version whose primaries say what they do.
 pub const ACTIVITY_SINCE: u32 = 2;
+
+/// The first version whose primaries say that they wait for space.
+pub const SPACE_SINCE: u32 = 3;
 
 /// Largest message in bytes; larger ones are refused unread.
 pub const MESSAGE_BYTES_MAX: usize = 64 * 1024;
@@ -344,6 +348,22 @@ pub enum FromHost {
         /// One line.
         reason: String,
     },
+    /// The pool has no space for the guest's next commit record: the guest stands still.
+    OutOfSpace {
+        /// The VM.
+        vm: VmId,
+        /// The sender's generation.
+        generation: Generation,
+        /// What is missing.
+        shortage: Shortage,
+    },
+    /// The record that waited for space is written.
+    SpaceAgain {
+        /// The VM.
+        vm: VmId,
+        /// The sender's generation.
+        generation: Generation,
+    },
 }
 
 /// All that a host needs to stand by for a VM, or to run it. Beside it travel the descriptors.
@@ -645,7 +665,7 @@ pub struct VmStatus {
     pub memory_bytes: u64,
     /// Console bytes since the guest's birth.
     pub console_end: u64,
-    /// What the guest waits for, in one line: output that nobody reads.
+    /// What the guest waits for, in one line: space in the pool, or a reader of its output.
     pub waits: Option<String>,
     /// How the guest's life ended, if it has.
     pub ended: Option<GuestEnd>,

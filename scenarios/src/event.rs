@@ -107,6 +107,8 @@ pub fn vm_of(happening: &Happening) -> Option<VmId> {
         | Happening::LogRefused { vm, .. }
         | Happening::ModeChanged { vm, .. }
         | Happening::Diverged { vm, .. }
+        | Happening::PoolFull { vm, .. }
+        | Happening::SpaceAgain { vm, .. }
         | Happening::Stranded { vm, .. }
         | Happening::Ended { vm, .. } => Some(*vm),
     }
@@ -164,6 +166,10 @@ pub enum HappeningKind {
     ModeChanged,
     /// [`Happening::Diverged`]
     Diverged,
+    /// [`Happening::PoolFull`]
+    PoolFull,
+    /// [`Happening::SpaceAgain`]
+    SpaceAgain,
     /// [`Happening::Stranded`]
     Stranded,
     /// [`Happening::Ended`]
@@ -197,6 +203,8 @@ impl From<&Happening> for HappeningKind {
             Happening::LogRefused { .. } => Self::LogRefused,
             Happening::ModeChanged { .. } => Self::ModeChanged,
             Happening::Diverged { .. } => Self::Diverged,
+            Happening::PoolFull { .. } => Self::PoolFull,
+            Happening::SpaceAgain { .. } => Self::SpaceAgain,
             Happening::Stranded { .. } => Self::Stranded,
             Happening::Ended { .. } => Self::Ended,
         }

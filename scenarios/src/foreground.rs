@@ -192,6 +192,14 @@ fn warn_of(run: &impl Followed, events: &[Event], status: &mut Option<StatusLine
                 clear();
                 tracing::warn!("no host can run the guest; {recoverable} waits in the pool");
             }
+            What::Happened(Happening::PoolFull { shortage, .. }) => {
+                clear();
+                tracing::warn!("the guest stands still: {shortage}");
+            }
+            What::Happened(Happening::SpaceAgain { waited, .. }) => {
+                clear();
+                tracing::warn!("the pool has space again; the guest goes on after {waited}");
+            }
             What::ControllerGone => {
                 clear();
                 tracing::warn!(

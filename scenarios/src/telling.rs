@@ -112,6 +112,10 @@ impl Names {
             Happening::Diverged { vm, host: on, report, .. } => {
                 about(vm, format!("a replay on host {} diverged: {report}", host(on)))
             }
+            Happening::PoolFull { vm, shortage, .. } => about(vm, format!("stands still: {shortage}")),
+            Happening::SpaceAgain { vm, waited, .. } => {
+                about(vm, format!("goes on after {waited}: the pool has space again"))
+            }
             Happening::Stranded { vm, recoverable } => {
                 about(vm, format!("no host can run it; epoch {} waits in the pool", recoverable.get()))
             }

@@ -13,7 +13,7 @@ mod record;
 mod spill;
 mod writer;
 
-pub use layout::{FormatJournalError, JournalGeometry, META_BYTES_MAX, format_journal};
+pub use layout::{FormatJournalError, JournalGeometry, META_BYTES_MAX, PAGE_COST, format_journal};
 pub use reader::{JournalReader, LoadError, OpenJournalError};
 pub use record::{Pages, Record, RecordError, RecordLimits};
 pub use spill::{AllReserved, SPILL_STEP, SpillError, SpillSpace};

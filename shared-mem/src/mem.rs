@@ -14,6 +14,7 @@ mod truncation;
 
 pub use access::{AccessError, PoolRead, PoolWrite};
 pub(crate) use access::{check_bounds, check_word};
+pub(crate) use extent::available_bytes;
 pub use extent::{Access, Extent, ExtentError};
 pub use flush::{FlushKind, ParseFlushKindError};
 pub use mapping::{MapError, Mapping, ReadOnly, ReadWrite};

@@ -69,6 +69,44 @@ fn a_guest_that_does_not_fit_is_refused_at_the_start() {
     assert_eq!(std::fs::read_dir(tmpfs.path()).expect("it is mounted").count(), 0, "nothing is left");
 }
 
+/// A guest whose record finds no space stands still, says so everywhere, and goes on by itself.
+#[test]
+fn a_guest_that_waits_for_space_says_so_in_status_events_and_on_standard_error() {
+    let Some(_machine) = kvm() else { return };
+    let place = Place::new();
+    let Some(tmpfs) = Tmpfs::mount(&place, 128) else { return };
+    // Larger in one epoch than what a slot has reserved.
+    let guest = ["builtin:torture", "--", "--steps", "400000000", "--progress", "2000000"];
+    let memory = ["--memory", "32MiB"];
+    let golden = place.run(&[&["run", "--mode", "none"][..], &memory[..], &guest[..]].concat()).ok();
+
+    let events = place.file("events");
+    let pool = tmpfs.path().join("pool");
+    let options = ["pool", "--socket", "sock", "--heartbeat-ms", "2000", "--dir", pool.to_str().unwrap()];
+    let controller = place.start(&options);
+    await_true("the controller", || place.run(&["status", "--pool", "sock"]).code == Some(0));
+    let hosts = ["a", "b"].map(|host| place.start(&["host", "--id", host, "--pool", "sock"]));
+    let options = ["run", "--pool", "sock", "--epoch-ms", "200", "--rm", "--events", events.to_str().unwrap()];
+    let run = place.start(&[&options[..], &memory[..], &guest[..]].concat());
+    await_true("protection", || count_of(&read_events(&events), "protected") == 1);
+    let filler = tmpfs.fill();
+    await_true("a full pool", || count_of(&read_events(&events), "pool-full") >= 1);
+    await_true("its status", || {
+        let status = place.run(&["status", "--pool", "sock"]).ok().stdout;
+        String::from_utf8_lossy(&status).contains("waits: the pool has no space for the commit record of epoch ")
+    });
+    std::fs::remove_file(filler).expect("the filler is there");
+    await_true("space again", || count_of(&read_events(&events), "space-again") >= 1);
+    let ended = run.end();
+    assert_eq!(ended.code, Some(0), "{ended:?}");
+    assert_eq!(ended.stdout, golden.stdout, "the console is exact");
+    for line in ["the guest stands still: the pool has no space", "the pool has space again; the guest goes on after"] {
+        assert!(ended.stderr.contains(line), "{ended:?}");
+    }
+    assert_eq!(count_of(&read_events(&events), "sealed"), 0, "waiting is no failure");
+    drop((hosts, controller));
+}
+
 /// Without space for a large commit record, or for the next generation's journal, the guest waits; it loses nothing.
 #[test]
 fn a_pool_that_becomes_full_costs_time_but_no_byte() {

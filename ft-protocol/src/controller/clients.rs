@@ -288,10 +288,7 @@ impl Controller {
             spare: entry.spare.map(|host| self.host_name(host)),
             memory_bytes: entry.spec.memory_bytes,
             console_end: entry.console_end,
-            waits: entry.console_full.then(|| match entry.readers.len() {
-                0 => "its console is full, and nobody reads it: `ftvm console` does".to_owned(),
-                _ => "its console is full: its reader is slow".to_owned(),
-            }),
+            waits: entry.waits(),
             ended: match &entry.phase {
                 Phase::Ended { end } => Some(end.clone()),
                 _ => None,

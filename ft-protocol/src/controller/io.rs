@@ -7,7 +7,7 @@ use crate::fence::FenceOutcome;
 use crate::ids::{Epoch, Generation, HostId, LinkId, VmId};
 use crate::spec::VmSpec;
 use crate::time::Time;
-use crate::timeline::Happening;
+use crate::timeline::{Happening, Shortage};
 use crate::wire::{FromClient, FromHost, Grant, HostHello, ToClient, ToHost};
 
 /// What the pool says of a VM when a controller starts over it.
@@ -139,6 +139,15 @@ pub enum Input {
         generation: Generation,
         /// One line when it failed.
         result: Result<(), String>,
+    },
+    /// Why the [`Input::GenerationOpened`] that follows failed: the pool is full.
+    NoSpace {
+        /// The VM.
+        vm: VmId,
+        /// The generation.
+        generation: Generation,
+        /// What is missing.
+        shortage: Shortage,
     },
     /// Answer to [`Action::Apply`].
     Applied {

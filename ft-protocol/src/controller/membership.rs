@@ -166,6 +166,16 @@ impl Controller {
             FromHost::Logged { vm, generation } => self.logged(turn, vm, generation),
             FromHost::ModeIs { vm, generation, mode } => self.mode_is(turn, vm, generation, mode, host),
             FromHost::Diverged { vm, generation, report } => self.diverged(turn, vm, generation, &report, host),
+            FromHost::OutOfSpace { vm, generation, shortage } => {
+                if self.vms.get(&vm).is_some_and(|entry| entry.primary() == Some(host)) {
+                    self.out_of_space(turn, vm, generation, shortage);
+                }
+            }
+            FromHost::SpaceAgain { vm, generation } => {
+                if self.vms.get(&vm).is_some_and(|entry| entry.primary() == Some(host)) {
+                    self.space_again(turn, vm, generation);
+                }
+            }
             FromHost::Yielded { vm, generation } => self.yielded(turn, vm, generation, host),
             FromHost::GaveUp { vm, generation, reason } => {
                 if self.vms.get(&vm).is_some_and(|entry| entry.generation == generation) {

@@ -13,6 +13,7 @@ mod placement;
 mod progress;
 mod protection;
 mod record;
+mod space;
 mod spare;
 mod state;
 mod switchover;
@@ -148,6 +149,7 @@ impl Controller {
             Input::WordDamaged { vm, generation } => self.word_damaged(turn, vm, generation),
             Input::PartitionCreated { vm, result } => self.partition_created(turn, vm, result),
             Input::Sealed { vm, generation, final_epoch } => self.sealed(turn, vm, generation, final_epoch),
+            Input::NoSpace { vm, generation, shortage } => self.out_of_space(turn, vm, generation, shortage),
             Input::GenerationOpened { vm, generation, result } => self.generation_opened(turn, vm, generation, result),
             Input::Applied { vm, generation, outcome } => self.applied(turn, vm, generation, outcome),
             Input::LogDrained { vm, generation, outcome } => self.log_drained(turn, vm, generation, outcome),

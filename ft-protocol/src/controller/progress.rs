@@ -38,6 +38,14 @@ impl Progress {
     }
 }
 
+impl super::vm::Vm {
+    /// What the reigning primary does, as it said last.
+    pub(super) fn doing(&self) -> Option<Doing> {
+        let seen = self.progress.filter(|seen| seen.generation == self.generation)?;
+        matches!(self.phase, Phase::Running { .. }).then_some(seen.activity.doing)
+    }
+}
+
 impl Controller {
     /// VMs whose primary says what it does, and that primary's host: where to look.
     pub fn running(&self) -> impl Iterator<Item = (VmId, Generation, crate::ids::HostId)> + '_ {

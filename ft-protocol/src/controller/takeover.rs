@@ -178,6 +178,7 @@ impl Controller {
             return;
         }
         entry.committed = entry.committed.max(epoch);
+        self.record_written(turn, vm, generation, epoch);
         self.apply_next(turn, vm);
     }
 
@@ -352,7 +353,9 @@ impl Controller {
         assert_eq!(entry.generation, generation, "opened a generation that does not reign");
         if let Err(reason) = result {
             let retry = self.config.hold_down;
-            self.tell(turn, Happening::GaveUp { vm, host, reason });
+            if !self.lacks_space(vm, generation) {
+                self.tell(turn, Happening::GaveUp { vm, host, reason });
+            }
             if let Some(entry) = self.vms.get_mut(&vm) {
                 // The generation was never given to anybody: the same one is tried again, but not at once.
                 entry.given = false;
@@ -361,6 +364,8 @@ impl Controller {
             }
             return;
         }
+        self.space_again(turn, vm, generation);
+        let Some(entry) = self.vms.get(&vm) else { return };
         let order = Order {
             vm,
             generation,

@@ -1,10 +1,12 @@
 mod console;
+mod space;
 
 use super::*;
 use crate::cpu::CpuProfile;
 use crate::ids::Incarnation;
 use crate::policy::Policy;
 use crate::spec::{JournalShape, Mode, VmSpec};
+use crate::timeline::{Shortage, Wanted};
 use crate::wire::{
     FromClient, FromHost, HeldRole, HostHello, HostProfile, LiveReport, PROTOCOL_VERSION, PROTOCOLS, Request, Role,
     StateFormats, TakeoverReason, TakeoverRefusal,
@@ -89,6 +91,10 @@ impl Cluster {
                 Action::OpenGeneration { vm, generation, .. } => {
                     assert_eq!(self.persisted.vms[0].generation, generation, "persisted before it is opened");
                     let result = if self.pool_refuses { Err("full".to_owned()) } else { Ok(()) };
+                    if self.pool_refuses {
+                        let shortage = Shortage { wanted: Wanted::Journal, needed: 1 << 20, available: 0 };
+                        self.input(Input::NoSpace { vm, generation, shortage });
+                    }
                     self.input(Input::GenerationOpened { vm, generation, result });
                 }
                 Action::Seal { vm, generation } => {

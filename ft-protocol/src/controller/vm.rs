@@ -2,6 +2,7 @@
 
 use crate::commit_meta::GuestEnd;
 use crate::controller::progress::Progress;
+use crate::controller::space::Waiting;
 use crate::controller::state::VmRecord;
 use crate::cpu::CpuProfile;
 use crate::ids::{Epoch, Generation, HostId, LinkId, VmId};
@@ -114,6 +115,8 @@ pub(super) struct Vm {
     pub(super) retry_at: Time,
     /// What was seen of the primary's progress.
     pub(super) progress: Option<Progress>,
+    /// What the reigning generation waits for, as long as the pool has no space.
+    pub(super) waiting: Option<Waiting>,
     /// Where it would get its next secondary.
     pub(super) spare: Option<HostId>,
     /// Places that are kept free for it until it has taken them.
@@ -155,6 +158,7 @@ impl Vm {
             poisoned: false,
             retry_at: Time::ZERO,
             progress: None,
+            waiting: None,
             spare: None,
             intended: Vec::new(),
             home: None,

@@ -28,7 +28,7 @@ pub(super) const PAGES_AT: u64 = PAGE_SIZE;
 pub(super) const INDEX_ENTRY_BYTES: u64 = 8;
 
 /// What one page costs in a record.
-pub(super) const PAGE_COST: u64 = PAGE_SIZE + INDEX_ENTRY_BYTES;
+pub const PAGE_COST: u64 = PAGE_SIZE + INDEX_ENTRY_BYTES;
 
 #[derive(Debug, Clone, Copy, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
 #[repr(C)]

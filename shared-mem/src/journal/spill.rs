@@ -13,10 +13,12 @@ pub const SPILL_STEP: u64 = 1 << 20;
 #[derive(Debug, Error)]
 pub enum SpillError {
     /// The pool is full: the writer waits until the controller has applied and freed older records.
-    #[error("the pool has no {needed} bytes left for a large commit record")]
+    #[error("a large commit record needs {needed} more bytes, the pool has {available} left")]
     NoSpace {
         /// How much was asked for.
         needed: u64,
+        /// How much is left.
+        available: u64,
     },
     /// The kernel refused otherwise.
     #[error("cannot change the space of the journal")]

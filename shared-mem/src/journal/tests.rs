@@ -83,7 +83,7 @@ fn a_record_that_does_not_fit_is_refused_and_spill_is_asked_for() {
     impl SpillSpace for Full {
         fn reserve(&self, at: Offset, len: u64) -> Result<(), SpillError> {
             assert_eq!((at, len), (Offset::new((1 + 16 + 4) << 12), 12 << 12));
-            Err(SpillError::NoSpace { needed: len })
+            Err(SpillError::NoSpace { needed: len, available: 0 })
         }
         fn release(&self, _: Offset, _: u64) -> Result<(), SpillError> {
             Ok(())

@@ -5,6 +5,7 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use nix::fcntl::{FallocateFlags, FcntlArg, OFlag, fallocate, fcntl};
+use nix::sys::statvfs::fstatvfs;
 use thiserror::Error;
 
 use crate::journal::{SpillError, SpillSpace};
@@ -119,11 +120,20 @@ impl AsFd for Extent {
     }
 }
 
+/// What the file system behind an open file has left.
+pub(crate) fn available_bytes(fd: impl AsFd) -> io::Result<u64> {
+    let stat = fstatvfs(fd)?;
+    Ok(stat.blocks_available().saturating_mul(stat.fragment_size()))
+}
+
 impl SpillSpace for Extent {
     fn reserve(&self, at: Offset, len: u64) -> Result<(), SpillError> {
         match self.allocate(FallocateFlags::empty(), at, len) {
             Ok(()) => Ok(()),
-            Err(nix::Error::ENOSPC) => Err(SpillError::NoSpace { needed: len }),
+            Err(nix::Error::ENOSPC) => {
+                // Only told: what cannot be asked is shown as nothing.
+                Err(SpillError::NoSpace { needed: len, available: available_bytes(&self.fd).unwrap_or(0) })
+            }
             // A device has all its space from the start.
             Err(nix::Error::ENODEV | nix::Error::EOPNOTSUPP | nix::Error::ESPIPE) => Ok(()),
             Err(errno) => Err(SpillError::Refused(errno.into())),

@@ -9,9 +9,10 @@ use nix::fcntl::{FcntlArg, fcntl};
 
 use super::error::PoolError;
 use super::files;
-use super::reserve::{NewFile, available_bytes, is_unfinished, open_extent};
+use super::reserve::{NewFile, is_unfinished, open_extent};
 use crate::blob_store::{self, BlobStore};
 use crate::heartbeat::HEARTBEAT_BYTES;
+use crate::mem::available_bytes;
 use crate::mem::{Access, Extent, Mapping, ReadOnly, ReadWrite};
 use crate::numbers::{HostSlot, Offset, round_up};
 use crate::superblock::{LAYOUT_VERSION, SUPERBLOCK_BYTES, Superblock, SuperblockError};

@@ -1,15 +1,13 @@
 //! Making files of the pool with their space, so that no later store finds the pool full.
 
 use std::fs::{self, File, OpenOptions};
-use std::io;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use nix::fcntl::{FallocateFlags, fallocate};
-use nix::sys::statvfs::fstatvfs;
 
 use super::error::PoolError;
-use crate::mem::{Access, Extent};
+use crate::mem::{Access, Extent, available_bytes};
 use crate::numbers::Offset;
 
 /// Files of the pool belong to its controller alone; others get descriptors.
@@ -87,12 +85,6 @@ fn allocate(file: &File, at: Offset, len: u64) -> nix::Result<()> {
     let start = i64::try_from(at.get()).map_err(|_| nix::Error::EFBIG)?;
     let len = i64::try_from(len).map_err(|_| nix::Error::EFBIG)?;
     fallocate(file, FallocateFlags::FALLOC_FL_KEEP_SIZE, start, len)
-}
-
-/// What the file system behind the pool has left.
-pub(super) fn available_bytes(file: &File) -> io::Result<u64> {
-    let stat = fstatvfs(file)?;
-    Ok(stat.blocks_available().saturating_mul(stat.fragment_size()))
 }
 
 /// Suffix of files that are being made.

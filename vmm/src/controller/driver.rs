@@ -16,6 +16,7 @@ use ft_protocol::activity::Activity;
 use ft_protocol::controller::{Action, ClusterState, Controller, ControllerConfig, Input};
 use ft_protocol::detector::DetectorConfig;
 use ft_protocol::spec::VmSpec;
+use ft_protocol::timeline::{Shortage, Wanted};
 use ft_protocol::wire::{Grant, PROTOCOLS, ToClient, ToHost};
 use ft_protocol::{HostId, LinkId, Span, VmId};
 use peers::Complaints;
@@ -275,9 +276,14 @@ impl Driver {
             }
             Action::OpenGeneration { vm, generation, base } => {
                 let result = match self.partitions.get_mut(&vm) {
-                    Some(partition) => {
-                        partition.open_generation(generation, base).map_err(|error| crate::chain(&*error))
-                    }
+                    Some(partition) => partition.open_generation(generation, base).map_err(|error| {
+                        if let Some(PoolError::NoSpace { needed, available, .. }) = error.downcast_ref() {
+                            let (needed, available) = (*needed, *available);
+                            let shortage = Shortage { wanted: Wanted::Journal, needed, available };
+                            self.inputs.push_back(Input::NoSpace { vm, generation, shortage });
+                        }
+                        crate::chain(&*error)
+                    }),
                     None => Err("it has no place in the pool".to_owned()),
                 };
                 failpoint::pass("controller.takeover.opened");

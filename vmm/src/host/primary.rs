@@ -19,9 +19,10 @@ use ft_protocol::commit_meta::{CommitMeta, GuestEnd};
 use ft_protocol::primary::{Action, Halt, Input, Primary, PrimaryConfig};
 use ft_protocol::record::{CommitPoint, EntryBody};
 use ft_protocol::spec::Mode;
+use ft_protocol::timeline::{Shortage, Wanted};
 use ft_protocol::wire::{FromHost, LiveReport, Order};
 use ft_protocol::{Epoch, Span, Time};
-use shared_mem::journal::{JournalError, SpillError, UnchecksummedRecord};
+use shared_mem::journal::{JournalError, PAGE_COST, SpillError, UnchecksummedRecord};
 use shared_mem::{PAGE_BYTES, WorkingMemory};
 use std::sync::Arc;
 use std::time::Duration;
@@ -504,7 +505,9 @@ impl Reign<'_> {
         failpoint::pass("host.commit.harvested");
         match self.try_write(epoch, ended.clone()) {
             Ok(record) => {
-                self.out_of_space = false;
+                if std::mem::take(&mut self.out_of_space) {
+                    self.around.say(VmEvent::Space { generation: self.order.generation, shortage: None });
+                }
                 if let Some(set) = &mut self.working_set {
                     // What is freed is applied.
                     let applied = self.parts.control.freed()?;
@@ -518,9 +521,11 @@ impl Reign<'_> {
                 failpoint::pass("host.commit.closed");
                 self.feed(Input::Written(epoch))
             }
-            Err(WriteError::Journal(JournalError::Spill(error @ SpillError::NoSpace { .. }))) => {
+            Err(WriteError::NoSpace(shortage)) => {
                 if !self.out_of_space {
-                    tracing::warn!("{} waits: {}", self.order.vm, crate::chain(&error));
+                    tracing::warn!("{} waits: {shortage}", self.order.vm);
+                    let (generation, shortage) = (self.order.generation, Some(shortage));
+                    self.around.say(VmEvent::Space { generation, shortage });
                 }
                 self.out_of_space = true;
                 self.unwritten = Some((epoch, ended));
@@ -541,7 +546,8 @@ impl Reign<'_> {
             }
             let page = shared_mem::PageIndex::new(page.0);
             let content = self.memory.page(page).expect("only pages of the guest's memory get dirty");
-            record.push_page(page, &content)?;
+            let missing_bytes = (self.dirty.len() - count) as u64 * PAGE_COST;
+            record.push_page(page, &content).map_err(|error| WriteError::of(error, epoch, missing_bytes))?;
         }
         failpoint::pass("host.commit.copied");
         let state = self.machine.save().map_err(WriteError::Machine)?;
@@ -549,15 +555,28 @@ impl Reign<'_> {
         let console = self.machine.pending_console();
         let console_start = self.machine.console_position() - console.len() as u64;
         let meta = CommitMeta { console_start, console, machine_state: &state, ended }.encode();
-        Ok(record.close(&meta)?)
+        record.close(&meta).map_err(|error| WriteError::of(error, epoch, 0))
     }
 }
 
 #[derive(Debug)]
 enum WriteError {
+    NoSpace(Shortage),
     Journal(JournalError),
     Machine(MachineError),
     Control(shared_mem::control::ControlError),
+}
+
+impl WriteError {
+    /// Of a record of which as much is still to be written.
+    fn of(error: JournalError, epoch: Epoch, missing_bytes: u64) -> Self {
+        match error {
+            JournalError::Spill(SpillError::NoSpace { needed, available }) => {
+                Self::NoSpace(Shortage { wanted: Wanted::Record(epoch), needed: needed.max(missing_bytes), available })
+            }
+            error => Self::Journal(error),
+        }
+    }
 }
 
 impl From<shared_mem::control::ControlError> for WriteError {

@@ -11,6 +11,7 @@ use crate::machine::{Kicker, LiveInputs, Machine, MachineConfig};
 use crate::wake::WakingSender;
 use crossbeam_channel::{Receiver, Sender};
 use ft_protocol::spec::Mode;
+use ft_protocol::timeline::Shortage;
 use ft_protocol::wire::{LiveReport, Order};
 use ft_protocol::{Generation, Time, VmId};
 use kvm_ioctls::Kvm;
@@ -29,6 +30,7 @@ pub(super) enum VmEvent {
     Yielded { generation: Generation },
     ModeIs { generation: Generation, mode: Mode },
     Diverged { generation: Generation, report: String },
+    Space { generation: Generation, shortage: Option<Shortage> },
     GuestEnded,
     Failed { generation: Generation, reason: String },
 }

@@ -1,0 +1,90 @@
+//! A pool without space.
+
+use super::*;
+
+fn of_record(epoch: u64, needed: u64) -> Shortage {
+    Shortage { wanted: Wanted::Record(Epoch::new(epoch)), needed, available: 4096 }
+}
+
+fn told_of_space(cluster: &mut Cluster) -> Vec<Happening> {
+    let is_of_space = |happening: &Happening| {
+        matches!(happening, Happening::PoolFull { .. } | Happening::SpaceAgain { .. } | Happening::GaveUp { .. })
+    };
+    std::mem::take(&mut cluster.happened).into_iter().filter(is_of_space).collect()
+}
+
+#[test]
+fn a_primary_that_waits_for_space_is_told_of_once_and_shown_while_it_waits() {
+    let mut cluster = Cluster::protected();
+    cluster.commit(0, 1, 7);
+    let generation = Generation::FIRST;
+    let shortage = of_record(8, 1 << 20);
+    cluster.said(0, FromHost::OutOfSpace { vm: VM, generation, shortage });
+    assert_eq!(told_of_space(&mut cluster), [Happening::PoolFull { vm: VM, generation, shortage }]);
+    let waits = cluster.status().waits.unwrap();
+    assert_eq!(
+        waits,
+        "the pool has no space for the commit record of epoch 8: 1048576 more bytes are needed, 4096 are left"
+    );
+    // The host says it again to a controller that it has lost meanwhile; the numbers may have changed.
+    let now = of_record(8, 1 << 19);
+    cluster.said(0, FromHost::OutOfSpace { vm: VM, generation, shortage: now });
+    assert_eq!(told_of_space(&mut cluster), []);
+    assert!(cluster.status().waits.unwrap().contains("524288"));
+    // Others have no say in it.
+    cluster.said(1, FromHost::SpaceAgain { vm: VM, generation });
+    cluster.said(0, FromHost::SpaceAgain { vm: VM, generation: Generation::new(2) });
+    assert!(cluster.status().waits.is_some());
+    cluster.now = Time::ZERO + Span::from_ms(30);
+    cluster.said(0, FromHost::SpaceAgain { vm: VM, generation });
+    let waited = Span::from_ms(30);
+    assert_eq!(told_of_space(&mut cluster), [Happening::SpaceAgain { vm: VM, generation, waited }]);
+    assert_eq!(cluster.status().waits, None);
+}
+
+#[test]
+fn a_commit_says_that_there_was_space() {
+    let mut cluster = Cluster::protected();
+    let generation = Generation::FIRST;
+    let shortage = of_record(8, 1);
+    cluster.said(0, FromHost::OutOfSpace { vm: VM, generation, shortage });
+    cluster.commit(0, 1, 7);
+    assert!(cluster.status().waits.is_some(), "that was the epoch before");
+    cluster.commit(0, 1, 8);
+    assert_eq!(cluster.status().waits, None);
+    let told = told_of_space(&mut cluster);
+    assert!(matches!(told[..], [Happening::PoolFull { .. }, Happening::SpaceAgain { .. }]), "{told:?}");
+    cluster.said(0, FromHost::SpaceAgain { vm: VM, generation });
+    assert_eq!(told_of_space(&mut cluster), []);
+}
+
+#[test]
+fn a_shortage_ends_with_its_generation() {
+    let mut cluster = Cluster::protected();
+    cluster.said(0, FromHost::OutOfSpace { vm: VM, generation: Generation::FIRST, shortage: of_record(1, 1) });
+    cluster.close(0);
+    cluster.ask(1, 1);
+    cluster.live(1, 2);
+    assert_eq!(cluster.status().waits, None);
+    cluster.said(0, FromHost::OutOfSpace { vm: VM, generation: Generation::FIRST, shortage: of_record(1, 1) });
+    assert_eq!(cluster.status().waits, None, "its host reigns no more");
+}
+
+#[test]
+fn a_generation_without_space_for_its_journal_is_told_of_and_opened_when_there_is() {
+    let mut cluster = Cluster::protected();
+    cluster.pool_refuses = true;
+    cluster.close(0);
+    cluster.ask(1, 1);
+    let told = told_of_space(&mut cluster);
+    assert!(matches!(told[..], [Happening::PoolFull { .. }]), "said once, and nobody gave up: {told:?}");
+    assert!(cluster.status().waits.unwrap().contains("the next generation's journal"));
+    cluster.now = Time::ZERO + CONFIG.hold_down;
+    cluster.input(Input::Tick);
+    assert_eq!(told_of_space(&mut cluster), [], "still the same");
+    cluster.pool_refuses = false;
+    cluster.now = cluster.now + CONFIG.hold_down;
+    cluster.input(Input::Tick);
+    assert!(matches!(told_of_space(&mut cluster)[..], [Happening::SpaceAgain { .. }]));
+    assert_eq!((cluster.promotions(1), cluster.status().waits), (vec![(2, 0)], None));
+}
