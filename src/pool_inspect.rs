@@ -178,6 +178,9 @@ fn describe_vm(text: &mut String, vm: &VmReport) {
     for journal in &vm.journals {
         describe_journal(text, journal);
     }
+    if let Some(epoch) = vm.kept {
+        let _ = writeln!(text, "  kept  a copy of the record of epoch {epoch}, which was being applied");
+    }
     for log in &vm.logs {
         describe_log(text, log);
     }

@@ -1,13 +1,13 @@
 //! Applying a commit record: the order of steps that a crash at any point cannot spoil.
 //!
 //! ```text
-//!   check all ─▶ pages, blocks ─▶ machine state ─▶ console ─▶ applied := E
+//!   check all ─▶ own copy ─▶ pages, blocks ─▶ machine state ─▶ console ─▶ applied := E
 //!      │          each step durable before the next; a crash anywhere: the record is applied again from the start
 //!      └─▶ refused: nothing was written
 //! ```
 //! Applying twice does what applying once does: pages, blocks of the disk and state are absolute, the console skips what
 //! it has. Stable image and disk are not readable between the steps as any epoch; that is why `applied` comes last, and
-//! why a record's slot is freed only after it.
+//! why a record's slot is freed only after it, and why the record is copied first ([`crate::redo`]).
 
 use thiserror::Error;
 
@@ -17,6 +17,7 @@ use crate::journal::Record;
 use crate::mem::{AccessError, PoolWrite, check_bounds};
 use crate::numbers::{BlockIndex, ConsolePosition, Epoch, Offset, PAGE_SIZE, PageIndex, PagePlace};
 use crate::planted::{self, PlantedBug, planted};
+use crate::redo::{KeepRecord, Kept};
 use crate::state_area::{StateArea, StateError};
 
 /// What the record's meta bytes say, taken apart by the caller who knows their format.
@@ -37,6 +38,8 @@ pub struct ApplyTargets<'a, I, S, C, K> {
     pub image: &'a I,
     /// The disk image, if the VM has one.
     pub disk: Option<&'a I>,
+    /// Keeps the record for a controller that has to go on.
+    pub redo: &'a dyn KeepRecord,
     /// The machine state.
     pub state: &'a StateArea<S>,
     /// The console.
@@ -50,6 +53,10 @@ pub struct ApplyTargets<'a, I, S, C, K> {
 pub enum ApplyStep {
     /// All was checked, nothing is written.
     Checked,
+    /// The controller's own copy of the record is durable.
+    Kept,
+    /// There was no space for a copy: until the record is applied, its slot is all there is of it.
+    NotKept,
     /// Pages and blocks are written but not flushed.
     PagesWritten,
     /// Pages and blocks are durable.
@@ -98,6 +105,9 @@ pub enum ApplyError {
         /// What the memory says; `None`: there is no disk.
         source: Option<AccessError>,
     },
+    /// The record cannot be copied.
+    #[error("cannot keep a copy of the record")]
+    Keep(#[source] AccessError),
     /// Stable image or disk cannot be written.
     #[error("cannot write the stable image or the disk")]
     Image(#[source] AccessError),
@@ -139,8 +149,15 @@ pub fn apply_record<I: PoolWrite, S: PoolWrite, C: PoolWrite, K: PoolWrite>(
     if planted(PlantedBug::AppliedFirst) {
         targets.control.set_applied(epoch)?;
     }
+    let late = planted(PlantedBug::RedoAfterPages);
+    if !late {
+        keep(record, targets, step)?;
+    }
     apply_pages(record, targets, step)?;
     step(ApplyStep::PagesDurable);
+    if late {
+        keep(record, targets, step)?;
+    }
     targets.state.write(epoch, parts.machine_state)?;
     step(ApplyStep::StateDurable);
     targets.console.append(parts.console_start, parts.console)?;
@@ -148,6 +165,18 @@ pub fn apply_record<I: PoolWrite, S: PoolWrite, C: PoolWrite, K: PoolWrite>(
     targets.control.set_applied(epoch)?;
     step(ApplyStep::Applied);
     Ok(Outcome::Applied)
+}
+
+fn keep<I, S, C, K>(
+    record: &Record<'_>,
+    targets: &ApplyTargets<'_, I, S, C, K>,
+    step: &mut dyn FnMut(ApplyStep),
+) -> Result<(), ApplyError> {
+    match targets.redo.keep(record).map_err(ApplyError::Keep)? {
+        Kept::Yes => step(ApplyStep::Kept),
+        Kept::No => step(ApplyStep::NotKept),
+    }
+    Ok(())
 }
 
 /// The step hook of everybody who is not a test.
@@ -216,6 +245,7 @@ mod tests {
     use crate::lossy::{LossyCache, LossyMemory};
     use crate::mem::PoolRead;
     use crate::numbers::{Generation, PAGE_BYTES};
+    use crate::redo::RedoArea;
 
     #[test]
     fn a_record_is_applied_in_order_and_once() {
@@ -230,7 +260,16 @@ mod tests {
         let state = StateArea::new(LossyMemory::new(4 * PAGE_SIZE, &cache));
         let console = ConsoleRing::format(LossyMemory::new(console_file_bytes(PAGE_SIZE), &cache), PAGE_SIZE).unwrap();
         let control = ControlBlock::format(LossyMemory::new(CONTROL_BYTES, &cache)).unwrap();
-        let targets = ApplyTargets { image: &image, disk: None, state: &state, console: &console, control: &control };
+        let redo = LossyMemory::new(geometry.slot_bytes, &cache);
+        let redo = RedoArea::new(redo, AllReserved, geometry.reserved_bytes).unwrap();
+        let targets = ApplyTargets {
+            image: &image,
+            disk: None,
+            redo: &redo,
+            state: &state,
+            console: &console,
+            control: &control,
+        };
         let limits = RecordLimits { image_pages: 8, disk_blocks: 1, meta_bytes_max: 4096 };
         let mut buffer = Vec::new();
         for epoch in 1..=2u8 {
@@ -255,7 +294,7 @@ mod tests {
             let applied = control.applied().unwrap();
             let outcome = apply_record(&record, &parts(epoch), &targets, &mut |step| steps.push(step)).unwrap();
             if record.epoch() > applied {
-                assert_eq!((outcome, steps.len()), (Outcome::Applied, 6));
+                assert_eq!((outcome, steps.len()), (Outcome::Applied, 7));
             } else {
                 assert_eq!((outcome, steps.len()), (Outcome::AlreadyApplied, 0));
             }

@@ -12,5 +12,7 @@ mod hostile;
 mod log;
 mod log_copy;
 mod planted;
+mod race;
 mod survivors;
+mod torn;
 mod world;

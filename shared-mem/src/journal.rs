@@ -14,6 +14,7 @@ mod spill;
 mod writer;
 
 pub use layout::{FormatJournalError, JournalGeometry, META_BYTES_MAX, PAGE_COST, format_journal};
+pub(crate) use reader::load_slot;
 pub use reader::{JournalReader, LoadError, OpenJournalError};
 pub use record::{Pages, Record, RecordError, RecordLimits};
 pub use spill::{AllReserved, SPILL_STEP, SpillError, SpillSpace};

@@ -5,6 +5,7 @@
 
 pub mod activity;
 pub mod apply;
+pub mod apply_limit;
 pub mod blob_store;
 pub mod boot_image;
 pub mod commit_word;
@@ -26,6 +27,7 @@ pub mod planted;
 mod planted;
 pub mod pool;
 pub mod record_log;
+pub mod redo;
 pub mod state_area;
 pub mod superblock;
 pub mod vm_directory;
@@ -33,6 +35,7 @@ pub mod working;
 
 pub use activity::ActivityWriter;
 pub use apply::{ApplyParts, ApplyStep, ApplyTargets, apply_record, no_step};
+pub use apply_limit::ApplyLimit;
 pub use blob_store::BlobStore;
 pub use commit_word::{CommitWord, PublishError};
 pub use console::ConsoleRing;
@@ -48,6 +51,7 @@ pub use numbers::{
 };
 pub use pool::{Pool, PoolConfig, PoolError, PoolView, VmPartition};
 pub use record_log::{LogEntry, LogReader, LogWriter};
+pub use redo::{KeepRecord, Kept, RedoArea, load_to_apply};
 pub use state_area::StateArea;
 pub use vm_directory::{VmGeometry, VmName};
 pub use working::WorkingMemory;

@@ -14,7 +14,7 @@ use crate::planted;
 pub const SUPERBLOCK_BYTES: u64 = PAGE_SIZE;
 
 /// Version of the whole layout, as docs/pool-layout.md describes it.
-pub const LAYOUT_VERSION: u32 = 2;
+pub const LAYOUT_VERSION: u32 = 3;
 
 /// The oldest layout that is still opened; the controller makes it one of [`LAYOUT_VERSION`] then.
 pub const LAYOUT_VERSION_OLDEST: u32 = 1;

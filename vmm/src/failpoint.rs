@@ -16,7 +16,7 @@ use std::time::Duration;
 pub const FAILPOINTS_VARIABLE: &str = "FTVM_FAILPOINTS";
 
 /// Every failpoint, in the order in which a commit, an apply and a takeover pass them.
-pub const FAILPOINTS: [&str; 25] = [
+pub const FAILPOINTS: [&str; 29] = [
     "host.commit.stopped",
     "host.commit.harvested",
     "host.commit.copied",
@@ -28,13 +28,17 @@ pub const FAILPOINTS: [&str; 25] = [
     "host.takeover.ordered",
     "host.takeover.loaded",
     "host.takeover.replayed",
+    "controller.apply.begun",
     "controller.apply.checked",
+    "controller.apply.kept",
+    "controller.apply.not-kept",
     "controller.apply.pages-written",
     "controller.apply.pages-durable",
     "controller.apply.state-durable",
     "controller.apply.console-durable",
     "controller.apply.applied",
     "controller.apply.freed",
+    "controller.takeover.word-closed",
     "controller.takeover.sealed",
     "controller.state.persisting",
     "controller.state.persisted",

@@ -241,7 +241,8 @@ impl Inspection<'_> {
         let record = state.vms.iter().find(|record| record.spec.name == entry.name.as_str());
         match self.view.open_vm(slot) {
             Ok(partition) => {
-                let look = vm::Look { partition: &partition, record, hosts: &state.hosts };
+                let layout = self.view.superblock().layout;
+                let look = vm::Look { partition: &partition, record, hosts: &state.hosts, layout };
                 (Some(look.report(&mut findings)), findings)
             }
             Err(error) => {

@@ -1,6 +1,6 @@
 //! The controller's application of commit records: look, load, apply, free, each a step of its own.
 
-use super::controller::{open_journal, pool_epoch, protocol_epoch};
+use super::controller::{open_journal, pool_epoch};
 use super::fault::{Point, Target};
 use super::planted::{PlantedBug, planted};
 use super::queue::Event;
@@ -13,13 +13,15 @@ use shared_mem::apply::{ApplyError, ApplyParts, ApplyTargets, apply_record, no_s
 use shared_mem::commit_word::CommitWordError;
 use shared_mem::console::ConsoleRing;
 use shared_mem::control::ControlBlock;
-use shared_mem::journal::{LoadError, Record};
+use shared_mem::journal::{LoadError, Record, RecordLimits};
 use shared_mem::numbers::{self, ConsolePosition};
+use shared_mem::redo::load_to_apply;
 use shared_mem::state_area::StateArea;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Stage {
     Load,
+    Begin,
     Apply,
     Free,
 }
@@ -37,9 +39,16 @@ pub(crate) struct ApplyJob {
 }
 
 impl ApplyJob {
-    /// Whether it has copied the record of this epoch and not yet applied it.
-    pub(crate) fn holds(&self, epoch: u64) -> bool {
-        self.epoch.get() == epoch && self.stage == Stage::Apply
+    fn pool_generation(&self) -> numbers::Generation {
+        numbers::Generation::new(self.generation.get())
+    }
+
+    /// The private copy, checked.
+    fn record(&self, limits: &RecordLimits) -> Result<(Record<'_>, CommitMeta<'_>), ApplyOutcome> {
+        let record = Record::parse(&self.bytes, self.pool_generation(), pool_epoch(self.epoch), limits)
+            .map_err(|error| refused(self.epoch, &error))?;
+        let meta = CommitMeta::decode(record.meta()).map_err(|error| refused(self.epoch, &error))?;
+        Ok((record, meta))
     }
 }
 
@@ -69,6 +78,7 @@ impl World {
         let Some(mut job) = self.controller.jobs[usize::from(vm.get())].take() else { return };
         let progress = match job.stage {
             Stage::Load => self.load_record(vm, &mut job),
+            Stage::Begin => self.begin_loaded(vm, &mut job),
             Stage::Apply => self.apply_loaded(vm, &mut job),
             Stage::Free => self.free_slot(vm, &mut job),
         };
@@ -89,48 +99,60 @@ impl World {
         let cache = self.controller.actor.cache.clone();
         let Some(partition) = self.pool.partition(vm) else { return Progress::Dead };
         let Some(journal) = open_journal(partition, job.generation, &cache) else { return Progress::Dead };
-        let sealed = self.controller.sealed[usize::from(vm.get())];
-        let final_epoch = sealed.filter(|(generation, _)| *generation == job.generation).map(|(_, epoch)| epoch);
-        if final_epoch.is_none_or(|final_epoch| job.epoch > final_epoch) {
-            match journal.word() {
-                Ok(word) if protocol_epoch(word.epoch) >= job.epoch => {}
-                Ok(_) if planted(PlantedBug::BelieveDoorbell) => {}
-                // A damaged word is found, and acted upon, by whoever looks at it next.
-                Ok(_) | Err(CommitWordError::Word(_)) => return Progress::Answer(ApplyOutcome::NotCommitted),
-                Err(CommitWordError::Access(_)) => return Progress::Dead,
-            }
+        let generation = job.pool_generation();
+        let end = self.controller.limits[usize::from(vm.get())].end(generation);
+        match end.map_or_else(|| journal.word().map(|word| word.epoch), Ok) {
+            Ok(end) if pool_epoch(job.epoch) <= end => {}
+            Ok(_) if planted(PlantedBug::BelieveDoorbell) => {}
+            // A damaged word is found, and acted upon, by whoever looks at it next.
+            Ok(_) | Err(CommitWordError::Word(_)) => return Progress::Answer(ApplyOutcome::NotCommitted),
+            Err(CommitWordError::Access(_)) => return Progress::Dead,
         }
-        match journal.load(pool_epoch(job.epoch), &partition.limits, &mut job.bytes) {
+        let Some(redo) = partition.redo(&cache) else { return Progress::Dead };
+        match load_to_apply(&journal, &redo, pool_epoch(job.epoch), &partition.limits, &mut job.bytes) {
             Ok(_) => {
-                job.stage = Stage::Apply;
+                job.stage = Stage::Begin;
                 self.reached(Point::RecordLoaded);
                 Progress::Next
             }
             Err(LoadError::Access(_)) => Progress::Dead,
-            Err(error @ LoadError::Record { .. }) => refused(job.epoch, &error),
+            Err(error @ LoadError::Record { .. }) => Progress::Answer(refused(job.epoch, &error)),
         }
     }
 
-    fn apply_loaded(&mut self, vm: VmId, job: &mut ApplyJob) -> Progress {
+    /// The record is checked and there is room for what it prints: from here on it is applied, unless the generation has
+    /// ended before it meanwhile.
+    fn begin_loaded(&mut self, vm: VmId, job: &mut ApplyJob) -> Progress {
         let cache = self.controller.actor.cache.clone();
         let Some(partition) = self.pool.partition(vm) else { return Progress::Dead };
-        let generation = numbers::Generation::new(job.generation.get());
-        let record = match Record::parse(&job.bytes, generation, pool_epoch(job.epoch), &partition.limits) {
-            Ok(record) => record,
-            Err(error) => return refused(job.epoch, &error),
-        };
-        let meta = match CommitMeta::decode(record.meta()) {
-            Ok(meta) => meta,
-            Err(error) => return refused(job.epoch, &error),
+        let meta = match job.record(&partition.limits) {
+            Ok((_, meta)) => meta,
+            Err(refused) => return Progress::Answer(refused),
         };
         let Ok(console) = ConsoleRing::open(partition.console.through(&cache)) else { return Progress::Dead };
-        let Ok(control) = ControlBlock::open(partition.control.through(&cache)) else { return Progress::Dead };
         if let Some(floor) = job.console_floor {
             let Ok(free) = console.free_space(ConsolePosition::new(floor)) else { return Progress::Dead };
             if free < meta.console.len() as u64 && !planted(PlantedBug::OverrunReaders) {
                 return Progress::Answer(ApplyOutcome::ConsoleFull { epoch: job.epoch });
             }
         }
+        if !self.controller.limits[usize::from(vm.get())].begin(job.pool_generation(), pool_epoch(job.epoch)) {
+            return Progress::Answer(ApplyOutcome::NotCommitted);
+        }
+        job.stage = Stage::Apply;
+        self.reached(Point::RecordBegun);
+        Progress::Next
+    }
+
+    fn apply_loaded(&mut self, vm: VmId, job: &mut ApplyJob) -> Progress {
+        let cache = self.controller.actor.cache.clone();
+        let Some(partition) = self.pool.partition(vm) else { return Progress::Dead };
+        let (record, meta) = match job.record(&partition.limits) {
+            Ok(checked) => checked,
+            Err(refused) => return Progress::Answer(refused),
+        };
+        let Ok(console) = ConsoleRing::open(partition.console.through(&cache)) else { return Progress::Dead };
+        let Ok(control) = ControlBlock::open(partition.control.through(&cache)) else { return Progress::Dead };
         let parts = ApplyParts {
             machine_state: meta.machine_state,
             console_start: ConsolePosition::new(meta.console_start),
@@ -140,9 +162,17 @@ impl World {
             && open_journal(partition, job.generation, &cache)
                 .and_then(|journal| journal.peek_word().ok())
                 .is_some_and(|word| word.sealed);
+        let Some(redo) = partition.redo(&cache) else { return Progress::Dead };
         let image = partition.image.through(&cache);
         let state = StateArea::new(partition.state.through(&cache));
-        let targets = ApplyTargets { image: &image, disk: None, state: &state, console: &console, control: &control };
+        let targets = ApplyTargets {
+            image: &image,
+            disk: None,
+            redo: &redo,
+            state: &state,
+            console: &console,
+            control: &control,
+        };
         if word_is_sealed && planted(PlantedBug::PromoteBeforeDrained) {
             let (console_end, ended) = (meta.console_end(), meta.ended);
             return Progress::Answer(ApplyOutcome::Done { epoch: job.epoch, console_end, ended });
@@ -150,7 +180,7 @@ impl World {
         match apply_record(&record, &parts, &targets, &mut no_step) {
             Ok(_) => {}
             Err(error) if out_of_reach(&error) => return Progress::Dead,
-            Err(error) => return refused(job.epoch, &error),
+            Err(error) => return Progress::Answer(refused(job.epoch, &error)),
         }
         let (console_end, ended): (u64, Option<GuestEnd>) = (meta.console_end(), meta.ended);
         job.done = Some(ApplyOutcome::Done { epoch: job.epoch, console_end, ended });
@@ -171,8 +201,8 @@ impl World {
     }
 }
 
-fn refused(epoch: Epoch, error: &dyn std::error::Error) -> Progress {
-    Progress::Answer(ApplyOutcome::Refused { epoch, reason: error.to_string() })
+fn refused(epoch: Epoch, error: &dyn std::error::Error) -> ApplyOutcome {
+    ApplyOutcome::Refused { epoch, reason: error.to_string() }
 }
 
 /// Whether an error says that this process can no longer reach the pool, rather than that a record is bad.
@@ -184,6 +214,7 @@ fn out_of_reach(error: &ApplyError) -> bool {
     matches!(
         error,
         ApplyError::Image(Unreachable)
+            | ApplyError::Keep(Unreachable)
             | ApplyError::State(StateError::Access(Unreachable))
             | ApplyError::Console(ConsoleError::Access(Unreachable))
             | ApplyError::Control(ControlError::Access(Unreachable))

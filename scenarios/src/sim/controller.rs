@@ -15,6 +15,7 @@ use ft_protocol::controller::{Action, ClusterState, Controller, ControllerConfig
 use ft_protocol::fence::FenceOutcome;
 use ft_protocol::ids::{Generation, HostId, LinkId, VmId};
 use ft_protocol::wire::{Grant, ToHost};
+use shared_mem::ApplyLimit;
 use shared_mem::commit_word::CommitWordError;
 use shared_mem::heartbeat::HeartbeatReader;
 use shared_mem::journal::JournalReader;
@@ -34,8 +35,8 @@ pub(crate) struct ControllerProcess {
     pub(crate) jobs: Vec<Option<ApplyJob>>,
     /// Cluster state that a planted bug stores too late.
     pub(crate) late_state: Option<ClusterState>,
-    /// Final epochs of generations that this life has sealed.
-    pub(crate) sealed: Vec<Option<(Generation, Epoch)>>,
+    /// How far this life applies records.
+    pub(crate) limits: Vec<ApplyLimit>,
     scratch: Vec<Action>,
     reigns: Vec<(VmId, Generation, Epoch)>,
 }
@@ -62,7 +63,7 @@ impl ControllerProcess {
             watched: Vec::new(),
             jobs: (0..config.vms_max).map(|_| None).collect(),
             late_state: None,
-            sealed: vec![None; usize::from(config.vms_max)],
+            limits: (0..config.vms_max).map(|_| ApplyLimit::default()).collect(),
             scratch: Vec::new(),
             reigns: Vec::new(),
         }

@@ -164,6 +164,7 @@ pub enum Point {
     DoorbellRung,
     GuestEnded,
     RecordLoaded,
+    RecordBegun,
     RecordApplied,
     SlotFreed,
     WordSealed,
@@ -179,7 +180,7 @@ pub enum Point {
 }
 
 impl Point {
-    pub(crate) const ALL: [Self; 23] = [
+    pub(crate) const ALL: [Self; 24] = [
         Self::StandbyMade,
         Self::PrimaryOrdered,
         Self::StateLoaded,
@@ -191,6 +192,7 @@ impl Point {
         Self::DoorbellRung,
         Self::GuestEnded,
         Self::RecordLoaded,
+        Self::RecordBegun,
         Self::RecordApplied,
         Self::SlotFreed,
         Self::WordSealed,

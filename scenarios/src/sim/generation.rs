@@ -5,18 +5,18 @@ use super::controller::{made_result, open_journal, pool_epoch, protocol_epoch};
 use super::fault::Point;
 use super::planted::{PlantedBug, planted};
 use super::planted_controller::seal_word;
-use super::pool::{Partition, Pool, cluster_store};
+use super::pool::{Pool, cluster_store};
 use super::queue::Event;
 use super::violation::Violation;
 use super::world::World;
 use ft_protocol::Epoch;
 use ft_protocol::controller::{ClusterState, Controller, Input, Recovered, Word};
 use ft_protocol::ids::{Generation, VmId};
+use shared_mem::ApplyLimit;
 use shared_mem::commit_word::CommitWordError;
 use shared_mem::console::ConsoleRing;
 use shared_mem::control::ControlBlock;
-use shared_mem::journal::JournalReader;
-use shared_mem::lossy::{LossyCache, LossyMemory};
+use shared_mem::lossy::LossyCache;
 use shared_mem::numbers;
 
 impl World {
@@ -49,14 +49,15 @@ impl World {
     pub(crate) fn seal(&mut self, vm: VmId, generation: Generation) {
         let cache = self.controller.actor.cache.clone();
         let Some(partition) = self.pool.partition(vm) else { return };
-        let Some(journal) = open_journal(partition, generation, &cache) else { return };
-        let sealed = match seal_word(&journal, partition, &cache) {
-            Err(CommitWordError::Word(_)) => last_whole_record(&journal, partition, &cache),
-            sealed => sealed.ok(),
-        };
-        if let Some(epoch) = sealed {
+        let Ok(control) = ControlBlock::open(partition.control.through(&cache)) else { return };
+        let (Ok(applied), Some(redo)) = (control.applied(), partition.redo(&cache)) else { return };
+        let journal = open_journal(partition, generation, &cache);
+        let closed = journal.as_ref().map(|journal| (journal, seal_word(journal, partition, &cache)));
+        let number = numbers::Generation::new(generation.get());
+        let limit = &self.controller.limits[usize::from(vm.get())];
+        let end = limit.seal(number, |begun| redo.end_of(number, closed, (applied, begun), &partition.limits));
+        if let Ok(epoch) = end {
             let final_epoch = protocol_epoch(epoch);
-            self.controller.sealed[usize::from(vm.get())] = Some((generation, final_epoch));
             self.check_sealed(vm, generation, final_epoch);
             self.reached(Point::WordSealed);
             self.controller_answer(Input::Sealed { vm, generation, final_epoch });
@@ -71,7 +72,7 @@ impl World {
         self.controller.watched.clear();
         self.controller.jobs.fill_with(|| None);
         self.controller.late_state = None;
-        self.controller.sealed.fill(None);
+        self.controller.limits.fill_with(ApplyLimit::default);
         let state = match cluster_store(self.pool.cluster.through(&cache)).load() {
             Ok(Some(bytes)) => ClusterState::decode(&bytes).map_err(|error| error.to_string()),
             Ok(None) => Ok(ClusterState::default()),
@@ -94,20 +95,6 @@ impl World {
         self.schedule_now(Event::ControllerTick);
         self.wake_controller();
     }
-}
-
-/// The last epoch that can be rebuilt from a journal by its records alone.
-fn last_whole_record(
-    journal: &JournalReader<LossyMemory>,
-    partition: &Partition,
-    cache: &LossyCache,
-) -> Option<numbers::Epoch> {
-    let mut last = ControlBlock::open(partition.control.through(cache)).ok()?.applied().ok()?;
-    let mut buffer = Vec::new();
-    while journal.load(last.next(), &partition.limits, &mut buffer).is_ok() {
-        last = last.next();
-    }
-    Some(last)
 }
 
 /// Reads what the pool says of each VM; parts of VMs that are not in the cluster state were never finished and go.
@@ -133,6 +120,12 @@ fn recover_partitions(pool: &mut Pool, state: &ClusterState, cache: &LossyCache)
             Some(Err(error)) => return Err(error.to_string()),
         };
         let applied = control.applied().map_err(|error| error.to_string())?;
+        // What an earlier life has begun to apply was committed, whatever the word says by now.
+        let number = numbers::Generation::new(record.generation.get());
+        let redo = partition.redo(cache).ok_or("the copies of records are out of reach")?;
+        let reached = redo.reached(number, applied, &partition.limits, &mut Vec::new());
+        let reached = reached.map_err(|error| error.to_string())?;
+        let word = word.map(|word| Word { epoch: word.epoch.max(protocol_epoch(reached)), ..word });
         if !planted(PlantedBug::ForgetFreed) {
             control.set_freed(applied).map_err(|error| error.to_string())?;
         }

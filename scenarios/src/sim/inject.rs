@@ -2,7 +2,7 @@
 
 use super::fault::{Fault, FaultEvent, Point, Target, Ways, When};
 use super::machine::Role;
-use super::plan::Plan;
+use super::plan::{Plan, Salted};
 use super::queue::{Event, Mend};
 use super::weather::PAGE_SIZE;
 use super::world::World;
@@ -181,15 +181,12 @@ impl World {
         let Some(journal) = partition.journals.iter().rfind(|journal| !journal.reserved) else { return };
         let Some((committed, applied)) = self.checker.unapplied(vm, journal.generation) else { return };
         let memory = journal.memory.through(&self.checker.auditor);
-        let at = match salt % 8 {
-            0 => Offset::new((salt >> 8) % 8 * 8),
-            1 => WORD_AT,
-            _ if committed <= applied => return,
-            _ => {
+        let at = match Salted::of(salt) {
+            Salted::Header => Offset::new((salt >> 8) % 8 * 8),
+            Salted::Word => WORD_AT,
+            Salted::Record if committed <= applied => return,
+            Salted::Record => {
                 let epoch = applied + 1 + (salt >> 4) % (committed - applied);
-                if self.is_under_application(vm, epoch) {
-                    return;
-                }
                 let slot = partition.geometry.slot_at(Epoch::new(epoch));
                 let Ok(within) = byte_of_record(&memory, slot, salt >> 8) else { return };
                 self.checker.corrupted(vm, ft_protocol::Epoch::new(epoch));
@@ -204,21 +201,6 @@ impl World {
             stored.is_ok() && memory.flush(at, 8).is_ok() && memory.fence().is_ok(),
             "the auditor is never cut off"
         );
-    }
-
-    /// Whether the record of an epoch is, or may be, half in the stable image: then nothing but the record itself can make
-    /// the image whole again, and damaging it is more than the pool claims to survive (docs/simulation.md, "Limits").
-    fn is_under_application(&self, vm: VmId, epoch: u64) -> bool {
-        let facts = &self.checker.vms[usize::from(vm.get())];
-        let Some(partition) = self.pool.partition(vm) else { return true };
-        let image = partition.image.through(&self.checker.auditor);
-        let mut content = [0; 4096];
-        let torn = (0..self.plan.weather.guest_pages).any(|page| {
-            let at = Offset::new(page * PAGE_SIZE);
-            image.read(at, &mut content).is_err() || facts.oracle.page(page) != content
-        });
-        let loaded = self.controller.jobs[usize::from(vm.get())].as_ref().is_some_and(|job| job.holds(epoch));
-        torn || loaded
     }
 
     /// Whom a fault hits now.

@@ -50,4 +50,6 @@ pub use violation::Violation;
 pub use weather::{FenceAgent, HOSTS_MAX, VMS_MAX, Weather};
 
 #[cfg(test)]
+mod regressions;
+#[cfg(test)]
 mod tests;

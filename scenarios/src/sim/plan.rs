@@ -140,6 +140,36 @@ const PAGE_ACCESSES: u64 = 65;
 /// Accesses that the steps after the pages take.
 const AFTER_PAGES: u64 = 24;
 
+/// What of a journal a flipped bit lies in: the lowest bits of its salt.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Salted {
+    /// The journal's header.
+    Header,
+    /// The commit word.
+    Word,
+    /// A record that is committed and waits for its application.
+    Record,
+}
+
+impl Salted {
+    pub(crate) const fn of(salt: u64) -> Self {
+        match salt % 8 {
+            0 => Self::Header,
+            1 => Self::Word,
+            _ => Self::Record,
+        }
+    }
+
+    pub(crate) const fn salt(self, bits: u64) -> u64 {
+        bits / 8 * 8
+            + match self {
+                Self::Header => 0,
+                Self::Word => 1,
+                Self::Record => 2,
+            }
+    }
+}
+
 /// The stream that plans are drawn from; actors have the streams after it.
 pub(crate) const PLAN_STREAM: u64 = 0;
 
@@ -177,6 +207,9 @@ impl Drawer {
             faults.push(event);
             return;
         }
+        if kind == Kind::Corrupt && self.draw.chance(30) {
+            return self.tear(faults);
+        }
         let when = self.when();
         let fault = self.fault(kind);
         faults.push(FaultEvent { when, fault });
@@ -194,13 +227,43 @@ impl Drawer {
         let (step, who, accesses) = self.draw.pick(&[
             (Point::RecordChecksummed, vm, 4),
             (Point::RecordWritten, vm, 6),
-            (Point::RecordLoaded, Target::Controller, AFTER_PAGES),
+            (Point::RecordBegun, Target::Controller, AFTER_PAGES),
         ]);
         let nth = u32::try_from(1 + self.draw.below(20)).unwrap_or(1);
-        let pages = if accesses == AFTER_PAGES { self.draw.below(1 + self.weather.guest_pages) } else { 0 };
-        let accesses = pages * PAGE_ACCESSES + self.draw.below(accesses);
+        let accesses = match step {
+            Point::RecordBegun => self.accesses_of_an_application(),
+            _ => self.draw.below(accesses),
+        };
         let (lines, restart_us) = (self.lines(), self.draw.between(self.weather.restart_us));
         FaultEvent { when: When::After { step, nth }, fault: Fault::DieInPool { who, accesses, lines, restart_us } }
+    }
+
+    /// A record is damaged while the controller has it in hand, perhaps the commit word, too, and the controller may die in
+    /// the middle of applying it.
+    fn tear(&mut self, faults: &mut Vec<FaultEvent>) {
+        let step = self.draw.pick(&[Point::RecordLoaded, Point::RecordBegun, Point::RecordBegun]);
+        let when = When::After { step, nth: u32::try_from(1 + self.draw.below(20)).unwrap_or(1) };
+        let vm = self.vm();
+        let mut corrupt = |what: Salted, draw: &mut Draw| {
+            faults.push(FaultEvent { when, fault: Fault::Corrupt { vm, salt: what.salt(draw.bits()) } });
+        };
+        corrupt(Salted::Record, &mut self.draw);
+        if self.draw.chance(50) {
+            corrupt(Salted::Word, &mut self.draw);
+        }
+        if self.draw.chance(30) {
+            return;
+        }
+        let accesses = self.accesses_of_an_application();
+        let (lines, restart_us) = (self.lines(), self.draw.between(self.weather.restart_us));
+        let fault = Fault::DieInPool { who: Target::Controller, accesses, lines, restart_us };
+        faults.push(FaultEvent { when, fault });
+    }
+
+    /// Somewhere in the copy, the pages or the steps after them: each page comes once in both.
+    fn accesses_of_an_application(&mut self) -> u64 {
+        let pages = self.draw.below(2 + 2 * self.weather.guest_pages);
+        pages * PAGE_ACCESSES + self.draw.below(AFTER_PAGES)
     }
 
     fn when(&mut self) -> When {
@@ -216,6 +279,7 @@ impl Drawer {
             | Point::OutputReleased
             | Point::DoorbellRung
             | Point::RecordLoaded
+            | Point::RecordBegun
             | Point::RecordApplied
             | Point::SlotFreed => 30,
             Point::GuestEnded => 1,

@@ -9,10 +9,11 @@ use shared_mem::blob_store::{BlobStore, total_bytes};
 use shared_mem::console::{ConsoleRing, console_file_bytes};
 use shared_mem::control::{CONTROL_BYTES, ControlBlock};
 use shared_mem::heartbeat::HEARTBEAT_BYTES;
-use shared_mem::journal::{JournalGeometry, RecordLimits, format_journal};
+use shared_mem::journal::{AllReserved, JournalGeometry, RecordLimits, format_journal};
 use shared_mem::lossy::{LossyCache, LossyMemory};
 use shared_mem::mem::PoolRead;
 use shared_mem::numbers;
+use shared_mem::redo::RedoArea;
 
 /// Bytes that a copy of the cluster state may have.
 const CLUSTER_BYTES: u64 = 4032;
@@ -56,6 +57,7 @@ pub(crate) struct Journal {
 #[derive(Debug)]
 pub(crate) struct Partition {
     pub(crate) image: LossyMemory,
+    redo: LossyMemory,
     pub(crate) state: LossyMemory,
     pub(crate) control: LossyMemory,
     pub(crate) console: LossyMemory,
@@ -131,6 +133,7 @@ impl Partition {
         let JournalShape { slots, slot_bytes, reserved_bytes } = spec.journal;
         let partition = Self {
             image: LossyMemory::new(spec.memory_bytes, cache),
+            redo: LossyMemory::new(slot_bytes, cache),
             state: LossyMemory::new(STATE_BYTES, cache),
             control: LossyMemory::new(CONTROL_BYTES, cache),
             console: LossyMemory::new(console_file_bytes(CONSOLE_RING_BYTES), cache),
@@ -146,6 +149,11 @@ impl Partition {
         ControlBlock::format(partition.control.clone()).map_err(|_| PartitionError)?;
         ConsoleRing::format(partition.console.clone(), CONSOLE_RING_BYTES).map_err(|_| PartitionError)?;
         Ok(partition)
+    }
+
+    /// The controller's own copy of the record that it applies.
+    pub(crate) fn redo(&self, cache: &LossyCache) -> Option<RedoArea<LossyMemory, AllReserved>> {
+        RedoArea::new(self.redo.through(cache), AllReserved, self.geometry.reserved_bytes).ok()
     }
 
     pub(crate) fn journal(&self, generation: Generation) -> Option<&Journal> {

@@ -3,13 +3,13 @@
 use std::panic::catch_unwind;
 
 use super::world::Held;
-use super::{apply, blob, commit, fresh, hostile, log, log_copy};
+use super::{apply, blob, commit, fresh, hostile, log, log_copy, race, torn};
 use crate::planted::{PlantedBug, plant};
 
 type Scenario = fn() -> Held<usize>;
 
 /// Each protection, and the scenario that cannot do without it.
-const NEEDED_BY: [(PlantedBug, Scenario); 57] = [
+const NEEDED_BY: [(PlantedBug, Scenario); 65] = [
     (PlantedBug::RecordBodyFlush, commit::crashes),
     (PlantedBug::RecordHeaderFlush, commit::crashes),
     (PlantedBug::RecordFence, commit::crashes),
@@ -34,6 +34,14 @@ const NEEDED_BY: [(PlantedBug, Scenario); 57] = [
     (PlantedBug::ApplyConsoleNotIdempotent, apply::crashes),
     (PlantedBug::ConsoleReserveFlush, apply::crashes),
     (PlantedBug::ConsoleReserveFence, apply::crashes),
+    (PlantedBug::RedoFlush, torn::crashes),
+    (PlantedBug::RedoFence, torn::crashes),
+    (PlantedBug::RedoCrc, torn::crashes),
+    (PlantedBug::RedoAfterPages, torn::crashes),
+    (PlantedBug::RedoIgnored, torn::crashes),
+    (PlantedBug::RedoForgottenAtSeal, torn::crashes),
+    (PlantedBug::BegunForgottenAtSeal, race::races),
+    (PlantedBug::BegunPastEnd, race::races),
     (PlantedBug::AppliedFirst, apply::crashes),
     (PlantedBug::AppliedFlush, apply::crashes),
     (PlantedBug::AppliedFence, apply::crashes),

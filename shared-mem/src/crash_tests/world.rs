@@ -5,13 +5,14 @@ use crate::commit_word::PublishError;
 use crate::console::{ConsoleReadError, ConsoleRing, console_file_bytes};
 use crate::control::{CONTROL_BYTES, ControlBlock};
 use crate::journal::{
-    AllReserved, JournalError, JournalGeometry, JournalReader, JournalWriter, RecordLimits, format_journal,
+    AllReserved, JournalError, JournalGeometry, JournalReader, JournalWriter, Record, RecordLimits, format_journal,
 };
 use crate::lossy::{LossyCache, LossyMemory};
 use crate::mem::PoolRead;
 use crate::numbers::{
     BlockIndex, ConsolePosition, Epoch, Generation, PAGE_BYTES, PAGE_SIZE, PageIndex, PagePlace, len_u64,
 };
+use crate::redo::{RedoArea, load_to_apply};
 use crate::state_area::StateArea;
 
 pub(super) const GENERATION: Generation = Generation::new(1);
@@ -63,7 +64,7 @@ fn page_content(epoch: u64, page: PageIndex) -> [u8; PAGE_BYTES] {
     content
 }
 
-fn state_of(epoch: u64) -> Vec<u8> {
+pub(super) fn state_of(epoch: u64) -> Vec<u8> {
     vec![mixed(epoch, 99); 200]
 }
 
@@ -85,6 +86,7 @@ fn parts(epoch: u64, scratch: &mut (Vec<u8>, Vec<u8>)) -> ApplyParts<'_> {
 pub(super) struct World {
     pub(super) image: LossyMemory,
     pub(super) disk: LossyMemory,
+    pub(super) redo: LossyMemory,
     pub(super) state: LossyMemory,
     pub(super) console: LossyMemory,
     pub(super) control: LossyMemory,
@@ -98,6 +100,7 @@ impl World {
         let world = Self {
             image: LossyMemory::new(PAGES * PAGE_SIZE, &cache),
             disk: LossyMemory::new(BLOCKS * PAGE_SIZE, &cache),
+            redo: LossyMemory::new(GEOMETRY.slot_bytes, &cache),
             state: LossyMemory::new(2 * PAGE_SIZE, &cache),
             console: LossyMemory::new(console_file_bytes(PAGE_SIZE), &cache),
             control: LossyMemory::new(CONTROL_BYTES, &cache),
@@ -113,6 +116,7 @@ impl World {
         Self {
             image: reach(&self.image),
             disk: reach(&self.disk),
+            redo: reach(&self.redo),
             state: reach(&self.state),
             console: reach(&self.console),
             control: reach(&self.control),
@@ -221,13 +225,16 @@ pub(super) struct Controller {
     pub(super) cache: LossyCache,
     world: World,
     pub(super) journal: JournalReader<LossyMemory>,
+    pub(super) redo: RedoArea<LossyMemory, AllReserved>,
 }
 
 impl Controller {
     pub(super) fn new(world: &World) -> Self {
         let cache = LossyCache::new();
         let world = world.through(&cache);
-        Self { cache, journal: JournalReader::new(world.journal.clone(), GENERATION, GEOMETRY).unwrap(), world }
+        let journal = JournalReader::new(world.journal.clone(), GENERATION, GEOMETRY).unwrap();
+        let redo = RedoArea::new(world.redo.clone(), AllReserved, GEOMETRY.reserved_bytes).unwrap();
+        Self { cache, journal, redo, world }
     }
 
     pub(super) fn applied(&self) -> Held<u64> {
@@ -265,30 +272,37 @@ impl Controller {
     }
 
     fn try_apply_up_to(&self, last: u64) -> Held {
+        let control = ControlBlock::open(&self.world.control).map_err(violation)?;
+        let mut buffer = Vec::new();
+        let applied = control.applied().map_err(violation)?;
+        control.set_freed(applied).map_err(violation)?;
+        for epoch in self.applied()? + 1..=last {
+            let number = Epoch::new(epoch);
+            let record = load_to_apply(&self.journal, &self.redo, number, &LIMITS, &mut buffer).map_err(violation)?;
+            hold(record.meta() == state_of(epoch), || format!("meta of epoch {epoch}"))?;
+            self.apply_copy(&record)?;
+            control.set_freed(number).map_err(violation)?;
+        }
+        Ok(())
+    }
+
+    /// Applies a record that is checked.
+    pub(super) fn apply_copy(&self, record: &Record<'_>) -> Held {
         let state = StateArea::new(&self.world.state);
         let console = ConsoleRing::open(&self.world.console).map_err(violation)?;
         let control = ControlBlock::open(&self.world.control).map_err(violation)?;
         let targets = ApplyTargets {
             image: &self.world.image,
             disk: Some(&self.world.disk),
+            redo: &self.redo,
             state: &state,
             console: &console,
             control: &control,
         };
-        let mut buffer = Vec::new();
         let mut scratch = Default::default();
-        let applied = control.applied().map_err(violation)?;
-        control.set_freed(applied).map_err(violation)?;
-        for epoch in self.applied()? + 1..=last {
-            let number = Epoch::new(epoch);
-            let record = self.journal.load(number, &LIMITS, &mut buffer).map_err(violation)?;
-            hold(record.meta() == state_of(epoch), || format!("meta of epoch {epoch}"))?;
-            let result: Result<_, ApplyError> =
-                apply_record(&record, &parts(epoch, &mut scratch), &targets, &mut no_step);
-            result.map_err(violation)?;
-            control.set_freed(number).map_err(violation)?;
-        }
-        Ok(())
+        let parts = parts(record.epoch().get(), &mut scratch);
+        let result: Result<_, ApplyError> = apply_record(record, &parts, &targets, &mut no_step);
+        result.map_err(violation).map(drop)
     }
 
     /// What must hold at any moment, recovered or not: the applied epoch's machine state is there, and console bytes

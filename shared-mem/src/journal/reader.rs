@@ -9,6 +9,7 @@ use crate::commit_word::{CommitWord, CommitWordError};
 use crate::header::{Header, ReadHeaderError};
 use crate::mem::{AccessError, PoolRead, PoolWrite, check_bounds};
 use crate::numbers::{Epoch, Generation, Offset};
+use crate::planted::PlantedBug;
 
 /// A journal does not fit what the VM directory says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
@@ -115,27 +116,24 @@ impl<M: PoolRead> JournalReader<M> {
         limits: &RecordLimits,
         buffer: &'buffer mut Vec<u8>,
     ) -> Result<Record<'buffer>, LoadError> {
-        let refused = |source| LoadError::Record { epoch, source };
-        let slot = self.geometry.slot_at(epoch);
-        let mut header = [0; size_of::<super::layout::RecordHeader>()];
-        self.memory.read(slot, &mut header)?;
-        let (_, lengths) = check_header(&header, self.generation, epoch, limits).map_err(refused)?;
-        let too_long = RecordError::Length {
-            pages: lengths.pages,
-            meta_bytes: lengths.meta_bytes,
-            total_bytes: lengths.total_bytes,
-        };
-        if lengths.total_bytes > self.geometry.slot_bytes {
-            return Err(refused(too_long));
+        let slot = (self.geometry.slot_at(epoch), self.geometry.slot_bytes);
+        load_slot(&self.memory, slot, (self.generation, epoch), limits, buffer, PlantedBug::RecordBodyCrc)
+    }
+
+    /// The last epoch after `from` that the records themselves vouch for: each from there on is whole.
+    ///
+    /// # Errors
+    /// When the journal is out of reach.
+    pub fn last_whole(&self, from: Epoch, limits: &RecordLimits) -> Result<Epoch, AccessError> {
+        let mut buffer = Vec::new();
+        let mut last = from;
+        loop {
+            match self.load(last.next(), limits, &mut buffer) {
+                Ok(_) => last = last.next(),
+                Err(LoadError::Record { .. }) => return Ok(last),
+                Err(LoadError::Access(error)) => return Err(error),
+            }
         }
-        let total = usize::try_from(lengths.total_bytes).map_err(|_| refused(too_long))?;
-        if buffer.len() < total {
-            buffer.resize(total, 0);
-        }
-        let copy = &mut buffer[..total];
-        self.memory.read(slot, copy)?;
-        // All of the copy is checked again, header included: the first look only told how much to copy.
-        Record::parse(copy, self.generation, epoch, limits).map_err(refused)
     }
 
     /// Gives back the space that the record of `epoch` has taken beyond the reserved part of its slot. To be called
@@ -169,4 +167,33 @@ impl<M: PoolWrite> JournalReader<M> {
     pub fn seal(&self) -> Result<Epoch, CommitWordError> {
         CommitWord::seal(&self.memory, WORD_AT)
     }
+}
+
+/// Copies the record of a generation and an epoch from a slot, given by its place and length, and checks the copy.
+/// `unchecked`: the planted bug that forgets the body's CRC.
+pub(crate) fn load_slot<'buffer, M: PoolRead>(
+    memory: &M,
+    (slot, slot_bytes): (Offset, u64),
+    (generation, epoch): (Generation, Epoch),
+    limits: &RecordLimits,
+    buffer: &'buffer mut Vec<u8>,
+    unchecked: PlantedBug,
+) -> Result<Record<'buffer>, LoadError> {
+    let refused = |source| LoadError::Record { epoch, source };
+    let mut header = [0; size_of::<super::layout::RecordHeader>()];
+    memory.read(slot, &mut header)?;
+    let (_, lengths) = check_header(&header, generation, epoch, limits).map_err(refused)?;
+    let too_long =
+        RecordError::Length { pages: lengths.pages, meta_bytes: lengths.meta_bytes, total_bytes: lengths.total_bytes };
+    if lengths.total_bytes > slot_bytes {
+        return Err(refused(too_long));
+    }
+    let total = usize::try_from(lengths.total_bytes).map_err(|_| refused(too_long))?;
+    if buffer.len() < total {
+        buffer.resize(total, 0);
+    }
+    let copy = &mut buffer[..total];
+    memory.read(slot, copy)?;
+    // All of the copy is checked again, header included: the first look only told how much to copy.
+    Record::parse_unless(copy, generation, epoch, limits, unchecked).map_err(refused)
 }

@@ -4,7 +4,7 @@ use thiserror::Error;
 
 use super::layout::{INDEX_ENTRY_BYTES, META_BYTES_MAX, PAGE_COST, PAGES_AT, RecordHeader, VERSION_WITH_BLOCKS};
 use crate::header::{Header, HeaderError};
-use crate::numbers::{BlockIndex, Epoch, Generation, PAGE_BYTES, PAGE_SIZE, PageIndex, PagePlace, len_u64};
+use crate::numbers::{BlockIndex, Epoch, Generation, Offset, PAGE_BYTES, PAGE_SIZE, PageIndex, PagePlace, len_u64};
 use crate::planted::{PlantedBug, planted};
 
 /// What a record may at most be and name.
@@ -105,6 +105,8 @@ pub enum RecordError {
 pub struct Record<'bytes> {
     generation: Generation,
     epoch: Epoch,
+    header: &'bytes [u8],
+    body: &'bytes [u8],
     pages: &'bytes [u8],
     index: &'bytes [u8],
     meta: &'bytes [u8],
@@ -167,6 +169,17 @@ impl<'bytes> Record<'bytes> {
         epoch: Epoch,
         limits: &RecordLimits,
     ) -> Result<Self, RecordError> {
+        Self::parse_unless(bytes, generation, epoch, limits, PlantedBug::RecordBodyCrc)
+    }
+
+    /// As `parse`; the body's CRC is not checked if a test has planted the bug `unchecked`.
+    pub(super) fn parse_unless(
+        bytes: &'bytes [u8],
+        generation: Generation,
+        epoch: Epoch,
+        limits: &RecordLimits,
+        unchecked: PlantedBug,
+    ) -> Result<Self, RecordError> {
         let (header, lengths) = check_header(bytes, generation, epoch, limits)?;
         let short = RecordError::Length {
             pages: lengths.pages,
@@ -178,7 +191,7 @@ impl<'bytes> Record<'bytes> {
         let body = bytes.get(as_len(PAGES_AT)?..total).ok_or(short)?;
         let computed = crc32fast::hash(body);
         let found = header.body_crc.get();
-        if computed != found && !planted(PlantedBug::RecordBodyCrc) {
+        if computed != found && !planted(unchecked) {
             return Err(RecordError::BodyCrc { found, computed });
         }
         let (pages, rest) = body.split_at_checked(as_len(lengths.pages * PAGE_SIZE)?).ok_or(short)?;
@@ -186,6 +199,8 @@ impl<'bytes> Record<'bytes> {
         let record = Self {
             generation: Generation::new(header.generation.get()),
             epoch: Epoch::new(header.epoch.get()),
+            header: bytes.get(..size_of::<RecordHeader>()).ok_or(short)?,
+            body,
             pages,
             index,
             meta,
@@ -225,6 +240,11 @@ impl<'bytes> Record<'bytes> {
     #[must_use]
     pub fn epoch(&self) -> Epoch {
         self.epoch
+    }
+
+    /// Header and body as they are stored, and where in a slot the body begins.
+    pub(crate) fn stored(&self) -> (&'bytes [u8], Offset, &'bytes [u8]) {
+        (self.header, Offset::new(PAGES_AT), self.body)
     }
 
     /// The bytes that this crate carries without knowing them.

@@ -33,13 +33,14 @@ pub(super) const CONTROL: &str = "control";
 pub(super) const CONSOLE: &str = "console";
 pub(super) const DISK: &str = "disk";
 pub(super) const BOOT: &str = "boot";
+pub(super) const REDO: &str = "redo";
 const JOURNAL: &str = "journal.";
 const LOG: &str = "log.";
 const VM: &str = "vm-";
 
 const HEARTBEAT: &str = "heartbeat.";
 
-const FIXED_OF_VM: [&str; 6] = [IMAGE, STATE, CONTROL, CONSOLE, DISK, BOOT];
+const FIXED_OF_VM: [&str; 7] = [IMAGE, STATE, CONTROL, CONSOLE, DISK, BOOT, REDO];
 const FIXED_OF_POOL: [&str; 4] = [SUPERBLOCK, LOCK, VM_DIRECTORY, CLUSTER];
 
 impl FileKind {

@@ -97,6 +97,7 @@ impl Pool {
 
     /// Makes a pool of an older layout one of this version.
     fn raise_layout(&mut self) -> Result<(), PoolError> {
+        self.raise_vms()?;
         self.superblock.layout = LAYOUT_VERSION;
         // Last, and by renaming: a pool that was half raised is raised again.
         store_superblock(&self.path, &self.superblock)

@@ -138,6 +138,14 @@ impl VmPartition {
             .create(|extent| Ok(boot_image::store(&Mapping::read_write(extent)?, image)?))
     }
 
+    /// The controller's own copy of the record that it applies, see [`crate::redo`]; never for hosts.
+    ///
+    /// # Errors
+    /// As for [`image`](Self::image).
+    pub fn redo(&self, access: Access) -> Result<Extent, PoolError> {
+        self.open(&self.path.join(files::REDO), access, Some(self.geometry.journal.slot_bytes))
+    }
+
     /// Makes the journal of a generation, whose first commit follows epoch `base`. One that is there is replaced.
     ///
     /// # Errors

@@ -13,7 +13,7 @@ use super::reserve::NewFile;
 use crate::console::{ConsoleRing, console_file_bytes};
 use crate::control::{CONTROL_BYTES, ControlBlock};
 use crate::mem::{Mapping, PoolRead};
-use crate::numbers::VmSlot;
+use crate::numbers::{Offset, VmSlot};
 use crate::vm_directory::{VmDirectory, VmEntry, VmGeometry, VmName, VmState};
 
 /// What the directory says of all VMs there are; entries being deleted are left out.
@@ -126,6 +126,22 @@ impl Pool {
         Ok(())
     }
 
+    /// Gives VMs of an older layout what they lack. A pool that is too full for it opens nevertheless: the space is asked for
+    /// again each time that it is needed.
+    pub(super) fn raise_vms(&self) -> Result<(), PoolError> {
+        for (slot, entry) in self.vms()? {
+            let path = files::vm_dir(&self.path, slot);
+            let geometry = &entry.geometry;
+            if !path.join(files::REDO).exists() {
+                make_redo(&path, geometry, geometry.journal.reserved_bytes).or_else(|error| match error {
+                    PoolError::NoSpace { .. } => make_redo(&path, geometry, 0),
+                    error => Err(error),
+                })?;
+            }
+        }
+        Ok(())
+    }
+
     /// Completes deletions, and removes directories of VMs that were never completed.
     pub(super) fn finish_half_done_vms(&self) -> Result<(), PoolError> {
         for (name, path) in list(&self.path)? {
@@ -146,6 +162,13 @@ impl Pool {
         }
         Ok(())
     }
+}
+
+fn make_redo(vm: &Path, geometry: &VmGeometry, reserved_bytes: u64) -> Result<(), PoolError> {
+    let path = vm.join(files::REDO);
+    let mut file = NewFile::sparse(&path, "the copy of a commit record", geometry.journal.slot_bytes);
+    file.reserved = vec![(Offset::ZERO, reserved_bytes)];
+    file.create(|_| Ok(()))
 }
 
 fn make_vm_dir(path: &Path) -> Result<(), PoolError> {
@@ -188,6 +211,7 @@ fn fill_new_vm(vm: &Path, geometry: &VmGeometry) -> Result<(), PoolError> {
     }
     let path = vm.join(files::STATE);
     NewFile::sparse(&path, "the machine state", geometry.state_slot_bytes * 2).create(|_| Ok(()))?;
+    make_redo(vm, geometry, geometry.journal.reserved_bytes)?;
     let path = vm.join(files::CONTROL);
     NewFile::whole(&path, "the control block", CONTROL_BYTES).create(|extent| {
         ControlBlock::format(Mapping::read_write(extent)?)?;

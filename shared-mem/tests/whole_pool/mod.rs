@@ -9,8 +9,8 @@ use shared_mem::superblock::{LAYOUT_VERSION, Superblock};
 use shared_mem::{
     Access, Beat, BlockIndex, ConsolePosition, ConsoleRing, ControlBlock, Epoch, Generation, HeartbeatReader,
     HeartbeatWriter, HostSlot, JournalGeometry, JournalReader, JournalWriter, LogPosition, LogReader, LogWriter,
-    Mapping, PAGE_BYTES, PageIndex, Pool, PoolConfig, ReadOnly, RecordLimits, StateArea, VmGeometry, VmPartition,
-    boot_image,
+    Mapping, Offset, PAGE_BYTES, PageIndex, Pool, PoolConfig, PoolRead as _, ReadOnly, RecordLimits, RedoArea,
+    StateArea, VmGeometry, VmPartition, boot_image,
 };
 
 pub(crate) type Anything<T> = Result<T, Box<dyn std::error::Error>>;
@@ -76,9 +76,12 @@ fn commit_two_epochs(vm: &VmPartition) -> Anything<()> {
     let state = StateArea::new(Mapping::read_write(&vm.state(Access::ReadWrite)?)?);
     let console = ConsoleRing::open(Mapping::read_write(&vm.console(Access::ReadWrite)?)?)?;
     let control = ControlBlock::open(Mapping::read_write(&vm.control(Access::ReadWrite)?)?)?;
+    let redo = vm.redo(Access::ReadWrite)?;
+    let redo = RedoArea::new(Mapping::read_write(&redo)?, redo, GEOMETRY.journal.reserved_bytes)?;
     control.set_generation(GENERATION)?;
     control.set_applied(Epoch::new(4))?;
-    let targets = ApplyTargets { image: &image, disk: None, state: &state, console: &console, control: &control };
+    let targets =
+        ApplyTargets { image: &image, disk: None, redo: &redo, state: &state, console: &console, control: &control };
     let parts = ApplyParts {
         machine_state: b"registers",
         console_start: ConsolePosition::ZERO,
@@ -113,6 +116,8 @@ pub(crate) struct Survey {
     machine_state: Vec<u8>,
     console: Vec<u8>,
     pub(crate) records: Vec<RecordSurvey>,
+    /// The record whose copy the controller has kept, if it has applied one since pools have copies.
+    pub(crate) kept: Option<RecordSurvey>,
     log: Vec<(u32, u64, Vec<u8>)>,
     pub(crate) beat: Beat,
 }
@@ -153,6 +158,7 @@ pub(crate) fn survey(dir: &Path) -> Anything<Survey> {
         machine_state: StateArea::new(map(&vm.state(Access::ReadOnly)?)?).read(applied)?,
         console: bytes,
         records: records(&reader, applied.get()..=word.epoch.get())?,
+        kept: if pool.superblock().layout < 3 { None } else { kept(&vm)? },
         log: log_entries(&vm)?,
         beat: HeartbeatReader::new(map(&pool.heartbeat(HostSlot::new(1))?)?).sample()?,
     })
@@ -174,6 +180,18 @@ fn records(
         found.push((record.meta().to_vec(), pages));
     }
     Ok(found)
+}
+
+fn kept(vm: &VmPartition) -> Anything<Option<RecordSurvey>> {
+    let area = RedoArea::new(map(&vm.redo(Access::ReadOnly)?)?, AllReserved, GEOMETRY.journal.reserved_bytes)?;
+    let mut header = [0; 64];
+    map(&vm.redo(Access::ReadOnly)?)?.read(Offset::ZERO, &mut header)?;
+    if header == [0; 64] {
+        return Ok(None);
+    }
+    let mut buffer = Vec::new();
+    let record = area.load(GENERATION, Epoch::new(5), &LIMITS, &mut buffer)?;
+    Ok(Some((record.meta().to_vec(), record.pages().map(|(page, content)| (page, content.to_vec())).collect())))
 }
 
 fn log_entries(vm: &VmPartition) -> Anything<Vec<(u32, u64, Vec<u8>)>> {

@@ -9,11 +9,13 @@ use ft_protocol::controller::{ApplyOutcome, DrainOutcome};
 use ft_protocol::fence::FenceOutcome;
 use ft_protocol::{Epoch, Generation, HostId, VmId};
 use shared_mem::{
-    ApplyParts, ApplyStep, ApplyTargets, ConsolePosition, ConsoleRing, ControlBlock, Extent, JournalReader,
-    LogPosition, LogReader, Mapping, ReadWrite, RecordLimits, StateArea, apply_record,
+    ApplyLimit, ApplyParts, ApplyStep, ApplyTargets, ConsolePosition, ConsoleRing, ControlBlock, Extent, JournalReader,
+    LogPosition, LogReader, Mapping, ReadWrite, Record, RecordLimits, RedoArea, StateArea, apply_record, load_to_apply,
 };
 use std::sync::Arc;
 use std::thread::JoinHandle;
+
+type Failure = Box<dyn std::error::Error + Send + Sync>;
 
 /// The controller's handle of a generation's journal.
 pub(super) struct Journal {
@@ -23,14 +25,21 @@ pub(super) struct Journal {
     pub(super) log: LogReader<Mapping<ReadWrite>>,
 }
 
+/// The controller's own copy of the record that is being applied.
+pub(super) type Redo = RedoArea<Mapping<ReadWrite>, Extent>;
+
 /// The parts of the pool that records are applied to.
 pub(super) struct Target {
     pub(super) image: Mapping<ReadWrite>,
     pub(super) disk: Option<Mapping<ReadWrite>>,
+    pub(super) redo: Redo,
     pub(super) state: StateArea<Mapping<ReadWrite>>,
     pub(super) control: ControlBlock<Mapping<ReadWrite>>,
     pub(super) console: ConsoleRing<Mapping<ReadWrite>>,
     pub(super) limits: RecordLimits,
+    /// Whether the last record was copied before it was applied.
+    pub(super) keeps: bool,
+    pub(super) limit: Arc<ApplyLimit>,
     pub(super) log: LogDrain,
 }
 
@@ -51,8 +60,6 @@ pub(super) struct Job {
     pub(super) generation: Generation,
     pub(super) journal: Arc<Journal>,
     pub(super) epoch: Epoch,
-    /// The final epoch, once the generation is sealed; until then the commit word says what is committed.
-    pub(super) sealed_at: Option<shared_mem::Epoch>,
     pub(super) console_floor: Option<u64>,
 }
 
@@ -135,20 +142,16 @@ impl Target {
         }
     }
 
-    fn try_apply(
-        &mut self,
-        job: &Job,
-        buffer: &mut Vec<u8>,
-    ) -> Result<ApplyOutcome, Box<dyn std::error::Error + Send + Sync>> {
+    fn try_apply(&mut self, job: &Job, buffer: &mut Vec<u8>) -> Result<ApplyOutcome, Failure> {
         let epoch = shared_mem::Epoch::new(job.epoch.get());
-        if job.sealed_at.is_none_or(|sealed| epoch > sealed) {
-            // A damaged word is found, and acted upon, by whoever looks at it next.
-            match job.journal.reader.word() {
-                Ok(word) if word.epoch >= epoch => {}
-                _ => return Ok(ApplyOutcome::NotCommitted),
-            }
+        let generation = shared_mem::Generation::new(job.generation.get());
+        // Until the generation is sealed its commit word says what is committed. A damaged word is found, and acted upon,
+        // by whoever looks at it next.
+        let end = self.limit.end(generation).map_or_else(|| job.journal.reader.word().map(|word| word.epoch), Ok);
+        if end.is_ok_and(|end| epoch > end) || end.is_err() {
+            return Ok(ApplyOutcome::NotCommitted);
         }
-        let record = job.journal.reader.load(epoch, &self.limits, buffer)?;
+        let record = load_to_apply(&job.journal.reader, &self.redo, epoch, &self.limits, buffer)?;
         let meta = CommitMeta::decode(record.meta())?;
         // Refused here rather than by the host that would have to load it in the middle of a takeover.
         let state = MachineState::decode(meta.machine_state)?;
@@ -165,6 +168,30 @@ impl Target {
         {
             return Ok(ApplyOutcome::ConsoleFull { epoch: job.epoch });
         }
+        if !self.limit.begin(generation, epoch) {
+            return Ok(ApplyOutcome::NotCommitted);
+        }
+        failpoint::pass("controller.apply.begun");
+        self.apply_parts(&record, &meta)?;
+        job.journal.reader.release_spill(epoch, &job.journal.spill)?;
+        self.control.set_freed(epoch)?;
+        failpoint::pass("controller.apply.freed");
+        Ok(ApplyOutcome::Done { epoch: job.epoch, console_end, ended: meta.ended })
+    }
+}
+
+impl Target {
+    /// Applies what an earlier controller has begun to apply under a generation whose journal is lost: the copy is all
+    /// there is of it.
+    pub(super) fn finish(&mut self, generation: shared_mem::Generation) -> Result<(), Failure> {
+        let epoch = self.control.applied()?.next();
+        let mut buffer = Vec::new();
+        let Ok(record) = self.redo.load(generation, epoch, &self.limits, &mut buffer) else { return Ok(()) };
+        let meta = CommitMeta::decode(record.meta())?;
+        self.apply_parts(&record, &meta)
+    }
+
+    fn apply_parts(&mut self, record: &Record<'_>, meta: &CommitMeta<'_>) -> Result<(), Failure> {
         let parts = ApplyParts {
             machine_state: meta.machine_state,
             console_start: ConsolePosition::new(meta.console_start),
@@ -173,21 +200,42 @@ impl Target {
         let targets = ApplyTargets {
             image: &self.image,
             disk: self.disk.as_ref(),
+            redo: &self.redo,
             state: &self.state,
             console: &self.console,
             control: &self.control,
         };
-        apply_record(&record, &parts, &targets, &mut |step| failpoint::pass(name_of(step)))?;
-        job.journal.reader.release_spill(epoch, &job.journal.spill)?;
-        self.control.set_freed(epoch)?;
-        failpoint::pass("controller.apply.freed");
-        Ok(ApplyOutcome::Done { epoch: job.epoch, console_end, ended: meta.ended })
+        let mut kept = true;
+        apply_record(record, &parts, &targets, &mut |step| {
+            kept &= step != ApplyStep::NotKept;
+            failpoint::pass(name_of(step));
+        })?;
+        self.tell_kept(kept);
+        self.redo.release_spill()?;
+        Ok(())
+    }
+
+    /// Says when records begin to be applied without a copy, and when that is over.
+    fn tell_kept(&mut self, kept: bool) {
+        if kept != self.keeps {
+            self.keeps = kept;
+            if kept {
+                tracing::info!("commit records are copied again while they are applied");
+            } else {
+                tracing::warn!(
+                    "the pool has no space for copies of commit records while they are applied: a VM whose record is \
+                     damaged while its controller dies is lost"
+                );
+            }
+        }
     }
 }
 
 fn name_of(step: ApplyStep) -> &'static str {
     match step {
         ApplyStep::Checked => "controller.apply.checked",
+        ApplyStep::Kept => "controller.apply.kept",
+        ApplyStep::NotKept => "controller.apply.not-kept",
         ApplyStep::PagesWritten => "controller.apply.pages-written",
         ApplyStep::PagesDurable => "controller.apply.pages-durable",
         ApplyStep::StateDurable => "controller.apply.state-durable",

@@ -314,8 +314,7 @@ impl Driver {
             Action::Apply { vm, generation, epoch, console_floor } => {
                 let partition = self.partitions.get(&vm).expect("the core applies only to VMs that exist");
                 let journal = partition.journal(generation).expect("the core applies only open generations");
-                let sealed_at = partition.sealed_at(generation);
-                partition.apply(Job { generation, journal, epoch, sealed_at, console_floor });
+                partition.apply(Job { generation, journal, epoch, console_floor });
             }
             Action::DrainLog { vm, generation, console_floor } => {
                 let partition = self.partitions.get(&vm).expect("the core drains only logs of VMs that exist");

@@ -1,6 +1,6 @@
 //! One VM's part of the pool, as the controller uses it.
 
-use super::applier::{Applier, DrainJob, Event, Job, Journal, Target};
+use super::applier::{Applier, DrainJob, Event, Job, Journal, Redo, Target};
 use super::log_drain::LogDrain;
 use crate::failpoint;
 use crate::machine::MachineState;
@@ -13,8 +13,8 @@ use shared_mem::commit_word::CommitWordError;
 use shared_mem::journal::format_journal;
 use shared_mem::record_log::LogRange;
 use shared_mem::{
-    Access, ConsoleRing, ControlBlock, Extent, JournalGeometry, JournalReader, LogPosition, LogReader, Mapping, Pool,
-    PoolRead, ReadOnly, ReadWrite, RecordLimits, StateArea, VmGeometry, VmName, VmPartition,
+    Access, ApplyLimit, ConsoleRing, ControlBlock, Extent, JournalGeometry, JournalReader, LogPosition, LogReader,
+    Mapping, Pool, PoolRead, ReadOnly, ReadWrite, RecordLimits, StateArea, VmGeometry, VmName, VmPartition,
 };
 use std::collections::BTreeMap;
 use std::os::fd::AsFd;
@@ -38,11 +38,12 @@ pub(super) struct Partition {
     parts: VmPartition,
     geometry: JournalGeometry,
     limits: RecordLimits,
-    sealed: Option<(Generation, shared_mem::Epoch)>,
+    limit: Arc<ApplyLimit>,
     control: ControlBlock<Mapping<ReadWrite>>,
     state: StateArea<Mapping<ReadOnly>>,
     log_bytes: u64,
     journals: BTreeMap<Generation, Arc<Journal>>,
+    redo: Redo,
     applier: Applier,
 }
 
@@ -103,6 +104,10 @@ impl Partition {
             }
         };
         let applied = partition.control.applied()?;
+        let reached = partition.reached(record.generation, applied)?;
+        // What an earlier controller has begun to apply was committed, whatever the word says by now.
+        let word = word.map(|word| Word { epoch: word.epoch.max(reached), ..word });
+        partition.redo.release_spill()?;
         // An earlier controller may have died between applying a record and giving its slot back.
         if partition.control.freed()? < applied {
             if let Some(journal) = partition.journal(record.generation) {
@@ -145,7 +150,11 @@ impl Partition {
         let state = StateArea::new(writable(parts.state(Access::ReadWrite))?);
         let control = ControlBlock::open(writable(parts.control(Access::ReadWrite))?)?;
         let log = LogDrain::new(logged_to(&state, control.applied()?));
-        let target = Target {
+        let limit = Arc::new(ApplyLimit::default());
+        let mut target = Target {
+            keeps: true,
+            limit: Arc::clone(&limit),
+            redo: redo(&parts)?,
             limits,
             image,
             disk,
@@ -155,11 +164,18 @@ impl Partition {
             console: ConsoleRing::open(writable(parts.console(Access::ReadWrite))?)?,
         };
         let control = ControlBlock::open(writable(parts.control(Access::ReadWrite))?)?;
+        let generation = control.generation()?;
+        if parts.journal(generation, Access::ReadWrite).is_err()
+            && let Err(error) = target.finish(generation)
+        {
+            tracing::error!("what was begun for {vm} cannot be finished: {}", crate::chain(&*error));
+        }
+        let redo = redo(&parts)?;
         let applier = Applier::start(vm, target, wake.clone())?;
         let state = StateArea::new(Mapping::read_only(&parts.state(Access::ReadOnly)?)?);
         let log_bytes = parts.geometry().log_bytes;
         let journals = BTreeMap::new();
-        Ok(Self { parts, geometry, limits, sealed: None, control, state, log_bytes, journals, applier })
+        Ok(Self { parts, geometry, limits, limit, control, state, log_bytes, journals, redo, applier })
     }
 
     pub(super) fn parts(&self) -> &VmPartition {
@@ -182,11 +198,6 @@ impl Partition {
     pub(super) fn committed(&self, generation: Generation) -> Option<Result<Epoch, CommitWordError>> {
         let word = self.journals.get(&generation)?.reader.word();
         Some(word.map(|word| Epoch::new(word.epoch.get())))
-    }
-
-    /// The final epoch of a sealed generation.
-    pub(super) fn sealed_at(&self, generation: Generation) -> Option<shared_mem::Epoch> {
-        self.sealed.filter(|(sealed, _)| *sealed == generation).map(|(_, epoch)| epoch)
     }
 
     /// Makes the journal of a generation to come, with its space; it is laid out when the generation is opened.
@@ -275,28 +286,24 @@ impl Partition {
         {
             tracing::warn!("the record log of {generation} is sealed, but {}", crate::chain(&error));
         }
-        let final_epoch = match self.journals.get(&generation).map(|journal| (journal, journal.reader.seal())) {
-            Some((_, Ok(final_epoch))) => final_epoch,
-            Some((journal, Err(CommitWordError::Word(error)))) => {
-                tracing::warn!("{generation} is sealed, but its commit word is damaged: {error}");
-                self.last_whole_record(&journal.reader)?
-            }
-            Some((_, Err(error))) => return Err(error.into()),
-            // Lost before this controller began. What its primary publishes there, nobody reads.
-            None => self.control.applied()?,
-        };
-        self.sealed = Some((generation, final_epoch));
+        let raw = shared_mem::Generation::new(generation.get());
+        let applied = self.control.applied()?;
+        let journal = self.journals.get(&generation);
+        let word = journal.map(|journal| journal.reader.seal());
+        if let Some(Err(CommitWordError::Word(error))) = &word {
+            tracing::warn!("{generation} is sealed, but its commit word is damaged: {error}");
+        }
+        failpoint::pass("controller.takeover.word-closed");
+        let closed = journal.map(|journal| &journal.reader).zip(word);
+        let final_epoch =
+            self.limit.seal(raw, |begun| self.redo.end_of(raw, closed, (applied, begun), &self.limits))?;
         Ok(Epoch::new(final_epoch.get()))
     }
 
-    /// The last epoch that can be rebuilt from the journal, by its records alone.
-    fn last_whole_record(&self, journal: &JournalReader<Mapping<ReadWrite>>) -> Result<shared_mem::Epoch, Failure> {
-        let mut last = self.control.applied()?;
-        let mut buffer = Vec::new();
-        while journal.load(last.next(), &self.limits, &mut buffer).is_ok() {
-            last = last.next();
-        }
-        Ok(last)
+    /// The epoch that image and disk are at, or on their way to.
+    fn reached(&self, generation: Generation, applied: shared_mem::Epoch) -> Result<Epoch, Failure> {
+        let raw = shared_mem::Generation::new(generation.get());
+        Ok(Epoch::new(self.redo.reached(raw, applied, &self.limits, &mut Vec::new())?.get()))
     }
 
     pub(super) fn delete(self, pool: &Pool) -> Result<(), Failure> {
@@ -305,6 +312,11 @@ impl Partition {
         pool.delete_vm(slot)?;
         Ok(())
     }
+}
+
+fn redo(parts: &VmPartition) -> Result<Redo, Failure> {
+    let extent = parts.redo(Access::ReadWrite)?;
+    Ok(Redo::new(Mapping::read_write(&extent)?, extent, parts.geometry().journal.reserved_bytes)?)
 }
 
 fn geometry(spec: &VmSpec) -> VmGeometry {

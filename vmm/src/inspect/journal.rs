@@ -1,15 +1,15 @@
 //! A journal: its words, and the records in it that are committed but not applied.
 
 use super::Findings;
-use super::report::{JournalReport, JournalRole, RecordReport};
+use super::report::{ControlReport, JournalReport, JournalRole, RecordReport};
 use super::vm::map;
 use crate::machine::MachineState;
 use ft_protocol::commit_meta::{CommitMeta, CommitMetaError};
 use shared_mem::commit_word::{CommitWord, CommitWordError};
-use shared_mem::journal::{LoadError, META_BYTES_MAX};
+use shared_mem::journal::{AllReserved, LoadError, META_BYTES_MAX};
 use shared_mem::{
     Access, Epoch, Generation, JournalReader, Mapping, PAGE_SIZE, PageIndex, PagePlace, ReadOnly, RecordLimits,
-    VmPartition,
+    RedoArea, VmPartition, load_to_apply,
 };
 
 /// What has left the journals already.
@@ -147,12 +147,13 @@ impl Pending<'_> {
         first: bool,
         console_end: &mut Option<u64>,
     ) -> Result<(), Refusal> {
-        let limits = RecordLimits {
-            image_pages: self.partition.geometry().memory_bytes / PAGE_SIZE,
-            disk_blocks: self.partition.geometry().disk_bytes / PAGE_SIZE,
-            meta_bytes_max: META_BYTES_MAX,
+        let limits = limits(self.partition);
+        let epoch = Epoch::new(report.epoch);
+        // A controller that goes on takes the copy, if there is one.
+        let record = match area(self.partition) {
+            Some(area) => load_to_apply(self.reader, &area, epoch, &limits, buffer)?,
+            None => self.reader.load(epoch, &limits, buffer)?,
         };
-        let record = self.reader.load(Epoch::new(report.epoch), &limits, buffer)?;
         let is_block = |page: &PageIndex| matches!(page.place(), PagePlace::Disk(_));
         report.blocks = length(record.page_indices().filter(is_block).count());
         report.pages = length(record.page_count()) - report.blocks;
@@ -170,6 +171,26 @@ impl Pending<'_> {
         }
         *console_end = Some(meta.console_end());
         Ok(())
+    }
+}
+
+/// The epoch after the applied one, if a copy of its record is kept: image and disk may be on their way to it.
+pub(super) fn kept(partition: &VmPartition, control: ControlReport) -> Option<u64> {
+    let (generation, applied) = (Generation::new(control.generation), Epoch::new(control.applied));
+    let reached = area(partition)?.reached(generation, applied, &limits(partition), &mut Vec::new()).ok()?;
+    (reached > applied).then_some(reached.get())
+}
+
+fn area(partition: &VmPartition) -> Option<RedoArea<Mapping<ReadOnly>, AllReserved>> {
+    let memory = map(partition.redo(Access::ReadOnly)).ok()?;
+    RedoArea::new(memory, AllReserved, partition.geometry().journal.reserved_bytes).ok()
+}
+
+fn limits(partition: &VmPartition) -> RecordLimits {
+    RecordLimits {
+        image_pages: partition.geometry().memory_bytes / PAGE_SIZE,
+        disk_blocks: partition.geometry().disk_bytes / PAGE_SIZE,
+        meta_bytes_max: META_BYTES_MAX,
     }
 }
 

@@ -133,6 +133,8 @@ pub struct VmReport {
     pub control: Option<ControlReport>,
     /// Its journals, ascending.
     pub journals: Vec<JournalReport>,
+    /// The epoch that was being applied, of which the controller has kept a copy.
+    pub kept: Option<u64>,
     /// Its record logs, ascending.
     pub logs: Vec<LogReport>,
     /// The two slots of the machine state.

@@ -4,11 +4,12 @@ use super::*;
 use ft_protocol::commit_meta::CommitMeta;
 use ft_protocol::spec::{JournalShape, Mode, VmSpec};
 use ft_protocol::{HostId, Span, VmId};
+use shared_mem::redo::KeepRecord as _;
 use shared_mem::vm_directory::VmGeometry;
 use shared_mem::{
     Access, ApplyParts, ApplyTargets, ConsolePosition, ConsoleRing, ControlBlock, Epoch, Generation, HeartbeatWriter,
     HostSlot, JournalGeometry, JournalReader, JournalWriter, LogPosition, LogWriter, Mapping, PageIndex, PoolConfig,
-    RecordLimits, StateArea, VmPartition, apply_record, no_step,
+    RecordLimits, RedoArea, StateArea, VmPartition, apply_record, no_step,
 };
 use std::fs;
 use std::num::NonZeroU32;
@@ -102,12 +103,18 @@ impl World {
         let targets = ApplyTargets {
             image: &map(self.parts.image(rw)),
             disk: Some(&map(self.parts.disk(rw))),
+            redo: &self.redo(),
             state: &StateArea::new(map(self.parts.state(rw))),
             console: &ConsoleRing::open(map(self.parts.console(rw))).unwrap(),
             control: &control,
         };
         apply_record(&record, &parts, &targets, &mut no_step).unwrap();
         control.set_freed(Epoch::new(epoch)).unwrap();
+    }
+
+    fn redo(&self) -> RedoArea<Mapping<shared_mem::ReadWrite>, shared_mem::Extent> {
+        let extent = self.parts.redo(Access::ReadWrite).unwrap();
+        RedoArea::new(Mapping::read_write(&extent).unwrap(), extent, geometry().journal.reserved_bytes).unwrap()
     }
 
     fn inspect(&self) -> PoolReport {
@@ -193,6 +200,24 @@ fn a_sound_pool_is_described_alive_and_dead() {
     assert!(!dead.held);
     assert_eq!(dead.vms, report.vms);
     serde_json::to_string(&dead).unwrap();
+}
+
+#[test]
+fn a_record_that_is_being_applied_counts_wherever_its_journal_is() {
+    let world = World::new();
+    let memory = Mapping::read_only(&world.parts.journal(Generation::new(1), Access::ReadOnly).unwrap()).unwrap();
+    let reader = JournalReader::new(memory, Generation::new(1), geometry().journal).unwrap();
+    let limits = RecordLimits { image_pages: 1 << 8, disk_blocks: 0, meta_bytes_max: 1 << 20 };
+    let mut buffer = Vec::new();
+    world.redo().keep(&reader.load(Epoch::new(3), &limits, &mut buffer).unwrap()).unwrap();
+    assert_eq!(world.inspect().vms[0].kept, Some(3));
+    let slot = geometry().journal.slot_at(Epoch::new(3)).get();
+    world.flip("vm-0/journal.1", slot + 4096 + 9);
+    let report = world.inspect();
+    assert_eq!(report.vms[0].recoverable.epoch, Some(4), "{}", report.vms[0].recoverable.why);
+    world.flip("vm-0/redo", 4096 + 9);
+    let report = world.inspect();
+    assert_eq!((report.vms[0].kept, report.vms[0].recoverable.epoch), (None, Some(2)));
 }
 
 #[test]

@@ -66,6 +66,8 @@ pub(super) struct Look<'a> {
     pub(super) partition: &'a VmPartition,
     pub(super) record: Option<&'a VmRecord>,
     pub(super) hosts: &'a [HostRecord],
+    /// The pool's layout version.
+    pub(super) layout: u32,
 }
 
 impl Look<'_> {
@@ -80,6 +82,7 @@ impl Look<'_> {
         self.check_image(findings);
         let journals = self.journals(control, console, findings);
         let logs = self.logs(control, findings);
+        let kept = control.and_then(|control| journal::kept(self.partition, control));
         let recoverable = recoverable(self.record, control, state.is_some(), boot.is_some(), &journals);
         VmReport {
             slot: Some(self.partition.slot().get()),
@@ -91,6 +94,7 @@ impl Look<'_> {
             reserved_bytes: reserved_bytes(geometry, boot, journals.len(), logs.len()),
             journals,
             logs,
+            kept,
             machine_state,
             console,
             boot,
@@ -269,6 +273,11 @@ impl Look<'_> {
         if let Err(error) = self.partition.image(Access::ReadOnly) {
             findings.damage("image", crate::chain(&error), "the guest's memory is lost");
         }
+        if let Err(error) = self.partition.redo(Access::ReadOnly)
+            && self.layout >= 3
+        {
+            findings.damage("redo", crate::chain(&error), "no controller can go on with the VM");
+        }
         if self.partition.geometry().disk_bytes > 0
             && let Err(error) = self.partition.disk(Access::ReadOnly)
         {
@@ -388,6 +397,7 @@ pub(super) fn homeless(record: &VmRecord, hosts: &[HostRecord]) -> VmReport {
         control: None,
         journals: Vec::new(),
         logs: Vec::new(),
+        kept: None,
         machine_state: Vec::new(),
         console: None,
         boot: None,
@@ -407,6 +417,7 @@ fn reserved_bytes(geometry: &VmGeometry, boot: Option<BootReport>, journals: usi
         .saturating_add(shared_mem::console::console_file_bytes(geometry.console_bytes))
         .saturating_add(boot.map_or(0, |boot| boot_image::boot_file_bytes(boot.bytes)))
         .saturating_add(times(journal, journals))
+        .saturating_add(geometry.journal.reserved_bytes)
         .saturating_add(times(shared_mem::record_log::log_file_bytes(geometry.log_bytes), logs))
 }
 

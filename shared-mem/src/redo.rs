@@ -1,0 +1,198 @@
+//! The controller's own copy of the commit record that it is applying.
+//!
+//! A controller that dies in the middle of applying leaves image and disk between two epochs, and only the whole record
+//! makes them whole again. The record in the journal is its writer's: a fenced or hostile one can change it, or a bit can
+//! flip. So the record is copied to memory that only the controller writes, durably, before the first page is touched, and
+//! the next controller goes on from the copy, whatever has become of the journal.
+//!
+//! ```text
+//!   record checked ─▶ copy durable ─▶ pages ... applied := E        (the copy of E stays until that of E + 1)
+//!                        │
+//!                        └─▶ crash: the copy is whole (header and body CRC) and of epoch applied + 1: apply it again
+//!   crash before that:        the copy is damaged, or of an epoch that is applied: no page was touched
+//! ```
+//! The copy is as large as the record, but only while it is applied: beyond the reserved part its space is taken before and
+//! given back after. When the pool has none left the record is applied without a copy ([`Kept::No`]): waiting could
+//! last for ever, because the space that is missing may be the record's own.
+
+use std::cell::Cell;
+use std::fmt;
+
+use crate::commit_word::CommitWordError;
+use crate::journal::{JournalReader, LoadError, Record, RecordLimits, SpillError, SpillSpace, load_slot};
+use crate::mem::{AccessError, PoolRead, PoolWrite, check_bounds};
+use crate::numbers::{Epoch, Generation, Offset, len_u64};
+use crate::planted::{self, PlantedBug, planted};
+
+/// Whether a copy was made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kept {
+    /// It is durable.
+    Yes,
+    /// There was no space for it.
+    No,
+}
+
+/// Makes copies of records, for [`apply_record`](crate::apply_record).
+pub trait KeepRecord: fmt::Debug {
+    /// Copies a record durably.
+    ///
+    /// # Errors
+    /// When the pool refuses.
+    fn keep(&self, record: &Record<'_>) -> Result<Kept, AccessError>;
+}
+
+/// Where the copy lies: a memory with the shape of one journal slot.
+#[derive(Debug)]
+pub struct RedoArea<M, S> {
+    memory: M,
+    space: S,
+    reserved_bytes: u64,
+    /// The first bytes that have space.
+    backed: Cell<u64>,
+}
+
+impl<M: PoolRead, S: SpillSpace> RedoArea<M, S> {
+    /// The area in `memory`, of which `reserved_bytes` are to have their space always; `space` takes and gives back more.
+    ///
+    /// # Errors
+    /// When the memory is shorter.
+    pub fn new(memory: M, space: S, reserved_bytes: u64) -> Result<Self, AccessError> {
+        check_bounds(Offset::ZERO, reserved_bytes, memory.len())?;
+        // In a pool that was made before there were copies it may not have its space yet.
+        let backed = if space.reserve(Offset::ZERO, reserved_bytes).is_ok() { reserved_bytes } else { 0 };
+        Ok(Self { memory, space, reserved_bytes, backed: Cell::new(backed) })
+    }
+
+    /// Copies the record out, if that of `epoch` is kept, and checks it.
+    ///
+    /// # Errors
+    /// When the area holds no sound record of that epoch.
+    pub fn load<'buffer>(
+        &self,
+        generation: Generation,
+        epoch: Epoch,
+        limits: &RecordLimits,
+        buffer: &'buffer mut Vec<u8>,
+    ) -> Result<Record<'buffer>, LoadError> {
+        let slot = (Offset::ZERO, self.memory.len());
+        load_slot(&self.memory, slot, (generation, epoch), limits, buffer, PlantedBug::RedoCrc)
+    }
+
+    /// Whether the record of `epoch` is kept.
+    ///
+    /// # Errors
+    /// When the area is out of reach.
+    pub fn holds(
+        &self,
+        generation: Generation,
+        epoch: Epoch,
+        limits: &RecordLimits,
+        buffer: &mut Vec<u8>,
+    ) -> Result<bool, AccessError> {
+        match self.load(generation, epoch, limits, buffer) {
+            Ok(_) => Ok(true),
+            Err(LoadError::Record { .. }) => Ok(false),
+            Err(LoadError::Access(error)) => Err(error),
+        }
+    }
+
+    /// The epoch that image and disk are at, or on their way to: no generation may end before it.
+    ///
+    /// # Errors
+    /// When the area is out of reach.
+    pub fn reached(
+        &self,
+        generation: Generation,
+        applied: Epoch,
+        limits: &RecordLimits,
+        buffer: &mut Vec<u8>,
+    ) -> Result<Epoch, AccessError> {
+        let next = applied.next();
+        let begun = self.holds(generation, next, limits, buffer)? && !planted(PlantedBug::RedoForgottenAtSeal);
+        Ok(if begun { next } else { applied })
+    }
+
+    /// Where a generation ends: after its commit word was closed with the result given beside its journal, at the last
+    /// published epoch, or, if the word is damaged, at the last one whose record is whole; without a journal at the applied
+    /// one. Never before `begun`, the last epoch whose application has begun ([`ApplyLimit`](crate::ApplyLimit)), nor
+    /// before what an earlier controller has begun.
+    ///
+    /// # Errors
+    /// When the pool is out of reach.
+    pub fn end_of<J: PoolRead>(
+        &self,
+        generation: Generation,
+        closed: Option<(&JournalReader<J>, Result<Epoch, CommitWordError>)>,
+        (applied, begun): (Epoch, Epoch),
+        limits: &RecordLimits,
+    ) -> Result<Epoch, AccessError> {
+        let reached = self.reached(generation, applied, limits, &mut Vec::new())?.max(begun);
+        match closed {
+            // It was never made, or is lost. What its primary publishes there, nobody reads.
+            None => Ok(reached),
+            Some((_, Ok(published))) => Ok(published.max(reached)),
+            Some((journal, Err(CommitWordError::Word(_)))) => journal.last_whole(reached, limits),
+            Some((_, Err(CommitWordError::Access(error)))) => Err(error),
+        }
+    }
+
+    /// Gives back what a large record has taken. To be called when it is applied, and by a controller that has just
+    /// started.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub fn release_spill(&self) -> Result<(), SpillError> {
+        let len = self.memory.len();
+        if len > self.reserved_bytes {
+            self.space.release(Offset::new(self.reserved_bytes), len - self.reserved_bytes)?;
+            self.backed.set(self.backed.get().min(self.reserved_bytes));
+        }
+        Ok(())
+    }
+
+    fn has_space(&self, needed: u64) -> bool {
+        let backed = self.backed.get();
+        if needed > backed {
+            if self.space.reserve(Offset::new(backed), needed - backed).is_err() {
+                return false;
+            }
+            self.backed.set(needed);
+        }
+        true
+    }
+}
+
+impl<M: PoolWrite + fmt::Debug, S: SpillSpace + fmt::Debug> KeepRecord for RedoArea<M, S> {
+    fn keep(&self, record: &Record<'_>) -> Result<Kept, AccessError> {
+        let (header, body_at, body) = record.stored();
+        let total_bytes = body_at.get() + len_u64(body.len());
+        if total_bytes > self.memory.len() || !self.has_space(total_bytes) {
+            return Ok(Kept::No);
+        }
+        self.memory.write(body_at, body)?;
+        self.memory.write(Offset::ZERO, header)?;
+        planted::flush(&self.memory, Offset::ZERO, total_bytes, PlantedBug::RedoFlush)?;
+        planted::fence(&self.memory, PlantedBug::RedoFence)?;
+        Ok(Kept::Yes)
+    }
+}
+
+/// Loads the record of `epoch` to be applied: the copy, if there is one, since image and disk may hold a part of it; else
+/// the one in the journal.
+///
+/// # Errors
+/// When there is no copy, and the journal's slot holds no sound record of that epoch.
+pub fn load_to_apply<'buffer, J: PoolRead, M: PoolRead, S: SpillSpace>(
+    journal: &JournalReader<J>,
+    redo: &RedoArea<M, S>,
+    epoch: Epoch,
+    limits: &RecordLimits,
+    buffer: &'buffer mut Vec<u8>,
+) -> Result<Record<'buffer>, LoadError> {
+    let generation = journal.generation();
+    if redo.holds(generation, epoch, limits, buffer)? && !planted(PlantedBug::RedoIgnored) {
+        return redo.load(generation, epoch, limits, buffer);
+    }
+    journal.load(epoch, limits, buffer)
+}
