@@ -10,9 +10,11 @@ use std::error::Error;
 use std::io;
 use vmm::client::ClientError;
 use vmm::controller::ControllerError;
+use vmm::disk_file::DiskFileError;
 use vmm::host::HostError;
 use vmm::machine::OpenKvmError;
 use vmm::machine::flat::FlatGuestError;
+use vmm::net::{NetError, SwitchError};
 use vmm::transport::ConnectError;
 use vmm::unprotected::UnprotectedError;
 
@@ -95,6 +97,45 @@ impl From<UnprotectedError> for Failure {
             UnprotectedError::Console(error) if error.kind() == io::ErrorKind::BrokenPipe => ExitCode::OutputClosed,
             UnprotectedError::Console(_) => ExitCode::OutputFailed,
             UnprotectedError::Machine(_) => ExitCode::Internal,
+            UnprotectedError::Net(error) => net_code(error),
+            UnprotectedError::Disk(error) => disk_code(error),
+        };
+        Self::new(code, &error)
+    }
+}
+
+fn net_code(error: &NetError) -> ExitCode {
+    match error {
+        NetError::NoSwitch { .. } | NetError::TapBusy { .. } => ExitCode::Unreachable,
+        NetError::NoTun(source) if source.kind() == io::ErrorKind::PermissionDenied => ExitCode::NotPermitted,
+        NetError::TapNotPermitted { .. } => ExitCode::NotPermitted,
+        NetError::TapName { .. } => ExitCode::Usage,
+        NetError::NoTun(_) | NetError::Tap { .. } => ExitCode::FileMissing,
+        NetError::Resources(_) => ExitCode::Internal,
+    }
+}
+
+fn disk_code(error: &DiskFileError) -> ExitCode {
+    match error {
+        DiskFileError::Open { source, .. } if source.kind() == io::ErrorKind::PermissionDenied => {
+            ExitCode::NotPermitted
+        }
+        DiskFileError::Open { .. } => ExitCode::FileMissing,
+        DiskFileError::InUse { .. } => ExitCode::Unreachable,
+        DiskFileError::OtherSize { .. } | DiskFileError::Unfit { .. } => ExitCode::Usage,
+        DiskFileError::Write { .. } => ExitCode::OutputFailed,
+    }
+}
+
+impl From<SwitchError> for Failure {
+    fn from(error: SwitchError) -> Self {
+        let code = match &error {
+            SwitchError::Taken { .. } => ExitCode::Unreachable,
+            SwitchError::Bind { source, .. } if source.kind() == io::ErrorKind::PermissionDenied => {
+                ExitCode::NotPermitted
+            }
+            SwitchError::Bind { .. } => ExitCode::Unreachable,
+            SwitchError::Resources(_) => ExitCode::Internal,
         };
         Self::new(code, &error)
     }

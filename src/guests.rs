@@ -22,7 +22,13 @@ fn summary(name: &str) -> &'static str {
     match name {
         "burn" => "computes without a single exit, then prints the result (--rounds N)",
         "counter" => "prints numbered lines (--lines N --every-us N)",
+        "disk" => {
+            "writes blocks to its disk, reads them back, verifies them (--steps N --seed N --flush-every N --every-us N)"
+        }
         "idle" => "waits, and prints a line at each tick (--ticks N --tick-ms N)",
+        "kv" => "a key-value store over TCP (--ip ADDRESS/BITS --port N)",
+        "netecho" => "sends back what comes by UDP and TCP (--ip ADDRESS/BITS --port N --connections N)",
+        "rebel" => "breaks the rules: its history depends on RDTSC and RDRAND (--lines N --every-us N --from LINE)",
         "torture" => {
             "writes all over its memory; its checksum shows every lost write (--steps N --progress N --seed N)"
         }

@@ -20,6 +20,7 @@ mod scenario;
 mod signals;
 mod sim;
 mod status;
+mod switch;
 
 use clap::{Parser, Subcommand};
 use exit_code::ExitCode;
@@ -59,6 +60,8 @@ enum Command {
     Doctor(doctor::Args),
     /// List the guests that ftvm brings along
     Guests(guests::Args),
+    /// Run an Ethernet segment for guests, without privileges: a learning switch
+    Switch(switch::Args),
     /// Show the hosts and VMs of a pool
     Status(status::Args),
     /// Read a VM's console, from its beginning or from where it was left
@@ -96,6 +99,7 @@ fn main() -> std::process::ExitCode {
         Command::Drain(args) => planned::drain(args),
         Command::Doctor(args) => doctor::run(&args),
         Command::Guests(args) => guests::run(&args),
+        Command::Switch(args) => switch::run(&args),
         Command::Status(args) => status::run(&args),
         Command::Pool(command) => pool_inspect::run(command),
         Command::Host(args) => host::run(args),

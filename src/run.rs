@@ -8,9 +8,10 @@ use crate::signals::EndSignals;
 use crate::{CommandResult, ExitStatus, output};
 use ft_protocol::commit_meta::GuestEnd;
 use ft_protocol::policy::{Failback, Policy};
-use ft_protocol::spec::Mode;
+use ft_protocol::spec::{Mode, NETS_MAX, NetSpec};
 use ft_protocol::{Span, Time};
 use scenarios::cluster::{Cluster, ClusterOptions, default_pool_parent};
+use scenarios::devices::{DiskOption, NetOption};
 use scenarios::foreground::{Followed, ShowError, Shown, show};
 use scenarios::guest::{GuestImage, GuestSource};
 use scenarios::protected::{Outcome, ProtectedRun, Respawn, VmOptions};
@@ -22,6 +23,8 @@ use std::io::{self, IsTerminal as _};
 use std::os::fd::AsFd as _;
 use std::path::{Path, PathBuf};
 use vmm::clock::monotonic;
+use vmm::disk_file::DiskFile;
+use vmm::unprotected::{UnprotectedError, UnprotectedGuest};
 
 #[derive(clap::Args)]
 pub(crate) struct Args {
@@ -33,6 +36,12 @@ pub(crate) struct Args {
     args: Vec<String>,
     #[command(flatten)]
     in_pool: PoolRunArgs,
+    /// A network device: segment=PATH (see `ftvm switch`) or tap=NAME; ,mac=ADDRESS behind it if you need one
+    #[arg(long, value_name = "NETWORK")]
+    net: Vec<NetOption>,
+    /// The disk: a file; with ,size=SIZE behind it one that is made if it is not there
+    #[arg(long, value_name = "FILE")]
+    disk: Option<DiskOption>,
     /// How many hosts (default 3)
     #[arg(long, value_name = "N")]
     hosts: Option<u16>,
@@ -99,8 +108,12 @@ const HOSTS: u16 = 3;
 
 impl Args {
     /// What the VM is to be.
-    pub(crate) fn vm(&self) -> VmOptions {
-        VmOptions {
+    ///
+    /// # Errors
+    /// No entropy for the addresses of network devices.
+    pub(crate) fn vm(&self) -> Result<VmOptions, Failure> {
+        Ok(VmOptions {
+            nets: self.nets()?,
             memory: self.memory,
             mode: if self.mode == RunMode::Replay { Mode::Replay } else { Mode::Checkpoint },
             args: self.args.clone(),
@@ -112,7 +125,12 @@ impl Args {
                 preferred: self.prefer.clone(),
                 failback: self.failback.map(|hold| Failback { hold }),
             },
-        }
+        })
+    }
+
+    fn nets(&self) -> Result<Vec<NetSpec>, Failure> {
+        let failed = |error: io::Error| Failure::new(ExitCode::Internal, &error);
+        self.net.iter().map(NetOption::spec).collect::<Result<_, _>>().map_err(failed)
     }
 
     /// What only a private cluster can be told.
@@ -144,6 +162,13 @@ pub(crate) fn run(args: &Args) -> CommandResult {
     let Ok(source) = args.guest.parse::<GuestSource>();
     let image = source.read()?;
     image.check(args.memory.get(), &args.args)?;
+    if args.mode != RunMode::None {
+        let disk = [("--disk", args.disk.is_some())];
+        refuse(&disk, "yet without --mode none: guests with disks are not protected yet")?;
+    }
+    if args.net.len() > NETS_MAX {
+        return Err(Failure::line(ExitCode::Usage, format!("--net was given more than {NETS_MAX} times")));
+    }
     if let Some(socket) = args.in_pool.socket() {
         refuse(&args.without_own_cluster(), "with --pool: the cluster is there already")?;
         return run_in_pool::run(socket, args, &args.in_pool, &image);
@@ -166,8 +191,16 @@ fn run_unprotected(args: &Args, image: &GuestImage) -> CommandResult {
         ("--respawn", args.respawn),
     ];
     refuse(&without, "with --mode none, which has no cluster: leave one of them out")?;
-    let mut out = io::stdout().lock();
-    guest_end(vmm::unprotected::run(image.bytes(), args.memory.get(), &args.args, &mut out)?)
+    let nets = args.nets()?;
+    let disk = args.disk.as_ref().map(|disk| DiskFile::open(&disk.path, disk.size.map(ByteCount::get)));
+    let guest = UnprotectedGuest {
+        elf: image.bytes(),
+        memory_bytes: args.memory.get(),
+        args: &args.args,
+        nets: &nets,
+        disk: disk.transpose().map_err(UnprotectedError::from)?,
+    };
+    guest_end(vmm::unprotected::run(guest, &mut io::stdout().lock())?)
 }
 
 fn run_protected(args: &Args, image: &GuestImage) -> CommandResult {
@@ -180,7 +213,7 @@ fn run_protected(args: &Args, image: &GuestImage) -> CommandResult {
         keep: args.keep,
     })?;
     let (pool_directory, run_directory) = (cluster.pool_directory().to_owned(), cluster.run_directory().to_owned());
-    let options = args.vm();
+    let options = args.vm()?;
     let respawn = if args.respawn { Respawn::All } else { Respawn::Fenced };
     let mut run = ProtectedRun::start(cluster, image, &options, respawn, args.events.as_deref())?;
     let shown = follow(args.time_limit, &mut run, &signals)?;

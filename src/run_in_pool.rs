@@ -94,7 +94,7 @@ pub(crate) fn duration(span: Span) -> Duration {
 
 pub(crate) fn run(socket: &Path, args: &run::Args, pool: &PoolRunArgs, image: &GuestImage) -> CommandResult {
     output::require()?;
-    let (name, options) = (pool.new_name(image), args.vm());
+    let (name, options) = (pool.new_name(image), args.vm()?);
     if pool.detach {
         let name = start_detached(socket, image, &options, &name, pool.unread())?;
         output::text(&format!("{name}\n"))?;

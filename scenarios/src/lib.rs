@@ -5,6 +5,8 @@ pub mod attached;
 pub mod cluster;
 pub mod compare;
 pub mod demo;
+pub mod devices;
+pub mod disk_image;
 pub mod event;
 pub mod foreground;
 pub mod golden;

@@ -59,7 +59,7 @@ fn bundled_guests_are_listed_and_run() {
     let place = Place::new();
     let listed = place.run(&["guests"]).ok();
     let listed = String::from_utf8(listed.stdout).expect("text");
-    for name in ["burn", "counter", "idle", "torture"] {
+    for name in ["burn", "counter", "disk", "idle", "netecho", "torture"] {
         assert!(listed.contains(&format!("builtin:{name} ")), "{listed}");
     }
     let Some(_machine) = kvm() else { return };

@@ -5,6 +5,7 @@ mod cleanup;
 mod cluster_by_hand;
 mod consoles;
 mod descriptors;
+mod devices;
 mod full_pool;
 mod guests;
 mod hangs;

@@ -8,6 +8,7 @@ use scenarios::protected::{UnreadConsole, VmOptions};
 use scenarios::units::ByteCount;
 use std::collections::BTreeMap;
 use std::sync::Mutex;
+use vmm::unprotected::UnprotectedGuest;
 
 /// A guest and what it says when nobody interferes.
 #[derive(Clone, Debug)]
@@ -33,13 +34,16 @@ impl Golden {
         let args: Vec<String> = args.iter().map(ToString::to_string).collect();
         let memory = ByteCount::mib(memory_mib);
         let mut console = Vec::new();
-        let end = vmm::unprotected::run(image.bytes(), memory.get(), &args, &mut console).expect("the guest runs");
+        let guest =
+            UnprotectedGuest { elf: image.bytes(), memory_bytes: memory.get(), args: &args, nets: &[], disk: None };
+        let end = vmm::unprotected::run(guest, &mut console).expect("the guest runs");
         let options = VmOptions {
             memory,
             args,
             mode: Mode::Checkpoint,
             epoch_interval: Some(Span::from_ms(5)),
             working_set: None,
+            nets: Vec::new(),
             policy: ft_protocol::policy::Policy::default(),
         };
         Self { image, options, console, end }

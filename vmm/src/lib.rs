@@ -3,6 +3,7 @@
 pub mod client;
 pub mod clock;
 pub mod controller;
+pub mod disk_file;
 pub mod doctor;
 mod error_chain;
 pub mod events;

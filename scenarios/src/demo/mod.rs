@@ -158,6 +158,7 @@ fn show_in(
         epoch_interval: options.epoch_interval,
         working_set: None,
         policy: ft_protocol::policy::Policy::default(),
+        nets: Vec::new(),
     };
     let run = ProtectedRun::start(cluster, &image, &vm, Respawn::All, None)?;
     let kills = plan_kills(options.seed, options.kills, golden.console.len() as u64);

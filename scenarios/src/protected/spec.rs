@@ -3,7 +3,7 @@
 use crate::units::ByteCount;
 use ft_protocol::Span;
 use ft_protocol::policy::Policy;
-use ft_protocol::spec::{JournalShape, LOG_BYTES_DEFAULT, Mode, VmSpec};
+use ft_protocol::spec::{JournalShape, LOG_BYTES_DEFAULT, Mode, NetSpec, VmSpec};
 
 /// Commit records that may wait for the controller.
 const JOURNAL_SLOTS: u32 = 4;
@@ -44,6 +44,8 @@ pub struct VmOptions {
     pub working_set: Option<ByteCount>,
     /// Where it should run.
     pub policy: Policy,
+    /// Network devices.
+    pub nets: Vec<NetSpec>,
 }
 
 impl VmOptions {
@@ -60,7 +62,7 @@ impl VmOptions {
             console_lossless: unread == UnreadConsole::Waits,
             policy: self.policy.clone(),
             working_set_bytes_max: self.working_set.map(ByteCount::get),
-            nets: Vec::new(),
+            nets: self.nets.clone(),
             disk_bytes: 0,
             log_bytes: if self.mode.records() { LOG_BYTES_DEFAULT } else { UNUSED_LOG_BYTES },
         }

@@ -138,6 +138,7 @@ pub fn run_scenario(
         epoch_interval: scenario.vm.epoch_interval,
         working_set: None,
         policy: ft_protocol::policy::Policy::default(),
+        nets: Vec::new(),
     };
     let respawn = if scenario.cluster.respawn { Respawn::All } else { Respawn::Fenced };
     let run = ProtectedRun::start(cluster, &image, &vm, respawn, Some(&directory.file("events.jsonl")))?;

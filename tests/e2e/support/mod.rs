@@ -4,11 +4,13 @@ mod by_hand;
 mod command;
 mod events;
 mod process;
+mod segment;
 
 pub(crate) use by_hand::{ByHand, SOCKET, has_ended, is_protected};
 pub(crate) use command::{Place, Running};
 pub(crate) use events::{count_of, read_events};
 pub(crate) use process::{children_of, is_alive, signal};
+pub(crate) use segment::{SegmentSwitch, connect, guest_at};
 
 use std::path::Path;
 use std::sync::{Mutex, MutexGuard, PoisonError};

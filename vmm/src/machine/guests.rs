@@ -6,7 +6,7 @@ macro_rules! bundled {
     };
 }
 
-const BUNDLED: &[(&str, &[u8])] = bundled!["burn", "counter", "idle", "torture"];
+const BUNDLED: &[(&str, &[u8])] = bundled!["burn", "counter", "disk", "idle", "kv", "netecho", "rebel", "torture"];
 
 /// The ELF file of a bundled guest.
 #[must_use]

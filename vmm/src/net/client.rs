@@ -1,8 +1,12 @@
-//! A host on a segment for tests and load: TCP connections to guests, without any privilege and without the host's own
+//! A host on a segment for tests and load: TCP connections to guests, and UDP, without any privilege and without the host's own
 //! network stack.
 //!
 //! [`SegmentHost`] has an address of its own on the segment; [`SegmentStream`]s are used like other blocking streams, from
 //! any thread.
+
+mod datagrams;
+
+pub use datagrams::SegmentDatagrams;
 
 use super::error::NetError;
 use super::frame::MacAddress;

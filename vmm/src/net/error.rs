@@ -7,7 +7,7 @@ use std::path::PathBuf;
 #[derive(Debug, thiserror::Error)]
 pub enum NetError {
     /// Nobody listens at the segment's socket.
-    #[error("no switch at {path}: start one with `ftvm switch --socket {path}`")]
+    #[error("no switch at {path}: start one with `ftvm switch {path}`")]
     NoSwitch {
         /// The socket.
         path: PathBuf,

@@ -27,6 +27,18 @@ impl MacAddress {
     /// All devices.
     pub const BROADCAST: Self = Self([0xff; 6]);
 
+    /// An address that no maker of devices has given out, different from all others as far as chance can make it.
+    ///
+    /// # Errors
+    /// The operating system has no entropy.
+    pub fn random() -> std::io::Result<Self> {
+        let mut address = [0; 6];
+        getrandom::fill(&mut address).map_err(std::io::Error::other)?;
+        // Locally administered, and one device's.
+        address[0] = address[0] & !1 | 2;
+        Ok(Self(address))
+    }
+
     /// Whether it names one device, not a group of them.
     #[must_use]
     pub fn is_unicast(self) -> bool {
@@ -90,6 +102,13 @@ mod tests {
             assert!(bad.parse::<MacAddress>().is_err(), "{bad}");
         }
         assert!("00:00:00:00:00:00".parse::<MacAddress>().is_err());
+    }
+
+    #[test]
+    fn random_addresses_are_those_of_devices_that_nobody_made() {
+        let addresses: Vec<MacAddress> = (0..64).map(|_| MacAddress::random().expect("entropy")).collect();
+        assert!(addresses.iter().all(|address| address.is_unicast() && address.0[0] & 2 == 2));
+        assert!(addresses.windows(2).all(|pair| pair[0] != pair[1]));
     }
 
     #[test]

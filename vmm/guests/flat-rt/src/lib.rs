@@ -15,7 +15,7 @@ mod console;
 mod memory;
 mod ports;
 
-pub use args::{Args, UsageError};
+pub use args::{Args, Options, UsageError};
 pub use boot::{BootInfo, Region, RegionKind};
 pub use console::{Console, console};
 pub use ports::{clock_ns, entropy, exit, wait_ns, wait_us};

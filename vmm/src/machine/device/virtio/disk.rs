@@ -113,7 +113,7 @@ impl Disk {
     }
 
     /// Writes what the guest writes at `at`. The caller has checked that it is inside.
-    pub(super) fn write(&mut self, at: u64, bytes: &[u8]) -> Result<(), DiskError> {
+    pub(crate) fn write(&mut self, at: u64, bytes: &[u8]) -> Result<(), DiskError> {
         for (block, inside, part) in parts(at, bytes.len()) {
             let bytes = &bytes[part];
             let mut content = match self.written.remove(&block) {
