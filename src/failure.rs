@@ -104,6 +104,12 @@ impl From<UnprotectedError> for Failure {
     }
 }
 
+impl From<NetError> for Failure {
+    fn from(error: NetError) -> Self {
+        Self::new(net_code(&error), &error)
+    }
+}
+
 fn net_code(error: &NetError) -> ExitCode {
     match error {
         NetError::NoSwitch { .. } | NetError::TapBusy { .. } => ExitCode::Unreachable,

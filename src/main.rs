@@ -10,6 +10,7 @@ mod failure;
 mod guests;
 mod host;
 mod lineage;
+mod load;
 mod output;
 mod planned;
 mod pool;
@@ -62,6 +63,8 @@ enum Command {
     Guests(guests::Args),
     /// Run an Ethernet segment for guests, without privileges: a learning switch
     Switch(switch::Args),
+    /// Put load on a guest from a segment, and check what it answers
+    Load(load::Args),
     /// Show the hosts and VMs of a pool
     Status(status::Args),
     /// Read a VM's console, from its beginning or from where it was left
@@ -100,6 +103,7 @@ fn main() -> std::process::ExitCode {
         Command::Doctor(args) => doctor::run(&args),
         Command::Guests(args) => guests::run(&args),
         Command::Switch(args) => switch::run(&args),
+        Command::Load(args) => load::run(&args),
         Command::Status(args) => status::run(&args),
         Command::Pool(command) => pool_inspect::run(command),
         Command::Host(args) => host::run(args),

@@ -12,6 +12,7 @@ pub mod foreground;
 pub mod golden;
 pub mod guest;
 pub mod history;
+pub mod kv_load;
 pub mod language;
 pub mod protected;
 pub mod runner;

@@ -62,10 +62,10 @@ pub fn run(guest: UnprotectedGuest<'_>, console: &mut dyn Write) -> Result<Guest
     let kvm = open_kvm()?;
     let memory = anonymous_memory(guest.memory_bytes)?;
     let entry = flat::load(&memory, guest.elf, guest.args)?;
-    let (networks, arrived) = Networks::open(guest.nets)?;
+    let (networks, inputs) = Networks::open(guest.nets)?;
     let mut disk = guest.disk;
     let config = MachineConfig {
-        inputs: Box::new(LiveInputs::with_networks(arrived)),
+        inputs: Box::new(inputs),
         mmio_devices: virtio::devices(guest.nets, disk.as_ref().map(DiskFile::disk)),
         cpu: None,
     };
@@ -102,7 +102,7 @@ struct Networks {
 }
 
 impl Networks {
-    fn open(nets: &[NetSpec]) -> Result<(Self, Vec<Receiver<Vec<u8>>>), NetError> {
+    fn open(nets: &[NetSpec]) -> Result<(Self, LiveInputs), NetError> {
         let (ring, arrivals) = bounded(1);
         let (mut ports, mut queues) = (Vec::new(), Vec::new());
         for spec in nets {
@@ -116,7 +116,7 @@ impl Networks {
             ports.push(port);
             queues.push(queue);
         }
-        Ok((Self { ports, arrivals }, queues))
+        Ok((Self { ports, arrivals }, LiveInputs::with_networks(queues)))
     }
 
     fn send(&self, packets: &[SentPacket]) {

@@ -1,0 +1,117 @@
+//! `ftvm load`: clients for a guest, who write down what they see and check it.
+
+use crate::exit_code::ExitCode;
+use crate::failure::Failure;
+use crate::signals::EndSignals;
+use crate::{CommandResult, ExitStatus, output};
+use ft_protocol::Span;
+use scenarios::kv_load::{self, LoadError, LoadPlan};
+use scenarios::units::parse_span;
+use std::net::{Ipv4Addr, SocketAddrV4};
+use std::path::PathBuf;
+use std::time::Duration;
+use vmm::clock::monotonic;
+use vmm::net::MacAddress;
+use vmm::net::client::SegmentHost;
+
+/// How long clients ask, unless the user says otherwise.
+const TIME: Span = Span::from_ms(10_000);
+/// How long an answer may take, unless the user says otherwise.
+const ANSWER_TIME: Span = Span::from_ms(60_000);
+
+#[derive(clap::Args)]
+pub(crate) struct Args {
+    #[command(subcommand)]
+    guest: Guest,
+}
+
+#[derive(clap::Subcommand)]
+enum Guest {
+    /// Load for builtin:kv: fails if a connection breaks, a write is lost, or answers fit no order
+    Kv(KvArgs),
+}
+
+#[derive(clap::Args)]
+struct KvArgs {
+    /// The segment that the guest is on: the socket of its switch
+    #[arg(value_name = "PATH")]
+    segment: PathBuf,
+    /// Where the guest is
+    #[arg(long, value_name = "ADDRESS:PORT", default_value = "10.0.0.2:7000")]
+    to: SocketAddrV4,
+    /// The clients' own address, in the guest's network
+    #[arg(long, value_name = "ADDRESS", default_value = "10.0.0.100")]
+    from: Ipv4Addr,
+    /// Clients, each with a connection of its own
+    #[arg(long, value_name = "N", default_value_t = 8, value_parser = clap::value_parser!(u32).range(1..=30))]
+    clients: u32,
+    /// Keys that they share
+    #[arg(long, value_name = "N", default_value_t = 32, value_parser = clap::value_parser!(u32).range(1..=9999))]
+    keys: u32,
+    /// How long they ask (default 10s)
+    #[arg(long, value_name = "TIME", value_parser = parse_span)]
+    time: Option<Span>,
+    /// Pause between an answer and the next request
+    #[arg(long, value_name = "TIME", value_parser = parse_span)]
+    pause: Option<Span>,
+    /// How long an answer may take (default 60s)
+    #[arg(long, value_name = "TIME", value_parser = parse_span)]
+    answer_time: Option<Span>,
+    /// What is asked for
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    seed: u64,
+    /// Keep the history in this file
+    #[arg(long, value_name = "FILE")]
+    history: Option<PathBuf>,
+    /// Have the guest end afterwards
+    #[arg(long)]
+    stop: bool,
+}
+
+/// Bits of the network that guest and clients are in.
+const NETWORK_BITS: u8 = 24;
+
+pub(crate) fn run(args: &Args) -> CommandResult {
+    let Guest::Kv(args) = &args.guest;
+    run_kv(args)
+}
+
+fn run_kv(args: &KvArgs) -> CommandResult {
+    let signals = EndSignals::new()?;
+    let internal = |error: std::io::Error| Failure::new(ExitCode::Internal, &error);
+    let mac = MacAddress::random().map_err(internal)?;
+    let host = SegmentHost::join(&args.segment, mac, args.from, NETWORK_BITS)?;
+    let duration = |span: Span| Duration::from_nanos(span.ns());
+    let plan = LoadPlan {
+        to: args.to,
+        clients: args.clients,
+        keys: args.keys,
+        pause: args.pause.map_or(Duration::ZERO, duration),
+        seed: args.seed,
+        answer_time_max: duration(args.answer_time.unwrap_or(ANSWER_TIME)),
+    };
+    let deadline = monotonic() + args.time.unwrap_or(TIME);
+    let load = kv_load::run(&host, &plan, args.history.as_deref(), || {
+        monotonic() >= deadline || signals.received().is_some()
+    })?;
+    output::json(&load.report)?;
+    let checked = load.check();
+    if args.stop {
+        kv_load::stop(&host, &plan)?;
+    }
+    match checked {
+        Ok(_) => Ok(ExitStatus::Own(ExitCode::Ok)),
+        Err(violation) => Err(Failure::new(ExitCode::ExpectationFailed, &violation)),
+    }
+}
+
+impl From<LoadError> for Failure {
+    fn from(error: LoadError) -> Self {
+        let code = match &error {
+            LoadError::Connect(_) | LoadError::Finally(_) => ExitCode::Unreachable,
+            LoadError::History(_) => ExitCode::FileMissing,
+            LoadError::Protocol { .. } => ExitCode::ExpectationFailed,
+        };
+        Self::new(code, &error)
+    }
+}
