@@ -33,7 +33,10 @@ const RECORDING_ONLY: [&str; 2] = ["host.log.appended", "host.takeover.replayed"
 fn needs_takeover(failpoint: &str, hit: u64) -> bool {
     match failpoint {
         "host.takeover.ordered" | "host.takeover.loaded" => false,
-        "host.takeover.replayed" | "controller.takeover.sealed" | "controller.takeover.log-copied" => true,
+        "host.takeover.replayed"
+        | "controller.takeover.word-closed"
+        | "controller.takeover.sealed"
+        | "controller.takeover.log-copied" => true,
         _ => failpoint.starts_with("controller.takeover.") && hit > 1,
     }
 }

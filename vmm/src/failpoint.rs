@@ -16,7 +16,7 @@ use std::time::Duration;
 pub const FAILPOINTS_VARIABLE: &str = "FTVM_FAILPOINTS";
 
 /// Every failpoint, in the order in which a commit, an apply and a takeover pass them.
-pub const FAILPOINTS: [&str; 29] = [
+pub const FAILPOINTS: [&str; 28] = [
     "host.commit.stopped",
     "host.commit.harvested",
     "host.commit.copied",
@@ -31,7 +31,6 @@ pub const FAILPOINTS: [&str; 29] = [
     "controller.apply.begun",
     "controller.apply.checked",
     "controller.apply.kept",
-    "controller.apply.not-kept",
     "controller.apply.pages-written",
     "controller.apply.pages-durable",
     "controller.apply.state-durable",

@@ -234,8 +234,7 @@ impl Target {
 fn name_of(step: ApplyStep) -> &'static str {
     match step {
         ApplyStep::Checked => "controller.apply.checked",
-        ApplyStep::Kept => "controller.apply.kept",
-        ApplyStep::NotKept => "controller.apply.not-kept",
+        ApplyStep::Kept | ApplyStep::NotKept => "controller.apply.kept",
         ApplyStep::PagesWritten => "controller.apply.pages-written",
         ApplyStep::PagesDurable => "controller.apply.pages-durable",
         ApplyStep::StateDurable => "controller.apply.state-durable",
