@@ -37,7 +37,7 @@ pub(crate) struct Args {
     /// Silence after which a host is suspected, in milliseconds
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=600_000))]
     heartbeat_ms: Option<u64>,
-    /// Where the pool is made: a tmpfs
+    /// Where the pool is made: a tmpfs or hugetlbfs
     #[arg(long, value_name = "DIR", env = "FTVM_POOL_DIR", default_value_os_t = default_pool_parent())]
     pool_dir: PathBuf,
     /// How long each of the two runs may take

@@ -18,7 +18,8 @@ use vmm::net::{NetError, SwitchError};
 use vmm::transport::ConnectError;
 use vmm::unprotected::UnprotectedError;
 
-const FREE_SPACE: &str = "free memory there, ask for less --memory, or choose another --pool-dir";
+const FREE_SPACE: &str =
+    "free memory there (on hugetlbfs: raise vm.nr_hugepages), ask for less --memory, or choose another --pool-dir";
 
 /// Why a command failed.
 #[derive(Debug)]

@@ -26,7 +26,7 @@ pub(crate) struct Args {
     /// Where to listen for hosts and clients
     #[arg(long, value_name = "PATH")]
     socket: PathBuf,
-    /// The pool's directory, on a tmpfs; made if it does not exist
+    /// The pool's directory, on a tmpfs or hugetlbfs; made if it does not exist
     #[arg(long, value_name = "DIR")]
     dir: PathBuf,
     /// Silence after which a host is suspected, in milliseconds

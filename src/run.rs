@@ -75,7 +75,7 @@ pub(crate) struct Args {
     /// Keep the pool and the hosts' logs at the end
     #[arg(long)]
     keep: bool,
-    /// Where the pool is made: a tmpfs
+    /// Where the pool is made: a tmpfs or hugetlbfs
     #[arg(long, value_name = "DIR", env = "FTVM_POOL_DIR", default_value_os_t = default_pool_parent())]
     pool_dir: PathBuf,
     /// End after this long

@@ -13,6 +13,7 @@ mod record;
 mod spill;
 mod writer;
 
+pub(crate) use layout::WORD_AT;
 pub use layout::{FormatJournalError, JournalGeometry, META_BYTES_MAX, PAGE_COST, format_journal};
 pub(crate) use reader::load_slot;
 pub use reader::{JournalReader, LoadError, OpenJournalError};

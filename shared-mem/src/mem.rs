@@ -7,6 +7,7 @@
 //! read-modify-write after the bytes, an acquire load before them); durability comes from `flush` and `fence` only.
 
 mod access;
+mod backing;
 mod extent;
 mod flush;
 mod mapping;
@@ -14,7 +15,8 @@ mod truncation;
 
 pub use access::{AccessError, PoolRead, PoolWrite};
 pub(crate) use access::{check_bounds, check_word};
-pub(crate) use extent::available_bytes;
+pub(crate) use backing::available_bytes;
+pub use backing::{mapping_bytes, page_bytes};
 pub use extent::{Access, Extent, ExtentError};
 pub use flush::{FlushKind, ParseFlushKindError};
 pub use mapping::{MapError, Mapping, ReadOnly, ReadWrite};

@@ -12,6 +12,7 @@ mod error;
 mod files;
 mod open;
 mod partition;
+mod raise;
 mod reserve;
 mod vms;
 

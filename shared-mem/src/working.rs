@@ -10,12 +10,13 @@ use std::ops::Range;
 
 use thiserror::Error;
 use vm_memory::bitmap::{AtomicBitmap, BS};
+use vm_memory::mmap::MmapRegionError;
 use vm_memory::{
     FileOffset, GuestAddress, GuestMemoryBackend, GuestMemoryMmap, GuestRegionMmap, MmapRegion, VolatileMemory,
     VolatileSlice,
 };
 
-use crate::mem::{Extent, ExtentError};
+use crate::mem::{Extent, ExtentError, page_bytes};
 use crate::numbers::{PAGE_BYTES, PAGE_SIZE, PageIndex};
 
 /// Guest physical address at which low memory ends and the hole begins.
@@ -55,7 +56,15 @@ pub enum WorkingError {
     Examine(#[source] io::Error),
     /// The kernel refused a mapping.
     #[error("cannot map guest memory")]
-    Map(#[source] vm_memory::mmap::MmapRegionError),
+    Map(#[source] MmapRegionError),
+    /// There are not enough huge pages for the copies of what the guest writes.
+    #[error(
+        "the machine has no {bytes} bytes of huge pages left for a guest's working memory; raise vm.nr_hugepages, or make the pool on a tmpfs"
+    )]
+    NoHugePages {
+        /// Bytes needed.
+        bytes: u64,
+    },
     /// The regions do not fit together.
     #[error("cannot lay out guest memory")]
     Regions(#[source] vm_memory::GuestRegionCollectionError),
@@ -237,7 +246,21 @@ fn map_piece(piece: &Piece, image: Option<&Extent>, total: u64) -> Result<GuestR
         }
     };
     let bytes = usize::try_from(piece.bytes).map_err(|_| WorkingError::Size { bytes: total })?;
-    let mapping = MmapRegion::build(file, bytes, protection, flags).map_err(WorkingError::Map)?;
+    let huge = match image {
+        Some(image) => page_bytes(image).map_err(WorkingError::Examine)? > PAGE_SIZE,
+        None => false,
+    };
+    if huge {
+        // Reserved now: a write that finds no huge page would kill the host.
+        flags &= !libc::MAP_NORESERVE;
+    }
+    let refused = |error| match error {
+        MmapRegionError::Mmap(error) if huge && error.raw_os_error() == Some(libc::ENOMEM) => {
+            WorkingError::NoHugePages { bytes: piece.bytes }
+        }
+        error => WorkingError::Map(error),
+    };
+    let mapping = MmapRegion::build(file, bytes, protection, flags).map_err(refused)?;
     GuestRegionMmap::new(mapping, GuestAddress(piece.guest)).ok_or(WorkingError::Size { bytes: total })
 }
 

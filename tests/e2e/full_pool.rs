@@ -1,57 +1,13 @@
 //! A pool without space: at the start, and while a guest runs.
 
-use crate::support::{Place, await_true, count_of, kvm, read_events};
-use std::path::{Path, PathBuf};
-use std::process::Command;
-
-/// A tmpfs of some size.
-struct Tmpfs {
-    at: PathBuf,
-}
-
-impl Tmpfs {
-    /// `None`: this user may not mount; the test is skipped, aloud.
-    fn mount(place: &Place, mib: u64) -> Option<Self> {
-        let at = place.file("tmpfs");
-        std::fs::create_dir_all(&at).expect("the test's own directory");
-        let size = format!("size={mib}m");
-        let mounted = Command::new("mount").args(["-t", "tmpfs", "-o", &size, "ftvm-test"]).arg(&at).output();
-        if mounted.is_ok_and(|output| output.status.success()) {
-            return Some(Self { at });
-        }
-        let thread = std::thread::current();
-        eprintln!("SKIPPED {}: a tmpfs cannot be mounted here", thread.name().unwrap_or("a test"));
-        None
-    }
-
-    fn path(&self) -> &Path {
-        &self.at
-    }
-
-    /// Takes all space that is left.
-    fn fill(&self) -> PathBuf {
-        let file = self.at.join("filler");
-        // Ends when the space does.
-        let _ =
-            std::io::copy(&mut std::io::repeat(0x55), &mut std::fs::File::create(&file).expect("a file can be made"));
-        file
-    }
-}
-
-impl Drop for Tmpfs {
-    fn drop(&mut self) {
-        // The processes that used it may just be ending.
-        let unmounted = Command::new("umount").arg("-l").arg(&self.at).status();
-        assert!(unmounted.is_ok_and(|status| status.success()) || std::thread::panicking());
-    }
-}
+use crate::support::{Mounted, Place, await_true, count_of, kvm, read_events};
 
 #[test]
 fn a_pool_that_does_not_fit_is_refused_at_the_start() {
     let Some(_machine) = kvm() else { return };
     let place = Place::new();
-    let Some(tmpfs) = Tmpfs::mount(&place, 1) else { return };
-    let ended = place.run(&["run", "--pool-dir", tmpfs.path().to_str().unwrap(), "builtin:counter"]);
+    let Some(tmpfs) = Mounted::tmpfs(&place, 1) else { return };
+    let ended = place.run(&["run", "--pool-dir", tmpfs.text(), "builtin:counter"]);
     let line = ended.one_line(73);
     assert!(line.contains("--pool-dir"), "it says what to do: {line}");
     assert_eq!(std::fs::read_dir(tmpfs.path()).expect("it is mounted").count(), 0, "nothing is left");
@@ -61,8 +17,8 @@ fn a_pool_that_does_not_fit_is_refused_at_the_start() {
 fn a_guest_that_does_not_fit_is_refused_at_the_start() {
     let Some(_machine) = kvm() else { return };
     let place = Place::new();
-    let Some(tmpfs) = Tmpfs::mount(&place, 64) else { return };
-    let pool = tmpfs.path().to_str().unwrap();
+    let Some(tmpfs) = Mounted::tmpfs(&place, 64) else { return };
+    let pool = tmpfs.text();
     let ended = place.run(&["run", "--pool-dir", pool, "--memory", "256MiB", "builtin:counter"]);
     let line = ended.one_line(73);
     assert!(line.contains("the pool cannot hold the VM") && line.contains("bytes"), "{line}");
@@ -74,7 +30,7 @@ fn a_guest_that_does_not_fit_is_refused_at_the_start() {
 fn a_guest_that_waits_for_space_says_so_in_status_events_and_on_standard_error() {
     let Some(_machine) = kvm() else { return };
     let place = Place::new();
-    let Some(tmpfs) = Tmpfs::mount(&place, 128) else { return };
+    let Some(tmpfs) = Mounted::tmpfs(&place, 128) else { return };
     // Larger in one epoch than what a slot has reserved.
     let guest = ["builtin:torture", "--", "--steps", "400000000", "--progress", "2000000"];
     let memory = ["--memory", "32MiB"];
@@ -112,13 +68,13 @@ fn a_guest_that_waits_for_space_says_so_in_status_events_and_on_standard_error()
 fn a_pool_that_becomes_full_costs_time_but_no_byte() {
     let Some(_machine) = kvm() else { return };
     let place = Place::new();
-    let Some(tmpfs) = Tmpfs::mount(&place, 128) else { return };
+    let Some(tmpfs) = Mounted::tmpfs(&place, 128) else { return };
     let guest = ["builtin:torture", "--", "--steps", "400000000", "--progress", "2000000"];
     let memory = ["--memory", "32MiB"];
     let golden = place.run(&[&["run", "--mode", "none"][..], &memory[..], &guest[..]].concat()).ok();
 
     let events = place.file("events");
-    let options = ["run", "--pool-dir", tmpfs.path().to_str().unwrap(), "--epoch-ms", "200", "--respawn"];
+    let options = ["run", "--pool-dir", tmpfs.text(), "--epoch-ms", "200", "--respawn"];
     let more = ["--heartbeat-ms", "2000", "--events", events.to_str().unwrap()];
     let run = place.start(&[&options[..], &more[..], &memory[..], &guest[..]].concat());
     await_true("protection", || count_of(&read_events(&events), "protected") == 1);

@@ -9,6 +9,7 @@ mod devices;
 mod full_pool;
 mod guests;
 mod hangs;
+mod huge_pages;
 mod kills;
 mod losses;
 mod memory_cost;

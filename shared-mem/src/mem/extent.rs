@@ -5,9 +5,9 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use nix::fcntl::{FallocateFlags, FcntlArg, OFlag, fallocate, fcntl};
-use nix::sys::statvfs::fstatvfs;
 use thiserror::Error;
 
+use super::backing::available_bytes;
 use crate::journal::{SpillError, SpillSpace};
 use crate::numbers::{Offset, PAGE_SIZE};
 
@@ -118,12 +118,6 @@ impl AsFd for Extent {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.fd.as_fd()
     }
-}
-
-/// What the file system behind an open file has left.
-pub(crate) fn available_bytes(fd: impl AsFd) -> io::Result<u64> {
-    let stat = fstatvfs(fd)?;
-    Ok(stat.blocks_available().saturating_mul(stat.fragment_size()))
 }
 
 impl SpillSpace for Extent {

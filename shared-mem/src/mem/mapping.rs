@@ -14,9 +14,10 @@ use vm_memory::VolatileSlice;
 use vm_memory::bitmap::BitmapSlice;
 
 use super::access::{AccessError, PoolRead, PoolWrite, check_bounds, check_word};
+use super::backing;
 use super::truncation::Guarded;
 use super::{Access, Extent, ExtentError, FlushKind};
-use crate::numbers::{Offset, len_u64};
+use crate::numbers::{Offset, PAGE_BYTES, len_u64};
 
 // Words in the pool are little-endian, and atomics work on them in place.
 const _: () = assert!(cfg!(target_endian = "little"));
@@ -65,6 +66,8 @@ pub enum ReadWrite {}
 pub struct Mapping<Role> {
     base: NonNull<u8>,
     len: NonZeroUsize,
+    /// What is mapped: no less than `len`.
+    mapped: NonZeroUsize,
     flush: FlushKind,
     guarded: Guarded,
     role: PhantomData<fn() -> Role>,
@@ -105,14 +108,21 @@ impl<Role> Mapping<Role> {
         let len = NonZeroUsize::new(len).ok_or(MapError::Empty)?;
         check_file_length(extent)?;
         let offset = i64::try_from(extent.offset().get()).map_err(|_| MapError::TooLong { len: extent.len() })?;
+        let page_bytes = backing::page_bytes(extent).map_err(MapError::Refused)?;
+        let mapped = backing::mapping_bytes(extent, extent.len()).map_err(MapError::Refused)?;
+        let mapped = usize::try_from(mapped).map_err(|_| MapError::TooLong { len: extent.len() })?;
+        let mapped = NonZeroUsize::new(mapped).ok_or(MapError::Empty)?;
+        // Space is reserved by whoever makes a file; a mapping of one that has holes reserves none, of huge pages neither.
+        let flags = MapFlags::MAP_SHARED | MapFlags::MAP_NORESERVE;
         // SAFETY: a new mapping at an address of the kernel's choice touches no memory of this program.
-        let base = unsafe { mmap(None, len, protection, MapFlags::MAP_SHARED, extent, offset) }
+        let base = unsafe { mmap(None, mapped, protection, flags, extent, offset) }
             .map_err(|errno| MapError::Refused(errno.into()))?;
         Ok(Self {
             base: base.cast(),
             len,
+            mapped,
             flush: FlushKind::detect(extent.as_fd()),
-            guarded: Guarded::new(base.addr().get(), len.get()),
+            guarded: Guarded::new(base.addr().get(), mapped.get(), usize::try_from(page_bytes).unwrap_or(PAGE_BYTES)),
             role: PhantomData,
         })
     }
@@ -179,7 +189,7 @@ impl<Role> Drop for Mapping<Role> {
         // The handler must not know of an address range that may become somebody else's.
         self.guarded.forget();
         // SAFETY: the mapping was made by `map` with this base and length, and nothing borrowed from it is left.
-        let result = unsafe { munmap(self.base.cast(), self.len.get()) };
+        let result = unsafe { munmap(self.base.cast(), self.mapped.get()) };
         debug_assert!(result.is_ok(), "munmap refused its own mapping");
     }
 }

@@ -24,13 +24,20 @@ struct Slot {
     /// First address of the mapping; 0: the slot is free.
     start: AtomicUsize,
     end: AtomicUsize,
+    /// Size of the pages behind it.
+    page_bytes: AtomicUsize,
     torn: AtomicBool,
 }
 
 /// Read by the signal handler, so it is made of atomics only.
-static SLOTS: [Slot; MAPPINGS_MAX] =
-    [const { Slot { start: AtomicUsize::new(0), end: AtomicUsize::new(0), torn: AtomicBool::new(false) } };
-        MAPPINGS_MAX];
+static SLOTS: [Slot; MAPPINGS_MAX] = [const {
+    Slot {
+        start: AtomicUsize::new(0),
+        end: AtomicUsize::new(0),
+        page_bytes: AtomicUsize::new(PAGE_BYTES),
+        torn: AtomicBool::new(false),
+    }
+}; MAPPINGS_MAX];
 
 /// What handled SIGBUS before.
 static PREVIOUS: OnceLock<libc::sigaction> = OnceLock::new();
@@ -43,13 +50,14 @@ static PREVIOUS: OnceLock<libc::sigaction> = OnceLock::new();
 pub struct Guarded(Option<usize>);
 
 impl Guarded {
-    /// Guards the mapping of `len` bytes at address `start`.
+    /// Guards the mapping of `len` bytes at address `start`, made of pages of `page_bytes` (a power of two).
     #[must_use]
-    pub fn new(start: usize, len: usize) -> Self {
+    pub fn new(start: usize, len: usize, page_bytes: usize) -> Self {
         for (index, slot) in SLOTS.iter().enumerate() {
             let claim = slot.start.compare_exchange(0, CLAIMED, Ordering::AcqRel, Ordering::Relaxed);
             if claim.is_ok() {
                 slot.end.store(start + len, Ordering::Relaxed);
+                slot.page_bytes.store(page_bytes, Ordering::Relaxed);
                 slot.torn.store(false, Ordering::Relaxed);
                 slot.start.store(start, Ordering::Release);
                 return Self(Some(index));
@@ -109,13 +117,15 @@ extern "C" fn on_bus_error(_: libc::c_int, info: *mut libc::siginfo_t, _: *mut l
         start > CLAIMED && start <= address && address < slot.end.load(Ordering::Relaxed)
     };
     match SLOTS.iter().find(covers) {
-        Some(slot) if replace_page(address) => slot.torn.store(true, Ordering::Release),
+        Some(slot) if replace_page(address, slot.page_bytes.load(Ordering::Relaxed)) => {
+            slot.torn.store(true, Ordering::Release)
+        }
         _ => pass_on(),
     }
 }
 
-fn replace_page(address: usize) -> bool {
-    let page = address / PAGE_BYTES * PAGE_BYTES;
+fn replace_page(address: usize, page_bytes: usize) -> bool {
+    let page = address & !(page_bytes - 1);
     let protection = libc::PROT_READ | libc::PROT_WRITE;
     let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_FIXED;
     // SAFETY: errno belongs to this thread; the interrupted code must find it as it was.
@@ -123,7 +133,7 @@ fn replace_page(address: usize) -> bool {
     // SAFETY: as above.
     let saved = unsafe { *errno };
     // SAFETY: the page belongs to a mapping of this crate, which holds no references into it.
-    let mapped = unsafe { libc::mmap(ptr::without_provenance_mut(page), PAGE_BYTES, protection, flags, -1, 0) };
+    let mapped = unsafe { libc::mmap(ptr::without_provenance_mut(page), page_bytes, protection, flags, -1, 0) };
     // SAFETY: as above.
     unsafe { *errno = saved };
     mapped != libc::MAP_FAILED

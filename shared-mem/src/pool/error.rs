@@ -39,6 +39,14 @@ pub enum PoolError {
         /// Bytes left.
         available: u64,
     },
+    /// Guest memory ends within a page of the pool.
+    #[error("guest memory of {memory_bytes} bytes is no multiple of the pool's pages of {page_bytes} bytes")]
+    PartOfPage {
+        /// Guest memory.
+        memory_bytes: u64,
+        /// Size of a page.
+        page_bytes: u64,
+    },
     /// All VM slots are taken.
     #[error("the pool has no VM slot left of {slots}")]
     NoFreeSlot {

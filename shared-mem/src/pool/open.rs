@@ -12,8 +12,7 @@ use super::files;
 use super::reserve::{NewFile, is_unfinished, open_extent};
 use crate::blob_store::{self, BlobStore};
 use crate::heartbeat::HEARTBEAT_BYTES;
-use crate::mem::available_bytes;
-use crate::mem::{Access, Extent, Mapping, ReadOnly, ReadWrite};
+use crate::mem::{Access, Extent, Mapping, ReadOnly, ReadWrite, available_bytes, page_bytes};
 use crate::numbers::{HostSlot, Offset, round_up};
 use crate::superblock::{LAYOUT_VERSION, SUPERBLOCK_BYTES, Superblock, SuperblockError};
 use crate::vm_directory::{VmDirectory, directory_file_bytes};
@@ -182,6 +181,14 @@ impl Pool {
     /// When the file system does not say.
     pub fn available_bytes(&self) -> Result<u64, PoolError> {
         available_bytes(&self.lock).map_err(|error| PoolError::file("examine", &self.path, error))
+    }
+
+    /// Size of the pages that the pool is made of: those of hugetlbfs, or the processor's.
+    ///
+    /// # Errors
+    /// When the file system does not say.
+    pub fn page_bytes(&self) -> Result<u64, PoolError> {
+        page_bytes(&self.lock).map_err(|error| PoolError::file("examine", &self.path, error))
     }
 
     /// Removes the pool and all VMs in it. Hosts that still hold descriptors keep the memory behind them.

@@ -7,8 +7,8 @@ use std::path::{Path, PathBuf};
 use nix::fcntl::{FallocateFlags, fallocate};
 
 use super::error::PoolError;
-use crate::mem::{Access, Extent, available_bytes};
-use crate::numbers::Offset;
+use crate::mem::{Access, Extent, available_bytes, page_bytes};
+use crate::numbers::{Offset, PAGE_SIZE, round_up};
 
 /// Files of the pool belong to its controller alone; others get descriptors.
 const FILE_MODE: u32 = 0o600;
@@ -62,8 +62,12 @@ impl<'a> NewFile<'a> {
     }
 
     fn reserve(&self, file: &File, path: &Path) -> Result<(), PoolError> {
-        file.set_len(self.len).map_err(|error| PoolError::file("set the length of", path, error))?;
-        let needed: u64 = self.reserved.iter().map(|(_, len)| len).sum();
+        let page_bytes = page_bytes(file).map_err(|error| PoolError::file("examine", path, error))?;
+        let len = if page_bytes == PAGE_SIZE { self.len } else { round_up(self.len, page_bytes) };
+        file.set_len(len).map_err(|error| PoolError::file("set the length of", path, error))?;
+        let needed: u64 = self.reserved.iter().map(|(_, len)| round_up(*len, page_bytes)).sum();
+        // Parts next to each other may share a large page.
+        let needed = needed.min(round_up(len, page_bytes));
         let available = available_bytes(file).map_err(|error| PoolError::file("examine", path, error))?;
         let no_space = PoolError::NoSpace { what: self.what, needed, available };
         // Asked beforehand, because tmpfs fills up all it has before it says no.

@@ -9,6 +9,7 @@ use super::error::PoolError;
 use super::files::{self, FileKind};
 use super::open::{Pool, PoolView, list};
 use super::partition::VmPartition;
+use super::raise;
 use super::reserve::NewFile;
 use crate::console::{ConsoleRing, console_file_bytes};
 use crate::control::{CONTROL_BYTES, ControlBlock};
@@ -72,6 +73,7 @@ impl Pool {
     /// When the name is taken, the geometry impossible, or the pool full.
     pub fn create_vm(&self, name: &VmName, geometry: &VmGeometry) -> Result<VmPartition, PoolError> {
         geometry.check()?;
+        self.check_pages(geometry)?;
         let slot = self.free_slot(name)?;
         let path = files::vm_dir(&self.path, slot);
         let entry = VmEntry { state: VmState::Used, name: name.clone(), geometry: *geometry };
@@ -85,6 +87,16 @@ impl Pool {
                 let _ = remove_vm_dir(&path);
                 Err(error)
             }
+        }
+    }
+
+    /// Hosts map the stable image, and so a whole number of the pages that the pool is made of.
+    fn check_pages(&self, geometry: &VmGeometry) -> Result<(), PoolError> {
+        let page_bytes = self.page_bytes()?;
+        if geometry.memory_bytes.is_multiple_of(page_bytes) {
+            Ok(())
+        } else {
+            Err(PoolError::PartOfPage { memory_bytes: geometry.memory_bytes, page_bytes })
         }
     }
 
@@ -138,6 +150,8 @@ impl Pool {
                     error => Err(error),
                 })?;
             }
+            raise::reserve_state(&path, geometry)?;
+            raise::seal_anew(&path)?;
         }
         Ok(())
     }
@@ -210,7 +224,7 @@ fn fill_new_vm(vm: &Path, geometry: &VmGeometry) -> Result<(), PoolError> {
         large(&path, "the disk image", geometry.disk_bytes).create(|_| Ok(()))?;
     }
     let path = vm.join(files::STATE);
-    NewFile::sparse(&path, "the machine state", geometry.state_slot_bytes * 2).create(|_| Ok(()))?;
+    NewFile::whole(&path, "the machine state", geometry.state_slot_bytes * 2).create(|_| Ok(()))?;
     make_redo(vm, geometry, geometry.journal.reserved_bytes)?;
     let path = vm.join(files::CONTROL);
     NewFile::whole(&path, "the control block", CONTROL_BYTES).create(|extent| {

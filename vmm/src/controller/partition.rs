@@ -57,6 +57,9 @@ impl Partition {
         disk: Option<&Extent>,
         wake: &WakingSender<Event>,
     ) -> Result<Self, Failure> {
+        if spec.working_set_bytes_max.is_some() && pool.page_bytes()? > shared_mem::PAGE_SIZE {
+            return Err("a working set cannot be bounded in a pool of huge pages: leave --working-set out".into());
+        }
         let boot = read_upload(boot)?;
         let geometry = geometry(spec);
         let parts = pool.create_vm(&spec.name.parse::<VmName>()?, &geometry)?;

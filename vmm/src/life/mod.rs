@@ -15,7 +15,7 @@ pub(crate) use holder::Holder;
 pub(crate) use watch::Watch;
 
 use nix::sys::mman::{MapFlags, ProtFlags, mmap, munmap};
-use shared_mem::mem::Guarded;
+use shared_mem::mem::{Guarded, page_bytes};
 use shared_mem::{Extent, PAGE_BYTES};
 use std::ffi::c_void;
 use std::num::NonZeroUsize;
@@ -31,6 +31,7 @@ const _: () = assert!(LIFE_WORD_AT.is_multiple_of(size_of::<u32>()) && LIFE_WORD
 #[derive(Debug)]
 struct LifeWord {
     page: NonNull<c_void>,
+    length: usize,
     /// The host may cut its page off.
     guarded: Guarded,
 }
@@ -43,11 +44,12 @@ unsafe impl Sync for LifeWord {}
 impl LifeWord {
     fn map(page: &Extent, protection: ProtFlags) -> std::io::Result<Self> {
         let fd = page.try_clone().map_err(std::io::Error::other)?.into_fd();
-        let length = NonZeroUsize::new(PAGE_BYTES).expect("a page is not empty");
+        let page_bytes = usize::try_from(page_bytes(page)?).map_err(std::io::Error::other)?;
+        let length = NonZeroUsize::new(page_bytes).expect("a page is not empty");
         let offset = libc::off_t::try_from(page.offset().get()).map_err(std::io::Error::other)?;
         // SAFETY: a new mapping at an address of the kernel's choice; nothing else is touched.
         let page = unsafe { mmap(None, length, protection, MapFlags::MAP_SHARED, &fd, offset) }?;
-        Ok(Self { page, guarded: Guarded::new(page.addr().get(), PAGE_BYTES) })
+        Ok(Self { page, length: length.get(), guarded: Guarded::new(page.addr().get(), page_bytes, page_bytes) })
     }
 
     fn word(&self) -> &AtomicU32 {
@@ -74,7 +76,7 @@ impl Drop for LifeWord {
         // The handler must not know of an address range that may become somebody else's.
         self.guarded.forget();
         // SAFETY: the mapping is this value's own, and no reference to it outlives the value.
-        let unmapped = unsafe { munmap(self.page, PAGE_BYTES) };
+        let unmapped = unsafe { munmap(self.page, self.length) };
         debug_assert!(unmapped.is_ok(), "a mapping can be unmapped");
     }
 }

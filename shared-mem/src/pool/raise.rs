@@ -1,0 +1,45 @@
+//! What older layouts did differently, made good when a controller opens such a pool.
+
+use std::path::Path;
+use std::sync::atomic::Ordering;
+
+use super::error::PoolError;
+use super::files::{self, FileKind};
+use super::open::list;
+use super::reserve::open_extent;
+use crate::guarded_word::{self, SEALED};
+use crate::journal::{SpillError, SpillSpace, WORD_AT};
+use crate::mem::{Access, Mapping, PoolRead, PoolWrite};
+use crate::numbers::{Offset, PAGE_SIZE};
+use crate::record_log::TAIL_AT;
+use crate::vm_directory::VmGeometry;
+
+/// Gives the machine state the space that it took as it was written. A pool that is too full for it opens nevertheless.
+pub(super) fn reserve_state(vm: &Path, geometry: &VmGeometry) -> Result<(), PoolError> {
+    let path = vm.join(files::STATE);
+    let bytes = geometry.state_slot_bytes * 2;
+    match open_extent(&path, Access::ReadWrite, Some(bytes))?.reserve(Offset::ZERO, bytes) {
+        Ok(()) | Err(SpillError::NoSpace { .. }) => Ok(()),
+        Err(SpillError::Refused(error)) => Err(PoolError::file("reserve space for", &path, error)),
+    }
+}
+
+/// Makes old seals, of one bit, what seals are now. A journal or log that its host has cut off is found out by those who
+/// use it.
+pub(super) fn seal_anew(vm: &Path) -> Result<(), PoolError> {
+    for (name, path) in list(vm)? {
+        let at = match FileKind::of_vm_file(&name) {
+            FileKind::Journal(_) => WORD_AT,
+            FileKind::Log(_) => TAIL_AT,
+            _ => continue,
+        };
+        let Ok(extent) = open_extent(&path, Access::ReadWrite, Some(PAGE_SIZE)) else { continue };
+        let memory = Mapping::read_write(&extent)?;
+        let refused = |error| PoolError::file("seal anew", &path, std::io::Error::other(error));
+        if guarded_word::is_sealed_the_old_way(memory.load_u64(at, Ordering::Acquire).map_err(refused)?) {
+            memory.fetch_or_u64(at, SEALED).map_err(refused)?;
+            memory.flush(at, 8).and_then(|()| memory.fence()).map_err(refused)?;
+        }
+    }
+    Ok(())
+}
