@@ -96,7 +96,7 @@ fn golden_pools_of_all_versions_open() {
 
 #[test]
 fn what_an_older_layout_has_sealed_stays_sealed() {
-    use shared_mem::{Access, Generation, JournalReader, LogReader, Mapping, Pool, PoolWrite, VmSlot};
+    use shared_mem::{Access, CommitWord, Generation, LogReader, Mapping, Pool, PoolWrite, VmSlot};
     const WORD_AT: Offset = Offset::new(64);
     const OLD_SEAL: u64 = 1 << 63;
     let dir = on_tmpfs();
@@ -104,21 +104,21 @@ fn what_an_older_layout_has_sealed_stays_sealed() {
     let view = Pool::inspect(dir.path()).unwrap();
     let parts = view.open_vm(VmSlot::new(0)).unwrap();
     let generation: Generation = *parts.journal_generations().unwrap().last().unwrap();
-    let reader = |parts: &shared_mem::VmPartition| {
+    let word = |parts: &shared_mem::VmPartition| {
         let journal = Mapping::read_only(&parts.journal(generation, Access::ReadOnly).unwrap()).unwrap();
-        JournalReader::open(journal, generation, parts.geometry().journal).unwrap()
+        CommitWord::load(&journal, WORD_AT)
     };
-    let committed = reader(&parts).word().unwrap().epoch;
+    let committed = word(&parts).unwrap().epoch;
     for file in [format!("journal.{generation}"), format!("log.{generation}")] {
         let file = std::fs::File::options().read(true).write(true).open(dir.path().join("vm-0").join(file)).unwrap();
         let extent = shared_mem::Extent::new(file.into(), Offset::ZERO, 4096).unwrap();
         Mapping::read_write(&extent).unwrap().fetch_or_u64(WORD_AT, OLD_SEAL).unwrap();
     }
-    assert!(reader(&parts).word().is_err(), "alone it is no seal any more");
+    assert!(word(&parts).is_err(), "alone it is no seal any more");
     let pool = Pool::open(dir.path()).unwrap();
     let parts = pool.open_vm(VmSlot::new(0)).unwrap();
-    let word = reader(&parts).word().unwrap();
-    assert_eq!((word.sealed, word.epoch), (true, committed), "nothing that was committed is lost");
+    let sealed = word(&parts).unwrap();
+    assert_eq!((sealed.sealed, sealed.epoch), (true, committed), "nothing that was committed is lost");
     let log = Mapping::read_only(&parts.log(generation, Access::ReadOnly).unwrap()).unwrap();
     assert!(LogReader::new(log, parts.geometry().log_bytes).unwrap().tail().unwrap().sealed);
 }

@@ -11,6 +11,7 @@ use crate::guarded_word::{self, SEALED};
 use crate::journal::{SpillError, SpillSpace, WORD_AT};
 use crate::mem::{Access, Mapping, PoolRead, PoolWrite};
 use crate::numbers::{Offset, PAGE_SIZE};
+use crate::planted::{self, PlantedBug};
 use crate::record_log::TAIL_AT;
 use crate::vm_directory::VmGeometry;
 
@@ -38,7 +39,8 @@ pub(super) fn seal_anew(vm: &Path) -> Result<(), PoolError> {
         let refused = |error| PoolError::file("seal anew", &path, std::io::Error::other(error));
         if guarded_word::is_sealed_the_old_way(memory.load_u64(at, Ordering::Acquire).map_err(refused)?) {
             memory.fetch_or_u64(at, SEALED).map_err(refused)?;
-            memory.flush(at, 8).and_then(|()| memory.fence()).map_err(refused)?;
+            planted::flush(&memory, at, 8, PlantedBug::SealFlush).map_err(refused)?;
+            planted::fence(&memory, PlantedBug::SealFence).map_err(refused)?;
         }
     }
     Ok(())
