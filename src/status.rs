@@ -138,9 +138,13 @@ fn describe(vm: &VmStatus) -> String {
         (None, None) => "protected".to_owned(),
         (None, Some(reason)) => format!("NOT protected: {reason}"),
     });
-    for (word, why) in
-        [("spare", &vm.spare), ("diverged", &vm.diverged), ("at risk", &vm.at_risk), ("waits", &vm.waits)]
-    {
+    for (word, why) in [
+        ("moving to", &vm.moving_to),
+        ("spare", &vm.spare),
+        ("diverged", &vm.diverged),
+        ("at risk", &vm.at_risk),
+        ("waits", &vm.waits),
+    ] {
         if let Some(why) = why {
             // Writing to a String cannot fail.
             let _ = write!(text, "; {word}: {why}");
@@ -178,6 +182,7 @@ mod tests {
             unprotected: Some("no healthy host is free".to_owned()),
             takeovers: 1,
             switchovers: 2,
+            moving_to: None,
             at_risk: None,
             spare: None,
             mode: Mode::Checkpoint,

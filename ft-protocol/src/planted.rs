@@ -26,8 +26,12 @@ pub enum PlantedBug {
     StallIgnored,
     /// A guest that waits is taken for one that hangs.
     IdleAccused,
-    /// A standby that is never made is waited for for ever.
-    StandbyAwaited,
+    /// A guest whose end is committed but not applied is taken for one that hangs.
+    EndUnknown,
+    /// A host that was told to become primary and did not is told again.
+    FailedPromotionForgotten,
+    /// A host that beats but never comes back is waited for for ever.
+    HostAwaited,
     /// The labels of hosts are not looked at.
     DomainsIgnored,
     /// A host is given a machine state that it cannot read.
@@ -36,6 +40,8 @@ pub enum PlantedBug {
     GenerationsReused,
     /// A deleted VM's generation is not sealed.
     DeletedUnsealed,
+    /// A switchover that an earlier controller had begun is neither resumed nor given up.
+    SwitchoverForgotten,
     /// A VM is moved back although its old place is not healthy.
     FailbackBlind,
     /// A replay gives an input that the guest may go without one exit early.

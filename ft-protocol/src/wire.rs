@@ -657,6 +657,8 @@ pub struct VmStatus {
     pub takeovers: u64,
     /// Switchovers so far.
     pub switchovers: u64,
+    /// Name of the host that it is being moved to.
+    pub moving_to: Option<String>,
     /// What the next failure would cost, in one line: no host is left that could re-protect the VM.
     pub at_risk: Option<String>,
     /// Name of the host that has room for a new secondary after the next failure.

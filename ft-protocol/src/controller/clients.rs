@@ -284,6 +284,7 @@ impl Controller {
             unprotected: self.unprotected_because(entry.id),
             takeovers: entry.takeovers,
             switchovers: entry.switchovers,
+            moving_to: entry.switchover.map(|switchover| self.host_name(switchover.to)),
             at_risk: self.at_risk_because(entry.id),
             spare: entry.spare.map(|host| self.host_name(host)),
             memory_bytes: entry.spec.memory_bytes,

@@ -42,6 +42,8 @@ pub(super) struct Host {
     pub(super) draining: bool,
     failures: u32,
     failed_at: Option<Time>,
+    /// Since when it is awaited.
+    pub(super) awaited_since: Option<Time>,
     /// Since when it is trusted.
     pub(super) up_since: Option<Time>,
     /// The version that is spoken with it.
@@ -69,6 +71,7 @@ impl Host {
             draining: false,
             failures: 0,
             failed_at: None,
+            awaited_since: None,
             up_since: None,
             protocol: None,
             profile: None,

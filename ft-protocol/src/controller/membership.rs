@@ -4,6 +4,7 @@ use super::hosts::{Change, Health, Host};
 use super::io::Action;
 use super::{Controller, HostId, LinkId, Turn, VmId};
 use crate::cpu::LEAVES_MAX;
+use crate::planted::{PlantedBug, planted};
 use crate::policy::{LABELS_MAX, label_is_valid};
 use crate::spec::name_is_valid;
 use crate::timeline::{Happening, one_line};
@@ -220,6 +221,20 @@ impl Controller {
                 self.host_lost(turn, host, TakeoverReason::LinkClosed);
             }
             (None, _) => {}
+        }
+    }
+
+    /// A host that beats but does not come back to a controller that has just begun cannot be told anything: its roles go
+    /// elsewhere.
+    pub(super) fn overdue_hosts(&mut self, turn: &mut Turn<'_>) {
+        let bound = self.config.promotion_bound;
+        let late = |host: &Host| {
+            let awaited = host.awaited_since.filter(|_| host.health == Health::Awaited);
+            awaited.is_some_and(|since| turn.now.since(since) > bound) && !planted(PlantedBug::HostAwaited)
+        };
+        let overdue: Vec<HostId> = self.hosts.iter().filter(|(_, host)| late(host)).map(|(id, _)| *id).collect();
+        for host in overdue {
+            self.host_died(turn, host);
         }
     }
 

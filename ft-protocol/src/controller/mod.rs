@@ -119,6 +119,7 @@ impl Controller {
             let Ok(index) = u16::try_from(index) else { break };
             let mut host = Host::new(record.name, Health::Awaited, config.detector);
             host.draining = record.draining;
+            host.awaited_since = Some(now);
             controller.hosts.insert(HostId::new(index), host);
             turn.actions.push(Action::WatchHost { host: HostId::new(index), link: None });
         }
@@ -168,6 +169,7 @@ impl Controller {
             host.end_hold_down(turn.now);
         }
         self.overdue(turn);
+        self.resume_switchovers(turn);
         self.drain_hosts(turn);
         self.protect_all(turn);
         self.part_domains(turn);

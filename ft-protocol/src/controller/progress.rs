@@ -64,8 +64,11 @@ impl Controller {
         let Some(entry) = self.vms.get_mut(&vm).filter(|entry| entry.generation == generation) else { return };
         let Phase::Running { host } = entry.phase else { return };
         let beats = self.hosts.get(&host).is_some_and(super::Host::is_beating);
+        // What is committed and not applied yet (a full console may hold it up for long) may be the guest's end, after
+        // which nothing has to come; and no takeover could go live before it is applied.
+        let behind = entry.applied < entry.committed && !planted(PlantedBug::EndUnknown);
         // A host that is silent is suspected for that.
-        let Some(activity) = said.filter(|_| beats) else {
+        let Some(activity) = said.filter(|_| beats && !behind) else {
             entry.progress = None;
             return;
         };

@@ -125,7 +125,6 @@ impl Controller {
             .vms
             .values()
             .filter_map(|vm| vm.standby.filter(|standby| late(*standby)).map(|standby| (vm.id, standby.host)))
-            .filter(|_| !planted(PlantedBug::StandbyAwaited))
             .collect();
         for (vm, host) in overdue {
             let reason = "it did not make its standby in time".to_owned();

@@ -1,9 +1,11 @@
 //! Planned changes: switchover of a VM, drain of a host.
 
 use super::clients::answer;
+use super::hosts::Health;
 use super::placement::Role;
 use super::vm::{Phase, Switchover, SwitchoverStep};
 use super::{Controller, Generation, HostId, LinkId, Turn, VmId};
+use crate::planted::{PlantedBug, planted};
 use crate::timeline::Happening;
 use crate::wire::{Answer, RequestError, ToHost};
 
@@ -87,6 +89,30 @@ impl Controller {
         if switchover.step == SwitchoverStep::Preparing && ready == Some(switchover.to) {
             switchover.step = SwitchoverStep::Yielding { since: turn.now };
             self.to_host(turn, primary, ToHost::Yield { vm, generation }, Vec::new());
+        }
+    }
+
+    /// Goes on with the switchovers that an earlier controller had begun and whose target does not make its standby: with a
+    /// fit target the preparation begins again, one that is still awaited is waited for, without one the guest stays.
+    pub(super) fn resume_switchovers(&mut self, turn: &mut Turn<'_>) {
+        if planted(PlantedBug::SwitchoverForgotten) {
+            return;
+        }
+        let idle = |vm: &super::Vm| {
+            let Phase::Running { host: from } = vm.phase else { return None };
+            let to = vm.switchover.filter(|switchover| switchover.step == SwitchoverStep::Preparing)?.to;
+            let elsewhere = vm.standby.is_none_or(|standby| standby.host != to);
+            (elsewhere && vm.suspected.is_none()).then_some((vm.id, from, to))
+        };
+        let idle: Vec<(VmId, HostId, HostId)> = self.vms.values().filter_map(idle).collect();
+        for (vm, from, to) in idle {
+            let awaited = self.hosts.get(&to).is_some_and(|host| host.health == Health::Awaited);
+            if self.can_take(to, vm, Role::Primary) {
+                self.drop_standby(turn, vm);
+                self.order_standby(turn, vm, from, to);
+            } else if !awaited {
+                self.switchover_target_lost(turn, vm, to);
+            }
         }
     }
 

@@ -461,6 +461,7 @@ impl Controller {
         }
         self.overdue_yields(turn);
         self.overdue_standbys(turn);
+        self.overdue_hosts(turn);
         let bound = self.config.promotion_bound;
         let overdue: Vec<(VmId, Generation)> = self
             .vms
@@ -470,6 +471,11 @@ impl Controller {
             .collect();
         for (vm, generation) in overdue {
             let reason = TakeoverReason::PromotionFailed;
+            // It would be chosen again at once: another host may do better.
+            let failed = self.vms[&vm].primary().filter(|_| !planted(PlantedBug::FailedPromotionForgotten));
+            if let Some(entry) = failed.and_then(|host| self.hosts.get_mut(&host)) {
+                entry.distrust(turn.now, &self.config);
+            }
             self.tell(turn, Happening::PrimaryGone { vm, generation, reason });
             self.begin_takeover(turn, vm, None);
         }

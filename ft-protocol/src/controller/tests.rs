@@ -7,9 +7,10 @@ use crate::ids::Incarnation;
 use crate::policy::Policy;
 use crate::spec::{JournalShape, Mode, VmSpec};
 use crate::timeline::{Shortage, Wanted};
+use crate::versions::VersionRange;
 use crate::wire::{
-    FromClient, FromHost, HeldRole, HostHello, HostProfile, LiveReport, PROTOCOL_VERSION, PROTOCOLS, Request, Role,
-    StateFormats, TakeoverReason, TakeoverRefusal,
+    Answer, FromClient, FromHost, HeldRole, HostHello, HostProfile, LiveReport, PROTOCOL_VERSION, PROTOCOLS, Request,
+    RequestError, Role, StateFormats, TakeoverReason, TakeoverRefusal,
 };
 
 const CONFIG: ControllerConfig = ControllerConfig {
@@ -24,6 +25,10 @@ const CONFIG: ControllerConfig = ControllerConfig {
     vms_max: 4,
     shutdown_allowed: true,
 };
+
+mod places;
+mod stalls;
+mod versions;
 
 const CLIENT: LinkId = LinkId::new(1000);
 const VM: VmId = VmId::new(0);
@@ -43,6 +48,8 @@ struct Cluster {
     pool_refuses: bool,
     fenced: Vec<HostId>,
     deleted: Vec<VmId>,
+    /// What the client was answered.
+    answered: Vec<Result<Answer, RequestError>>,
 }
 
 impl Cluster {
@@ -60,6 +67,7 @@ impl Cluster {
             pool_refuses: false,
             fenced: Vec::new(),
             deleted: Vec::new(),
+            answered: Vec::new(),
         }
     }
 
@@ -109,6 +117,7 @@ impl Cluster {
                         self.apply(vm, generation, epoch);
                     }
                 }
+                Action::ToClient { message: ToClient::Answer { answer, .. }, .. } => self.answered.push(answer),
                 Action::DeletePartition(vm) => self.deleted.push(vm),
                 Action::Fence { host, .. } => self.fenced.push(host),
                 Action::Tell { happening, .. } => self.happened.push(happening),
@@ -135,24 +144,34 @@ impl Cluster {
     }
 
     fn join_with(&mut self, host: u64, incarnation: u64, roles: &[HeldRole], states: StateFormats) {
-        let hello = HostHello {
-            protocols: PROTOCOLS,
-            profile: HostProfile {
-                name: format!("h{host}"),
-                incarnation: Incarnation::new(incarnation),
-                memory_bytes: 1 << 30,
-                cpu: CpuProfile::default(),
-                states,
-                labels: Vec::new(),
-            },
-            roles: roles.to_vec(),
-        };
+        let incarnation = Incarnation::new(incarnation);
+        let profile = HostProfile { incarnation, states, ..Self::profile(host) };
+        self.hello(host, PROTOCOLS, profile, roles);
+    }
+
+    fn profile(host: u64) -> HostProfile {
+        HostProfile {
+            name: format!("h{host}"),
+            incarnation: Incarnation::new(host),
+            memory_bytes: 1 << 30,
+            cpu: CpuProfile::default(),
+            states: StateFormats { writes: 1, reads_from: 1 },
+            labels: Vec::new(),
+        }
+    }
+
+    fn hello(&mut self, host: u64, protocols: VersionRange, profile: HostProfile, roles: &[HeldRole]) {
+        let hello = HostHello { protocols, profile, roles: roles.to_vec() };
         self.input(Input::HostHello { link: LinkId::new(host), hello });
     }
 
     fn create(&mut self) {
+        self.create_with("vm", Policy::default());
+    }
+
+    fn create_with(&mut self, name: &str, policy: Policy) {
         let spec = VmSpec {
-            name: "vm".to_owned(),
+            name: name.to_owned(),
             memory_bytes: 1 << 20,
             mode: Mode::Checkpoint,
             epoch_interval: Span::from_ms(10),
@@ -160,13 +179,17 @@ impl Cluster {
             journal: JournalShape { slots: 2, slot_bytes: 1 << 20, reserved_bytes: 1 << 20 },
             console_lossless: true,
             working_set_bytes_max: None,
-            policy: Policy::default(),
+            policy,
             nets: Vec::new(),
             disk_bytes: 0,
             log_bytes: crate::spec::LOG_BYTES_DEFAULT,
         };
         self.input(Input::ClientHello { link: CLIENT, protocol: PROTOCOL_VERSION });
-        let message = FromClient { id: 1, request: Request::CreateVm(spec) };
+        self.request(Request::CreateVm(spec));
+    }
+
+    fn request(&mut self, request: Request) {
+        let message = FromClient { id: 1, request };
         self.input(Input::FromClient { link: CLIENT, message });
     }
 
@@ -615,6 +638,42 @@ fn a_controller_that_dies_in_a_switchover_resumes_it() {
     assert!(was_told_to_yield(&next, 0));
     yielded(&mut next, 0, 1);
     assert_eq!(next.promotions(1), [(2, 0)]);
+}
+
+/// A controller that died in a switchover to host 2, and the next one with hosts 0 and 1 back.
+fn restarted_in_a_switchover() -> Cluster {
+    let mut cluster = Cluster::protected();
+    switch(&mut cluster, Some("h2"));
+    let mut next = restart(&cluster, &recovered(Some(Word { epoch: Epoch::ZERO, sealed: false }), 0));
+    let role = |role| [HeldRole { vm: VM, generation: Generation::FIRST, role }];
+    next.join(0, &role(Role::Primary { live: true }));
+    next.join(1, &role(Role::Secondary { prepared: true }));
+    next.input(Input::Tick);
+    assert_eq!(next.status().moving_to.as_deref(), Some("h2"), "its target is awaited");
+    assert_eq!(next.status().secondary.as_deref(), Some("h1"), "and it is protected until then");
+    next
+}
+
+#[test]
+fn a_resumed_switchover_prepares_its_target_when_it_is_there() {
+    let mut cluster = restarted_in_a_switchover();
+    cluster.join(2, &[]);
+    cluster.input(Input::Tick);
+    assert_eq!(cluster.status().secondary.as_deref(), Some("h2"));
+    cluster.ready(2, 1);
+    assert!(was_told_to_yield(&cluster, 0));
+    yielded(&mut cluster, 0, 1);
+    assert_eq!(cluster.promotions(2), [(2, 0)]);
+}
+
+#[test]
+fn a_resumed_switchover_is_given_up_with_its_target() {
+    let mut cluster = restarted_in_a_switchover();
+    cluster.input(Input::HostDied { host: HostId::new(2) });
+    cluster.input(Input::Tick);
+    assert!(cluster.happened.iter().any(|happening| matches!(happening, Happening::SwitchoverCancelled { .. })));
+    assert_eq!((cluster.status().moving_to, cluster.status().secondary.as_deref()), (None, Some("h1")));
+    assert_eq!(cluster.persisted.vms[0].moving_to, None);
 }
 
 #[test]

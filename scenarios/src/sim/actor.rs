@@ -33,6 +33,12 @@ pub(crate) struct Actor {
     pub(crate) deferred: Vec<Event>,
     /// A step of its main loop is scheduled.
     pub(crate) turning: bool,
+    /// A fault has ever hit it.
+    pub(crate) disturbed: bool,
+    /// When its life began.
+    pub(crate) risen_ns: u64,
+    /// When its last life ended.
+    pub(crate) died_ns: u64,
     draw: Draw,
 }
 
@@ -48,6 +54,9 @@ impl Actor {
             doom: None,
             deferred: Vec::new(),
             turning: false,
+            disturbed: false,
+            risen_ns: 0,
+            died_ns: 0,
             draw: Draw::new(seed, stream),
         }
     }
@@ -81,6 +90,7 @@ impl Actor {
             Lines::Mixed(salt) => self.cache.crash(&mut RandomSurvivors::new(salt)),
         }
         self.alive = false;
+        self.disturbed = true;
         self.life += 1;
         self.deferred.clear();
         self.doom = None;
@@ -88,8 +98,9 @@ impl Actor {
     }
 
     /// Begins a new life with an empty cache.
-    pub(crate) fn rise(&mut self) {
+    pub(crate) fn rise(&mut self, now_ns: u64) {
         assert!(!self.alive, "only the dead rise");
+        self.risen_ns = now_ns;
         self.alive = true;
         self.stopped = false;
         self.slowness = 1;

@@ -4,7 +4,7 @@
 //! (this epoch is published, this generation sealed); what is true they read from the pool's memories and the oracle.
 
 use super::drive::At;
-use super::guest::{Packet, Registers};
+use super::guest::{Packet, Program, Registers};
 use super::rebuild::rebuild;
 use super::truth::{Oracle, Truth};
 use super::violation::Violation;
@@ -30,6 +30,12 @@ pub(crate) struct VmFacts {
     pub(crate) damaged: Vec<Epoch>,
     /// The guest at the applied epoch.
     pub(crate) oracle: Oracle,
+    /// The commit words of its open journals, as they were seen last.
+    pub(crate) words: Vec<(Generation, Option<u64>)>,
+    /// Generations up to this one are of lives that were deleted.
+    buried: Generation,
+    /// When it was moved back to its old place last.
+    pub(crate) failed_back_ns: Option<u64>,
 }
 
 /// All facts.
@@ -54,6 +60,9 @@ impl Checker {
             shown: 0,
             damaged: Vec::new(),
             oracle: Oracle::new(truth.program),
+            words: Vec::new(),
+            buried: Generation::new(0),
+            failed_back_ns: None,
         };
         let vms = truths.iter().map(facts).collect();
         Self { vms, auditor: LossyCache::new(), accesses: 0, scratch: Vec::new() }
@@ -80,6 +89,25 @@ impl Checker {
         let committed = facts.last_committed();
         let current = facts.written.get(index(committed.get()))?.iter().any(|(by, _)| *by == generation);
         current.then_some((committed.get(), facts.applied))
+    }
+
+    /// A part of the pool goes; what comes under its number later is another VM.
+    pub(crate) fn bury(&mut self, vm: VmId, next: Program) {
+        let facts = self.facts(vm);
+        let youngest = facts.reigns.iter().map(|(generation, _)| *generation).max();
+        facts.buried = youngest.unwrap_or(facts.buried).max(facts.buried);
+        facts.written.clear();
+        facts.committed = vec![Registers::default()];
+        (facts.applied, facts.shown) = (0, 0);
+        facts.damaged.clear();
+        facts.oracle = Oracle::new(next);
+        facts.failed_back_ns = None;
+    }
+
+    /// Who was given a generation.
+    pub(crate) fn ruler(&self, vm: VmId, generation: Generation) -> Option<usize> {
+        let reigns = &self.vms.get(usize::from(vm.get()))?.reigns;
+        reigns.iter().find(|(known, _)| *known == generation).map(|(_, host)| *host)
     }
 
     /// A fault has damaged the record of a committed epoch.
@@ -150,7 +178,10 @@ impl World {
         let Some(generation) = self.primary(at).map(|primary| primary.order.generation) else { return };
         let (vm, host) = (at.vm, at.host);
         let facts = self.checker.facts(vm);
-        let violation = if facts.sealed.contains(&generation) {
+        let violation = if generation <= facts.buried {
+            let host = u16::try_from(host).unwrap_or(0);
+            Some(Violation::DeletedLifeGoesOn { vm, generation, host })
+        } else if facts.sealed.contains(&generation) {
             Some(Violation::PublishedAfterSeal { vm, generation, epoch })
         } else if !facts.reigns.contains(&(generation, host)) || !facts.commit(generation, epoch) {
             let host = u16::try_from(host).unwrap_or(0);
@@ -168,6 +199,10 @@ impl World {
     pub(crate) fn check_released(&mut self, at: At, packets: &[Packet]) {
         let Some(generation) = self.primary(at).map(|primary| primary.order.generation) else { return };
         let vm = at.vm;
+        if generation <= self.checker.facts(vm).buried {
+            // What it had committed before the deletion, it may show after it.
+            return;
+        }
         let truth = &self.truths[usize::from(vm.get())];
         if let Some(packet) = packets.iter().find(|packet| truth.packets.get(index(packet.number)) != Some(packet)) {
             return self.violate(Violation::ForeignPacket { vm, number: packet.number });
@@ -186,7 +221,7 @@ impl World {
     /// Rebuilds the VM from what is durable in the pool and holds it against the truth (I1, I3).
     pub(crate) fn check_rebuildable(&mut self, vm: VmId, leaks: impl FnOnce(Registers, u64) -> Option<Violation>) {
         let facts = &self.checker.vms[usize::from(vm.get())];
-        if facts.is_damaged() {
+        if facts.is_damaged() || self.client.is_deleting(vm) {
             return;
         }
         let violation = match rebuild(&self.pool, vm, &facts.oracle, &mut self.checker.scratch) {
@@ -202,7 +237,8 @@ impl World {
     pub(crate) fn check_loaded(&mut self, at: At, base: Epoch) {
         let vm = at.vm;
         let Some(generation) = self.primary(at).map(|primary| primary.order.generation) else { return };
-        if self.checker.facts(vm).sealed.contains(&generation) {
+        let facts = self.checker.facts(vm);
+        if facts.sealed.contains(&generation) || generation <= facts.buried {
             // It was deposed before it began: what it loads may be anything, and nobody will ever see it.
             return;
         }
@@ -272,8 +308,9 @@ impl World {
 
     /// Notes whose reign a generation is; `false` when it is somebody else's already.
     fn enthrone(&mut self, vm: VmId, generation: Generation, host: usize) -> bool {
-        let reigns = &mut self.checker.facts(vm).reigns;
-        let free = reigns.iter().all(|(known, by)| *known != generation || *by == host);
+        let facts = self.checker.facts(vm);
+        let reigns = &mut facts.reigns;
+        let free = generation > facts.buried && reigns.iter().all(|(known, by)| *known != generation || *by == host);
         reigns.push((generation, host));
         free
     }

@@ -2,6 +2,7 @@
 
 use super::check::index;
 use super::guest::Registers;
+use super::inject::WORD_AT;
 use super::violation::Violation;
 use super::weather::{CONSOLE_RING_BYTES, PAGE_SIZE};
 use super::world::World;
@@ -11,6 +12,7 @@ use shared_mem::control::ControlBlock;
 use shared_mem::mem::PoolRead;
 use shared_mem::numbers::{self, ConsolePosition, Offset};
 use shared_mem::state_area::StateArea;
+use std::sync::atomic::Ordering;
 
 impl World {
     /// Looks at the pool, if anything was stored in it since the last look.
@@ -32,6 +34,17 @@ impl World {
     /// At most one generation is open (I2).
     fn check_reigns(&mut self, vm: VmId) {
         let Some(partition) = self.pool.partition(vm) else { return };
+        // Most events leave all words as they are. What else lies in a journal can only end its reign, never begin one.
+        let words = partition.journals.iter().filter(|journal| !journal.reserved).map(|journal| {
+            let memory = journal.memory.through(&self.checker.auditor);
+            (journal.generation, memory.load_u64(WORD_AT, Ordering::Relaxed).ok())
+        });
+        let seen = &mut self.checker.vms[usize::from(vm.get())].words;
+        if words.clone().eq(seen.iter().copied()) {
+            return;
+        }
+        seen.clear();
+        seen.extend(words);
         // Under a damaged word nobody can publish: as good as sealed.
         let mut count = 0;
         for journal in partition.journals.iter().filter(|journal| !journal.reserved) {

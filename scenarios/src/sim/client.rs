@@ -11,7 +11,7 @@ use super::world::World;
 use ft_protocol::Span;
 use ft_protocol::commit_meta::GuestEnd;
 use ft_protocol::ids::VmId;
-use ft_protocol::policy::Policy;
+use ft_protocol::policy::{Failback, Policy};
 use ft_protocol::spec::{Mode, VmSpec};
 use ft_protocol::wire::{Answer, FromClient, PROTOCOL_VERSION, Request, RequestError, ToClient};
 use shared_mem::console::ConsoleRing;
@@ -25,6 +25,10 @@ const CONNECT_AGAIN_US: Range = Range::new(300, 3_000);
 #[derive(Default)]
 pub(crate) struct Reading {
     made: bool,
+    /// Its deletion was asked for; whether another is to be made then.
+    deleting: Option<bool>,
+    /// It is deleted for good.
+    pub(crate) deleted: bool,
     console: Option<ConsoleRing<LossyMemory>>,
     /// Bytes read and shown.
     pub(crate) position: u64,
@@ -37,7 +41,8 @@ pub(crate) struct Reading {
 impl Reading {
     /// The VM's life is over and all that it printed was read.
     pub(crate) fn is_complete(&self) -> bool {
-        self.end.as_ref().is_some_and(|(_, console_end)| *console_end == self.position)
+        let read = self.end.as_ref().is_some_and(|(_, console_end)| *console_end == self.position);
+        self.deleted || self.deleting.is_none() && read
     }
 }
 
@@ -62,6 +67,11 @@ impl Client {
             draining: Vec::new(),
         }
     }
+
+    /// The VM's end was asked for, and is not yet known to have come.
+    pub(crate) fn is_deleting(&self, vm: VmId) -> bool {
+        self.vms.get(usize::from(vm.get())).is_some_and(|reading| reading.deleting.is_some())
+    }
 }
 
 /// Numbers of requests: what, and for which VM.
@@ -70,6 +80,7 @@ const ATTACH: u64 = 2 << 32;
 const SWITCHOVER: u64 = 4 << 32;
 const DRAIN: u64 = 8 << 32;
 const DRAIN_OVER: u64 = 16 << 32;
+const DELETE: u64 = 32 << 32;
 
 impl World {
     pub(crate) fn client_connect(&mut self) {
@@ -100,12 +111,51 @@ impl World {
 
     pub(crate) fn create_or_attach(&mut self, vm: VmId) {
         let number = u64::from(vm.get());
+        let reading = &self.client.vms[usize::from(vm.get())];
+        if reading.deleted {
+            return;
+        }
+        if reading.deleting.is_some() {
+            self.request(DELETE | number, Request::DeleteVm(vm));
+            return;
+        }
         if self.client.vms[usize::from(vm.get())].made {
             let from = self.client.vms[usize::from(vm.get())].position;
             self.request(ATTACH | number, Request::AttachConsole { vm, from });
+        } else if self.client.vms[..usize::from(vm.get())].iter().any(|earlier| !earlier.made && !earlier.deleted) {
+            // One after the other: so their numbers are known.
+            let delay = self.client.actor.takes(CONNECT_AGAIN_US);
+            self.schedule(delay, Event::ClientAsk(vm));
         } else {
             let spec = self.spec_of(vm);
             self.request(CREATE | number, Request::CreateVm(spec));
+        }
+    }
+
+    /// Asks for a VM's end. One at a time and, once one is gone for good, no more: the numbers of the VMs stay theirs.
+    pub(crate) fn request_delete(&mut self, vm: VmId, again: bool) {
+        let vms = &mut self.client.vms;
+        let settled = vms.iter().all(|reading| reading.made && reading.deleting.is_none() && !reading.deleted);
+        if settled && let Some(reading) = vms.get_mut(usize::from(vm.get())) {
+            reading.deleting = Some(again);
+            reading.console = None;
+            self.create_or_attach(vm);
+        }
+    }
+
+    fn deleted(&mut self, vm: VmId, answer: &Result<Answer, RequestError>) {
+        let reading = &mut self.client.vms[usize::from(vm.get())];
+        let Some(again) = reading.deleting else { return };
+        match answer {
+            // Done, or done by a request whose answer was lost.
+            Ok(_) | Err(RequestError::UnknownVm(_)) => {
+                *reading = Reading { deleted: !again, ..Reading::default() };
+                self.create_or_attach(vm);
+            }
+            Err(_) => {
+                let delay = self.client.actor.takes(CONNECT_AGAIN_US);
+                self.schedule(delay, Event::ClientAsk(vm));
+            }
         }
     }
 
@@ -140,10 +190,26 @@ impl World {
             journal: super::pool::journal_shape(weather.guest_pages, weather.slots),
             console_lossless: true,
             working_set_bytes_max: None,
-            policy: Policy::default(),
+            policy: self.policy_of(),
             nets: Vec::new(),
             disk_bytes: 0,
             log_bytes: ft_protocol::spec::LOG_BYTES_DEFAULT,
+        }
+    }
+
+    /// Whether VMs are to have a spare; with two hosts there is none to have.
+    pub(crate) fn spare_is_required(&self) -> bool {
+        self.plan.weather.require_spare && self.hosts.len() > 2
+    }
+
+    fn policy_of(&self) -> Policy {
+        let weather = &self.plan.weather;
+        let hold = Span::from_us(weather.failback_us);
+        Policy {
+            anti_affinity: vec!["all".to_owned()],
+            require_spare: self.spare_is_required(),
+            preferred: weather.preferred.map(|host| format!("h{host}")),
+            failback: (weather.failback_us > 0).then_some(Failback { hold }),
         }
     }
 
@@ -170,14 +236,18 @@ impl World {
             ToClient::Answer { id, answer } => self.client_answered(id, answer, descriptors),
             ToClient::ConsoleMoved { vm, tail } => {
                 let reading = &mut self.client.vms[usize::from(vm.get())];
-                reading.tail = reading.tail.max(tail);
-                self.read_soon(vm);
+                if reading.deleting.is_none() {
+                    reading.tail = reading.tail.max(tail);
+                    self.read_soon(vm);
+                }
             }
             ToClient::VmEnded { vm, end, console_end } => {
                 let reading = &mut self.client.vms[usize::from(vm.get())];
-                reading.tail = reading.tail.max(console_end);
-                reading.end = Some((end, console_end));
-                self.read_soon(vm);
+                if reading.deleting.is_none() {
+                    reading.tail = reading.tail.max(console_end);
+                    reading.end = Some((end, console_end));
+                    self.read_soon(vm);
+                }
             }
             ToClient::Welcome | ToClient::Rejected { .. } | ToClient::Happened { .. } => {}
         }
@@ -188,10 +258,13 @@ impl World {
         if id & DRAIN_OVER != 0 && answer.is_ok() {
             self.client.draining.retain(|host| *host != number);
         }
-        if id & (CREATE | ATTACH) == 0 {
-            return;
+        if id & DELETE != 0 {
+            self.deleted(VmId::new(number), &answer);
         }
         let vm = VmId::new(number);
+        if id & (CREATE | ATTACH) == 0 || self.client.is_deleting(vm) {
+            return;
+        }
         let reading = &mut self.client.vms[usize::from(vm.get())];
         if id & CREATE != 0 {
             match answer {
@@ -199,6 +272,11 @@ impl World {
                 Ok(Answer::VmCreated(_)) | Err(RequestError::NameTaken(_)) => {
                     reading.made = true;
                     self.create_or_attach(vm);
+                }
+                // Not all hosts are there yet: ask again.
+                Err(RequestError::NoSpare(_)) => {
+                    let delay = self.client.actor.takes(CONNECT_AGAIN_US);
+                    self.schedule(delay, Event::ClientAsk(vm));
                 }
                 _ => {}
             }

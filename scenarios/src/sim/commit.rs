@@ -113,7 +113,7 @@ fn write_into_slot(primary: &mut PrimaryMachine, epoch: Epoch, ended: Option<&Gu
     let dirty = primary.working.dirty_processor | primary.working.dirty_device;
     let dirty = if planted(PlantedBug::ForgetDevicePages) { primary.working.dirty_processor } else { dirty };
     let freed = freed(primary).map_err(|_| JournalError::Access(shared_mem::mem::AccessError::Unreachable))?;
-    let machine_state = primary.recorded_registers().encode();
+    let machine_state = primary.recorded_registers().encode(primary.version);
     let meta = CommitMeta {
         console_start: primary.console_start,
         console: &primary.console,

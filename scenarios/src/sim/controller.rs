@@ -11,11 +11,13 @@ use super::queue::Event;
 use super::weather::{FenceAgent, Weather};
 use super::world::World;
 use ft_protocol::Epoch;
+use ft_protocol::activity::Activity;
 use ft_protocol::controller::{Action, ClusterState, Controller, ControllerConfig, Input};
 use ft_protocol::fence::FenceOutcome;
 use ft_protocol::ids::{Generation, HostId, LinkId, VmId};
 use ft_protocol::wire::{Grant, ToHost};
 use shared_mem::ApplyLimit;
+use shared_mem::activity::activity;
 use shared_mem::commit_word::CommitWordError;
 use shared_mem::heartbeat::HeartbeatReader;
 use shared_mem::journal::JournalReader;
@@ -121,6 +123,7 @@ impl World {
         loop {
             if let Some(action) = self.controller.actions.pop_front() {
                 if let Action::Tell { happening, .. } = &action {
+                    self.check_told(happening);
                     self.tell(|| format!("controller: {happening:?}"));
                     continue;
                 }
@@ -166,6 +169,13 @@ impl World {
                 _ => {}
             }
         }
+        let running: Vec<_> = self.controller.core.running().collect();
+        for (vm, generation, host) in running {
+            let page = self.pool.heartbeat(host).map(|page| page.through(&cache));
+            let word = page.and_then(|page| activity(&page, vm.get()).ok());
+            let said = word.and_then(Activity::decode);
+            self.controller.inbox.push_back(Input::Activity { vm, generation, said });
+        }
         self.controller.inbox.push_back(Input::Tick);
         self.wake_controller();
     }
@@ -188,7 +198,10 @@ impl World {
                 self.pool.partitions[usize::from(vm.get())] = made;
                 self.controller_answer(Input::PartitionCreated { vm, result });
             }
-            Action::DeletePartition(vm) => self.pool.partitions[usize::from(vm.get())] = None,
+            Action::DeletePartition(vm) => {
+                self.pool.partitions[usize::from(vm.get())] = None;
+                self.bury_vm(vm);
+            }
             Action::OpenGeneration { vm, generation, base } => self.open_generation(vm, generation, base),
             Action::ReserveGeneration { vm, generation } => {
                 let cache = self.controller.actor.cache.clone();

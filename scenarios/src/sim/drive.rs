@@ -8,6 +8,7 @@ use super::machine::{PrimaryMachine, Role, Vcpu};
 use super::net::Message;
 use super::planted::{PlantedBug, planted};
 use super::queue::{Event, MachineStep};
+use super::violation::Violation;
 use super::world::World;
 use ft_protocol::host::Input as HostInput;
 use ft_protocol::ids::{Epoch, VmId};
@@ -32,6 +33,14 @@ impl World {
         let found = self.hosts[host].machines.iter().find(|found| found.number == machine);
         let Some(vm) = found.map(|found| found.vm) else { return };
         let at = At { host, machine, vm };
+        use MachineStep::{Breathe, Load, Poll, Slice, Stopped, Wake, Write};
+        if let Some(primary) = self.primary(at)
+            && primary.hung
+            && matches!(step, Load | Slice | Wake | Stopped | Write | Poll | Breathe)
+        {
+            primary.held_back.push(step);
+            return;
+        }
         match step {
             MachineStep::Load => self.load(at),
             MachineStep::Slice => self.slice(at),
@@ -43,6 +52,7 @@ impl World {
             MachineStep::Act => self.act(at),
             MachineStep::Tick => self.tick(at),
             MachineStep::Poll => self.poll(at),
+            MachineStep::Breathe => self.breathe(at),
         }
     }
 
@@ -73,6 +83,11 @@ impl World {
         if base > Epoch::ZERO {
             match primary.state.read(pool_epoch(base)) {
                 Ok(bytes) => match super::guest::Registers::decode(&bytes) {
+                    Some(_) if super::guest::state_version(&bytes) > primary.version => {
+                        let (host, version) =
+                            (u16::try_from(at.host).unwrap_or(0), super::guest::state_version(&bytes));
+                        return self.violate(Violation::UnreadableState { vm: at.vm, host, version });
+                    }
                     Some(registers) => primary.registers = registers,
                     None => return self.machine_failed(at, "the machine state does not decode"),
                 },
@@ -91,6 +106,7 @@ impl World {
             event_patience: Span::from_ms(5),
         };
         primary.core = Some(Primary::new(config, now));
+        primary.show(false);
         let generation = primary.order.generation;
         let ordered_at = Time::from_ns(primary.ordered_at_ns);
         let report =
@@ -103,6 +119,15 @@ impl World {
         }
         self.run_slice(at);
         self.schedule_tick(at);
+        self.breathe(at);
+    }
+
+    /// Says that the thread lives, again and again.
+    fn breathe(&mut self, at: At) {
+        let us = self.plan.weather.breath_us();
+        let Some(primary) = self.primary(at) else { return };
+        primary.show(true);
+        self.machine_after(at, Range::new(us, us), MachineStep::Breathe);
     }
 
     /// The guest is to be handed over: the core is told when there is one.
@@ -129,6 +154,7 @@ impl World {
         let mut actions = Vec::new();
         core.handle(now, input, &mut actions);
         primary.actions.extend(actions);
+        primary.show(false);
         self.act_soon(at);
         self.schedule_tick(at);
         self.poll_soon(at);

@@ -1,7 +1,7 @@
 //! Event files: a run as a list of decisions, one JSON object a line, that can be replayed, minimised and read.
 //!
 //! ```text
-//! {"run":{"version":1,"seed":7,"hosts":3,"vms":1,"profile":"swarm","commit":"...","weather":{...}}}
+//! {"run":{"version":2,"seed":7,"hosts":3,"vms":1,"profile":"swarm","commit":"...","weather":{...}}}
 //! {"fault":{"when":{"at":{"us":1200}},"fault":{"kill":{...}}}}          one line per fault
 //! {"violation":"I1: ..."}                                               what it led to
 //! {"story":"    1.200 ms  fault 0: ..."}                                for people, not read back
@@ -17,7 +17,7 @@ use std::io::{self, BufRead, BufReader, BufWriter, Write};
 use std::path::{Path, PathBuf};
 
 /// Version of the format.
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 
 /// Most faults of a file that is read.
 const FAULTS_MAX: usize = 10_000;

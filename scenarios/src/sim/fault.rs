@@ -71,6 +71,30 @@ pub enum Fault {
         /// For how long.
         for_us: u64,
     },
+    /// A process that was stopped goes on before its time.
+    Continue {
+        /// Who.
+        who: Target,
+    },
+    /// The thread that runs a VM's guest hangs, while its host lives on.
+    HangVcpu {
+        /// Which VM's primary.
+        vm: u16,
+        /// For how long; `None`: until the process ends.
+        for_us: Option<u64>,
+    },
+    /// The process ends, and the next life of the host is of the newer version.
+    Upgrade {
+        /// Which host.
+        host: u16,
+    },
+    /// No failure: the client has a VM deleted.
+    Delete {
+        /// Which VM.
+        vm: u16,
+        /// Then it makes another under the same name.
+        again: bool,
+    },
     /// Everything takes longer.
     Slow {
         /// For whom.

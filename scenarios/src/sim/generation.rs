@@ -82,6 +82,13 @@ impl World {
             Ok(state) => state,
             Err(why) => return self.violate(Violation::ControllerLost { why }),
         };
+        for vm in self.vms() {
+            // An earlier life died before it gave the part back.
+            let forgotten = state.vms.iter().all(|record| record.vm != vm);
+            if forgotten && self.pool.partition(vm).is_some() {
+                self.bury_vm(vm);
+            }
+        }
         let recovered = match recover_partitions(&mut self.pool, &state, &cache) {
             Ok(recovered) => recovered,
             Err(why) => return self.violate(Violation::ControllerLost { why }),

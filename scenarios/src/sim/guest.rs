@@ -137,12 +137,12 @@ fn checksum<M: GuestMemory>(program: &Program, start: u64, memory: &mut M) -> Re
 
 impl Registers {
     /// Length of the machine state.
-    pub(crate) const BYTES: usize = 32;
+    pub(crate) const BYTES: usize = 40;
 
     /// The machine state as commit records carry it.
-    pub(crate) fn encode(&self) -> [u8; Self::BYTES] {
+    pub(crate) fn encode(&self, version: u32) -> [u8; Self::BYTES] {
         let mut bytes = [0; Self::BYTES];
-        let words = [self.step, self.accumulator, self.console, self.packets];
+        let words = [self.step, self.accumulator, self.console, self.packets, u64::from(version)];
         for (target, word) in bytes.chunks_exact_mut(8).zip(words) {
             target.copy_from_slice(&word.to_le_bytes());
         }
@@ -151,11 +151,17 @@ impl Registers {
 
     /// Takes machine state apart; `None` when the bytes are something else.
     pub(crate) fn decode(bytes: &[u8]) -> Option<Self> {
-        let words: &[[u8; 8]; 4] = bytes.as_chunks().0.try_into().ok()?;
+        let words: &[[u8; 8]; 5] = bytes.as_chunks().0.try_into().ok()?;
         (bytes.len() == Self::BYTES).then_some(())?;
-        let [step, accumulator, console, packets] = words.map(u64::from_le_bytes);
+        let [step, accumulator, console, packets, _] = words.map(u64::from_le_bytes);
         Some(Self { step, accumulator, console, packets })
     }
+}
+
+/// The format of a machine state: that of the host that wrote it.
+pub(crate) fn state_version(bytes: &[u8]) -> u32 {
+    let words: &[[u8; 8]] = bytes.as_chunks().0;
+    words.last().and_then(|word| u32::try_from(u64::from_le_bytes(*word)).ok()).unwrap_or(u32::MAX)
 }
 
 #[cfg(test)]
@@ -165,9 +171,10 @@ mod tests {
     #[test]
     fn machine_state_round_trips_and_refuses_other_lengths() {
         let registers = Registers { step: 1, accumulator: 2, console: 3, packets: 4 };
-        let bytes = registers.encode();
+        let bytes = registers.encode(7);
+        assert_eq!(state_version(&bytes), 7);
         assert_eq!(Registers::decode(&bytes), Some(registers));
-        assert_eq!(Registers::decode(&bytes[..31]), None);
-        assert_eq!(Registers::decode(&[0; 33]), None);
+        assert_eq!(Registers::decode(&bytes[..39]), None);
+        assert_eq!(Registers::decode(&[0; 41]), None);
     }
 }

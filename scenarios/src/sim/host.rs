@@ -9,12 +9,15 @@ use super::net::{Message, Peer};
 use super::planted::{PlantedBug, planted};
 use super::pool::Descriptor;
 use super::queue::{Event, MachineStep};
+use super::weather::{NEW_VERSION, OLD_VERSION, Weather};
 use super::world::World;
 use ft_protocol::Span;
 use ft_protocol::cpu::CpuProfile;
 use ft_protocol::host::{Action, Host, Input};
 use ft_protocol::ids::{HostId, Incarnation, VmId};
-use ft_protocol::wire::{FromHost, HostProfile, Order, Part, StateFormats};
+use ft_protocol::versions::VersionRange;
+use ft_protocol::wire::{ACTIVITY_SINCE, FromHost, HostProfile, Order, Part, StateFormats};
+use shared_mem::activity::ActivityWriter;
 use shared_mem::heartbeat::HeartbeatWriter;
 use shared_mem::lossy::LossyMemory;
 use std::collections::VecDeque;
@@ -37,11 +40,20 @@ pub(crate) struct HostProcess {
     heartbeat: Option<HeartbeatWriter<LossyMemory>>,
     interval: Option<Span>,
     scratch: Vec<Action>,
+    /// What it runs.
+    pub(crate) version: u32,
+    /// Its next life runs the newer version.
+    pub(crate) upgraded: bool,
+    /// Its main loop waits for the end of a thread that hangs.
+    pub(crate) joining: bool,
+    labels: Vec<String>,
 }
 
 impl HostProcess {
-    pub(crate) fn new(index: u16, actor: Actor) -> Self {
-        let core = new_core(index, &actor);
+    pub(crate) fn new(index: u16, actor: Actor, weather: &Weather) -> Self {
+        let version = weather.version_of(index);
+        let labels: Vec<String> = weather.rack_of(index).map(|rack| format!("rack={rack}")).into_iter().collect();
+        let core = new_core(index, &actor, version, &labels);
         Self {
             index,
             actor,
@@ -55,6 +67,10 @@ impl HostProcess {
             heartbeat: None,
             interval: None,
             scratch: Vec::new(),
+            version,
+            upgraded: false,
+            joining: false,
+            labels,
         }
     }
 
@@ -67,11 +83,20 @@ impl HostProcess {
         self.machines.clear();
         self.heartbeat = None;
         self.interval = None;
+        self.joining = false;
     }
 
     /// A new life, which knows nothing of the one before.
     pub(crate) fn begin(&mut self) {
-        self.core = new_core(self.index, &self.actor);
+        if self.upgraded {
+            self.version = NEW_VERSION;
+        }
+        self.core = new_core(self.index, &self.actor, self.version, &self.labels);
+    }
+
+    /// It is a member whose heart can be watched.
+    pub(crate) fn beats(&self) -> bool {
+        self.heartbeat.is_some()
     }
 
     /// A descriptor for a part, whatever it is good for.
@@ -89,6 +114,12 @@ impl HostProcess {
         self.descriptor(part)?.writer(&self.actor.cache)
     }
 
+    /// Where a VM's primary says what it does; older versions do not know of it.
+    pub(crate) fn activity_words(&self, vm: VmId) -> Option<ActivityWriter<LossyMemory>> {
+        let page = self.writer(Part::Heartbeat(self.number?)).filter(|_| self.version >= ACTIVITY_SINCE)?;
+        Some(ActivityWriter::new(page, vm.get()))
+    }
+
     /// A part got anew replaces what was held of it before.
     fn hold(&mut self, descriptors: Vec<Descriptor>) {
         for descriptor in descriptors {
@@ -98,15 +129,16 @@ impl HostProcess {
     }
 }
 
-fn new_core(index: u16, actor: &Actor) -> Host {
-    Host::new(HostProfile {
+fn new_core(index: u16, actor: &Actor, version: u32, labels: &[String]) -> Host {
+    let profile = HostProfile {
         name: format!("h{index}"),
         incarnation: Incarnation::new(u64::from(actor.life)),
         memory_bytes: u64::MAX,
         cpu: CpuProfile::default(),
-        labels: Vec::new(),
-        states: StateFormats { writes: 1, reads_from: 1 },
-    })
+        labels: labels.to_vec(),
+        states: StateFormats { writes: version, reads_from: OLD_VERSION },
+    };
+    Host::speaking(profile, VersionRange { min: OLD_VERSION, max: version })
 }
 
 impl World {
@@ -155,7 +187,7 @@ impl World {
         self.wake_host(host);
     }
 
-    fn wake_host(&mut self, host: usize) {
+    pub(crate) fn wake_host(&mut self, host: usize) {
         if !self.hosts[host].actor.turning {
             self.hosts[host].actor.turning = true;
             let delay = self.takes(Self::host_target(host), self.plan.weather.turn_us);
@@ -166,6 +198,9 @@ impl World {
     /// Carries out one action, or takes inputs until there is one.
     pub(crate) fn host_turn(&mut self, host: usize) {
         self.hosts[host].actor.turning = false;
+        if self.hosts[host].joining {
+            return;
+        }
         loop {
             if let Some(action) = self.hosts[host].actions.pop_front() {
                 self.host_act(host, action);
@@ -200,7 +235,19 @@ impl World {
             Action::SetMode(_, mode) => assert!(!mode.records(), "simulated VMs are protected in checkpoint mode"),
             Action::MakeStandby(order) => self.make_standby(host, &order),
             Action::RunPrimary(order) => self.run_primary(host, order),
-            Action::Discard(vm) => self.hosts[host].machines.retain(|machine| machine.vm != vm),
+            Action::Discard(vm) => {
+                let hangs = |machine: &Machine| machine.vm == vm && machine.is_hung();
+                if self.healed && !self.may_stay_behind(host) {
+                    self.unhang_all(host);
+                }
+                if self.hosts[host].machines.iter().any(hangs) {
+                    // Its thread's end is waited for.
+                    self.hosts[host].joining = true;
+                    self.hosts[host].actions.push_front(Action::Discard(vm));
+                } else {
+                    self.hosts[host].machines.retain(|machine| machine.vm != vm);
+                }
+            }
             Action::TryAgain(_) => {
                 if let Some(link) = self.hosts[host].link.take() {
                     self.close_link(link, false);

@@ -1,6 +1,6 @@
 //! Brings the plan's faults about, ends them, and heals everything when the safety phase is over.
 
-use super::fault::{Fault, FaultEvent, Point, Target, Ways, When};
+use super::fault::{Fault, FaultEvent, Lines, Point, Target, Ways, When};
 use super::machine::Role;
 use super::plan::{Plan, Salted};
 use super::queue::{Event, Mend};
@@ -13,7 +13,7 @@ use shared_mem::numbers::{Epoch, Offset};
 use std::sync::atomic::Ordering;
 
 /// Where in a journal its commit word lies.
-const WORD_AT: Offset = Offset::new(64);
+pub(crate) const WORD_AT: Offset = Offset::new(64);
 
 /// Which faults wait for which step.
 #[derive(Debug)]
@@ -85,17 +85,32 @@ impl World {
                 if let Some(target) = self.resolve(who) {
                     let actor = self.actor_mut(target);
                     if actor.alive && !actor.cache.is_dead() {
+                        actor.disturbed = true;
                         actor.cache.die_after(accesses);
                         actor.doom = Some(super::actor::Doom { lines, restart_us });
                     }
                 }
             }
+            Fault::HangVcpu { vm, for_us } => self.hang_vcpu(VmId::new(vm), for_us),
+            Fault::Upgrade { host } => {
+                if let Some(process) = self.hosts.get_mut(usize::from(host)) {
+                    process.upgraded = true;
+                    self.kill(Target::Host(host), Lines::Kept, None);
+                }
+            }
+            Fault::Delete { vm, again } => self.request_delete(VmId::new(vm), again),
             Fault::Stop { who, for_us } => self.slow_down(who, for_us, Mend::Continue, |actor| actor.stopped = true),
+            Fault::Continue { who } => {
+                if let Some(target) = self.resolve(who) {
+                    self.mend(Mend::Continue(target));
+                }
+            }
             Fault::Slow { who, factor, for_us } => {
                 self.slow_down(who, for_us, Mend::Hurry, |actor| actor.slowness = factor.max(1));
             }
             Fault::JumpClock { who, by_us } => {
                 if let Some(target) = self.resolve(who) {
+                    self.actor_mut(target).disturbed = true;
                     self.actor_mut(target).skew_ns += by_us * 1_000;
                 }
             }
@@ -106,6 +121,7 @@ impl World {
                     && let Some(link) = self.hosts[usize::from(host)].link
                 {
                     self.close_link(link, true);
+                    self.delay_joining(usize::from(host));
                 }
             }
             Fault::StallClient { for_us } => {
@@ -140,15 +156,34 @@ impl World {
             && self.actor_mut(target).alive
         {
             change(self.actor_mut(target));
+            self.actor_mut(target).disturbed = true;
             self.schedule(for_us * 1_000, Event::Mend(mend(target)));
+        }
+    }
+
+    /// Hangs the thread of a VM's primary, wherever that is.
+    fn hang_vcpu(&mut self, vm: VmId, for_us: Option<u64>) {
+        let Some(Target::Host(index)) = self.resolve(Target::Primary(vm.get())) else { return };
+        let host = usize::from(index);
+        let process = &mut self.hosts[host];
+        let found = process.machines.iter_mut().find(|machine| machine.vm == vm);
+        let Some(machine) = found.filter(|_| process.actor.alive) else { return };
+        process.actor.disturbed = true;
+        if let Role::Primary(primary) = &mut machine.role {
+            primary.hung = true;
+            let mend = Mend::Unhang { host, machine: machine.number };
+            if let Some(us) = for_us {
+                self.schedule(us * 1_000, Event::Mend(mend));
+            }
         }
     }
 
     fn cut_pool(&mut self, who: Target, accesses: u64, for_us: u64) {
         if let Some(Target::Host(host)) = self.resolve(who) {
             let host = usize::from(host);
-            let actor = &self.hosts[host].actor;
+            let actor = &mut self.hosts[host].actor;
             if actor.alive && actor.doom.is_none() {
+                actor.disturbed = true;
                 actor.cache.die_after(accesses);
                 self.schedule(for_us * 1_000, Event::Mend(Mend::Reconnect(host)));
             }
@@ -160,7 +195,14 @@ impl World {
             && let Some(link) = self.hosts[usize::from(host)].link
         {
             self.stall(link, ways, for_us);
+            self.delay_joining(usize::from(host));
         }
+    }
+
+    /// A host that was not welcomed yet cannot beat.
+    fn delay_joining(&mut self, host: usize) {
+        let process = &mut self.hosts[host];
+        process.actor.disturbed |= !process.beats();
     }
 
     fn stall(&mut self, link: usize, ways: Ways, for_us: u64) {

@@ -3,8 +3,10 @@
 use super::draw::Range;
 use super::fault::{Lines, Target};
 use super::inject::host_target;
+use super::machine::Role;
 use super::net::Message;
 use super::queue::{Event, Mend};
+use super::weather::NEW_VERSION;
 use super::world::World;
 
 impl World {
@@ -25,6 +27,7 @@ impl World {
         }
         self.tell(|| format!("{target:?} dies, its lines are {lines:?}"));
         self.actor_mut(target).die(lines);
+        self.actor_mut(target).died_ns = self.now_ns;
         match target {
             Target::Host(host) => {
                 let host = usize::from(host);
@@ -64,7 +67,8 @@ impl World {
             return;
         }
         self.tell(|| format!("{target:?} begins a new life"));
-        self.actor_mut(target).rise();
+        let now_ns = self.now_ns;
+        self.actor_mut(target).rise(now_ns);
         match target {
             Target::Host(host) => {
                 let host = usize::from(host);
@@ -85,6 +89,7 @@ impl World {
                     }
                 }
             }
+            Mend::Unhang { host, machine } => self.unhang(host, machine),
             Mend::Hurry(target) => self.actor_mut(target).slowness = 1,
             Mend::Reconnect(host) => {
                 let actor = &self.hosts[host].actor;
@@ -94,6 +99,51 @@ impl World {
             }
             Mend::Drain => self.pool.full = false,
         }
+    }
+
+    /// A machine's thread goes on where it hung, and so does who waited for its end.
+    fn unhang(&mut self, host: usize, number: u32) {
+        let found = self.hosts[host].machines.iter_mut().find(|machine| machine.number == number);
+        let Some(machine) = found else { return };
+        let Role::Primary(primary) = &mut machine.role else { return };
+        primary.hung = false;
+        for step in std::mem::take(&mut primary.held_back) {
+            self.schedule_now(Event::Machine { host, machine: number, step });
+        }
+        if std::mem::take(&mut self.hosts[host].joining) {
+            self.wake_host(host);
+        }
+    }
+
+    /// Threads that hang for ever must be found out; where nobody could, or nobody could take over, they go on.
+    fn unhang_hopeless(&mut self) {
+        for host in 0..self.hosts.len() {
+            let hopeless = self.hosts[host].version < NEW_VERSION || self.successors(host) == 0;
+            if hopeless || self.hosts[host].joining && !self.may_stay_behind(host) {
+                self.unhang_all(host);
+            }
+        }
+    }
+
+    /// Lets all of a host's threads go on.
+    pub(crate) fn unhang_all(&mut self, host: usize) {
+        let machines: Vec<u32> = self.hosts[host].machines.iter().map(|machine| machine.number).collect();
+        for machine in machines {
+            self.unhang(host, machine);
+        }
+    }
+
+    /// Hosts that can read what this one writes.
+    fn successors(&self, host: usize) -> usize {
+        let version = self.hosts[host].version;
+        self.hosts.iter().filter(|other| other.version >= version).count() - 1
+    }
+
+    /// One host whose main loop waits for the end of a thread that hangs may do so for ever, if there are others enough.
+    pub(crate) fn may_stay_behind(&self, host: usize) -> bool {
+        let others_needed = 2 + usize::from(self.spare_is_required());
+        let first = self.hosts[..host].iter().chain(&self.hosts[host + 1..]).all(|other| !other.joining);
+        first && self.truths.len() == 1 && self.successors(host) >= others_needed
     }
 
     /// Ends all faults: from here on the cluster has to find its way back by itself.
@@ -114,6 +164,7 @@ impl World {
                 actor.cache.revive();
             }
         }
+        self.unhang_hopeless();
         for link in 0..self.links.len() {
             for to_controller in [false, true] {
                 let way = self.links[link].way(to_controller);

@@ -3,11 +3,14 @@
 use super::guest::{self, GuestMemory, Packet, Program, Registers, Writer};
 use super::host::HostProcess;
 use super::planted::{PlantedBug, planted};
+use super::queue::MachineStep;
 use super::weather::PAGE_SIZE;
+use ft_protocol::activity::{Activity, Doing};
 use ft_protocol::commit_meta::GuestEnd;
 use ft_protocol::ids::{Epoch, Generation, HostId, VmId};
 use ft_protocol::primary::{Action, Primary};
 use ft_protocol::wire::{Order, Part};
+use shared_mem::activity::ActivityWriter;
 use shared_mem::commit_word::CommitWord;
 use shared_mem::control::ControlBlock;
 use shared_mem::journal::{
@@ -27,6 +30,12 @@ pub(crate) struct Machine {
     pub(crate) vm: VmId,
     pub(crate) generation: Generation,
     pub(crate) role: Role,
+}
+
+impl Machine {
+    pub(crate) fn is_hung(&self) -> bool {
+        matches!(&self.role, Role::Primary(primary) if primary.hung)
+    }
 }
 
 pub(crate) enum Role {
@@ -96,6 +105,15 @@ pub(crate) struct PrimaryMachine {
     pub(crate) writing: Option<(Epoch, Option<GuestEnd>)>,
     pub(crate) recording: Option<Recording>,
     pub(crate) ordered_at_ns: u64,
+    /// Its thread hangs.
+    pub(crate) hung: bool,
+    /// What its thread will do when it goes on.
+    pub(crate) held_back: Vec<MachineStep>,
+    /// The version of its host.
+    pub(crate) version: u32,
+    /// Where it says what it does, and what it said last.
+    words: Option<ActivityWriter<LossyMemory>>,
+    said: Activity,
 }
 
 impl PrimaryMachine {
@@ -133,8 +151,24 @@ impl PrimaryMachine {
             writing: None,
             recording: None,
             ordered_at_ns: now_ns,
+            hung: false,
+            held_back: Vec::new(),
+            version: host.version,
+            words: host.activity_words(vm),
+            said: Activity { doing: Doing::Writes, count: 0 },
             order,
         })
+    }
+
+    /// Says what the core does, where that has changed; with a breath, that its thread lives.
+    pub(crate) fn show(&mut self, breath: bool) {
+        let (Some(core), Some(words)) = (&self.core, &self.words) else { return };
+        let doing = core.doing();
+        if doing != self.said.doing || breath {
+            self.said = Activity { doing, count: self.said.count + 1 };
+            // A host that is cut off is found silent.
+            let _cut_off = words.say(self.said.encode());
+        }
     }
 
     /// Output that waits for the next cut.

@@ -39,18 +39,18 @@ impl FaultProfile {
 
     fn kinds(self) -> &'static [Kind] {
         use Kind::{
-            CloseClient, CloseLink, Corrupt, CutPool, DieInPool, Drain, FillPool, JumpClock, Kill, KillController,
-            Slow, StallClient, StallLink, Stop, Switchover,
+            CloseClient, CloseLink, Corrupt, CutPool, Delete, DieInPool, Drain, FillPool, HangVcpu, JumpClock, Kill,
+            KillController, Slow, StallClient, StallLink, Stop, Switchover, Upgrade,
         };
         match self {
             Self::Swarm => &Kind::ALL,
             Self::None => &[],
             Self::Crash => &[Kill, DieInPool, KillController],
-            Self::Hang => &[Stop, Slow, JumpClock],
+            Self::Hang => &[Stop, Slow, JumpClock, HangVcpu],
             Self::Network => &[StallLink, CloseLink, StallClient, CloseClient],
             Self::Pool => &[CutPool, Corrupt, FillPool],
             Self::Client => &[StallClient, CloseClient, KillController],
-            Self::Planned => &[Switchover, Drain, Kill, KillController, Stop],
+            Self::Planned => &[Switchover, Drain, Delete, Upgrade, Kill, KillController, Stop, HangVcpu],
         }
     }
 }
@@ -100,10 +100,13 @@ enum Kind {
     FillPool,
     Switchover,
     Drain,
+    HangVcpu,
+    Delete,
+    Upgrade,
 }
 
 impl Kind {
-    const ALL: [Self; 15] = [
+    const ALL: [Self; 18] = [
         Self::Kill,
         Self::DieInPool,
         Self::KillController,
@@ -119,6 +122,9 @@ impl Kind {
         Self::FillPool,
         Self::Switchover,
         Self::Drain,
+        Self::HangVcpu,
+        Self::Delete,
+        Self::Upgrade,
     ];
 }
 
@@ -170,6 +176,9 @@ impl Salted {
     }
 }
 
+/// Accesses in which the cluster state is stored, or nearly so.
+const STATE_ACCESSES: u64 = 150;
+
 /// The stream that plans are drawn from; actors have the streams after it.
 pub(crate) const PLAN_STREAM: u64 = 0;
 
@@ -210,6 +219,15 @@ impl Drawer {
         if kind == Kind::Corrupt && self.draw.chance(30) {
             return self.tear(faults);
         }
+        if kind == Kind::Stop && self.draw.chance(20) {
+            return self.zombie(faults);
+        }
+        if kind == Kind::HangVcpu && self.draw.chance(40) {
+            return self.hang_and_death(faults);
+        }
+        if kind == Kind::Switchover && self.draw.chance(25) {
+            return self.interrupted_switchover(faults);
+        }
         let when = self.when();
         let fault = self.fault(kind);
         faults.push(FaultEvent { when, fault });
@@ -228,8 +246,11 @@ impl Drawer {
             (Point::RecordChecksummed, vm, 4),
             (Point::RecordWritten, vm, 6),
             (Point::RecordBegun, Target::Controller, AFTER_PAGES),
+            (Point::WordSealed, Target::Controller, STATE_ACCESSES),
+            (Point::HostJoined, Target::Controller, STATE_ACCESSES),
         ]);
-        let nth = u32::try_from(1 + self.draw.below(20)).unwrap_or(1);
+        let most = if accesses == STATE_ACCESSES { 4 } else { 20 };
+        let nth = u32::try_from(1 + self.draw.below(most)).unwrap_or(1);
         let accesses = match step {
             Point::RecordBegun => self.accesses_of_an_application(),
             _ => self.draw.below(accesses),
@@ -264,6 +285,40 @@ impl Drawer {
     fn accesses_of_an_application(&mut self) -> u64 {
         let pages = self.draw.below(2 + 2 * self.weather.guest_pages);
         pages * PAGE_ACCESSES + self.draw.below(AFTER_PAGES)
+    }
+
+    /// A primary that is stopped in the middle of a commit and goes on just when it is deposed.
+    fn zombie(&mut self, faults: &mut Vec<FaultEvent>) {
+        let who = Target::Primary(self.vm());
+        let step = self.draw.pick(&[Point::RecordWritten, Point::RecordChecksummed, Point::VcpuStopped]);
+        let nth = u32::try_from(1 + self.draw.below(20)).unwrap_or(1);
+        let for_us = 4 * self.weather.heartbeat_us * self.weather.heartbeats_missing;
+        faults.push(FaultEvent { when: When::After { step, nth }, fault: Fault::Stop { who, for_us } });
+        let step = self.draw.pick(&[Point::WordSealed, Point::StatePersisted, Point::TakeoverAsked]);
+        faults.push(FaultEvent { when: When::After { step, nth: 1 }, fault: Fault::Continue { who } });
+    }
+
+    /// A thread that hangs for ever, and while its host waits for it, the next death.
+    fn hang_and_death(&mut self, faults: &mut Vec<FaultEvent>) {
+        let vm = self.vm();
+        let us = self.draw.below(self.weather.safety_us);
+        faults.push(FaultEvent { when: When::At { us }, fault: Fault::HangVcpu { vm, for_us: None } });
+        let us = us + self.weather.stall_bound_us() + self.draw.below(2 * self.weather.stall_bound_us());
+        let who = self.draw.pick(&[Target::Controller, Target::Primary(vm)]);
+        let (lines, restart_us) = (self.lines(), self.draw.between(self.weather.restart_us));
+        faults.push(FaultEvent { when: When::At { us }, fault: Fault::Kill { who, lines, restart_us } });
+    }
+
+    /// A switchover whose target stops and whose controller dies before it is done.
+    fn interrupted_switchover(&mut self, faults: &mut Vec<FaultEvent>) {
+        let (vm, to) = (self.vm(), self.host());
+        let us = self.draw.below(self.weather.safety_us);
+        faults.push(FaultEvent { when: When::At { us }, fault: Fault::Switchover { vm, to: Some(to) } });
+        let stop = Fault::Stop { who: Target::Host(to), for_us: self.for_us() };
+        faults.push(FaultEvent { when: When::At { us: us + self.draw.below(500) }, fault: stop });
+        let (who, lines) = (Target::Controller, self.lines());
+        let kill = Fault::Kill { who, lines, restart_us: self.draw.between(self.weather.restart_us) };
+        faults.push(FaultEvent { when: When::At { us: us + self.draw.below(3_000) }, fault: kill });
     }
 
     fn when(&mut self) -> When {
@@ -385,6 +440,12 @@ impl Drawer {
                 Fault::Switchover { vm, to }
             }
             Kind::Drain => Fault::Drain { host: self.host() },
+            Kind::HangVcpu => {
+                let for_us = self.draw.chance(50).then(|| self.for_us());
+                Fault::HangVcpu { vm: self.vm(), for_us }
+            }
+            Kind::Delete => Fault::Delete { vm: self.vm(), again: self.draw.chance(80) },
+            Kind::Upgrade => Fault::Upgrade { host: self.host() },
         }
     }
 }

@@ -54,6 +54,11 @@ pub(crate) enum Mend {
     Continue(Target),
     Hurry(Target),
     Reconnect(usize),
+    /// A machine of a host goes on.
+    Unhang {
+        host: usize,
+        machine: u32,
+    },
     Drain,
 }
 
@@ -80,6 +85,8 @@ pub(crate) enum MachineStep {
     Tick,
     /// Looks whether slots were freed.
     Poll,
+    /// Says that its thread lives.
+    Breathe,
 }
 
 #[derive(Debug, PartialEq, Eq)]

@@ -1,13 +1,15 @@
-//! What the simulator has found once, kept as what it was: a few faults at a certain step, over many seeds' weather.
+//! What the simulator has found once.
 //!
-//! Seeds do not name the same run for ever (a new kind of fault shifts what is drawn), so each finding is written down as
-//! its faults. The seed that found it is named for the record.
+//! Seeds do not name the same run for ever (a new kind of fault shifts what is drawn), so each finding is kept as its
+//! faults: over many seeds' weather (here), or as the event file of the one run (`scenarios/regressions`), which says its
+//! weather, too, and in its `violation` line what it led to before. The seed that found it is named for the record.
 
 use super::fault::{Fault, FaultEvent, Lines, Point, Target, When};
 use super::plan::{Plan, Salted};
 use super::planted::plant;
-use super::{FaultProfile, SimConfig, Violation, run_plan};
+use super::{EventFile, FaultProfile, SimConfig, Violation, run_plan};
 use shared_mem::planted as pool;
+use std::path::{Path, PathBuf};
 
 /// Runs `faults` in the weather of many seeds; returns the first violation.
 fn first_violation(faults: impl Fn(u32) -> Vec<FaultEvent>) -> Option<(u64, Violation)> {
@@ -91,4 +93,28 @@ fn a_generation_that_was_never_made_is_sealed() {
         ]
     });
     assert_eq!(found, None);
+}
+
+fn files() -> Vec<PathBuf> {
+    let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("regressions");
+    let entries = std::fs::read_dir(directory).expect("the directory is part of the crate");
+    let mut files: Vec<PathBuf> = entries.map(|entry| entry.expect("it can be listed").path()).collect();
+    files.sort();
+    files
+}
+
+#[test]
+fn what_was_found_once_is_not_found_again() {
+    let files = files();
+    assert!(files.len() >= 6, "regressions are missing");
+    for path in files {
+        let name = path.display();
+        let file = EventFile::read(&path).unwrap_or_else(|error| {
+            panic!("{error}: {}", std::error::Error::source(&error).map(ToString::to_string).unwrap_or_default())
+        });
+        assert!(file.violation.is_some(), "{name} does not say what was found");
+        let outcome = run_plan(&file.config, &file.plan);
+        assert_eq!(outcome.violation, None, "{name}");
+        assert!(u64::from(outcome.faults) > 0, "{name}: no fault came due");
+    }
 }

@@ -122,25 +122,36 @@ fn first_finding(bug: Bug, profile: FaultProfile, seeds: u64) -> Option<(u64, Vi
 
 /// Every planted bug, the profile that finds it, and within how many seeds it does.
 fn planted_bugs() -> Vec<(Bug, FaultProfile, u64)> {
-    use FaultProfile::{Client, Crash, Planned, Pool as PoolFaults, Swarm};
+    use FaultProfile::{Client, Crash, Hang, None as Calm, Planned, Pool as PoolFaults, Swarm};
     use PlantedBug as D;
     use core::PlantedBug as C;
     use pool::PlantedBug as P;
     let cores = [
         (C::GateOpensEarly, Swarm, 5),
-        (C::FencedReleases, Swarm, 100),
-        (C::DeadHostFit, Swarm, 50),
-        (C::SamePlace, Swarm, 300),
+        (C::FencedReleases, Swarm, 200),
+        (C::DeadHostFit, Swarm, 100),
+        (C::SamePlace, Swarm, 100),
         (C::TimeoutTrusted, Swarm, 20),
         (C::PromoteUndrained, Swarm, 50),
         (C::GenerationKept, Swarm, 50),
         (C::PromoteUnpersisted, Swarm, 50),
+        (C::StallIgnored, Hang, 50),
+        (C::IdleAccused, Calm, 50),
+        (C::EndUnknown, Client, 2_000),
+        (C::FailedPromotionForgotten, Planned, 3_000),
+        (C::HostAwaited, Planned, 1_500),
+        (C::DomainsIgnored, Calm, 50),
+        (C::FormatIgnored, Planned, 20),
+        (C::GenerationsReused, Planned, 50),
+        (C::DeletedUnsealed, Planned, 200),
+        (C::FailbackBlind, Crash, 200),
+        (C::SwitchoverForgotten, Planned, 500),
     ];
     let drivers = [
         (D::ReleaseBeforePublish, Swarm, 5),
-        (D::ZombieReleases, Swarm, 50),
+        (D::ZombieReleases, Swarm, 100),
         (D::ReleaseReversed, Swarm, 5),
-        (D::CheckThenStore, Swarm, 1_000),
+        (D::CheckThenStore, Swarm, 100),
         (D::IgnoreRefusal, Swarm, 50),
         (D::ForgetDevicePages, Swarm, 5),
         (D::ClearDirtyLate, Swarm, 5),
@@ -152,7 +163,7 @@ fn planted_bugs() -> Vec<(Bug, FaultProfile, u64)> {
         (D::ReadyTooEarly, Swarm, 5),
         (D::ForgetStandby, Swarm, 5),
         (D::SealNothing, Swarm, 20),
-        (D::SealLate, Swarm, 1_000),
+        (D::SealLate, Swarm, 100),
         (D::SealAnswersApplied, Swarm, 50),
         (D::PromoteBeforeDrained, Swarm, 50),
         (D::KeepGeneration, Swarm, 20),
@@ -160,7 +171,7 @@ fn planted_bugs() -> Vec<(Bug, FaultProfile, u64)> {
         (D::ForgetPersist, Swarm, 5),
         (D::TwoTakeovers, Swarm, 5),
         (D::BelieveDoorbell, Swarm, 50),
-        (D::ForgetFreed, Swarm, 30),
+        (D::ForgetFreed, Swarm, 100),
         (D::OverrunReaders, Client, 60),
         (D::ForgetJournal, Swarm, 50),
         (D::GrantImageWrite, Swarm, 5),
@@ -172,7 +183,7 @@ fn planted_bugs() -> Vec<(Bug, FaultProfile, u64)> {
         (P::PublishFlush, Swarm, 5),
         (P::PublishFence, Swarm, 5),
         (P::PublishUnconditional, Swarm, 50),
-        (P::SealFlush, Swarm, 100),
+        (P::SealFlush, Swarm, 500),
         (P::RecordFence, Crash, 100),
         (P::RecordBodyCrc, PoolFaults, 100),
         (P::ApplyPageFlush, Swarm, 50),
@@ -189,7 +200,7 @@ fn planted_bugs() -> Vec<(Bug, FaultProfile, u64)> {
         (P::BegunForgottenAtSeal, PoolFaults, 2_000),
         (P::BegunPastEnd, PoolFaults, 2_000),
         (P::BlobDataFlush, Swarm, 50),
-        (P::BlobInPlace, Swarm, 50),
+        (P::BlobInPlace, Crash, 500),
     ];
     let cores = cores.map(|(bug, profile, seeds)| (Bug::Core(bug), profile, seeds));
     let drivers = drivers.map(|(bug, profile, seeds)| (Bug::Driver(bug), profile, seeds));

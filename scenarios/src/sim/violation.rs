@@ -2,7 +2,7 @@
 
 use super::guest::Registers;
 use ft_protocol::ids::{Epoch, Generation, VmId};
-use ft_protocol::wire::Grant;
+use ft_protocol::wire::{Grant, TakeoverReason};
 
 /// A broken promise.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -38,6 +38,16 @@ pub enum Violation {
     WrongPage { vm: VmId, epoch: Epoch, page: u64 },
     #[error("I5: {vm} ended with {found}, the true history with {expected}")]
     WrongExit { vm: VmId, found: String, expected: u32 },
+    #[error("versions: host {host} loaded a machine state of {vm} of version {version}, which it cannot read")]
+    UnreadableState { vm: VmId, host: u16, version: u32 },
+    #[error(
+        "detection: the primary of {vm} in {generation} was accused ({reason}), and nothing was ever wrong with it"
+    )]
+    FalseAccusation { vm: VmId, generation: Generation, reason: TakeoverReason },
+    #[error("failback: {vm} was moved to host {to} too early: {why}")]
+    HastyFailback { vm: VmId, to: u16, why: String },
+    #[error("I2: {generation} of {vm} is of a life that was deleted, host {host} goes on in it")]
+    DeletedLifeGoesOn { vm: VmId, generation: Generation, host: u16 },
     #[error("I6: {vm} is not protected in time: {why}")]
     Unprotected { vm: VmId, why: String },
     #[error("I7: host {host} was granted {grant:?}")]

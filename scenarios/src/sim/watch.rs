@@ -1,11 +1,15 @@
 //! The liveness phase: nothing fails any more, and everything must come right within its bounds.
 
+use super::guest::Program;
 use super::machine::{Role, Vcpu};
 use super::queue::Event;
+use super::truth::Truth;
 use super::violation::Violation;
 use super::world::World;
 use ft_protocol::commit_meta::GuestEnd;
-use ft_protocol::ids::VmId;
+use ft_protocol::ids::{HostId, VmId};
+use ft_protocol::timeline::Happening;
+use ft_protocol::wire::TakeoverReason;
 use shared_mem::control::ControlBlock;
 
 /// Time between two looks.
@@ -60,6 +64,13 @@ impl World {
 
     /// Why a VM is not protected, by a look at controller, hosts and pool; `None` when it is, or has ended (I6).
     fn unprotected(&self, vm: VmId) -> Option<String> {
+        let reading = &self.client.vms[usize::from(vm.get())];
+        if reading.deleted {
+            return None;
+        }
+        if self.client.is_deleting(vm) {
+            return Some("it is being deleted".to_owned());
+        }
         let status = self.controller.core.status().vms.into_iter().find(|status| status.vm == vm);
         let Some(status) = status.filter(|_| self.controller.actor.alive) else {
             return Some("the controller does not know it".to_owned());
@@ -67,25 +78,127 @@ impl World {
         if status.phase == "ended" {
             return None;
         }
+        if let Some(to) = status.moving_to {
+            return Some(format!("it is still being moved to {to}"));
+        }
         if let Some(why) = status.unprotected {
-            return Some(why);
+            return (!self.cannot_be_protected(vm)).then_some(why);
         }
         let control = ControlBlock::open(self.pool.partition(vm)?.control.through(&self.checker.auditor)).ok()?;
         let generation = control.generation().ok()?.get();
         let (mut runs, mut stands_by) = (0, 0);
+        let mut places = Vec::new();
         for host in self.hosts.iter().filter(|host| host.actor.alive) {
             let current =
                 |machine: &&super::machine::Machine| machine.vm == vm && machine.generation.get() == generation;
             for machine in host.machines.iter().filter(current) {
                 match &machine.role {
-                    Role::Primary(primary) if primary.core.is_some() && primary.vcpu != Vcpu::Ended => runs += 1,
-                    Role::Standby { made: true, .. } => stands_by += 1,
+                    Role::Primary(primary)
+                        if primary.core.is_some() && primary.vcpu != Vcpu::Ended && !primary.hung =>
+                    {
+                        runs += 1;
+                        places.insert(0, host.index);
+                    }
+                    Role::Standby { made: true, .. } => {
+                        stands_by += 1;
+                        places.push(host.index);
+                    }
                     _ => {}
                 }
             }
         }
-        (runs != 1 || stands_by != 1)
-            .then(|| format!("the controller says it is, but {runs} hosts run it and {stands_by} stand by"))
+        if runs != 1 || stands_by != 1 {
+            return Some(format!("the controller says it is, but {runs} hosts run it and {stands_by} stand by"));
+        }
+        self.shares_a_domain(&places).then(|| "both of its hosts are in one failure domain, needlessly".to_owned())
+    }
+
+    /// The two hosts of a VM could fail together, while another one is there that would not fail with the primary's.
+    fn shares_a_domain(&self, places: &[u16]) -> bool {
+        let &[primary, standby] = places else { return false };
+        let rack = |host: u16| self.plan.weather.rack_of(host);
+        let version = self.hosts[usize::from(primary)].version;
+        let elsewhere = |host: &super::host::HostProcess| {
+            host.actor.alive && !host.joining && host.version >= version && rack(host.index) != rack(primary)
+        };
+        rack(primary).is_some() && rack(primary) == rack(standby) && self.hosts.iter().any(elsewhere)
+    }
+
+    /// No other host, or too few, can read what the primary writes: until they are upgraded, there is no protection.
+    fn cannot_be_protected(&self, vm: VmId) -> bool {
+        // A host whose thread hangs may still hold the machine of an earlier generation.
+        let reign = |host: &&super::host::HostProcess| {
+            let leads =
+                host.machines.iter().filter(|machine| machine.vm == vm && matches!(machine.role, Role::Primary(_)));
+            leads.map(|machine| machine.generation).max()
+        };
+        let Some(primary) = self.hosts.iter().filter(|host| reign(host).is_some()).max_by_key(reign) else {
+            return false;
+        };
+        let able = self.hosts.iter().filter(|host| host.index != primary.index && host.version >= primary.version);
+        let spare = self.spare_is_required();
+        able.filter(|host| !host.joining).count() < 1 + usize::from(spare)
+    }
+
+    /// Who is accused must have had something wrong with it; who is moved back must go to a place that has proved itself.
+    pub(crate) fn check_told(&mut self, happening: &Happening) {
+        let disturbed = |host: Option<usize>| host.is_none_or(|host| self.hosts[host].actor.disturbed);
+        match happening {
+            Happening::PrimaryGone { vm, generation, reason } => {
+                let watchers = self.controller.actor.disturbed;
+                let fair = match reason {
+                    TakeoverReason::CommitStalled(_) => watchers || disturbed(self.checker.ruler(*vm, *generation)),
+                    TakeoverReason::HeartbeatSilent(_) => {
+                        watchers || self.hosts.iter().any(|host| host.actor.disturbed)
+                    }
+                    _ => true,
+                };
+                if !fair {
+                    let (vm, generation, reason) = (*vm, *generation, *reason);
+                    self.violate(Violation::FalseAccusation { vm, generation, reason });
+                }
+            }
+            Happening::SwitchoverBegan { vm, to, .. } => self.check_failback(*vm, *to),
+            _ => {}
+        }
+    }
+
+    /// In runs in which nobody asks for a switchover, each one is a failback.
+    fn check_failback(&mut self, vm: VmId, to: HostId) {
+        use super::fault::Fault::{Drain, Switchover};
+        let asked = |event: &super::fault::FaultEvent| matches!(event.fault, Switchover { .. } | Drain { .. });
+        let clocks = |event: &super::fault::FaultEvent| matches!(event.fault, super::fault::Fault::JumpClock { .. });
+        let Some(host) = self.host_index(to) else { return };
+        if self.plan.faults.iter().any(|event| asked(event) || clocks(event)) {
+            return;
+        }
+        let hold_ns = self.plan.weather.failback_us * 1_000;
+        let actor = &self.hosts[host].actor;
+        // Of a death the controller may not have heard yet.
+        let news_ns = 3_000 * self.plan.weather.heartbeat_us * self.plan.weather.heartbeats_missing;
+        let there = actor.alive || self.now_ns <= actor.died_ns + news_ns;
+        let rested = there && self.now_ns >= actor.risen_ns + hold_ns;
+        let facts = self.checker.facts(vm);
+        let often = facts.failed_back_ns.is_some_and(|at_ns| self.now_ns < at_ns + hold_ns);
+        // A controller that dies forgets when it moved a VM last, and begins again what was begun.
+        if !self.controller.actor.disturbed {
+            facts.failed_back_ns = Some(self.now_ns);
+        }
+        let why = match (rested, often) {
+            (true, false) => return,
+            (false, _) => "its old place has not been there for the hold time",
+            (_, true) => "it was moved back a short time ago",
+        };
+        let to = u16::try_from(host).unwrap_or(0);
+        self.violate(Violation::HastyFailback { vm, to, why: why.to_owned() });
+    }
+
+    /// A VM's part of the pool goes.
+    pub(crate) fn bury_vm(&mut self, vm: VmId) {
+        let truth = &mut self.truths[usize::from(vm.get())];
+        let key = super::draw::mix(truth.program.key, 1);
+        *truth = Truth::of(Program { key, ..truth.program });
+        self.checker.bury(vm, truth.program);
     }
 
     /// Everybody has ended: as in the true history?
@@ -93,6 +206,9 @@ impl World {
         for vm in self.vms() {
             let truth = &self.truths[usize::from(vm.get())];
             let reading = &self.client.vms[usize::from(vm.get())];
+            if reading.deleted {
+                continue;
+            }
             let expected = GuestEnd::Exited(truth.exit);
             let shown = reading.position;
             match &reading.end {

@@ -4,8 +4,10 @@ use super::draw::{Draw, Range};
 use super::guest::PRINT_BYTES_MAX;
 use ft_protocol::Span;
 use ft_protocol::controller::ControllerConfig;
+use ft_protocol::controller::STALL_EPOCHS;
 use ft_protocol::detector::DetectorConfig;
-use ft_protocol::wire::PROTOCOLS;
+use ft_protocol::phi::Phi;
+use ft_protocol::wire::{ACTIVITY_SINCE, PROTOCOL_VERSION, PROTOCOLS};
 use serde::{Deserialize, Serialize};
 
 /// Page size of the stable image.
@@ -13,6 +15,14 @@ pub(crate) const PAGE_SIZE: u64 = 4096;
 
 /// Bytes of a VM's console ring: the smallest there is, so that slow readers meet its end.
 pub(crate) const CONSOLE_RING_BYTES: u64 = 4096;
+
+/// The version of hosts that are not upgraded yet, of protocol and machine state.
+pub(crate) const OLD_VERSION: u32 = 1;
+
+/// The version of all others; they read what the old ones write.
+pub(crate) const NEW_VERSION: u32 = PROTOCOL_VERSION;
+
+const _: () = assert!(OLD_VERSION < NEW_VERSION && OLD_VERSION < ACTIVITY_SINCE && ACTIVITY_SINCE <= NEW_VERSION);
 
 /// Longest time that an event file may name.
 const MICROSECONDS_MAX: u64 = 1_000_000_000;
@@ -90,6 +100,20 @@ pub struct Weather {
     pub fence_agent: FenceAgent,
     /// Answers of the driver go to the end of the controller's queue instead of its front.
     pub answers_wait: bool,
+    /// The degree of suspicion at which hosts are suspected before the bound.
+    pub suspicion: Option<Phi>,
+    /// The controller's bound for a commit that is due.
+    pub stall_us: u64,
+    /// Bit n: host n runs the older of two versions, until it is upgraded.
+    pub old_hosts: u64,
+    /// Failure domains that the hosts are in by turns; zero: none is known.
+    pub racks: u64,
+    /// Hold time of the VMs' failback; zero: they stay where they are.
+    pub failback_us: u64,
+    /// The host that the VMs prefer.
+    pub preferred: Option<u16>,
+    /// The VMs are to have a spare, where there are hosts enough.
+    pub require_spare: bool,
 }
 
 impl Weather {
@@ -134,7 +158,34 @@ impl Weather {
             deaths_seen: draw.chance(50),
             fence_agent: draw.pick(&[FenceAgent::None, FenceAgent::Fails, FenceAgent::Works]),
             answers_wait: draw.chance(50),
+            suspicion: draw.pick(&[None, Some(1_500), Some(8_000), Some(16_000)]).map(Phi::from_thousandths),
+            stall_us: draw.between(Range::new(20_000, 80_000)),
+            old_hosts: draw.pick(&[0, 0, u64::MAX, 0b1010_1010_1010_1010, 0b0110_0110_0110_0110]),
+            racks: draw.pick(&[0, 0, 2, 3]),
+            failback_us: draw.pick(&[0, 0, 10_000, 40_000]),
+            preferred: draw.pick(&[None, Some(0), Some(1), Some(2)]),
+            require_spare: draw.chance(25),
         }
+    }
+
+    /// The version that a host begins with.
+    pub(crate) fn version_of(&self, host: u16) -> u32 {
+        if self.old_hosts >> host & 1 == 1 { OLD_VERSION } else { NEW_VERSION }
+    }
+
+    /// The failure domain of a host.
+    pub(crate) fn rack_of(&self, host: u16) -> Option<u64> {
+        (self.racks > 0).then(|| u64::from(host) % self.racks)
+    }
+
+    /// Time between two signs of life of a primary's thread.
+    pub(crate) fn breath_us(&self) -> u64 {
+        self.stall_us / 4
+    }
+
+    /// Silence after which a VM's commits have stalled.
+    pub(crate) fn stall_bound_us(&self) -> u64 {
+        self.stall_us.max(self.epoch_us * STALL_EPOCHS)
     }
 
     /// Whether a run can be under these numbers; asked of what an event file says.
@@ -159,10 +210,12 @@ impl Weather {
             self.promotion_us,
             self.epoch_us,
             self.console_pending_max,
+            self.stall_us / 4,
         ];
         ranges.iter().all(|range| (1..=range.most).contains(&range.least) && range.most <= MICROSECONDS_MAX)
             && bounds.iter().all(|bound| (1..=MICROSECONDS_MAX).contains(bound))
             && self.cut_spacing_us <= MICROSECONDS_MAX
+            && self.failback_us <= MICROSECONDS_MAX
             && (3..=1_000).contains(&self.heartbeats_missing)
             && (1..=64).contains(&self.slots)
             && (1..=64).contains(&self.guest_pages)
@@ -174,7 +227,7 @@ impl Weather {
     /// How heartbeats are watched.
     pub(crate) fn detector(&self) -> DetectorConfig {
         let interval = Span::from_us(self.heartbeat_us);
-        DetectorConfig { bound: interval.times(self.heartbeats_missing), interval, suspicion: None }
+        DetectorConfig { bound: interval.times(self.heartbeats_missing), interval, suspicion: self.suspicion }
     }
 
     /// The controller's bounds.
@@ -186,7 +239,7 @@ impl Weather {
             flaps_free: u32::MAX,
             ask_bound: Span::from_us(self.ask_us),
             promotion_bound: Span::from_us(self.promotion_us),
-            stall_bound: Span::from_ms(100_000),
+            stall_bound: Span::from_us(self.stall_us),
             protocols: PROTOCOLS,
             hosts_max: HOSTS_MAX,
             vms_max: VMS_MAX,
@@ -199,6 +252,14 @@ impl Weather {
         let detection = 2 * self.heartbeat_us * self.heartbeats_missing;
         let making = 4 * self.make_us.most + 40 * self.message_us.most + 200 * self.turn_us.most;
         let draining = u64::from(self.slots) * 10 * self.apply_us.most;
-        3 * (detection + self.hold_down_us + self.ask_us + self.promotion_us + self.restart_us.most + making + draining)
+        let stall = self.stall_bound_us();
+        3 * (detection
+            + stall
+            + 3 * self.hold_down_us
+            + self.ask_us
+            + self.promotion_us
+            + self.restart_us.most
+            + making
+            + draining)
     }
 }

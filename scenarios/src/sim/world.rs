@@ -56,7 +56,7 @@ impl World {
         let pool = Pool::new(&controller.actor.cache, &controller.config);
         let truths: Vec<Truth> = (0..vms).map(|vm| Truth::of(Program::of_run(seed, vm, &weather))).collect();
         let hosts: Vec<HostProcess> =
-            (0..hosts).map(|host| HostProcess::new(host, Actor::new(seed, 16 + u64::from(host)))).collect();
+            (0..hosts).map(|host| HostProcess::new(host, Actor::new(seed, 16 + u64::from(host)), &weather)).collect();
         Self {
             client: Client::new(Actor::new(seed, 2), vms),
             injector: Injector::new(&plan),
