@@ -20,6 +20,7 @@
 /// | 82 | the guest crashed |
 /// | 83 | this host was fenced: another one has taken over |
 /// | 84 | time ran out |
+/// | 85 | a recording is damaged, cut off, or none |
 /// | 130 | ended by SIGINT |
 /// | 141 | nobody reads standard output any more |
 /// | 143 | ended by SIGTERM or SIGHUP |
@@ -58,6 +59,8 @@ pub(crate) enum ExitCode {
     Fenced = 83,
     /// Time ran out.
     TimeOut = 84,
+    /// A recording is damaged, cut off, or none.
+    RecordingDamaged = 85,
     /// Ended by SIGINT.
     Interrupted = 130,
     /// Nobody reads standard output any more.
@@ -67,7 +70,7 @@ pub(crate) enum ExitCode {
 }
 
 impl ExitCode {
-    const ALL: [Self; 19] = [
+    const ALL: [Self; 20] = [
         Self::Ok,
         Self::Usage,
         Self::GuestUnusable,
@@ -84,6 +87,7 @@ impl ExitCode {
         Self::GuestCrashed,
         Self::Fenced,
         Self::TimeOut,
+        Self::RecordingDamaged,
         Self::Interrupted,
         Self::OutputClosed,
         Self::Terminated,

@@ -15,6 +15,7 @@ use vmm::host::HostError;
 use vmm::machine::OpenKvmError;
 use vmm::machine::flat::FlatGuestError;
 use vmm::net::{NetError, SwitchError};
+use vmm::recording::replay::ReplayError;
 use vmm::transport::ConnectError;
 use vmm::unprotected::UnprotectedError;
 
@@ -97,6 +98,7 @@ impl From<UnprotectedError> for Failure {
             UnprotectedError::Guest(error) => flat_code(error),
             UnprotectedError::Console(error) if error.kind() == io::ErrorKind::BrokenPipe => ExitCode::OutputClosed,
             UnprotectedError::Console(_) => ExitCode::OutputFailed,
+            UnprotectedError::Record(_) => ExitCode::OutputFailed,
             UnprotectedError::Machine(_) => ExitCode::Internal,
             UnprotectedError::Net(error) => net_code(error),
             UnprotectedError::Disk(error) => disk_code(error),
@@ -143,6 +145,27 @@ impl From<SwitchError> for Failure {
             }
             SwitchError::Bind { .. } => ExitCode::Unreachable,
             SwitchError::Resources(_) => ExitCode::Internal,
+        };
+        Self::new(code, &error)
+    }
+}
+
+impl From<ReplayError> for Failure {
+    fn from(error: ReplayError) -> Self {
+        let code = match &error {
+            ReplayError::Open { source, .. } if source.kind() == io::ErrorKind::PermissionDenied => {
+                ExitCode::NotPermitted
+            }
+            ReplayError::Open { .. } | ReplayError::OutOfReach { .. } => ExitCode::FileMissing,
+            ReplayError::Unreadable { .. } | ReplayError::NoBeginning { .. } => ExitCode::RecordingDamaged,
+            ReplayError::Changed(_) | ReplayError::State(_) => ExitCode::RecordingDamaged,
+            ReplayError::Kvm(error) => kvm_code(error),
+            ReplayError::Cpu(_) => ExitCode::KvmMissing,
+            ReplayError::Memory(_) | ReplayError::Disk(_) => ExitCode::NoPool,
+            ReplayError::Guest(error) => flat_code(error),
+            ReplayError::Machine(_) => ExitCode::Internal,
+            ReplayError::Console(error) if error.kind() == io::ErrorKind::BrokenPipe => ExitCode::OutputClosed,
+            ReplayError::Console(_) => ExitCode::OutputFailed,
         };
         Self::new(code, &error)
     }

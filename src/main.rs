@@ -15,6 +15,7 @@ mod output;
 mod planned;
 mod pool;
 mod pool_inspect;
+mod replay;
 mod run;
 mod run_in_pool;
 mod scenario;
@@ -59,6 +60,8 @@ enum Command {
     Sim(sim::Args),
     /// Look at what this machine offers
     Doctor(doctor::Args),
+    /// Re-execute a recording, verify it, and stop at any exit of its guest
+    Replay(replay::Args),
     /// List the guests that ftvm brings along
     Guests(guests::Args),
     /// Run an Ethernet segment for guests, without privileges: a learning switch
@@ -91,6 +94,7 @@ fn main() -> std::process::ExitCode {
     signals::unblock();
     let result = match cli.command {
         Command::Run(args) => run::run(&args),
+        Command::Replay(args) => replay::run(&args),
         Command::Demo(args) => demo::run(&args),
         Command::Scenario(args) => scenario::run(&args),
         Command::Sim(args) => sim::run(args),

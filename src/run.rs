@@ -24,7 +24,8 @@ use std::os::fd::AsFd as _;
 use std::path::{Path, PathBuf};
 use vmm::clock::monotonic;
 use vmm::disk_file::DiskFile;
-use vmm::unprotected::{UnprotectedError, UnprotectedGuest};
+use vmm::recording::RecordError;
+use vmm::unprotected::{RecordTo, UnprotectedError, UnprotectedGuest};
 
 #[derive(clap::Args)]
 pub(crate) struct Args {
@@ -69,6 +70,9 @@ pub(crate) struct Args {
     /// Move the guest back to its old or preferred place when that was healthy for so long and is better
     #[arg(long, value_name = "TIME", value_parser = parse_span)]
     failback: Option<Span>,
+    /// Record the guest's whole history to a file, for `ftvm replay`
+    #[arg(long, value_name = "FILE")]
+    record: Option<PathBuf>,
     /// Start hosts that die again
     #[arg(long)]
     respawn: bool,
@@ -134,13 +138,14 @@ impl Args {
     }
 
     /// What only a private cluster can be told.
-    fn without_own_cluster(&self) -> [(&'static str, bool); 5] {
+    fn without_own_cluster(&self) -> [(&'static str, bool); 6] {
         [
             ("--mode none", self.mode == RunMode::None),
             ("--hosts", self.hosts.is_some()),
             ("--heartbeat-ms", self.heartbeat_ms.is_some()),
             ("--respawn", self.respawn),
             ("--keep", self.keep),
+            ("--record", self.record.is_some()),
         ]
     }
 }
@@ -176,6 +181,8 @@ pub(crate) fn run(args: &Args) -> CommandResult {
     output::require()?;
     // Said here once, rather than by each host.
     drop(vmm::machine::open_kvm()?);
+    let only_unprotected = [("--record", args.record.is_some() && args.mode != RunMode::None)];
+    refuse(&only_unprotected, "yet without --mode none: protected guests are not recorded yet")?;
     match args.mode {
         RunMode::None => run_unprotected(args, &image),
         RunMode::Checkpoint | RunMode::Replay => run_protected(args, &image),
@@ -200,7 +207,26 @@ fn run_unprotected(args: &Args, image: &GuestImage) -> CommandResult {
         nets: &nets,
         disk: disk.transpose().map_err(UnprotectedError::from)?,
     };
-    guest_end(vmm::unprotected::run(guest, &mut io::stdout().lock())?)
+    let record = args.record.as_deref().map(|path| RecordTo { path, guest: &args.guest });
+    let end = vmm::unprotected::run_recorded(guest, record, &mut io::stdout().lock())?;
+    recorded_end(guest_end(end.guest), end.recording)
+}
+
+/// A recording that is not whole is said at the end too; it changes what comes out only where all else went well.
+fn recorded_end(end: CommandResult, recording: Option<Result<u64, RecordError>>) -> CommandResult {
+    match recording {
+        Some(Err(error)) => {
+            let failure = Failure::new(ExitCode::OutputFailed, &error);
+            match end {
+                Ok(ExitStatus::Guest(0) | ExitStatus::Own(ExitCode::Ok)) => Err(failure),
+                other => {
+                    failure.report();
+                    other
+                }
+            }
+        }
+        Some(Ok(_)) | None => end,
+    }
 }
 
 fn run_protected(args: &Args, image: &GuestImage) -> CommandResult {

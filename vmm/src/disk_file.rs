@@ -102,6 +102,12 @@ impl DiskFile {
         Ok(Self { path, file, disk: Arc::new(Mutex::new(disk)), writes: 0 })
     }
 
+    /// The disk's size.
+    #[must_use]
+    pub fn bytes(&self) -> u64 {
+        lock(&self.disk).bytes()
+    }
+
     /// The disk, for the guest's device.
     #[must_use]
     pub fn disk(&self) -> Arc<Mutex<Disk>> {

@@ -16,6 +16,7 @@ mod life;
 mod log_burst;
 pub mod machine;
 pub mod net;
+pub mod recording;
 pub mod standard_streams;
 pub mod transport;
 pub mod unprotected;

@@ -5,13 +5,21 @@ use crate::disk_file::{DiskFile, DiskFileError};
 use crate::machine::device::SentPacket;
 use crate::machine::device::virtio;
 use crate::machine::flat::{self, FlatGuestError};
+use crate::machine::history::Recorder;
 use crate::machine::layout::anonymous_memory;
-use crate::machine::{LiveInputs, Machine, MachineConfig, MachineError, MemoryError, OpenKvmError, Stop, open_kvm};
+use crate::machine::{
+    InputSource, LiveInputs, Machine, MachineConfig, MachineError, MemoryError, OpenKvmError, Stop, cpu_profile,
+    open_kvm,
+};
 use crate::net::{self, MacAddress, NetError, NetPort};
+use crate::recording::{LiveRecording, RecordError, RecordedEnd, RecordedMachine};
 use crossbeam_channel::{Receiver, bounded};
 use ft_protocol::commit_meta::GuestEnd;
+use ft_protocol::cpu::CpuProfile;
+use ft_protocol::record::OutputsLogged;
 use ft_protocol::spec::NetSpec;
 use std::io::{self, Write};
+use std::path::Path;
 
 /// Why an unprotected guest could not be run to its end.
 #[derive(Debug, thiserror::Error)]
@@ -37,6 +45,27 @@ pub enum UnprotectedError {
     /// The disk cannot be used.
     #[error(transparent)]
     Disk(#[from] DiskFileError),
+    /// The guest cannot be recorded.
+    #[error(transparent)]
+    Record(#[from] RecordError),
+}
+
+/// Where a guest is recorded, and under which name.
+#[derive(Debug, Clone, Copy)]
+pub struct RecordTo<'a> {
+    /// The file.
+    pub path: &'a Path,
+    /// What the recording calls the guest.
+    pub guest: &'a str,
+}
+
+/// How an unprotected guest came to its end.
+#[derive(Debug)]
+pub struct UnprotectedEnd {
+    /// The guest.
+    pub guest: GuestEnd,
+    /// Its recording, if it was to have one: bytes of the file, or why it is not whole.
+    pub recording: Option<Result<u64, RecordError>>,
 }
 
 /// A guest as it is to be run.
@@ -59,19 +88,40 @@ pub struct UnprotectedGuest<'a> {
 /// # Errors
 /// When it cannot be started, the machine fails, its disk cannot be written, or nobody takes the console's bytes.
 pub fn run(guest: UnprotectedGuest<'_>, console: &mut dyn Write) -> Result<GuestEnd, UnprotectedError> {
+    run_recorded(guest, None, console).map(|end| end.guest)
+}
+
+/// Runs a flat guest to its end, and records it on the way.
+///
+/// # Errors
+/// As for [`run`]; also when the recording cannot be begun. One that cannot be gone on with is no error: the guest goes on.
+pub fn run_recorded(
+    guest: UnprotectedGuest<'_>,
+    record: Option<RecordTo<'_>>,
+    console: &mut dyn Write,
+) -> Result<UnprotectedEnd, UnprotectedError> {
     let kvm = open_kvm()?;
     let memory = anonymous_memory(guest.memory_bytes)?;
     let entry = flat::load(&memory, guest.elf, guest.args)?;
     let (networks, inputs) = Networks::open(guest.nets)?;
-    let mut disk = guest.disk;
-    let config = MachineConfig {
-        inputs: Box::new(inputs),
-        mmio_devices: virtio::devices(guest.nets, disk.as_ref().map(DiskFile::disk)),
-        cpu: None,
+    // A recording tells which processor the guest was shown, in the table that it is shown again.
+    let cpu = record.map(|_| cpu_profile(&kvm)).transpose()?;
+    let mut recording = match (record, &cpu) {
+        (Some(to), Some(cpu)) => Some(LiveRecording::create(to.path, &described(&guest, to, cpu))?),
+        _ => None,
     };
-    let mut machine = Machine::prepare(&kvm, memory, config)?;
+    let inputs: Box<dyn InputSource> = match &recording {
+        Some(recording) => Box::new(Recorder::new(inputs, recording.sink(), OutputsLogged::Yes)),
+        None => Box::new(inputs),
+    };
+    let mut disk = guest.disk;
+    let mmio_devices = virtio::devices(guest.nets, disk.as_ref().map(DiskFile::disk));
+    let mut machine = Machine::prepare(&kvm, memory, MachineConfig { inputs, mmio_devices, cpu })?;
     machine.enter(&entry)?;
-    loop {
+    if let Some(recording) = &mut recording {
+        recording.start(&mut machine, disk.as_ref().map(DiskFile::disk))?;
+    }
+    let end = loop {
         let stop = machine.run()?;
         if !machine.pending_console().is_empty() {
             let output = machine.take_console();
@@ -86,11 +136,30 @@ pub fn run(guest: UnprotectedGuest<'_>, console: &mut dyn Write) -> Result<Guest
         }
         match stop {
             Stop::Output | Stop::Kicked | Stop::Flush => {}
-            Stop::SourcePaused => unreachable!("inputs from the host never pause"),
+            Stop::SourcePaused => {
+                let recording = recording.as_mut().expect("only a recording pauses the inputs from the host");
+                recording.commit_if_due(&mut machine)?;
+            }
             Stop::Wait { until } => networks.wait(machine.guest_time().until(until)),
-            Stop::Exited(code) => return Ok(GuestEnd::Exited(code)),
-            Stop::Crashed(report) => return Ok(GuestEnd::Crashed(report.to_string())),
+            Stop::Exited(code) => break GuestEnd::Exited(code),
+            Stop::Crashed(report) => break GuestEnd::Crashed(report.to_string()),
         }
+    };
+    let ended = RecordedEnd::Guest(end.clone());
+    let recording = recording.map(|recording| recording.end(&mut machine, &ended)).transpose()?;
+    Ok(UnprotectedEnd { guest: end, recording })
+}
+
+fn described(guest: &UnprotectedGuest<'_>, to: RecordTo<'_>, cpu: &CpuProfile) -> RecordedMachine {
+    RecordedMachine {
+        program: env!("CARGO_PKG_VERSION").to_owned(),
+        guest: to.guest.to_owned(),
+        args: guest.args.to_vec(),
+        mode: "none".to_owned(),
+        memory_bytes: guest.memory_bytes,
+        macs: guest.nets.iter().map(|net| net.mac).collect(),
+        disk_bytes: guest.disk.as_ref().map_or(0, DiskFile::bytes),
+        cpu: cpu.clone(),
     }
 }
 

@@ -27,7 +27,7 @@ pub mod probe;
 mod run;
 mod state;
 #[cfg(test)]
-mod test_elf;
+pub(crate) mod test_elf;
 #[cfg(test)]
 mod tests;
 mod time;
@@ -45,7 +45,7 @@ pub use layout::{GuestMemory, MemoryError, PageIndex};
 pub use open::{KVM_DEVICE, OpenKvmError, kvm_device, open_kvm};
 pub use prepare::{Machine, MachineConfig, cpu_profile};
 pub use run::{ConsoleOutput, Stop};
-pub use state::{MachineState, STATE_VERSION, STATE_VERSION_OLDEST, StateError};
+pub use state::{MachineState, NamedRegister, STATE_VERSION, STATE_VERSION_OLDEST, StateDifference, StateError};
 pub use time::GuestTime;
 
 /// For sizes and offsets in memory that is mapped, or that was checked against what is.

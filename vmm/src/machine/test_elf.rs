@@ -45,6 +45,6 @@ pub(super) fn elf(entry: u64, segments: &[TestSegment<'_>]) -> Vec<u8> {
 }
 
 /// An executable of nothing but this code.
-pub(super) fn program(code: &[u8]) -> Vec<u8> {
+pub(crate) fn program(code: &[u8]) -> Vec<u8> {
     elf(CODE_START, &[TestSegment { address: CODE_START, bytes: code, memory_bytes: code.len() as u64 }])
 }

@@ -1,10 +1,12 @@
 //! The state of a machine beside its memory: what a commit record carries, and what a successor goes on from.
 
+mod compare;
 mod format;
 mod saved;
 #[cfg(test)]
 mod tests;
 
+pub use compare::{NamedRegister, StateDifference};
 pub use format::{STATE_VERSION, STATE_VERSION_OLDEST, StateError};
 
 use super::cpu_state::CpuState;

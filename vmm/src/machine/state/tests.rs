@@ -13,7 +13,7 @@ const GOLDEN_V1: &[u8] = include_bytes!("golden-v1.bin");
 const HEADER_LENGTH: usize = 24;
 
 /// The state in the golden file.
-fn example() -> MachineState {
+pub(super) fn example() -> MachineState {
     let mut xsave = Box::new([0; XSAVE_WORDS]);
     xsave[6] = 0x1f80;
     MachineState {

@@ -101,7 +101,7 @@ impl Disk {
     }
 
     /// Reads what the guest would read at `at`. The caller has checked that it is inside.
-    pub(super) fn read(&self, at: u64, out: &mut [u8]) -> Result<(), DiskError> {
+    pub(crate) fn read(&self, at: u64, out: &mut [u8]) -> Result<(), DiskError> {
         for (block, inside, part) in parts(at, out.len()) {
             let out = &mut out[part];
             match self.written.get(&block) {

@@ -1,0 +1,364 @@
+//! The replay itself, epoch by epoch.
+
+use super::super::chunk::{CommitHead, CommitKind, PAGE_BYTES, RecordedEnd};
+use super::super::live::read_page;
+use super::super::page_hash::page_hash;
+use super::report::{PAGE_BYTES_TOLD, PAGES_TOLD_MAX};
+use super::tape::Between;
+use super::{DivergenceReport, PageDifference, Replay, ReplayError, ReplayReport, StopAt, Stopped};
+use crate::machine::{InputError, MachineError, MachineState, PageIndex, StateDifference, Stop};
+use ft_protocol::commit_meta::GuestEnd;
+use ft_protocol::record::EntryBody;
+use shared_mem::DISK_PAGE_BASE;
+use std::io::Write;
+use std::sync::PoisonError;
+use std::sync::atomic::Ordering;
+use vm_memory::{Bytes, GuestAddress};
+
+/// What running to an exit came to.
+enum Ran {
+    /// The guest stands at the exit.
+    There,
+    /// The guest has ended.
+    Ended(GuestEnd),
+    /// It does not do what the recorded one did.
+    Diverged(String),
+    /// An input is missing that the recorded guest had: the recording ends in the midst of this exit.
+    CutOff,
+}
+
+impl Replay {
+    pub(super) fn drive(&mut self, stop: StopAt, console: &mut dyn Write) -> Result<Stopped, ReplayError> {
+        let commits: Vec<CommitHead> = self.index.commits.iter().map(|commit| commit.head).collect();
+        for head in commits {
+            if let Some(stopped) = self.epoch(&head, stop, console)? {
+                return Ok(stopped);
+            }
+            if stop == StopAt::Epoch(head.epoch) || matches!(stop, StopAt::Exit(exit) if head.exits >= exit) {
+                return Ok(Stopped::AsAsked);
+            }
+            if head.kind == CommitKind::End {
+                break;
+            }
+        }
+        self.tail(stop, console)
+    }
+
+    /// Replays an epoch and passes its commit.
+    fn epoch(
+        &mut self,
+        head: &CommitHead,
+        stop: StopAt,
+        console: &mut dyn Write,
+    ) -> Result<Option<Stopped>, ReplayError> {
+        let asked = match stop {
+            StopAt::Exit(exit) => exit,
+            StopAt::End | StopAt::Epoch(_) => u64::MAX,
+        };
+        if matches!(head.kind, CommitKind::Start | CommitKind::Unlogged) {
+            return self.skip_to(head, console);
+        }
+        let target = head.exits.min(asked);
+        if head.kind == CommitKind::End && asked > head.exits {
+            self.tape.run_out();
+        }
+        match self.run_to(target, head.kind == CommitKind::End, console)? {
+            // Behind the exit that was asked for lie a kick, or the guest's end: not there yet.
+            Ran::There if asked < head.exits || (asked == head.exits && head.kind != CommitKind::Exit) => {
+                return Ok(Some(Stopped::AsAsked));
+            }
+            Ran::There if head.kind == CommitKind::End => {
+                let line = format!("exit {}: expected the guest's end, got past it", self.machine.exits().0);
+                return Ok(Some(self.diverged(line)));
+            }
+            Ran::There => {}
+            Ran::Ended(_) if head.kind == CommitKind::End => {}
+            Ran::Ended(end) => {
+                let exit = self.machine.exits().0;
+                let line =
+                    format!("exit {exit}: expected to come to exit {}, got the guest's end: {end:?}", head.exits);
+                return Ok(Some(self.diverged(line)));
+            }
+            Ran::Diverged(line) => return Ok(Some(self.diverged(line))),
+            Ran::CutOff => {
+                let exit = self.machine.exits().0;
+                let line = format!("exit {exit}: expected no request for an input that is not recorded, got one");
+                return Ok(Some(self.diverged(line)));
+            }
+        }
+        self.pass(head)
+    }
+
+    /// What comes behind the last commit: to the last entry, as far as the recording is good.
+    fn tail(&mut self, stop: StopAt, console: &mut dyn Write) -> Result<Stopped, ReplayError> {
+        let ended = self.index.commits.last().is_some_and(|commit| commit.head.kind == CommitKind::End);
+        if !ended {
+            let asked = if let StopAt::Exit(exit) = stop { exit } else { u64::MAX };
+            let last = self.index.last_entry.unwrap_or(0);
+            if last > self.machine.exits().0 || asked <= last {
+                match self.run_to(last.min(asked), false, console)? {
+                    Ran::There if asked <= last => return Ok(Stopped::AsAsked),
+                    Ran::There | Ran::CutOff => {}
+                    Ran::Ended(end) => return Ok(Stopped::of_end(&end)),
+                    // Of the last exit the recording may have only a part.
+                    Ran::Diverged(_) if self.machine.exits().0 == last => {}
+                    Ran::Diverged(line) => return Ok(self.diverged(line)),
+                }
+            }
+        }
+        if let Some(damage) = &self.index.damage {
+            let good_bytes = self.index.good_bytes;
+            return Ok(Stopped::Damaged { damage: crate::chain(damage), good_bytes });
+        }
+        Ok(match &self.index.end {
+            Some(RecordedEnd::Guest(end)) => Stopped::of_end(end),
+            Some(RecordedEnd::LeftOff(reason)) => Stopped::LeftOff { reason: reason.clone() },
+            None => Stopped::Damaged {
+                damage: "the file ends without an end: whoever recorded it was killed, or the file was cut off"
+                    .to_owned(),
+                good_bytes: self.index.good_bytes,
+            },
+        })
+    }
+
+    /// Runs the guest to this exit, or to its end.
+    fn run_to(&mut self, exit: u64, to_end: bool, console: &mut dyn Write) -> Result<Ran, ReplayError> {
+        self.tape.run_to(exit);
+        let here = self.machine.exits().0;
+        if self.tape.has_entry_up_to(here)? && !self.machine.is_at_exit() {
+            // Where a kick began the epoch, its first events came here.
+            if let Err(error) = self.machine.deliver() {
+                return self.failed(error);
+            }
+        }
+        loop {
+            if !to_end && self.machine.exits().0 >= exit {
+                // Nothing of this exit's own instruction is left to be done; what it writes is part of it.
+                let completed = self.machine.complete_pending();
+                self.show(console)?;
+                return match completed {
+                    Ok(()) => Ok(Ran::There),
+                    Err(error) => self.failed(error),
+                };
+            }
+            let stop = self.machine.run();
+            self.progress.exit.store(self.machine.exits().0, Ordering::Relaxed);
+            self.show(console)?;
+            match stop {
+                Ok(Stop::Exited(code)) => return Ok(Ran::Ended(GuestEnd::Exited(code))),
+                Ok(Stop::Crashed(report)) => return Ok(Ran::Ended(GuestEnd::Crashed(report.to_string()))),
+                Ok(Stop::SourcePaused) if to_end => return Ok(Ran::There),
+                Ok(_) => {}
+                Err(error) => return self.failed(error),
+            }
+        }
+    }
+
+    fn show(&mut self, console: &mut dyn Write) -> Result<(), ReplayError> {
+        if !self.machine.pending_console().is_empty() {
+            let output = self.machine.take_console();
+            console.write_all(&output.bytes).and_then(|()| console.flush()).map_err(ReplayError::Console)?;
+        }
+        self.machine.take_packets();
+        Ok(())
+    }
+
+    fn failed(&self, error: MachineError) -> Result<Ran, ReplayError> {
+        match error {
+            MachineError::Input(InputError::Diverged(divergence)) => Ok(Ran::Diverged(divergence.to_string())),
+            MachineError::Input(InputError::Mismatch { .. }) => Ok(Ran::CutOff),
+            error => Err(error.into()),
+        }
+    }
+
+    /// Holds the guest against a commit that it has come to, or takes what it cannot come to.
+    fn pass(&mut self, head: &CommitHead) -> Result<Option<Stopped>, ReplayError> {
+        // Where the recorded guest crashed, its registers tell of the crash; of them only the history counts.
+        let compares_state =
+            !matches!(self.index.end, Some(RecordedEnd::Guest(GuestEnd::Crashed(_)))) || head.kind != CommitKind::End;
+        let before = self.machine.save()?;
+        self.machine.harvest(&mut self.dirty)?;
+        let expected = MachineState::decode(&self.take_up_to_commit(None)?)?;
+        let exit = self.machine.exits().0;
+        if head.kind == CommitKind::Kick {
+            let (was, is) = ((expected.exits().0, expected.history_digest()), (exit, before.history_digest()));
+            if was != is {
+                let line = format!("exit {exit}: expected history {:#010x}, got {:#010x}", was.1, is.1);
+                return Ok(Some(self.diverged(line)));
+            }
+        }
+        let pages = self.page_differences();
+        let registers = match head.kind.has_pages() || !compares_state {
+            true => Vec::new(),
+            false => expected.differences(&before),
+        };
+        if pages.1 > 0 || !registers.is_empty() || self.hashes.digest() != head.memory {
+            return Ok(Some(self.differs(head, registers, pages)));
+        }
+        if head.kind.has_pages() {
+            self.machine.restore(&expected)?;
+            self.taken += 1;
+        } else {
+            self.verified += 1;
+        }
+        self.agreed = (head.exits, Some(head.epoch));
+        Ok(None)
+    }
+
+    /// Takes the state of a commit that comes without entries.
+    fn skip_to(&mut self, head: &CommitHead, console: &mut dyn Write) -> Result<Option<Stopped>, ReplayError> {
+        let state = MachineState::decode(&self.take_up_to_commit(Some(console))?)?;
+        self.machine.restore(&state)?;
+        self.machine.harvest(&mut self.dirty)?;
+        let pages = self.page_differences();
+        if pages.1 > 0 || self.hashes.digest() != head.memory {
+            return Ok(Some(self.differs(head, Vec::new(), pages)));
+        }
+        self.taken += 1;
+        self.agreed = (head.exits, Some(head.epoch));
+        Ok(None)
+    }
+
+    /// Reads on to the next commit; pages go into memory, hashes into what is expected. What comes without having been
+    /// replayed goes to `console`. Gives the commit's saved state.
+    fn take_up_to_commit(&mut self, mut console: Option<&mut dyn Write>) -> Result<Vec<u8>, ReplayError> {
+        loop {
+            match self.tape.next()? {
+                Between::Pages(pages) => {
+                    for (number, page) in &pages {
+                        self.take_page(*number, page)?;
+                    }
+                }
+                Between::Hashes(hashes) => {
+                    for (number, hash) in hashes {
+                        if self.hashes.set(number, hash) {
+                            self.dirty.insert(PageIndex(number));
+                        }
+                    }
+                }
+                Between::Entries(entries) => {
+                    let Some(console) = &mut console else { continue };
+                    for entry in entries {
+                        if let EntryBody::Output { bytes, .. } = entry.body {
+                            console.write_all(&bytes).and_then(|()| console.flush()).map_err(ReplayError::Console)?;
+                        }
+                    }
+                }
+                Between::Commit(state) => return Ok(state),
+                Between::End => {
+                    let what = "the recording has become shorter";
+                    return Err(super::ReadError::Place { sequence: 0, what }.into());
+                }
+            }
+        }
+    }
+
+    fn take_page(&mut self, number: u64, page: &[u8; PAGE_BYTES]) -> Result<(), ReplayError> {
+        if let (Some(block), Some(disk)) = (number.checked_sub(DISK_PAGE_BASE), &self.disk) {
+            let mut disk = disk.lock().unwrap_or_else(PoisonError::into_inner);
+            disk.write(block * PAGE_BYTES as u64, page)?;
+        } else if self.hashes.set(number, page_hash(number, page)) {
+            let index = PageIndex(number);
+            self.dirty.insert(index);
+            self.machine.memory().write_slice(page, index.guest_address()).expect("the index knows the memory's size");
+        }
+        Ok(())
+    }
+
+    /// The pages that are not what the recording says, of those that either side wrote: the first of them, and how many.
+    fn page_differences(&mut self) -> (Vec<PageDifference>, u64) {
+        let (mut first, mut count) = (Vec::new(), 0);
+        let mut content = [0; PAGE_BYTES];
+        for page in self.dirty.iter() {
+            read_page(&self.machine, page, &mut content);
+            let got = page_hash(page.0, &content);
+            let expected = self.hashes.get(page.0).expect("only pages of the guest's memory get dirty");
+            if got != expected {
+                count += 1;
+                if first.len() < PAGES_TOLD_MAX {
+                    let address = page.guest_address().0;
+                    first.push(PageDifference { address, expected, got, got_bytes: excerpt(&content) });
+                }
+            }
+        }
+        self.dirty.clear();
+        (first, count)
+    }
+
+    fn differs(
+        &self,
+        head: &CommitHead,
+        registers: Vec<StateDifference>,
+        (pages, pages_in_all): (Vec<PageDifference>, u64),
+    ) -> Stopped {
+        let exit = self.machine.exits().0;
+        let what = match (registers.is_empty(), pages_in_all) {
+            (true, 0) => "got another digest of all memory".to_owned(),
+            (true, pages) => format!("got {pages} other pages"),
+            (false, 0) => format!("got {} other registers", registers.len()),
+            (false, pages) => format!("got {} other registers and {pages} other pages", registers.len()),
+        };
+        let line = format!("exit {exit}: expected the state and memory of epoch {}, {what}", head.epoch);
+        Stopped::Diverged(DivergenceReport { registers, pages, pages_in_all, ..self.report_of(line) })
+    }
+
+    fn diverged(&self, line: String) -> Stopped {
+        Stopped::Diverged(self.report_of(line))
+    }
+
+    fn report_of(&self, line: String) -> DivergenceReport {
+        DivergenceReport {
+            exit: self.machine.exits().0,
+            line,
+            agreed_at_exit: self.agreed.0,
+            agreed_at_epoch: self.agreed.1,
+            registers: Vec::new(),
+            pages: Vec::new(),
+            pages_in_all: 0,
+        }
+    }
+
+    pub(super) fn report(&mut self, stopped: Stopped) -> Result<ReplayReport, ReplayError> {
+        let state = self.machine.save()?;
+        let registers = state.registers();
+        let rip = registers.iter().find(|register| register.name == "rip").map_or(0, |register| register.value);
+        let mut code = [0; 16];
+        let code = match self.machine.memory().read_slice(&mut code, GuestAddress(rip)) {
+            Ok(()) => hex(&code),
+            Err(_) => "not in memory".to_owned(),
+        };
+        Ok(ReplayReport {
+            stopped,
+            exit: state.exits().0,
+            epoch: self.agreed.1,
+            console_bytes: state.console_position(),
+            entries: self.progress.entries(),
+            commits_verified: self.verified,
+            commits_taken: self.taken,
+            memory_digest: self.memory_digest(),
+            state_digest: state.digest(),
+            registers,
+            code,
+        })
+    }
+
+    /// All of the memory, read anew.
+    fn memory_digest(&self) -> u64 {
+        let pages = self.machine.ram_bytes() / PAGE_BYTES as u64;
+        let mut content = [0; PAGE_BYTES];
+        (0..pages).fold(0, |digest: u64, number| {
+            read_page(&self.machine, PageIndex(number), &mut content);
+            digest.wrapping_add(page_hash(number, &content))
+        })
+    }
+}
+
+fn excerpt(page: &[u8; PAGE_BYTES]) -> String {
+    let at = page.iter().position(|byte| *byte != 0);
+    let Some(at) = at else { return "only zeroes".to_owned() };
+    format!("at {at}: {}", hex(&page[at..page.len().min(at + PAGE_BYTES_TOLD)]))
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect::<Vec<_>>().join(" ")
+}
