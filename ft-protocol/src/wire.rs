@@ -67,6 +67,8 @@ pub enum Part {
     Disk(VmId),
     /// A file that a client passes with a request (not part of the pool yet).
     Upload,
+    /// A file that a client passes to the controller: the first content of a VM's disk.
+    UploadedDisk,
 }
 
 /// A part with an access: what one descriptor is good for.
@@ -508,6 +510,8 @@ pub enum Request {
     /// The VM's guest shall no longer wait for readers of its console while none is attached: what nobody reads is
     /// overwritten, oldest first.
     ReleaseConsole(VmId),
+    /// Read the disk of a VM that has ended; answered with a descriptor of its disk image.
+    ReadDisk(VmId),
 }
 
 /// A numbered request.

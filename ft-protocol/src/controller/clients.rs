@@ -48,6 +48,7 @@ impl Controller {
             Request::ConsoleConsumed { vm, position } => self.consumed(turn, link, vm, position),
             Request::SetMode { vm, mode } => self.set_mode(turn, link, id, vm, mode),
             Request::ReleaseConsole(vm) => self.release_console(turn, link, id, vm),
+            Request::ReadDisk(vm) => self.read_disk(turn, link, id, vm),
             Request::Switchover { vm, to } => self.switchover(turn, link, id, vm, to.as_deref()),
             Request::Drain { host, on } => self.drain(turn, link, id, &host, on),
             Request::Shutdown if self.config.shutdown_allowed => {
@@ -105,8 +106,11 @@ impl Controller {
         }
         spec.policy.check().map_err(|why| RequestError::BadSpec(why.to_owned()))?;
         check_nets(&spec.nets).map_err(|why| RequestError::BadSpec(why.to_owned()))?;
-        if spec.mode == Mode::Lockstep || spec.disk_bytes > 0 {
-            return bad("lockstep mode and disks are not protected yet");
+        if !spec.disk_bytes.is_multiple_of(PAGE_BYTES) {
+            return bad("its disk must be a multiple of 4096 bytes");
+        }
+        if spec.mode == Mode::Lockstep {
+            return bad("lockstep mode is not there yet");
         }
         let has_mac = |mac: &[u8; 6]| self.vms.values().find(|vm| vm.spec.nets.iter().any(|net| net.mac == *mac));
         if let Some(other) = spec.nets.iter().find_map(|net| has_mac(&net.mac)) {
@@ -234,6 +238,29 @@ impl Controller {
         }
         answer(turn, link, id, Ok(Answer::Done), Vec::new());
         self.console_has_room(turn, vm);
+    }
+
+    /// A disk can be read once nobody writes it any more: before, its blocks would be of different epochs.
+    fn read_disk(&mut self, turn: &mut Turn<'_>, link: LinkId, id: u64, vm: VmId) {
+        let Some(entry) = self.vms.get(&vm).filter(|entry| !matches!(entry.phase, Phase::Creating { .. })) else {
+            answer(turn, link, id, Err(RequestError::UnknownVm(vm)), Vec::new());
+            return;
+        };
+        let refusal = match &entry.phase {
+            Phase::Damaged { .. } => Some(RequestError::Damaged(vm)),
+            _ if entry.spec.disk_bytes == 0 => Some(RequestError::NotNow("the VM has no disk".to_owned())),
+            Phase::Ended { .. } => None,
+            _ => Some(RequestError::NotNow(
+                "the guest still writes its disk: it can be read when it has ended".to_owned(),
+            )),
+        };
+        match refusal {
+            Some(refusal) => answer(turn, link, id, Err(refusal), Vec::new()),
+            None => {
+                let disk = Grant { part: Part::Disk(vm), access: Access::ReadOnly };
+                answer(turn, link, id, Ok(Answer::Done), vec![disk]);
+            }
+        }
     }
 
     fn console_has_room(&mut self, turn: &mut Turn<'_>, vm: VmId) {

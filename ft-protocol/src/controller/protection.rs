@@ -40,14 +40,16 @@ impl Controller {
             base: Epoch::ZERO,
             cpu: entry.cpu.clone(),
         };
+        let disk = (entry.spec.disk_bytes > 0).then_some(Part::Disk(vm));
         let read = |part| Grant { part, access: Access::ReadOnly };
-        let grants = vec![
+        let mut grants = vec![
             read(Part::Image(vm)),
             read(Part::State(vm)),
             read(Part::Control(vm)),
             read(Part::Boot(vm)),
             read(Part::Heartbeat(primary)),
         ];
+        grants.extend(disk.map(read));
         self.to_host(turn, host, ToHost::Standby(order), grants);
         if let Some(entry) = self.vms.get_mut(&vm) {
             entry.standby = Some(Standby { host, ready: false, since: turn.now });

@@ -374,8 +374,9 @@ impl Controller {
             base: entry.applied,
             cpu: entry.cpu.clone(),
         };
+        let disk = (entry.spec.disk_bytes > 0).then_some(Part::Disk(vm));
         let read = |part| Grant { part, access: Access::ReadOnly };
-        let grants = vec![
+        let mut grants = vec![
             read(Part::Image(vm)),
             read(Part::State(vm)),
             read(Part::Control(vm)),
@@ -383,6 +384,7 @@ impl Controller {
             Grant { part: Part::Journal(vm, generation), access: Access::ReadWrite },
             Grant { part: Part::Log(vm, generation), access: Access::ReadWrite },
         ];
+        grants.extend(disk.map(read));
         self.tell(turn, Happening::Promoted { vm, generation, host });
         self.to_host(turn, host, ToHost::Promote(order), grants);
         if self.vms[&vm].standby.is_some_and(|standby| standby.host == host) {

@@ -290,7 +290,7 @@ impl World {
                 }
                 _ => false,
             };
-            let reads = !matches!(grant.part, Part::Journal(..) | Part::Log(..) | Part::Upload);
+            let reads = !matches!(grant.part, Part::Journal(..) | Part::Log(..) | Part::Upload | Part::UploadedDisk);
             let allowed = match grant.access {
                 Access::ReadWrite => owns,
                 Access::ReadOnly => reads,

@@ -121,7 +121,7 @@ impl Pool {
             Part::Boot(vm) => &self.partition(vm)?.boot,
             Part::Console(vm) => &self.partition(vm)?.console,
             Part::Journal(vm, generation) => &self.partition(vm)?.journal(generation)?.memory,
-            Part::Log(..) | Part::Disk(..) | Part::Upload => return None,
+            Part::Log(..) | Part::Disk(..) | Part::Upload | Part::UploadedDisk => return None,
         };
         Some(Descriptor { grant, memory: memory.clone() })
     }

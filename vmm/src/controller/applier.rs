@@ -69,6 +69,8 @@ pub(super) enum Event {
     Applied { vm: VmId, generation: Generation, outcome: ApplyOutcome },
     /// What became of console output in a log.
     Drained { vm: VmId, generation: Generation, outcome: DrainOutcome },
+    /// A new VM's disk has its first content, or cannot have it.
+    DiskFilled { vm: VmId, result: Result<(), String> },
     /// What a fence agent did.
     FenceTried { host: HostId, outcome: FenceOutcome },
     /// A host's process is dead.

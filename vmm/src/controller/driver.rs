@@ -3,6 +3,7 @@
 mod peers;
 
 use super::applier::{DrainJob, Event, Job};
+use super::disk_filling;
 use super::link::{Kind, Link, LinkError};
 use super::partition::Partition;
 use super::{ControllerError, ControllerOptions};
@@ -19,9 +20,9 @@ use ft_protocol::spec::VmSpec;
 use ft_protocol::timeline::{Shortage, Wanted};
 use ft_protocol::wire::{Grant, PROTOCOLS, ToClient, ToHost};
 use ft_protocol::{HostId, LinkId, Span, VmId};
-use peers::Complaints;
+use peers::{Complaints, Uploads};
 use serde::Serialize;
-use shared_mem::{Extent, HeartbeatReader, HostSlot, Mapping, Pool, PoolError, ReadOnly};
+use shared_mem::{HeartbeatReader, HostSlot, Mapping, Pool, PoolError, ReadOnly};
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
@@ -39,6 +40,8 @@ const ASK_BOUND: Span = Span::from_ms(1_000);
 /// How long a promotion may take. A cold one makes a VM and reads the whole machine state on a loaded machine.
 const PROMOTION_BOUND: Span = Span::from_ms(10_000);
 
+type Failure = Box<dyn std::error::Error + Send + Sync>;
+
 /// The cluster state as it was stored last.
 #[derive(Default)]
 struct Stored {
@@ -53,7 +56,7 @@ pub(super) struct Driver {
     links: BTreeMap<LinkId, Link>,
     next_link: u64,
     writing: BTreeMap<LinkId, bool>,
-    uploads: BTreeMap<LinkId, Extent>,
+    uploads: BTreeMap<LinkId, Uploads>,
     partitions: BTreeMap<VmId, Partition>,
     /// Names of VMs whose part of the pool could not be opened.
     unusable: BTreeMap<VmId, String>,
@@ -258,16 +261,16 @@ impl Driver {
             Action::ToClient { link, message, grants } => self.send(link, message, &grants),
             Action::CloseLink(link) => self.close(link),
             Action::CreatePartition { vm, spec, uploader } => {
-                let result = match self.uploads.remove(&uploader) {
-                    Some(_) if !self.has_room_for(&spec) => {
-                        Err("the cluster state has no room for another VM with such arguments".to_owned())
+                let uploads = self.uploads.remove(&uploader);
+                match self.create_partition(vm, &spec, uploads) {
+                    // Its disk is being filled: the word comes when that is done.
+                    Ok(false) => {}
+                    Ok(true) => self.inputs.push_back(Input::PartitionCreated { vm, result: Ok(()) }),
+                    Err(error) => {
+                        let result = Err(crate::chain(&*error));
+                        self.inputs.push_back(Input::PartitionCreated { vm, result });
                     }
-                    Some(boot) => Partition::create(&self.pool, vm, &spec, &boot, None, &self.wake)
-                        .map(|partition| _ = self.partitions.insert(vm, partition))
-                        .map_err(|error| crate::chain(&*error)),
-                    None => Err("no guest file came with the request".to_owned()),
-                };
-                self.inputs.push_back(Input::PartitionCreated { vm, result });
+                }
             }
             Action::DeletePartition(vm) => {
                 if let Err(error) = self.delete_partition(vm) {
@@ -333,6 +336,38 @@ impl Driver {
             Action::Exit => self.end(),
         }
         Ok(())
+    }
+
+    /// Makes a VM's part of the pool. Says whether it is complete; if not, a thread fills its disk.
+    fn create_partition(&mut self, vm: VmId, spec: &VmSpec, uploads: Option<Uploads>) -> Result<bool, Failure> {
+        let Uploads { boot, disk } = uploads.ok_or("no guest file came with the request")?;
+        if !self.has_room_for(spec) {
+            return Err("the cluster state has no room for another VM with such arguments".into());
+        }
+        if disk.is_some() && spec.disk_bytes == 0 {
+            return Err("a disk's content came with the request, but the VM has no disk".into());
+        }
+        let partition = Partition::create(&self.pool, vm, spec, &boot, &self.wake)?;
+        let is_complete = disk.is_none();
+        if let Some(content) = disk
+            && let Err(error) = disk_filling::start(vm, &partition, content, self.wake.clone())
+        {
+            // Nothing of a VM that was not made may stay. The first error is the one to report.
+            let _ = partition.delete(&self.pool);
+            return Err(error);
+        }
+        self.partitions.insert(vm, partition);
+        Ok(is_complete)
+    }
+
+    /// A new VM's disk has its first content, or cannot have it.
+    pub(super) fn disk_filled(&mut self, vm: VmId, result: Result<(), String>) -> Result<(), ControllerError> {
+        if result.is_err()
+            && let Err(error) = self.delete_partition(vm)
+        {
+            tracing::error!("{vm} cannot be deleted: {}", crate::chain(&*error));
+        }
+        self.input(Input::PartitionCreated { vm, result })
     }
 
     fn delete_partition(&mut self, vm: VmId) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {

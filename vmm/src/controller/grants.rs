@@ -27,6 +27,6 @@ pub(super) fn extent(
         Part::Journal(vm, generation) => of(vm)?.journal(shared_mem::Generation::new(generation.get()), access)?,
         Part::Log(vm, generation) => of(vm)?.log(shared_mem::Generation::new(generation.get()), access)?,
         Part::Disk(vm) => of(vm)?.disk(access)?,
-        Part::Upload => return Err("an upload is not part of the pool".into()),
+        Part::Upload | Part::UploadedDisk => return Err("an upload is not part of the pool".into()),
     })
 }

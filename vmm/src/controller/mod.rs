@@ -4,6 +4,7 @@
 //! applies its records. All decisions are made in [`ft_protocol::controller`].
 
 mod applier;
+mod disk_filling;
 mod driver;
 mod grants;
 mod link;
@@ -125,6 +126,10 @@ pub fn serve(options: &ControllerOptions) -> Result<(), ControllerError> {
                 Watched::Wake => {
                     for event in woken.drain() {
                         driver.input(match event {
+                            Event::DiskFilled { vm, result } => {
+                                driver.disk_filled(vm, result)?;
+                                continue;
+                            }
                             Event::Applied { vm, generation, outcome } => Input::Applied { vm, generation, outcome },
                             Event::Drained { vm, generation, outcome } => Input::LogDrained { vm, generation, outcome },
                             Event::FenceTried { host, outcome } => Input::FenceTried { host, outcome },

@@ -48,13 +48,12 @@ pub(super) struct Partition {
 }
 
 impl Partition {
-    /// Makes a VM's part of the pool, with a copy of what its guest is booted from and of what its disk begins with.
+    /// Makes a VM's part of the pool, with a copy of what its guest is booted from. Its disk is all zero.
     pub(super) fn create(
         pool: &Pool,
         vm: VmId,
         spec: &VmSpec,
         boot: &Extent,
-        disk: Option<&Extent>,
         wake: &WakingSender<Event>,
     ) -> Result<Self, Failure> {
         if spec.working_set_bytes_max.is_some() && pool.page_bytes()? > shared_mem::PAGE_SIZE {
@@ -64,8 +63,8 @@ impl Partition {
         let geometry = geometry(spec);
         let parts = pool.create_vm(&spec.name.parse::<VmName>()?, &geometry)?;
         let slot = parts.slot();
-        let filled = parts.store_boot(&boot).and_then(|()| disk.map_or(Ok(()), |disk| parts.fill_disk(disk)));
-        let opened = filled.map_err(Failure::from).and_then(|()| Self::open(vm, parts, geometry.journal, wake));
+        let stored = parts.store_boot(&boot).map_err(Failure::from);
+        let opened = stored.and_then(|()| Self::open(vm, parts, geometry.journal, wake));
         if opened.is_err() {
             // Nothing of a VM that was not made may stay. The first error is the one to report.
             let _ = pool.delete_vm(slot);

@@ -12,6 +12,8 @@ type Failure = Box<dyn std::error::Error + Send + Sync>;
 pub(super) struct StandbyParts {
     pub(super) image: Extent,
     pub(super) boot: Extent,
+    /// The disk image, if the VM has a disk.
+    pub(super) disk: Option<Extent>,
     pub(super) state: StateArea<Mapping<ReadOnly>>,
     pub(super) control: ControlBlock<Mapping<ReadOnly>>,
     pub(super) heartbeat: Option<HeartbeatReader<Mapping<ReadOnly>>>,
@@ -35,13 +37,14 @@ impl StandbyParts {
         };
         let image = take(Part::Image(vm))?;
         let boot = take(Part::Boot(vm))?;
+        let disk = (order.spec.disk_bytes > 0).then(|| take(Part::Disk(vm))).transpose()?;
         let state = StateArea::new(Mapping::read_only(&take(Part::State(vm))?)?);
         let control = ControlBlock::open(Mapping::read_only(&take(Part::Control(vm))?)?)?;
         let heartbeat = match order.primary {
             Some(host) => Some(HeartbeatReader::new(Mapping::read_only(&take(Part::Heartbeat(host))?)?)),
             None => None,
         };
-        Ok(Self { image, boot, state, control, heartbeat })
+        Ok(Self { image, boot, disk, state, control, heartbeat })
     }
 }
 

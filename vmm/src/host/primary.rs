@@ -12,6 +12,7 @@ use super::vm_thread::{Command, Promotion, Surroundings, VmEvent};
 use super::working_set::WorkingSet;
 use crate::clock;
 use crate::failpoint;
+use crate::machine::device::virtio::Disk;
 use crate::machine::history::HistorySink;
 use crate::machine::{DirtyPages, LiveInputs, Machine, MachineError, Stop};
 use crossbeam_channel::{RecvTimeoutError, Sender};
@@ -24,7 +25,7 @@ use ft_protocol::wire::{FromHost, LiveReport, Order};
 use ft_protocol::{Epoch, Span, Time};
 use shared_mem::journal::{JournalError, PAGE_COST, SpillError, UnchecksummedRecord};
 use shared_mem::{PAGE_BYTES, WorkingMemory};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 type Failure = Box<dyn std::error::Error + Send + Sync>;
@@ -47,10 +48,14 @@ const BREATH: Span = Span::from_ms(100);
 /// Pages of a record after which it says that it goes on.
 const BREATH_PAGES: usize = 4096;
 
+/// The guest's disk, which its device writes and commits carry on.
+pub(super) type SharedDisk = Arc<Mutex<Disk>>;
+
 /// Everything a reign begins with.
 pub(super) struct Beginning {
     pub(super) machine: Machine,
     pub(super) memory: WorkingMemory,
+    pub(super) disk: Option<SharedDisk>,
     pub(super) standby: StandbyParts,
     pub(super) promotion: Promotion,
     /// The guest's inputs from here, and what its network devices are connected to.
@@ -72,6 +77,7 @@ enum Guest {
 struct Reign<'a> {
     machine: Machine,
     memory: WorkingMemory,
+    disk: Option<SharedDisk>,
     parts: StandbyParts,
     order: Order,
     journal: &'a Journal,
@@ -104,7 +110,7 @@ struct Reign<'a> {
 
 /// Runs the guest until its end, the seal, or an order to stop.
 pub(super) fn run(beginning: Beginning, around: &Surroundings) -> Result<(), Failure> {
-    let Beginning { mut machine, memory, standby: parts, promotion, live, networks, arrivals } = beginning;
+    let Beginning { mut machine, memory, disk, standby: parts, promotion, live, networks, arrivals } = beginning;
     let Promotion { order, parts: primary, ordered_at } = promotion;
     failpoint::pass("host.takeover.ordered");
     let kicker = machine.kicker();
@@ -158,6 +164,7 @@ pub(super) fn run(beginning: Beginning, around: &Surroundings) -> Result<(), Fai
         let mut reign = Reign {
             machine,
             memory,
+            disk,
             parts,
             order,
             journal: &journal,
@@ -354,6 +361,9 @@ impl Reign<'_> {
     fn look_at_freed(&mut self) -> Result<(), Failure> {
         let freed = Epoch::new(self.parts.control.freed()?.get());
         self.log.free(freed);
+        if let Some(disk) = &self.disk {
+            lock(disk).applied(freed);
+        }
         self.feed(Input::Applied(freed))
     }
 
@@ -514,6 +524,9 @@ impl Reign<'_> {
                     set.trim(&self.memory, &self.dirty, epoch.get(), applied.get())?;
                 }
                 self.dirty.clear();
+                if let Some(disk) = &self.disk {
+                    lock(disk).committed(epoch);
+                }
                 self.machine.take_console();
                 self.outbox.hold(epoch, self.machine.take_packets());
                 self.log.mark(epoch);
@@ -549,6 +562,11 @@ impl Reign<'_> {
             let missing_bytes = (self.dirty.len() - count) as u64 * PAGE_COST;
             record.push_page(page, &content).map_err(|error| WriteError::of(error, epoch, missing_bytes))?;
         }
+        if let Some(disk) = &self.disk {
+            for (block, content) in lock(disk).dirty_blocks() {
+                record.push_page_bytes(shared_mem::PageIndex::of_block(block), content)?;
+            }
+        }
         failpoint::pass("host.commit.copied");
         let state = self.machine.save().map_err(WriteError::Machine)?;
         let state = state.at_log_position(self.log.tail().get()).encode();
@@ -557,6 +575,11 @@ impl Reign<'_> {
         let meta = CommitMeta { console_start, console, machine_state: &state, ended }.encode();
         record.close(&meta).map_err(|error| WriteError::of(error, epoch, 0))
     }
+}
+
+fn lock(disk: &Mutex<Disk>) -> MutexGuard<'_, Disk> {
+    // Every change of a disk is whole even if its thread panics behind it.
+    disk.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[derive(Debug)]

@@ -6,7 +6,7 @@ use super::networks::Networks;
 use super::parts::{PrimaryParts, StandbyParts};
 use super::primary::{self, Beginning};
 use crate::failpoint;
-use crate::machine::device::virtio;
+use crate::machine::device::virtio::{self, Disk, DiskBase};
 use crate::machine::{Kicker, LiveInputs, Machine, MachineConfig};
 use crate::wake::WakingSender;
 use crossbeam_channel::{Receiver, Sender};
@@ -160,7 +160,14 @@ fn live(
     let memory = WorkingMemory::over_image(&parts.image)?;
     // The placement compares what hosts have said; a controller that knows nothing shows what is here.
     let cpu = (!order.cpu.leaves.is_empty()).then(|| order.cpu.clone());
-    let mmio_devices = virtio::devices(&order.spec.nets, None);
+    let disk = match &parts.disk {
+        Some(image) => {
+            let base = DiskBase::Pool(Mapping::read_only(image)?);
+            Some(Arc::new(Mutex::new(Disk::new(base, order.spec.disk_bytes)?)))
+        }
+        None => None,
+    };
+    let mmio_devices = virtio::devices(&order.spec.nets, disk.clone());
     let config = MachineConfig { cpu, mmio_devices, ..MachineConfig::live() };
     let machine = Machine::prepare(kvm, memory.guest_memory().clone(), config)?;
     failpoint::pass("host.standby.made");
@@ -173,7 +180,8 @@ fn live(
                 let (networks, packets) = Networks::open(&promotion.order.spec.nets, &arrivals);
                 let live = LiveInputs::with_networks(packets);
                 let promotion = *promotion;
-                let beginning = Beginning { machine, memory, standby: parts, promotion, live, networks, arrivals };
+                let beginning =
+                    Beginning { machine, memory, disk, standby: parts, promotion, live, networks, arrivals };
                 return primary::run(beginning, around);
             }
             // A standby has nothing to yield, and hears with its promotion how the guest is protected.

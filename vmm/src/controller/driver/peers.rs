@@ -19,8 +19,16 @@ const STRANGERS_MAX: usize = 32;
 /// Most clients at one time, where there are descriptors enough.
 const CLIENTS_MAX: usize = 1024;
 
-/// Descriptors that one client takes at most: its connection, a file that it uploads, what it has not read yet.
-const CLIENT_DESCRIPTORS: usize = 2 + CLIENT_UNREAD_MAX;
+/// Descriptors that one client takes at most: its connection, two files that it uploads, what it has not read yet.
+const CLIENT_DESCRIPTORS: usize = 3 + CLIENT_UNREAD_MAX;
+
+/// Files that a client passes on with a request for a new VM.
+pub(super) struct Uploads {
+    /// What the guest is booted from.
+    pub(super) boot: Extent,
+    /// What its disk begins with.
+    pub(super) disk: Option<Extent>,
+}
 
 /// What others make us log, in bursts: those that everybody can cause must not hide those of hosts.
 #[derive(Default)]
@@ -178,9 +186,16 @@ impl Driver {
     fn keep_upload(&mut self, link: LinkId, message: &FromClient, extents: Vec<(ExtentTag, Extent)>) {
         self.uploads.remove(&link);
         if matches!(message.request, Request::CreateVm(_)) {
-            let upload = extents.into_iter().find(|(tag, _)| tag.grant.part == Part::Upload);
-            if let Some((_, extent)) = upload {
-                self.uploads.insert(link, extent);
+            let (mut boot, mut disk) = (None, None);
+            for (tag, extent) in extents {
+                match tag.grant.part {
+                    Part::Upload => boot = Some(extent),
+                    Part::UploadedDisk => disk = Some(extent),
+                    _ => {}
+                }
+            }
+            if let Some(boot) = boot {
+                self.uploads.insert(link, Uploads { boot, disk });
             }
         }
     }
