@@ -136,6 +136,18 @@ fn disk_code(error: &DiskFileError) -> ExitCode {
     }
 }
 
+impl From<NetError> for Failure {
+    fn from(error: NetError) -> Self {
+        Self::new(net_code(&error), &error)
+    }
+}
+
+impl From<DiskFileError> for Failure {
+    fn from(error: DiskFileError) -> Self {
+        Self::new(disk_code(&error), &error)
+    }
+}
+
 impl From<SwitchError> for Failure {
     fn from(error: SwitchError) -> Self {
         let code = match &error {

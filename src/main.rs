@@ -3,6 +3,7 @@
 
 mod console;
 mod demo;
+mod disk;
 mod doctor;
 mod events;
 mod exit_code;
@@ -82,6 +83,8 @@ enum Command {
     Delete(planned::DeleteArgs),
     /// End a cluster: its hosts and its controller; VMs wait in the pool
     Shutdown(planned::ShutdownArgs),
+    /// Write the disk of a VM that has ended to a file
+    Disk(disk::Args),
     /// Run a pool controller, or look into a pool
     Pool(pool_inspect::PoolCommand),
     /// Run a host
@@ -102,6 +105,7 @@ fn main() -> std::process::ExitCode {
         Command::Console(args) => console::run(&args),
         Command::Events(args) => events::run(&args),
         Command::Shutdown(args) => planned::shutdown(&args),
+        Command::Disk(args) => disk::run(&args),
         Command::Delete(args) => planned::delete(&args),
         Command::Drain(args) => planned::drain(args),
         Command::Doctor(args) => doctor::run(&args),

@@ -102,7 +102,7 @@ pub(crate) fn drain(args: DrainArgs) -> CommandResult {
     Ok(ExitStatus::Own(ExitCode::Ok))
 }
 
-fn find(client: &mut Client, name: &str) -> Result<VmStatus, Failure> {
+pub(crate) fn find(client: &mut Client, name: &str) -> Result<VmStatus, Failure> {
     let (Answer::Status(status), _) = client.request(Request::Status, Vec::new())? else {
         return Err(ClientError::WrongAnswer.into());
     };

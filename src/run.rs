@@ -14,7 +14,7 @@ use scenarios::cluster::{Cluster, ClusterOptions, default_pool_parent};
 use scenarios::devices::{DiskOption, NetOption};
 use scenarios::foreground::{Followed, ShowError, Shown, show};
 use scenarios::guest::{GuestImage, GuestSource};
-use scenarios::protected::{Outcome, ProtectedRun, Respawn, VmOptions};
+use scenarios::protected::{GuestDisk, Outcome, ProtectedRun, Respawn, VmOptions, export_disk};
 use scenarios::status_line::StatusLine;
 use scenarios::summary::Summary;
 use scenarios::units::{ByteCount, parse_span};
@@ -22,6 +22,7 @@ use std::fs::File;
 use std::io::{self, IsTerminal as _};
 use std::os::fd::AsFd as _;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use vmm::clock::monotonic;
 use vmm::disk_file::DiskFile;
 use vmm::recording::RecordError;
@@ -115,9 +116,10 @@ impl Args {
     ///
     /// # Errors
     /// No entropy for the addresses of network devices.
-    pub(crate) fn vm(&self) -> Result<VmOptions, Failure> {
+    pub(crate) fn vm(&self, disk_bytes: u64) -> Result<VmOptions, Failure> {
         Ok(VmOptions {
             nets: self.nets()?,
+            disk_bytes,
             memory: self.memory,
             mode: if self.mode == RunMode::Replay { Mode::Replay } else { Mode::Checkpoint },
             args: self.args.clone(),
@@ -165,14 +167,19 @@ pub(crate) fn run(args: &Args) -> CommandResult {
         return Err(Failure::line(ExitCode::Terminated, "the process that started this run is gone"));
     }
     let Ok(source) = args.guest.parse::<GuestSource>();
-    let image = source.read()?;
+    let mut image = source.read()?;
     image.check(args.memory.get(), &args.args)?;
-    if args.mode != RunMode::None {
-        let disk = [("--disk", args.disk.is_some())];
-        refuse(&disk, "yet without --mode none: guests with disks are not protected yet")?;
-    }
     if args.net.len() > NETS_MAX {
         return Err(Failure::line(ExitCode::Usage, format!("--net was given more than {NETS_MAX} times")));
+    }
+    if args.mode != RunMode::None {
+        for net in &args.net {
+            // Said here once, rather than by each host.
+            vmm::net::check(&net.backend)?;
+        }
+        if let Some(disk) = &args.disk {
+            image = image.with_disk(Arc::new(GuestDisk::open(disk)?));
+        }
     }
     if let Some(socket) = args.in_pool.socket() {
         refuse(&args.without_own_cluster(), "with --pool: the cluster is there already")?;
@@ -239,7 +246,7 @@ fn run_protected(args: &Args, image: &GuestImage) -> CommandResult {
         keep: args.keep,
     })?;
     let (pool_directory, run_directory) = (cluster.pool_directory().to_owned(), cluster.run_directory().to_owned());
-    let options = args.vm()?;
+    let options = args.vm(image.disk().map_or(0, GuestDisk::bytes))?;
     let respawn = if args.respawn { Respawn::All } else { Respawn::Fenced };
     let mut run = ProtectedRun::start(cluster, image, &options, respawn, args.events.as_deref())?;
     let shown = follow(args.time_limit, &mut run, &signals)?;
@@ -251,7 +258,14 @@ fn run_protected(args: &Args, image: &GuestImage) -> CommandResult {
         let since = run.started_at();
         write_summary(&mut run, since, outcome, to.as_deref())?;
     }
+    let exported = match (&shown, image.disk()) {
+        (Shown::Over(Outcome::Ended(_)), Some(disk)) => {
+            run.disk_image().map_err(Failure::from).and_then(|found| Ok(export_disk(&found, disk.path())?))
+        }
+        _ => Ok(()),
+    };
     run.shut_down();
+    exported?;
     if args.keep {
         eprintln!("ftvm: pool kept in {}, logs in {}", pool_directory.display(), run_directory.display());
     }

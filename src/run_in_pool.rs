@@ -10,7 +10,7 @@ use ft_protocol::spec::NAME_BYTES_MAX;
 use scenarios::attached::{AttachedVm, Following, NewName, start_detached};
 use scenarios::foreground::Shown;
 use scenarios::guest::{GuestImage, GuestSource};
-use scenarios::protected::{Outcome, UnreadConsole};
+use scenarios::protected::{GuestDisk, Outcome, UnreadConsole, export_disk};
 use scenarios::units::parse_span;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -94,7 +94,7 @@ pub(crate) fn duration(span: Span) -> Duration {
 
 pub(crate) fn run(socket: &Path, args: &run::Args, pool: &PoolRunArgs, image: &GuestImage) -> CommandResult {
     output::require()?;
-    let (name, options) = (pool.new_name(image), args.vm()?);
+    let (name, options) = (pool.new_name(image), args.vm(image.disk().map_or(0, GuestDisk::bytes))?);
     if pool.detach {
         let name = start_detached(socket, image, &options, &name, pool.unread())?;
         output::text(&format!("{name}\n"))?;
@@ -123,6 +123,9 @@ pub(crate) fn run(socket: &Path, args: &run::Args, pool: &PoolRunArgs, image: &G
     }
     match shown {
         Shown::Over(Outcome::Ended(end)) => {
+            if let Some(disk) = image.disk() {
+                export_disk(&vm.disk_image()?, disk.path())?;
+            }
             if pool.rm {
                 vm.delete()?;
             }

@@ -1,5 +1,6 @@
 //! Where a guest comes from: a file, or one of those that ftvm brings along.
 
+use crate::protected::GuestDisk;
 use ft_protocol::wire::{Access, ExtentTag, Grant, Part};
 use nix::errno::Errno;
 use nix::sys::memfd::{MFdFlags, memfd_create};
@@ -10,6 +11,7 @@ use std::io::{self, Read as _, Seek as _, SeekFrom, Write as _};
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::str::FromStr;
+use std::sync::Arc;
 use vmm::machine::flat::{self, FlatGuestError};
 use vmm::machine::layout::anonymous_memory;
 
@@ -30,6 +32,7 @@ pub enum GuestSource {
 pub struct GuestImage {
     source: GuestSource,
     bytes: Vec<u8>,
+    disk: Option<Arc<GuestDisk>>,
 }
 
 /// Why there is no guest to start.
@@ -117,7 +120,7 @@ impl GuestSource {
                 .to_vec(),
             Self::File(path) => read_file(path)?,
         };
-        Ok(GuestImage { source: self.clone(), bytes })
+        Ok(GuestImage { source: self.clone(), bytes, disk: None })
     }
 }
 
@@ -146,6 +149,30 @@ impl GuestImage {
     #[must_use]
     pub fn bytes(&self) -> &[u8] {
         &self.bytes
+    }
+
+    /// The same guest, with a disk.
+    #[must_use]
+    pub fn with_disk(self, disk: Arc<GuestDisk>) -> Self {
+        Self { disk: Some(disk), ..self }
+    }
+
+    /// Its disk.
+    #[must_use]
+    pub fn disk(&self) -> Option<&GuestDisk> {
+        self.disk.as_deref()
+    }
+
+    /// What travels beside the request for a VM: the guest, and the first content of its disk.
+    ///
+    /// # Errors
+    /// When the kernel has no memory or descriptor for it.
+    pub fn uploads(&self) -> Result<Vec<(ExtentTag, Extent)>, GuestError> {
+        let mut uploads = vec![self.upload()?];
+        if let Some(disk) = &self.disk {
+            uploads.push(disk.upload().map_err(GuestError::Carrier)?);
+        }
+        Ok(uploads)
     }
 
     /// Checks that the guest starts in a memory of this size with these arguments, before anything is started.

@@ -44,6 +44,7 @@ impl Golden {
             epoch_interval: Some(Span::from_ms(5)),
             working_set: None,
             nets: Vec::new(),
+            disk_bytes: 0,
             policy: ft_protocol::policy::Policy::default(),
         };
         Self { image, options, console, end }

@@ -108,6 +108,14 @@ impl DiskFile {
         lock(&self.disk).bytes()
     }
 
+    /// The file as it is now, for somebody else who reads it.
+    ///
+    /// # Errors
+    /// When the process has no descriptor left.
+    pub fn reader(&self) -> io::Result<File> {
+        self.file.try_clone()
+    }
+
     /// The disk, for the guest's device.
     #[must_use]
     pub fn disk(&self) -> Arc<Mutex<Disk>> {

@@ -10,7 +10,7 @@ use crate::event::{Event, What, vm_of};
 use crate::foreground::Followed;
 use crate::guest::GuestImage;
 use crate::protected::{
-    Chronicle, ConsoleStart, ConsoleTap, Outcome, RunError, Turn, UnreadConsole, VmOptions, wait_for_any,
+    Chronicle, ConsoleStart, ConsoleTap, Outcome, RunError, Turn, UnreadConsole, VmOptions, disk_of, wait_for_any,
 };
 use crate::timeline::Timeline;
 use ft_protocol::commit_meta::GuestEnd;
@@ -19,6 +19,7 @@ use ft_protocol::wire::{Answer, Request, RequestError, Status, ToClient, VmStatu
 use ft_protocol::{Time, VmId};
 use link::{Link, News};
 use nix::poll::PollFlags;
+use shared_mem::Extent;
 use std::os::fd::BorrowedFd;
 use std::path::Path;
 use std::time::Duration;
@@ -89,7 +90,7 @@ fn create(
             NewName::Like(name) => format!("{name}-{number}"),
         };
         let request = Request::CreateVm(options.spec(&called, unread));
-        match link.ask(request, vec![image.upload()?]) {
+        match link.ask(request, image.uploads()?) {
             Ok(Some((Answer::VmCreated(vm), _))) => return Ok((vm, called)),
             Ok(Some(_)) => return Err(ClientError::WrongAnswer.into()),
             Ok(None) => return Err(RunError::ControllerDied),
@@ -231,6 +232,16 @@ impl AttachedVm {
     /// When the controller refuses.
     pub fn release(mut self) -> Result<bool, RunError> {
         Ok(self.link.ask(Request::ReleaseConsole(self.vm), Vec::new())?.is_some())
+    }
+
+    /// The disk's image, once the guest has ended.
+    ///
+    /// # Errors
+    /// When the guest still runs or has no disk, or the controller does not answer.
+    pub fn disk_image(&mut self) -> Result<Extent, RunError> {
+        let answer = self.link.ask(Request::ReadDisk(self.vm), Vec::new())?;
+        let (_, extents) = answer.ok_or(RunError::ControllerDied)?;
+        disk_of(self.vm, extents)
     }
 
     /// Ends the VM's life. False: there is no controller that could be told.

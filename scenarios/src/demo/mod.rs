@@ -159,6 +159,7 @@ fn show_in(
         working_set: None,
         policy: ft_protocol::policy::Policy::default(),
         nets: Vec::new(),
+        disk_bytes: 0,
     };
     let run = ProtectedRun::start(cluster, &image, &vm, Respawn::All, None)?;
     let kills = plan_kills(options.seed, options.kills, golden.console.len() as u64);

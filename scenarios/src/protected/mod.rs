@@ -3,12 +3,14 @@
 
 mod chronicle;
 mod console;
+mod disk;
 mod error;
 mod spec;
 
 pub(crate) use chronicle::Chronicle;
 pub use console::ConsoleStart;
 pub(crate) use console::ConsoleTap;
+pub use disk::{ExportError as DiskExportError, GuestDisk, export as export_disk};
 pub use error::RunError;
 pub use spec::{UnreadConsole, VmOptions};
 
@@ -17,10 +19,11 @@ use crate::event::{Event, What};
 use crate::guest::GuestImage;
 use crate::timeline::{FENCED_EXIT_CODE, Timeline};
 use ft_protocol::commit_meta::GuestEnd;
-use ft_protocol::wire::{Answer, Request, Status, ToClient};
+use ft_protocol::wire::{Answer, ExtentTag, Part, Request, Status, ToClient};
 use ft_protocol::{Epoch, Time, VmId};
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use shared_mem::Extent;
 use std::collections::BTreeMap;
 use std::os::fd::{AsFd as _, BorrowedFd};
 use std::path::Path;
@@ -98,7 +101,7 @@ impl ProtectedRun {
         let mut client = Client::connect(cluster.socket())?;
         client.request(Request::Watch, Vec::new())?;
         let spec = options.spec(spec::PRIVATE_NAME, UnreadConsole::Waits);
-        let (answer, _) = client.request(Request::CreateVm(spec), vec![image.upload()?])?;
+        let (answer, _) = client.request(Request::CreateVm(spec), image.uploads()?)?;
         let Answer::VmCreated(vm) = answer else { return Err(ClientError::WrongAnswer.into()) };
         let (_, extents) = client.request(Request::AttachConsole { vm, from: 0 }, Vec::new())?;
         let console = ConsoleTap::open(vm, &extents, ConsoleStart::At(0))?;
@@ -328,6 +331,23 @@ impl ProtectedRun {
         }
     }
 
+    /// The disk's image, once the guest has ended.
+    ///
+    /// # Errors
+    /// When the guest still runs or has no disk, or the controller does not answer.
+    pub fn disk_image(&mut self) -> Result<Extent, RunError> {
+        let vm = self.vm;
+        let answer = match self.client.request(Request::ReadDisk(vm), Vec::new()) {
+            Err(error) if is_broken(&error) => {
+                self.revive()?;
+                self.client.request(Request::ReadDisk(vm), Vec::new())
+            }
+            answer => answer,
+        };
+        let (_, extents) = answer?;
+        disk_of(vm, extents)
+    }
+
     /// The hosts that are primary and secondary for the guest right now.
     ///
     /// # Errors
@@ -375,6 +395,12 @@ pub struct Roles {
     pub primary: Option<HostName>,
     /// The host that stands by, ready or not.
     pub secondary: Option<HostName>,
+}
+
+/// The disk image that came with an answer.
+pub(crate) fn disk_of(vm: VmId, extents: Vec<(ExtentTag, Extent)>) -> Result<Extent, RunError> {
+    let found = extents.into_iter().find(|(tag, _)| tag.grant.part == Part::Disk(vm));
+    found.map(|(_, image)| image).ok_or(RunError::Client(ClientError::WrongAnswer))
 }
 
 /// Whether a controller that was just started again has been killed, too.

@@ -44,6 +44,8 @@ pub struct VmOptions {
     pub working_set: Option<ByteCount>,
     /// Where it should run.
     pub policy: Policy,
+    /// Bytes of its disk; zero: none.
+    pub disk_bytes: u64,
     /// Network devices.
     pub nets: Vec<NetSpec>,
 }
@@ -58,21 +60,22 @@ impl VmOptions {
             mode: self.mode,
             epoch_interval: self.epoch_interval.unwrap_or(self.mode.default_epoch_interval()),
             args: self.args.clone(),
-            journal: journal_for(self.memory),
+            journal: journal_for(self.memory, self.disk_bytes),
             console_lossless: unread == UnreadConsole::Waits,
             policy: self.policy.clone(),
             working_set_bytes_max: self.working_set.map(ByteCount::get),
             nets: self.nets.clone(),
-            disk_bytes: 0,
+            disk_bytes: self.disk_bytes,
             log_bytes: if self.mode.records() { LOG_BYTES_DEFAULT } else { UNUSED_LOG_BYTES },
         }
     }
 }
 
-/// A journal whose slots hold even an epoch that dirtied every page.
-fn journal_for(memory: ByteCount) -> JournalShape {
-    let pages = memory.get().div_ceil(PAGE_BYTES);
-    let largest = memory.get().saturating_add(pages.saturating_mul(INDEX_BYTES)).saturating_add(RECORD_EXTRA_BYTES);
+/// A journal whose slots hold even an epoch that dirtied every page and every block.
+fn journal_for(memory: ByteCount, disk_bytes: u64) -> JournalShape {
+    let content = memory.get().saturating_add(disk_bytes);
+    let pages = content.div_ceil(PAGE_BYTES);
+    let largest = content.saturating_add(pages.saturating_mul(INDEX_BYTES)).saturating_add(RECORD_EXTRA_BYTES);
     let slot_bytes = largest.checked_next_multiple_of(PAGE_BYTES).unwrap_or(u64::MAX - u64::MAX % PAGE_BYTES);
     JournalShape { slots: JOURNAL_SLOTS, slot_bytes, reserved_bytes: slot_bytes.min(RESERVED_BYTES_MAX) }
 }
@@ -83,11 +86,12 @@ mod tests {
 
     #[test]
     fn a_slot_holds_the_whole_memory() {
-        for memory in [ByteCount::mib(2), ByteCount::mib(64), ByteCount::new(u64::MAX)] {
-            let journal = journal_for(memory);
+        for (memory, disk) in [(ByteCount::mib(2), 1 << 30), (ByteCount::mib(64), 0), (ByteCount::new(u64::MAX), 4096)]
+        {
+            let journal = journal_for(memory, disk);
             assert!(journal.slot_bytes.is_multiple_of(PAGE_BYTES));
             assert!(journal.reserved_bytes <= journal.slot_bytes);
-            assert!(journal.slot_bytes >= memory.get() - memory.get() % PAGE_BYTES);
+            assert!(journal.slot_bytes >= memory.get().saturating_add(disk) - u64::MAX % PAGE_BYTES);
         }
     }
 }

@@ -139,6 +139,7 @@ pub fn run_scenario(
         working_set: None,
         policy: ft_protocol::policy::Policy::default(),
         nets: Vec::new(),
+        disk_bytes: 0,
     };
     let respawn = if scenario.cluster.respawn { Respawn::All } else { Respawn::Fenced };
     let run = ProtectedRun::start(cluster, &image, &vm, respawn, Some(&directory.file("events.jsonl")))?;

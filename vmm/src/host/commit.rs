@@ -145,9 +145,9 @@ impl Gate {
         core.handle(clock::monotonic(), Input::EventWaits, for_vcpu);
         inner.show();
         self.event.store(true, Ordering::Relaxed);
-        let stops = inner.for_vcpu.iter().any(|action| matches!(action, Action::Stop));
+        let left = !inner.for_vcpu.is_empty();
         drop(inner);
-        stops || self.must_rearm()
+        left || self.must_rearm()
     }
 
     /// Whether the core was told of something that the guest may have taken since.
