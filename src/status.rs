@@ -138,6 +138,13 @@ fn describe(vm: &VmStatus) -> String {
         (None, None) => "protected".to_owned(),
         (None, Some(reason)) => format!("NOT protected: {reason}"),
     });
+    for net in &vm.nets {
+        // Writing to a String cannot fail.
+        let _ = write!(text, "; net {net}");
+    }
+    if vm.disk_bytes > 0 {
+        let _ = write!(text, "; disk {}", ByteCount::new(vm.disk_bytes));
+    }
     for (word, why) in [
         ("moving to", &vm.moving_to),
         ("spare", &vm.spare),
@@ -157,7 +164,7 @@ fn describe(vm: &VmStatus) -> String {
 mod tests {
     use super::*;
     use ft_protocol::phi::Phi;
-    use ft_protocol::spec::Mode;
+    use ft_protocol::spec::{Mode, NetBackend, NetSpec};
     use ft_protocol::wire::HostStatus;
     use ft_protocol::{Epoch, Generation, HostId, VmId};
 
@@ -188,6 +195,8 @@ mod tests {
             mode: Mode::Checkpoint,
             diverged: None,
             memory_bytes: 64 << 20,
+            nets: vec![NetSpec { mac: [2, 0, 0, 0, 0, 7], backend: NetBackend::Tap("tap0".to_owned()) }],
+            disk_bytes: 1 << 20,
             console_end: 1200,
             waits: None,
             ended: None,
@@ -198,7 +207,7 @@ mod tests {
             "host a  up         spare  phi 0.3  rack=r1\n\
              host b  up         primary of guest  phi 0.3  rack=r1\n\
              vm guest  running  64 MiB  checkpoint  primary b  secondary -  generation 2  epoch 57  console 1200  \
-             takeovers 1  switchovers 2  NOT protected: no healthy host is free\n"
+             takeovers 1  switchovers 2  NOT protected: no healthy host is free; net tap=tap0,mac=02:00:00:00:00:07; disk 1 MiB\n"
         );
     }
 }

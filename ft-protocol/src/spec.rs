@@ -110,6 +110,22 @@ const SEGMENT_BYTES_MAX: usize = 107;
 /// Longest name of a TAP device, in bytes: the kernel's bound.
 const TAP_BYTES_MAX: usize = 15;
 
+impl fmt::Display for NetBackend {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Segment(path) => write!(f, "segment={path}"),
+            Self::Tap(name) => write!(f, "tap={name}"),
+        }
+    }
+}
+
+impl fmt::Display for NetSpec {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let [a, b, c, d, e, g] = self.mac;
+        write!(f, "{},mac={a:02x}:{b:02x}:{c:02x}:{d:02x}:{e:02x}:{g:02x}", self.backend)
+    }
+}
+
 impl NetBackend {
     /// Why hosts cannot use it, whatever is there, in one line.
     pub fn check(&self) -> Result<(), &'static str> {

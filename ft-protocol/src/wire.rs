@@ -7,7 +7,7 @@ use crate::commit_meta::GuestEnd;
 use crate::cpu::CpuProfile;
 use crate::ids::{Epoch, Generation, HostId, Incarnation, VmId};
 use crate::phi::Phi;
-use crate::spec::{Mode, VmSpec};
+use crate::spec::{Mode, NetSpec, VmSpec};
 use crate::time::{Span, Time};
 use crate::timeline::{Happening, Shortage};
 use crate::versions::VersionRange;
@@ -669,6 +669,10 @@ pub struct VmStatus {
     pub spare: Option<String>,
     /// Guest memory in bytes.
     pub memory_bytes: u64,
+    /// Network devices.
+    pub nets: Vec<NetSpec>,
+    /// Bytes of the disk; zero: none.
+    pub disk_bytes: u64,
     /// Console bytes since the guest's birth.
     pub console_end: u64,
     /// What the guest waits for, in one line: space in the pool, or a reader of its output.

@@ -34,10 +34,15 @@ impl NetOption {
     /// The device as a VM's specification has it.
     ///
     /// # Errors
-    /// The operating system has no entropy for an address.
+    /// The operating system has no entropy for an address, or there is no working directory for a relative path.
     pub fn spec(&self) -> io::Result<NetSpec> {
         let mac = self.mac.map_or_else(MacAddress::random, Ok)?;
-        Ok(NetSpec { mac: mac.0, backend: self.backend.clone() })
+        let backend = match &self.backend {
+            // Hosts may have another working directory.
+            NetBackend::Segment(path) => NetBackend::Segment(std::path::absolute(path)?.to_string_lossy().into_owned()),
+            tap @ NetBackend::Tap(_) => tap.clone(),
+        };
+        Ok(NetSpec { mac: mac.0, backend })
     }
 }
 
@@ -104,6 +109,8 @@ mod tests {
         let tap = NetOption { backend: NetBackend::Tap("tap0".to_owned()), mac: Some(mac) };
         assert_eq!(read("tap=tap0,mac=02:00:00:00:00:09"), Ok(tap.clone()));
         assert_eq!(tap.spec().expect("its own address").mac, mac.0);
+        let relative = read("segment=switch").expect("a network").spec().expect("a device");
+        assert!(matches!(relative.backend, NetBackend::Segment(path) if path.starts_with('/')));
         for bad in ["", "tap", "tap=", "segment=", "bridge=br0", ",mac=02:00:00:00:00:09", "tap=t,mac=1"] {
             assert!(read(bad).is_err(), "{bad}");
         }

@@ -14,6 +14,7 @@ mod kills;
 mod losses;
 mod memory_cost;
 mod outputs;
+mod protected_devices;
 mod scenario_files;
 mod several_vms;
 mod support;

@@ -315,6 +315,8 @@ impl Controller {
             at_risk: self.at_risk_because(entry.id),
             spare: entry.spare.map(|host| self.host_name(host)),
             memory_bytes: entry.spec.memory_bytes,
+            nets: entry.spec.nets.clone(),
+            disk_bytes: entry.spec.disk_bytes,
             console_end: entry.console_end,
             waits: entry.waits(),
             ended: match &entry.phase {

@@ -2,17 +2,26 @@
 //!
 //! A descriptor opened O_RDONLY cannot be written through, but a process of the same user could open the same file again
 //! through /proc/self/fd. Landlock (Documentation/userspace-api/landlock.rst) takes that way: after this, no file can be
-//! opened for writing, made, removed or truncated by path, not even by root. What is open already is not touched.
+//! opened for writing, made, removed or truncated by path, not even by root. What is open already is not touched. The one
+//! exception is the device that TAP devices are had from: guests come, and move here, when the host is confined already.
 
-use landlock::{ABI, AccessFs, CompatLevel, Compatible, Ruleset, RulesetAttr, RulesetError, RulesetStatus};
+use crate::net::TUN_DEVICE;
+use landlock::{
+    ABI, AccessFs, CompatLevel, Compatible, PathBeneath, PathFd, Ruleset, RulesetAttr, RulesetCreatedAttr,
+    RulesetError, RulesetStatus,
+};
 
 /// Confines the calling thread and all that it starts. Says whether the kernel does all of it.
 pub(super) fn confine() -> Result<bool, RulesetError> {
-    let status = Ruleset::default()
+    let mut ruleset = Ruleset::default()
         .set_compatibility(CompatLevel::BestEffort)
         .handle_access(AccessFs::from_write(ABI::V3))?
-        .create()?
-        .restrict_self()?;
+        .create()?;
+    // Without the device there are no TAP devices here.
+    if let Ok(tun) = PathFd::new(TUN_DEVICE) {
+        ruleset = ruleset.add_rule(PathBeneath::new(tun, AccessFs::WriteFile))?;
+    }
+    let status = ruleset.restrict_self()?;
     Ok(status.ruleset == RulesetStatus::FullyEnforced)
 }
 

@@ -33,6 +33,8 @@ pub use frame::{BadMac, MacAddress};
 pub use port::{NetPort, PortCounters, frame_queue};
 pub use switch::{Faults, Switch, SwitchCounters, SwitchError};
 
+pub(crate) use tap::TUN_DEVICE;
+
 use ft_protocol::spec::NetBackend;
 
 /// Says whether a network can be reached from here, now.
