@@ -136,12 +136,6 @@ fn disk_code(error: &DiskFileError) -> ExitCode {
     }
 }
 
-impl From<NetError> for Failure {
-    fn from(error: NetError) -> Self {
-        Self::new(net_code(&error), &error)
-    }
-}
-
 impl From<DiskFileError> for Failure {
     fn from(error: DiskFileError) -> Self {
         Self::new(disk_code(&error), &error)
