@@ -58,7 +58,9 @@ pub(crate) fn run(args: &Args) -> CommandResult {
     let again = format!("`--from {position}` reads on from there");
     match shown.map_err(|failure| failure.with_advice(&again))? {
         Shown::Over(Outcome::Ended(end)) => guest_end(end),
-        Shown::Over(Outcome::Lost { .. }) => unreachable!("a cluster that is not ours may always get another host"),
+        Shown::Over(Outcome::Lost { .. } | Outcome::Deleted) => {
+            unreachable!("a cluster that is not ours may always get another host")
+        }
         Shown::TimeOut => unreachable!("no time limit was given"),
         Shown::OutputClosed => Ok(ExitStatus::Own(ExitCode::OutputClosed)),
         Shown::Interrupted => {

@@ -84,7 +84,7 @@ pub(crate) fn run(args: &Args) -> CommandResult {
 }
 
 fn code(report: &DemoReport) -> ExitCode {
-    match (report.holds, report.summary.end) {
+    match (report.holds, report.summary.end.as_str()) {
         (true, _) => ExitCode::Ok,
         (false, "interrupted") => ExitCode::TimeOut,
         (false, "lost") => ExitCode::VmLost,

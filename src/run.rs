@@ -92,6 +92,9 @@ pub(crate) struct Args {
     /// Write the run in numbers, as JSON, to a file or to standard error
     #[arg(long, value_name = "FILE", num_args = 0..=1, require_equals = true)]
     pub(crate) json: Option<Option<PathBuf>>,
+    /// Write the checksum of an unprotected guest's memory at its end to a file
+    #[arg(long, value_name = "FILE", hide = true)]
+    memory_crc: Option<PathBuf>,
     /// The process that this run belongs to: dies with it
     #[arg(long, value_name = "PID", hide = true)]
     private_to: Option<i32>,
@@ -216,6 +219,11 @@ fn run_unprotected(args: &Args, image: &GuestImage) -> CommandResult {
     };
     let record = args.record.as_deref().map(|path| RecordTo { path, guest: &args.guest });
     let end = vmm::unprotected::run_recorded(guest, record, &mut io::stdout().lock())?;
+    if let Some(path) = &args.memory_crc {
+        std::fs::write(path, format!("{:08x}\n", end.memory_crc())).map_err(|error| {
+            Failure::line(ExitCode::FileMissing, format!("cannot write {}: {error}", path.display()))
+        })?;
+    }
     recorded_end(guest_end(end.guest), end.recording)
 }
 
@@ -244,6 +252,7 @@ fn run_protected(args: &Args, image: &GuestImage) -> CommandResult {
         pool_parent: args.pool_dir.clone(),
         heartbeat_bound: args.heartbeat_ms.map(Span::from_ms),
         keep: args.keep,
+        custom: scenarios::cluster::ClusterCustom::default(),
     })?;
     let (pool_directory, run_directory) = (cluster.pool_directory().to_owned(), cluster.run_directory().to_owned());
     let options = args.vm(image.disk().map_or(0, GuestDisk::bytes))?;
@@ -271,6 +280,7 @@ fn run_protected(args: &Args, image: &GuestImage) -> CommandResult {
     }
     match shown {
         Shown::Over(Outcome::Ended(end)) => guest_end(end),
+        Shown::Over(Outcome::Deleted) => unreachable!("nobody else can delete a VM of a private cluster"),
         Shown::Over(Outcome::Lost { recoverable }) => {
             let kept = args.keep.then_some(pool_directory.as_path());
             Err(Failure::line(ExitCode::VmLost, lost_line(recoverable.map(ft_protocol::Epoch::get), kept)))

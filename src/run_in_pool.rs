@@ -131,7 +131,9 @@ pub(crate) fn run(socket: &Path, args: &run::Args, pool: &PoolRunArgs, image: &G
             }
             guest_end(end)
         }
-        Shown::Over(Outcome::Lost { .. }) => unreachable!("a cluster that is not ours may always get another host"),
+        Shown::Over(Outcome::Lost { .. } | Outcome::Deleted) => {
+            unreachable!("a cluster that is not ours may always get another host")
+        }
         Shown::TimeOut => {
             let line = "the guest did not end within the time limit";
             Err(Failure::line(ExitCode::TimeOut, line).with_advice(&leave(vm, pool, socket)?))

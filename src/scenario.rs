@@ -1,5 +1,7 @@
 //! `ftvm scenario`: failures as files.
 
+mod show;
+
 use crate::exit_code::ExitCode;
 use crate::failure::Failure;
 use crate::run::this_program;
@@ -8,8 +10,8 @@ use crate::{CommandResult, ExitStatus, output};
 use clap::Subcommand;
 use scenarios::cluster::default_pool_parent;
 use scenarios::golden::GoldenError;
-use scenarios::language::{Scenario, ScenarioError};
-use scenarios::runner::{Report, RunnerError, RunnerOptions, Verdict, run_scenario};
+use scenarios::language::{Axis, Scenario, ScenarioError, json_schema};
+use scenarios::runner::{Campaign, Report, RunnerError, RunnerOptions, github_annotations, junit, run_campaign};
 use std::fmt::Write as _;
 use std::os::fd::AsFd as _;
 use std::path::{Path, PathBuf};
@@ -25,17 +27,29 @@ enum Command {
     /// Run scenarios on real processes; 0 only if everything that they expect holds
     Run(RunArgs),
     /// Check scenario files without running them
-    Check(CheckArgs),
+    Check(FilesArgs),
+    /// List scenarios and what they prove
+    List(FilesArgs),
+    /// Print the JSON schema of scenario files, for editors
+    Schema,
 }
 
 #[derive(clap::Args)]
 struct RunArgs {
-    /// Scenario files, or directories of them
-    #[arg(required = true, value_name = "FILE|DIR")]
-    paths: Vec<PathBuf>,
+    #[command(flatten)]
+    files: FilesArgs,
     /// Where random numbers start, instead of the scenarios' own seeds
     #[arg(long, value_name = "N")]
     seed: Option<u64>,
+    /// Run each this often, with a seed more each time
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..))]
+    repeat: u64,
+    /// Go on, with a seed more each time, until one fails
+    #[arg(long, conflicts_with = "repeat")]
+    until_fail: bool,
+    /// Run this many at once
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=64))]
+    jobs: u16,
     /// Where the runs' directories are made; those of runs that went well are removed again
     #[arg(long, value_name = "DIR", default_value = "scenario-runs")]
     runs: PathBuf,
@@ -45,62 +59,104 @@ struct RunArgs {
     /// Where pools are made: a tmpfs
     #[arg(long, value_name = "DIR", env = "FTVM_POOL_DIR", default_value_os_t = default_pool_parent())]
     pool_dir: PathBuf,
+    /// Write a report that machines that build can read
+    #[arg(long, value_name = "FILE")]
+    junit: Option<PathBuf>,
+    /// Print annotations for GitHub Actions, which also sets the variable
+    #[arg(long, env = "GITHUB_ACTIONS")]
+    github: bool,
+    /// Show every expectation, also of scenarios that hold
+    #[arg(long, short)]
+    verbose: bool,
     /// Print JSON
     #[arg(long)]
     json: bool,
 }
 
 #[derive(clap::Args)]
-struct CheckArgs {
+struct FilesArgs {
     /// Scenario files, or directories of them
     #[arg(required = true, value_name = "FILE|DIR")]
     paths: Vec<PathBuf>,
+    /// Give an axis of the matrix these values, or add an axis; may be repeated
+    #[arg(long, value_name = "KEY=VALUE,...")]
+    matrix: Vec<Axis>,
 }
 
 pub(crate) fn run(args: &Args) -> CommandResult {
     match &args.command {
         Command::Run(args) => run_all(args),
         Command::Check(args) => check(args),
+        Command::List(args) => list(args),
+        Command::Schema => {
+            output::json(&json_schema())?;
+            Ok(ExitStatus::Own(ExitCode::Ok))
+        }
     }
 }
 
-fn check(args: &CheckArgs) -> CommandResult {
-    for scenario in read_all(&args.paths)? {
-        output::text(&format!("ok  {}\n", scenario.path.display()))?;
+fn check(args: &FilesArgs) -> CommandResult {
+    for scenario in read_all(args)? {
+        let cell: String = scenario.cell.iter().map(|(key, value)| format!("  {key}={value}")).collect();
+        output::text(&format!("ok  {}{cell}\n", scenario.path.display()))?;
     }
+    Ok(ExitStatus::Own(ExitCode::Ok))
+}
+
+fn list(args: &FilesArgs) -> CommandResult {
+    let scenarios = read_all(args)?;
+    let width = scenarios.iter().map(|scenario| scenario.name.len()).max().unwrap_or(0);
+    let mut text = String::new();
+    for scenario in &scenarios {
+        let description = scenario.description.as_deref().unwrap_or("-");
+        // Writing to a String cannot fail.
+        let _ = writeln!(text, "{:width$}  {description}", scenario.name);
+    }
+    output::text(&text)?;
     Ok(ExitStatus::Own(ExitCode::Ok))
 }
 
 fn run_all(args: &RunArgs) -> CommandResult {
     // All of them are read before the first one runs: a typing error in the last file is said at once.
-    let scenarios = read_all(&args.paths)?;
+    let scenarios = read_all(&args.files)?;
     drop(vmm::machine::open_kvm()?);
     let signals = EndSignals::new()?;
-    let options = RunnerOptions {
-        executable: this_program()?,
-        pool_parent: args.pool_dir.clone(),
-        runs: args.runs.clone(),
-        seed: args.seed,
-        keep: args.keep,
+    let campaign = Campaign {
+        runner: RunnerOptions {
+            executable: this_program()?,
+            commit: env!("FTVM_COMMIT").to_owned(),
+            pool_parent: args.pool_dir.clone(),
+            runs: args.runs.clone(),
+            seed: args.seed,
+            keep: args.keep,
+        },
+        repeat: args.repeat,
+        until_fail: args.until_fail,
+        jobs: usize::from(args.jobs),
     };
-    let mut reports = Vec::new();
-    for scenario in &scenarios {
-        let report = match run_scenario(scenario, &options, signals.as_fd()) {
-            Ok(report) => report,
-            Err(RunnerError::Interrupted) => {
-                return Ok(ExitStatus::Own(signals.received().unwrap_or(ExitCode::Terminated)));
-            }
-            Err(error) => return Err(error.into()),
-        };
-        if !args.json {
-            output::text(&describe(&report))?;
+    let show = show::Show::new(scenarios.len(), args.verbose, args.json);
+    let reports = run_campaign(&scenarios, &campaign, signals.as_fd(), &|progress| show.take(progress));
+    show.finish();
+    let reports = match reports {
+        Ok(reports) => reports,
+        Err(RunnerError::Interrupted) => {
+            return Ok(ExitStatus::Own(signals.received().unwrap_or(ExitCode::Terminated)));
         }
-        reports.push(report);
+        Err(error) => return Err(error.into()),
+    };
+    if let Some(path) = &args.junit {
+        let xml = junit(&reports).map_err(|error| Failure::new(ExitCode::Internal, &error))?;
+        std::fs::write(path, xml).map_err(|error| {
+            Failure::line(ExitCode::FileMissing, format!("cannot write {}: {error}", path.display()))
+        })?;
     }
     if args.json {
         output::json(&reports)?;
     } else {
-        output::text(&summary(&reports))?;
+        output::text(&show::summary(&reports))?;
+        if args.github {
+            output::text(&github_annotations(&reports))?;
+        }
     }
     Ok(ExitStatus::Own(code(&reports)))
 }
@@ -110,40 +166,16 @@ fn code(reports: &[Report]) -> ExitCode {
     let failed: Vec<&Report> = reports.iter().filter(|report| !report.holds).collect();
     match failed[..] {
         [] => ExitCode::Ok,
-        _ if failed.iter().all(|report| report.summary.end == "interrupted") => ExitCode::TimeOut,
+        _ if failed.iter().all(|report| report.ran_out_of_time()) => ExitCode::TimeOut,
         _ => ExitCode::ExpectationFailed,
     }
 }
 
-fn describe(report: &Report) -> String {
-    let mut text = format!("{} (seed {}, {:.1} s)\n", report.scenario, report.seed, report.duration_ms / 1_000.0);
-    for Verdict { expectation, holds, found } in &report.verdicts {
-        let mark = if *holds { "ok  " } else { "FAIL" };
-        // Writing to a String cannot fail.
-        let _ = writeln!(text, "  {mark}  {expectation}: {found}");
-    }
-    if let Some(directory) = &report.directory {
-        let _ = writeln!(text, "  see   {}", directory.display());
-    }
-    if !report.holds {
-        let _ = writeln!(text, "  again ftvm scenario run --seed {} {}", report.seed, report.path.display());
-    }
-    text
-}
-
-fn summary(reports: &[Report]) -> String {
-    let failed: Vec<&str> =
-        reports.iter().filter(|report| !report.holds).map(|report| report.scenario.as_str()).collect();
-    let passed = reports.len() - failed.len();
-    let names = if failed.is_empty() { String::new() } else { format!(": {}", failed.join(", ")) };
-    format!("{passed} scenarios hold, {} fail{names}\n", failed.len())
-}
-
-fn read_all(paths: &[PathBuf]) -> Result<Vec<Scenario>, Failure> {
+fn read_all(args: &FilesArgs) -> Result<Vec<Scenario>, Failure> {
     let mut scenarios = Vec::new();
-    for path in paths {
+    for path in &args.paths {
         for file in files(path)? {
-            scenarios.push(Scenario::read(&file)?);
+            scenarios.extend(Scenario::read_all(&file, &args.matrix)?);
         }
     }
     Ok(scenarios)
@@ -204,7 +236,8 @@ impl From<RunnerError> for Failure {
             RunnerError::Cluster(error) => error.into(),
             RunnerError::Run(error) => error.into(),
             RunnerError::File { .. } => Self::new(ExitCode::FileMissing, &error),
-            RunnerError::Step { .. } => Self::new(ExitCode::ExpectationFailed, &error),
+            RunnerError::Step { .. } | RunnerError::Workload { .. } => Self::new(ExitCode::ExpectationFailed, &error),
+            RunnerError::Skipped { .. } => Self::new(ExitCode::NotPermitted, &error),
             RunnerError::Interrupted => Self::new(ExitCode::Terminated, &error),
         }
     }

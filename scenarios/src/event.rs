@@ -5,10 +5,11 @@ use crate::cluster::{ChildExit, HostName, HostSignal};
 use ft_protocol::commit_meta::GuestEnd;
 use ft_protocol::timeline::Happening;
 use ft_protocol::{Time, VmId};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::fs::File;
 use std::io::{self, BufWriter, Write as _};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// One thing seen, and when.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -21,7 +22,7 @@ pub struct Event {
 }
 
 /// What was seen.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum What {
     /// The controller told this.
@@ -60,13 +61,17 @@ pub enum What {
     ControllerGone,
     /// That cluster has a controller again.
     ControllerBack,
-    /// The console is this long now.
+    /// A console is this long now.
     ConsoleMoved {
+        /// Whose.
+        vm: VmId,
         /// Bytes since the guest's birth.
         tail: u64,
     },
-    /// The guest's life has ended.
+    /// A guest's life has ended.
     GuestEnded {
+        /// Which.
+        vm: VmId,
         /// How.
         end: GuestEnd,
         /// The console's length.
@@ -77,6 +82,71 @@ pub enum What {
         /// Which.
         step: String,
     },
+    /// A fault begins that is no signal.
+    FaultBegan {
+        /// What.
+        fault: String,
+        /// To whom: a host, a VM, or the pool.
+        target: String,
+    },
+    /// Such a fault is over.
+    FaultEnded {
+        /// What.
+        fault: String,
+        /// For whom.
+        target: String,
+    },
+    /// The controller has done, or refuses, what a step asked it for.
+    OrderAnswered {
+        /// The step.
+        order: String,
+        /// Why not, in a line, if it refuses.
+        refused: Option<String>,
+    },
+    /// A process stands still at a failpoint.
+    FailpointReached {
+        /// Whose: a host's, or the controller's.
+        process: HostName,
+        /// Which.
+        failpoint: String,
+    },
+    /// A workload's process was started.
+    WorkloadStarted {
+        /// Which.
+        workload: String,
+        /// Its process.
+        pid: u32,
+    },
+    /// A workload's process has ended.
+    WorkloadEnded {
+        /// Which.
+        workload: String,
+        /// How.
+        exit: ChildExit,
+    },
+    /// The controller was asked how far a VM is.
+    Sampled {
+        /// Which.
+        vm: VmId,
+        /// The reigning generation.
+        generation: u64,
+        /// The last applied epoch.
+        epoch: u64,
+        /// Console bytes since the guest's birth.
+        console: u64,
+    },
+}
+
+impl What {
+    /// The VM that it is about, if it is about one.
+    #[must_use]
+    pub fn vm(&self) -> Option<VmId> {
+        match self {
+            Self::Happened(happening) => vm_of(happening),
+            Self::ConsoleMoved { vm, .. } | Self::GuestEnded { vm, .. } | Self::Sampled { vm, .. } => Some(*vm),
+            _ => None,
+        }
+    }
 }
 
 /// The VM that a happening is about, if it is about one.
@@ -115,7 +185,7 @@ pub fn vm_of(happening: &Happening) -> Option<VmId> {
 }
 
 /// The kinds of happenings, as scenario files name them.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum HappeningKind {
     /// [`Happening::HostJoined`]
@@ -258,6 +328,53 @@ pub fn json_line(event: &Event, start: Time) -> io::Result<String> {
     Ok(line)
 }
 
+/// A line of a file of events, as it is read back.
+#[derive(Deserialize)]
+struct ReadLine {
+    at_ns: u64,
+    #[serde(flatten)]
+    what: What,
+}
+
+/// Why a file of events cannot be read back.
+#[derive(Debug, thiserror::Error)]
+pub enum EventsError {
+    /// It is not there, or may not be read.
+    #[error("cannot read events {}", path.display())]
+    Unreadable {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// A line is no event.
+    #[error("{}:{line}: no event", path.display())]
+    Malformed {
+        /// Which.
+        path: PathBuf,
+        /// The line, from 1.
+        line: usize,
+        /// Why.
+        source: serde_json::Error,
+    },
+}
+
+/// Reads a file of events back. A last line without its end, which a run that died leaves, is left out.
+///
+/// # Errors
+/// When it cannot be read, or holds something else.
+pub fn read_events(path: &Path) -> Result<Vec<Event>, EventsError> {
+    let text = std::fs::read_to_string(path)
+        .map_err(|source| EventsError::Unreadable { path: path.to_owned(), source })?;
+    let whole = text.rfind('\n').map_or("", |end| &text[..=end]);
+    let read = |(index, line): (usize, &str)| {
+        let line: ReadLine = serde_json::from_str(line)
+            .map_err(|source| EventsError::Malformed { path: path.to_owned(), line: index + 1, source })?;
+        Ok(Event { at: Time::from_ns(line.at_ns), what: line.what })
+    };
+    whole.lines().enumerate().map(read).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -280,6 +397,29 @@ mod tests {
             text,
             "{\"t_ms\":1.5,\"at_ns\":2500000,\"happened\":{\"sealed\":{\"vm\":0,\"generation\":2,\"final_epoch\":57}}}\n"
         );
+    }
+
+    #[test]
+    fn what_was_written_is_read_back() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("events.jsonl");
+        let mut log = EventLog::create(&path, Time::from_ns(5)).unwrap();
+        let host = HostName::nth(0);
+        let events = [
+            What::Happened(Happening::HostJoined { host: ft_protocol::HostId::new(0), name: "a".to_owned() }),
+            What::ControllerGone,
+            What::Signalled { host: host.clone(), signal: HostSignal::Kill },
+            What::HostExited { host, exit: ChildExit::Signal(9), stderr: "line\n\"quoted\"".to_owned() },
+            What::GuestEnded { vm: VmId::new(1), end: GuestEnd::Exited(3), console_end: 70 },
+        ];
+        let events: Vec<Event> = (7..).zip(events).map(|(at, what)| Event { at: Time::from_ns(at), what }).collect();
+        events.iter().for_each(|event| log.append(event).unwrap());
+        assert_eq!(read_events(&path).unwrap(), events);
+        let torn = std::fs::read_to_string(&path).unwrap() + "{\"t_ms\":1.5,\"at";
+        std::fs::write(&path, torn).unwrap();
+        assert_eq!(read_events(&path).unwrap(), events, "a torn last line is left out");
+        std::fs::write(&path, "{}\n").unwrap();
+        assert!(read_events(&path).unwrap_err().to_string().ends_with("events.jsonl:1: no event"));
     }
 
     #[test]

@@ -25,6 +25,8 @@ pub struct GoldenOptions<'a> {
     pub args: &'a [String],
     /// Where to leave console and standard error.
     pub directory: &'a Path,
+    /// The console's file there.
+    pub file: &'a str,
     /// How long it may take.
     pub limit: Duration,
 }
@@ -36,6 +38,8 @@ pub struct Golden {
     pub console: Vec<u8>,
     /// The exit code: the guest's.
     pub exit_code: i32,
+    /// The checksum of its memory at the end.
+    pub memory_crc: Option<u32>,
     /// How long it took.
     pub duration: Duration,
 }
@@ -80,12 +84,14 @@ pub enum GoldenError {
 /// # Errors
 /// When it does not come to an end of its own.
 pub fn run_unprotected(options: &GoldenOptions<'_>) -> Result<Golden, GoldenError> {
-    let console = options.directory.join("console.unprotected");
+    let console = options.directory.join(options.file);
     let stderr = options.directory.join("unprotected.stderr");
     let file_error = |source| GoldenError::File { path: console.clone(), source };
     let out = File::create(&console).map_err(file_error)?;
     let mut command = Command::new(options.executable);
     command.args(["run", "--mode", "none", "--memory", &options.memory.get().to_string()]);
+    let memory_crc = options.directory.join("unprotected.memory-crc");
+    command.arg("--memory-crc").arg(&memory_crc);
     command.arg("--private-to").arg(std::process::id().to_string());
     command.arg(options.guest.to_string()).arg("--").args(options.args);
     let start = Instant::now();
@@ -98,7 +104,9 @@ pub fn run_unprotected(options: &GoldenOptions<'_>) -> Result<Golden, GoldenErro
     let duration = start.elapsed();
     match exit {
         ChildExit::Code(exit_code) if exit_code == CRASHED_EXIT_CODE || child.stderr().is_empty() => {
-            Ok(Golden { console: std::fs::read(&console).map_err(file_error)?, exit_code, duration })
+            let memory_crc = std::fs::read_to_string(&memory_crc).ok();
+            let memory_crc = memory_crc.and_then(|text| u32::from_str_radix(text.trim(), 16).ok());
+            Ok(Golden { console: std::fs::read(&console).map_err(file_error)?, exit_code, memory_crc, duration })
         }
         exit => Err(GoldenError::Failed { exit, stderr: child.stderr() }),
     }

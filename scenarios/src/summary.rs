@@ -4,13 +4,13 @@ use crate::protected::Outcome;
 use crate::timeline::{Takeover, Timeline};
 use ft_protocol::commit_meta::GuestEnd;
 use ft_protocol::{Span, Time};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 /// A run in numbers.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Summary {
-    /// `exited`, `crashed`, `lost` or `interrupted`.
-    pub end: &'static str,
+    /// `exited`, `crashed`, `lost`, `deleted` or `interrupted`.
+    pub end: String,
     /// The guest's exit code.
     pub guest_exit_code: Option<u32>,
     /// How the guest crashed.
@@ -34,7 +34,7 @@ pub struct Summary {
 }
 
 /// A takeover; all times in milliseconds after its start.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct TakeoverSteps {
     /// The generation that it ended.
     pub ends_generation: u64,
@@ -70,6 +70,7 @@ impl Summary {
             Some(Outcome::Ended(GuestEnd::Exited(code))) => ("exited", Some(*code), None),
             Some(Outcome::Ended(GuestEnd::Crashed(line))) => ("crashed", None, Some(line.clone())),
             Some(Outcome::Lost { .. }) => ("lost", None, None),
+            Some(Outcome::Deleted) => ("deleted", None, None),
             None => ("interrupted", None, None),
         };
         let recoverable = match outcome {
@@ -77,7 +78,7 @@ impl Summary {
             _ => None,
         };
         Self {
-            end,
+            end: end.to_owned(),
             guest_exit_code,
             crash,
             duration_ms: ms(now.since(start)),

@@ -4,10 +4,12 @@
 //! none is set. The environment variable `FTVM_FAILPOINTS` sets them for one process:
 //! `NAME=ACTION[@HIT]`, several separated by `;`. ACTION is `kill` (SIGKILL to itself), `stop` (SIGSTOP to itself) or
 //! `delay:MS`; HIT says at which passage, counted from 1 (default 1). `kill` and `stop` act once, `delay` from HIT on.
+//! `gate:PATH`, which has no HIT, waits at every passage while there is a file at PATH.
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -47,11 +49,19 @@ pub const FAILPOINTS: [&str; 28] = [
     "controller.standby.ordered",
 ];
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// Places that are passed before every store into the pool, where only a gate can be: a host whose gates are closed is cut
+/// from the pool.
+pub const GATES: [&str; 3] = ["host.beat", "host.commit.publishing", "host.log.appending"];
+
+/// Between two looks whether a gate is open.
+const GATE_INTERVAL: Duration = Duration::from_millis(1);
+
+#[derive(Clone, Debug, PartialEq, Eq)]
 enum Act {
     Kill,
     Stop,
     Delay(Duration),
+    Gate(PathBuf),
 }
 
 #[derive(Debug)]
@@ -65,7 +75,7 @@ struct Armed {
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 pub enum FailpointError {
     /// Not of the form `NAME=ACTION[@HIT]`.
-    #[error("{FAILPOINTS_VARIABLE}: `{part}` is not NAME=kill|stop|delay:MS with an optional @HIT")]
+    #[error("{FAILPOINTS_VARIABLE}: `{part}` is not NAME=kill|stop|delay:MS with an optional @HIT, nor NAME=gate:/PATH")]
     Form {
         /// The part between semicolons.
         part: String,
@@ -96,11 +106,16 @@ pub fn arm() -> Result<(), FailpointError> {
 /// # Panics
 /// If the name is not in [`FAILPOINTS`]: then no scenario could name it either.
 pub(crate) fn pass(name: &'static str) {
-    debug_assert!(FAILPOINTS.contains(&name), "failpoint {name} is not listed");
+    debug_assert!(FAILPOINTS.contains(&name) || GATES.contains(&name), "failpoint {name} is not listed");
     let Some(armed) = ARMED.get().and_then(|armed| armed.get(name)) else { return };
     let hit = armed.hits.fetch_add(1, Ordering::Relaxed) + 1;
-    match armed.act {
-        Act::Delay(time) if hit >= armed.at => std::thread::sleep(time),
+    match &armed.act {
+        Act::Delay(time) if hit >= armed.at => std::thread::sleep(*time),
+        Act::Gate(path) => {
+            while path.exists() {
+                std::thread::sleep(GATE_INTERVAL);
+            }
+        }
         Act::Kill if hit == armed.at => raise(name, Signal::SIGKILL),
         Act::Stop if hit == armed.at => raise(name, Signal::SIGSTOP),
         _ => {}
@@ -108,7 +123,8 @@ pub(crate) fn pass(name: &'static str) {
 }
 
 fn raise(name: &str, signal: Signal) {
-    tracing::warn!("failpoint {name}: {signal}");
+    // Not a line of the log, whose level is the user's choice: scenarios wait for this one.
+    eprintln!("failpoint {name}: {signal}");
     // A signal to oneself needs no permission.
     let _ = kill(Pid::this(), signal);
 }
@@ -121,15 +137,17 @@ fn parse(text: &str) -> Result<BTreeMap<&'static str, Armed>, FailpointError> {
 fn parse_one(part: &str) -> Option<Result<(&'static str, Armed), FailpointError>> {
     let (name, rest) = part.split_once('=')?;
     let (act, at) = match rest.split_once('@') {
-        Some((act, at)) => (act, at.parse().ok().filter(|at| *at > 0)?),
-        None => (rest, 1),
+        Some((act, at)) if !act.starts_with("gate:") => (act, at.parse().ok().filter(|at| *at > 0)?),
+        _ => (rest, 1),
     };
     let act = match act {
         "kill" => Act::Kill,
         "stop" => Act::Stop,
+        _ if act.starts_with("gate:/") => Act::Gate(PathBuf::from(act.strip_prefix("gate:")?)),
         _ => Act::Delay(Duration::from_millis(act.strip_prefix("delay:")?.parse().ok()?)),
     };
-    let Some(known) = FAILPOINTS.into_iter().find(|known| *known == name) else {
+    let gates = if matches!(act, Act::Gate(_)) { &GATES[..] } else { &[] };
+    let Some(known) = FAILPOINTS.iter().chain(gates).copied().find(|known| *known == name) else {
         return Some(Err(FailpointError::Unknown { name: name.to_owned() }));
     };
     Some(Ok((known, Armed { act, at, hits: AtomicU64::new(0) })))
@@ -144,7 +162,10 @@ mod tests {
         let armed = parse("host.commit.closed=kill@3; controller.apply.freed=delay:20;").unwrap();
         assert_eq!((armed["host.commit.closed"].act, armed["host.commit.closed"].at), (Act::Kill, 3));
         assert_eq!(armed["controller.apply.freed"].act, Act::Delay(Duration::from_millis(20)));
-        for bad in ["x", "host.commit.closed=", "host.commit.closed=kill@0", "host.commit.closed=delay:x"] {
+        let gate = parse("host.beat=gate:/tmp/x@y").unwrap();
+        assert_eq!(gate["host.beat"].act, Act::Gate(PathBuf::from("/tmp/x@y")));
+        assert!(matches!(parse("host.beat=kill"), Err(FailpointError::Unknown { .. })), "that is no place to die");
+        for bad in ["x", "host.beat=gate:", "host.beat=gate:relative", "host.commit.closed=", "host.commit.closed=kill@0", "host.commit.closed=delay:x"] {
             assert_eq!(parse(bad).unwrap_err(), FailpointError::Form { part: bad.to_owned() });
         }
         assert!(matches!(parse("nowhere=kill"), Err(FailpointError::Unknown { .. })));
@@ -152,9 +173,9 @@ mod tests {
 
     #[test]
     fn names_are_unique() {
-        let mut names = FAILPOINTS.to_vec();
+        let mut names = [&FAILPOINTS[..], &GATES[..]].concat();
         names.sort_unstable();
         names.dedup();
-        assert_eq!(names.len(), FAILPOINTS.len());
+        assert_eq!(names.len(), FAILPOINTS.len() + GATES.len());
     }
 }

@@ -8,7 +8,7 @@ use crate::machine::flat::{self, FlatGuestError};
 use crate::machine::history::Recorder;
 use crate::machine::layout::anonymous_memory;
 use crate::machine::{
-    InputSource, LiveInputs, Machine, MachineConfig, MachineError, MemoryError, OpenKvmError, Stop, cpu_profile,
+    GuestMemory, InputSource, LiveInputs, Machine, MachineConfig, MachineError, MemoryError, OpenKvmError, Stop, cpu_profile,
     open_kvm,
 };
 use crate::net::{self, MacAddress, NetError, NetPort};
@@ -20,6 +20,7 @@ use ft_protocol::record::OutputsLogged;
 use ft_protocol::spec::NetSpec;
 use std::io::{self, Write};
 use std::path::Path;
+use vm_memory::{Bytes as _, GuestMemoryBackend as _, GuestMemoryRegion as _, MemoryRegionAddress};
 
 /// Why an unprotected guest could not be run to its end.
 #[derive(Debug, thiserror::Error)]
@@ -64,8 +65,28 @@ pub struct RecordTo<'a> {
 pub struct UnprotectedEnd {
     /// The guest.
     pub guest: GuestEnd,
+    /// Its memory.
+    memory: GuestMemory,
     /// Its recording, if it was to have one: bytes of the file, or why it is not whole.
     pub recording: Option<Result<u64, RecordError>>,
+}
+
+impl UnprotectedEnd {
+    /// The checksum (CRC-32) of the guest's memory, region by region as they lie in an image.
+    #[must_use]
+    pub fn memory_crc(&self) -> u32 {
+        let mut hasher = crc32fast::Hasher::new();
+        let mut chunk = [0; 4096];
+        for region in self.memory.iter() {
+            for at in (0..region.len()).step_by(chunk.len()) {
+                // A region is whole pages.
+                if region.read_slice(&mut chunk, MemoryRegionAddress(at)).is_ok() {
+                    hasher.update(&chunk);
+                }
+            }
+        }
+        hasher.finalize()
+    }
 }
 
 /// A guest as it is to be run.
@@ -116,6 +137,7 @@ pub fn run_recorded(
     };
     let mut disk = guest.disk;
     let mmio_devices = virtio::devices(guest.nets, disk.as_ref().map(DiskFile::disk));
+    let kept = memory.clone();
     let mut machine = Machine::prepare(&kvm, memory, MachineConfig { inputs, mmio_devices, cpu })?;
     machine.enter(&entry)?;
     if let Some(recording) = &mut recording {
@@ -147,7 +169,7 @@ pub fn run_recorded(
     };
     let ended = RecordedEnd::Guest(end.clone());
     let recording = recording.map(|recording| recording.end(&mut machine, &ended)).transpose()?;
-    Ok(UnprotectedEnd { guest: end, recording })
+    Ok(UnprotectedEnd { guest: end, memory: kept, recording })
 }
 
 fn described(guest: &UnprotectedGuest<'_>, to: RecordTo<'_>, cpu: &CpuProfile) -> RecordedMachine {

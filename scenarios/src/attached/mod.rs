@@ -139,7 +139,8 @@ impl AttachedVm {
         start: ConsoleStart,
         following: Following<'_>,
     ) -> Result<Self, RunError> {
-        let chronicle = Chronicle::begin(following.events, monotonic())?;
+        let mut chronicle = Chronicle::begin(following.events, monotonic())?;
+        chronicle.follow(vm);
         let from = if let ConsoleStart::At(position) = start { position } else { 0 };
         let Some((_, extents)) = link.ask(Request::AttachConsole { vm, from }, Vec::new())? else {
             return Err(RunError::ControllerDied);
@@ -197,11 +198,11 @@ impl AttachedVm {
                 self.chronicle.note(Event { at, what: What::Happened(happening) })
             }
             ToClient::ConsoleMoved { vm, tail } if vm == self.vm => {
-                self.chronicle.note(Event { at: now, what: What::ConsoleMoved { tail } })
+                self.chronicle.note(Event { at: now, what: What::ConsoleMoved { vm, tail } })
             }
             ToClient::VmEnded { vm, end, console_end } if vm == self.vm => {
                 self.ended = Some((end.clone(), console_end));
-                self.chronicle.note(Event { at: now, what: What::GuestEnded { end, console_end } })
+                self.chronicle.note(Event { at: now, what: What::GuestEnded { vm, end, console_end } })
             }
             _ => Ok(()),
         }

@@ -5,7 +5,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use rustix::process::{PidfdFlags, pidfd_open};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::fs::File;
 use std::io::{self, Read as _, Seek as _, SeekFrom};
@@ -19,7 +19,7 @@ use std::time::{Duration, Instant};
 const STDERR_SHOWN_MAX: u64 = 4096;
 
 /// How a process ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum ChildExit {
     /// It exited with this code.
@@ -115,6 +115,16 @@ impl Child {
         // Fails only when it is reaped already.
         let _ = self.process.kill();
         let _ = self.process.wait();
+    }
+
+    /// A handle of the process that outlives its number.
+    pub(crate) fn handle(&self) -> io::Result<OwnedFd> {
+        self.pidfd.try_clone()
+    }
+
+    /// Where its standard error goes.
+    pub(crate) fn stderr_path(&self) -> &std::path::Path {
+        &self.stderr
     }
 
     /// What it wrote to standard error, or the end of it.

@@ -72,12 +72,24 @@ pub enum ClusterError {
     /// The kernel refuses to wait for, or to signal, a child.
     #[error("cannot wait for the cluster's processes")]
     Wait(#[source] io::Error),
+    /// A fault cannot be brought about.
+    #[error("cannot {doing}")]
+    Fault {
+        /// What was tried.
+        doing: &'static str,
+        /// Why not.
+        source: io::Error,
+    },
     /// The controller cannot be talked to.
     #[error(transparent)]
     Client(#[from] ClientError),
 }
 
 impl ClusterError {
+    pub(super) fn fault(doing: &'static str) -> impl Fn(io::Error) -> Self {
+        move |source| Self::Fault { doing, source }
+    }
+
     /// The exit code of the child whose end this is about.
     #[must_use]
     pub fn child_exit_code(&self) -> Option<i32> {

@@ -11,7 +11,7 @@ use std::process::{Command, Stdio};
 use std::time::Instant;
 
 /// Name of a host in a private cluster: a, b, c...
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct HostName(String);
 
 impl HostName {
@@ -92,7 +92,7 @@ pub(super) struct HostProcess {
     name: HostName,
     /// How often it was started.
     lives: u32,
-    child: Option<Child>,
+    pub(super) child: Option<Child>,
 }
 
 impl HostProcess {
@@ -133,7 +133,10 @@ impl Cluster {
         }
         let lives = self.hosts[index].lives + 1;
         let stderr = self.run_directory().join(format!("{name}.{lives}.stderr"));
-        let command = host_command(&self.options.executable, name, &self.socket);
+        let custom = self.options.custom.host(name);
+        let socket = self.socket_for(name, &custom)?;
+        let mut command = host_command(&self.options.executable, name, &socket);
+        custom.for_host(&mut command, lives, &self.gate_of(name));
         let child = Child::start(command, Stdio::null(), Stdio::null(), stderr)
             .map_err(|source| ClusterError::Spawn { program: self.options.executable.clone(), source })?;
         let pid = child.pid();
@@ -181,12 +184,13 @@ impl Cluster {
             if let Some(exit) = child.try_reap().map_err(ClusterError::Wait)? {
                 exited.push(ExitedHost { name: host.name.clone(), exit, stderr: child.stderr() });
                 host.child = None;
+                self.throttles.remove(&host.name);
             }
         }
         Ok(exited)
     }
 
-    fn host(&self, name: &HostName) -> Result<&HostProcess, ClusterError> {
+    pub(super) fn host(&self, name: &HostName) -> Result<&HostProcess, ClusterError> {
         self.hosts.iter().find(|host| host.name == *name).ok_or_else(|| ClusterError::NoSuchHost { name: name.clone() })
     }
 }

@@ -10,25 +10,34 @@
 
 mod child;
 mod controller;
+mod custom;
 mod directories;
 mod error;
+mod faults;
 mod hosts;
+mod relay;
+mod throttle;
 
 pub use child::ChildExit;
 pub(crate) use child::{Child, wait_for};
+pub use custom::{ClusterCustom, HostCustom};
 pub use directories::OwnedDirectory;
 pub use error::ClusterError;
 pub use hosts::{CONTROLLER, ExitedHost, HostName, HostSignal};
+pub use relay::Held;
 
 use ft_protocol::Span;
 use ft_protocol::timeline::Happening;
 use ft_protocol::wire::{Request, ToClient};
 use hosts::HostProcess;
 use nix::sys::signal::Signal;
+use relay::Relay;
+use std::collections::BTreeMap;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::path::{Path, PathBuf};
 use std::process::{ChildStdin, Command, Stdio};
 use std::time::{Duration, Instant};
+use throttle::Throttle;
 use vmm::client::{Client, ClientError};
 
 /// Most hosts of a private cluster: they are named by letters.
@@ -54,6 +63,8 @@ pub struct ClusterOptions {
     pub heartbeat_bound: Option<Span>,
     /// Whether pool and logs stay after the end.
     pub keep: bool,
+    /// What it has beyond the ordinary.
+    pub custom: ClusterCustom,
 }
 
 /// Where the pool of a private cluster is made unless the user says otherwise.
@@ -76,6 +87,9 @@ pub struct Cluster {
     /// The controller ends when this is closed.
     lifeline: Option<ChildStdin>,
     hosts: Vec<HostProcess>,
+    /// The relays of hosts whose network can be cut.
+    relays: BTreeMap<HostName, Relay>,
+    throttles: BTreeMap<HostName, Throttle>,
 }
 
 impl Cluster {
@@ -100,7 +114,8 @@ impl Cluster {
         };
         let socket = run_directory.path().join("pool.sock");
         let stderr = run_directory.path().join("pool.1.stderr");
-        let started = start_controller(&options, run_directory.path(), pool_directory.path(), &socket, stderr);
+        let places = (run_directory.path(), pool_directory.path());
+        let started = start_controller(&options, places, &socket, stderr, 1);
         let mut controller = match started {
             Ok(controller) => controller,
             Err(source) => {
@@ -120,6 +135,8 @@ impl Cluster {
             controller_lives: 1,
             lifeline,
             hosts: Vec::new(),
+            relays: BTreeMap::new(),
+            throttles: BTreeMap::new(),
         };
         cluster.await_ready()?;
         Ok(cluster)
@@ -274,10 +291,10 @@ impl Drop for Cluster {
 
 fn start_controller(
     options: &ClusterOptions,
-    run_directory: &Path,
-    pool_directory: &Path,
+    (run_directory, pool_directory): (&Path, &Path),
     socket: &Path,
     stderr: PathBuf,
+    life: u32,
 ) -> std::io::Result<Child> {
     let mut command = Command::new(&options.executable);
     command.arg("pool").arg("--socket").arg(socket).arg("--dir").arg(pool_directory.join("pool"));
@@ -291,5 +308,6 @@ fn start_controller(
     if options.keep {
         command.arg("--keep");
     }
+    options.custom.for_controller(&mut command, life);
     Child::start(command, Stdio::piped(), Stdio::null(), stderr)
 }

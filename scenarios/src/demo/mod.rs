@@ -130,6 +130,7 @@ fn show_in(
         memory: options.memory,
         args: &options.args,
         directory: scratch.path(),
+        file: "console.unprotected",
         limit: Duration::from_nanos(options.time_limit.ns()),
     })?;
     let checksum = checksum(&golden.console);
@@ -150,6 +151,7 @@ fn show_in(
         pool_parent: options.pool_parent.clone(),
         heartbeat_bound: options.heartbeat_bound,
         keep: false,
+        custom: crate::cluster::ClusterCustom::default(),
     })?;
     let vm = VmOptions {
         memory: options.memory,
@@ -281,7 +283,7 @@ fn failures(
             failures.push(format!("the guest exited with {code}, unprotected with {}", golden.exit_code));
         }
         Some(Outcome::Ended(GuestEnd::Crashed(line))) => failures.push(format!("the guest crashed: {line}")),
-        Some(Outcome::Lost { .. }) => failures.push("the guest was lost: no host was left".to_owned()),
+        Some(Outcome::Lost { .. } | Outcome::Deleted) => failures.push("the guest was lost: no host was left".to_owned()),
         None => failures.push("the guest did not end in time".to_owned()),
     }
     if let Some(difference) = first_difference(&golden.console, console) {

@@ -66,9 +66,14 @@ impl Source<'_> {
         self.with_suggestion(span, message.into(), suggestion)
     }
 
-    fn with_suggestion(&self, span: &Range<usize>, message: String, suggestion: Option<String>) -> ScenarioError {
+    pub(super) fn with_suggestion(&self, span: &Range<usize>, message: String, suggestion: Option<String>) -> ScenarioError {
         let (line, column) = self.place(span.start);
         ScenarioError::Invalid { path: self.path.to_owned(), line, column, message, suggestion }
+    }
+
+    /// Where the header of a table stands.
+    pub(super) fn find_key(&self, path: &str) -> Range<usize> {
+        self.text.find(&format!("[{path}]")).map_or(0..0, |start| start..start + path.len() + 2)
     }
 
     pub(super) fn place(&self, byte: usize) -> (usize, usize) {
@@ -92,7 +97,7 @@ impl Source<'_> {
 }
 
 /// The known name that is most like the given one, if one is at all.
-fn nearest<'n>(given: &str, known: impl IntoIterator<Item = &'n str>) -> Option<&'n str> {
+pub(super) fn nearest<'n>(given: &str, known: impl IntoIterator<Item = &'n str>) -> Option<&'n str> {
     /// Below this, names have hardly a letter in common.
     const LIKENESS_MIN: f64 = 0.7;
     known

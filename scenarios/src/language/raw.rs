@@ -1,178 +1,340 @@
-//! Scenario files as they are written: what serde takes from TOML, with places kept for what is checked later.
+//! Scenario files as they are written: what serde takes from TOML, with places kept for what is checked later. The
+//! comments here are the descriptions in the JSON schema.
 
-use super::{Action, Count, Delay, End, ModePart};
+use super::values::{OneOrList, OneOrMany, RawCount, RawDelay, Size, Time};
+use super::{Action, CorruptWhat, CutFrom, End, ModePart, WaysPart};
 use crate::event::HappeningKind;
-use crate::units::{ByteCount, parse_span};
-use ft_protocol::Span;
-use serde::de::{Error as _, MapAccess, SeqAccess, Visitor};
-use serde::{Deserialize, Deserializer};
-use std::fmt;
+use schemars::JsonSchema;
+use serde::Deserialize;
+use std::collections::BTreeMap;
 use toml::Spanned;
 
-#[derive(Debug, Deserialize)]
+/// A scenario of ftvm: which guests run on which cluster, what is done to its hosts and when, and what must come of it.
+#[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub(super) struct RawScenario {
+    /// What it proves, in a line.
     pub(super) description: Option<String>,
+    /// Where random numbers start (default 1).
     pub(super) seed: Option<u64>,
+    /// Of each run, the unprotected one too (default 60s).
     pub(super) time_limit: Option<Time>,
+    /// Paths of keys, each with a list of values: the scenario is run for every combination.
+    #[serde(rename = "matrix", default)]
+    #[schemars(with = "BTreeMap<String, Vec<serde_json::Value>>")]
+    pub(super) _matrix: (),
+    /// The machines.
     #[serde(default)]
     pub(super) cluster: RawCluster,
-    pub(super) vm: RawVm,
+    /// The VM, or a list of them.
+    pub(super) vm: OneOrList<RawVm>,
+    /// Programs that run beside the guests and judge them.
     #[serde(default)]
+    #[schemars(with = "Vec<RawWorkload>")]
+    pub(super) workload: Vec<Spanned<RawWorkload>>,
+    /// What is done, and when.
+    #[serde(default)]
+    #[schemars(with = "Vec<RawStep>")]
     pub(super) step: Vec<Spanned<RawStep>>,
+    /// What must come of it.
     pub(super) expect: RawExpect,
 }
 
-#[derive(Debug, Default, Deserialize)]
+/// The machines.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub(super) struct RawCluster {
+    /// How many hosts, 1 to 26; they are named a, b, c... and join in this order (default 3).
+    #[schemars(with = "Option<u16>")]
     pub(super) hosts: Option<Spanned<u16>>,
+    /// Silence after which a host is suspected.
     pub(super) heartbeat: Option<Time>,
+    /// Start hosts that die again at once.
     #[serde(default)]
     pub(super) respawn: bool,
+    /// A primary that owes a commit for so long, while its host lives, is suspected.
+    pub(super) stall: Option<Time>,
+    /// What ends deposed hosts, beside the seal: none, kill, or the path of a Pacemaker fence agent.
+    #[schemars(with = "Option<String>")]
+    pub(super) fence_agent: Option<Spanned<String>>,
+    /// KEY=VALUE lines for the fence agent.
+    #[serde(default)]
+    pub(super) fence_parameters: Vec<String>,
+    /// How long the fence agent may take.
+    pub(super) fence_timeout: Option<Time>,
+    /// Put the pool on a tmpfs of its own of this size; needs the right to mount.
+    pub(super) pool_size: Option<Size>,
+    /// What single hosts have of their own.
+    #[serde(default)]
+    pub(super) host: Vec<RawHost>,
 }
 
-#[derive(Debug, Deserialize)]
+/// What one host has of its own.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub(super) struct RawHost {
+    /// Its name.
+    #[schemars(with = "String")]
+    pub(super) name: Spanned<String>,
+    /// Memory that its guests may take.
+    pub(super) memory: Option<Size>,
+    /// Its failure domains, such as rack=r1.
+    #[serde(default)]
+    pub(super) labels: Vec<String>,
+}
+
+/// A VM.
+#[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub(super) struct RawVm {
+    /// Its name; needed where there are several.
+    #[schemars(with = "Option<String>")]
+    pub(super) name: Option<Spanned<String>>,
+    /// builtin:NAME, or a path relative to the scenario's file.
     pub(super) guest: String,
+    /// Arguments for the guest.
     #[serde(default)]
     pub(super) args: Vec<String>,
+    /// Guest memory (default 64MiB).
     pub(super) memory: Option<Size>,
+    /// How it is protected (default checkpoint).
     #[serde(default)]
     pub(super) mode: ModePart,
+    /// Longest time between two commits.
     pub(super) epoch: Option<Time>,
+    /// Bounds the copies of written pages that the primary's host keeps.
+    pub(super) working_set: Option<Size>,
+    /// The host on which it would best run.
+    #[schemars(with = "Option<String>")]
+    pub(super) prefer: Option<Spanned<String>>,
+    /// Move it back there once that host has been healthy for so long.
+    pub(super) failback: Option<Time>,
+    /// Refuse it unless a third host has room for it.
+    #[serde(default)]
+    pub(super) require_spare: bool,
+    /// Groups: primaries of VMs with one in common are kept on different hosts.
+    #[serde(default)]
+    pub(super) apart: Vec<String>,
 }
 
-#[derive(Debug, Deserialize)]
+/// A program that runs beside the guests.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub(super) struct RawWorkload {
+    /// Its name: of its files in the run's folder.
+    #[schemars(with = "String")]
+    pub(super) name: Spanned<String>,
+    /// Program and arguments.
+    #[schemars(with = "Vec<String>")]
+    pub(super) command: Spanned<Vec<String>>,
+    /// The program is ended (SIGTERM) when all guests have ended; otherwise the run waits for it.
+    #[serde(default)]
+    pub(super) until_end: bool,
+    /// Check the history that it writes to FTVM_HISTORY: it must be linearizable.
+    #[serde(default)]
+    pub(super) linearizable: bool,
+    /// The exit code that it must end with (default 0).
+    #[serde(default)]
+    pub(super) exit_code: i32,
+}
+
+/// One thing that is done, and when.
+#[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub(super) struct RawStep {
+    /// For after, @NAME and messages (default: step N).
+    #[schemars(with = "Option<String>")]
     pub(super) name: Option<Spanned<String>>,
+    /// Time after the first guest first ran.
+    #[schemars(with = "Option<RawDelay>")]
     pub(super) at: Option<Spanned<RawDelay>>,
+    /// Arms the step when the named earlier step has fired.
+    #[schemars(with = "Option<String>")]
     pub(super) after: Option<Spanned<String>>,
+    /// Waits for this to happen.
+    #[schemars(with = "Option<HappeningKind>")]
     pub(super) event: Option<Spanned<HappeningKind>>,
+    /// How often it must happen (default 1).
+    #[schemars(with = "Option<u32>")]
+    pub(super) count: Option<Spanned<u32>>,
+    /// Waits for a console line that contains this.
+    #[schemars(with = "Option<String>")]
     pub(super) console: Option<Spanned<String>>,
+    /// Waits for a console line that matches this.
+    #[schemars(with = "Option<String>")]
     pub(super) console_regex: Option<Spanned<String>>,
+    /// Waits until this is so: vm.FACT RELATION NUMBER.
+    #[schemars(with = "Option<String>")]
+    pub(super) when: Option<Spanned<String>>,
+    /// Waits until a process reaches this failpoint, where it stands still until the step has fired.
+    #[schemars(with = "Option<String>")]
+    pub(super) failpoint: Option<Spanned<String>>,
+    /// The host whose failpoint it is.
+    #[schemars(with = "Option<String>")]
+    pub(super) on: Option<Spanned<String>>,
+    /// At which passage of the failpoint, from 1 (default 1).
+    #[schemars(with = "Option<u64>")]
+    pub(super) hit: Option<Spanned<u64>>,
+    /// Which VM event, console, when and roles are about (default: the first).
+    #[schemars(with = "Option<String>")]
+    pub(super) vm: Option<Spanned<String>>,
+    /// Waits this long then.
+    #[schemars(with = "Option<RawDelay>")]
     pub(super) delay: Option<Spanned<RawDelay>>,
-    pub(super) repeat: Option<Spanned<u32>>,
-    pub(super) action: Action,
-    pub(super) host: Spanned<OneOrMany>,
+    /// How often the step fires; it is armed again each time (default 1). With bounds: at least, and at most.
+    #[schemars(with = "Option<RawCount>")]
+    pub(super) repeat: Option<Spanned<RawCount>>,
+    /// The step need not fire.
+    #[serde(default)]
+    pub(super) optional: bool,
+    /// What it does.
+    pub(super) action: Option<Action>,
+    /// To whom.
+    #[schemars(with = "Option<OneOrMany>")]
+    pub(super) host: Option<Spanned<OneOrMany>>,
+    /// For how long; after that it is undone.
+    #[serde(rename = "for")]
+    #[schemars(with = "Option<Time>")]
+    pub(super) during: Option<Spanned<Time>>,
+    /// switchover: the host to go to.
+    #[schemars(with = "Option<String>")]
+    pub(super) to: Option<Spanned<String>>,
+    /// mode: how the VM is protected from then on.
+    pub(super) mode: Option<ModePart>,
+    /// slow: so much of the time the process may run.
+    #[schemars(with = "Option<u32>")]
+    pub(super) percent: Option<Spanned<u32>>,
+    /// cut: from what.
+    pub(super) from: Option<CutFrom>,
+    /// cut: which way of the network.
+    pub(super) ways: Option<WaysPart>,
+    /// corrupt: what.
+    pub(super) what: Option<CorruptWhat>,
+    /// corrupt: how many bits (default 1).
+    #[schemars(with = "Option<u32>")]
+    pub(super) bits: Option<Spanned<u32>>,
+    /// Several things at the same moment, instead of an action of the step's own.
+    #[serde(rename = "do", default)]
+    #[schemars(with = "Vec<RawAct>")]
+    pub(super) several: Vec<Spanned<RawAct>>,
 }
 
-#[derive(Debug, Deserialize)]
+/// One of several things that a step does at the same moment; the keys mean what they mean in a step.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub(super) struct RawAct {
+    /// What is done.
+    pub(super) action: Action,
+    /// To whom.
+    #[schemars(with = "Option<OneOrMany>")]
+    pub(super) host: Option<Spanned<OneOrMany>>,
+    /// For how long; after that it is undone.
+    #[serde(rename = "for")]
+    #[schemars(with = "Option<Time>")]
+    pub(super) during: Option<Spanned<Time>>,
+    /// Which VM.
+    #[schemars(with = "Option<String>")]
+    pub(super) vm: Option<Spanned<String>>,
+    /// switchover: the host to go to.
+    #[schemars(with = "Option<String>")]
+    pub(super) to: Option<Spanned<String>>,
+    /// mode: how the VM is protected from then on.
+    pub(super) mode: Option<ModePart>,
+    /// slow: so much of the time the process may run.
+    #[schemars(with = "Option<u32>")]
+    pub(super) percent: Option<Spanned<u32>>,
+    /// cut: from what.
+    pub(super) from: Option<CutFrom>,
+    /// cut: which way of the network.
+    pub(super) ways: Option<WaysPart>,
+    /// corrupt: what.
+    pub(super) what: Option<CorruptWhat>,
+    /// corrupt: how many bits.
+    #[schemars(with = "Option<u32>")]
+    pub(super) bits: Option<Spanned<u32>>,
+}
+
+impl RawStep {
+    /// The act of a step that has just one.
+    pub(super) fn act(&self) -> Option<RawAct> {
+        Some(RawAct {
+            action: self.action?,
+            host: self.host.clone(),
+            during: self.during.clone(),
+            vm: self.vm.clone(),
+            to: self.to.clone(),
+            mode: self.mode,
+            percent: self.percent.clone(),
+            from: self.from,
+            ways: self.ways,
+            what: self.what,
+            bits: self.bits.clone(),
+        })
+    }
+}
+
+/// What must come of it.
+#[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub(super) struct RawExpect {
+    /// How the guests end (default ended).
+    #[schemars(with = "Option<End>")]
     pub(super) end: Option<Spanned<End>>,
+    /// The guests exit with this code.
+    #[schemars(with = "Option<u32>")]
     pub(super) exit_code: Option<Spanned<u32>>,
+    /// unprotected: the consoles are those of unprotected runs, byte for byte.
+    #[schemars(with = "Option<String>")]
     pub(super) console: Option<Spanned<String>>,
+    /// unprotected: at the end the guests' memories in the pool are those of unprotected runs, byte for byte.
+    #[schemars(with = "Option<String>")]
+    pub(super) memory: Option<Spanned<String>>,
+    /// There is a console line that contains this, or each of these.
     #[serde(default)]
     pub(super) console_contains: OneOrMany,
+    /// No console line contains this, or any of these.
+    #[serde(default)]
+    pub(super) console_lacks: OneOrMany,
+    /// So many takeovers whose successor ran.
     pub(super) takeovers: Option<RawCount>,
+    /// So many switchovers whose successor ran.
+    pub(super) switchovers: Option<RawCount>,
+    /// So many hosts ended because they found themselves deposed.
     pub(super) fenced: Option<RawCount>,
+    /// So often this happened; 0: never.
+    #[serde(default)]
+    pub(super) events: BTreeMap<HappeningKind, RawCount>,
+    /// There was a secondary this soon after the guest first ran.
+    pub(super) protected_within: Option<Time>,
+    /// The secondary was lost, and after each loss there was a new one this soon.
     pub(super) protected_again_within: Option<Time>,
+    /// No blackout was longer: from a fault to the first console byte of the successor.
     pub(super) blackout_max: Option<Time>,
+    /// The controller refuses the VM, with a line that contains this.
+    pub(super) refused: Option<String>,
+    /// sound: at the end all that can be verified in the pool verifies (default, unless a step corrupts it); any: not checked.
+    #[schemars(with = "Option<String>")]
+    pub(super) pool: Option<Spanned<String>>,
+    /// What is expected of single VMs beside or instead of that, by name.
+    #[serde(default)]
+    pub(super) vm: BTreeMap<String, RawVmExpect>,
 }
 
-/// A length of time.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Time(pub(super) Span);
-
-impl<'de> Deserialize<'de> for Time {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let text = String::deserialize(deserializer)?;
-        parse_span(&text).map(Self).map_err(D::Error::custom)
-    }
-}
-
-/// A number of bytes.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Size(pub(super) ByteCount);
-
-impl<'de> Deserialize<'de> for Size {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let text = String::deserialize(deserializer)?;
-        text.parse().map(Self).map_err(D::Error::custom)
-    }
-}
-
-/// One text, or several.
-#[derive(Debug, Default)]
-pub(super) struct OneOrMany(pub(super) Vec<String>);
-
-impl<'de> Deserialize<'de> for OneOrMany {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Texts;
-        impl<'de> Visitor<'de> for Texts {
-            type Value = OneOrMany;
-
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("a text or a list of texts")
-            }
-
-            fn visit_str<E: serde::de::Error>(self, text: &str) -> Result<OneOrMany, E> {
-                Ok(OneOrMany(vec![text.to_owned()]))
-            }
-
-            fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<OneOrMany, A::Error> {
-                let mut texts = Vec::new();
-                while let Some(text) = seq.next_element()? {
-                    texts.push(text);
-                }
-                Ok(OneOrMany(texts))
-            }
-        }
-        deserializer.deserialize_any(Texts)
-    }
-}
-
-/// A time, or the two ends of a range of times.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct RawDelay(pub(super) Delay);
-
-impl<'de> Deserialize<'de> for RawDelay {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let texts = OneOrMany::deserialize(deserializer)?.0;
-        let times =
-            texts.iter().map(|text| parse_span(text)).collect::<Result<Vec<_>, _>>().map_err(D::Error::custom)?;
-        match times[..] {
-            [time] => Ok(Self(Delay { min: time, max: time })),
-            [min, max] if min <= max => Ok(Self(Delay { min, max })),
-            _ => Err(D::Error::custom("expected a time like \"10ms\", or two in order like [\"10ms\", \"80ms\"]")),
-        }
-    }
-}
-
-/// A number, or `{ min = 1, max = 3 }`.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct RawCount(pub(super) Count);
-
-impl<'de> Deserialize<'de> for RawCount {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Numbers;
-        impl<'de> Visitor<'de> for Numbers {
-            type Value = RawCount;
-
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("a number, or { min = .., max = .. }")
-            }
-
-            fn visit_i64<E: serde::de::Error>(self, number: i64) -> Result<RawCount, E> {
-                let number = u64::try_from(number).map_err(|_| E::custom("expected a number that is not negative"))?;
-                Ok(RawCount(Count { min: number, max: Some(number) }))
-            }
-
-            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<RawCount, A::Error> {
-                let mut count = Count { min: 0, max: None };
-                while let Some(key) = map.next_key::<String>()? {
-                    match key.as_str() {
-                        "min" => count.min = map.next_value()?,
-                        "max" => count.max = Some(map.next_value()?),
-                        other => return Err(A::Error::unknown_field(other, &["min", "max"])),
-                    }
-                }
-                Ok(RawCount(count))
-            }
-        }
-        deserializer.deserialize_any(Numbers)
-    }
+/// What is expected of one VM; the keys mean what they mean in expect.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub(super) struct RawVmExpect {
+    /// How the guest ends.
+    pub(super) end: Option<End>,
+    /// The guest exits with this code.
+    pub(super) exit_code: Option<u32>,
+    /// There is a console line that contains this, or each of these.
+    #[serde(default)]
+    pub(super) console_contains: OneOrMany,
+    /// So many takeovers whose successor ran.
+    pub(super) takeovers: Option<RawCount>,
+    /// So many switchovers whose successor ran.
+    pub(super) switchovers: Option<RawCount>,
+    /// No blackout was longer.
+    pub(super) blackout_max: Option<Time>,
 }

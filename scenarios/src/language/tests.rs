@@ -1,4 +1,8 @@
 use super::*;
+use crate::cluster::{HostName, HostSignal};
+use crate::event::HappeningKind;
+use crate::guest::GuestSource;
+use crate::units::ByteCount;
 
 const WHOLE: &str = r#"
 description = "a primary dies"
@@ -73,31 +77,35 @@ fn a_whole_scenario_is_understood() {
     assert_eq!(scenario.name, "some");
     assert_eq!(scenario.seed, 7);
     assert_eq!(scenario.time_limit, Span::from_ms(30_000));
-    assert_eq!(scenario.cluster, ClusterPart { hosts: 4, heartbeat_bound: Some(Span::from_ms(50)), respawn: false });
-    assert_eq!(scenario.vm.guest, GuestSource::Builtin("torture".to_owned()));
-    assert_eq!(scenario.vm.memory, ByteCount::mib(16));
+    let cluster = ClusterPart { hosts: 4, heartbeat_bound: Some(Span::from_ms(50)), ..ClusterPart::default() };
+    assert_eq!(scenario.cluster, cluster);
+    assert_eq!(scenario.vms[0].guest, GuestSource::Builtin("torture".to_owned()));
+    assert_eq!(scenario.vms[0].memory, ByteCount::mib(16));
     let [death, start, stop] = &scenario.steps[..] else { panic!("{:?}", scenario.steps) };
     assert_eq!((death.name.as_str(), death.line, death.repeat), ("death", 17, 3));
-    assert!(matches!(death.when, When::Event(HappeningKind::Protected)));
+    assert!(matches!(death.when, When::Event { kind: HappeningKind::Protected, count: 1, of_vm: false }));
     assert_eq!(death.delay, Delay { min: Span::from_ms(1), max: Span::from_ms(9) });
-    assert_eq!(death.targets, [Target::Primary]);
+    let kill = |signal| Act::Signal { signal, targets: vec![Target::Primary(0)], undo_after: None };
+    assert_eq!(death.acts, [kill(HostSignal::Kill)]);
     assert_eq!((start.name.as_str(), start.after), ("step 2", Some(0)));
     assert!(
         matches!(&start.when, When::Console(pattern) if pattern.matches(b"line 0007") && !pattern.matches(b"line 008"))
     );
-    assert_eq!(start.targets, [Target::HitBy(0), Target::Host(HostName::new("d"))]);
-    assert_eq!(stop.action, Action::Stop);
+    assert_eq!(start.acts[0].targets(), [Target::HitBy(0), Target::Host(HostName::new("d"))]);
+    assert_eq!(stop.acts[0].targets(), [Target::Primary(0), Target::Secondary(0)]);
     assert!(matches!(stop.when, When::Running));
-    assert_eq!(scenario.expect.takeovers, Some(Count { min: 1, max: Some(3) }));
+    assert_eq!(scenario.expect.vms[0].takeovers, Some(Count { min: 1, max: Some(3) }));
+    assert_eq!((scenario.expect.line, scenario.expect.lines["takeovers"]), (37, 41));
+    assert!(scenario.expect.pool_sound);
     assert_eq!(scenario.expect.fenced, Some(Count { min: 0, max: Some(0) }));
-    assert_eq!(scenario.expect.console_contains, ["checksum"]);
+    assert_eq!(scenario.expect.vms[0].console_contains, ["checksum"]);
 }
 
 #[test]
 fn paths_of_guests_are_relative_to_the_file() {
     let scenario = parse("[vm]\nguest = \"guests/x.elf\"\n[expect]\n").unwrap();
-    assert_eq!(scenario.vm.guest, GuestSource::File(PathBuf::from("dir/guests/x.elf")));
-    assert_eq!(scenario.vm.memory, ByteCount::mib(64));
+    assert_eq!(scenario.vms[0].guest, GuestSource::File(PathBuf::from("dir/guests/x.elf")));
+    assert_eq!(scenario.vms[0].memory, ByteCount::mib(64));
     assert_eq!(scenario.cluster.hosts, 3);
 }
 
@@ -107,7 +115,7 @@ fn unknown_keys_are_refused_with_place_and_suggestion() {
         (
             "cluster",
             "hots = 3",
-            "dir/some.toml:2:1: unknown field `hots`, expected one of `hosts`, `heartbeat`, `respawn`; did you mean `hosts`?",
+            "`host`; did you mean `hosts`?",
         ),
         ("expect", "takeover = 1", "did you mean `takeovers`?"),
         ("expect", "exit_code = 1", "did you mean `exit-code`?"),
@@ -152,7 +160,19 @@ fn steps_must_say_when_and_to_whom() {
         ("at = \"1ms\"\naction = \"kill\"\nhost = \"primry\"", "did you mean `primary`?"),
         ("at = \"1ms\"\naction = \"kill\"\nhost = []", "a step needs a host"),
         ("at = \"1ms\"\naction = \"kil\"\nhost = \"a\"", "did you mean `kill`?"),
-        ("at = \"1ms\"\naction = \"kill\"", "missing field `host`"),
+        ("at = \"1ms\"\naction = \"kill\"", "say which `host`"),
+        ("at = \"1ms\"", "a step needs an `action`"),
+        ("at = \"1ms\"\naction = \"kill\"\nhost = \"a\"\ndo = [{ action = \"mark\" }]", "not both"),
+        ("at = \"1ms\"\naction = \"kill\"\nhost = \"a\"\npercent = 5", "`percent` has no meaning"),
+        ("at = \"1ms\"\naction = \"slow\"\nhost = \"a\"\npercent = 100", "1 to 99 percent"),
+        ("at = \"1ms\"\naction = \"cut\"\nhost = \"a\"\nfrom = \"pool\"\nways = \"both\"", "the pool is cut whole"),
+        ("at = \"1ms\"\naction = \"cut\"\nhost = \"controller\"\nfrom = \"pool\"", "not to the controller"),
+        ("at = \"1ms\"\naction = \"fill\"", "with `pool-size`"),
+        ("when = \"vm.epcoh > 1\"\naction = \"mark\"", "did you mean `epoch`?"),
+        ("failpoint = \"host.commit.closd\"\non = \"a\"\naction = \"mark\"", "did you mean `host.commit.closed`?"),
+        ("failpoint = \"host.commit.closed\"\naction = \"mark\"", "say `on` which host"),
+        ("event = \"live\"\nhit = 3\naction = \"mark\"", "go with `failpoint`"),
+        ("event = \"live\"\nvm = \"other\"\naction = \"mark\"", "no VM named `other`"),
         ("at = \"1ms\"\ndelay = \"1ms\"\naction = \"kill\"\nhost = \"a\"", "`at` counts from"),
         ("console-regex = \"(\"\naction = \"kill\"\nhost = \"a\"", "unclosed group"),
         ("event = \"protecte\"\naction = \"kill\"\nhost = \"a\"", "did you mean `protected`?"),
@@ -168,4 +188,100 @@ fn what_is_no_toml_is_refused_with_its_place() {
     let message = parse("[vm\nguest = 1").unwrap_err().to_string();
     assert!(message.starts_with("dir/some.toml:1:"), "{message}");
     assert!(parse("").unwrap_err().to_string().contains("missing field `vm`"));
+}
+
+fn all(text: &str, axes: &[&str]) -> Result<Vec<Scenario>, ScenarioError> {
+    let axes: Vec<Axis> = axes.iter().map(|axis| axis.parse().unwrap()).collect();
+    Scenario::parse_all(Path::new("dir/some.toml"), text, &axes)
+}
+
+const MATRIX: &str = r#"
+[matrix]
+"vm.mode" = ["checkpoint", "replay"]
+"step.hit.delay" = ["1ms", ["2ms", "3ms"]]
+[vm]
+guest = "builtin:idle"
+[[step]]
+name = "hit"
+event = "protected"
+action = "kill"
+host = "primary"
+[expect]
+"#;
+
+#[test]
+fn a_matrix_is_a_scenario_for_each_combination() {
+    let cells = all(MATRIX, &[]).unwrap();
+    let names: Vec<&str> = cells.iter().map(|cell| cell.name.as_str()).collect();
+    assert_eq!(
+        names,
+        [
+            "some[vm.mode=checkpoint,step.hit.delay=1ms]",
+            "some[vm.mode=checkpoint,step.hit.delay=2ms+3ms]",
+            "some[vm.mode=replay,step.hit.delay=1ms]",
+            "some[vm.mode=replay,step.hit.delay=2ms+3ms]",
+        ]
+    );
+    assert_eq!(cells[3].vms[0].mode, ModePart::Replay);
+    assert_eq!(cells[3].steps[0].delay, Delay { min: Span::from_ms(2), max: Span::from_ms(3) });
+    let chosen = all(MATRIX, &["vm.mode=replay", "cluster.hosts=2,4"]).unwrap_err();
+    assert!(chosen.to_string().contains("there is no `cluster`"), "{chosen}");
+    let chosen = all(MATRIX, &["vm.mode=replay", "vm.memory=4MiB,8MiB"]).unwrap();
+    assert_eq!(chosen.len(), 4);
+    assert_eq!(chosen[3].vms[0].memory, ByteCount::mib(8));
+}
+
+#[test]
+fn errors_in_a_matrix_point_at_its_values() {
+    let message = all(&MATRIX.replace("\"replay\"", "\"repaly\""), &[]).unwrap_err().to_string();
+    assert!(message.starts_with("dir/some.toml:3:28: ") && message.ends_with("did you mean `replay`?"), "{message}");
+    for (from, to, expected) in [
+        ("step.hit.delay", "step.miss.delay", "no `step` named `miss`"),
+        ("step.hit.delay", "step.delay", "write `step.NAME.delay`"),
+        ("[\"checkpoint\", \"replay\"]", "\"replay\"", "expected a list"),
+        ("[\"checkpoint\", \"replay\"]", "[]", "there is no value"),
+    ] {
+        let message = all(&MATRIX.replace(from, to), &[]).unwrap_err().to_string();
+        assert!(message.contains(expected), "{message}");
+    }
+    assert!("vm.mode".parse::<Axis>().is_err());
+}
+
+const TWO: &str = r#"
+[[vm]]
+name = "one"
+guest = "builtin:idle"
+[[vm]]
+name = "two"
+guest = "builtin:burn"
+mode = "replay"
+[[step]]
+event = "protected"
+vm = "two"
+repeat = { min = 2, max = 9 }
+do = [{ action = "kill", host = "primary" }, { action = "stop", host = "primary:one", for = "5ms" }]
+[expect]
+takeovers = 0
+[expect.vm.two]
+takeovers = { min = 2 }
+"#;
+
+#[test]
+fn several_vms_have_names_steps_and_expectations_of_their_own() {
+    let scenario = all(TWO, &[]).unwrap().remove(0);
+    let step = &scenario.steps[0];
+    assert_eq!((step.vm, step.repeat, step.fires_min), (1, 9, 2));
+    assert_eq!(step.acts[0].targets(), [Target::Primary(1)]);
+    assert_eq!(step.acts[1].targets(), [Target::Primary(0)]);
+    assert_eq!(scenario.expect.vms[0].takeovers, Some(Count { min: 0, max: Some(0) }));
+    assert_eq!(scenario.expect.vms[1].takeovers, Some(Count { min: 2, max: None }));
+    for (from, to, expected) in [
+        ("name = \"two\"\n", "", "each needs a `name`"),
+        ("name = \"two\"", "name = \"one\"", "another VM named `one`"),
+        ("expect.vm.two", "expect.vm.tow", "no VM named `tow`"),
+        ("primary:one", "primary:three", "no VM named `three`"),
+    ] {
+        let message = all(&TWO.replacen(from, to, 1), &[]).unwrap_err().to_string();
+        assert!(message.contains(expected), "{message}");
+    }
 }

@@ -20,7 +20,7 @@ use crate::guest::GuestImage;
 use crate::timeline::{FENCED_EXIT_CODE, Timeline};
 use ft_protocol::commit_meta::GuestEnd;
 use ft_protocol::wire::{Answer, ExtentTag, Part, Request, Status, ToClient};
-use ft_protocol::{Epoch, Time, VmId};
+use ft_protocol::{Epoch, Span, Time, VmId};
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use shared_mem::Extent;
@@ -58,6 +58,8 @@ pub enum Outcome {
         /// The epoch that the pool holds, if the controller said so.
         recoverable: Option<Epoch>,
     },
+    /// It was deleted.
+    Deleted,
 }
 
 /// What one turn brought.
@@ -69,20 +71,31 @@ pub struct Turn {
     pub ready: Vec<bool>,
 }
 
-/// A guest that runs protected.
+/// A VM of a run.
+#[derive(Debug)]
+struct Tapped {
+    vm: VmId,
+    console: ConsoleTap,
+    ended: Option<(GuestEnd, u64)>,
+    deleted: bool,
+}
+
+/// Guests that run protected: one, as a rule.
 #[derive(Debug)]
 pub struct ProtectedRun {
     cluster: Cluster,
     client: Client,
-    vm: VmId,
-    console: ConsoleTap,
+    vms: Vec<Tapped>,
     chronicle: Chronicle,
     respawn: Respawn,
     /// How often each host failed in a row, by itself.
     failures: BTreeMap<HostName, u32>,
-    ended: Option<(GuestEnd, u64)>,
     /// Since when there is no host.
     hostless_since: Option<Instant>,
+    /// A controller that has died is not started again before this.
+    controller_away_until: Option<Time>,
+    /// Orders that are not answered yet, by the numbers of their requests.
+    orders: BTreeMap<u64, String>,
 }
 
 impl ProtectedRun {
@@ -97,27 +110,47 @@ impl ProtectedRun {
         respawn: Respawn,
         events: Option<&Path>,
     ) -> Result<Self, RunError> {
+        let mut run = Self::begin(cluster, respawn, events)?;
+        run.add_vm(image, options, spec::PRIVATE_NAME)?;
+        Ok(run)
+    }
+
+    /// Watches a cluster that has no VM yet.
+    ///
+    /// # Errors
+    /// When the controller cannot be talked to, or the file of events cannot be made.
+    pub fn begin(cluster: Cluster, respawn: Respawn, events: Option<&Path>) -> Result<Self, RunError> {
         let chronicle = Chronicle::begin(events, monotonic())?;
         let mut client = Client::connect(cluster.socket())?;
         client.request(Request::Watch, Vec::new())?;
-        let spec = options.spec(spec::PRIVATE_NAME, UnreadConsole::Waits);
-        let (answer, _) = client.request(Request::CreateVm(spec), image.uploads()?)?;
-        let Answer::VmCreated(vm) = answer else { return Err(ClientError::WrongAnswer.into()) };
-        let (_, extents) = client.request(Request::AttachConsole { vm, from: 0 }, Vec::new())?;
-        let console = ConsoleTap::open(vm, &extents, ConsoleStart::At(0))?;
         let mut run = Self {
             client,
-            vm,
-            console,
+            vms: Vec::new(),
             chronicle,
             respawn,
             failures: BTreeMap::new(),
-            ended: None,
             hostless_since: None,
+            controller_away_until: None,
+            orders: BTreeMap::new(),
             cluster,
         };
         run.note_known_hosts()?;
         Ok(run)
+    }
+
+    /// Gives the cluster another guest; says its place among the run's VMs.
+    ///
+    /// # Errors
+    /// When the controller refuses.
+    pub fn add_vm(&mut self, image: &GuestImage, options: &VmOptions, name: &str) -> Result<usize, RunError> {
+        let spec = options.spec(name, UnreadConsole::Waits);
+        let (answer, _) = self.client.request(Request::CreateVm(spec), image.uploads()?)?;
+        let Answer::VmCreated(vm) = answer else { return Err(ClientError::WrongAnswer.into()) };
+        self.chronicle.follow(vm);
+        let (_, extents) = self.client.request(Request::AttachConsole { vm, from: 0 }, Vec::new())?;
+        let console = ConsoleTap::open(vm, &extents, ConsoleStart::At(0))?;
+        self.vms.push(Tapped { vm, console, ended: None, deleted: false });
+        Ok(self.vms.len() - 1)
     }
 
     /// The hosts joined before anybody watched.
@@ -149,17 +182,31 @@ impl ProtectedRun {
 
     fn bounded(&self, until: Time) -> Duration {
         let wait = Duration::from_nanos(until.since(monotonic()).ns());
+        let wait = match self.controller_away_until {
+            Some(back) => wait.min(Duration::from_nanos(back.since(monotonic()).ns())),
+            None => wait,
+        };
         if self.hostless_since.is_some() { wait.min(STRANDED_BOUND) } else { wait }
     }
 
     fn wait(&self, bound: Duration, extra: &[(BorrowedFd<'_>, PollFlags)]) -> Result<Vec<bool>, RunError> {
-        let mut own = vec![self.client.connection().as_fd()];
+        let mut own = Vec::new();
+        // The connection to a controller that is gone would be ready for ever.
+        if self.controller_away_until.is_none() {
+            own.push(self.client.connection().as_fd());
+        }
         own.extend(self.cluster.descriptors());
         wait_for_any(bound, extra, &own)
     }
 
     /// Takes all messages that are there.
     fn pump(&mut self) -> Result<(), RunError> {
+        if let Some(back) = self.controller_away_until {
+            if monotonic() < back {
+                return Ok(());
+            }
+            self.revive()?;
+        }
         loop {
             let message = match self.client.next(Duration::ZERO) {
                 Ok(Some(message)) => message,
@@ -187,9 +234,13 @@ impl ProtectedRun {
 
     fn try_revive(&mut self) -> Result<(), RunError> {
         let (exit, mut client) = self.cluster.revive_controller()?;
+        self.controller_away_until = None;
+        self.orders.clear();
         client.request(Request::Watch, Vec::new())?;
-        let from = self.console.position();
-        client.request(Request::AttachConsole { vm: self.vm, from }, Vec::new())?;
+        for tapped in self.vms.iter().filter(|tapped| !tapped.deleted) {
+            let from = tapped.console.position();
+            client.request(Request::AttachConsole { vm: tapped.vm, from }, Vec::new())?;
+        }
         self.client = client;
         let pid = self.cluster.controller_pid();
         self.note(Event { at: monotonic(), what: What::ControllerRevived { exit, pid } })
@@ -199,19 +250,22 @@ impl ProtectedRun {
         let now = monotonic();
         match message {
             ToClient::Happened { at, happening } => self.note(Event { at, what: What::Happened(happening) }),
-            ToClient::ConsoleMoved { vm, tail } if vm == self.vm => {
-                self.note(Event { at: now, what: What::ConsoleMoved { tail } })
+            ToClient::ConsoleMoved { vm, tail } => self.note(Event { at: now, what: What::ConsoleMoved { vm, tail } }),
+            ToClient::VmEnded { vm, end, console_end } => {
+                if let Some(tapped) = self.vms.iter_mut().find(|tapped| tapped.vm == vm) {
+                    tapped.ended = Some((end.clone(), console_end));
+                }
+                self.note(Event { at: now, what: What::GuestEnded { vm, end, console_end } })
             }
-            ToClient::VmEnded { vm, end, console_end } if vm == self.vm => {
-                self.ended = Some((end.clone(), console_end));
-                self.note(Event { at: now, what: What::GuestEnded { end, console_end } })
-            }
-            ToClient::Answer { answer: Err(error), .. } => Err(ClientError::Refused(error).into()),
-            ToClient::Welcome
-            | ToClient::Rejected { .. }
-            | ToClient::Answer { .. }
-            | ToClient::ConsoleMoved { .. }
-            | ToClient::VmEnded { .. } => Ok(()),
+            ToClient::Answer { id, answer } => match (self.orders.remove(&id), answer) {
+                (Some(order), answer) => {
+                    let refused = answer.err().map(|error| error.to_string());
+                    self.note(Event { at: now, what: What::OrderAnswered { order, refused } })
+                }
+                (None, Err(error)) => Err(ClientError::Refused(error).into()),
+                (None, Ok(_)) => Ok(()),
+            },
+            ToClient::Welcome | ToClient::Rejected { .. } => Ok(()),
         }
     }
 
@@ -228,7 +282,7 @@ impl ProtectedRun {
             let ExitedHost { name, exit, stderr } = exited;
             let what = What::HostExited { host: name.clone(), exit, stderr };
             self.note(Event { at: monotonic(), what })?;
-            if self.ended.is_none() && self.shall_respawn(&name, exit) {
+            if self.vms.iter().any(|tapped| tapped.ended.is_none()) && self.shall_respawn(&name, exit) {
                 self.start_host(&name)?;
             }
         }
@@ -289,10 +343,22 @@ impl ProtectedRun {
     /// # Errors
     /// When the console is damaged.
     pub fn read_console(&mut self, into: &mut Vec<u8>, max: usize) -> Result<usize, RunError> {
-        let count = self.console.read(into, max)?;
-        if let Some(position) = self.console.take_due_report() {
+        self.read_console_of(0, into, max)
+    }
+
+    /// The same of one VM among several.
+    ///
+    /// # Errors
+    /// When the console is damaged.
+    pub fn read_console_of(&mut self, index: usize, into: &mut Vec<u8>, max: usize) -> Result<usize, RunError> {
+        let tapped = &mut self.vms[index];
+        if tapped.deleted {
+            return Ok(0);
+        }
+        let count = tapped.console.read(into, max)?;
+        if let Some(position) = tapped.console.take_due_report() {
             // A controller that is gone is told by the next one's answer to where we are.
-            match self.client.notify(Request::ConsoleConsumed { vm: self.vm, position }, Vec::new()) {
+            match self.client.notify(Request::ConsoleConsumed { vm: tapped.vm, position }, Vec::new()) {
                 Err(error) if !is_broken(&error) => return Err(error.into()),
                 _ => {}
             }
@@ -303,12 +369,23 @@ impl ProtectedRun {
     /// How the run ended, if it has: nothing is left to be read.
     #[must_use]
     pub fn outcome(&self) -> Option<Outcome> {
-        if let Some((end, console_end)) = &self.ended {
-            return (self.console.position() >= *console_end).then(|| Outcome::Ended(end.clone()));
+        self.outcome_of(0)
+    }
+
+    /// The same of one VM among several.
+    #[must_use]
+    pub fn outcome_of(&self, index: usize) -> Option<Outcome> {
+        let tapped = &self.vms[index];
+        if tapped.deleted {
+            return Some(Outcome::Deleted);
+        }
+        if let Some((end, console_end)) = &tapped.ended {
+            return (tapped.console.position() >= *console_end).then(|| Outcome::Ended(end.clone()));
         }
         let since = self.hostless_since?;
-        let recoverable = self.timeline().stranded_at();
-        let lost = (recoverable.is_some() && self.console.position() >= self.timeline().console_tail())
+        let timeline = self.chronicle.timeline_of(index);
+        let recoverable = timeline.stranded_at();
+        let lost = (recoverable.is_some() && tapped.console.position() >= timeline.console_tail())
             || since.elapsed() >= STRANDED_BOUND;
         lost.then_some(Outcome::Lost { recoverable })
     }
@@ -336,7 +413,7 @@ impl ProtectedRun {
     /// # Errors
     /// When the guest still runs or has no disk, or the controller does not answer.
     pub fn disk_image(&mut self) -> Result<Extent, RunError> {
-        let vm = self.vm;
+        let vm = self.vms[0].vm;
         let answer = match self.client.request(Request::ReadDisk(vm), Vec::new()) {
             Err(error) if is_broken(&error) => {
                 self.revive()?;
@@ -353,13 +430,92 @@ impl ProtectedRun {
     /// # Errors
     /// When the controller does not answer.
     pub fn roles(&mut self) -> Result<Roles, RunError> {
-        let vm = self.vm;
-        let status = self.status()?;
+        self.roles_of(0)
+    }
+
+    /// The same of one VM among several. While there is no controller, nobody has a role.
+    ///
+    /// # Errors
+    /// When the controller does not answer.
+    pub fn roles_of(&mut self, index: usize) -> Result<Roles, RunError> {
+        let vm = self.vms[index].vm;
+        let status = if self.controller_away_until.is_some() { Status::default() } else { self.status()? };
         let found = status.vms.into_iter().find(|status| status.vm == vm);
         Ok(found.map_or_else(Roles::default, |status| Roles {
             primary: status.primary.as_deref().map(HostName::new),
             secondary: status.secondary.as_deref().map(HostName::new),
         }))
+    }
+
+    /// The number of a VM.
+    #[must_use]
+    pub fn vm_id(&self, index: usize) -> VmId {
+        self.vms[index].vm
+    }
+
+    /// The place of a VM among the run's.
+    #[must_use]
+    pub fn place_of(&self, vm: VmId) -> Option<usize> {
+        self.vms.iter().position(|tapped| tapped.vm == vm)
+    }
+
+    /// Asks the controller for something that takes its time, and does not wait for it: an event brings the answer, under
+    /// this name. It never comes from a controller that dies.
+    ///
+    /// # Errors
+    /// When the controller cannot be talked to.
+    pub fn order(&mut self, request: Request, name: &str) -> Result<(), RunError> {
+        match self.client.notify(request, Vec::new()) {
+            Ok(id) => _ = self.orders.insert(id, name.to_owned()),
+            Err(error) if is_broken(&error) => {}
+            Err(error) => return Err(error.into()),
+        }
+        Ok(())
+    }
+
+    /// Ends a VM's life.
+    ///
+    /// # Errors
+    /// When the controller refuses.
+    pub fn delete(&mut self, index: usize) -> Result<(), RunError> {
+        let vm = self.vms[index].vm;
+        self.client.request(Request::DeleteVm(vm), Vec::new())?;
+        self.vms[index].deleted = true;
+        Ok(())
+    }
+
+    /// Kills the controller; another one comes only after this time.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub fn take_controller_away(&mut self, during: Span) -> Result<(), RunError> {
+        self.signal(&HostName::new(CONTROLLER), HostSignal::Kill)?;
+        self.controller_away_until = Some(monotonic() + during);
+        Ok(())
+    }
+
+    /// Whether there is a controller to talk to.
+    #[must_use]
+    pub fn has_controller(&self) -> bool {
+        self.controller_away_until.is_none()
+    }
+
+    /// The cluster that runs it, to do things to it that are noted by whoever does them.
+    pub fn cluster_mut(&mut self) -> &mut Cluster {
+        &mut self.cluster
+    }
+
+    /// What is known of one VM among several so far.
+    #[must_use]
+    pub fn timeline_of(&self, index: usize) -> &Timeline {
+        self.chronicle.timeline_of(index)
+    }
+
+    /// Ends everything in good order.
+    pub fn shut_down_all(self) -> Vec<Timeline> {
+        drop(self.client);
+        self.cluster.shut_down();
+        self.chronicle.into_timelines()
     }
 
     /// What is known so far.
@@ -380,11 +536,9 @@ impl ProtectedRun {
         self.chronicle.started_at()
     }
 
-    /// Ends everything in good order.
+    /// Ends everything in good order; what was known of the first VM.
     pub fn shut_down(self) -> Timeline {
-        drop(self.client);
-        self.cluster.shut_down();
-        self.chronicle.into_timeline()
+        self.shut_down_all().into_iter().next().unwrap_or_default()
     }
 }
 

@@ -4,10 +4,19 @@ use super::RunnerError;
 use serde::Serialize;
 use std::fs;
 use std::io;
+use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 
 /// Runs of one name that may exist beside each other.
 const RUNS_MAX: u32 = 100_000;
+
+/// The link to the latest run.
+const LATEST: &str = "latest";
+
+/// What a name may have that people type.
+fn is_plain(c: char) -> bool {
+    c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.' | '=' | ',')
+}
 
 /// A run's directory.
 #[derive(Debug)]
@@ -16,22 +25,36 @@ pub struct RunDirectory {
 }
 
 impl RunDirectory {
-    /// Makes `RUNS/NAME-N` with the first N that is free.
+    /// Makes `RUNS/NAME-N` with the first N that is free, and lets `RUNS/latest` lead there.
     ///
     /// # Errors
     /// When it cannot be made.
     pub fn create(runs: &Path, name: &str) -> Result<Self, RunnerError> {
         let failed = |path: &Path, source| RunnerError::File { path: path.to_owned(), source };
         fs::create_dir_all(runs).map_err(|source| failed(runs, source))?;
+        let name: String = name.chars().map(|c| if is_plain(c) { c } else { '_' }).collect();
         for number in 1..=RUNS_MAX {
             let path = runs.join(format!("{name}-{number}"));
             match fs::create_dir(&path) {
-                Ok(()) => return Ok(Self { path }),
+                Ok(()) => {
+                    let directory = Self { path };
+                    directory.become_latest();
+                    return Ok(directory);
+                }
                 Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
                 Err(source) => return Err(failed(&path, source)),
             }
         }
         Err(failed(runs, io::ErrorKind::AlreadyExists.into()))
+    }
+
+    /// The link is for people's convenience: where there can be none, there is none.
+    fn become_latest(&self) {
+        let (Some(runs), Some(name)) = (self.path.parent(), self.path.file_name()) else { return };
+        let new = runs.join(format!(".{LATEST}.{}", name.to_string_lossy()));
+        if symlink(name, &new).is_ok() && fs::rename(&new, runs.join(LATEST)).is_err() {
+            let _ = fs::remove_file(&new);
+        }
     }
 
     /// Where it is.
@@ -86,6 +109,10 @@ impl RunDirectory {
         let _ = fs::remove_dir_all(&self.path);
         // Goes only when no other run is there.
         if let Some(runs) = self.path.parent() {
+            let latest = runs.join(LATEST);
+            if fs::read_link(&latest).ok().as_deref() == self.path.file_name().map(Path::new) {
+                let _ = fs::remove_file(&latest);
+            }
             let _ = fs::remove_dir(runs);
         }
     }

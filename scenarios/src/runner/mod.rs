@@ -1,43 +1,56 @@
-//! Runs scenarios on real processes: a private cluster each, faults by signals, everything seen kept in a directory.
+//! Runs scenarios on real processes: a private cluster each, faults by signals and in the pool, everything seen kept in a
+//! directory.
 
+mod acts;
+mod campaign;
+mod ci;
+mod corrupt;
 mod directory;
+mod manifest;
+mod perform;
+mod prepare;
 mod schedule;
 mod verdict;
+mod workload;
 
+pub use campaign::{Campaign, Progress, run_campaign};
+pub use ci::{github_annotations, junit};
 pub use directory::RunDirectory;
+pub use manifest::{MachineFacts, Manifest, again};
 pub use schedule::Schedule;
-pub use verdict::{Observed, Verdict, judge};
+pub use verdict::{Observed, ObservedVm, Verdict, judge};
 
-use crate::cluster::{Cluster, ClusterError, ClusterOptions, HostName};
-use crate::event::{Event, HappeningKind, What};
+use crate::cluster::{Cluster, ClusterError};
 use crate::golden::{Golden, GoldenError, GoldenOptions, run_unprotected};
-use crate::guest::GuestError;
-use crate::language::{Action, Scenario, Step, Target};
-use crate::protected::{Outcome, ProtectedRun, Respawn, Roles, RunError, VmOptions};
+use crate::guest::{GuestError, GuestImage};
+use crate::language::{Scenario, VmPart};
+use crate::protected::{Outcome, ProtectedRun, Respawn, RunError};
 use crate::summary::{Summary, ms};
-use ft_protocol::spec::Mode;
-use ft_protocol::{Span, Time};
-use nix::poll::PollFlags;
-use serde::Serialize;
-use std::collections::BTreeSet;
+use ft_protocol::Span;
+use perform::Performance;
+use prepare::Tmpfs;
+use rand::SeedableRng as _;
+use rand_chacha::ChaCha8Rng;
+use serde::{Deserialize, Serialize};
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::os::fd::BorrowedFd;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
+use vmm::client::ClientError;
 use vmm::clock::monotonic;
+use workload::{Surroundings, Workload};
 
-/// How long a deposed host may take to find out, once the guest has ended.
-const FENCED_BOUND: Span = Span::from_ms(10_000);
-/// Between two tries of a step whose target does not exist at the moment.
-const RETRY_INTERVAL: Span = Span::from_ms(2);
-/// Console bytes taken at once.
-const CONSOLE_BYTES: usize = 1 << 20;
+/// The stream of random numbers that are no delays; steps have the streams before it.
+const FAULTS_STREAM: u64 = 1 << 32;
 
 /// How scenarios are run.
 #[derive(Clone, Debug)]
 pub struct RunnerOptions {
     /// The ftvm program.
     pub executable: PathBuf,
+    /// The commit that it was built from.
+    pub commit: String,
     /// Where pools are made.
     pub pool_parent: PathBuf,
     /// Where the runs' directories are made.
@@ -48,8 +61,23 @@ pub struct RunnerOptions {
     pub keep: bool,
 }
 
+/// A run as it is seen while it goes on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Glimpse {
+    /// Since its start.
+    pub elapsed: Span,
+    /// The last applied epoch of the first VM.
+    pub epoch: u64,
+    /// Its takeovers.
+    pub takeovers: u64,
+    /// Whether it has a secondary.
+    pub protected: bool,
+    /// The step that fired last.
+    pub last_step: Option<String>,
+}
+
 /// What came of a scenario.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Report {
     /// Its name.
     pub scenario: String,
@@ -59,12 +87,16 @@ pub struct Report {
     pub seed: u64,
     /// Whether all expectations hold.
     pub holds: bool,
+    /// Why it was not run at all, if it was not.
+    pub skipped: Option<String>,
     /// Every expectation.
     pub verdicts: Vec<Verdict>,
     /// How long it took.
     pub duration_ms: f64,
-    /// The run in numbers.
-    pub summary: Summary,
+    /// The line that runs it again.
+    pub again: String,
+    /// The run in numbers: of its first VM.
+    pub summary: Option<Summary>,
     /// The run's directory, if it was kept.
     pub directory: Option<PathBuf>,
 }
@@ -104,230 +136,299 @@ pub enum RunnerError {
         /// Why.
         source: Box<RunError>,
     },
+    /// A workload cannot be started or watched.
+    #[error("cannot run workload {name}")]
+    Workload {
+        /// Which.
+        name: String,
+        /// Why.
+        source: io::Error,
+    },
+    /// This machine does not offer what the scenario needs.
+    #[error("{reason}")]
+    Skipped {
+        /// One line.
+        reason: String,
+    },
     /// The user wants to end.
     #[error("interrupted")]
     Interrupted,
 }
 
-/// Runs a scenario. `interrupt` becomes readable when the user wants to end.
+/// Runs a scenario. `interrupt` becomes readable when the user wants to end; `watch` is shown how it goes.
 ///
 /// # Errors
 /// When it cannot be run; an expectation that does not hold is no error.
 pub fn run_scenario(
     scenario: &Scenario,
     options: &RunnerOptions,
+    goldens: &Goldens,
     interrupt: BorrowedFd<'_>,
+    watch: &mut dyn FnMut(&Glimpse),
+) -> Result<Report, RunnerError> {
+    let seed = options.seed.unwrap_or(scenario.seed);
+    let images = images(scenario)?;
+    let directory = RunDirectory::create(&options.runs, &scenario.name)?;
+    match run_in(scenario, options, goldens, (&images, seed), &directory, interrupt, watch) {
+        Ok(mut report) => {
+            if report.holds && !options.keep {
+                directory.remove();
+            } else {
+                report.directory = Some(directory.path().to_owned());
+                directory.write_json("report.json", &report)?;
+            }
+            Ok(report)
+        }
+        Err(RunnerError::Skipped { reason }) => {
+            directory.remove();
+            Ok(Report::skipped(scenario, seed, reason))
+        }
+        Err(error) => Err(error),
+    }
+}
+
+impl Report {
+    fn skipped(scenario: &Scenario, seed: u64, reason: String) -> Self {
+        Self { skipped: Some(reason), ..Self::new(scenario, seed, Vec::new()) }
+    }
+
+    /// Of a run that broke.
+    pub(crate) fn broken(scenario: &Scenario, seed: u64, error: &RunnerError) -> Self {
+        let line = match error {
+            RunnerError::Step { line, .. } => Some(*line),
+            _ => None,
+        };
+        let expectation = "the scenario can be run to its end".to_owned();
+        let verdict = Verdict { expectation, holds: false, found: vmm::chain(error), line };
+        Self::new(scenario, seed, vec![verdict])
+    }
+
+    fn new(scenario: &Scenario, seed: u64, verdicts: Vec<Verdict>) -> Self {
+        Self {
+            scenario: scenario.name.clone(),
+            path: scenario.path.clone(),
+            seed,
+            holds: verdicts.iter().all(|verdict| verdict.holds),
+            skipped: None,
+            verdicts,
+            duration_ms: 0.0,
+            again: again(scenario, seed),
+            summary: None,
+            directory: None,
+        }
+    }
+
+    /// Nothing failed but that time ran out.
+    #[must_use]
+    pub fn ran_out_of_time(&self) -> bool {
+        !self.holds && self.summary.as_ref().is_some_and(|summary| summary.end == "interrupted")
+    }
+}
+
+fn images(scenario: &Scenario) -> Result<Vec<GuestImage>, RunnerError> {
+    let image = |vm: &VmPart| {
+        let image = vm.guest.read()?;
+        image.check(vm.memory.get(), &vm.args)?;
+        Ok(image)
+    };
+    scenario.vms.iter().map(image).collect()
+}
+
+fn run_in(
+    scenario: &Scenario,
+    options: &RunnerOptions,
+    goldens: &Goldens,
+    (images, seed): (&[GuestImage], u64),
+    directory: &RunDirectory,
+    interrupt: BorrowedFd<'_>,
+    watch: &mut dyn FnMut(&Glimpse),
 ) -> Result<Report, RunnerError> {
     let start = monotonic();
-    let seed = options.seed.unwrap_or(scenario.seed);
-    let image = scenario.vm.guest.read()?;
-    image.check(scenario.vm.memory.get(), &scenario.vm.args)?;
-    let directory = RunDirectory::create(&options.runs, &scenario.name)?;
-    let golden = golden(scenario, options, &directory)?;
-    let cluster = Cluster::start(ClusterOptions {
-        executable: options.executable.clone(),
-        hosts: scenario.cluster.hosts,
-        pool_parent: options.pool_parent.clone(),
-        heartbeat_bound: scenario.cluster.heartbeat_bound,
-        keep: false,
-    })?;
-    let vm = VmOptions {
-        memory: scenario.vm.memory,
-        args: scenario.vm.args.clone(),
-        mode: Mode::Checkpoint,
-        epoch_interval: scenario.vm.epoch_interval,
-        working_set: None,
-        policy: ft_protocol::policy::Policy::default(),
-        nets: Vec::new(),
-        disk_bytes: 0,
-    };
+    let tmpfs = scenario.cluster.pool_size.map(|size| Tmpfs::mount(directory.file("tmpfs"), size.get())).transpose()?;
+    let golden = golden(scenario, options, goldens, directory)?;
+    let pool_parent = tmpfs.as_ref().map_or(options.pool_parent.as_path(), Tmpfs::path);
+    let cluster = Cluster::start(prepare::cluster(scenario, options, pool_parent))?;
     let respawn = if scenario.cluster.respawn { Respawn::All } else { Respawn::Fenced };
-    let run = ProtectedRun::start(cluster, &image, &vm, respawn, Some(&directory.file("events.jsonl")))?;
-    let schedule = Schedule::new(scenario, seed);
-    let mut performance = Performance { scenario, run, schedule, hit: Vec::new(), killed: BTreeSet::new() };
-    let performed = performance.perform(interrupt);
-    let Performance { mut run, schedule, .. } = performance;
-    directory.write("console", schedule.console())?;
-    directory.take_logs(run.cluster().run_directory())?;
-    let outcome = performed?;
-
-    let now = monotonic();
-    let epochs = run.status().map_or(0, |status| status.vms.first().map_or(0, |vm| vm.applied.get()));
-    let summary = Summary::new(run.timeline(), outcome.as_ref(), run.started_at(), now, epochs);
-    let timeline = run.shut_down();
-    let observed =
-        Observed { outcome: outcome.as_ref(), timeline: &timeline, schedule: &schedule, golden: golden.as_ref(), now };
-    let verdicts = judge(&scenario.expect, &observed);
-    let holds = verdicts.iter().all(|verdict| verdict.holds);
-    let mut report = Report {
-        scenario: scenario.name.clone(),
-        path: scenario.path.clone(),
+    let mut run = ProtectedRun::begin(cluster, respawn, Some(&directory.file("events.jsonl")))?;
+    directory.write_json("manifest.json", &Manifest::new(scenario, options, seed, run.started_at()))?;
+    let (vms, refusal) = add_vms(scenario, images, &mut run)?;
+    let around = Surroundings {
+        socket: run.cluster().socket(),
+        executable: &options.executable,
         seed,
-        holds,
-        verdicts,
-        duration_ms: ms(monotonic().since(start)),
-        summary,
-        directory: None,
+        vm: &scenario.vms[0].name,
     };
-    if holds && !options.keep {
-        directory.remove();
-    } else {
-        report.directory = Some(directory.path().to_owned());
-        directory.write_json("report.json", &report)?;
+    let workloads = scenario.workloads.iter().map(|part| Workload::start(part, &around, directory));
+    let workloads = workloads.collect::<Result<Vec<_>, _>>()?;
+    for workload in &workloads {
+        run.note(crate::event::Event { at: monotonic(), what: workload.started() })?;
     }
-    Ok(report)
+    let mut random = ChaCha8Rng::seed_from_u64(seed);
+    random.set_stream(FAULTS_STREAM);
+    let mut performance = Performance {
+        scenario,
+        run,
+        schedule: Schedule::new(scenario, seed),
+        workloads,
+        tmpfs,
+        hit: vec![Vec::new(); scenario.steps.len()],
+        dying: BTreeSet::new(),
+        stopped: BTreeSet::new(),
+        held: BTreeMap::new(),
+        undos: Vec::new(),
+        standing: BTreeMap::new(),
+        fillers: Vec::new(),
+        random,
+        refused: Vec::new(),
+        facts: vec![crate::language::Facts::default(); scenario.vms.len()],
+        next_facts: monotonic(),
+        next_sample: monotonic(),
+        last_step: None,
+    };
+    let performed = performance.perform(vms, interrupt, watch);
+    performance.workloads.iter_mut().for_each(Workload::end);
+    for (vm, part) in scenario.vms.iter().enumerate() {
+        directory.write(&console_file(scenario, part, "console"), performance.schedule.console(vm))?;
+    }
+    directory.take_logs(performance.run.cluster().run_directory())?;
+    let outcomes = performed?;
+    let finished = Finished { scenario, outcomes, refusal, golden, start };
+    finished.judge(seed, performance)
+}
+
+/// A run whose guests have ended, or whose time is over.
+struct Finished<'a> {
+    scenario: &'a Scenario,
+    outcomes: Vec<Option<Outcome>>,
+    refusal: Option<Result<(), String>>,
+    golden: Vec<Option<Golden>>,
+    start: ft_protocol::Time,
+}
+
+impl Finished<'_> {
+    fn judge(self, seed: u64, performance: Performance<'_>) -> Result<Report, RunnerError> {
+        let Performance { run, schedule, workloads, refused, facts, tmpfs, .. } = performance;
+        let now = monotonic();
+        let pool = run.cluster().pool_directory().join("pool");
+        let memory: Vec<Option<u32>> = (0..self.outcomes.len())
+            .map(|vm| memory_crc(&pool, vm).filter(|_| self.scenario.expect.vms[vm].memory_as_unprotected))
+            .collect();
+        let sound = self.scenario.expect.pool_sound.then(|| verdict::pool(&pool));
+        let started_at = run.started_at();
+        let timelines = run.shut_down_all();
+        drop(tmpfs);
+        let unseen = crate::timeline::Timeline::default();
+        let first = timelines.first().unwrap_or(&unseen);
+        let outcome = self.outcomes.first().and_then(Option::as_ref);
+        let epochs = facts.first().map_or(0, |facts| facts.epoch);
+        let summary = self.outcomes.first().map(|_| Summary::new(first, outcome, started_at, now, epochs));
+        let vms = self.outcomes.iter().enumerate().map(|(vm, outcome)| ObservedVm {
+            outcome: outcome.as_ref(),
+            timeline: timelines.get(vm).unwrap_or(&unseen),
+            golden: self.golden[vm].as_ref(),
+            memory_crc: memory[vm],
+        });
+        let observed = Observed {
+            vms: vms.collect(),
+            schedule: &schedule,
+            refusal: self.refusal.as_ref(),
+            refused: &refused,
+            now,
+        };
+        let mut verdicts = judge(self.scenario, &observed);
+        verdicts.extend(workloads.iter().flat_map(Workload::verdicts));
+        verdicts.extend(sound);
+        Ok(Report {
+            duration_ms: ms(monotonic().since(self.start)),
+            summary,
+            ..Report::new(self.scenario, seed, verdicts)
+        })
+    }
+}
+
+/// The file of a VM's console; the only one has no name in it.
+fn console_file(scenario: &Scenario, part: &VmPart, kind: &str) -> String {
+    if scenario.vms.len() == 1 { kind.to_owned() } else { format!("{}.{kind}", part.name) }
+}
+
+/// Makes the VMs; says how many run, and what became of the last one if it is to be refused.
+fn add_vms(
+    scenario: &Scenario,
+    images: &[GuestImage],
+    run: &mut ProtectedRun,
+) -> Result<(usize, Option<Result<(), String>>), RunnerError> {
+    let shall_run = scenario.vms.len() - usize::from(scenario.expect.refused.is_some());
+    for (index, part) in scenario.vms.iter().enumerate() {
+        let added = run.add_vm(&images[index], &prepare::vm(part), &part.name);
+        if index < shall_run {
+            added?;
+            continue;
+        }
+        return match added {
+            Ok(_) => Ok((shall_run, Some(Ok(())))),
+            Err(RunError::Client(ClientError::Refused(why))) => Ok((shall_run, Some(Err(why.to_string())))),
+            Err(error) => Err(error.into()),
+        };
+    }
+    Ok((shall_run, None))
+}
+
+/// The checksum of a VM's memory in the pool. The partitions are numbered as the VMs were made.
+fn memory_crc(pool: &Path, vm: usize) -> Option<u32> {
+    let mut file = std::fs::File::open(pool.join(format!("vm-{vm}/image"))).ok()?;
+    let mut hasher = crc32fast::Hasher::new();
+    let mut chunk = vec![0; 1 << 20];
+    loop {
+        match io::Read::read(&mut file, &mut chunk).ok()? {
+            0 => return Some(hasher.finalize()),
+            count => hasher.update(&chunk[..count]),
+        }
+    }
+}
+
+/// Unprotected runs that were made already: many scenarios have the same guest.
+#[derive(Debug, Default)]
+pub struct Goldens {
+    made: std::sync::Mutex<BTreeMap<String, Golden>>,
+}
+
+impl Goldens {
+    fn get(&self, key: &str) -> Option<Golden> {
+        self.made.lock().unwrap_or_else(std::sync::PoisonError::into_inner).get(key).cloned()
+    }
+
+    fn keep(&self, key: String, golden: &Golden) {
+        self.made.lock().unwrap_or_else(std::sync::PoisonError::into_inner).insert(key, golden.clone());
+    }
 }
 
 fn golden(
     scenario: &Scenario,
     options: &RunnerOptions,
+    goldens: &Goldens,
     directory: &RunDirectory,
-) -> Result<Option<Golden>, RunnerError> {
-    if !scenario.expect.console_as_unprotected {
-        return Ok(None);
-    }
-    Ok(Some(run_unprotected(&GoldenOptions {
-        executable: &options.executable,
-        guest: &scenario.vm.guest,
-        memory: scenario.vm.memory,
-        args: &scenario.vm.args,
-        directory: directory.path(),
-        limit: Duration::from_nanos(scenario.time_limit.ns()),
-    })?))
-}
-
-/// A scenario while it runs.
-struct Performance<'a> {
-    scenario: &'a Scenario,
-    run: ProtectedRun,
-    schedule: Schedule,
-    /// For each step, the hosts that it hit last.
-    hit: Vec<Vec<HostName>>,
-    /// Hosts that steps have killed and not started again.
-    killed: BTreeSet<HostName>,
-}
-
-impl Performance<'_> {
-    /// To its end, or until time runs out.
-    fn perform(&mut self, interrupt: BorrowedFd<'_>) -> Result<Option<Outcome>, RunnerError> {
-        self.hit = vec![Vec::new(); self.scenario.steps.len()];
-        let limit = monotonic() + self.scenario.time_limit;
-        loop {
-            self.listen()?;
-            let undone = self.fire_due()?;
-            if let Some(outcome) = self.run.outcome() {
-                self.await_fenced(interrupt)?;
-                return Ok(Some(outcome));
-            }
-            let now = monotonic();
-            if now >= limit {
-                return Ok(None);
-            }
-            let next = if undone { Some(now + RETRY_INTERVAL) } else { self.schedule.next_due() };
-            self.turn(next.map_or(limit, |next| next.min(limit)), interrupt)?;
-        }
-    }
-
-    fn turn(&mut self, until: Time, interrupt: BorrowedFd<'_>) -> Result<(), RunnerError> {
-        let turn = self.run.turn(until, &[(interrupt, PollFlags::POLLIN)])?;
-        if turn.ready[0] {
-            return Err(RunnerError::Interrupted);
-        }
-        for event in &turn.events {
-            if let What::Happened(happening) = &event.what {
-                if let Some(live) = self.run.timeline().first_live() {
-                    self.schedule.running(live);
-                }
-                self.schedule.happened(event.at, HappeningKind::from(happening));
-            }
-        }
-        Ok(())
-    }
-
-    fn listen(&mut self) -> Result<(), RunnerError> {
-        let mut bytes = Vec::new();
-        while self.run.read_console(&mut bytes, CONSOLE_BYTES)? > 0 {}
-        if !bytes.is_empty() {
-            self.schedule.printed(monotonic(), &bytes);
-        }
-        Ok(())
-    }
-
-    /// Fires what is due; says whether something could not be done yet.
-    fn fire_due(&mut self) -> Result<bool, RunnerError> {
-        let mut undone = false;
-        for index in self.schedule.due(monotonic()) {
-            let step = self.schedule.step(index).clone();
-            match self.targets(&step)? {
-                Some(hosts) => {
-                    self.schedule.fired(index, monotonic());
-                    self.fire(&step, &hosts)?;
-                    self.hit[index] = hosts;
-                }
-                None => undone = true,
-            }
-        }
-        Ok(undone)
-    }
-
-    /// The hosts that a step is about; `None` while a role is vacant.
-    fn targets(&mut self, step: &Step) -> Result<Option<Vec<HostName>>, RunnerError> {
-        let by_role = step.targets.iter().any(|target| matches!(target, Target::Primary | Target::Secondary));
-        let roles = if by_role { self.run.roles()? } else { Roles::default() };
-        let mut hosts = Vec::new();
-        for target in &step.targets {
-            match target {
-                Target::Primary | Target::Secondary => {
-                    let holder = if *target == Target::Primary { &roles.primary } else { &roles.secondary };
-                    // A host that has just died still has its role until the controller knows.
-                    match holder.as_ref().filter(|host| self.run.cluster().host_pid(host).is_some()) {
-                        Some(host) => hosts.push(host.clone()),
-                        None => return Ok(None),
-                    }
-                }
-                Target::Host(host) => hosts.push(host.clone()),
-                Target::HitBy(step) => hosts.extend(self.hit[*step].iter().cloned()),
-            }
-        }
-        // Its death may be known to the cluster before the kernel has finished with it.
-        let dying = |host: &HostName| self.killed.contains(host) && self.run.cluster().host_pid(host).is_some();
-        if step.action == Action::Start && hosts.iter().any(dying) {
+) -> Result<Vec<Option<Golden>>, RunnerError> {
+    let of_vm = |(part, expect): (&VmPart, &crate::language::VmExpect)| {
+        if !expect.needs_unprotected() {
             return Ok(None);
         }
-        Ok(Some(hosts))
-    }
-
-    fn fire(&mut self, step: &Step, hosts: &[HostName]) -> Result<(), RunnerError> {
-        self.run.note(Event { at: monotonic(), what: What::StepFired { step: step.name.clone() } })?;
-        for host in hosts {
-            let done = match (step.action, step.action.signal()) {
-                (Action::Start, _) => {
-                    self.killed.remove(host);
-                    self.run.start_host(host)
-                }
-                (_, Some(signal)) => self.run.signal(host, signal),
-                (_, None) => Ok(()),
-            };
-            if step.action == Action::Kill {
-                self.killed.insert(host.clone());
-            }
-            done.map_err(|source| RunnerError::Step {
-                path: self.scenario.path.clone(),
-                line: step.line,
-                step: step.name.clone(),
-                source: Box::new(source),
-            })?;
+        let key = format!("{} {} {:?}", part.guest, part.memory.get(), part.args);
+        let file = console_file(scenario, part, "console.unprotected");
+        if let Some(golden) = goldens.get(&key) {
+            directory.write(&file, &golden.console)?;
+            return Ok(Some(golden));
         }
-        Ok(())
-    }
-
-    /// A deposed host may find out only after the guest has ended.
-    fn await_fenced(&mut self, interrupt: BorrowedFd<'_>) -> Result<(), RunnerError> {
-        let Some(expected) = self.scenario.expect.fenced else { return Ok(()) };
-        let limit = monotonic() + FENCED_BOUND;
-        while self.run.timeline().fenced() < expected.min && monotonic() < limit {
-            self.turn(limit, interrupt)?;
-        }
-        Ok(())
-    }
+        let golden = run_unprotected(&GoldenOptions {
+            executable: &options.executable,
+            guest: &part.guest,
+            memory: part.memory,
+            args: &part.args,
+            directory: directory.path(),
+            file: &file,
+            limit: Duration::from_nanos(scenario.time_limit.ns()),
+        })?;
+        goldens.keep(key, &golden);
+        Ok(Some(golden))
+    };
+    scenario.vms.iter().zip(&scenario.expect.vms).map(of_vm).collect()
 }

@@ -1,22 +1,25 @@
 //! When the steps of a scenario fire. Pure: time and what is seen go in, due steps come out.
 //!
 //! ```text
-//!  waiting for `after` --fired--> armed --event, line or start--> counting its delay --due--> fired --repeat--> armed
+//!  waiting for `after` --fired--> armed --event, line, condition, failpoint or start--> counting its delay
+//!  counting its delay --due--> fired --repeat--> armed
 //! ```
 
+use crate::cluster::HostName;
 use crate::event::HappeningKind;
-use crate::language::{Scenario, Step, When};
+use crate::language::{Facts, Scenario, Step, When};
 use ft_protocol::{Span, Time};
 use rand::{RngExt as _, SeedableRng as _};
 use rand_chacha::ChaCha8Rng;
+use std::collections::BTreeMap;
 
 /// Where a step is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum State {
     /// The step that it comes after has not fired.
     Waiting,
-    /// Watches for what it waits for, in the console from this byte on.
-    Armed { console_from: usize },
+    /// Watches for what it waits for, in the console from this byte on; it has happened so often.
+    Armed { console_from: usize, seen: u32 },
     /// Fires then.
     Counting { due: Time },
     /// Fired as often as it shall.
@@ -37,8 +40,16 @@ struct Entry {
 pub struct Schedule {
     entries: Vec<Entry>,
     running_since: Option<Time>,
-    /// The console so far; lines are matched when they are whole.
-    console: Vec<u8>,
+    /// The consoles of the VMs.
+    consoles: Vec<Console>,
+    /// How often things have happened.
+    happenings: BTreeMap<HappeningKind, u64>,
+}
+
+/// A console so far; lines are matched when they are whole.
+#[derive(Clone, Debug, Default)]
+struct Console {
+    bytes: Vec<u8>,
     /// The start of the line that is not whole yet.
     line_start: usize,
 }
@@ -50,14 +61,14 @@ impl Schedule {
         let entry = |(index, step): (u64, &Step)| {
             let mut random = ChaCha8Rng::seed_from_u64(seed);
             random.set_stream(index);
-            let state = if step.after.is_some() { State::Waiting } else { State::Armed { console_from: 0 } };
+            let state = if step.after.is_some() { State::Waiting } else { armed(0) };
             Entry { step: step.clone(), state, fired: 0, random }
         };
         Self {
             entries: (0..).zip(&scenario.steps).map(entry).collect(),
             running_since: None,
-            console: Vec::new(),
-            line_start: 0,
+            consoles: vec![Console::default(); scenario.vms.len()],
+            happenings: BTreeMap::new(),
         }
     }
 
@@ -69,33 +80,82 @@ impl Schedule {
         }
     }
 
-    /// Something happened.
-    pub fn happened(&mut self, at: Time, kind: HappeningKind) {
-        self.trigger(at, |entry, _| matches!(entry.step.when, When::Event(wanted) if wanted == kind));
+    /// Something happened, to a VM or not.
+    pub fn happened(&mut self, at: Time, kind: HappeningKind, vm: Option<usize>) {
+        *self.happenings.entry(kind).or_default() += 1;
+        for entry in &mut self.entries {
+            let State::Armed { seen, .. } = &mut entry.state else { continue };
+            let When::Event { kind: wanted, count, of_vm } = entry.step.when else { continue };
+            if wanted == kind && (!of_vm || vm == Some(entry.step.vm)) {
+                *seen += 1;
+                if *seen >= count {
+                    entry.count(at);
+                }
+            }
+        }
     }
 
-    /// The console has grown.
-    pub fn printed(&mut self, at: Time, bytes: &[u8]) {
-        self.console.extend_from_slice(bytes);
-        while let Some(end) = self.console[self.line_start..].iter().position(|byte| *byte == b'\n') {
-            let start = self.line_start;
-            let line = self.console[start..start + end].to_vec();
-            self.line_start += end + 1;
+    /// How often something has happened.
+    #[must_use]
+    pub fn happenings(&self, kind: HappeningKind) -> u64 {
+        self.happenings.get(&kind).copied().unwrap_or(0)
+    }
+
+    /// The console of a VM has grown.
+    pub fn printed(&mut self, at: Time, vm: usize, bytes: &[u8]) {
+        self.consoles[vm].bytes.extend_from_slice(bytes);
+        loop {
+            let console = &mut self.consoles[vm];
+            let start = console.line_start;
+            let Some(end) = console.bytes[start..].iter().position(|byte| *byte == b'\n') else { return };
+            let line = console.bytes[start..start + end].to_vec();
+            console.line_start += end + 1;
             self.trigger(at, |entry, console_from| {
-                start >= console_from && matches!(&entry.step.when, When::Console(pattern) if pattern.matches(&line))
+                entry.step.vm == vm
+                    && start >= console_from
+                    && matches!(&entry.step.when, When::Console(pattern) if pattern.matches(&line))
             });
         }
     }
 
-    /// All of the console so far.
+    /// How far the VMs are.
+    pub fn observed(&mut self, at: Time, facts: &[Facts]) {
+        self.trigger(at, |entry, _| match (&entry.step.when, facts.get(entry.step.vm)) {
+            (When::Condition(condition), Some(facts)) => condition.holds(facts),
+            _ => false,
+        });
+    }
+
+    /// Whether a step waits to know how far the VMs are.
     #[must_use]
-    pub fn console(&self) -> &[u8] {
-        &self.console
+    pub fn wants_facts(&self) -> bool {
+        self.entries.iter().any(|entry| entry.is_armed() && matches!(entry.step.when, When::Condition(_)))
+    }
+
+    /// The failpoints that steps wait for.
+    pub fn awaited_failpoints(&self) -> impl Iterator<Item = (usize, &HostName, &'static str)> {
+        self.entries.iter().enumerate().filter(|(_, entry)| entry.is_armed()).filter_map(|(index, entry)| {
+            match &entry.step.when {
+                When::Failpoint { process, name, .. } => Some((index, process, *name)),
+                _ => None,
+            }
+        })
+    }
+
+    /// The failpoint that a step waits for was reached.
+    pub fn reached(&mut self, at: Time, index: usize) {
+        self.entries[index].count(at);
+    }
+
+    /// All of a VM's console so far.
+    #[must_use]
+    pub fn console(&self, vm: usize) -> &[u8] {
+        &self.consoles[vm].bytes
     }
 
     fn trigger(&mut self, at: Time, mut wanted: impl FnMut(&Entry, usize) -> bool) {
         for entry in &mut self.entries {
-            if let State::Armed { console_from } = entry.state
+            if let State::Armed { console_from, .. } = entry.state
                 && wanted(entry, console_from)
             {
                 entry.count(at);
@@ -125,14 +185,15 @@ impl Schedule {
     /// # Panics
     /// When it was not due: nobody fires steps at will.
     pub fn fired(&mut self, index: usize, at: Time) {
-        let console_from = self.line_start;
+        let line_starts: Vec<usize> = self.consoles.iter().map(|console| console.line_start).collect();
         let entry = &mut self.entries[index];
         assert!(matches!(entry.state, State::Counting { .. }), "step {index} fired though it was not due");
         entry.fired += 1;
-        entry.state = if entry.fired < entry.step.repeat { State::Armed { console_from } } else { State::Done };
+        let from = line_starts[entry.step.vm];
+        entry.state = if entry.fired < entry.step.repeat { armed(from) } else { State::Done };
         for entry in &mut self.entries {
             if entry.step.after == Some(index) && entry.state == State::Waiting {
-                entry.state = State::Armed { console_from };
+                entry.state = armed(line_starts[entry.step.vm]);
                 if matches!(entry.step.when, When::Running) {
                     entry.count(at);
                 }
@@ -140,9 +201,14 @@ impl Schedule {
         }
         // Without anything else to wait for, a repeated step is due again after its delay.
         let entry = &mut self.entries[index];
-        if matches!(entry.state, State::Armed { .. }) && matches!(entry.step.when, When::Running) {
+        if entry.is_armed() && matches!(entry.step.when, When::Running) {
             entry.count(at);
         }
+    }
+
+    /// A number below `bound`, drawn for a step.
+    pub fn draw(&mut self, index: usize, bound: usize) -> usize {
+        self.entries[index].random.random_range(0..bound.max(1))
     }
 
     /// The steps.
@@ -157,7 +223,15 @@ impl Schedule {
     }
 }
 
+fn armed(console_from: usize) -> State {
+    State::Armed { console_from, seen: 0 }
+}
+
 impl Entry {
+    fn is_armed(&self) -> bool {
+        matches!(self.state, State::Armed { .. })
+    }
+
     fn count(&mut self, from: Time) {
         let range = self.step.delay.min.ns()..=self.step.delay.max.ns();
         self.state = State::Counting { due: from + Span::from_ns(self.random.random_range(range)) };
@@ -197,18 +271,18 @@ mod tests {
             "[[step]]\nname = \"one\"\nevent = \"protected\"\nrepeat = 2\naction = \"kill\"\nhost = \"primary\"\n\
              [[step]]\nafter = \"one\"\nevent = \"live\"\ndelay = \"5ms\"\naction = \"start\"\nhost = \"@one\"",
         );
-        schedule.happened(ms(1), HappeningKind::Live);
-        schedule.happened(ms(2), HappeningKind::Protected);
+        schedule.happened(ms(1), HappeningKind::Live, Some(0));
+        schedule.happened(ms(2), HappeningKind::Protected, Some(0));
         assert_eq!(schedule.due(ms(2)), [0]);
-        schedule.happened(ms(3), HappeningKind::Live);
+        schedule.happened(ms(3), HappeningKind::Live, Some(0));
         schedule.fired(0, ms(4));
         assert_eq!(schedule.next_due(), None, "the live before the first step fired does not count");
-        schedule.happened(ms(5), HappeningKind::Live);
+        schedule.happened(ms(5), HappeningKind::Live, Some(0));
         assert_eq!(schedule.due(ms(10)), [1]);
         schedule.fired(1, ms(10));
-        schedule.happened(ms(11), HappeningKind::Protected);
+        schedule.happened(ms(11), HappeningKind::Protected, Some(0));
         schedule.fired(0, ms(11));
-        schedule.happened(ms(12), HappeningKind::Protected);
+        schedule.happened(ms(12), HappeningKind::Protected, Some(0));
         assert_eq!(schedule.due(ms(100)), [0_usize; 0], "it fires twice only");
         assert!(schedule.steps().all(|(step, fired)| fired == step.repeat));
     }
@@ -219,16 +293,37 @@ mod tests {
             "[[step]]\nname = \"one\"\nconsole = \"line 7\"\naction = \"kill\"\nhost = \"a\"\n\
              [[step]]\nafter = \"one\"\nconsole-regex = \"^line\"\naction = \"start\"\nhost = \"a\"",
         );
-        schedule.printed(ms(1), b"line 6\nline");
-        schedule.printed(ms(2), b" 7");
+        schedule.printed(ms(1), 0, b"line 6\nline");
+        schedule.printed(ms(2), 0, b" 7");
         assert_eq!(schedule.next_due(), None);
-        schedule.printed(ms(3), b"\nline 8\n");
+        schedule.printed(ms(3), 0, b"\nline 8\n");
         assert_eq!(schedule.due(ms(3)), [0]);
         schedule.fired(0, ms(3));
         assert_eq!(schedule.next_due(), None, "line 8 was printed before the second step was armed");
-        schedule.printed(ms(4), b"line 9\n");
+        schedule.printed(ms(4), 0, b"line 9\n");
         assert_eq!(schedule.due(ms(4)), [1]);
-        assert_eq!(schedule.console(), b"line 6\nline 7\nline 8\nline 9\n");
+        assert_eq!(schedule.console(0), b"line 6\nline 7\nline 8\nline 9\n");
+    }
+
+    #[test]
+    fn events_are_counted_and_conditions_watched() {
+        let mut schedule = schedule(
+            "[[step]]\nevent = \"live\"\ncount = 2\nrepeat = 2\naction = \"mark\"\n\
+             [[step]]\nwhen = \"vm.epoch >= 100\"\naction = \"mark\"",
+        );
+        schedule.happened(ms(1), HappeningKind::Live, Some(0));
+        assert_eq!(schedule.next_due(), None);
+        schedule.happened(ms(2), HappeningKind::Live, Some(0));
+        assert_eq!(schedule.due(ms(2)), [0]);
+        schedule.fired(0, ms(2));
+        schedule.happened(ms(3), HappeningKind::Live, Some(0));
+        assert_eq!(schedule.next_due(), None, "it counts anew");
+        assert!(schedule.wants_facts());
+        schedule.observed(ms(4), &[Facts { epoch: 99, ..Facts::default() }]);
+        assert_eq!(schedule.next_due(), None);
+        schedule.observed(ms(5), &[Facts { epoch: 100, ..Facts::default() }]);
+        assert_eq!(schedule.due(ms(5)), [1]);
+        assert!(!schedule.wants_facts());
     }
 
     #[test]
@@ -239,7 +334,7 @@ mod tests {
             let mut schedule = schedule(steps);
             let mut delays = Vec::new();
             for time in (0..9).map(|turn| ms(turn * gap)) {
-                schedule.happened(time, HappeningKind::Live);
+                schedule.happened(time, HappeningKind::Live, Some(0));
                 let due = schedule.next_due().unwrap();
                 delays.push(due.since(time));
                 schedule.fired(0, due);

@@ -37,6 +37,7 @@ pub struct Timeline {
     console_tail: u64,
     protected_since: Option<Time>,
     first_live: Option<Time>,
+    first_protected: Option<Time>,
     stranded_at: Option<Epoch>,
     fenced: u64,
     last_epoch: Epoch,
@@ -49,10 +50,13 @@ impl Timeline {
         match &event.what {
             What::Happened(happening) => self.happened(at, happening),
             What::Signalled { host, signal } if *signal != HostSignal::Cont => {
-                self.faults.push(Fault { at, host: host.clone(), signal: *signal });
+                self.faults.push(Fault { at, host: host.clone(), what: signal.to_string() });
+            }
+            What::FaultBegan { fault, target } => {
+                self.faults.push(Fault { at, host: HostName::new(target), what: fault.clone() });
             }
             What::HostExited { exit: ChildExit::Code(FENCED_EXIT_CODE), .. } => self.fenced += 1,
-            What::ConsoleMoved { tail } => self.console_moved(at, *tail),
+            What::ConsoleMoved { tail, .. } => self.console_moved(at, *tail),
             What::GuestEnded { console_end, .. } => self.console_moved(at, *console_end),
             What::ControllerRevived { .. }
             | What::ControllerGone
@@ -60,6 +64,12 @@ impl Timeline {
             | What::Signalled { .. }
             | What::HostStarted { .. }
             | What::HostExited { .. }
+            | What::FaultEnded { .. }
+            | What::OrderAnswered { .. }
+            | What::FailpointReached { .. }
+            | What::WorkloadStarted { .. }
+            | What::WorkloadEnded { .. }
+            | What::Sampled { .. }
             | What::StepFired { .. } => {}
         }
     }
@@ -127,6 +137,7 @@ impl Timeline {
         let host = self.host_name(host);
         self.secondary = Some(host.clone());
         self.protected_since = Some(at);
+        self.first_protected.get_or_insert(at);
         if let Some(loss) = self.losses.last_mut() {
             loss.until.get_or_insert(at);
         }
@@ -193,6 +204,18 @@ impl Timeline {
     #[must_use]
     pub fn takeovers_done(&self) -> u64 {
         self.takeovers.iter().filter(|takeover| !takeover.planned && takeover.live.is_some()).count() as u64
+    }
+
+    /// Switchovers whose successor ran.
+    #[must_use]
+    pub fn switchovers_done(&self) -> u64 {
+        self.takeovers.iter().filter(|takeover| takeover.planned && takeover.live.is_some()).count() as u64
+    }
+
+    /// When the VM first had a secondary.
+    #[must_use]
+    pub fn first_protected(&self) -> Option<Time> {
+        self.first_protected
     }
 
     /// All times without a secondary after the first one.

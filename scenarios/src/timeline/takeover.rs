@@ -1,6 +1,6 @@
 //! One takeover, from the fault to the new secondary.
 
-use crate::cluster::{HostName, HostSignal};
+use crate::cluster::HostName;
 use ft_protocol::wire::TakeoverReason;
 use ft_protocol::{Epoch, Generation, Span, Time};
 
@@ -12,7 +12,7 @@ pub struct Fault {
     /// To whom.
     pub host: HostName,
     /// What.
-    pub signal: HostSignal,
+    pub what: String,
 }
 
 /// A takeover as far as it is known.

@@ -35,7 +35,7 @@ fn protected_run() -> Timeline {
     told(&mut timeline, 2, Happening::Promoted { vm: VM, generation: Generation::FIRST, host: HostId::new(0) });
     told(&mut timeline, 4, live(4, 1, 0));
     told(&mut timeline, 8, Happening::Protected { vm: VM, generation: Generation::FIRST, host: HostId::new(1) });
-    seen(&mut timeline, 9, What::ConsoleMoved { tail: 100 });
+    seen(&mut timeline, 9, What::ConsoleMoved { vm: VM, tail: 100 });
     timeline
 }
 
@@ -56,17 +56,17 @@ fn a_takeover_is_told_step_by_step() {
     let old = Generation::FIRST;
     seen(&mut timeline, 20, What::Signalled { host: host('a'), signal: HostSignal::Kill });
     // A byte that was committed before the kill and arrives after it does not end the blackout.
-    seen(&mut timeline, 21, What::ConsoleMoved { tail: 110 });
+    seen(&mut timeline, 21, What::ConsoleMoved { vm: VM, tail: 110 });
     let gone = Happening::PrimaryGone { vm: VM, generation: old, reason: TakeoverReason::LinkClosed };
     told(&mut timeline, 22, gone.clone());
     told(&mut timeline, 23, gone);
     told(&mut timeline, 24, Happening::Sealed { vm: VM, generation: old, final_epoch: Epoch::new(7) });
-    seen(&mut timeline, 25, What::ConsoleMoved { tail: 120 });
+    seen(&mut timeline, 25, What::ConsoleMoved { vm: VM, tail: 120 });
     told(&mut timeline, 26, Happening::Drained { vm: VM, applied: Epoch::new(7) });
     told(&mut timeline, 27, Happening::Promoted { vm: VM, generation: old.next(), host: HostId::new(1) });
     told(&mut timeline, 29, live(29, 2, 1));
-    seen(&mut timeline, 30, What::ConsoleMoved { tail: 121 });
-    seen(&mut timeline, 31, What::ConsoleMoved { tail: 130 });
+    seen(&mut timeline, 30, What::ConsoleMoved { vm: VM, tail: 121 });
+    seen(&mut timeline, 31, What::ConsoleMoved { vm: VM, tail: 130 });
     told(&mut timeline, 35, Happening::Protected { vm: VM, generation: old.next(), host: HostId::new(2) });
 
     let [takeover] = timeline.takeovers() else { panic!("{:?}", timeline.takeovers()) };

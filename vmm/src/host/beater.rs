@@ -1,6 +1,7 @@
 //! The thread that writes a host's heartbeat.
 
 use crate::clock;
+use crate::failpoint;
 use crate::life::Holder;
 use ft_protocol::wire::{Access, ExtentTag, Grant, Part};
 use ft_protocol::{HostId, Incarnation, Span};
@@ -36,6 +37,7 @@ impl Beater {
             // Without it, this host's death is found by its closed socket, somewhat later.
             let _holder = Holder::hold(&page).inspect_err(|error| tracing::warn!("no life word: {error}"));
             while !flag.load(Ordering::Relaxed) {
+                failpoint::pass("host.beat");
                 if let Err(error) = writer.beat(clock::monotonic().ns()) {
                     tracing::error!("the heartbeat page is out of reach: {}", crate::chain(&error));
                     return;

@@ -216,6 +216,7 @@ impl Committer<'_> {
     fn publish(&self, record: UnchecksummedRecord, from: Epoch, to: Epoch) -> Result<Input, Failure> {
         let finished = self.journal.checksum(&record)?;
         failpoint::pass("host.commit.checksummed");
+        failpoint::pass("host.commit.publishing");
         assert_eq!(finished.epoch().get(), to.get(), "the record is of the epoch to be published");
         match self.journal.publish(finished) {
             Ok(published) => {

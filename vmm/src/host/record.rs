@@ -114,6 +114,7 @@ impl HistorySink for RecordLog {
         if !*recording {
             return Ok(());
         }
+        failpoint::pass("host.log.appending");
         payload.clear();
         entry.encode_payload(payload);
         match writer.append(entry.tag(), entry.at_exit, payload) {

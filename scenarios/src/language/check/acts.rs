@@ -1,0 +1,215 @@
+//! The steps: what they do, and to whom.
+
+use super::super::raw::{RawAct, RawStep};
+use super::super::values::OneOrMany;
+use super::super::{Act, Action, CorruptWhat, CutFrom, ScenarioError, Step, Target};
+use super::Known;
+use super::steps::{earlier_named, signal_of, ways_of};
+use crate::cluster::{CONTROLLER, HostName};
+use ft_protocol::Span;
+use std::ops::Range;
+use toml::Spanned;
+
+/// Refers to what another step hit.
+const HIT_BY: char = '@';
+/// How long a host is dead that is restarted, unless the step says.
+const DEAD_FOR: Span = Span::from_ms(100);
+/// A corrupted heartbeat or journal loses no more than this.
+const BITS_MAX: u32 = 4_096;
+
+/// The targets that are no names of hosts.
+const ROLES: [&str; 5] = ["primary", "secondary", "spare", "any", CONTROLLER];
+
+pub(super) fn of_step(
+    known: &Known<'_, '_>,
+    raw: &RawStep,
+    span: &Range<usize>,
+    steps: &[Step],
+) -> Result<Vec<Act>, ScenarioError> {
+    let source = known.source;
+    let mut raws: Vec<(RawAct, Range<usize>)> = raw.act().map(|act| (act, span.clone())).into_iter().collect();
+    if !raws.is_empty() && !raw.several.is_empty() {
+        return Err(source.invalid(span, "a step has an `action` or a list to `do`, not both"));
+    }
+    raws.extend(raw.several.iter().map(|act| (act.get_ref().clone(), act.span())));
+    if raws.is_empty() {
+        return Err(source.invalid(span, "a step needs an `action`, or a list to `do`"));
+    }
+    // A step says once which VM it is about.
+    let vm = |act: &RawAct| known.vm(act.vm.as_ref().or(raw.vm.as_ref()));
+    raws.iter().map(|(act, span)| Reader { known, raw: act, span, steps, vm: vm(act)? }.act()).collect()
+}
+
+struct Reader<'a, 'b, 'c> {
+    known: &'a Known<'b, 'c>,
+    raw: &'a RawAct,
+    span: &'a Range<usize>,
+    steps: &'a [Step],
+    vm: usize,
+}
+
+impl Reader<'_, '_, '_> {
+    fn act(&self) -> Result<Act, ScenarioError> {
+        self.refuse_what_has_no_meaning()?;
+        let during = self.raw.during.as_ref().map(|during| during.get_ref().0);
+        Ok(match self.raw.action {
+            Action::Kill | Action::Stop | Action::Cont => {
+                let Some(signal) = signal_of(self.raw.action) else { unreachable!("these send signals") };
+                Act::Signal { signal, targets: self.targets()?, undo_after: during }
+            }
+            Action::Start => Act::Start { targets: self.hosts_only()? },
+            Action::Restart => Act::Restart { targets: self.targets()?, dead_for: during.unwrap_or(DEAD_FOR) },
+            Action::Slow => Act::Slow { targets: self.targets()?, percent: self.percent()?, during },
+            Action::Cut => {
+                let Some(from) = self.raw.from else {
+                    return Err(self.invalid("say `from` what: pool, network or both"));
+                };
+                let ways = ways_of(from, self.raw.ways).map_err(|message| self.invalid(message))?;
+                Act::Cut { targets: self.hosts_only()?, from, ways, during }
+            }
+            Action::Heal => Act::Heal { targets: self.any_targets()? },
+            Action::Switchover => Act::Switchover { vm: self.vm, to: self.destination()? },
+            Action::Drain => Act::Drain { targets: self.hosts_only()?, on: true },
+            Action::Undrain => Act::Drain { targets: self.hosts_only()?, on: false },
+            Action::Mode => match self.raw.mode {
+                Some(mode) => Act::Mode { vm: self.vm, mode },
+                None => return Err(self.invalid("say which `mode`")),
+            },
+            Action::Corrupt => self.corrupt()?,
+            Action::Fill => Act::Fill { during },
+            Action::Delete => Act::Delete { vm: self.vm },
+            Action::Mark => Act::Mark,
+        })
+    }
+
+    fn invalid(&self, message: &str) -> ScenarioError {
+        self.known.source.invalid(self.span, message)
+    }
+
+    /// A key that an action does not look at is a mistake of its writer.
+    fn refuse_what_has_no_meaning(&self) -> Result<(), ScenarioError> {
+        use Action as A;
+        let raw = self.raw;
+        let with_host =
+            [A::Kill, A::Stop, A::Cont, A::Start, A::Restart, A::Slow, A::Cut, A::Heal, A::Drain, A::Undrain];
+        let takes_host = with_host.contains(&raw.action) || raw.what == Some(CorruptWhat::Heartbeat);
+        let given: [(&str, bool, bool); 9] = [
+            ("host", raw.host.is_some(), takes_host),
+            (
+                "for",
+                raw.during.is_some(),
+                [A::Stop, A::Restart, A::Slow, A::Cut, A::Fill].contains(&raw.action),
+            ),
+            ("to", raw.to.is_some(), raw.action == A::Switchover),
+            ("mode", raw.mode.is_some(), raw.action == A::Mode),
+            ("percent", raw.percent.is_some(), raw.action == A::Slow),
+            ("from", raw.from.is_some(), raw.action == A::Cut),
+            ("ways", raw.ways.is_some(), raw.action == A::Cut),
+            ("what", raw.what.is_some(), raw.action == A::Corrupt),
+            ("bits", raw.bits.is_some(), raw.action == A::Corrupt),
+        ];
+        match given.iter().find(|(_, given, meant)| *given && !meant) {
+            Some((key, ..)) => Err(self.invalid(&format!("`{key}` has no meaning with this action"))),
+            None => Ok(()),
+        }
+    }
+
+    fn percent(&self) -> Result<u32, ScenarioError> {
+        match &self.raw.percent {
+            Some(percent) if (1..100).contains(percent.get_ref()) => Ok(*percent.get_ref()),
+            Some(percent) => Err(self.known.source.invalid(&percent.span(), "a slow process runs 1 to 99 percent")),
+            None => Err(self.invalid("say how many `percent` of the time it may run")),
+        }
+    }
+
+    fn corrupt(&self) -> Result<Act, ScenarioError> {
+        let Some(what) = self.raw.what else {
+            return Err(self.invalid("say `what`: journal, commit-word, log or heartbeat"));
+        };
+        let bits = self.raw.bits.as_ref().map_or(1, |bits| *bits.get_ref());
+        if !(1..=BITS_MAX).contains(&bits) {
+            return Err(self.invalid(&format!("1 to {BITS_MAX} bits can be flipped at a time")));
+        }
+        let targets = if what == CorruptWhat::Heartbeat { self.hosts_only()? } else { Vec::new() };
+        Ok(Act::Corrupt { what, vm: self.vm, bits, targets })
+    }
+
+    fn destination(&self) -> Result<Option<Target>, ScenarioError> {
+        let Some(to) = &self.raw.to else { return Ok(None) };
+        self.target(to.get_ref(), &to.span()).map(Some)
+    }
+
+    /// At least one.
+    fn targets(&self) -> Result<Vec<Target>, ScenarioError> {
+        match &self.raw.host {
+            None => Err(self.invalid("say which `host`")),
+            Some(host) if host.get_ref().0.is_empty() => {
+                Err(self.known.source.invalid(&host.span(), "a step needs a host"))
+            }
+            Some(_) => self.any_targets(),
+        }
+    }
+
+    /// At least one, and none of them the controller.
+    fn hosts_only(&self) -> Result<Vec<Target>, ScenarioError> {
+        let targets = self.targets()?;
+        if targets.contains(&Target::Host(HostName::new(CONTROLLER))) {
+            return Err(self.invalid("this is done to hosts, not to the controller"));
+        }
+        Ok(targets)
+    }
+
+    fn any_targets(&self) -> Result<Vec<Target>, ScenarioError> {
+        let Some(host) = &self.raw.host else { return Ok(Vec::new()) };
+        let OneOrMany(texts) = host.get_ref();
+        texts.iter().map(|text| self.target(text, &host.span())).collect()
+    }
+
+    fn target(&self, text: &str, span: &Range<usize>) -> Result<Target, ScenarioError> {
+        let source = self.known.source;
+        let of_vm = |vm: Option<&str>| match vm {
+            None => Ok(self.vm),
+            Some(vm) => self.known.vm(Some(&Spanned::new(span.clone(), vm.to_owned()))),
+        };
+        let (role, vm) = match text.split_once(':') {
+            Some((role, vm)) => (role, Some(vm)),
+            None => (text, None),
+        };
+        match (role, vm) {
+            ("primary", vm) => of_vm(vm).map(Target::Primary),
+            ("secondary", vm) => of_vm(vm).map(Target::Secondary),
+            ("spare", vm) => of_vm(vm).map(Target::Spare),
+            ("any", None) => Ok(Target::Any),
+            (CONTROLLER, None) => Ok(Target::Host(HostName::new(CONTROLLER))),
+            _ => match text.strip_prefix(HIT_BY) {
+                Some(step) => earlier_named(source, span, step, self.steps).map(Target::HitBy),
+                None => match self.known.hosts.iter().find(|name| name.as_str() == text) {
+                    Some(name) => Ok(Target::Host(name.clone())),
+                    None => {
+                        let last = self.known.hosts.last().map_or("a", HostName::as_str);
+                        let message = format!(
+                            "there is no host `{text}`: known are a to {last}, primary, secondary, spare, any, controller, \
+                             and @STEP"
+                        );
+                        Err(source.unknown(span, message, text, ROLES))
+                    }
+                },
+            },
+        }
+    }
+}
+
+/// Whether a cut touches the network.
+impl CutFrom {
+    /// Whether messages are held back.
+    #[must_use]
+    pub fn network(self) -> bool {
+        matches!(self, Self::Network | Self::Both)
+    }
+
+    /// Whether the pool is out of reach.
+    #[must_use]
+    pub fn pool(self) -> bool {
+        matches!(self, Self::Pool | Self::Both)
+    }
+}

@@ -1,0 +1,111 @@
+//! The expectations.
+
+use super::super::error::Source;
+use super::super::raw::{RawExpect, RawVmExpect};
+use super::super::values::OneOrMany;
+use super::super::{Act, CorruptWhat, End, Expect, ScenarioError, Step, VmExpect};
+use super::Known;
+use std::collections::BTreeMap;
+use toml::Spanned;
+use toml::de::DeTable;
+
+/// Where `[expect]` and its keys stand.
+pub(super) struct Places {
+    line: usize,
+    keys: BTreeMap<String, usize>,
+}
+
+pub(super) fn places(source: &Source<'_>, table: &Spanned<DeTable<'_>>) -> Places {
+    let Some((key, value)) = table.get_ref().get_key_value("expect") else {
+        return Places { line: 1, keys: BTreeMap::new() };
+    };
+    let keys = value.get_ref().as_table().into_iter().flat_map(DeTable::iter);
+    let keys = keys.map(|(key, _)| (key.get_ref().to_string(), source.place(key.span().start).0)).collect();
+    Places { line: source.place(key.span().start).0, keys }
+}
+
+pub(super) fn expect(
+    known: &Known<'_, '_>,
+    raw: RawExpect,
+    places: Places,
+    steps: &[Step],
+) -> Result<Expect, ScenarioError> {
+    let source = known.source;
+    let end = raw.end.as_ref().map_or(End::Ended, |end| *end.get_ref());
+    if let Some(code) = &raw.exit_code
+        && end != End::Ended
+    {
+        return Err(source.invalid(&code.span(), "an exit code needs `end = \"ended\"`"));
+    }
+    let all = VmExpect {
+        end,
+        exit_code: raw.exit_code.map(Spanned::into_inner),
+        console_as_unprotected: word(source, "console", raw.console.as_ref(), &["unprotected"])?.is_some(),
+        memory_as_unprotected: word(source, "memory", raw.memory.as_ref(), &["unprotected"])?.is_some(),
+        console_contains: raw.console_contains.0,
+        console_lacks: raw.console_lacks.0,
+        takeovers: raw.takeovers.map(|count| count.0),
+        switchovers: raw.switchovers.map(|count| count.0),
+        protected_within: raw.protected_within.map(|within| within.0),
+        protected_again_within: raw.protected_again_within.map(|within| within.0),
+        blackout_max: raw.blackout_max.map(|max| max.0),
+    };
+    let pool = word(source, "pool", raw.pool.as_ref(), &["sound", "any"])?;
+    let corrupts = steps.iter().flat_map(|step| &step.acts).any(|act| match act {
+        // Its owner repairs it with the next beat.
+        Act::Corrupt { what, .. } => *what != CorruptWhat::Heartbeat,
+        _ => false,
+    });
+    Ok(Expect {
+        line: places.line,
+        lines: places.keys,
+        vms: of_vms(known, &all, raw.vm)?,
+        fenced: raw.fenced.map(|count| count.0),
+        events: raw.events.into_iter().map(|(kind, count)| (kind, count.0)).collect(),
+        refused: raw.refused,
+        pool_sound: pool.map_or(!corrupts, |word| word == "sound"),
+    })
+}
+
+/// One of a few words.
+fn word<'r>(
+    source: &Source<'_>,
+    key: &str,
+    given: Option<&'r Spanned<String>>,
+    known: &[&'static str],
+) -> Result<Option<&'r str>, ScenarioError> {
+    match given {
+        Some(word) if !known.contains(&word.get_ref().as_str()) => {
+            let message = format!("unknown {key} `{}`: known is `{}`", word.get_ref(), known.join("`, `"));
+            Err(source.unknown(&word.span(), message, word.get_ref(), known.iter().copied()))
+        }
+        word => Ok(word.map(|word| word.get_ref().as_str())),
+    }
+}
+
+fn of_vms(
+    known: &Known<'_, '_>,
+    all: &VmExpect,
+    own: BTreeMap<String, RawVmExpect>,
+) -> Result<Vec<VmExpect>, ScenarioError> {
+    let mut vms = vec![all.clone(); known.vms.len()];
+    for (name, raw) in own {
+        let Some(index) = known.vms.iter().position(|known| *known == name) else {
+            let span = known.source.find_key(&format!("expect.vm.{name}"));
+            let message = format!("there is no VM named `{name}`");
+            return Err(known.source.unknown(&span, message, &name, known.vms.iter().map(String::as_str)));
+        };
+        let vm = &mut vms[index];
+        let OneOrMany(contains) = raw.console_contains;
+        vm.console_contains.extend(contains);
+        if let Some(end) = raw.end {
+            vm.end = end;
+            vm.exit_code = if end == End::Ended { vm.exit_code } else { None };
+        }
+        vm.exit_code = raw.exit_code.or(vm.exit_code);
+        vm.takeovers = raw.takeovers.map(|count| count.0).or(vm.takeovers);
+        vm.switchovers = raw.switchovers.map(|count| count.0).or(vm.switchovers);
+        vm.blackout_max = raw.blackout_max.map(|max| max.0).or(vm.blackout_max);
+    }
+    Ok(vms)
+}

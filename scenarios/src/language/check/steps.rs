@@ -1,0 +1,217 @@
+//! The steps: when they fire.
+
+use super::super::error::Source;
+use super::super::raw::RawStep;
+use super::super::{Act, Action, ClusterPart, Condition, Delay, Pattern, ScenarioError, Step, WaysPart, When};
+use super::{Known, acts};
+use crate::cluster::{CONTROLLER, HostName, HostSignal};
+use crate::language::step::CutFrom;
+use std::ops::Range;
+use toml::Spanned;
+use vmm::failpoint::FAILPOINTS;
+
+/// More firings of one step make no scenario clearer.
+const REPEAT_MAX: u32 = 10_000;
+/// Failpoints of the controller's begin so.
+const OF_CONTROLLER: &str = "controller.";
+
+pub(super) fn steps(known: &Known<'_, '_>, raw: &[Spanned<RawStep>]) -> Result<Vec<Step>, ScenarioError> {
+    let mut steps: Vec<Step> = Vec::new();
+    for (index, spanned) in raw.iter().enumerate() {
+        let raw = spanned.get_ref();
+        let (line, _) = known.source.place(spanned.span().start);
+        let (when, delay) = trigger(known, raw, &spanned.span())?;
+        let (repeat, fires_min) = repeat(known.source, raw, &spanned.span())?;
+        steps.push(Step {
+            name: name(known.source, raw, index, &steps)?,
+            line,
+            after: raw.after.as_ref().map(|after| earlier(known.source, after, &steps)).transpose()?,
+            vm: known.vm(raw.vm.as_ref())?,
+            when,
+            delay,
+            repeat,
+            fires_min,
+            acts: acts::of_step(known, raw, &spanned.span(), &steps)?,
+        });
+    }
+    Ok(steps)
+}
+
+fn name(source: &Source<'_>, raw: &RawStep, index: usize, steps: &[Step]) -> Result<String, ScenarioError> {
+    let Some(name) = &raw.name else { return Ok(format!("step {}", index + 1)) };
+    if steps.iter().any(|step| step.name == *name.get_ref()) {
+        return Err(source.invalid(&name.span(), format!("there is another step named `{}`", name.get_ref())));
+    }
+    Ok(name.get_ref().clone())
+}
+
+fn earlier(source: &Source<'_>, name: &Spanned<String>, steps: &[Step]) -> Result<usize, ScenarioError> {
+    earlier_named(source, &name.span(), name.get_ref(), steps)
+}
+
+pub(super) fn earlier_named(
+    source: &Source<'_>,
+    span: &Range<usize>,
+    name: &str,
+    steps: &[Step],
+) -> Result<usize, ScenarioError> {
+    steps.iter().position(|step| step.name == name).ok_or_else(|| {
+        let names = steps.iter().map(|step| step.name.as_str());
+        source.unknown(span, format!("there is no earlier step named `{name}`"), name, names)
+    })
+}
+
+fn repeat(source: &Source<'_>, raw: &RawStep, span: &Range<usize>) -> Result<(u32, u32), ScenarioError> {
+    let span = raw.repeat.as_ref().map_or(span.clone(), Spanned::span);
+    let (min, max) = raw.repeat.as_ref().map_or((1, 1), |repeat| {
+        let count = repeat.get_ref().0;
+        (count.min, count.max.unwrap_or(u64::from(REPEAT_MAX)))
+    });
+    let bad = || source.invalid(&span, format!("a step can be repeated 1 to {REPEAT_MAX} times"));
+    let in_range = |number: u64| u32::try_from(number).ok().filter(|number| *number <= REPEAT_MAX).ok_or_else(bad);
+    let (min, max) = (in_range(min)?, in_range(max)?);
+    if max == 0 || min > max {
+        return Err(bad());
+    }
+    Ok((max, if raw.optional { 0 } else { min }))
+}
+
+fn trigger(known: &Known<'_, '_>, raw: &RawStep, span: &Range<usize>) -> Result<(When, Delay), ScenarioError> {
+    let source = known.source;
+    let given = [
+        raw.at.is_some(),
+        raw.event.is_some(),
+        raw.console.is_some(),
+        raw.console_regex.is_some(),
+        raw.when.is_some(),
+        raw.failpoint.is_some(),
+    ];
+    let count = given.iter().filter(|given| **given).count();
+    if count > 1 {
+        let message =
+            "a step has one of `at`, `event`, `console`, `console-regex`, `when` and `failpoint`, not several";
+        return Err(source.invalid(span, message));
+    }
+    if count == 0 && raw.after.is_none() {
+        let message =
+            "a step needs `at`, `event`, `console`, `console-regex`, `when`, `failpoint` or `after`";
+        return Err(source.invalid(span, message));
+    }
+    if let Some(of_event) = raw.count.as_ref().filter(|_| raw.event.is_none()) {
+        return Err(source.invalid(&of_event.span(), "`count` says how often an `event` must happen"));
+    }
+    if let Some(at) = &raw.at {
+        if raw.after.is_some() || raw.delay.is_some() {
+            let message = "`at` counts from the guest's start: use `delay` with `after`, and not both";
+            return Err(source.invalid(&at.span(), message));
+        }
+        return Ok((When::Running, at.get_ref().0));
+    }
+    let when = if raw.failpoint.is_some() { failpoint(known, raw)? } else { waited_for(source, raw)? };
+    Ok((when, raw.delay.as_ref().map_or(Delay::default(), |delay| delay.get_ref().0)))
+}
+
+fn waited_for(source: &Source<'_>, raw: &RawStep) -> Result<When, ScenarioError> {
+    if let Some(only) = raw.on.as_ref().map(Spanned::span).or(raw.hit.as_ref().map(Spanned::span)) {
+        return Err(source.invalid(&only, "`on` and `hit` go with `failpoint`"));
+    }
+    if let Some(event) = &raw.event {
+        let count = raw.count.as_ref().map_or(1, |count| *count.get_ref());
+        if let Some(zero) = raw.count.as_ref().filter(|_| count == 0) {
+            return Err(source.invalid(&zero.span(), "an event happens at least once"));
+        }
+        return Ok(When::Event { kind: *event.get_ref(), count, of_vm: raw.vm.is_some() });
+    }
+    if let Some(text) = &raw.console {
+        return Ok(When::Console(Pattern::Text(text.get_ref().clone())));
+    }
+    if let Some(regex) = &raw.console_regex {
+        let compiled = regex::bytes::Regex::new(regex.get_ref()).map_err(|error| {
+            let line = error.to_string().split_whitespace().collect::<Vec<_>>().join(" ");
+            source.invalid(&regex.span(), line)
+        })?;
+        return Ok(When::Console(Pattern::Regex(compiled)));
+    }
+    if let Some(condition) = &raw.when {
+        let condition = Condition::parse(condition.get_ref())
+            .map_err(|(message, near)| source.with_suggestion(&condition.span(), message, near.map(str::to_owned)))?;
+        return Ok(When::Condition(condition));
+    }
+    Ok(When::Running)
+}
+
+fn failpoint(known: &Known<'_, '_>, raw: &RawStep) -> Result<When, ScenarioError> {
+    let (source, Some(failpoint)) = (known.source, &raw.failpoint) else { return Ok(When::Running) };
+    let given = failpoint.get_ref().as_str();
+    let Some(name) = FAILPOINTS.into_iter().find(|name| *name == given) else {
+        let message = format!("there is no failpoint `{given}` (docs/scenarios.md has them)");
+        return Err(source.unknown(&failpoint.span(), message, given, FAILPOINTS));
+    };
+    if let Some(after) = &raw.after {
+        let message = "a failpoint is armed when its process starts: it cannot come `after` another step";
+        return Err(source.invalid(&after.span(), message));
+    }
+    if let Some(repeat) = &raw.repeat {
+        return Err(source.invalid(&repeat.span(), "a failpoint is armed once: it cannot be repeated"));
+    }
+    let process = match &raw.on {
+        None if name.starts_with(OF_CONTROLLER) => HostName::new(CONTROLLER),
+        None => return Err(source.invalid(&failpoint.span(), "say `on` which host the failpoint is")),
+        Some(on) if name.starts_with(OF_CONTROLLER) && on.get_ref() != CONTROLLER => {
+            return Err(source.invalid(&on.span(), "this is a failpoint of the controller"));
+        }
+        Some(on) if on.get_ref() == CONTROLLER && name.starts_with(OF_CONTROLLER) => HostName::new(CONTROLLER),
+        Some(on) => known.host(on)?,
+    };
+    let hit = raw.hit.as_ref().map_or(1, |hit| *hit.get_ref());
+    if let Some(zero) = raw.hit.as_ref().filter(|_| hit == 0) {
+        return Err(source.invalid(&zero.span(), "passages of a failpoint are counted from 1"));
+    }
+    Ok(When::Failpoint { process, name, hit })
+}
+
+/// What does not go together.
+pub(super) fn check_together(
+    source: &Source<'_>,
+    raw: &[Spanned<RawStep>],
+    steps: &[Step],
+    cluster: &ClusterPart,
+) -> Result<(), ScenarioError> {
+    let kills = cluster.fence.as_ref().is_some_and(|fence| fence.agent == "kill");
+    for (step, raw) in steps.iter().zip(raw) {
+        for act in &step.acts {
+            match act {
+                // The controller would take the process that relays the messages for the host.
+                Act::Cut { from: CutFrom::Network | CutFrom::Both, .. } if kills => {
+                    let message = "hosts whose network is cut are behind a relay, which `fence-agent = \"kill\"` would \
+                                   kill in their place: use another agent";
+                    return Err(source.invalid(&raw.span(), message));
+                }
+                Act::Fill { .. } if cluster.pool_size.is_none() => {
+                    let message = "`fill` takes all space of the pool: give it a tmpfs of its own with `pool-size`";
+                    return Err(source.invalid(&raw.span(), message));
+                }
+                _ => {}
+            }
+        }
+    }
+    Ok(())
+}
+
+/// The signal that an action sends, if it sends one.
+pub(super) fn signal_of(action: Action) -> Option<HostSignal> {
+    match action {
+        Action::Kill => Some(HostSignal::Kill),
+        Action::Stop => Some(HostSignal::Stop),
+        Action::Cont => Some(HostSignal::Cont),
+        _ => None,
+    }
+}
+
+/// Ways make no sense of a pool.
+pub(super) fn ways_of(from: CutFrom, ways: Option<WaysPart>) -> Result<WaysPart, &'static str> {
+    match (from, ways) {
+        (CutFrom::Pool, Some(_)) => Err("`ways` are those of the network: the pool is cut whole"),
+        (_, ways) => Ok(ways.unwrap_or_default()),
+    }
+}

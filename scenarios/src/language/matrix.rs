@@ -1,0 +1,165 @@
+//! The matrix of a file: axes with values, each cell of which is a scenario of its own.
+//!
+//! A cell is made by putting its values into the table that was read, before anything makes sense of it: so values keep
+//! the places where they stand in the file, and errors point there.
+
+use super::ScenarioError;
+use super::error::Source;
+use std::borrow::Cow;
+use toml::Spanned;
+use toml::de::{DeTable, DeValue};
+
+/// More cells make no scenario clearer.
+const CELLS_MAX: usize = 512;
+/// The key of the matrix in a file.
+const MATRIX: &str = "matrix";
+
+/// An axis as the command line gives it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Axis {
+    /// The path of the key, such as `vm.mode`, or `step.NAME.delay`.
+    pub key: String,
+    /// Its values, as TOML or plain text.
+    pub values: Vec<String>,
+}
+
+/// Text that names no axis.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("`{0}` is no axis: write KEY=VALUE or KEY=VALUE,VALUE, as in vm.mode=checkpoint,replay")]
+pub struct AxisError(String);
+
+impl std::str::FromStr for Axis {
+    type Err = AxisError;
+
+    fn from_str(text: &str) -> Result<Self, AxisError> {
+        let bad = || AxisError(text.chars().take(80).collect());
+        let (key, values) = text.split_once('=').ok_or_else(bad)?;
+        let values: Vec<String> = values.split(',').map(|value| value.trim().to_owned()).collect();
+        if key.trim().is_empty() || values.iter().any(String::is_empty) {
+            return Err(bad());
+        }
+        Ok(Self { key: key.trim().to_owned(), values })
+    }
+}
+
+/// A cell: its coordinates, and what is written in it.
+pub(super) struct Cell<'a> {
+    pub(super) at: Vec<(String, String)>,
+    pub(super) table: Spanned<DeTable<'a>>,
+}
+
+type AxisValues<'a> = (String, std::ops::Range<usize>, Vec<Spanned<DeValue<'a>>>);
+
+/// All cells, in the order of the axes, the last one fastest.
+pub(super) fn expand<'a>(source: &Source<'a>, given: &'a [Axis]) -> Result<Vec<Cell<'a>>, ScenarioError> {
+    let mut table = DeTable::parse(source.text).map_err(|error| source.toml(&error))?;
+    let mut axes = written(source, &mut table)?;
+    for axis in given {
+        let values = axis.values.iter().map(|value| given_value(value)).collect();
+        match axes.iter_mut().find(|(key, ..)| *key == axis.key) {
+            Some((_, _, old)) => *old = values,
+            None => axes.push((axis.key.clone(), 0..0, values)),
+        }
+    }
+    let count = axes.iter().try_fold(1_usize, |count, (.., values)| count.checked_mul(values.len()));
+    if count.is_none_or(|count| count > CELLS_MAX) {
+        let span = axes.first().map_or(0..0, |(_, span, _)| span.clone());
+        return Err(source.invalid(&span, format!("a matrix has at most {CELLS_MAX} cells")));
+    }
+    let mut cells = vec![Cell { at: Vec::new(), table }];
+    for (key, span, values) in &axes {
+        let mut next = Vec::new();
+        for cell in &cells {
+            for value in values {
+                let mut at = cell.at.clone();
+                at.push((key.clone(), shown(value.get_ref())));
+                let mut table = cell.table.clone();
+                put(table.get_mut(), key, value)
+                    .map_err(|message| source.invalid(span, format!("matrix `{key}`: {message}")))?;
+                next.push(Cell { at, table });
+            }
+        }
+        cells = next;
+    }
+    Ok(cells)
+}
+
+/// The axes in the file, which are taken out of it.
+fn written<'a>(source: &Source<'a>, table: &mut Spanned<DeTable<'a>>) -> Result<Vec<AxisValues<'a>>, ScenarioError> {
+    let Some(matrix) = table.get_mut().remove(MATRIX) else { return Ok(Vec::new()) };
+    let span = matrix.span();
+    let DeValue::Table(matrix) = matrix.into_inner() else {
+        return Err(source.invalid(&span, "the matrix is a table of keys with lists of values"));
+    };
+    let mut axes = Vec::new();
+    for (key, values) in matrix {
+        let span = key.span();
+        let DeValue::Array(values) = values.into_inner() else {
+            return Err(source.invalid(&span, format!("matrix `{}`: expected a list of values", key.get_ref())));
+        };
+        if values.is_empty() {
+            return Err(source.invalid(&span, format!("matrix `{}`: there is no value", key.get_ref())));
+        }
+        axes.push((key.into_inner().into_owned(), span, values.into_iter().collect()));
+    }
+    // A table has no order of its own; the file's is what its reader expects.
+    axes.sort_by_key(|(_, span, _): &AxisValues<'_>| span.start);
+    Ok(axes)
+}
+
+/// What the command line means: TOML if it is some, else text.
+fn given_value(text: &str) -> Spanned<DeValue<'_>> {
+    DeValue::parse(text).unwrap_or_else(|_| Spanned::new(0..0, DeValue::String(Cow::Borrowed(text))))
+}
+
+fn shown(value: &DeValue<'_>) -> String {
+    match value {
+        DeValue::String(text) => text.to_string(),
+        DeValue::Integer(number) => number.to_string(),
+        DeValue::Float(number) => number.to_string(),
+        DeValue::Boolean(value) => value.to_string(),
+        DeValue::Datetime(time) => time.to_string(),
+        DeValue::Array(values) => values.iter().map(|value| shown(value.get_ref())).collect::<Vec<_>>().join("+"),
+        DeValue::Table(table) => {
+            let pair = |(key, value): (&Spanned<Cow<'_, str>>, &Spanned<DeValue<'_>>)| {
+                format!("{}={}", key.get_ref(), shown(value.get_ref()))
+            };
+            table.iter().map(pair).collect::<Vec<_>>().join("+")
+        }
+    }
+}
+
+/// Puts a value where a path leads: through tables by key, through lists of tables by name.
+fn put<'a>(table: &mut DeTable<'a>, path: &str, value: &Spanned<DeValue<'a>>) -> Result<(), String> {
+    let Some((first, rest)) = path.split_once('.') else {
+        let key = table.keys().find(|key| key.get_ref() == path).cloned();
+        let key = key.unwrap_or_else(|| Spanned::new(value.span(), Cow::Owned(path.to_owned())));
+        table.insert(key, value.clone());
+        return Ok(());
+    };
+    match table.get_mut(first).map(Spanned::get_mut) {
+        Some(DeValue::Table(inner)) => put(inner, rest, value),
+        Some(DeValue::Array(list)) => put_in_list(list.iter_mut(), first, rest, value),
+        Some(_) => Err(format!("`{first}` has no keys")),
+        None => Err(format!("there is no `{first}` in this file")),
+    }
+}
+
+fn put_in_list<'l, 'a: 'l>(
+    list: impl Iterator<Item = &'l mut Spanned<DeValue<'a>>>,
+    kind: &str,
+    rest: &str,
+    value: &Spanned<DeValue<'a>>,
+) -> Result<(), String> {
+    let Some((name, rest)) = rest.split_once('.') else {
+        return Err(format!("there are several of `{kind}`: write `{kind}.NAME.{rest}`"));
+    };
+    for item in list {
+        if let DeValue::Table(table) = item.get_mut()
+            && table.get("name").and_then(|found| found.get_ref().as_str()) == Some(name)
+        {
+            return put(table, rest, value);
+        }
+    }
+    Err(format!("there is no `{kind}` named `{name}`"))
+}

@@ -1,0 +1,317 @@
+//! Carries out what steps do, and undoes it when its time is over.
+
+use super::RunnerError;
+use super::corrupt::Corruption;
+use super::perform::{Performance, Undo, name_of, ways_held};
+use crate::cluster::{CONTROLLER, Held, HostName, HostSignal};
+use crate::event::{Event, What};
+use crate::language::{Act, CorruptWhat, CutFrom, Step, Target};
+use crate::protected::{Roles, UnreadConsole};
+use ft_protocol::Span;
+use ft_protocol::wire::Request;
+use std::io::Write as _;
+use vmm::clock::monotonic;
+
+/// Where in the pool's parent the pool is.
+const POOL: &str = "pool";
+/// The file that takes all space.
+const FILLER: &str = "filler";
+
+impl Performance<'_> {
+    /// For each act of a step, the hosts that it is about; `None` while a role is vacant.
+    pub(super) fn targets(&mut self, index: usize, step: &Step) -> Result<Option<Vec<Vec<HostName>>>, RunnerError> {
+        let mut all = Vec::new();
+        for act in &step.acts {
+            let mut hosts: Vec<HostName> = Vec::new();
+            for target in act.targets() {
+                match self.target(index, target)? {
+                    Some(found) => hosts.extend(found.into_iter().filter(|host| !hosts.contains(host)).collect::<Vec<_>>()),
+                    None => return Ok(None),
+                }
+            }
+            // Its death may be known to the cluster before the kernel has finished with it.
+            if matches!(act, Act::Start { .. }) && hosts.iter().any(|host| self.dying.contains(host)) {
+                return Ok(None);
+            }
+            all.push(hosts);
+        }
+        Ok(Some(all))
+    }
+
+    fn target(&mut self, index: usize, target: &Target) -> Result<Option<Vec<HostName>>, RunnerError> {
+        let alive = |this: &Self, host: &HostName| {
+            this.run.cluster().host_pid(host).is_some() && !this.dying.contains(host)
+        };
+        // A host that has just died still has its role until the controller knows.
+        let holder = |this: &Self, host: Option<HostName>| host.filter(|host| alive(this, host)).map(|host| vec![host]);
+        Ok(match target {
+            Target::Primary(vm) => {
+                let roles = self.roles(*vm)?;
+                holder(self, roles.primary)
+            }
+            Target::Secondary(vm) => {
+                let roles = self.roles(*vm)?;
+                holder(self, roles.secondary)
+            }
+            Target::Spare(vm) => {
+                let roles = self.roles(*vm)?;
+                let (Some(_), Some(_)) = (&roles.primary, &roles.secondary) else { return Ok(None) };
+                let busy = [roles.primary, roles.secondary];
+                let names: Vec<HostName> = self.run.cluster().host_names().cloned().collect();
+                let spare = names.into_iter().find(|name| alive(self, name) && !busy.contains(&Some(name.clone())));
+                spare.map(|host| vec![host])
+            }
+            Target::Any => {
+                let names: Vec<HostName> = self.run.cluster().host_names().cloned().collect();
+                // Drawn from all, so that the draw does not depend on who happens to be alive.
+                let first = self.schedule.draw(index, names.len());
+                let turned = (0..names.len()).map(|offset| names[(first + offset) % names.len()].clone());
+                turned.into_iter().find(|name| alive(self, name)).map(|host| vec![host])
+            }
+            Target::Host(host) => Some(vec![host.clone()]),
+            Target::HitBy(step) => Some(self.hit[*step].clone()),
+        })
+    }
+
+    fn roles(&mut self, vm: usize) -> Result<Roles, RunnerError> {
+        if self.controller_answers() {
+            return Ok(self.run.roles_of(vm)?);
+        }
+        // What was known when it last answered.
+        let timeline = self.run.timeline_of(vm);
+        Ok(Roles { primary: timeline.primary().cloned(), secondary: timeline.secondary().cloned() })
+    }
+
+    /// Does one thing.
+    pub(super) fn act(&mut self, step: &Step, act: &Act, hosts: &[HostName]) -> Result<(), RunnerError> {
+        match act {
+            Act::Signal { signal, undo_after, .. } => {
+                for host in hosts {
+                    self.signal(step, host, *signal)?;
+                    self.undo_later(*undo_after, || Undo::Cont(host.clone()));
+                }
+            }
+            Act::Start { .. } => {
+                for host in hosts {
+                    let done = self.run.start_host(host);
+                    self.of_step(step, done)?;
+                }
+            }
+            Act::Restart { dead_for, .. } => {
+                for host in hosts {
+                    if host.as_str() == CONTROLLER {
+                        let done = self.run.take_controller_away(*dead_for);
+                        self.of_step(step, done)?;
+                    } else {
+                        self.signal(step, host, HostSignal::Kill)?;
+                        self.undo_later(Some(*dead_for), || Undo::Start(host.clone()));
+                    }
+                }
+            }
+            Act::Slow { percent, during, .. } => {
+                for host in hosts {
+                    self.began(act, host.as_str())?;
+                    let done = self.run.cluster_mut().throttle(host, Some(*percent));
+                    self.of_step(step, done.map_err(Into::into))?;
+                    self.undo_later(*during, || Undo::Hurry(host.clone()));
+                }
+            }
+            Act::Cut { from, ways, during, .. } => {
+                for host in hosts {
+                    self.began(act, host.as_str())?;
+                    if from.network() {
+                        let held = self.held.entry(host.clone()).or_default();
+                        let new = ways_held(*ways);
+                        *held = Held { to_host: held.to_host | new.to_host, from_host: held.from_host | new.from_host };
+                        let held = *held;
+                        self.run.cluster_mut().hold_messages(host, held);
+                    }
+                    if from.pool() {
+                        let done = self.run.cluster_mut().cut_pool(host, true);
+                        self.of_step(step, done.map_err(Into::into))?;
+                    }
+                    self.undo_later(*during, || Undo::Heal(host.clone(), *from));
+                }
+            }
+            Act::Heal { .. } => self.heal(hosts)?,
+            Act::Switchover { vm, to } => {
+                let to = to.as_ref().and(hosts.first()).map(|host| host.as_str().to_owned());
+                let vm = self.run.vm_id(*vm);
+                self.order(step, Request::Switchover { vm, to })?;
+            }
+            Act::Drain { on, .. } => {
+                for host in hosts {
+                    self.order(step, Request::Drain { host: host.as_str().to_owned(), on: *on })?;
+                }
+            }
+            Act::Mode { vm, mode } => {
+                let vm = self.run.vm_id(*vm);
+                self.order(step, Request::SetMode { vm, mode: (*mode).into() })?;
+            }
+            Act::Corrupt { what, vm, bits, .. } => self.corrupt(act, (*what, *vm, *bits), hosts)?,
+            Act::Fill { during } => self.fill(act, *during)?,
+            Act::Delete { vm } => {
+                let done = self.run.delete(*vm);
+                self.of_step(step, done)?;
+            }
+            Act::Mark => {}
+        }
+        Ok(())
+    }
+
+    fn signal(&mut self, step: &Step, host: &HostName, signal: HostSignal) -> Result<(), RunnerError> {
+        let done = self.run.signal(host, signal);
+        self.of_step(step, done)?;
+        match signal {
+            HostSignal::Kill if host.as_str() != CONTROLLER => _ = self.dying.insert(host.clone()),
+            HostSignal::Stop => _ = self.stopped.insert(host.clone()),
+            HostSignal::Kill | HostSignal::Cont => _ = self.stopped.remove(host),
+        }
+        Ok(())
+    }
+
+    fn order(&mut self, step: &Step, request: Request) -> Result<(), RunnerError> {
+        let done = self.run.order(request, &step.name);
+        self.of_step(step, done)
+    }
+
+    fn began(&mut self, act: &Act, target: &str) -> Result<(), RunnerError> {
+        let what = What::FaultBegan { fault: name_of(act), target: target.to_owned() };
+        Ok(self.run.note(Event { at: monotonic(), what })?)
+    }
+
+    fn ended(&mut self, fault: &str, target: &str) -> Result<(), RunnerError> {
+        let what = What::FaultEnded { fault: fault.to_owned(), target: target.to_owned() };
+        Ok(self.run.note(Event { at: monotonic(), what })?)
+    }
+
+    fn undo_later(&mut self, after: Option<Span>, undo: impl FnOnce() -> Undo) {
+        if let Some(after) = after {
+            self.undos.push((monotonic() + after, undo()));
+        }
+    }
+
+    /// Undoes what is due; says whether something could not be undone yet.
+    pub(super) fn undo_due(&mut self) -> Result<bool, RunnerError> {
+        let now = monotonic();
+        let (due, later) = std::mem::take(&mut self.undos).into_iter().partition(|(at, _)| *at <= now);
+        self.undos = later;
+        let due: Vec<(ft_protocol::Time, Undo)> = due;
+        let mut undone = false;
+        for (at, undo) in due {
+            if !self.undo(&undo)? {
+                self.undos.push((at, undo));
+                undone = true;
+            }
+        }
+        Ok(undone)
+    }
+
+    /// Says whether it could be undone.
+    fn undo(&mut self, undo: &Undo) -> Result<bool, RunnerError> {
+        match undo {
+            Undo::Cont(host) => {
+                self.stopped.remove(host);
+                let lives = host.as_str() == CONTROLLER || self.run.cluster().host_pid(host).is_some();
+                if lives && !self.dying.contains(host) {
+                    self.run.signal(host, HostSignal::Cont)?;
+                }
+            }
+            Undo::Start(host) if self.dying.contains(host) => return Ok(false),
+            // Somebody else may have been faster.
+            Undo::Start(host) if self.run.cluster().host_pid(host).is_none() => self.run.start_host(host)?,
+            Undo::Start(_) => {}
+            Undo::Hurry(host) => self.hurry(host)?,
+            Undo::Heal(host, from) => self.reconnect(host, *from)?,
+            Undo::Empty(path) => self.empty(path)?,
+        }
+        Ok(true)
+    }
+
+    fn heal(&mut self, hosts: &[HostName]) -> Result<(), RunnerError> {
+        for host in hosts {
+            self.hurry(host)?;
+            self.reconnect(host, CutFrom::Both)?;
+        }
+        if hosts.is_empty() {
+            for path in std::mem::take(&mut self.fillers) {
+                self.empty(&path)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn hurry(&mut self, host: &HostName) -> Result<(), RunnerError> {
+        // A dead one is in no need of it.
+        let _ = self.run.cluster_mut().throttle(host, None);
+        self.ended("slow", host.as_str())
+    }
+
+    fn reconnect(&mut self, host: &HostName, from: CutFrom) -> Result<(), RunnerError> {
+        if from.network() {
+            self.held.remove(host);
+            self.run.cluster_mut().hold_messages(host, Held::default());
+        }
+        if from.pool() {
+            self.run.cluster_mut().cut_pool(host, false).map_err(crate::protected::RunError::from)?;
+        }
+        self.ended("cut", host.as_str())
+    }
+
+    fn corrupt(
+        &mut self,
+        act: &Act,
+        (what, vm, bits): (CorruptWhat, usize, u32),
+        hosts: &[HostName],
+    ) -> Result<(), RunnerError> {
+        let pool = self.run.cluster().pool_directory().join(POOL);
+        let journal = super::prepare::vm(&self.scenario.vms[vm]).spec("guest", UnreadConsole::Waits).journal;
+        let vm_name = self.scenario.vms[vm].name.clone();
+        let pages: Vec<(u16, String)> = match what {
+            CorruptWhat::Heartbeat => hosts.iter().filter_map(|host| Some((number_of(host)?, host.to_string()))).collect(),
+            _ => vec![(0, vm_name)],
+        };
+        for (host, target) in pages {
+            let corruption = Corruption {
+                pool: &pool,
+                what,
+                vm: u16::try_from(vm).unwrap_or(u16::MAX),
+                host,
+                slots: journal.slots,
+                slot_bytes: journal.slot_bytes,
+                bits,
+            };
+            let places = corruption.flip(&mut self.random)?;
+            let fault = format!("{}: {}", name_of(act), places.join(", "));
+            self.run.note(Event { at: monotonic(), what: What::FaultBegan { fault, target } })?;
+        }
+        Ok(())
+    }
+
+    fn fill(&mut self, act: &Act, during: Option<Span>) -> Result<(), RunnerError> {
+        /// At once.
+        const CHUNK: [u8; 1 << 16] = [0x55; 1 << 16];
+        let Some(tmpfs) = &self.tmpfs else { return Ok(()) };
+        let path = tmpfs.path().join(FILLER);
+        let mut file =
+            std::fs::File::create(&path).map_err(|source| RunnerError::File { path: path.clone(), source })?;
+        // Ends when the space does; then byte by byte, as it were.
+        while file.write_all(&CHUNK).is_ok() {}
+        while file.write_all(&CHUNK[..4096]).is_ok() {}
+        self.began(act, POOL)?;
+        self.fillers.push(path.clone());
+        self.undo_later(during, || Undo::Empty(path));
+        Ok(())
+    }
+
+    fn empty(&mut self, path: &std::path::Path) -> Result<(), RunnerError> {
+        self.fillers.retain(|filler| filler != path);
+        std::fs::remove_file(path).map_err(|source| RunnerError::File { path: path.to_owned(), source })?;
+        self.ended("pool full", POOL)
+    }
+}
+
+/// The number of a host's heartbeat page: hosts join in the order of their names.
+fn number_of(host: &HostName) -> Option<u16> {
+    (0..crate::cluster::HOSTS_MAX).find(|number| HostName::nth(*number) == *host)
+}

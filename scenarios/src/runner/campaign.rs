@@ -1,0 +1,115 @@
+//! Many scenarios, many times, some at once.
+
+use super::{Glimpse, Goldens, Report, RunnerError, RunnerOptions, run_scenario};
+use crate::language::Scenario;
+use crossbeam_channel::unbounded;
+use std::os::fd::BorrowedFd;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+
+/// What to run, and how often.
+#[derive(Clone, Debug)]
+pub struct Campaign {
+    /// How each is run.
+    pub runner: RunnerOptions,
+    /// How often each is run, with a seed more each time.
+    pub repeat: u64,
+    /// Go on until one fails, and end then.
+    pub until_fail: bool,
+    /// How many run at once.
+    pub jobs: usize,
+}
+
+/// How a campaign goes.
+#[derive(Clone, Debug)]
+pub enum Progress<'a> {
+    /// A run begins.
+    Began {
+        /// Its number, from 0.
+        run: usize,
+        /// What runs.
+        scenario: &'a Scenario,
+        /// With which seed.
+        seed: u64,
+    },
+    /// A run goes on.
+    Goes {
+        /// Its number.
+        run: usize,
+        /// How.
+        glimpse: &'a Glimpse,
+    },
+    /// A run is over.
+    Ended {
+        /// Its number.
+        run: usize,
+        /// What came of it.
+        report: &'a Report,
+    },
+}
+
+/// Runs them all; reports come in the order of the runs. `progress` is called by several threads.
+///
+/// # Errors
+/// When one cannot be run for a reason that lies outside of it, or the user wants to end.
+pub fn run_campaign(
+    scenarios: &[Scenario],
+    campaign: &Campaign,
+    interrupt: BorrowedFd<'_>,
+    progress: &(dyn Fn(Progress<'_>) + Sync),
+) -> Result<Vec<Report>, RunnerError> {
+    let rounds = if campaign.until_fail { usize::MAX } else { usize::try_from(campaign.repeat).unwrap_or(usize::MAX) };
+    let runs = scenarios.len().saturating_mul(rounds);
+    let (next, over, goldens) = (AtomicUsize::new(0), AtomicBool::new(false), Goldens::default());
+    let (sender, receiver) = unbounded();
+    let work = || {
+        while !over.load(Ordering::Relaxed) {
+            let run = next.fetch_add(1, Ordering::Relaxed);
+            if run >= runs {
+                return;
+            }
+            let result = one(scenarios, campaign, run, &goldens, interrupt, progress);
+            let failed = result.as_ref().is_ok_and(|report| !report.holds);
+            if result.is_err() || failed && campaign.until_fail {
+                over.store(true, Ordering::Relaxed);
+            }
+            if sender.send((run, result)).is_err() {
+                return;
+            }
+        }
+    };
+    // Hosts die with the thread that started them: it is the one that runs their scenario.
+    std::thread::scope(|scope| {
+        for _ in 1..campaign.jobs.max(1) {
+            scope.spawn(work);
+        }
+        work();
+    });
+    let mut results: Vec<(usize, Result<Report, RunnerError>)> = receiver.try_iter().collect();
+    results.sort_by_key(|(run, _)| *run);
+    results.into_iter().map(|(_, result)| result).collect()
+}
+
+fn one(
+    scenarios: &[Scenario],
+    campaign: &Campaign,
+    run: usize,
+    goldens: &Goldens,
+    interrupt: BorrowedFd<'_>,
+    progress: &(dyn Fn(Progress<'_>) + Sync),
+) -> Result<Report, RunnerError> {
+    let scenario = &scenarios[run % scenarios.len()];
+    let round = u64::try_from(run / scenarios.len()).unwrap_or(u64::MAX);
+    let seed = campaign.runner.seed.unwrap_or(scenario.seed).wrapping_add(round);
+    let options = RunnerOptions { seed: Some(seed), ..campaign.runner.clone() };
+    progress(Progress::Began { run, scenario, seed });
+    let mut watch = |glimpse: &Glimpse| progress(Progress::Goes { run, glimpse });
+    let report = match run_scenario(scenario, &options, goldens, interrupt, &mut watch) {
+        // What breaks in one scenario is that scenario's failure.
+        Err(error @ (RunnerError::Run(_) | RunnerError::Step { .. } | RunnerError::Workload { .. })) => {
+            Report::broken(scenario, seed, &error)
+        }
+        report => report?,
+    };
+    progress(Progress::Ended { run, report: &report });
+    Ok(report)
+}

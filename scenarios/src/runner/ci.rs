@@ -1,0 +1,129 @@
+//! Reports for machines that build: JUnit XML, and annotations of GitHub Actions.
+
+use super::{Report, Verdict};
+use quick_junit::{NonSuccessKind, TestCase, TestCaseStatus, TestSuite};
+use std::fmt::Write as _;
+use std::time::Duration;
+
+/// The reports as JUnit XML: a test case for each run.
+///
+/// # Errors
+/// Never: the text is made in memory.
+pub fn junit(reports: &[Report]) -> Result<String, quick_junit::SerializeError> {
+    let mut suite = TestSuite::new("ftvm scenarios");
+    for report in reports {
+        let mut case = TestCase::new(format!("{} (seed {})", report.scenario, report.seed), status(report));
+        case.set_classname(report.path.to_string_lossy());
+        case.set_time(Duration::from_secs_f64(report.duration_ms.max(0.0) / 1_000.0));
+        let verdicts: String = report.verdicts.iter().map(|verdict| line(verdict) + "\n").collect();
+        case.set_system_out(verdicts);
+        suite.add_test_case(case);
+    }
+    let mut all = quick_junit::Report::new("ftvm");
+    all.add_test_suite(suite);
+    all.to_string()
+}
+
+fn status(report: &Report) -> TestCaseStatus {
+    if let Some(reason) = &report.skipped {
+        let mut status = TestCaseStatus::skipped();
+        status.set_message(reason.as_str());
+        return status;
+    }
+    let failed: Vec<&Verdict> = report.verdicts.iter().filter(|verdict| !verdict.holds).collect();
+    let Some(first) = failed.first() else { return TestCaseStatus::success() };
+    let mut status = TestCaseStatus::non_success(NonSuccessKind::Failure);
+    status.set_type("expectation");
+    status.set_message(format!("{}: {}", first.expectation, first.found));
+    let lines: String = failed.iter().map(|verdict| line(verdict) + "\n").collect();
+    let mut text = format!("{lines}again: {}\n", report.again);
+    if let Some(directory) = &report.directory {
+        let _ = writeln!(text, "see: {}", directory.display());
+    }
+    status.set_description(text);
+    status
+}
+
+fn line(verdict: &Verdict) -> String {
+    let mark = if verdict.holds { "ok  " } else { "FAIL" };
+    format!("{mark}  {}: {}", verdict.expectation, verdict.found)
+}
+
+/// An annotation for each expectation that does not hold, at its line of the scenario's file.
+#[must_use]
+pub fn github_annotations(reports: &[Report]) -> String {
+    let mut text = String::new();
+    for report in reports {
+        for verdict in report.verdicts.iter().filter(|verdict| !verdict.holds) {
+            let file = property(&report.path.to_string_lossy());
+            let title = property(&format!("{} (seed {})", report.scenario, report.seed));
+            let message = message(&format!("{}: {}\nagain: {}", verdict.expectation, verdict.found, report.again));
+            let line = verdict.line.unwrap_or(1);
+            let _ = writeln!(text, "::error file={file},line={line},title={title}::{message}");
+        }
+        if let Some(reason) = &report.skipped {
+            let file = property(&report.path.to_string_lossy());
+            let _ = writeln!(text, "::notice file={file},title={} skipped::{}", property(&report.scenario), message(reason));
+        }
+    }
+    text
+}
+
+/// As GitHub wants it behind the two colons.
+fn message(text: &str) -> String {
+    text.replace('%', "%25").replace('\r', "%0D").replace('\n', "%0A")
+}
+
+/// As GitHub wants it before them.
+fn property(text: &str) -> String {
+    message(text).replace(':', "%3A").replace(',', "%2C")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::path::PathBuf;
+
+    fn report(name: &str, verdicts: Vec<Verdict>, skipped: Option<&str>) -> Report {
+        Report {
+            scenario: name.to_owned(),
+            path: PathBuf::from("dir/a,b.toml"),
+            seed: 7,
+            holds: verdicts.iter().all(|verdict| verdict.holds),
+            skipped: skipped.map(ToOwned::to_owned),
+            verdicts,
+            duration_ms: 1_500.0,
+            again: "ftvm scenario run --seed 7 dir/a,b.toml".to_owned(),
+            summary: None,
+            directory: None,
+        }
+    }
+
+    fn verdict(holds: bool) -> Verdict {
+        Verdict { expectation: "1 takeovers".to_owned(), holds, found: "0 takeovers\n<none>".to_owned(), line: Some(12) }
+    }
+
+    #[test]
+    fn failures_are_annotated_where_they_are_expected() {
+        let reports = [report("x", vec![verdict(true), verdict(false)], None), report("y", Vec::new(), Some("no mount"))];
+        assert_eq!(
+            github_annotations(&reports),
+            "::error file=dir/a%2Cb.toml,line=12,title=x (seed 7)::1 takeovers: 0 takeovers%0A<none>%0Aagain: ftvm scenario run \
+             --seed 7 dir/a,b.toml\n::notice file=dir/a%2Cb.toml,title=y skipped::no mount\n"
+        );
+    }
+
+    #[test]
+    fn junit_has_every_run_and_why_it_failed() {
+        let reports = [
+            report("good", vec![verdict(true)], None),
+            report("bad", vec![verdict(false)], None),
+            report("left out", Vec::new(), Some("no mount")),
+        ];
+        let xml = junit(&reports).unwrap();
+        assert!(xml.contains("tests=\"3\" disabled=\"1\" errors=\"0\" failures=\"1\"") || xml.contains("failures=\"1\""), "{xml}");
+        assert!(xml.contains("name=\"bad (seed 7)\"") && xml.contains("time=\"1.500\""), "{xml}");
+        assert!(xml.contains("&lt;none&gt;") && xml.contains("again: ftvm scenario run"), "{xml}");
+        assert!(xml.contains("<skipped message=\"no mount\""), "{xml}");
+    }
+}

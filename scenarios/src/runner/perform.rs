@@ -1,0 +1,335 @@
+//! A scenario while it runs: what is seen goes to its schedule, what is due is done.
+
+use super::prepare::Tmpfs;
+use super::workload::Workload;
+use super::{Glimpse, RunnerError};
+use crate::cluster::{CONTROLLER, HostName};
+use crate::event::{Event, HappeningKind, What};
+use crate::language::{Act, CutFrom, Facts, Scenario, Step, WaysPart};
+use crate::protected::{Outcome, ProtectedRun, RunError};
+use crate::runner::schedule::Schedule;
+use ft_protocol::{Span, Time};
+use nix::poll::PollFlags;
+use rand_chacha::ChaCha8Rng;
+use std::collections::{BTreeMap, BTreeSet};
+use std::os::fd::{AsFd as _, BorrowedFd};
+use std::path::PathBuf;
+use vmm::clock::monotonic;
+
+/// How long a deposed host may take to find out, once the guests have ended.
+const FENCED_BOUND: Span = Span::from_ms(10_000);
+/// Between two tries of a step whose target does not exist at the moment, and two looks at a failpoint.
+const RETRY_INTERVAL: Span = Span::from_ms(2);
+/// Between two looks how far the VMs are, while a step waits for it.
+const FACTS_INTERVAL: Span = Span::from_ms(5);
+/// Between two entries in the events of how far they are.
+const SAMPLE_INTERVAL: Span = Span::from_ms(250);
+/// Console bytes taken at once.
+const CONSOLE_BYTES: usize = 1 << 20;
+
+/// Something that was done and is to be undone.
+#[derive(Clone, Debug)]
+pub(super) enum Undo {
+    /// A stopped process goes on.
+    Cont(HostName),
+    /// A killed host is started again.
+    Start(HostName),
+    /// A slow process is as fast as ever.
+    Hurry(HostName),
+    /// A host is no longer cut off.
+    Heal(HostName, CutFrom),
+    /// The pool has space again.
+    Empty(PathBuf),
+}
+
+/// A scenario while it runs.
+pub(super) struct Performance<'a> {
+    pub(super) scenario: &'a Scenario,
+    pub(super) run: ProtectedRun,
+    pub(super) schedule: Schedule,
+    pub(super) workloads: Vec<Workload>,
+    /// Of the pool, if it has one of its own.
+    pub(super) tmpfs: Option<Tmpfs>,
+    /// For each step, the hosts that it hit last.
+    pub(super) hit: Vec<Vec<HostName>>,
+    /// Hosts that were killed, and whose end was not seen yet.
+    pub(super) dying: BTreeSet<HostName>,
+    /// Processes that steps have stopped.
+    pub(super) stopped: BTreeSet<HostName>,
+    /// What messages of each host are held.
+    pub(super) held: BTreeMap<HostName, crate::cluster::Held>,
+    pub(super) undos: Vec<(Time, Undo)>,
+    /// Processes that stand at failpoints, by the steps that wait for them.
+    pub(super) standing: BTreeMap<usize, HostName>,
+    /// Files that take the pool's space.
+    pub(super) fillers: Vec<PathBuf>,
+    /// For what is random and no delay.
+    pub(super) random: ChaCha8Rng,
+    /// Orders that the controller refused, by step.
+    pub(super) refused: Vec<(String, String)>,
+    pub(super) facts: Vec<Facts>,
+    pub(super) next_facts: Time,
+    pub(super) next_sample: Time,
+    pub(super) last_step: Option<String>,
+}
+
+impl Performance<'_> {
+    /// To its end, or until time runs out.
+    pub(super) fn perform(
+        &mut self,
+        vms: usize,
+        interrupt: BorrowedFd<'_>,
+        watch: &mut dyn FnMut(&Glimpse),
+    ) -> Result<Vec<Option<Outcome>>, RunnerError> {
+        let limit = monotonic() + self.scenario.time_limit;
+        loop {
+            self.listen(vms)?;
+            self.look(vms, watch)?;
+            let undone = self.undo_due()? | self.fire_due()?;
+            let outcomes: Vec<Option<Outcome>> = (0..vms).map(|vm| self.run.outcome_of(vm)).collect();
+            let guests_ended = outcomes.iter().all(Option::is_some);
+            if guests_ended {
+                self.workloads.iter_mut().for_each(Workload::guests_ended);
+                if self.workloads.iter().all(Workload::is_over) {
+                    self.await_fenced(interrupt)?;
+                    return Ok(outcomes);
+                }
+            }
+            let now = monotonic();
+            if now >= limit {
+                return Ok(outcomes);
+            }
+            self.turn(self.next_turn(now, undone).min(limit), interrupt)?;
+        }
+    }
+
+    /// When there is something to do even if nothing happens.
+    fn next_turn(&self, now: Time, undone: bool) -> Time {
+        let mut next = self.next_sample.max(now);
+        if undone || self.schedule.awaited_failpoints().next().is_some() {
+            next = next.min(now + RETRY_INTERVAL);
+        }
+        if self.schedule.wants_facts() {
+            next = next.min(self.next_facts);
+        }
+        let undo = self.undos.iter().map(|(at, _)| *at).min();
+        [self.schedule.next_due(), undo].into_iter().flatten().fold(next, Time::min)
+    }
+
+    fn turn(&mut self, until: Time, interrupt: BorrowedFd<'_>) -> Result<(), RunnerError> {
+        let mut extra = vec![(interrupt.as_fd(), PollFlags::POLLIN)];
+        extra.extend(self.workloads.iter().filter_map(|one| Some((one.descriptor()?, PollFlags::POLLIN))));
+        let turn = self.run.turn(until, &extra)?;
+        if turn.ready[0] {
+            return Err(RunnerError::Interrupted);
+        }
+        for event in &turn.events {
+            self.saw(event);
+        }
+        for workload in &mut self.workloads {
+            if let Some(what) = workload.reap()? {
+                self.run.note(Event { at: monotonic(), what })?;
+            }
+        }
+        Ok(())
+    }
+
+    fn saw(&mut self, event: &Event) {
+        match &event.what {
+            What::Happened(happening) => {
+                if let Some(live) = (0..self.scenario.vms.len()).find_map(|vm| self.run.timeline_of(vm).first_live()) {
+                    self.schedule.running(live);
+                }
+                let vm = event.what.vm().and_then(|vm| self.run.place_of(vm));
+                self.schedule.happened(event.at, HappeningKind::from(happening), vm);
+            }
+            What::HostExited { host, .. } => {
+                self.dying.remove(host);
+                self.stopped.remove(host);
+            }
+            What::ControllerRevived { .. } => {
+                self.stopped.remove(&HostName::new(CONTROLLER));
+            }
+            What::OrderAnswered { order, refused: Some(why) } => self.refused.push((order.clone(), why.clone())),
+            _ => {}
+        }
+    }
+
+    fn listen(&mut self, vms: usize) -> Result<(), RunnerError> {
+        for vm in 0..vms {
+            let mut bytes = Vec::new();
+            while self.run.read_console_of(vm, &mut bytes, CONSOLE_BYTES)? > 0 {}
+            if !bytes.is_empty() {
+                self.schedule.printed(monotonic(), vm, &bytes);
+            }
+        }
+        Ok(())
+    }
+
+    /// A controller that stands still answers nobody, and asking it would stop us, too.
+    pub(super) fn controller_answers(&self) -> bool {
+        let controller = HostName::new(CONTROLLER);
+        self.run.has_controller()
+            && !self.stopped.contains(&controller)
+            && !self.standing.values().any(|process| *process == controller)
+    }
+
+    /// How far the VMs are, and who stands at a failpoint.
+    fn look(&mut self, vms: usize, watch: &mut dyn FnMut(&Glimpse)) -> Result<(), RunnerError> {
+        self.look_at_failpoints()?;
+        let now = monotonic();
+        let sample = now >= self.next_sample;
+        if !(sample || self.schedule.wants_facts() && now >= self.next_facts) {
+            return Ok(());
+        }
+        self.next_facts = now + FACTS_INTERVAL;
+        if sample {
+            self.next_sample = now + SAMPLE_INTERVAL;
+        }
+        if self.controller_answers() {
+            self.ask_for_facts(vms, sample)?;
+        }
+        if sample {
+            watch(&self.glimpse());
+        }
+        Ok(())
+    }
+
+    fn ask_for_facts(&mut self, vms: usize, sample: bool) -> Result<(), RunnerError> {
+        let status = self.run.status()?;
+        for vm in 0..vms {
+            let id = self.run.vm_id(vm);
+            let Some(found) = status.vms.iter().find(|status| status.vm == id) else { continue };
+            self.facts[vm] = Facts {
+                epoch: found.applied.get(),
+                generation: found.generation.get(),
+                takeovers: found.takeovers,
+                switchovers: found.switchovers,
+                console_bytes: found.console_end,
+                protected: found.unprotected.is_none(),
+            };
+            if sample {
+                let Facts { epoch, generation, console_bytes: console, .. } = self.facts[vm];
+                self.run.note(Event {
+                    at: monotonic(),
+                    what: What::Sampled { vm: id, generation, epoch, console },
+                })?;
+            }
+        }
+        self.schedule.observed(monotonic(), &self.facts);
+        Ok(())
+    }
+
+    fn glimpse(&self) -> Glimpse {
+        let timeline = self.run.timeline_of(0);
+        Glimpse {
+            elapsed: monotonic().since(self.run.started_at()),
+            epoch: self.facts.first().map_or(0, |facts| facts.epoch),
+            takeovers: timeline.takeovers_done(),
+            protected: timeline.is_protected(),
+            last_step: self.last_step.clone(),
+        }
+    }
+
+    fn look_at_failpoints(&mut self) -> Result<(), RunnerError> {
+        let awaited: Vec<(usize, HostName, &'static str)> =
+            self.schedule.awaited_failpoints().map(|(index, process, name)| (index, process.clone(), name)).collect();
+        for (index, process, name) in awaited {
+            // One that is dead reaches nothing.
+            if self.run.cluster().stands_at(&process, name).unwrap_or(false) {
+                let what = What::FailpointReached { process: process.clone(), failpoint: name.to_owned() };
+                self.run.note(Event { at: monotonic(), what })?;
+                self.standing.insert(index, process);
+                self.schedule.reached(monotonic(), index);
+            }
+        }
+        Ok(())
+    }
+
+    /// Fires what is due; says whether something could not be done yet.
+    fn fire_due(&mut self) -> Result<bool, RunnerError> {
+        let mut undone = false;
+        for index in self.schedule.due(monotonic()) {
+            let step = self.schedule.step(index).clone();
+            match self.targets(index, &step)? {
+                Some(targets) => {
+                    self.schedule.fired(index, monotonic());
+                    self.fire(index, &step, &targets)?;
+                }
+                None => undone = true,
+            }
+        }
+        Ok(undone)
+    }
+
+    fn fire(&mut self, index: usize, step: &Step, targets: &[Vec<HostName>]) -> Result<(), RunnerError> {
+        self.run.note(Event { at: monotonic(), what: What::StepFired { step: step.name.clone() } })?;
+        self.last_step = Some(step.name.clone());
+        for (act, hosts) in step.acts.iter().zip(targets) {
+            self.act(step, act, hosts)?;
+        }
+        self.hit[index] = targets.iter().flatten().cloned().collect();
+        if let Some(process) = self.standing.remove(&index) {
+            self.let_go_on(step, &process)?;
+        }
+        Ok(())
+    }
+
+    /// What stood at a failpoint goes on, unless the step has killed or stopped it.
+    fn let_go_on(&mut self, step: &Step, process: &HostName) -> Result<(), RunnerError> {
+        if !self.dying.contains(process) && !self.stopped.contains(process) {
+            let done = self.run.signal(process, crate::cluster::HostSignal::Cont);
+            self.of_step(step, done)?;
+        }
+        Ok(())
+    }
+
+    /// An error that a step brought about names it.
+    pub(super) fn of_step(&self, step: &Step, done: Result<(), RunError>) -> Result<(), RunnerError> {
+        done.map_err(|source| RunnerError::Step {
+            path: self.scenario.path.clone(),
+            line: step.line,
+            step: step.name.clone(),
+            source: Box::new(source),
+        })
+    }
+
+    /// A deposed host may find out only after the guests have ended.
+    fn await_fenced(&mut self, interrupt: BorrowedFd<'_>) -> Result<(), RunnerError> {
+        let Some(expected) = self.scenario.expect.fenced else { return Ok(()) };
+        let limit = monotonic() + FENCED_BOUND;
+        while self.run.timeline().fenced() < expected.min && monotonic() < limit {
+            self.undo_due()?;
+            let until = self.undos.iter().map(|(at, _)| *at).min().map_or(limit, |undo| undo.min(limit));
+            self.turn(until, interrupt)?;
+        }
+        Ok(())
+    }
+}
+
+/// Which messages a cut holds.
+pub(super) fn ways_held(ways: WaysPart) -> crate::cluster::Held {
+    crate::cluster::Held {
+        to_host: matches!(ways, WaysPart::Both | WaysPart::ToHost),
+        from_host: matches!(ways, WaysPart::Both | WaysPart::FromHost),
+    }
+}
+
+/// What an act is called in the events.
+pub(super) fn name_of(act: &Act) -> String {
+    match act {
+        Act::Slow { percent, .. } => format!("slow to {percent} %"),
+        Act::Cut { from: CutFrom::Pool, .. } => "cut from the pool".to_owned(),
+        Act::Cut { from, ways, .. } => {
+            let what = if *from == CutFrom::Both { "pool and network" } else { "network" };
+            match ways {
+                WaysPart::Both => format!("cut from the {what}"),
+                WaysPart::ToHost => format!("cut from the {what}, to the host only"),
+                WaysPart::FromHost => format!("cut from the {what}, from the host only"),
+            }
+        }
+        Act::Corrupt { what, .. } => format!("corrupt {what:?}").to_lowercase(),
+        Act::Fill { .. } => "pool full".to_owned(),
+        _ => String::new(),
+    }
+}
