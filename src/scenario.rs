@@ -11,6 +11,7 @@ use clap::Subcommand;
 use scenarios::cluster::default_pool_parent;
 use scenarios::golden::GoldenError;
 use scenarios::language::{Axis, Scenario, ScenarioError, json_schema};
+use scenarios::report::{FolderError, RunFolder, explain};
 use scenarios::runner::{Campaign, Report, RunnerError, RunnerOptions, github_annotations, junit, run_campaign};
 use std::fmt::Write as _;
 use std::os::fd::AsFd as _;
@@ -30,6 +31,8 @@ enum Command {
     Check(FilesArgs),
     /// List scenarios and what they prove
     List(FilesArgs),
+    /// Tell in words what a run was and what happened around its failure
+    Explain(ExplainArgs),
     /// Print the JSON schema of scenario files, for editors
     Schema,
 }
@@ -74,6 +77,13 @@ struct RunArgs {
 }
 
 #[derive(clap::Args)]
+struct ExplainArgs {
+    /// The run's directory
+    #[arg(value_name = "RUN", default_value = "scenario-runs/latest")]
+    run: PathBuf,
+}
+
+#[derive(clap::Args)]
 struct FilesArgs {
     /// Scenario files, or directories of them
     #[arg(required = true, value_name = "FILE|DIR")]
@@ -88,6 +98,11 @@ pub(crate) fn run(args: &Args) -> CommandResult {
         Command::Run(args) => run_all(args),
         Command::Check(args) => check(args),
         Command::List(args) => list(args),
+        Command::Explain(args) => {
+            let folder = RunFolder::read(&args.run)?;
+            output::text(&explain(&folder))?;
+            Ok(ExitStatus::Own(ExitCode::Ok))
+        }
         Command::Schema => {
             output::json(&json_schema())?;
             Ok(ExitStatus::Own(ExitCode::Ok))
@@ -214,6 +229,12 @@ impl From<ScenarioError> for Failure {
     }
 }
 
+impl From<FolderError> for Failure {
+    fn from(error: FolderError) -> Self {
+        Self::new(ExitCode::FileMissing, &error)
+    }
+}
+
 impl From<GoldenError> for Failure {
     fn from(error: GoldenError) -> Self {
         let code = match &error {
@@ -235,6 +256,7 @@ impl From<RunnerError> for Failure {
             RunnerError::Golden(error) => error.into(),
             RunnerError::Cluster(error) => error.into(),
             RunnerError::Run(error) => error.into(),
+            RunnerError::Page(error) => error.into(),
             RunnerError::File { .. } => Self::new(ExitCode::FileMissing, &error),
             RunnerError::Step { .. } | RunnerError::Workload { .. } => Self::new(ExitCode::ExpectationFailed, &error),
             RunnerError::Skipped { .. } => Self::new(ExitCode::NotPermitted, &error),

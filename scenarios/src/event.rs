@@ -364,12 +364,15 @@ pub enum EventsError {
 /// # Errors
 /// When it cannot be read, or holds something else.
 pub fn read_events(path: &Path) -> Result<Vec<Event>, EventsError> {
-    let text = std::fs::read_to_string(path)
-        .map_err(|source| EventsError::Unreadable { path: path.to_owned(), source })?;
+    let text =
+        std::fs::read_to_string(path).map_err(|source| EventsError::Unreadable { path: path.to_owned(), source })?;
     let whole = text.rfind('\n').map_or("", |end| &text[..=end]);
     let read = |(index, line): (usize, &str)| {
-        let line: ReadLine = serde_json::from_str(line)
-            .map_err(|source| EventsError::Malformed { path: path.to_owned(), line: index + 1, source })?;
+        let line: ReadLine = serde_json::from_str(line).map_err(|source| EventsError::Malformed {
+            path: path.to_owned(),
+            line: index + 1,
+            source,
+        })?;
         Ok(Event { at: Time::from_ns(line.at_ns), what: line.what })
     };
     whole.lines().enumerate().map(read).collect()

@@ -15,6 +15,7 @@ pub mod history;
 pub mod kv_load;
 pub mod language;
 pub mod protected;
+pub mod report;
 pub mod runner;
 pub mod sim;
 pub mod status_line;

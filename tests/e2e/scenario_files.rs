@@ -11,7 +11,7 @@ fn library() -> PathBuf {
 fn the_library_holds() {
     let Some(_machine) = kvm() else { return };
     let place = Place::new();
-    let ended = place.run(&["scenario", "run", library().to_str().unwrap()]);
+    let ended = place.run(&["scenario", "run", "--jobs", "2", library().to_str().unwrap()]);
     let text = String::from_utf8_lossy(&ended.stdout);
     assert_eq!(ended.code, Some(0), "{text}{}", ended.stderr);
     assert!(text.lines().last().is_some_and(|line| line.ends_with("0 fail")), "{text}");
@@ -65,9 +65,12 @@ fn fails(name: &str, text: &str, code: i32, expected: &str) {
     assert!(out.contains("0 scenarios hold, 1 fail: "), "{out}");
     assert!(out.contains(&format!("again ftvm scenario run --seed 1 {}", file.display())), "{out}");
     let kept = place.file("scenario-runs").join(format!("{name}-1"));
-    for file in ["events.jsonl", "console", "report.json", "pool.1.stderr", "a.1.stderr"] {
+    for file in ["manifest.json", "report.html", "events.jsonl", "console", "report.json", "pool.1.stderr", "a.1.stderr"] {
         assert!(kept.join(file).exists(), "{file} is kept");
     }
+    let told = place.run(&["scenario", "explain"]).ok();
+    let told = String::from_utf8_lossy(&told.stdout);
+    assert!(told.contains("it FAILED") && told.contains("what happened"), "the latest run is told: {told}");
     assert_eq!(place.leftovers(), Vec::<PathBuf>::new());
 }
 
@@ -105,4 +108,33 @@ fn reports_are_for_programs_too() {
     assert_eq!(reports[0]["holds"], true);
     let directory = reports[0]["directory"].as_str().expect("it was kept");
     assert!(place.file(directory).join("console.unprotected").exists());
+}
+
+#[test]
+fn reports_are_for_machines_that_build() {
+    let Some(_machine) = kvm() else { return };
+    let place = Place::new();
+    let file = place.write("some.toml", format!("{VM}[expect]\ntakeovers = 1\n"));
+    let arguments = ["scenario", "run", "--github", "--junit", "junit.xml", file.to_str().unwrap()];
+    let ended = place.run(&arguments);
+    let out = String::from_utf8_lossy(&ended.stdout);
+    assert_eq!(ended.code, Some(80), "{out}");
+    assert!(out.contains("some.toml,line=6,title=some (seed 1)::1 takeovers: 0 takeovers%0Aagain: ftvm"), "{out}");
+    let xml = std::fs::read_to_string(place.file("junit.xml")).expect("it was written");
+    assert!(xml.contains("<failure message=\"1 takeovers: 0 takeovers\""), "{xml}");
+}
+
+#[test]
+fn a_matrix_can_be_narrowed_and_widened() {
+    let place = Place::new();
+    let file = place.write("some.toml", format!("[matrix]\n\"vm.mode\" = [\"checkpoint\", \"replay\"]\n{VM}[expect]\n"));
+    let lines = |arguments: &[&str]| {
+        let ended = place.run(&[&["scenario", "list", file.to_str().unwrap()], arguments].concat()).ok();
+        String::from_utf8_lossy(&ended.stdout).lines().count()
+    };
+    assert_eq!(lines(&[]), 2);
+    assert_eq!(lines(&["--matrix", "vm.mode=replay"]), 1);
+    assert_eq!(lines(&["--matrix", "vm.mode=replay", "--matrix", "vm.epoch=1ms,2ms,3ms"]), 3);
+    let ended = place.run(&["scenario", "list", file.to_str().unwrap(), "--matrix", "vm.mode=repaly"]);
+    assert!(ended.one_line(78).contains("did you mean `replay`?"));
 }

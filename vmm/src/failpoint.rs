@@ -75,7 +75,9 @@ struct Armed {
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 pub enum FailpointError {
     /// Not of the form `NAME=ACTION[@HIT]`.
-    #[error("{FAILPOINTS_VARIABLE}: `{part}` is not NAME=kill|stop|delay:MS with an optional @HIT, nor NAME=gate:/PATH")]
+    #[error(
+        "{FAILPOINTS_VARIABLE}: `{part}` is not NAME=kill|stop|delay:MS with an optional @HIT, nor NAME=gate:/PATH"
+    )]
     Form {
         /// The part between semicolons.
         part: String,
@@ -165,7 +167,14 @@ mod tests {
         let gate = parse("host.beat=gate:/tmp/x@y").unwrap();
         assert_eq!(gate["host.beat"].act, Act::Gate(PathBuf::from("/tmp/x@y")));
         assert!(matches!(parse("host.beat=kill"), Err(FailpointError::Unknown { .. })), "that is no place to die");
-        for bad in ["x", "host.beat=gate:", "host.beat=gate:relative", "host.commit.closed=", "host.commit.closed=kill@0", "host.commit.closed=delay:x"] {
+        for bad in [
+            "x",
+            "host.beat=gate:",
+            "host.beat=gate:relative",
+            "host.commit.closed=",
+            "host.commit.closed=kill@0",
+            "host.commit.closed=delay:x",
+        ] {
             assert_eq!(parse(bad).unwrap_err(), FailpointError::Form { part: bad.to_owned() });
         }
         assert!(matches!(parse("nowhere=kill"), Err(FailpointError::Unknown { .. })));

@@ -39,9 +39,8 @@ impl Cluster {
         self.controller_lives += 1;
         let stderr = self.run_directory().join(format!("pool.{}.stderr", self.controller_lives));
         let places = (self.run_directory(), self.pool_directory());
-        let mut child: Child =
-            start_controller(&self.options, places, &self.socket, stderr, self.controller_lives)
-                .map_err(|source| ClusterError::Spawn { program: self.options.executable.clone(), source })?;
+        let mut child: Child = start_controller(&self.options, places, &self.socket, stderr, self.controller_lives)
+            .map_err(|source| ClusterError::Spawn { program: self.options.executable.clone(), source })?;
         self.lifeline = child.take_stdin();
         self.controller = child;
         let client = self.await_controller(Instant::now() + READY_BOUND)?;

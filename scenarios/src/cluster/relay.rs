@@ -56,8 +56,14 @@ impl Relay {
         rustix::net::listen(&listener, BACKLOG)?;
         let wake = Arc::new(eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?);
         let (orders, taken) = unbounded();
-        let mut worker =
-            Worker { listener, controller, orders: taken, wake: Arc::clone(&wake), held: Held::default(), pairs: Vec::new() };
+        let mut worker = Worker {
+            listener,
+            controller,
+            orders: taken,
+            wake: Arc::clone(&wake),
+            held: Held::default(),
+            pairs: Vec::new(),
+        };
         let thread = std::thread::Builder::new().name("relay".to_owned()).spawn(move || worker.work())?;
         Ok(Self { socket, orders, wake, thread: Some(thread) })
     }
@@ -156,9 +162,7 @@ impl Worker {
     }
 
     fn accept(&mut self) {
-        while let Ok(host) =
-            rustix::net::accept_with(&self.listener, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK)
-        {
+        while let Ok(host) = rustix::net::accept_with(&self.listener, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK) {
             // Without a controller the host is hung up on, and tries again.
             if let Ok(controller) = connect(&self.controller) {
                 self.pairs.push(Pair { host, controller, to_host: Way::default(), from_host: Way::default() });

@@ -283,7 +283,9 @@ fn failures(
             failures.push(format!("the guest exited with {code}, unprotected with {}", golden.exit_code));
         }
         Some(Outcome::Ended(GuestEnd::Crashed(line))) => failures.push(format!("the guest crashed: {line}")),
-        Some(Outcome::Lost { .. } | Outcome::Deleted) => failures.push("the guest was lost: no host was left".to_owned()),
+        Some(Outcome::Lost { .. } | Outcome::Deleted) => {
+            failures.push("the guest was lost: no host was left".to_owned())
+        }
         None => failures.push("the guest did not end in time".to_owned()),
     }
     if let Some(difference) = first_difference(&golden.console, console) {

@@ -66,7 +66,12 @@ impl Source<'_> {
         self.with_suggestion(span, message.into(), suggestion)
     }
 
-    pub(super) fn with_suggestion(&self, span: &Range<usize>, message: String, suggestion: Option<String>) -> ScenarioError {
+    pub(super) fn with_suggestion(
+        &self,
+        span: &Range<usize>,
+        message: String,
+        suggestion: Option<String>,
+    ) -> ScenarioError {
         let (line, column) = self.place(span.start);
         ScenarioError::Invalid { path: self.path.to_owned(), line, column, message, suggestion }
     }

@@ -32,7 +32,8 @@ mod tests {
                 }
                 for key in ["enum", "const"] {
                     let words = object.get(key).into_iter();
-                    let words = words.flat_map(|words| words.as_array().map_or(vec![words], |all| all.iter().collect()));
+                    let words =
+                        words.flat_map(|words| words.as_array().map_or(vec![words], |all| all.iter().collect()));
                     found.extend(words.filter_map(Value::as_str).map(ToOwned::to_owned));
                 }
                 object.values().for_each(|inner| names(inner, found));

@@ -112,11 +112,7 @@ fn paths_of_guests_are_relative_to_the_file() {
 #[test]
 fn unknown_keys_are_refused_with_place_and_suggestion() {
     for (section, line, expected) in [
-        (
-            "cluster",
-            "hots = 3",
-            "`host`; did you mean `hosts`?",
-        ),
+        ("cluster", "hots = 3", "`host`; did you mean `hosts`?"),
         ("expect", "takeover = 1", "did you mean `takeovers`?"),
         ("expect", "exit_code = 1", "did you mean `exit-code`?"),
         ("vm", "epoch-ms = 5", "did you mean `epoch`?"),

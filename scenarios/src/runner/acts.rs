@@ -16,6 +16,9 @@ use vmm::clock::monotonic;
 const POOL: &str = "pool";
 /// The file that takes all space.
 const FILLER: &str = "filler";
+/// Written at once.
+const FILL_BYTES: usize = 1 << 20;
+const PAGE_BYTES: usize = 4096;
 
 impl Performance<'_> {
     /// For each act of a step, the hosts that it is about; `None` while a role is vacant.
@@ -25,7 +28,9 @@ impl Performance<'_> {
             let mut hosts: Vec<HostName> = Vec::new();
             for target in act.targets() {
                 match self.target(index, target)? {
-                    Some(found) => hosts.extend(found.into_iter().filter(|host| !hosts.contains(host)).collect::<Vec<_>>()),
+                    Some(found) => {
+                        hosts.extend(found.into_iter().filter(|host| !hosts.contains(host)).collect::<Vec<_>>())
+                    }
                     None => return Ok(None),
                 }
             }
@@ -39,9 +44,8 @@ impl Performance<'_> {
     }
 
     fn target(&mut self, index: usize, target: &Target) -> Result<Option<Vec<HostName>>, RunnerError> {
-        let alive = |this: &Self, host: &HostName| {
-            this.run.cluster().host_pid(host).is_some() && !this.dying.contains(host)
-        };
+        let alive =
+            |this: &Self, host: &HostName| this.run.cluster().host_pid(host).is_some() && !this.dying.contains(host);
         // A host that has just died still has its role until the controller knows.
         let holder = |this: &Self, host: Option<HostName>| host.filter(|host| alive(this, host)).map(|host| vec![host]);
         Ok(match target {
@@ -268,7 +272,9 @@ impl Performance<'_> {
         let journal = super::prepare::vm(&self.scenario.vms[vm]).spec("guest", UnreadConsole::Waits).journal;
         let vm_name = self.scenario.vms[vm].name.clone();
         let pages: Vec<(u16, String)> = match what {
-            CorruptWhat::Heartbeat => hosts.iter().filter_map(|host| Some((number_of(host)?, host.to_string()))).collect(),
+            CorruptWhat::Heartbeat => {
+                hosts.iter().filter_map(|host| Some((number_of(host)?, host.to_string()))).collect()
+            }
             _ => vec![(0, vm_name)],
         };
         for (host, target) in pages {
@@ -276,6 +282,7 @@ impl Performance<'_> {
                 pool: &pool,
                 what,
                 vm: u16::try_from(vm).unwrap_or(u16::MAX),
+                generation: self.run.timeline_of(vm).generation().map_or(1, ft_protocol::Generation::get),
                 host,
                 slots: journal.slots,
                 slot_bytes: journal.slot_bytes,
@@ -289,15 +296,14 @@ impl Performance<'_> {
     }
 
     fn fill(&mut self, act: &Act, during: Option<Span>) -> Result<(), RunnerError> {
-        /// At once.
-        const CHUNK: [u8; 1 << 16] = [0x55; 1 << 16];
+        let chunk = vec![0x55; FILL_BYTES];
         let Some(tmpfs) = &self.tmpfs else { return Ok(()) };
         let path = tmpfs.path().join(FILLER);
         let mut file =
             std::fs::File::create(&path).map_err(|source| RunnerError::File { path: path.clone(), source })?;
-        // Ends when the space does; then byte by byte, as it were.
-        while file.write_all(&CHUNK).is_ok() {}
-        while file.write_all(&CHUNK[..4096]).is_ok() {}
+        // Ends when the space does; then page by page.
+        while file.write_all(&chunk).is_ok() {}
+        while file.write_all(&chunk[..PAGE_BYTES]).is_ok() {}
         self.began(act, POOL)?;
         self.fillers.push(path.clone());
         self.undo_later(during, || Undo::Empty(path));

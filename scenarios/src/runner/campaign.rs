@@ -103,13 +103,7 @@ fn one(
     let options = RunnerOptions { seed: Some(seed), ..campaign.runner.clone() };
     progress(Progress::Began { run, scenario, seed });
     let mut watch = |glimpse: &Glimpse| progress(Progress::Goes { run, glimpse });
-    let report = match run_scenario(scenario, &options, goldens, interrupt, &mut watch) {
-        // What breaks in one scenario is that scenario's failure.
-        Err(error @ (RunnerError::Run(_) | RunnerError::Step { .. } | RunnerError::Workload { .. })) => {
-            Report::broken(scenario, seed, &error)
-        }
-        report => report?,
-    };
+    let report = run_scenario(scenario, &options, goldens, interrupt, &mut watch)?;
     progress(Progress::Ended { run, report: &report });
     Ok(report)
 }

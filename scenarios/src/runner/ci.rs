@@ -63,7 +63,12 @@ pub fn github_annotations(reports: &[Report]) -> String {
         }
         if let Some(reason) = &report.skipped {
             let file = property(&report.path.to_string_lossy());
-            let _ = writeln!(text, "::notice file={file},title={} skipped::{}", property(&report.scenario), message(reason));
+            let _ = writeln!(
+                text,
+                "::notice file={file},title={} skipped::{}",
+                property(&report.scenario),
+                message(reason)
+            );
         }
     }
     text
@@ -100,12 +105,18 @@ mod tests {
     }
 
     fn verdict(holds: bool) -> Verdict {
-        Verdict { expectation: "1 takeovers".to_owned(), holds, found: "0 takeovers\n<none>".to_owned(), line: Some(12) }
+        Verdict {
+            expectation: "1 takeovers".to_owned(),
+            holds,
+            found: "0 takeovers\n<none>".to_owned(),
+            line: Some(12),
+        }
     }
 
     #[test]
     fn failures_are_annotated_where_they_are_expected() {
-        let reports = [report("x", vec![verdict(true), verdict(false)], None), report("y", Vec::new(), Some("no mount"))];
+        let reports =
+            [report("x", vec![verdict(true), verdict(false)], None), report("y", Vec::new(), Some("no mount"))];
         assert_eq!(
             github_annotations(&reports),
             "::error file=dir/a%2Cb.toml,line=12,title=x (seed 7)::1 takeovers: 0 takeovers%0A<none>%0Aagain: ftvm scenario run \
@@ -121,7 +132,10 @@ mod tests {
             report("left out", Vec::new(), Some("no mount")),
         ];
         let xml = junit(&reports).unwrap();
-        assert!(xml.contains("tests=\"3\" disabled=\"1\" errors=\"0\" failures=\"1\"") || xml.contains("failures=\"1\""), "{xml}");
+        assert!(
+            xml.contains("tests=\"3\" disabled=\"1\" errors=\"0\" failures=\"1\"") || xml.contains("failures=\"1\""),
+            "{xml}"
+        );
         assert!(xml.contains("name=\"bad (seed 7)\"") && xml.contains("time=\"1.500\""), "{xml}");
         assert!(xml.contains("&lt;none&gt;") && xml.contains("again: ftvm scenario run"), "{xml}");
         assert!(xml.contains("<skipped message=\"no mount\""), "{xml}");

@@ -4,7 +4,7 @@ use super::RunnerError;
 use crate::language::CorruptWhat;
 use rand::RngExt as _;
 use rand_chacha::ChaCha8Rng;
-use std::fs::{self, File};
+use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
@@ -30,6 +30,8 @@ pub(super) struct Corruption<'a> {
     pub(super) what: CorruptWhat,
     /// The number of the VM that it belongs to.
     pub(super) vm: u16,
+    /// The generation that reigns.
+    pub(super) generation: u64,
     /// The heartbeat page, where that is it.
     pub(super) host: u16,
     /// Of the journal.
@@ -43,11 +45,13 @@ pub(super) struct Corruption<'a> {
 impl Corruption<'_> {
     /// Flips bits; says where. A file that goes meanwhile has nothing to flip.
     pub(super) fn flip(&self, random: &mut ChaCha8Rng) -> Result<Vec<String>, RunnerError> {
-        let Some(path) = self.file() else { return Ok(Vec::new()) };
+        let path = self.file();
         let flipped = self.flip_in(&path, random);
         match flipped {
             Ok(places) => Ok(places),
-            Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::UnexpectedEof) => Ok(Vec::new()),
+            Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::UnexpectedEof) => {
+                Ok(Vec::new())
+            }
             Err(source) => Err(RunnerError::File { path, source }),
         }
     }
@@ -90,34 +94,13 @@ impl Corruption<'_> {
         })
     }
 
-    fn file(&self) -> Option<PathBuf> {
+    fn file(&self) -> PathBuf {
+        let of_vm = |kind: &str| self.pool.join(format!("vm-{}/{kind}.{}", self.vm, self.generation));
         match self.what {
-            CorruptWhat::Heartbeat => Some(self.pool.join(format!("heartbeat.{}", self.host))),
-            CorruptWhat::Journal | CorruptWhat::CommitWord => self.youngest_written("journal."),
-            CorruptWhat::Log => self.youngest_written("log."),
+            CorruptWhat::Heartbeat => self.pool.join(format!("heartbeat.{}", self.host)),
+            CorruptWhat::Journal | CorruptWhat::CommitWord => of_vm("journal"),
+            CorruptWhat::Log => of_vm("log"),
         }
-    }
-
-    /// The file of the reigning generation: the youngest one whose word is not that of one that waits for its turn.
-    fn youngest_written(&self, prefix: &str) -> Option<PathBuf> {
-        let directory = self.pool.join(format!("vm-{}", self.vm));
-        let mut found: Vec<(u64, PathBuf)> = fs::read_dir(directory)
-            .ok()?
-            .flatten()
-            .filter_map(|entry| {
-                let name = entry.file_name();
-                let generation = name.to_str()?.strip_prefix(prefix)?.parse().ok()?;
-                Some((generation, entry.path()))
-            })
-            .collect();
-        found.sort_unstable();
-        let is_open = |path: &PathBuf| {
-            let mut word = [0; 8];
-            let read = File::open(path).and_then(|file| file.read_exact_at(&mut word, WORD_AT));
-            read.is_ok() && word != [0; 8]
-        };
-        let open = found.iter().rev().find(|(_, path)| is_open(path));
-        open.or(found.first()).map(|(_, path)| path.clone())
     }
 }
 

@@ -25,6 +25,7 @@ use crate::golden::{Golden, GoldenError, GoldenOptions, run_unprotected};
 use crate::guest::{GuestError, GuestImage};
 use crate::language::{Scenario, VmPart};
 use crate::protected::{Outcome, ProtectedRun, Respawn, RunError};
+use crate::report::{self, FolderError};
 use crate::summary::{Summary, ms};
 use ft_protocol::Span;
 use perform::Performance;
@@ -144,6 +145,9 @@ pub enum RunnerError {
         /// Why.
         source: io::Error,
     },
+    /// The page of a run cannot be written.
+    #[error(transparent)]
+    Page(#[from] FolderError),
     /// This machine does not offer what the scenario needs.
     #[error("{reason}")]
     Skipped {
@@ -170,14 +174,14 @@ pub fn run_scenario(
     let images = images(scenario)?;
     let directory = RunDirectory::create(&options.runs, &scenario.name)?;
     match run_in(scenario, options, goldens, (&images, seed), &directory, interrupt, watch) {
-        Ok(mut report) => {
-            if report.holds && !options.keep {
-                directory.remove();
-            } else {
-                report.directory = Some(directory.path().to_owned());
-                directory.write_json("report.json", &report)?;
-            }
+        Ok(report) if report.holds && !options.keep => {
+            directory.remove();
             Ok(report)
+        }
+        Ok(report) => keep(report, &directory),
+        // What breaks in one scenario is that scenario's failure.
+        Err(error @ (RunnerError::Run(_) | RunnerError::Step { .. } | RunnerError::Workload { .. })) => {
+            keep(Report::broken(scenario, seed, &error), &directory)
         }
         Err(RunnerError::Skipped { reason }) => {
             directory.remove();
@@ -187,13 +191,21 @@ pub fn run_scenario(
     }
 }
 
+/// Writes down what came of a run that is kept.
+fn keep(mut report: Report, directory: &RunDirectory) -> Result<Report, RunnerError> {
+    report.directory = Some(directory.path().to_owned());
+    directory.write_json("report.json", &report)?;
+    report::write_html(directory.path())?;
+    Ok(report)
+}
+
 impl Report {
     fn skipped(scenario: &Scenario, seed: u64, reason: String) -> Self {
         Self { skipped: Some(reason), ..Self::new(scenario, seed, Vec::new()) }
     }
 
     /// Of a run that broke.
-    pub(crate) fn broken(scenario: &Scenario, seed: u64, error: &RunnerError) -> Self {
+    fn broken(scenario: &Scenario, seed: u64, error: &RunnerError) -> Self {
         let line = match error {
             RunnerError::Step { line, .. } => Some(*line),
             _ => None,

@@ -169,7 +169,9 @@ impl Performance<'_> {
     /// A controller that stands still answers nobody, and asking it would stop us, too.
     pub(super) fn controller_answers(&self) -> bool {
         let controller = HostName::new(CONTROLLER);
-        self.run.has_controller()
+        // One that is to stop at a failpoint may have done so already, and nobody knows yet.
+        self.schedule.awaited_failpoints().all(|(_, process, _)| *process != controller)
+            && self.run.has_controller()
             && !self.stopped.contains(&controller)
             && !self.standing.values().any(|process| *process == controller)
     }
@@ -210,10 +212,7 @@ impl Performance<'_> {
             };
             if sample {
                 let Facts { epoch, generation, console_bytes: console, .. } = self.facts[vm];
-                self.run.note(Event {
-                    at: monotonic(),
-                    what: What::Sampled { vm: id, generation, epoch, console },
-                })?;
+                self.run.note(Event { at: monotonic(), what: What::Sampled { vm: id, generation, epoch, console } })?;
             }
         }
         self.schedule.observed(monotonic(), &self.facts);

@@ -49,7 +49,9 @@ fn hosts(scenario: &Scenario) -> BTreeMap<HostName, HostCustom> {
     let pool_can_be_cut = acts().any(|act| matches!(act, Act::Cut { from, .. } if from.pool()));
     let network_can_be_cut = acts().any(|act| matches!(act, Act::Cut { from, .. } if from.network()));
     let mut hosts: BTreeMap<HostName, HostCustom> = (0..scenario.cluster.hosts)
-        .map(|index| (HostName::nth(index), HostCustom { pool_can_be_cut, network_can_be_cut, ..HostCustom::default() }))
+        .map(|index| {
+            (HostName::nth(index), HostCustom { pool_can_be_cut, network_can_be_cut, ..HostCustom::default() })
+        })
         .collect();
     for part in &scenario.cluster.host {
         if let Some(host) = hosts.get_mut(&part.name) {

@@ -134,11 +134,12 @@ impl Schedule {
 
     /// The failpoints that steps wait for.
     pub fn awaited_failpoints(&self) -> impl Iterator<Item = (usize, &HostName, &'static str)> {
-        self.entries.iter().enumerate().filter(|(_, entry)| entry.is_armed()).filter_map(|(index, entry)| {
-            match &entry.step.when {
-                When::Failpoint { process, name, .. } => Some((index, process, *name)),
-                _ => None,
-            }
+        self.entries.iter().enumerate().filter(|(_, entry)| entry.is_armed()).filter_map(|(index, entry)| match &entry
+            .step
+            .when
+        {
+            When::Failpoint { process, name, .. } => Some((index, process, *name)),
+            _ => None,
         })
     }
 

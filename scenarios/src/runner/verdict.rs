@@ -236,7 +236,8 @@ impl Judge<'_> {
         };
         // A VM that is lost or deleted shows what came before, and nothing else.
         let cut_short = matches!(self.observed.outcome, Some(Outcome::Lost { .. } | Outcome::Deleted));
-        let expected = if cut_short { golden.console.get(..got.len()).unwrap_or(&golden.console) } else { &golden.console };
+        let expected =
+            if cut_short { golden.console.get(..got.len()).unwrap_or(&golden.console) } else { &golden.console };
         let (holds, found) = match first_difference(expected, got) {
             None => (true, format!("{} bytes, all equal", got.len())),
             Some(difference) => (false, difference.to_string()),
@@ -249,7 +250,9 @@ impl Judge<'_> {
         let golden = self.observed.golden.and_then(|golden| golden.memory_crc);
         let (holds, found) = match (golden, self.observed.memory_crc) {
             (Some(expected), Some(got)) if expected == got => (true, format!("checksum {got:08x} of both")),
-            (Some(expected), Some(got)) => (false, format!("checksum {got:08x}, of the unprotected run {expected:08x}")),
+            (Some(expected), Some(got)) => {
+                (false, format!("checksum {got:08x}, of the unprotected run {expected:08x}"))
+            }
             (_, None) => (false, "there is no image in the pool".to_owned()),
             (None, _) => (false, "the unprotected run left no checksum".to_owned()),
         };
@@ -291,8 +294,8 @@ impl Judge<'_> {
 
     fn blackout(&self, bound: Span) -> Verdict {
         let longest = self.observed.timeline.blackout_max();
-        let found = longest
-            .map_or("no blackout was measured".to_owned(), |longest| format!("longest {}", show_span(longest)));
+        let found =
+            longest.map_or("no blackout was measured".to_owned(), |longest| format!("longest {}", show_span(longest)));
         let expectation = format!("no blackout longer than {}", show_span(bound));
         self.verdict("blackout-max", expectation, longest.is_some_and(|longest| longest <= bound), found)
     }
@@ -354,7 +357,14 @@ mod tests {
         assert!(!all_hold(&verdicts("events = { fenced = 1 }", Some(&EXITED), b"")));
         assert!(all_hold(&verdicts("events = { fenced = 0 }", Some(&EXITED), b"")));
         assert!(!all_hold(&verdicts("console-lacks = \"one\"", Some(&EXITED), b"one\n")));
-        for expect in ["takeovers = 1", "switchovers = 1", "protected-within = \"1s\"", "fenced = 1", "protected-again-within = \"1s\"", "blackout-max = \"1s\""] {
+        for expect in [
+            "takeovers = 1",
+            "switchovers = 1",
+            "protected-within = \"1s\"",
+            "fenced = 1",
+            "protected-again-within = \"1s\"",
+            "blackout-max = \"1s\"",
+        ] {
             assert!(!all_hold(&verdicts(expect, Some(&EXITED), b"")), "{expect}");
         }
         assert!(all_hold(&verdicts("takeovers = 0\nfenced = 0", Some(&EXITED), b"")));

@@ -69,10 +69,7 @@ impl Workload {
     }
 
     pub(super) fn started(&self) -> What {
-        What::WorkloadStarted {
-            workload: self.part.name.clone(),
-            pid: self.child.as_ref().map_or(0, Child::pid),
-        }
+        What::WorkloadStarted { workload: self.part.name.clone(), pid: self.child.as_ref().map_or(0, Child::pid) }
     }
 
     pub(super) fn descriptor(&self) -> Option<BorrowedFd<'_>> {
@@ -82,9 +79,7 @@ impl Workload {
     /// Its end, once.
     pub(super) fn reap(&mut self) -> Result<Option<What>, RunnerError> {
         let Some(child) = &mut self.child else { return Ok(None) };
-        let exit = child
-            .try_reap()
-            .map_err(|source| RunnerError::Workload { name: self.part.name.clone(), source })?;
+        let exit = child.try_reap().map_err(|source| RunnerError::Workload { name: self.part.name.clone(), source })?;
         let Some(exit) = exit else { return Ok(None) };
         self.exit = Some(exit);
         self.child = None;
@@ -144,7 +139,13 @@ impl Workload {
                 match checked.verdict {
                     history::Verdict::Linearizable => {
                         let (operations, keys) = (checked.operations, checked.keys);
-                        (true, format!("it is: {operations} operations on {keys} keys, {} without an answer", checked.pending))
+                        (
+                            true,
+                            format!(
+                                "it is: {operations} operations on {keys} keys, {} without an answer",
+                                checked.pending
+                            ),
+                        )
                     }
                     history::Verdict::Violated(violation) => (false, violation.to_string()),
                     history::Verdict::Undecided { key } => (false, format!("key `{key}` could not be decided")),

@@ -254,6 +254,12 @@ impl Timeline {
         self.primaries.last_key_value().map(|(_, host)| host)
     }
 
+    /// The generation that reigns, as far as is known.
+    #[must_use]
+    pub fn generation(&self) -> Option<Generation> {
+        self.primaries.last_key_value().map(|(generation, _)| *generation)
+    }
+
     /// The host that stands ready.
     #[must_use]
     pub fn secondary(&self) -> Option<&HostName> {

@@ -95,11 +95,7 @@ impl Reader<'_, '_, '_> {
         let takes_host = with_host.contains(&raw.action) || raw.what == Some(CorruptWhat::Heartbeat);
         let given: [(&str, bool, bool); 9] = [
             ("host", raw.host.is_some(), takes_host),
-            (
-                "for",
-                raw.during.is_some(),
-                [A::Stop, A::Restart, A::Slow, A::Cut, A::Fill].contains(&raw.action),
-            ),
+            ("for", raw.during.is_some(), [A::Stop, A::Restart, A::Slow, A::Cut, A::Fill].contains(&raw.action)),
             ("to", raw.to.is_some(), raw.action == A::Switchover),
             ("mode", raw.mode.is_some(), raw.action == A::Mode),
             ("percent", raw.percent.is_some(), raw.action == A::Slow),

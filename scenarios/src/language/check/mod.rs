@@ -7,9 +7,7 @@ mod steps;
 use super::error::Source;
 use super::matrix::Cell;
 use super::raw::{RawCluster, RawScenario, RawVm, RawWorkload};
-use super::{
-    ClusterPart, FencePart, HostPart, ModePart, PlacementPart, Scenario, ScenarioError, VmPart, WorkloadPart,
-};
+use super::{ClusterPart, FencePart, HostPart, ModePart, PlacementPart, Scenario, ScenarioError, VmPart, WorkloadPart};
 use crate::cluster::{HOSTS_MAX, HostName};
 use crate::guest::GuestSource;
 use crate::units::ByteCount;
@@ -142,7 +140,9 @@ fn vm_names(source: &Source<'_>, raw: &[RawVm]) -> Result<Vec<String>, ScenarioE
             }
             Some(name) => name.get_ref().clone(),
             None if raw.len() == 1 => ONLY_VM.to_owned(),
-            None => return Err(source.invalid(&source.find_key("[vm]"), "where there are several VMs, each needs a `name`")),
+            None => {
+                return Err(source.invalid(&source.find_key("[vm]"), "where there are several VMs, each needs a `name`"));
+            }
         };
         names.push(name);
     }

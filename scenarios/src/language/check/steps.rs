@@ -93,8 +93,7 @@ fn trigger(known: &Known<'_, '_>, raw: &RawStep, span: &Range<usize>) -> Result<
         return Err(source.invalid(span, message));
     }
     if count == 0 && raw.after.is_none() {
-        let message =
-            "a step needs `at`, `event`, `console`, `console-regex`, `when`, `failpoint` or `after`";
+        let message = "a step needs `at`, `event`, `console`, `console-regex`, `when`, `failpoint` or `after`";
         return Err(source.invalid(span, message));
     }
     if let Some(of_event) = raw.count.as_ref().filter(|_| raw.event.is_none()) {

@@ -1,0 +1,136 @@
+//! A run's directory, read back.
+
+use crate::event::{Event, EventsError, What, read_events};
+use crate::history::{self, Call};
+use crate::runner::{Manifest, Report};
+use crate::telling::Names;
+use crate::timeline::Timeline;
+use ft_protocol::{Span, Time, VmId};
+use serde::de::DeserializeOwned;
+use std::io;
+use std::path::{Path, PathBuf};
+
+/// How the histories of workloads are called.
+const HISTORY: &str = ".history.jsonl";
+
+/// Why a directory is none of a run.
+#[derive(Debug, thiserror::Error)]
+pub enum FolderError {
+    /// A file is missing, or may not be read.
+    #[error("cannot read {}: is this the directory of a run?", path.display())]
+    Unreadable {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// A file holds something else.
+    #[error("{} is not what a run leaves", path.display())]
+    Malformed {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        source: serde_json::Error,
+    },
+    /// The events cannot be read.
+    #[error(transparent)]
+    Events(#[from] EventsError),
+    /// The page cannot be written.
+    #[error("cannot write {}", path.display())]
+    Unwritable {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+}
+
+/// A run's directory, read back.
+#[derive(Debug)]
+pub struct RunFolder {
+    /// What it was.
+    pub manifest: Manifest,
+    /// What came of it; `None`: it did not come to its end.
+    pub report: Option<Report>,
+    /// What was seen, by time.
+    pub events: Vec<Event>,
+    /// What the clients of workloads saw, by workload.
+    pub histories: Vec<(String, Vec<Call>)>,
+    /// What hosts and VMs are called.
+    pub names: Names,
+}
+
+impl RunFolder {
+    /// Reads it.
+    ///
+    /// # Errors
+    /// When something is missing or is not what a run leaves.
+    pub fn read(directory: &Path) -> Result<Self, FolderError> {
+        let manifest: Manifest = json(&directory.join("manifest.json"))?;
+        let report = directory.join("report.json");
+        let report = if report.exists() { Some(json(&report)?) } else { None };
+        let mut events = read_events(&directory.join("events.jsonl"))?;
+        // The controller's words come a moment after what was seen outside meanwhile.
+        events.sort_by_key(|event| event.at);
+        let mut names = Names::default();
+        for event in &events {
+            if let What::Happened(happening) = &event.what {
+                names.take(happening);
+            }
+        }
+        Ok(Self { manifest, report, events, histories: histories(directory), names })
+    }
+
+    /// When it began.
+    #[must_use]
+    pub fn start(&self) -> Time {
+        Time::from_ns(self.manifest.started_at_ns)
+    }
+
+    /// How long it took, as far as events go.
+    #[must_use]
+    pub fn length(&self) -> Span {
+        self.events.last().map_or(Span::ZERO, |last| last.at.since(self.start()))
+    }
+
+    /// The VMs that there were.
+    #[must_use]
+    pub fn vms(&self) -> Vec<VmId> {
+        let mut vms: Vec<VmId> = self.events.iter().filter_map(|event| event.what.vm()).collect();
+        vms.sort_unstable();
+        vms.dedup();
+        vms
+    }
+
+    /// What is known of one VM.
+    #[must_use]
+    pub fn timeline(&self, vm: VmId) -> Timeline {
+        let mut timeline = Timeline::default();
+        for event in &self.events {
+            if event.what.vm().is_none_or(|about| about == vm) {
+                timeline.take(event);
+            }
+        }
+        timeline
+    }
+}
+
+fn json<T: DeserializeOwned>(path: &Path) -> Result<T, FolderError> {
+    let text = std::fs::read_to_string(path)
+        .map_err(|source| FolderError::Unreadable { path: path.to_owned(), source })?;
+    serde_json::from_str(&text).map_err(|source| FolderError::Malformed { path: path.to_owned(), source })
+}
+
+/// Those that can be read: a client that died may have left half a line, which its verdict has told.
+fn histories(directory: &Path) -> Vec<(String, Vec<Call>)> {
+    let Ok(entries) = std::fs::read_dir(directory) else { return Vec::new() };
+    let mut found: Vec<(String, Vec<Call>)> = entries
+        .flatten()
+        .filter_map(|entry| {
+            let name = entry.file_name().to_string_lossy().strip_suffix(HISTORY)?.to_owned();
+            Some((name, history::read(&entry.path()).ok()?))
+        })
+        .collect();
+    found.sort_by(|one, other| one.0.cmp(&other.0));
+    found
+}

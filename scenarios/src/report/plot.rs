@@ -1,0 +1,56 @@
+//! Numbers over time: epochs, silence, latency.
+
+use super::folder::RunFolder;
+use crate::event::What;
+use ft_protocol::{Time, VmId};
+
+/// A number at a time.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) struct Point {
+    pub(super) at: Time,
+    pub(super) value: f64,
+}
+
+/// The epochs of a VM as they were asked for.
+pub(super) fn epochs(folder: &RunFolder, vm: VmId) -> Vec<Point> {
+    let sample = |event: &crate::event::Event| match event.what {
+        What::Sampled { vm: of, epoch, .. } if of == vm => Some(Point { at: event.at, value: float(epoch) }),
+        _ => None,
+    };
+    folder.events.iter().filter_map(sample).collect()
+}
+
+/// How long the outside has heard nothing of a VM, in milliseconds, each time that it heard something again.
+pub(super) fn silences(folder: &RunFolder, vm: VmId) -> Vec<Point> {
+    let mut last = None;
+    let mut points = Vec::new();
+    for event in &folder.events {
+        let grew = match &event.what {
+            What::ConsoleMoved { vm: of, .. } | What::GuestEnded { vm: of, .. } => *of == vm,
+            _ => false,
+        };
+        if grew {
+            if let Some(last) = last {
+                points.push(Point { at: event.at, value: float(event.at.since(last).ns()) / 1e6 });
+            }
+            last = Some(event.at);
+        }
+    }
+    points
+}
+
+/// The latencies of a workload's operations, in milliseconds, at the times when they returned.
+pub(super) fn latencies(calls: &[crate::history::Call]) -> Vec<Point> {
+    let latency = |call: &crate::history::Call| {
+        let at = call.returned.as_ref()?.0;
+        Some(Point { at, value: float(at.since(call.invoked).ns()) / 1e6 })
+    };
+    calls.iter().filter_map(latency).collect()
+}
+
+/// Exact enough for a picture.
+pub(super) fn float(number: u64) -> f64 {
+    let high = u32::try_from(number >> 32).unwrap_or(u32::MAX);
+    let low = u32::try_from(number & u64::from(u32::MAX)).unwrap_or(u32::MAX);
+    f64::from(high) * 4_294_967_296.0 + f64::from(low)
+}

@@ -1,0 +1,144 @@
+use super::*;
+use crate::cluster::{ChildExit, HostName, HostSignal};
+use crate::event::{Event, EventLog, What};
+use crate::runner::{MachineFacts, Manifest, Report, Verdict};
+use ft_protocol::timeline::Happening;
+use ft_protocol::wire::{LiveReport, TakeoverReason};
+use ft_protocol::{Epoch, Generation, HostId, Time, VmId};
+use std::path::PathBuf;
+
+const START: Time = Time::from_ns(1_000_000_000);
+const VM: VmId = VmId::new(0);
+
+fn manifest() -> Manifest {
+    Manifest {
+        scenario: "a<b".to_owned(),
+        description: Some("one \"dies\" & comes back".to_owned()),
+        path: PathBuf::from("a.toml"),
+        cell: Vec::new(),
+        seed: 7,
+        again: "ftvm scenario run --seed 7 a.toml".to_owned(),
+        commit: "abc".to_owned(),
+        unix_seconds: 0,
+        started_at_ns: START.ns(),
+        vms: vec!["guest".to_owned()],
+        steps: Vec::new(),
+        machine: MachineFacts {
+            kernel: "6".to_owned(),
+            processor: "cpu".to_owned(),
+            processors: 2,
+            memory_mib: 1,
+        },
+    }
+}
+
+fn events(length_ms: u64) -> Vec<(u64, What)> {
+    let host = |number| HostId::new(number);
+    let live = |at: u64, generation, number| {
+        let at = START + ft_protocol::Span::from_ms(at);
+        let report = LiveReport { ordered_at: at, loaded_at: at, live_at: at, replayed_at: None, entries: 0 };
+        What::Happened(Happening::Live { vm: VM, generation: Generation::new(generation), host: host(number), report })
+    };
+    let mut events = Vec::new();
+    for (number, name) in [(0, "a"), (1, "b")] {
+        events.push((0, What::Happened(Happening::HostJoined { host: host(number), name: name.to_owned() })));
+        events.push((0, What::HostStarted { host: HostName::new(name), pid: 1 }));
+    }
+    events.push((1, What::Happened(Happening::VmCreated { vm: VM, name: "guest".to_owned() })));
+    events.push((2, What::Happened(Happening::Promoted { vm: VM, generation: Generation::new(1), host: host(0) })));
+    events.push((3, live(3, 1, 0)));
+    events.push((4, What::Happened(Happening::Protected { vm: VM, generation: Generation::new(1), host: host(1) })));
+    events.push((5, What::ConsoleMoved { vm: VM, tail: 10 }));
+    events.push((10, What::StepFired { step: "death".to_owned() }));
+    events.push((10, What::Signalled { host: HostName::new("a"), signal: HostSignal::Kill }));
+    let generation = Generation::new(1);
+    let reason = TakeoverReason::LinkClosed;
+    events.push((11, What::Happened(Happening::PrimaryGone { vm: VM, generation, reason })));
+    events.push((12, What::Happened(Happening::Sealed { vm: VM, generation, final_epoch: Epoch::new(3) })));
+    events.push((13, What::Happened(Happening::Drained { vm: VM, applied: Epoch::new(3) })));
+    events.push((15, live(15, 2, 1)));
+    events.push((16, What::HostExited { host: HostName::new("a"), exit: ChildExit::Signal(9), stderr: String::new() }));
+    events.push((40, What::ConsoleMoved { vm: VM, tail: 20 }));
+    for at in (100..length_ms).step_by(250) {
+        let epoch = if at < 2_000 { at } else { 2_000 };
+        events.push((at, What::Sampled { vm: VM, generation: 2, epoch, console: 20 }));
+    }
+    events
+}
+
+fn folder(length_ms: u64) -> (tempfile::TempDir, RunFolder) {
+    let directory = tempfile::tempdir().unwrap();
+    let mut log = EventLog::create(&directory.path().join("events.jsonl"), START).unwrap();
+    for (at, what) in events(length_ms) {
+        log.append(&Event { at: START + ft_protocol::Span::from_ms(at), what }).unwrap();
+    }
+    let found = "0 < 1".to_owned();
+    let verdict = Verdict { expectation: "1 takeovers".to_owned(), holds: false, found, line: Some(9) };
+    let report = Report {
+        scenario: "a".to_owned(),
+        path: PathBuf::from("a.toml"),
+        seed: 7,
+        holds: false,
+        skipped: None,
+        verdicts: vec![verdict],
+        duration_ms: 1.0,
+        again: String::new(),
+        summary: None,
+        directory: None,
+    };
+    let write = |name: &str, json: String| std::fs::write(directory.path().join(name), json).unwrap();
+    write("manifest.json", serde_json::to_string(&manifest()).unwrap());
+    write("report.json", serde_json::to_string(&report).unwrap());
+    let folder = RunFolder::read(directory.path()).unwrap();
+    (directory, folder)
+}
+
+#[test]
+fn a_run_is_told_in_words() {
+    let (_directory, folder) = folder(5_000);
+    let text = explain(&folder);
+    for part in [
+        "a<b (seed 7, commit abc): it FAILED",
+        "expected: 1 takeovers (a.toml:9)\nfound:    0 < 1",
+        "vm guest, end of generation 1 on host a: a takeover after `SIGKILL` of host a at 10.0 ms; noticed after 1.00 ms because \
+         its connection closed; sealed after 2.00 ms at epoch 3; the guest runs on host b after 5.00 ms; its first output came \
+         after 30.0 ms; it was not protected again before the next change.",
+        "STEP   death",
+        "FAULT  SIGKILL to a",
+        "vm guest: nothing was committed for 2.75 s from here on, epoch 2000",
+        "again: ftvm scenario run --seed 7 a.toml",
+    ] {
+        assert!(text.contains(part), "{part}\n--- is not in ---\n{text}");
+    }
+}
+
+#[test]
+fn a_page_needs_nothing_else_and_believes_no_text() {
+    let (directory, read) = folder(5_000);
+    write_html(directory.path()).unwrap();
+    let page = std::fs::read_to_string(directory.path().join(HTML)).unwrap();
+    assert_eq!(page, html(&read), "the same run gives the same page");
+    assert!(page.contains("a&lt;b") && !page.contains("a<b") && page.contains("0 &lt; 1"), "{page}");
+    assert!(!page.contains("<script") && !page.contains("http"), "it loads nothing");
+    for part in ["class=\"primary\"", "class=\"secondary\"", "class=\"blackout\"", "class=\"fault\"", "class=\"curve\""] {
+        assert!(page.contains(part), "{part}");
+    }
+    assert_eq!(page.matches("<svg").count(), 1);
+}
+
+#[test]
+fn a_long_run_is_shown_minute_by_minute() {
+    let (_directory, folder) = folder(600_000);
+    let page = html(&folder);
+    assert_eq!(page.matches("<svg").count(), 1 + 10, "all of it, and each minute");
+    assert!(page.contains(">5:00</text>"), "minutes are counted");
+}
+
+#[test]
+fn what_is_no_run_is_refused() {
+    let directory = tempfile::tempdir().unwrap();
+    let error = RunFolder::read(directory.path()).unwrap_err();
+    assert!(error.to_string().contains("is this the directory of a run?"), "{error}");
+    std::fs::write(directory.path().join("manifest.json"), "{}").unwrap();
+    assert!(RunFolder::read(directory.path()).unwrap_err().to_string().contains("is not what a run leaves"));
+}
