@@ -52,7 +52,7 @@ struct Cli {
 #[derive(Subcommand)]
 enum Command {
     /// Run a guest protected: in a private cluster of its own, or with --pool in one that is there
-    Run(run::Args),
+    Run(Box<run::Args>),
     /// See it work: a guest outlives six kills, and nobody can tell
     Demo(demo::Args),
     /// Run failures that are written down in files

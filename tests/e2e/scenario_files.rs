@@ -65,7 +65,9 @@ fn fails(name: &str, text: &str, code: i32, expected: &str) {
     assert!(out.contains("0 scenarios hold, 1 fail: "), "{out}");
     assert!(out.contains(&format!("again ftvm scenario run --seed 1 {}", file.display())), "{out}");
     let kept = place.file("scenario-runs").join(format!("{name}-1"));
-    for file in ["manifest.json", "report.html", "events.jsonl", "console", "report.json", "pool.1.stderr", "a.1.stderr"] {
+    for file in
+        ["manifest.json", "report.html", "events.jsonl", "console", "report.json", "pool.1.stderr", "a.1.stderr"]
+    {
         assert!(kept.join(file).exists(), "{file} is kept");
     }
     let told = place.run(&["scenario", "explain"]).ok();
@@ -127,7 +129,8 @@ fn reports_are_for_machines_that_build() {
 #[test]
 fn a_matrix_can_be_narrowed_and_widened() {
     let place = Place::new();
-    let file = place.write("some.toml", format!("[matrix]\n\"vm.mode\" = [\"checkpoint\", \"replay\"]\n{VM}[expect]\n"));
+    let file =
+        place.write("some.toml", format!("[matrix]\n\"vm.mode\" = [\"checkpoint\", \"replay\"]\n{VM}[expect]\n"));
     let lines = |arguments: &[&str]| {
         let ended = place.run(&[&["scenario", "list", file.to_str().unwrap()], arguments].concat()).ok();
         String::from_utf8_lossy(&ended.stdout).lines().count()

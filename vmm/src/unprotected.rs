@@ -8,8 +8,8 @@ use crate::machine::flat::{self, FlatGuestError};
 use crate::machine::history::Recorder;
 use crate::machine::layout::anonymous_memory;
 use crate::machine::{
-    GuestMemory, InputSource, LiveInputs, Machine, MachineConfig, MachineError, MemoryError, OpenKvmError, Stop, cpu_profile,
-    open_kvm,
+    GuestMemory, InputSource, LiveInputs, Machine, MachineConfig, MachineError, MemoryError, OpenKvmError, Stop,
+    cpu_profile, open_kvm,
 };
 use crate::net::{self, MacAddress, NetError, NetPort};
 use crate::recording::{LiveRecording, RecordError, RecordedEnd, RecordedMachine};

@@ -67,7 +67,8 @@ pub(super) fn takeover_in_words(folder: &RunFolder, vm: VmId, takeover: &Takeove
     let start = takeover.start();
     let kind = if takeover.planned { "switchover" } else { "takeover" };
     let old = takeover.old_primary.as_ref().map_or("?", |host| host.as_str());
-    let mut words = format!("vm {}, end of generation {} on host {old}: a {kind}", folder.names.vm(vm), takeover.ends.get());
+    let mut words =
+        format!("vm {}, end of generation {} on host {old}: a {kind}", folder.names.vm(vm), takeover.ends.get());
     if let Some(fault) = takeover.fault.as_ref().filter(|_| !takeover.planned) {
         let at = show_span(fault.at.since(folder.start()));
         let _ = write!(words, " after `{}` of host {} at {at}", fault.what, fault.host);
@@ -102,15 +103,21 @@ pub(super) fn line_of(folder: &RunFolder, event: &Event) -> Option<String> {
             let last = stderr.lines().last().map_or(String::new(), |line| format!(": {line}"));
             format!("host {host} has ended ({exit}){last}")
         }
-        What::ControllerRevived { exit, pid } => format!("the controller had ended ({exit}) and runs again (process {pid})"),
+        What::ControllerRevived { exit, pid } => {
+            format!("the controller had ended ({exit}) and runs again (process {pid})")
+        }
         What::ControllerGone => "the controller is gone".to_owned(),
         What::ControllerBack => "there is a controller again".to_owned(),
-        What::GuestEnded { vm, end, .. } => format!("vm {}: all of its console was read, it ended: {end:?}", folder.names.vm(*vm)),
+        What::GuestEnded { vm, end, .. } => {
+            format!("vm {}: all of its console was read, it ended: {end:?}", folder.names.vm(*vm))
+        }
         What::StepFired { step } => format!("STEP   {step}"),
         What::FaultBegan { fault, target } => format!("FAULT  {target}: {fault}"),
         What::FaultEnded { fault, target } => format!("       {target}: {fault} is over"),
         What::OrderAnswered { order, refused: None } => format!("the controller has done what {order} asked for"),
-        What::OrderAnswered { order, refused: Some(why) } => format!("the controller refuses what {order} asks for: {why}"),
+        What::OrderAnswered { order, refused: Some(why) } => {
+            format!("the controller refuses what {order} asks for: {why}")
+        }
         What::FailpointReached { process, failpoint } => format!("{process} stands still at {failpoint}"),
         What::WorkloadStarted { workload, pid } => format!("workload {workload} starts (process {pid})"),
         What::WorkloadEnded { workload, exit } => format!("workload {workload} has ended ({exit})"),
@@ -145,7 +152,11 @@ fn stillness(folder: &RunFolder) -> Vec<(Time, String)> {
     let mut tell = |vm: VmId, (epoch, from, to): (u64, Time, Time)| {
         let length = to.since(from);
         if length >= STILL_MIN {
-            let line = format!("vm {}: nothing was committed for {} from here on, epoch {epoch}", folder.names.vm(vm), show_span(length));
+            let line = format!(
+                "vm {}: nothing was committed for {} from here on, epoch {epoch}",
+                folder.names.vm(vm),
+                show_span(length)
+            );
             lines.push((from, line));
         }
     };

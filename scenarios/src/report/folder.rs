@@ -116,8 +116,8 @@ impl RunFolder {
 }
 
 fn json<T: DeserializeOwned>(path: &Path) -> Result<T, FolderError> {
-    let text = std::fs::read_to_string(path)
-        .map_err(|source| FolderError::Unreadable { path: path.to_owned(), source })?;
+    let text =
+        std::fs::read_to_string(path).map_err(|source| FolderError::Unreadable { path: path.to_owned(), source })?;
     serde_json::from_str(&text).map_err(|source| FolderError::Malformed { path: path.to_owned(), source })
 }
 

@@ -55,10 +55,8 @@ fn write_page(folder: &RunFolder, page: &mut String) -> std::fmt::Result {
 fn facts(folder: &RunFolder, page: &mut String) -> std::fmt::Result {
     let manifest = &folder.manifest;
     let machine = &manifest.machine;
-    let on = format!(
-        "{} x {}, {} MiB, Linux {}",
-        machine.processors, machine.processor, machine.memory_mib, machine.kernel
-    );
+    let on =
+        format!("{} x {}, {} MiB, Linux {}", machine.processors, machine.processor, machine.memory_mib, machine.kernel);
     page.push_str("<dl>");
     for (name, value) in [
         ("length", show_span(folder.length())),
@@ -102,7 +100,8 @@ fn pictures(folder: &RunFolder, page: &mut String) -> std::fmt::Result {
     );
     let (lanes, vms) = (lanes(folder), folder.vms());
     let length = folder.length();
-    let strip = if length <= ONE_STRIP_MAX { length } else { STRIP.max(Span::from_ns(length.ns().div_ceil(STRIPS_MAX))) };
+    let strip =
+        if length <= ONE_STRIP_MAX { length } else { STRIP.max(Span::from_ns(length.ns().div_ceil(STRIPS_MAX))) };
     let strip = strip.max(Span::from_ms(1));
     let mut from: Time = folder.start();
     let end = folder.start() + length;

@@ -84,7 +84,8 @@ impl Builder<'_> {
 
     /// Whoever it was, it is no longer.
     fn end_all(&mut self, at: Time, is_meant: impl Fn(&str, Kind) -> bool) {
-        let meant: Vec<(String, Kind)> = self.open.keys().filter(|(lane, kind)| is_meant(lane, *kind)).cloned().collect();
+        let meant: Vec<(String, Kind)> =
+            self.open.keys().filter(|(lane, kind)| is_meant(lane, *kind)).cloned().collect();
         for (lane, kind) in meant {
             self.end(&lane, kind, at);
         }

@@ -49,8 +49,12 @@ impl Strip<'_> {
         let epochs: Vec<Vec<Point>> = self.vms.iter().map(|vm| plot::epochs(self.folder, *vm)).collect();
         let _ = self.curves(&mut svg, "epoch", &epochs, y);
         y += PLOT + 14.0;
-        let silences: Vec<Point> =
-            self.vms.iter().flat_map(|vm| plot::silences(self.folder, *vm)).filter(|point| point.value >= SILENCE_SHOWN_MS).collect();
+        let silences: Vec<Point> = self
+            .vms
+            .iter()
+            .flat_map(|vm| plot::silences(self.folder, *vm))
+            .filter(|point| point.value >= SILENCE_SHOWN_MS)
+            .collect();
         let _ = self.bars(&mut svg, "silence ms", &silences, y, "silence");
         y += PLOT + 14.0;
         let latencies: Vec<Point> =
@@ -161,10 +165,8 @@ impl Strip<'_> {
     }
 
     fn curves(&self, svg: &mut String, label: &str, curves: &[Vec<Point>], y: f64) -> std::fmt::Result {
-        let shown: Vec<Vec<Point>> = curves
-            .iter()
-            .map(|points| points.iter().filter(|point| self.shows(point.at)).copied().collect())
-            .collect();
+        let shown: Vec<Vec<Point>> =
+            curves.iter().map(|points| points.iter().filter(|point| self.shows(point.at)).copied().collect()).collect();
         let values = || shown.iter().flatten().map(|point| point.value);
         let (least, most) = (values().fold(f64::INFINITY, f64::min), values().fold(0.0, f64::max));
         self.frame(svg, label, y, most)?;

@@ -23,12 +23,7 @@ fn manifest() -> Manifest {
         started_at_ns: START.ns(),
         vms: vec!["guest".to_owned()],
         steps: Vec::new(),
-        machine: MachineFacts {
-            kernel: "6".to_owned(),
-            processor: "cpu".to_owned(),
-            processors: 2,
-            memory_mib: 1,
-        },
+        machine: MachineFacts { kernel: "6".to_owned(), processor: "cpu".to_owned(), processors: 2, memory_mib: 1 },
     }
 }
 
@@ -120,7 +115,8 @@ fn a_page_needs_nothing_else_and_believes_no_text() {
     assert_eq!(page, html(&read), "the same run gives the same page");
     assert!(page.contains("a&lt;b") && !page.contains("a<b") && page.contains("0 &lt; 1"), "{page}");
     assert!(!page.contains("<script") && !page.contains("http"), "it loads nothing");
-    for part in ["class=\"primary\"", "class=\"secondary\"", "class=\"blackout\"", "class=\"fault\"", "class=\"curve\""] {
+    for part in ["class=\"primary\"", "class=\"secondary\"", "class=\"blackout\"", "class=\"fault\"", "class=\"curve\""]
+    {
         assert!(page.contains(part), "{part}");
     }
     assert_eq!(page.matches("<svg").count(), 1);

@@ -81,6 +81,7 @@ pub(super) fn vm(part: &VmPart) -> VmOptions {
         epoch_interval: part.epoch_interval,
         working_set: part.working_set,
         nets: Vec::new(),
+        disk_bytes: 0,
         policy: Policy {
             anti_affinity: placement.apart.clone(),
             require_spare: placement.require_spare,

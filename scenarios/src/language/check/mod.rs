@@ -141,7 +141,9 @@ fn vm_names(source: &Source<'_>, raw: &[RawVm]) -> Result<Vec<String>, ScenarioE
             Some(name) => name.get_ref().clone(),
             None if raw.len() == 1 => ONLY_VM.to_owned(),
             None => {
-                return Err(source.invalid(&source.find_key("[vm]"), "where there are several VMs, each needs a `name`"));
+                return Err(
+                    source.invalid(&source.find_key("[vm]"), "where there are several VMs, each needs a `name`")
+                );
             }
         };
         names.push(name);
