@@ -162,7 +162,7 @@ mod tests {
     #[test]
     fn the_variable_is_read_or_refused() {
         let armed = parse("host.commit.closed=kill@3; controller.apply.freed=delay:20;").unwrap();
-        assert_eq!((armed["host.commit.closed"].act, armed["host.commit.closed"].at), (Act::Kill, 3));
+        assert_eq!((&armed["host.commit.closed"].act, armed["host.commit.closed"].at), (&Act::Kill, 3));
         assert_eq!(armed["controller.apply.freed"].act, Act::Delay(Duration::from_millis(20)));
         let gate = parse("host.beat=gate:/tmp/x@y").unwrap();
         assert_eq!(gate["host.beat"].act, Act::Gate(PathBuf::from("/tmp/x@y")));
