@@ -236,9 +236,7 @@ impl World {
             }
         };
         let Ok(word) = memory.load_u64(at, Ordering::Relaxed) else { return };
-        // The flag that closes the commit word has no check of its own: nothing but luck survives its loss.
-        let bits = if at == WORD_AT { 63 } else { 64 };
-        let stored = memory.store_u64(at, word ^ 1 << ((salt >> 32) % bits), Ordering::Relaxed);
+        let stored = memory.store_u64(at, word ^ 1 << ((salt >> 32) % 64), Ordering::Relaxed);
         assert!(
             stored.is_ok() && memory.flush(at, 8).is_ok() && memory.fence().is_ok(),
             "the auditor is never cut off"

@@ -13,6 +13,7 @@ mod check_pool;
 pub mod cli;
 mod client;
 mod commit;
+mod compound;
 mod controller;
 mod draw;
 mod drive;
@@ -49,6 +50,8 @@ pub use shrink::shrink;
 pub use violation::Violation;
 pub use weather::{FenceAgent, HOSTS_MAX, VMS_MAX, Weather};
 
+#[cfg(test)]
+mod planted_tests;
 #[cfg(test)]
 mod regressions;
 #[cfg(test)]

@@ -84,7 +84,7 @@ impl FromStr for FaultProfile {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Kind {
+pub(super) enum Kind {
     Kill,
     DieInPool,
     KillController,
@@ -140,12 +140,6 @@ pub struct Plan {
 /// Most faults of one run.
 const FAULTS_MAX: u64 = 10;
 
-/// Stores and flush that applying one page takes.
-const PAGE_ACCESSES: u64 = 65;
-
-/// Accesses that the steps after the pages take.
-const AFTER_PAGES: u64 = 24;
-
 /// What of a journal a flipped bit lies in: the lowest bits of its salt.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Salted {
@@ -176,9 +170,6 @@ impl Salted {
     }
 }
 
-/// Accesses in which the cluster state is stored, or nearly so.
-const STATE_ACCESSES: u64 = 150;
-
 /// The stream that plans are drawn from; actors have the streams after it.
 pub(crate) const PLAN_STREAM: u64 = 0;
 
@@ -201,32 +192,18 @@ impl Plan {
     }
 }
 
-struct Drawer {
-    draw: Draw,
+pub(super) struct Drawer {
+    pub(super) draw: Draw,
     hosts: u16,
     vms: u16,
-    weather: Weather,
+    pub(super) weather: Weather,
 }
 
 impl Drawer {
     /// Draws a fault; some come in pairs at nearly the same time.
     fn add(&mut self, kind: Kind, faults: &mut Vec<FaultEvent>) {
-        if kind == Kind::DieInPool && self.draw.chance(40) {
-            let event = self.death_in_a_step();
-            faults.push(event);
+        if self.compound(kind, faults) {
             return;
-        }
-        if kind == Kind::Corrupt && self.draw.chance(30) {
-            return self.tear(faults);
-        }
-        if kind == Kind::Stop && self.draw.chance(20) {
-            return self.zombie(faults);
-        }
-        if kind == Kind::HangVcpu && self.draw.chance(40) {
-            return self.hang_and_death(faults);
-        }
-        if kind == Kind::Switchover && self.draw.chance(25) {
-            return self.interrupted_switchover(faults);
         }
         let when = self.when();
         let fault = self.fault(kind);
@@ -237,88 +214,6 @@ impl Drawer {
             let fault = self.fault(kind);
             faults.push(FaultEvent { when: When::At { us: us + self.draw.below(300) }, fault });
         }
-    }
-
-    /// A death in the middle of just the step that matters: of a publication, a checksum or an application.
-    fn death_in_a_step(&mut self) -> FaultEvent {
-        let vm = Target::Primary(self.vm());
-        let (step, who, accesses) = self.draw.pick(&[
-            (Point::RecordChecksummed, vm, 4),
-            (Point::RecordWritten, vm, 6),
-            (Point::RecordBegun, Target::Controller, AFTER_PAGES),
-            (Point::WordSealed, Target::Controller, STATE_ACCESSES),
-            (Point::HostJoined, Target::Controller, STATE_ACCESSES),
-        ]);
-        let most = if accesses == STATE_ACCESSES { 4 } else { 20 };
-        let nth = u32::try_from(1 + self.draw.below(most)).unwrap_or(1);
-        let accesses = match step {
-            Point::RecordBegun => self.accesses_of_an_application(),
-            _ => self.draw.below(accesses),
-        };
-        let (lines, restart_us) = (self.lines(), self.draw.between(self.weather.restart_us));
-        FaultEvent { when: When::After { step, nth }, fault: Fault::DieInPool { who, accesses, lines, restart_us } }
-    }
-
-    /// A record is damaged while the controller has it in hand, perhaps the commit word, too, and the controller may die in
-    /// the middle of applying it.
-    fn tear(&mut self, faults: &mut Vec<FaultEvent>) {
-        let step = self.draw.pick(&[Point::RecordLoaded, Point::RecordBegun, Point::RecordBegun]);
-        let when = When::After { step, nth: u32::try_from(1 + self.draw.below(20)).unwrap_or(1) };
-        let vm = self.vm();
-        let mut corrupt = |what: Salted, draw: &mut Draw| {
-            faults.push(FaultEvent { when, fault: Fault::Corrupt { vm, salt: what.salt(draw.bits()) } });
-        };
-        corrupt(Salted::Record, &mut self.draw);
-        if self.draw.chance(50) {
-            corrupt(Salted::Word, &mut self.draw);
-        }
-        if self.draw.chance(30) {
-            return;
-        }
-        let accesses = self.accesses_of_an_application();
-        let (lines, restart_us) = (self.lines(), self.draw.between(self.weather.restart_us));
-        let fault = Fault::DieInPool { who: Target::Controller, accesses, lines, restart_us };
-        faults.push(FaultEvent { when, fault });
-    }
-
-    /// Somewhere in the copy, the pages or the steps after them: each page comes once in both.
-    fn accesses_of_an_application(&mut self) -> u64 {
-        let pages = self.draw.below(2 + 2 * self.weather.guest_pages);
-        pages * PAGE_ACCESSES + self.draw.below(AFTER_PAGES)
-    }
-
-    /// A primary that is stopped in the middle of a commit and goes on just when it is deposed.
-    fn zombie(&mut self, faults: &mut Vec<FaultEvent>) {
-        let who = Target::Primary(self.vm());
-        let step = self.draw.pick(&[Point::RecordWritten, Point::RecordChecksummed, Point::VcpuStopped]);
-        let nth = u32::try_from(1 + self.draw.below(20)).unwrap_or(1);
-        let for_us = 4 * self.weather.heartbeat_us * self.weather.heartbeats_missing;
-        faults.push(FaultEvent { when: When::After { step, nth }, fault: Fault::Stop { who, for_us } });
-        let step = self.draw.pick(&[Point::WordSealed, Point::StatePersisted, Point::TakeoverAsked]);
-        faults.push(FaultEvent { when: When::After { step, nth: 1 }, fault: Fault::Continue { who } });
-    }
-
-    /// A thread that hangs for ever, and while its host waits for it, the next death.
-    fn hang_and_death(&mut self, faults: &mut Vec<FaultEvent>) {
-        let vm = self.vm();
-        let us = self.draw.below(self.weather.safety_us);
-        faults.push(FaultEvent { when: When::At { us }, fault: Fault::HangVcpu { vm, for_us: None } });
-        let us = us + self.weather.stall_bound_us() + self.draw.below(2 * self.weather.stall_bound_us());
-        let who = self.draw.pick(&[Target::Controller, Target::Primary(vm)]);
-        let (lines, restart_us) = (self.lines(), self.draw.between(self.weather.restart_us));
-        faults.push(FaultEvent { when: When::At { us }, fault: Fault::Kill { who, lines, restart_us } });
-    }
-
-    /// A switchover whose target stops and whose controller dies before it is done.
-    fn interrupted_switchover(&mut self, faults: &mut Vec<FaultEvent>) {
-        let (vm, to) = (self.vm(), self.host());
-        let us = self.draw.below(self.weather.safety_us);
-        faults.push(FaultEvent { when: When::At { us }, fault: Fault::Switchover { vm, to: Some(to) } });
-        let stop = Fault::Stop { who: Target::Host(to), for_us: self.for_us() };
-        faults.push(FaultEvent { when: When::At { us: us + self.draw.below(500) }, fault: stop });
-        let (who, lines) = (Target::Controller, self.lines());
-        let kill = Fault::Kill { who, lines, restart_us: self.draw.between(self.weather.restart_us) };
-        faults.push(FaultEvent { when: When::At { us: us + self.draw.below(3_000) }, fault: kill });
     }
 
     fn when(&mut self) -> When {
@@ -353,15 +248,15 @@ impl Drawer {
         }
     }
 
-    fn vm(&mut self) -> u16 {
+    pub(super) fn vm(&mut self) -> u16 {
         u16::try_from(self.draw.below(u64::from(self.vms))).unwrap_or(0)
     }
 
-    fn host(&mut self) -> u16 {
+    pub(super) fn host(&mut self) -> u16 {
         u16::try_from(self.draw.below(u64::from(self.hosts))).unwrap_or(0)
     }
 
-    fn lines(&mut self) -> Lines {
+    pub(super) fn lines(&mut self) -> Lines {
         match self.draw.below(3) {
             0 => Lines::Kept,
             1 => Lines::Lost,
@@ -376,7 +271,7 @@ impl Drawer {
         self.draw.below(bound)
     }
 
-    fn for_us(&mut self) -> u64 {
+    pub(super) fn for_us(&mut self) -> u64 {
         // Around the bound of the heartbeat it matters most.
         let bound = self.weather.heartbeat_us * self.weather.heartbeats_missing;
         match self.draw.below(3) {
