@@ -7,8 +7,11 @@
 use ft_protocol::fence::FenceOutcome;
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::signal::{Signal, killpg};
+use nix::unistd::Pid;
 use std::io::Write;
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
+use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::str::FromStr;
@@ -137,8 +140,10 @@ fn call(
     deadline: Instant,
 ) -> Result<ExitStatus, String> {
     let failed = |error: std::io::Error| format!("{}: {error}", path.display());
-    let mut child =
-        Command::new(path).stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().map_err(failed)?;
+    // In a process group of its own: an agent that is ended takes its children with it.
+    let mut command = Command::new(path);
+    command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null()).process_group(0);
+    let mut child = command.spawn().map_err(failed)?;
     let mut lines = format!("action={action}\nport={host}\n");
     for parameter in &config.parameters {
         lines.push_str(parameter);
@@ -153,12 +158,13 @@ fn call(
         .ok_or_else(|| format!("{} action={action} took too long", path.display()))
 }
 
-/// Waits for a child until the deadline, then ends it.
+/// Waits for a child until the deadline, then ends its process group.
 fn wait(child: &mut Child, deadline: Instant) -> std::io::Result<Option<ExitStatus>> {
-    let handle = ProcessHandle::open(i32::try_from(child.id()).map_err(std::io::Error::other)?)?;
-    let ended = handle.has_ended_by(deadline)?;
+    let pid = i32::try_from(child.id()).map_err(std::io::Error::other)?;
+    let ended = ProcessHandle::open(pid)?.has_ended_by(deadline)?;
     if !ended {
-        child.kill()?;
+        // The child is not waited for yet, so its number, and that of its group, is still its own.
+        killpg(Pid::from_raw(pid), Signal::SIGKILL)?;
     }
     let status = child.wait()?;
     Ok(ended.then_some(status))
@@ -206,10 +212,27 @@ mod tests {
     }
 
     #[test]
+    fn an_agent_that_takes_too_long_is_ended_with_its_children() {
+        let dir = tempfile::tempdir().unwrap();
+        let child_file = dir.path().join("child");
+        let body = format!("sleep 1000 & echo $! > {0}.new; mv {0}.new {0}; wait", child_file.display());
+        let hangs = FenceConfig { bound: Duration::from_secs(2), ..agent(&dir, &body) };
+        assert!(matches!(fence(&hangs, "a", None), FenceOutcome::Failed(why) if why.contains("too long")));
+        let child = std::fs::read_to_string(&child_file).expect("the agent began within its time");
+        let stat = format!("/proc/{}/stat", child.trim());
+        let runs = || std::fs::read_to_string(&stat).is_ok_and(|stat| !stat.contains(") Z "));
+        let deadline = Instant::now() + Duration::from_secs(20);
+        while runs() && Instant::now() < deadline {
+            std::thread::yield_now();
+        }
+        assert!(!runs(), "the agent's child outlives it");
+    }
+
+    #[test]
     fn kill_ends_a_stopped_process_and_verifies_it() {
         let mut child = Command::new("sleep").arg("1000").spawn().unwrap();
         let pid = i32::try_from(child.id()).unwrap();
-        nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::Signal::SIGSTOP).unwrap();
+        nix::sys::signal::kill(Pid::from_raw(pid), Signal::SIGSTOP).unwrap();
         let handle = ProcessHandle::open(pid).unwrap();
         let config = FenceConfig { agent: FenceAgent::Kill, parameters: Vec::new(), bound: Duration::from_secs(20) };
         assert_eq!(fence(&config, "a", Some(&handle)), FenceOutcome::Verified);

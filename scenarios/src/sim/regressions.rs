@@ -8,6 +8,7 @@ use super::fault::{Fault, FaultEvent, Lines, Point, Target, When};
 use super::plan::{Plan, Salted};
 use super::planted::plant;
 use super::{EventFile, FaultProfile, SimConfig, Violation, run_plan};
+use ft_protocol::planted as core;
 use shared_mem::planted as pool;
 use std::path::{Path, PathBuf};
 
@@ -103,18 +104,39 @@ fn files() -> Vec<PathBuf> {
     files
 }
 
+fn read(path: &Path) -> EventFile {
+    EventFile::read(path).unwrap_or_else(|error| {
+        panic!("{error}: {}", std::error::Error::source(&error).map(ToString::to_string).unwrap_or_default())
+    })
+}
+
 #[test]
 fn what_was_found_once_is_not_found_again() {
     let files = files();
-    assert!(files.len() >= 6, "regressions are missing");
+    assert!(files.len() >= 7, "regressions are missing");
     for path in files {
         let name = path.display();
-        let file = EventFile::read(&path).unwrap_or_else(|error| {
-            panic!("{error}: {}", std::error::Error::source(&error).map(ToString::to_string).unwrap_or_default())
-        });
+        let file = read(&path);
         assert!(file.violation.is_some(), "{name} does not say what was found");
         let outcome = run_plan(&file.config, &file.plan);
         assert_eq!(outcome.violation, None, "{name}");
         assert!(u64::from(outcome.faults) > 0, "{name}: no fault came due");
+    }
+}
+
+/// The files still are what they were kept for: with its bug planted again, each fails again.
+#[test]
+fn what_was_found_once_is_found_again_with_its_bug() {
+    let bugs = [
+        ("the-end-waits-behind-a-full-console", core::PlantedBug::EndUnknown),
+        ("switchover-taken-up-finds-another-secondary", core::PlantedBug::SwitchoverForgotten),
+    ];
+    for (name, bug) in bugs {
+        let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("regressions");
+        let file = read(&directory.join(format!("{name}.jsonl")));
+        core::plant(Some(bug));
+        let outcome = run_plan(&file.config, &file.plan);
+        core::plant(None);
+        assert!(outcome.violation.is_some(), "{name}: {bug:?} is not found");
     }
 }
