@@ -77,6 +77,12 @@ pub enum ClusterStateError {
     /// Not an encoding of this version.
     #[error("cluster state does not decode ({0})")]
     Malformed(postcard::Error),
+    /// Bytes after the end of the encoding.
+    #[error("cluster state has {extra} bytes after its end")]
+    Trailing {
+        /// How many.
+        extra: usize,
+    },
 }
 
 impl ClusterState {
@@ -92,7 +98,10 @@ impl ClusterState {
     /// Decodes what an earlier life stored.
     pub fn decode(bytes: &[u8]) -> Result<Self, ClusterStateError> {
         match bytes.split_first() {
-            Some((&CLUSTER_STATE_VERSION, body)) => postcard::from_bytes(body).map_err(ClusterStateError::Malformed),
+            Some((&CLUSTER_STATE_VERSION, body)) => {
+                let (state, rest) = postcard::take_from_bytes(body).map_err(ClusterStateError::Malformed)?;
+                if rest.is_empty() { Ok(state) } else { Err(ClusterStateError::Trailing { extra: rest.len() }) }
+            }
             other => Err(ClusterStateError::Version { found: other.map(|(version, _)| *version) }),
         }
     }

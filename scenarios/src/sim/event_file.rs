@@ -12,8 +12,7 @@ use super::outcome::SimConfig;
 use super::plan::{FaultProfile, Plan};
 use super::weather::{HOSTS_MAX, VMS_MAX, Weather};
 use serde::{Deserialize, Serialize};
-use std::fs::File;
-use std::io::{self, BufRead, BufReader, BufWriter, Write};
+use std::io;
 use std::path::{Path, PathBuf};
 
 /// Version of the format.
@@ -112,7 +111,15 @@ impl EventFile {
         if let Some(directory) = path.parent() {
             std::fs::create_dir_all(directory).map_err(failed)?;
         }
-        let mut file = BufWriter::new(File::create(path).map_err(failed)?);
+        std::fs::write(path, self.to_lines()).map_err(failed)
+    }
+
+    /// What the file holds.
+    ///
+    /// # Panics
+    /// Never: plain data always encodes.
+    #[must_use]
+    pub fn to_lines(&self) -> String {
         let header = Header {
             version: VERSION,
             seed: self.config.seed,
@@ -125,11 +132,8 @@ impl EventFile {
         let faults = self.plan.faults.iter().copied().map(Line::Fault);
         let violation = self.violation.iter().cloned().map(Line::Violation);
         let story = self.story.iter().cloned().map(Line::Story);
-        for line in std::iter::once(Line::Run(Box::new(header))).chain(faults).chain(violation).chain(story) {
-            let json = serde_json::to_string(&line).map_err(|error| failed(error.into()))?;
-            writeln!(file, "{json}").map_err(failed)?;
-        }
-        file.flush().map_err(failed)
+        let lines = std::iter::once(Line::Run(Box::new(header))).chain(faults).chain(violation).chain(story);
+        lines.map(|line| serde_json::to_string(&line).expect("plain data always encodes") + "\n").collect()
     }
 
     /// Reads a file.
@@ -138,13 +142,21 @@ impl EventFile {
     /// When the file system refuses, or the content is something else.
     pub fn read(path: &Path) -> Result<Self, EventFileError> {
         let failed = |source| EventFileError::Io { path: path.to_owned(), source };
+        Self::parse(path, &std::fs::read(path).map_err(failed)?)
+    }
+
+    /// Takes a run from the bytes of a file; `path` is for messages.
+    ///
+    /// # Errors
+    /// When they are something else.
+    pub fn parse(path: &Path, bytes: &[u8]) -> Result<Self, EventFileError> {
         let mut header = None;
         let mut faults = Vec::new();
         let mut violation = None;
         let mut story = Vec::new();
-        for (index, line) in BufReader::new(File::open(path).map_err(failed)?).lines().enumerate() {
-            let text = line.map_err(failed)?;
-            let line = serde_json::from_str(&text).map_err(|source| EventFileError::Line {
+        let bytes = bytes.strip_suffix(b"\n").unwrap_or(bytes);
+        for (index, text) in bytes.split(|byte| *byte == b'\n').enumerate() {
+            let line = serde_json::from_slice(text).map_err(|source| EventFileError::Line {
                 path: path.to_owned(),
                 line: index + 1,
                 source,

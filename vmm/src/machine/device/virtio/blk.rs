@@ -94,7 +94,7 @@ impl Blk {
     fn place(&self, sector: u64, bytes: usize) -> Option<u64> {
         let bytes = bytes as u64;
         let end = sector.checked_add(bytes / SECTOR_BYTES)?;
-        (bytes.is_multiple_of(SECTOR_BYTES) && end <= self.sectors).then_some(sector * SECTOR_BYTES)
+        (bytes.is_multiple_of(SECTOR_BYTES) && end <= self.sectors).then(|| sector * SECTOR_BYTES)
     }
 }
 
