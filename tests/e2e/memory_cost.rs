@@ -1,6 +1,7 @@
 //! What protection costs in memory: the pool holds the guest once, a standby next to nothing.
 
-use crate::support::{Place, await_some, await_true, count_of, kvm, read_events};
+use crate::support::{Place, await_some, await_true, count_of, kvm, read_events, signal};
+use nix::sys::signal::Signal;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 
@@ -67,4 +68,42 @@ fn the_pool_holds_the_guest_once_and_a_standby_nearly_nothing() {
     assert!(standby <= STANDBY_MIB_MAX * MIB, "the standby takes {} MiB", standby / MIB);
     run.signal(nix::sys::signal::Signal::SIGTERM);
     assert_eq!(run.end().code, Some(143));
+}
+
+/// What a primary's private memory may be above its bound: the program, its threads, and the pages of epochs that are not
+/// applied yet.
+const BOUND_SLACK_MIB: u64 = 32;
+
+#[test]
+fn a_primary_keeps_no_more_copies_than_its_bound_and_loses_nothing_by_it() {
+    let Some(_machine) = kvm() else { return };
+    let place = Place::new();
+    let guest = ["--memory", "96MiB", "builtin:torture", "--", "--steps", "600000000", "--progress", "2000000"];
+    let golden = place.run(&[&["run", "--mode", "none"][..], &guest[..]].concat()).ok();
+    // The most that a primary held in the second half of the guest's life, in MiB.
+    let most_held = |name: &str, bound: &[&str]| {
+        let events = place.file(name);
+        let options =
+            ["run", "--respawn", "--epoch-ms", "4", "--heartbeat-ms", "2000", "--events", events.to_str().unwrap()];
+        let mut run = place.start(&[&options[..], bound, &guest[..]].concat());
+        await_true("protection", || count_of(&read_events(&events), "protected") == 1);
+        let primary = await_some("the primary", || run.host("a"));
+        let mut most = 0;
+        await_true("half of the guest's life", || {
+            most = most.max(private(primary) / MIB);
+            run.stdout().len() * 2 > golden.stdout.len()
+        });
+        assert!(run.runs());
+        signal(primary, Signal::SIGKILL);
+        let ended = run.end();
+        assert_eq!(ended.code, Some(0), "{ended:?}");
+        assert!(ended.stdout == golden.stdout, "{bound:?}: the console is not exact");
+        assert!(count_of(&read_events(&events), "live") >= 2, "there was a takeover");
+        most
+    };
+    let free = most_held("events.free", &[]);
+    let bounded = most_held("events.bounded", &["--working-set", "16MiB"]);
+    eprintln!("private memory of the primary: {free} MiB without a bound, {bounded} MiB with one of 16 MiB");
+    assert!(free > 80, "the guest does not write enough to show anything: {free} MiB");
+    assert!(bounded <= 16 + BOUND_SLACK_MIB, "{bounded} MiB");
 }

@@ -4,6 +4,7 @@
 //!
 //! `FTVM_POOL_ROUNDS` makes the random parts longer (rounds, or freezes), `FTVM_POOL_SEED` repeats a run of them.
 
+mod away;
 mod chance;
 mod damage;
 mod failpoints;

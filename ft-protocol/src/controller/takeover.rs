@@ -221,7 +221,8 @@ impl Controller {
                 assert_eq!(epoch, entry.applied.next(), "records are applied in order");
                 entry.applied = epoch;
                 let grown = console_end > entry.console_end;
-                entry.console_end = console_end;
+                // Output that came by the record log meanwhile may be ahead of the record.
+                entry.console_end = entry.console_end.max(console_end);
                 if grown {
                     self.console_moved(turn, vm, console_end);
                 }

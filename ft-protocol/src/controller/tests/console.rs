@@ -37,3 +37,21 @@ fn a_reader_that_is_attached_is_waited_for_all_the_same() {
     cluster.input(Input::LinkClosed { link: CLIENT });
     assert_eq!(cluster.held, [(vm, generation, epoch)], "it is gone, and nobody said to wait for another");
 }
+
+#[test]
+fn a_record_that_lags_behind_the_log_takes_nothing_back_of_the_console() {
+    let mut cluster = Cluster::protected();
+    say(&mut cluster, Request::AttachConsole { vm: VM, from: 0 });
+    let generation = Generation::FIRST;
+    cluster.hold_applies = true;
+    cluster.commit(0, 1, 1);
+    cluster.said(0, FromHost::Logged { vm: VM, generation });
+    cluster.input(Input::LogDrained { vm: VM, generation, outcome: DrainOutcome::Done { console_end: 50 } });
+    say(&mut cluster, Request::ConsoleConsumed { vm: VM, position: 50 });
+    // The record is of a time at which the guest had said less.
+    let (vm, generation, epoch) = cluster.held.remove(0);
+    cluster.apply(vm, generation, epoch);
+    assert_eq!(cluster.status().console_end, 50);
+    say(&mut cluster, Request::ConsoleConsumed { vm: VM, position: 51 });
+    assert_eq!(cluster.status().console_end, 50);
+}
