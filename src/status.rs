@@ -138,6 +138,10 @@ fn describe(vm: &VmStatus) -> String {
         (None, None) => "protected".to_owned(),
         (None, Some(reason)) => format!("NOT protected: {reason}"),
     });
+    if let Some(latency) = &vm.output_latency {
+        // Writing to a String cannot fail.
+        let _ = write!(text, "; outputs waited {latency}");
+    }
     for net in &vm.nets {
         // Writing to a String cannot fail.
         let _ = write!(text, "; net {net}");
@@ -197,6 +201,7 @@ mod tests {
             memory_bytes: 64 << 20,
             nets: vec![NetSpec { mac: [2, 0, 0, 0, 0, 7], backend: NetBackend::Tap("tap0".to_owned()) }],
             disk_bytes: 1 << 20,
+            output_latency: None,
             console_end: 1200,
             waits: None,
             ended: None,

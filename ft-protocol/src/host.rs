@@ -8,6 +8,7 @@
 
 use crate::detector::DetectorConfig;
 use crate::ids::{Generation, HostId, VmId};
+use crate::latency::OutputLatency;
 use crate::secondary::{self, Secondary};
 use crate::spec::Mode;
 use crate::time::{Span, Time};
@@ -91,6 +92,15 @@ pub enum Input {
         generation: Generation,
         /// What is missing.
         shortage: Option<Shortage>,
+    },
+    /// How long a primary's outputs waited until now.
+    OutputsMeasured {
+        /// The VM.
+        vm: VmId,
+        /// The generation it reigns.
+        generation: Generation,
+        /// From the guest's exit to the release.
+        latency: OutputLatency,
     },
     /// The guest of a primary's machine has ended, all of it committed.
     GuestEnded {
@@ -233,6 +243,12 @@ impl Host {
                         None => _ = self.shortages.remove(&vm),
                     }
                     self.say_space(vm, generation, shortage, actions);
+                }
+            }
+            Input::OutputsMeasured { vm, generation, latency } => {
+                // An older controller would not understand it.
+                if self.reigns(vm, generation) && self.protocol.is_some_and(|protocol| protocol >= SPACE_SINCE) {
+                    self.send(FromHost::OutputsMeasured { vm, generation, latency }, actions);
                 }
             }
             Input::GuestEnded { vm } => {

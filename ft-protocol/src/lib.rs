@@ -12,6 +12,7 @@ pub mod detector;
 pub mod fence;
 pub mod host;
 pub mod ids;
+pub mod latency;
 pub mod phi;
 #[cfg(feature = "planted-bugs")]
 pub mod planted;

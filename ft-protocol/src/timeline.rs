@@ -3,6 +3,7 @@
 use crate::commit_meta::GuestEnd;
 use crate::fence::FenceOutcome;
 use crate::ids::{Epoch, Generation, HostId, VmId};
+use crate::latency::{LatencySummary, OutputLatency};
 use crate::spec::Mode;
 use crate::time::Span;
 use crate::wire::{LiveReport, TakeoverReason, TakeoverRefusal};
@@ -272,6 +273,18 @@ pub enum Happening {
         generation: Generation,
         /// How long it had to wait, as far as this controller knows.
         waited: Span,
+    },
+    /// A generation is over, or its guest's life: how long its outputs waited, from the guest's exit to their release, as far
+    /// as its primary could still say.
+    OutputsMeasured {
+        /// The VM.
+        vm: VmId,
+        /// The generation.
+        generation: Generation,
+        /// In a few numbers.
+        summary: LatencySummary,
+        /// All of it.
+        latency: OutputLatency,
     },
     /// No host can run the VM; it waits in the pool.
     Stranded {

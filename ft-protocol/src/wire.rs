@@ -6,6 +6,7 @@
 use crate::commit_meta::GuestEnd;
 use crate::cpu::CpuProfile;
 use crate::ids::{Epoch, Generation, HostId, Incarnation, VmId};
+use crate::latency::{LatencySummary, OutputLatency};
 use crate::phi::Phi;
 use crate::spec::{Mode, NetSpec, VmSpec};
 use crate::time::{Span, Time};
@@ -20,7 +21,8 @@ pub const PROTOCOL_VERSION: u32 = 3;
 /// All versions of these messages that are spoken here. Hosts and controller use the highest one that both have; a peer
 /// with none of them is refused at its first message. What a version added is not relied upon below it:
 /// 2: a primary says what it does, in its host's heartbeat page ([`crate::activity`]).
-/// 3: a primary says when it waits for space ([`FromHost::OutOfSpace`], [`FromHost::SpaceAgain`]).
+/// 3: a primary says when it waits for space ([`FromHost::OutOfSpace`], [`FromHost::SpaceAgain`]), and how long outputs
+/// waited ([`FromHost::OutputsMeasured`]).
 pub const PROTOCOLS: VersionRange = VersionRange { min: 1, max: PROTOCOL_VERSION };
 
 /// The first version whose primaries say what they do.
@@ -359,6 +361,15 @@ pub enum FromHost {
         /// What is missing.
         shortage: Shortage,
     },
+    /// How long the guest's outputs waited until now, in all of the sender's generation.
+    OutputsMeasured {
+        /// The VM.
+        vm: VmId,
+        /// The sender's generation.
+        generation: Generation,
+        /// From the guest's exit to the release.
+        latency: OutputLatency,
+    },
     /// The record that waited for space is written.
     SpaceAgain {
         /// The VM.
@@ -673,6 +684,8 @@ pub struct VmStatus {
     pub nets: Vec<NetSpec>,
     /// Bytes of the disk; zero: none.
     pub disk_bytes: u64,
+    /// How long the guest's outputs waited from its exit to their release, under all primaries that this controller knew.
+    pub output_latency: Option<LatencySummary>,
     /// Console bytes since the guest's birth.
     pub console_end: u64,
     /// What the guest waits for, in one line: space in the pool, or a reader of its output.

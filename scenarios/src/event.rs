@@ -178,6 +178,7 @@ pub fn vm_of(happening: &Happening) -> Option<VmId> {
         | Happening::ModeChanged { vm, .. }
         | Happening::Diverged { vm, .. }
         | Happening::PoolFull { vm, .. }
+        | Happening::OutputsMeasured { vm, .. }
         | Happening::SpaceAgain { vm, .. }
         | Happening::Stranded { vm, .. }
         | Happening::Ended { vm, .. } => Some(*vm),
@@ -238,6 +239,8 @@ pub enum HappeningKind {
     Diverged,
     /// [`Happening::PoolFull`]
     PoolFull,
+    /// [`Happening::OutputsMeasured`]
+    OutputsMeasured,
     /// [`Happening::SpaceAgain`]
     SpaceAgain,
     /// [`Happening::Stranded`]
@@ -274,6 +277,7 @@ impl From<&Happening> for HappeningKind {
             Happening::ModeChanged { .. } => Self::ModeChanged,
             Happening::Diverged { .. } => Self::Diverged,
             Happening::PoolFull { .. } => Self::PoolFull,
+            Happening::OutputsMeasured { .. } => Self::OutputsMeasured,
             Happening::SpaceAgain { .. } => Self::SpaceAgain,
             Happening::Stranded { .. } => Self::Stranded,
             Happening::Ended { .. } => Self::Ended,

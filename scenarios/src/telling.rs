@@ -113,6 +113,7 @@ impl Names {
                 about(vm, format!("a replay on host {} diverged: {report}", host(on)))
             }
             Happening::PoolFull { vm, shortage, .. } => about(vm, format!("stands still: {shortage}")),
+            Happening::OutputsMeasured { vm, summary, .. } => about(vm, format!("its outputs waited {summary}")),
             Happening::SpaceAgain { vm, waited, .. } => {
                 about(vm, format!("goes on after {waited}: the pool has space again"))
             }

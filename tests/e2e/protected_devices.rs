@@ -59,6 +59,9 @@ fn connections_outlive_kills(mode: &str, kills: u32) {
     let vm = cluster.vm("echo").expect("it runs");
     assert!(vm["takeovers"].as_u64().expect("a number") >= u64::from(kills), "{vm}");
     assert_eq!(vm["nets"].as_array().map(Vec::len), Some(1), "{vm}");
+    // Measured by the primaries themselves; each that dies has said at least what it had a second before.
+    let latency = cluster.await_vm("echo", "outputs", |vm| vm["output_latency"]["count"].as_u64() > Some(0));
+    eprintln!("{mode}: {}", latency["output_latency"]);
     // A connection that began before the first kill ends well, and so does one that begins after the last.
     drop(connect(&host, guest_at(ECHO_PORT)));
     drop(stream);

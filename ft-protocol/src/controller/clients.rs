@@ -317,6 +317,7 @@ impl Controller {
             memory_bytes: entry.spec.memory_bytes,
             nets: entry.spec.nets.clone(),
             disk_bytes: entry.spec.disk_bytes,
+            output_latency: entry.outputs.all().summary(),
             console_end: entry.console_end,
             waits: entry.waits(),
             ended: match &entry.phase {

@@ -172,6 +172,11 @@ impl Controller {
                     self.out_of_space(turn, vm, generation, shortage);
                 }
             }
+            FromHost::OutputsMeasured { vm, generation, latency } => {
+                if self.vms.get(&vm).is_some_and(|entry| entry.primary() == Some(host)) {
+                    self.outputs_measured(vm, generation, latency);
+                }
+            }
             FromHost::SpaceAgain { vm, generation } => {
                 if self.vms.get(&vm).is_some_and(|entry| entry.primary() == Some(host)) {
                     self.space_again(turn, vm, generation);

@@ -9,6 +9,7 @@ mod failback;
 mod hosts;
 mod io;
 mod membership;
+mod outputs;
 mod placement;
 mod progress;
 mod protection;

@@ -167,6 +167,7 @@ impl Controller {
         entry.phase = Phase::Draining { winner, final_epoch };
         entry.committed = final_epoch;
         self.tell(turn, Happening::Sealed { vm, generation, final_epoch });
+        self.tell_outputs(turn, vm);
         self.apply_next(turn, vm);
         self.drained(turn, vm);
     }
@@ -500,6 +501,7 @@ impl Controller {
             let message = ToClient::VmEnded { vm, end: end.clone(), console_end };
             turn.actions.push(Action::ToClient { link, message, grants: Vec::new() });
         }
+        self.tell_outputs(turn, vm);
         self.tell(turn, Happening::Ended { vm, end });
         if let Some(host) = primary {
             self.to_host(turn, host, ToHost::Release { vm, generation, deposed: false }, Vec::new());

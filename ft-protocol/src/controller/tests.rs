@@ -26,6 +26,7 @@ const CONFIG: ControllerConfig = ControllerConfig {
     shutdown_allowed: true,
 };
 
+mod outputs;
 mod places;
 mod stalls;
 mod versions;

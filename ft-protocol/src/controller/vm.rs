@@ -1,6 +1,7 @@
 //! One VM, as the controller sees it. The transitions are in `takeover.rs` and `protection.rs`.
 
 use crate::commit_meta::GuestEnd;
+use crate::controller::outputs::Outputs;
 use crate::controller::progress::Progress;
 use crate::controller::space::Waiting;
 use crate::controller::state::VmRecord;
@@ -117,6 +118,8 @@ pub(super) struct Vm {
     pub(super) progress: Option<Progress>,
     /// What the reigning generation waits for, as long as the pool has no space.
     pub(super) waiting: Option<Waiting>,
+    /// How long its outputs waited.
+    pub(super) outputs: Outputs,
     /// Where it would get its next secondary.
     pub(super) spare: Option<HostId>,
     /// Places that are kept free for it until it has taken them.
@@ -159,6 +162,7 @@ impl Vm {
             retry_at: Time::ZERO,
             progress: None,
             waiting: None,
+            outputs: Outputs::default(),
             spare: None,
             intended: Vec::new(),
             home: None,

@@ -165,6 +165,7 @@ impl Driver {
                 VmEvent::Yielded { generation } => Input::Yielded { vm, generation },
                 VmEvent::ModeIs { generation, mode } => Input::ModeIs { vm, generation, mode },
                 VmEvent::Diverged { generation, report } => Input::Diverged { vm, generation, report },
+                VmEvent::Outputs { generation, latency } => Input::OutputsMeasured { vm, generation, latency },
                 VmEvent::Space { generation, shortage } => Input::Space { vm, generation, shortage },
                 VmEvent::GuestEnded => Input::GuestEnded { vm },
                 VmEvent::Failed { generation, reason } => Input::Failed { vm, generation, reason },

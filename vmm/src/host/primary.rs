@@ -45,6 +45,9 @@ const STALL_LOOK: Duration = Duration::from_micros(500);
 /// Longest time that the vCPU's thread says nothing while the guest waits.
 const BREATH: Span = Span::from_ms(100);
 
+/// Time between two words on how long outputs waited.
+const OUTPUTS_INTERVAL: Span = Span::from_ms(1_000);
+
 /// Pages of a record after which it says that it goes on.
 const BREATH_PAGES: usize = 4096;
 
@@ -101,6 +104,8 @@ struct Reign<'a> {
     out_of_space: bool,
     /// The last epoch whose commit has an entry in the log.
     noted: Epoch,
+    /// When the host was told last how long outputs waited.
+    outputs_said: Time,
     /// The host wants the guest handed over; the core is still to be told.
     yielding: bool,
     /// The mode that the VM is to be protected in; the core is still to be told.
@@ -183,6 +188,7 @@ pub(super) fn run(beginning: Beginning, around: &Surroundings) -> Result<(), Fai
             unwritten: None,
             out_of_space: false,
             noted: Epoch::ZERO,
+            outputs_said: Time::ZERO,
             yielding: false,
             turning: None,
             over: false,
@@ -251,12 +257,14 @@ impl Reign<'_> {
     /// The guest has put something out.
     fn output(&mut self) -> Result<(), Failure> {
         if !self.recording {
+            self.outbox.waits(self.machine.exit_at());
             let pending = self.machine.pending_console().len() + self.machine.pending_packets();
             return self.feed(Input::Output { pending: pending as u64 });
         }
         // The source of inputs has put it into the log before it came here.
         let console = self.machine.take_console();
         self.outbox.send(&self.machine.take_packets());
+        self.outbox.left(self.machine.exit_at());
         if console.bytes.is_empty() { Ok(()) } else { self.feed(Input::Logged) }
     }
 
@@ -356,6 +364,18 @@ impl Reign<'_> {
 
     fn say_mode(&self, mode: Mode) {
         self.around.say(VmEvent::ModeIs { generation: self.order.generation, mode });
+    }
+
+    /// Says how long outputs waited, now and then.
+    fn say_outputs(&mut self, now: bool) {
+        let due = self.outputs_said + OUTPUTS_INTERVAL;
+        if now || clock::monotonic() >= due {
+            self.outputs_said = clock::monotonic();
+            let latency = self.outbox.latency();
+            if latency.count() > 0 {
+                self.around.say(VmEvent::Outputs { generation: self.order.generation, latency });
+            }
+        }
     }
 
     fn look_at_freed(&mut self) -> Result<(), Failure> {
@@ -486,6 +506,7 @@ impl Reign<'_> {
             }
             Action::Halt(halt) => {
                 self.over = true;
+                self.say_outputs(true);
                 self.around.say(match halt {
                     Halt::Fenced { .. } => VmEvent::Fenced { generation: self.order.generation },
                     Halt::Yielded => VmEvent::Yielded { generation: self.order.generation },
@@ -531,6 +552,7 @@ impl Reign<'_> {
                 self.outbox.hold(epoch, self.machine.take_packets());
                 self.log.mark(epoch);
                 self.record = Some(record);
+                self.say_outputs(ended.is_some());
                 failpoint::pass("host.commit.closed");
                 self.feed(Input::Written(epoch))
             }

@@ -10,6 +10,7 @@ use crate::machine::device::virtio::{self, Disk, DiskBase};
 use crate::machine::{Kicker, LiveInputs, Machine, MachineConfig};
 use crate::wake::WakingSender;
 use crossbeam_channel::{Receiver, Sender};
+use ft_protocol::latency::OutputLatency;
 use ft_protocol::spec::Mode;
 use ft_protocol::timeline::Shortage;
 use ft_protocol::wire::{LiveReport, Order};
@@ -30,6 +31,7 @@ pub(super) enum VmEvent {
     Yielded { generation: Generation },
     ModeIs { generation: Generation, mode: Mode },
     Diverged { generation: Generation, report: String },
+    Outputs { generation: Generation, latency: OutputLatency },
     Space { generation: Generation, shortage: Option<Shortage> },
     GuestEnded,
     Failed { generation: Generation, reason: String },

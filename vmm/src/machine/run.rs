@@ -8,6 +8,8 @@ use super::inputs::{ExitNumber, InputError, InputSource, Produced};
 use super::prepare::Machine;
 use super::time::GuestTime;
 use super::vcpu::Exit;
+use crate::clock;
+use ft_protocol::Time;
 use ft_protocol::record::{Access, HistoryDigest};
 
 /// Most accesses that finishing one instruction may take. KVM itself goes back to the guest after every 1024 steps of a
@@ -51,6 +53,8 @@ pub(super) struct Progress {
     pub(super) exits: ExitNumber,
     /// The guest has not run on since.
     pub(super) is_at_exit: bool,
+    /// When the guest came to its last exit.
+    pub(super) exit_at: Time,
     /// All exits so far, in a number.
     pub(super) history: HistoryDigest,
     pub(super) console: Vec<u8>,
@@ -213,6 +217,12 @@ impl Machine {
         self.progress.exits
     }
 
+    /// When the guest came to its last exit.
+    #[must_use]
+    pub fn exit_at(&self) -> Time {
+        self.progress.exit_at
+    }
+
     /// Whether the guest stands at its last exit, where every replay of it comes by, rather than somewhere behind it.
     #[must_use]
     pub fn is_at_exit(&self) -> bool {
@@ -261,6 +271,7 @@ impl Machine {
     fn serve(&mut self, access: Exit) -> Result<(), MachineError> {
         self.progress.exits.0 += 1;
         self.progress.is_at_exit = true;
+        self.progress.exit_at = clock::monotonic();
         let mut effects = Effects::default();
         match access {
             Exit::Port => self.serve_port(&mut effects)?,

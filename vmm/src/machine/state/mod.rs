@@ -16,6 +16,7 @@ use super::inputs::{ExitNumber, ResumePoint};
 use super::prepare::Machine;
 use super::run::Progress;
 use super::time::GuestTime;
+use ft_protocol::Time;
 use ft_protocol::record::HistoryDigest;
 
 /// A machine's state between two instructions. [`encode`](MachineState::encode) gives the saved format.
@@ -139,6 +140,7 @@ impl Machine {
         });
         self.progress = Progress {
             exits: state.exits,
+            exit_at: Time::ZERO,
             is_at_exit: false,
             history: state.history,
             console: Vec::new(),

@@ -1,0 +1,52 @@
+//! How long the outputs of guests waited, as primaries have measured it.
+
+use super::{Controller, Generation, Turn, VmId};
+use crate::latency::OutputLatency;
+use crate::timeline::Happening;
+
+/// The outputs of a VM.
+#[derive(Debug, Default)]
+pub(super) struct Outputs {
+    generation: Option<Generation>,
+    /// Those of that generation, as said last.
+    latest: OutputLatency,
+    /// Those of the generations before.
+    before: OutputLatency,
+}
+
+impl Outputs {
+    /// All of them.
+    pub(super) fn all(&self) -> OutputLatency {
+        let mut all = self.before.clone();
+        all.add(&self.latest);
+        all
+    }
+}
+
+impl Controller {
+    /// A primary says how long all outputs of its generation waited.
+    pub(super) fn outputs_measured(&mut self, vm: VmId, generation: Generation, latency: OutputLatency) {
+        let Some(entry) = self.vms.get_mut(&vm).filter(|entry| entry.generation == generation) else { return };
+        if !latency.is_plausible() {
+            return;
+        }
+        let outputs = &mut entry.outputs;
+        if outputs.generation.replace(generation) != Some(generation) {
+            let before = std::mem::take(&mut outputs.latest);
+            outputs.before.add(&before);
+        }
+        outputs.latest = latency;
+    }
+
+    /// The generation is over: watchers hear how long its outputs waited, as far as it could still say.
+    pub(super) fn tell_outputs(&mut self, turn: &mut Turn<'_>, vm: VmId) {
+        let Some(entry) = self.vms.get(&vm) else { return };
+        let generation = entry.generation;
+        if entry.outputs.generation == Some(generation)
+            && let Some(summary) = entry.outputs.latest.summary()
+        {
+            let latency = entry.outputs.latest.clone();
+            self.tell(turn, Happening::OutputsMeasured { vm, generation, summary, latency });
+        }
+    }
+}
