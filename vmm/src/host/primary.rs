@@ -262,9 +262,11 @@ impl Reign<'_> {
             return self.feed(Input::Output { pending: pending as u64 });
         }
         // The source of inputs has put it into the log before it came here.
-        let console = self.machine.take_console();
-        self.outbox.send(&self.machine.take_packets());
-        self.outbox.left(self.machine.exit_at());
+        let (console, packets) = (self.machine.take_console(), self.machine.take_packets());
+        self.outbox.send(&packets);
+        if !console.bytes.is_empty() || !packets.is_empty() {
+            self.outbox.left(self.machine.exit_at());
+        }
         if console.bytes.is_empty() { Ok(()) } else { self.feed(Input::Logged) }
     }
 
