@@ -75,6 +75,8 @@ enum Command {
     Console(console::Args),
     /// Tell what happens in a cluster
     Events(events::Args),
+    /// Protect a VM in another mode, while it runs
+    Mode(planned::ModeArgs),
     /// Move a VM to another host, as planned
     Switchover(planned::SwitchoverArgs),
     /// Take all roles from a host
@@ -101,6 +103,7 @@ fn main() -> std::process::ExitCode {
         Command::Demo(args) => demo::run(&args),
         Command::Scenario(args) => scenario::run(&args),
         Command::Sim(args) => sim::run(args),
+        Command::Mode(args) => planned::mode(&args),
         Command::Switchover(args) => planned::switchover(args),
         Command::Console(args) => console::run(&args),
         Command::Events(args) => events::run(&args),

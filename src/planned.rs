@@ -1,8 +1,9 @@
-//! `ftvm switchover`, `ftvm drain`, `ftvm delete` and `ftvm shutdown`: planned changes.
+//! `ftvm mode`, `ftvm switchover`, `ftvm drain`, `ftvm delete` and `ftvm shutdown`: planned changes.
 
 use crate::exit_code::ExitCode;
 use crate::failure::Failure;
 use crate::{CommandResult, ExitStatus, output};
+use ft_protocol::spec::Mode;
 use ft_protocol::wire::{Answer, Request, VmStatus};
 use std::path::PathBuf;
 use vmm::client::{Client, ClientError};
@@ -21,6 +22,17 @@ pub(crate) struct SwitchoverArgs {
     /// The host to go to; without it the secondary's
     #[arg(long, value_name = "HOST")]
     to: Option<String>,
+}
+
+#[derive(clap::Args)]
+pub(crate) struct ModeArgs {
+    /// Name of the VM
+    vm: String,
+    /// How it is to be protected: checkpoint, replay or lockstep; without it, how it is protected is shown
+    mode: Option<Mode>,
+    /// The controller's socket
+    #[arg(long, value_name = "SOCKET", env = "FTVM_POOL")]
+    pool: PathBuf,
 }
 
 #[derive(clap::Args)]
@@ -90,6 +102,18 @@ pub(crate) fn switchover(args: SwitchoverArgs) -> CommandResult {
         host(&after.primary),
         after.generation.get()
     ))?;
+    Ok(ExitStatus::Own(ExitCode::Ok))
+}
+
+pub(crate) fn mode(args: &ModeArgs) -> CommandResult {
+    let mut client = Client::connect(&args.pool)?;
+    let before = find(&mut client, &args.vm)?;
+    let Some(mode) = args.mode else {
+        output::text(&format!("{} is protected in {} mode\n", args.vm, before.mode))?;
+        return Ok(ExitStatus::Own(ExitCode::Ok));
+    };
+    client.request(Request::SetMode { vm: before.vm, mode }, Vec::new())?;
+    output::text(&format!("{} is protected in {mode} mode from now on, before in {} mode\n", args.vm, before.mode))?;
     Ok(ExitStatus::Own(ExitCode::Ok))
 }
 

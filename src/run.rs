@@ -107,6 +107,8 @@ enum RunMode {
     Checkpoint,
     /// Inputs go to a log and outputs leave at once; for guests that are deterministic between exits. Experimental
     Replay,
+    /// Replay, and the secondary executes the same all along and compares: it finds what one of the two got wrong
+    Lockstep,
     /// Not at all: on this host alone, without a pool
     None,
 }
@@ -124,7 +126,11 @@ impl Args {
             nets: self.nets()?,
             disk_bytes,
             memory: self.memory,
-            mode: if self.mode == RunMode::Replay { Mode::Replay } else { Mode::Checkpoint },
+            mode: match self.mode {
+                RunMode::Replay => Mode::Replay,
+                RunMode::Lockstep => Mode::Lockstep,
+                RunMode::Checkpoint | RunMode::None => Mode::Checkpoint,
+            },
             args: self.args.clone(),
             epoch_interval: self.epoch_ms.map(Span::from_ms),
             working_set: self.working_set,
@@ -195,7 +201,7 @@ pub(crate) fn run(args: &Args) -> CommandResult {
     refuse(&only_unprotected, "yet without --mode none: protected guests are not recorded yet")?;
     match args.mode {
         RunMode::None => run_unprotected(args, &image),
-        RunMode::Checkpoint | RunMode::Replay => run_protected(args, &image),
+        RunMode::Checkpoint | RunMode::Replay | RunMode::Lockstep => run_protected(args, &image),
     }
 }
 

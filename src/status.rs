@@ -7,7 +7,7 @@ use crate::signals::EndSignals;
 use crate::{CommandResult, ExitStatus, output};
 use ft_protocol::Span;
 use ft_protocol::commit_meta::GuestEnd;
-use ft_protocol::wire::{Answer, Request, Status, VmStatus};
+use ft_protocol::wire::{Answer, FollowStatus, Request, Status, VmStatus};
 use scenarios::attached::Watcher;
 use scenarios::units::{ByteCount, parse_span};
 use std::fmt::Write as _;
@@ -116,6 +116,13 @@ fn roles(host: &str, vms: &[VmStatus]) -> String {
     if roles.is_empty() { "spare".to_owned() } else { roles.join(", ") }
 }
 
+/// How the secondary follows, in a few words.
+fn follows(status: &FollowStatus) -> String {
+    let FollowStatus { behind, compared, adopted, lag, lag_max, .. } = status;
+    let behind = if *behind == 0 { "up to date".to_owned() } else { format!("{behind} epochs behind") };
+    format!("follows, {behind}, lag {lag} (at most {lag_max}), {compared} epochs compared, {adopted} adopted")
+}
+
 fn describe(vm: &VmStatus) -> String {
     let host = |name: &Option<String>| name.clone().unwrap_or_else(|| "-".to_owned());
     let mut text = format!(
@@ -148,6 +155,9 @@ fn describe(vm: &VmStatus) -> String {
     }
     if vm.disk_bytes > 0 {
         let _ = write!(text, "; disk {}", ByteCount::new(vm.disk_bytes));
+    }
+    if let Some(following) = &vm.following {
+        let _ = write!(text, "; {}", follows(following));
     }
     for (word, why) in [
         ("moving to", &vm.moving_to),
@@ -198,6 +208,7 @@ mod tests {
             spare: None,
             mode: Mode::Checkpoint,
             diverged: None,
+            following: None,
             memory_bytes: 64 << 20,
             nets: vec![NetSpec { mac: [2, 0, 0, 0, 0, 7], backend: NetBackend::Tap("tap0".to_owned()) }],
             disk_bytes: 1 << 20,

@@ -7,7 +7,7 @@
 //! ```
 
 use crate::detector::DetectorConfig;
-use crate::ids::{Generation, HostId, VmId};
+use crate::ids::{Epoch, Generation, HostId, VmId};
 use crate::latency::OutputLatency;
 use crate::secondary::{self, Secondary};
 use crate::spec::Mode;
@@ -15,7 +15,8 @@ use crate::time::{Span, Time};
 use crate::timeline::Shortage;
 use crate::versions::VersionRange;
 use crate::wire::{
-    FromHost, HeldRole, HostHello, HostProfile, LiveReport, Order, PROTOCOLS, Role, SPACE_SINCE, ToHost,
+    FOLLOW_SINCE, FollowStep, FromHost, HeldRole, HostHello, HostProfile, LiveReport, Order, PROTOCOLS, Role,
+    SPACE_SINCE, ToHost,
 };
 use std::collections::BTreeMap;
 
@@ -74,6 +75,26 @@ pub enum Input {
         generation: Generation,
         /// The mode.
         mode: Mode,
+    },
+    /// All inputs of a primary's guest since this epoch are in the record log.
+    Recorded {
+        /// The VM.
+        vm: VmId,
+        /// The generation it reigns.
+        generation: Generation,
+        /// The epoch.
+        since: Epoch,
+    },
+    /// A secondary's machine has come to the end of an epoch.
+    Followed {
+        /// The VM.
+        vm: VmId,
+        /// The generation that it follows.
+        generation: Generation,
+        /// The epoch.
+        epoch: Epoch,
+        /// How it got there.
+        step: FollowStep,
     },
     /// A machine's replay did not do what the record log says.
     Diverged {
@@ -140,6 +161,10 @@ pub enum Action {
     Yield(VmId),
     /// Have the VM's machine protect its guest in this mode.
     SetMode(VmId, Mode),
+    /// Have the standby machine follow the primary from this epoch on; journal and log came with the order.
+    Follow(VmId, Generation, Epoch),
+    /// Have the standby machine follow no more.
+    Unfollow(VmId),
     /// Stop and forget the VM.
     Discard(VmId),
     /// The controller will not have this host now, for this reason: connect again a little later, but not for ever.
@@ -166,7 +191,7 @@ pub enum ExitReason {
 
 #[derive(Debug)]
 enum Held {
-    Standby { generation: Generation, core: Secondary },
+    Standby { generation: Generation, core: Secondary, follows: bool },
     Primary { generation: Generation, live: bool },
 }
 
@@ -202,7 +227,7 @@ impl Host {
     pub fn handle(&mut self, now: Time, input: Input, actions: &mut Vec<Action>) {
         match input {
             Input::LinkUp => self.link_up(actions),
-            Input::LinkDown => (self.linked, self.protocol) = (false, None),
+            Input::LinkDown => self.link_down(actions),
             Input::Message(message) => self.message(now, message, actions),
             Input::StandbyMade { vm, generation } => self.standby_made(now, vm, generation, actions),
             Input::Beat { vm, count } => self.secondary(now, vm, secondary::Input::Beat(count), actions),
@@ -224,6 +249,16 @@ impl Host {
                     self.held.remove(&vm);
                     actions.push(Action::Discard(vm));
                     self.send(FromHost::Yielded { vm, generation }, actions);
+                }
+            }
+            Input::Recorded { vm, generation, since } => {
+                if self.reigns(vm, generation) && self.protocol.is_some_and(|protocol| protocol >= FOLLOW_SINCE) {
+                    self.send(FromHost::Recorded { vm, generation, since }, actions);
+                }
+            }
+            Input::Followed { vm, generation, epoch, step } => {
+                if self.follows(vm, generation) {
+                    self.send(FromHost::Followed { vm, generation, epoch, step }, actions);
                 }
             }
             Input::ModeIs { vm, generation, mode } => {
@@ -270,10 +305,22 @@ impl Host {
         self.held.iter().filter(|(_, held)| matches!(held, Held::Standby { .. })).map(|(vm, _)| *vm)
     }
 
+    /// Without a controller to wait for it, a secondary cannot follow: the next one may have gone on meanwhile.
+    fn link_down(&mut self, actions: &mut Vec<Action>) {
+        (self.linked, self.protocol) = (false, None);
+        for (&vm, held) in &mut self.held {
+            if let Held::Standby { follows, .. } = held
+                && std::mem::take(follows)
+            {
+                actions.push(Action::Unfollow(vm));
+            }
+        }
+    }
+
     fn link_up(&mut self, actions: &mut Vec<Action>) {
         self.linked = true;
         let roles = self.held.iter().map(|(&vm, held)| match held {
-            Held::Standby { generation, core } => {
+            Held::Standby { generation, core, .. } => {
                 HeldRole { vm, generation: *generation, role: Role::Secondary { prepared: core.is_prepared() } }
             }
             Held::Primary { generation, live } => {
@@ -323,6 +370,23 @@ impl Host {
                     actions.push(Action::SetMode(vm, mode));
                 }
             }
+            ToHost::Follow { vm, generation, base } => {
+                if let Some(Held::Standby { generation: held, core, follows }) = self.held.get_mut(&vm)
+                    && *held == generation
+                    && core.is_prepared()
+                {
+                    *follows = true;
+                    actions.push(Action::Follow(vm, generation, base));
+                }
+            }
+            ToHost::Unfollow { vm, generation } => {
+                if let Some(Held::Standby { generation: held, follows, .. }) = self.held.get_mut(&vm)
+                    && *held == generation
+                    && std::mem::take(follows)
+                {
+                    actions.push(Action::Unfollow(vm));
+                }
+            }
             ToHost::PrimaryGone { vm, generation, reason } => {
                 if self.stands_by(vm, generation) {
                     self.secondary(now, vm, secondary::Input::PrimaryGone(reason), actions);
@@ -347,7 +411,10 @@ impl Host {
         if self.held.remove(&order.vm).is_some() {
             actions.push(Action::Discard(order.vm));
         }
-        self.held.insert(order.vm, Held::Standby { generation: order.generation, core: Secondary::new(detector) });
+        self.held.insert(
+            order.vm,
+            Held::Standby { generation: order.generation, core: Secondary::new(detector), follows: false },
+        );
         actions.push(Action::MakeStandby(order));
     }
 
@@ -388,7 +455,7 @@ impl Host {
     }
 
     fn secondary(&mut self, now: Time, vm: VmId, input: secondary::Input, actions: &mut Vec<Action>) {
-        let Some(Held::Standby { generation, core }) = self.held.get_mut(&vm) else { return };
+        let Some(Held::Standby { generation, core, .. }) = self.held.get_mut(&vm) else { return };
         let generation = *generation;
         if let Some(secondary::Ask(reason)) = core.handle(now, input) {
             self.send(FromHost::AskTakeover { vm, generation, reason }, actions);
@@ -421,6 +488,11 @@ impl Host {
 
     fn reigns(&self, vm: VmId, generation: Generation) -> bool {
         matches!(self.held.get(&vm), Some(Held::Primary { generation: held, .. }) if *held == generation)
+    }
+
+    fn follows(&self, vm: VmId, generation: Generation) -> bool {
+        let held = self.held.get(&vm);
+        matches!(held, Some(Held::Standby { generation: held, follows: true, .. }) if *held == generation)
     }
 
     fn stands_by(&self, vm: VmId, generation: Generation) -> bool {

@@ -6,7 +6,7 @@ use crate::ids::{Epoch, Generation, HostId, VmId};
 use crate::latency::{LatencySummary, OutputLatency};
 use crate::spec::Mode;
 use crate::time::Span;
-use crate::wire::{LiveReport, TakeoverReason, TakeoverRefusal};
+use crate::wire::{FollowStatus, LiveReport, TakeoverReason, TakeoverRefusal};
 use serde::{Deserialize, Serialize};
 use std::fmt;
 
@@ -285,6 +285,30 @@ pub enum Happening {
         summary: LatencySummary,
         /// All of it.
         latency: OutputLatency,
+    },
+    /// The secondary executes what the primary executes from this epoch on, and compares.
+    Following {
+        /// The VM.
+        vm: VmId,
+        /// The generation that it follows.
+        generation: Generation,
+        /// Where.
+        host: HostId,
+        /// The epoch.
+        base: Epoch,
+    },
+    /// The secondary does not follow any more; it goes on standing by unless that is said, too.
+    FollowingEnded {
+        /// The VM.
+        vm: VmId,
+        /// The generation that it followed.
+        generation: Generation,
+        /// Where.
+        host: HostId,
+        /// One line.
+        reason: String,
+        /// How it went.
+        status: FollowStatus,
     },
     /// No host can run the VM; it waits in the pool.
     Stranded {

@@ -16,13 +16,14 @@ use serde::{Deserialize, Serialize};
 use std::fmt;
 
 /// Newest version of these messages that is spoken here.
-pub const PROTOCOL_VERSION: u32 = 3;
+pub const PROTOCOL_VERSION: u32 = 4;
 
 /// All versions of these messages that are spoken here. Hosts and controller use the highest one that both have; a peer
 /// with none of them is refused at its first message. What a version added is not relied upon below it:
 /// 2: a primary says what it does, in its host's heartbeat page ([`crate::activity`]).
 /// 3: a primary says when it waits for space ([`FromHost::OutOfSpace`], [`FromHost::SpaceAgain`]), and how long outputs
 /// waited ([`FromHost::OutputsMeasured`]).
+/// 4: a secondary follows its primary ([`ToHost::Follow`]), where the guest is protected in lockstep mode.
 pub const PROTOCOLS: VersionRange = VersionRange { min: 1, max: PROTOCOL_VERSION };
 
 /// The first version whose primaries say what they do.
@@ -30,6 +31,9 @@ pub const ACTIVITY_SINCE: u32 = 2;
 
 /// The first version whose primaries say that they wait for space.
 pub const SPACE_SINCE: u32 = 3;
+
+/// The first version whose secondaries follow their primary.
+pub const FOLLOW_SINCE: u32 = 4;
 
 /// Largest message in bytes; larger ones are refused unread.
 pub const MESSAGE_BYTES_MAX: usize = 64 * 1024;
@@ -377,6 +381,36 @@ pub enum FromHost {
         /// The sender's generation.
         generation: Generation,
     },
+    /// All inputs of the guest since this epoch are in the generation's record log.
+    Recorded {
+        /// The VM.
+        vm: VmId,
+        /// The sender's generation.
+        generation: Generation,
+        /// The epoch.
+        since: Epoch,
+    },
+    /// The secondary has come as far as this epoch on its own view: from its side the stable image may do so, too.
+    Followed {
+        /// The VM.
+        vm: VmId,
+        /// The generation that it follows.
+        generation: Generation,
+        /// The epoch.
+        epoch: Epoch,
+        /// How it got there.
+        step: FollowStep,
+    },
+}
+
+/// How a secondary that follows came to the end of an epoch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum FollowStep {
+    /// By executing it: memory and machine state are what the commit record says.
+    Compared,
+    /// Its record was made where only the primary can stop: the secondary stands still and goes on from the record, once
+    /// that is applied.
+    Adopted,
 }
 
 /// All that a host needs to stand by for a VM, or to run it. Beside it travel the descriptors.
@@ -468,6 +502,23 @@ pub enum ToHost {
     },
     /// The cluster ends; the host should too.
     Shutdown,
+    /// Follow the primary from this epoch on, which is what the stable image holds and will hold until
+    /// [`FromHost::Followed`]. Journal and record log of the generation travel beside it.
+    Follow {
+        /// The VM.
+        vm: VmId,
+        /// The generation to follow.
+        generation: Generation,
+        /// The epoch.
+        base: Epoch,
+    },
+    /// Follow no more, only stand by: the stable image goes on by itself from here.
+    Unfollow {
+        /// The VM.
+        vm: VmId,
+        /// The generation that was followed.
+        generation: Generation,
+    },
 }
 
 /// What a client can ask for.
@@ -645,6 +696,23 @@ pub struct HostStatus {
     pub labels: Vec<String>,
 }
 
+/// How a secondary follows its primary.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FollowStatus {
+    /// The last epoch that it has come to.
+    pub reached: Epoch,
+    /// Epochs that the primary has committed and it has not come to.
+    pub behind: u64,
+    /// Epochs that it has executed and found as the commit record says.
+    pub compared: u64,
+    /// Epochs that it went on from without executing them to their end: the guest took no exit for long.
+    pub adopted: u64,
+    /// How long after the commit it came to the last epoch.
+    pub lag: Span,
+    /// The longest that it took to come to any.
+    pub lag_max: Span,
+}
+
 /// State of a VM.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct VmStatus {
@@ -678,6 +746,8 @@ pub struct VmStatus {
     pub at_risk: Option<String>,
     /// Name of the host that has room for a new secondary after the next failure.
     pub spare: Option<String>,
+    /// How the secondary follows, in lockstep mode.
+    pub following: Option<FollowStatus>,
     /// Guest memory in bytes.
     pub memory_bytes: u64,
     /// Network devices.

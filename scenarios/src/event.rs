@@ -177,6 +177,8 @@ pub fn vm_of(happening: &Happening) -> Option<VmId> {
         | Happening::LogRefused { vm, .. }
         | Happening::ModeChanged { vm, .. }
         | Happening::Diverged { vm, .. }
+        | Happening::Following { vm, .. }
+        | Happening::FollowingEnded { vm, .. }
         | Happening::PoolFull { vm, .. }
         | Happening::OutputsMeasured { vm, .. }
         | Happening::SpaceAgain { vm, .. }
@@ -237,6 +239,10 @@ pub enum HappeningKind {
     ModeChanged,
     /// [`Happening::Diverged`]
     Diverged,
+    /// [`Happening::Following`]
+    Following,
+    /// [`Happening::FollowingEnded`]
+    FollowingEnded,
     /// [`Happening::PoolFull`]
     PoolFull,
     /// [`Happening::OutputsMeasured`]
@@ -276,6 +282,8 @@ impl From<&Happening> for HappeningKind {
             Happening::LogRefused { .. } => Self::LogRefused,
             Happening::ModeChanged { .. } => Self::ModeChanged,
             Happening::Diverged { .. } => Self::Diverged,
+            Happening::Following { .. } => Self::Following,
+            Happening::FollowingEnded { .. } => Self::FollowingEnded,
             Happening::PoolFull { .. } => Self::PoolFull,
             Happening::OutputsMeasured { .. } => Self::OutputsMeasured,
             Happening::SpaceAgain { .. } => Self::SpaceAgain,

@@ -117,6 +117,13 @@ impl Names {
             Happening::SpaceAgain { vm, waited, .. } => {
                 about(vm, format!("goes on after {waited}: the pool has space again"))
             }
+            Happening::Following { vm, host: on, base, .. } => {
+                about(vm, format!("host {} follows from epoch {} on and compares", host(on), base.get()))
+            }
+            Happening::FollowingEnded { vm, host: on, reason, status, .. } => {
+                let compared = status.compared;
+                about(vm, format!("host {} follows no more: {reason} ({compared} epochs compared)", host(on)))
+            }
             Happening::Stranded { vm, recoverable } => {
                 about(vm, format!("no host can run it; epoch {} waits in the pool", recoverable.get()))
             }

@@ -18,7 +18,7 @@ use std::time::Duration;
 pub const FAILPOINTS_VARIABLE: &str = "FTVM_FAILPOINTS";
 
 /// Every failpoint, in the order in which a commit, an apply and a takeover pass them.
-pub const FAILPOINTS: [&str; 28] = [
+pub const FAILPOINTS: [&str; 31] = [
     "host.commit.stopped",
     "host.commit.harvested",
     "host.commit.copied",
@@ -27,6 +27,9 @@ pub const FAILPOINTS: [&str; 28] = [
     "host.commit.published",
     "host.log.appended",
     "host.standby.made",
+    "host.follow.loaded",
+    "host.follow.comparing",
+    "host.follow.compared",
     "host.takeover.ordered",
     "host.takeover.loaded",
     "host.takeover.replayed",

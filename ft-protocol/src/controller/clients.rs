@@ -4,7 +4,7 @@ use super::io::Action;
 use super::vm::{Phase, Vm};
 use super::{Controller, LinkId, Turn, VmId};
 use crate::planted::{PlantedBug, planted};
-use crate::spec::{Mode, VmSpec, check_nets, name_is_valid};
+use crate::spec::{VmSpec, check_nets, name_is_valid};
 use crate::timeline::Happening;
 use crate::wire::{
     Access, Answer, FromClient, Grant, HostStatus, Part, Request, RequestError, Status, ToClient, ToHost, VmStatus,
@@ -108,9 +108,6 @@ impl Controller {
         check_nets(&spec.nets).map_err(|why| RequestError::BadSpec(why.to_owned()))?;
         if !spec.disk_bytes.is_multiple_of(PAGE_BYTES) {
             return bad("its disk must be a multiple of 4096 bytes");
-        }
-        if spec.mode == Mode::Lockstep {
-            return bad("lockstep mode is not there yet");
         }
         let has_mac = |mac: &[u8; 6]| self.vms.values().find(|vm| vm.spec.nets.iter().any(|net| net.mac == *mac));
         if let Some(other) = spec.nets.iter().find_map(|net| has_mac(&net.mac)) {
@@ -304,6 +301,7 @@ impl Controller {
             phase: entry.phase_word().to_owned(),
             mode: entry.spec.mode,
             diverged: entry.diverged.clone(),
+            following: Self::follow_status(entry),
             generation: entry.generation,
             applied: entry.applied,
             primary: entry.primary().map(|host| self.host_name(host)),

@@ -165,6 +165,10 @@ impl Controller {
                 }
             }
             FromHost::Logged { vm, generation } => self.logged(turn, vm, generation),
+            FromHost::Recorded { vm, generation, since } => self.recorded(turn, vm, generation, since, host),
+            FromHost::Followed { vm, generation, epoch, step } => {
+                self.followed(turn, vm, generation, (epoch, step), host);
+            }
             FromHost::ModeIs { vm, generation, mode } => self.mode_is(turn, vm, generation, mode, host),
             FromHost::Diverged { vm, generation, report } => self.diverged(turn, vm, generation, &report, host),
             FromHost::OutOfSpace { vm, generation, shortage } => {

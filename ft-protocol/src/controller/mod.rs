@@ -6,6 +6,7 @@
 
 mod clients;
 mod failback;
+mod follow;
 mod hosts;
 mod io;
 mod membership;
@@ -175,6 +176,9 @@ impl Controller {
         self.protect_all(turn);
         self.part_domains(turn);
         self.fail_back(turn);
+        self.overdue_followers(turn);
+        let vms: Vec<VmId> = self.vms.keys().copied().collect();
+        vms.into_iter().for_each(|vm| self.follow(turn, vm));
     }
 
     fn tell(&mut self, turn: &mut Turn<'_>, happening: Happening) {

@@ -67,6 +67,7 @@ impl Controller {
         self.reserve_spares();
         self.tell(turn, Happening::Protected { vm, generation, host });
         self.switch_if_prepared(turn, vm);
+        self.follow(turn, vm);
     }
 
     /// Takes a standby back that was given by this controller's earlier life.
@@ -86,9 +87,13 @@ impl Controller {
         let Some(entry) = self.vms.get_mut(&vm) else { return };
         let Some(standby) = entry.standby.take() else { return };
         let generation = entry.generation;
+        let followed = entry.following.take().is_some();
         self.to_host(turn, standby.host, ToHost::Release { vm, generation, deposed: false }, Vec::new());
         if standby.ready {
             self.tell(turn, Happening::Unprotected { vm, host: standby.host });
+        }
+        if followed {
+            self.apply_next(turn, vm);
         }
         self.switchover_target_lost(turn, vm, standby.host);
         if self.vms[&vm].suspected.is_some() {

@@ -95,12 +95,11 @@ impl Controller {
             }
             _ => {}
         }
-        if mode == Mode::Lockstep {
-            let why = "lockstep mode is not there yet: replay or checkpoint".to_owned();
-            answer(turn, link, id, Err(RequestError::NotNow(why)), Vec::new());
-            return;
-        }
+        entry.spec.epoch_interval = entry.spec.mode.interval_in(mode, entry.spec.epoch_interval);
         entry.spec.mode = mode;
+        if mode != Mode::Lockstep {
+            self.unfollow(turn, vm, "the mode was changed");
+        }
         // Persisted first: whoever takes over goes on in the mode that was asked for.
         self.persist(turn);
         let entry = &self.vms[&vm];
@@ -121,6 +120,11 @@ impl Controller {
         let Some(entry) = self.vms.get(&vm) else { return };
         if entry.generation != generation || entry.primary() != Some(host) {
             return;
+        }
+        if !mode.records()
+            && let Some(entry) = self.vms.get_mut(&vm)
+        {
+            entry.recorded_since = None;
         }
         self.tell(turn, Happening::ModeChanged { vm, generation, mode });
         if self.vms[&vm].spec.mode == mode {
@@ -146,16 +150,20 @@ impl Controller {
         host: HostId,
     ) {
         let Some(entry) = self.vms.get_mut(&vm) else { return };
-        let concerned = entry.primary() == Some(host) || entry.standby.is_some_and(|standby| standby.host == host);
+        // A secondary that was told not to follow any more may have seen the future in the stable image.
+        let follows = entry.following.as_ref().is_some_and(|following| following.host == host);
+        let concerned = entry.primary() == Some(host) || follows;
         if entry.generation != generation || !concerned {
             return;
         }
         let report = one_line(report);
+        entry.spec.epoch_interval = entry.spec.mode.interval_in(Mode::Checkpoint, entry.spec.epoch_interval);
         entry.spec.mode = Mode::Checkpoint;
         entry.diverged = Some(report.clone());
         let primary = entry.primary();
         self.persist(turn);
         self.tell(turn, Happening::Diverged { vm, generation, host, report });
+        self.unfollow(turn, vm, "it diverged");
         if let Some(primary) = primary.filter(|primary| *primary != host) {
             let mode = Mode::Checkpoint;
             self.to_host(turn, primary, ToHost::SetMode { vm, generation, mode }, Vec::new());

@@ -180,6 +180,7 @@ impl Controller {
         }
         entry.committed = entry.committed.max(epoch);
         self.record_written(turn, vm, generation, epoch);
+        self.note_commit(turn.now, vm);
         self.apply_next(turn, vm);
     }
 
@@ -197,14 +198,18 @@ impl Controller {
     /// Hands the next record to the driver, one at a time.
     pub(super) fn apply_next(&mut self, turn: &mut Turn<'_>, vm: VmId) {
         let Some(entry) = self.vms.get_mut(&vm) else { return };
-        let due = entry.applied < entry.committed && !entry.applying && !entry.console_full;
+        let next = entry.applied.next();
+        // A secondary that follows sees the stable image where it has not written itself.
+        let reached = entry.following.as_ref().is_none_or(|following| next <= following.reached);
+        let due = entry.applied < entry.committed && reached && !entry.applying && !entry.console_full;
         if !due || matches!(entry.phase, Phase::Ended { .. } | Phase::Creating { .. } | Phase::Deleting { .. }) {
             return;
         }
         let console_floor = entry.console_floor();
         entry.applying = true;
         entry.applying_floor = console_floor;
-        let (generation, epoch) = (entry.generation, entry.applied.next());
+        let generation = entry.generation;
+        let epoch = next;
         turn.actions.push(Action::Apply { vm, generation, epoch, console_floor });
     }
 
@@ -246,6 +251,7 @@ impl Controller {
                 return;
             }
         }
+        self.follow(turn, vm);
         self.apply_next(turn, vm);
         self.drained(turn, vm);
     }
@@ -336,6 +342,7 @@ impl Controller {
         entry.phase = Phase::Promoting { host, since: turn.now };
         entry.stranded_told = false;
         entry.poisoned = false;
+        entry.recorded_since = None;
         let (generation, base) = (entry.generation, entry.applied);
         if !planted(PlantedBug::PromoteUnpersisted) {
             self.persist(turn);
@@ -392,6 +399,8 @@ impl Controller {
         if self.vms[&vm].standby.is_some_and(|standby| standby.host == host) {
             if let Some(entry) = self.vms.get_mut(&vm) {
                 entry.standby = None;
+                // It goes on from where it is.
+                entry.following = None;
             }
         } else {
             // A standby of the old generation on another host stands by for nobody.
@@ -505,6 +514,9 @@ impl Controller {
         self.tell(turn, Happening::Ended { vm, end });
         if let Some(host) = primary {
             self.to_host(turn, host, ToHost::Release { vm, generation, deposed: false }, Vec::new());
+        }
+        if let Some(entry) = self.vms.get_mut(&vm) {
+            entry.following = None;
         }
         if let Some(standby) = self.vms.get_mut(&vm).and_then(|entry| entry.standby.take()) {
             let release = ToHost::Release { vm, generation, deposed: false };

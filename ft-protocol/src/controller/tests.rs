@@ -1,4 +1,5 @@
 mod console;
+mod follow;
 mod space;
 
 use super::*;

@@ -1,6 +1,7 @@
 //! One VM, as the controller sees it. The transitions are in `takeover.rs` and `protection.rs`.
 
 use crate::commit_meta::GuestEnd;
+use crate::controller::follow::Following;
 use crate::controller::outputs::Outputs;
 use crate::controller::progress::Progress;
 use crate::controller::space::Waiting;
@@ -100,6 +101,14 @@ pub(super) struct Vm {
     pub(super) mode_waiters: Vec<(LinkId, u64)>,
     /// What a replay did that the record log does not say, if one ever did.
     pub(super) diverged: Option<String>,
+    /// The secondary that follows, in lockstep mode; application waits for it.
+    pub(super) following: Option<Following>,
+    /// Since which epoch all inputs of the reigning generation are in its log.
+    pub(super) recorded_since: Option<Epoch>,
+    /// When the secondary last came any further, or had nothing left to follow.
+    pub(super) follow_progress_at: Time,
+    /// The secondary is not to follow before this time, after it did not get on.
+    pub(super) follow_at: Time,
     /// The next record waits for a reader of the console.
     pub(super) console_full: bool,
     /// Lossless readers of the console and the positions that they have consumed.
@@ -153,6 +162,10 @@ impl Vm {
             log_moved: false,
             mode_waiters: Vec::new(),
             diverged: None,
+            following: None,
+            recorded_since: None,
+            follow_progress_at: Time::ZERO,
+            follow_at: Time::ZERO,
             console_full: false,
             readers: BTreeMap::new(),
             unread_from: 0,

@@ -14,8 +14,8 @@ const RECORD_EXTRA_BYTES: u64 = 1 << 20;
 const PAGE_BYTES: u64 = 4096;
 /// Bytes of a page's index entry.
 const INDEX_BYTES: u64 = 8;
-/// The record log of a VM whose mode does not record.
-const UNUSED_LOG_BYTES: u64 = 64 << 10;
+/// The record log of a VM whose mode does not record: it may turn to one that does, and commits more often then.
+const UNUSED_LOG_BYTES: u64 = 1 << 20;
 
 /// The VM's name in a private cluster, which has no other.
 pub(super) const PRIVATE_NAME: &str = "guest";

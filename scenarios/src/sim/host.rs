@@ -233,6 +233,9 @@ impl World {
             Action::Join { host: number, interval } => self.join(host, number, interval),
             Action::Yield(vm) => self.yield_machine(host, vm),
             Action::SetMode(_, mode) => assert!(!mode.records(), "simulated VMs are protected in checkpoint mode"),
+            Action::Follow(..) | Action::Unfollow(_) => {
+                unreachable!("simulated VMs are not protected in lockstep mode")
+            }
             Action::MakeStandby(order) => self.make_standby(host, &order),
             Action::RunPrimary(order) => self.run_primary(host, order),
             Action::Discard(vm) => {

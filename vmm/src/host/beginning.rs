@@ -1,10 +1,11 @@
 //! How a reign begins: the machine is put where the base epoch left the guest, and brought from there to the end of the
 //! record log.
 
+use super::follow::Warm;
 use super::outbox::Outbox;
 use super::parts::StandbyParts;
 use super::record::{Found, Inherited, RecordLog};
-use super::vm_thread::{Command, Surroundings};
+use super::vm_thread::{Command, Promotion, Surroundings};
 use crate::clock;
 use crate::machine::history::{Recorder, ReplayMeter, ReplayThenLive, Replayer};
 use crate::machine::{Kicker, LiveInputs, Machine, MachineState, Stop, flat};
@@ -37,17 +38,38 @@ pub(super) struct Loaded {
     pub(super) waiting: Vec<Command>,
 }
 
+/// What a reign begins with.
+pub(super) struct Start<'a> {
+    pub(super) order: &'a Order,
+    pub(super) log: &'a Extent,
+    pub(super) live: LiveInputs,
+    /// The machine has followed: it is somewhere behind the base epoch already.
+    pub(super) warm: Option<Warm>,
+}
+
+/// Whether a machine that has followed can go on from where it is: it must have come to just the base epoch by itself, and
+/// have had no input that the log of the new generation does not have.
+pub(super) fn fits(warm: &Warm, parts: &StandbyParts, promotion: &Promotion) -> bool {
+    let order = &promotion.order;
+    let inherited = || -> Result<Found, Failure> {
+        let state = MachineState::decode(&parts.state.read(shared_mem::Epoch::new(order.base.get()))?)?;
+        let reader = LogReader::new(Mapping::read_only(&promotion.parts.log)?, order.spec.log_bytes)?;
+        Found::look(&reader, LogPosition::new(state.log_position()))
+    };
+    // What is wrong with state or log comes up again when they are used.
+    warm.reached == order.base && order.base > Epoch::ZERO && inherited().is_ok_and(|found| warm.log.is_within(&found))
+}
+
 /// Puts the guest where the base epoch left it; before the first epoch, boots it. Then replays the log, if it has
 /// anything for the time after.
 pub(super) fn load(
     machine: &mut Machine,
     parts: &StandbyParts,
-    order: &Order,
-    log: &Extent,
-    live: LiveInputs,
+    start: Start<'_>,
     outbox: &Outbox,
     around: &Surroundings,
 ) -> Result<Loaded, Failure> {
+    let Start { order, log, live, warm } = start;
     let state = match order.base {
         Epoch::ZERO => None,
         base => Some(MachineState::decode(&parts.state.read(shared_mem::Epoch::new(base.get()))?)?),
@@ -59,6 +81,22 @@ pub(super) fn load(
     let log = RecordLog::open(Mapping::read_write(log)?, ring_bytes, &found)?;
     log.record(order.spec.mode.records());
     let live = Recorder::new(live, log.clone(), OutputsLogged::Yes);
+    let loaded = |log| Loaded {
+        log,
+        loaded_at: clock::monotonic(),
+        replayed_at: None,
+        entries: found.entries,
+        diverged: None,
+        discarded: false,
+        waiting: Vec::new(),
+    };
+    if let Some(warm) = warm {
+        warm.live.set(live);
+        warm.log.ends(reader, found);
+        warm.meter.go_on_when_diverged();
+        warm.meter.pass_all_commits();
+        return replay_all(machine, (order, &found, warm.deliver), &warm.meter, outbox, around, loaded(log));
+    }
     let replay = (found.entries > 0).then(|| Replayer::new(Inherited::new(reader, found), OutputsLogged::Yes));
     let meter = replay.as_ref().map(Replayer::meter);
     machine.replace_inputs(match replay {
@@ -73,26 +111,16 @@ pub(super) fn load(
             machine.enter(&entry)?;
         }
     }
-    let loaded = Loaded {
-        log,
-        loaded_at: clock::monotonic(),
-        replayed_at: None,
-        entries: found.entries,
-        diverged: None,
-        discarded: false,
-        waiting: Vec::new(),
-    };
     match meter {
-        Some(meter) => replay_all(machine, order, &found, &meter, outbox, around, loaded),
-        None => Ok(loaded),
+        Some(meter) => replay_all(machine, (order, &found, true), &meter, outbox, around, loaded(log)),
+        None => Ok(loaded(log)),
     }
 }
 
 /// Runs the guest through what the log says, to the point where it goes on by itself.
 fn replay_all(
     machine: &mut Machine,
-    order: &Order,
-    found: &Found,
+    (order, found, deliver): (&Order, &Found, bool),
     meter: &Arc<ReplayMeter>,
     outbox: &Outbox,
     around: &Surroundings,
@@ -102,7 +130,9 @@ fn replay_all(
     let give_up_at = loaded.loaded_at + bound;
     let _alarm = Alarm::set(machine.kicker(), bound);
     // Where a kick began the epoch, its first events came here.
-    machine.deliver()?;
+    if deliver {
+        machine.deliver()?;
+    }
     let mut unsent = Vec::new();
     while !meter.is_live() && loaded.diverged.is_none() {
         match machine.run() {

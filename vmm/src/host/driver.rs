@@ -1,7 +1,7 @@
 //! Drives the host's core: executes its actions on machines and the connection.
 
 use super::beater::Beater;
-use super::parts::{PrimaryParts, StandbyParts};
+use super::parts::{FollowParts, PrimaryParts, StandbyParts};
 use super::vm_thread::{VmEvent, VmThread};
 use super::{HostEnd, HostError, HostOptions, RECONNECT_INTERVAL, REJECTED_BOUND, link_number};
 use crate::clock;
@@ -163,6 +163,8 @@ impl Driver {
                 VmEvent::Live { generation, report } => Input::Live { vm, generation, report },
                 VmEvent::Fenced { generation } => Input::Fenced { vm, generation },
                 VmEvent::Yielded { generation } => Input::Yielded { vm, generation },
+                VmEvent::Recorded { generation, since } => Input::Recorded { vm, generation, since },
+                VmEvent::Followed { generation, epoch, step } => Input::Followed { vm, generation, epoch, step },
                 VmEvent::ModeIs { generation, mode } => Input::ModeIs { vm, generation, mode },
                 VmEvent::Diverged { generation, report } => Input::Diverged { vm, generation, report },
                 VmEvent::Outputs { generation, latency } => Input::OutputsMeasured { vm, generation, latency },
@@ -212,6 +214,19 @@ impl Driver {
             Action::SetMode(vm, mode) => {
                 if let Some(machine) = self.machines.get(&vm) {
                     machine.turn(mode);
+                }
+            }
+            Action::Follow(vm, generation, base) => {
+                let extents = std::mem::take(&mut self.extents);
+                let Some(machine) = self.machines.get(&vm) else { return };
+                match FollowParts::open((vm, generation, base), machine.spec(), extents) {
+                    Ok(parts) => machine.follow(parts),
+                    Err(error) => self.handle(Input::Failed { vm, generation, reason: crate::chain(&*error) }),
+                }
+            }
+            Action::Unfollow(vm) => {
+                if let Some(machine) = self.machines.get(&vm) {
+                    machine.unfollow();
                 }
             }
             Action::Discard(vm) => {

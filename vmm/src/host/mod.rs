@@ -9,6 +9,8 @@ mod beater;
 mod beginning;
 mod commit;
 mod driver;
+mod follow;
+mod followed_log;
 mod networks;
 mod outbox;
 mod parts;

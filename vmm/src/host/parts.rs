@@ -1,9 +1,11 @@
 //! The parts of the pool that came with an order, mapped.
 
+use ft_protocol::spec::VmSpec;
 use ft_protocol::wire::{Access, ExtentTag, Grant, Order, Part};
+use ft_protocol::{Epoch, Generation, VmId};
 use shared_mem::{
-    ActivityWriter, ControlBlock, Extent, HeartbeatReader, JournalGeometry, JournalWriter, Mapping, ReadOnly,
-    ReadWrite, StateArea,
+    ActivityWriter, ControlBlock, Extent, HeartbeatReader, JournalGeometry, JournalReader, JournalWriter, Mapping,
+    ReadOnly, ReadWrite, StateArea,
 };
 
 type Failure = Box<dyn std::error::Error + Send + Sync>;
@@ -25,6 +27,38 @@ pub(super) struct PrimaryParts {
     pub(super) log: Extent,
     /// Where it says what it does; without, nobody can tell an idle guest from a stuck one.
     pub(super) activity: Option<ActivityWriter<Mapping<ReadWrite>>>,
+}
+
+/// What a secondary that follows reads beside.
+pub(super) struct FollowParts {
+    pub(super) generation: Generation,
+    /// What the stable image holds.
+    pub(super) base: Epoch,
+    pub(super) journal: JournalReader<Mapping<ReadOnly>>,
+    pub(super) log: Extent,
+}
+
+impl FollowParts {
+    pub(super) fn open(
+        (vm, generation, base): (VmId, Generation, Epoch),
+        spec: &VmSpec,
+        mut extents: Vec<(ExtentTag, Extent)>,
+    ) -> Result<Self, Failure> {
+        let mut take = |part: Part| -> Result<Extent, Failure> {
+            let wanted = Grant { part, access: Access::ReadOnly };
+            let at = extents.iter().position(|(tag, _)| tag.grant == wanted);
+            at.map(|at| extents.swap_remove(at).1).ok_or_else(|| format!("the order came without {part:?}").into())
+        };
+        let journal = Mapping::read_only(&take(Part::Journal(vm, generation))?)?;
+        let log = take(Part::Log(vm, generation))?;
+        let journal = JournalReader::new(journal, shared_mem::Generation::new(generation.get()), geometry(spec))?;
+        Ok(Self { generation, base, journal, log })
+    }
+}
+
+fn geometry(spec: &VmSpec) -> JournalGeometry {
+    let shape = spec.journal;
+    JournalGeometry { slots: shape.slots, slot_bytes: shape.slot_bytes, reserved_bytes: shape.reserved_bytes }
 }
 
 impl StandbyParts {
@@ -61,9 +95,7 @@ impl PrimaryParts {
         };
         let extent = find(Part::Journal(order.vm, order.generation))?;
         let log = find(Part::Log(order.vm, order.generation))?.try_clone()?;
-        let shape = order.spec.journal;
-        let geometry =
-            JournalGeometry { slots: shape.slots, slot_bytes: shape.slot_bytes, reserved_bytes: shape.reserved_bytes };
+        let geometry = geometry(&order.spec);
         let generation = shared_mem::Generation::new(order.generation.get());
         let mapping = Mapping::read_write(extent)?;
         let journal = JournalWriter::new(mapping, extent.try_clone()?, generation, geometry)?;

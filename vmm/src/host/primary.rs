@@ -1,9 +1,10 @@
 //! The vCPU's thread while its host is primary: runs the guest and does what the primary's core says.
 
 use super::arrivals::Arrivals;
-use super::beginning::{self, Loaded};
+use super::beginning::{self, Loaded, Start};
 use super::commit::{Committer, Gate, Job, Journal};
 use super::driver::ring;
+use super::follow::Warm;
 use super::networks::Networks;
 use super::outbox::Outbox;
 use super::parts::StandbyParts;
@@ -56,6 +57,8 @@ pub(super) type SharedDisk = Arc<Mutex<Disk>>;
 
 /// Everything a reign begins with.
 pub(super) struct Beginning {
+    /// The machine has followed and goes on from where it is.
+    pub(super) warm: Option<Warm>,
     pub(super) machine: Machine,
     pub(super) memory: WorkingMemory,
     pub(super) disk: Option<SharedDisk>,
@@ -90,6 +93,8 @@ struct Reign<'a> {
     log: RecordLog,
     /// Inputs go to the log, outputs leave at once.
     recording: bool,
+    /// Since then.
+    recorded_since: Option<Epoch>,
     jobs: Sender<Job>,
     around: &'a Surroundings,
     guest: Guest,
@@ -115,13 +120,16 @@ struct Reign<'a> {
 
 /// Runs the guest until its end, the seal, or an order to stop.
 pub(super) fn run(beginning: Beginning, around: &Surroundings) -> Result<(), Failure> {
-    let Beginning { mut machine, memory, disk, standby: parts, promotion, live, networks, arrivals } = beginning;
+    let Beginning { mut machine, memory, disk, standby: parts, promotion, live, networks, arrivals, mut warm } =
+        beginning;
     let Promotion { order, parts: primary, ordered_at } = promotion;
     failpoint::pass("host.takeover.ordered");
     let kicker = machine.kicker();
     *around.kicker.lock().expect("nothing panics under this lock") = Some(kicker.clone());
     let outbox = Outbox::new(networks);
-    let loaded = beginning::load(&mut machine, &parts, &order, &primary.log, live, &outbox, around)?;
+    let own = warm.as_mut().and_then(|warm| warm.working_set.take());
+    let start = Start { order: &order, log: &primary.log, live, warm };
+    let loaded = beginning::load(&mut machine, &parts, start, &outbox, around)?;
     failpoint::pass("host.takeover.loaded");
     let Loaded { log, loaded_at, replayed_at, entries, diverged, discarded, waiting } = loaded;
     if replayed_at.is_some() {
@@ -160,7 +168,8 @@ pub(super) fn run(beginning: Beginning, around: &Surroundings) -> Result<(), Fai
     let generation = order.generation;
     let dirty = DirtyPages::new(order.spec.memory_bytes);
     let bytes_max = order.spec.working_set_bytes_max.and_then(|bytes| usize::try_from(bytes).ok());
-    let working_set = bytes_max.map(|bytes| WorkingSet::new(bytes / PAGE_BYTES));
+    let working_set = own.or_else(|| bytes_max.map(|bytes| WorkingSet::new(bytes / PAGE_BYTES)));
+    let base = order.base;
     std::thread::scope(|scope| {
         std::thread::Builder::new()
             .name(format!("commit-{}", order.vm))
@@ -178,6 +187,7 @@ pub(super) fn run(beginning: Beginning, around: &Surroundings) -> Result<(), Fai
             arrivals: &arrivals,
             log,
             recording: mode.records(),
+            recorded_since: mode.records().then_some(base),
             jobs,
             around,
             guest: Guest::Runs,
@@ -196,6 +206,9 @@ pub(super) fn run(beginning: Beginning, around: &Surroundings) -> Result<(), Fai
         let live_at = clock::monotonic();
         let report = LiveReport { ordered_at, loaded_at, live_at, replayed_at, entries };
         around.say(VmEvent::Live { generation, report });
+        if let Some(since) = reign.recorded_since {
+            around.say(VmEvent::Recorded { generation, since });
+        }
         outbox.announce();
         if let Some(report) = diverged {
             around.say(VmEvent::Diverged { generation, report });
@@ -365,7 +378,11 @@ impl Reign<'_> {
     }
 
     fn say_mode(&self, mode: Mode) {
-        self.around.say(VmEvent::ModeIs { generation: self.order.generation, mode });
+        let generation = self.order.generation;
+        self.around.say(VmEvent::ModeIs { generation, mode });
+        if let Some(since) = self.recorded_since {
+            self.around.say(VmEvent::Recorded { generation, since });
+        }
     }
 
     /// Says how long outputs waited, now and then.
@@ -411,7 +428,9 @@ impl Reign<'_> {
             Command::Yield => self.yielding = true,
             Command::Turn(mode) => self.turning = Some(mode),
             Command::Discard => self.over = true,
-            Command::Promote(_) => unreachable!("the host's core promotes a VM once"),
+            Command::Promote(_) | Command::Follow(_) => unreachable!("the host's core promotes a VM once"),
+            // Told before it was promoted.
+            Command::Unfollow => {}
         }
     }
 
@@ -493,6 +512,7 @@ impl Reign<'_> {
             Action::SetMode(mode) => {
                 self.recording = mode.records();
                 self.log.record(self.recording);
+                self.recorded_since = self.recording.then(|| self.recorded_since.unwrap_or(self.gate.committed()));
                 self.say_mode(mode);
                 Ok(())
             }
@@ -601,7 +621,7 @@ impl Reign<'_> {
     }
 }
 
-fn lock(disk: &Mutex<Disk>) -> MutexGuard<'_, Disk> {
+pub(super) fn lock(disk: &Mutex<Disk>) -> MutexGuard<'_, Disk> {
     // Every change of a disk is whole even if its thread panics behind it.
     disk.lock().unwrap_or_else(PoisonError::into_inner)
 }

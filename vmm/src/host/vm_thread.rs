@@ -1,20 +1,22 @@
 //! The thread of one VM on this host: makes the standby machine, waits, and runs it as primary when told to.
 
 use super::arrivals::Arrivals;
+use super::beginning;
 use super::driver::SharedLink;
+use super::follow::{self, FollowEnd};
 use super::networks::Networks;
-use super::parts::{PrimaryParts, StandbyParts};
-use super::primary::{self, Beginning};
+use super::parts::{FollowParts, PrimaryParts, StandbyParts};
+use super::primary::{self, Beginning, SharedDisk};
 use crate::failpoint;
 use crate::machine::device::virtio::{self, Disk, DiskBase};
 use crate::machine::{Kicker, LiveInputs, Machine, MachineConfig};
 use crate::wake::WakingSender;
 use crossbeam_channel::{Receiver, Sender};
 use ft_protocol::latency::OutputLatency;
-use ft_protocol::spec::Mode;
+use ft_protocol::spec::{Mode, VmSpec};
 use ft_protocol::timeline::Shortage;
-use ft_protocol::wire::{LiveReport, Order};
-use ft_protocol::{Generation, Time, VmId};
+use ft_protocol::wire::{FollowStep, LiveReport, Order};
+use ft_protocol::{Epoch, Generation, Time, VmId};
 use kvm_ioctls::Kvm;
 use shared_mem::{HeartbeatReader, Mapping, ReadOnly, WorkingMemory};
 use std::sync::{Arc, Mutex};
@@ -30,6 +32,8 @@ pub(super) enum VmEvent {
     Fenced { generation: Generation },
     Yielded { generation: Generation },
     ModeIs { generation: Generation, mode: Mode },
+    Recorded { generation: Generation, since: Epoch },
+    Followed { generation: Generation, epoch: Epoch, step: FollowStep },
     Diverged { generation: Generation, report: String },
     Outputs { generation: Generation, latency: OutputLatency },
     Space { generation: Generation, shortage: Option<Shortage> },
@@ -44,6 +48,10 @@ pub(super) enum Command {
     Yield,
     /// Protect the guest in this mode.
     Turn(Mode),
+    /// Follow the primary.
+    Follow(Box<FollowParts>),
+    /// Only stand by again.
+    Unfollow,
     /// Something changed that the thread should look at.
     Look,
     Discard,
@@ -61,6 +69,7 @@ pub(super) struct VmThread {
     kicker: Arc<Mutex<Option<Kicker>>>,
     heartbeat: Option<HeartbeatReader<Mapping<ReadOnly>>>,
     thread: Option<JoinHandle<()>>,
+    spec: VmSpec,
 }
 
 /// All that the thread has from the host.
@@ -102,12 +111,18 @@ impl VmThread {
         let kvm = Arc::clone(kvm);
         let mut generation = order.generation;
         let order = order.clone();
+        let spec = order.spec.clone();
         let thread = std::thread::Builder::new().name(format!("{}", order.vm)).spawn(move || {
             if let Err(error) = live(&kvm, &order, parts, &around, &mut generation) {
                 around.say(VmEvent::Failed { generation, reason: crate::chain(&*error) });
             }
         })?;
-        Ok(Self { commands, kicker, heartbeat, thread: Some(thread) })
+        Ok(Self { commands, kicker, heartbeat, thread: Some(thread), spec })
+    }
+
+    /// What the VM is, by the order to stand by.
+    pub(super) fn spec(&self) -> &VmSpec {
+        &self.spec
     }
 
     /// The heartbeat counter of the primary's host; `None` when it cannot be read.
@@ -116,8 +131,7 @@ impl VmThread {
     }
 
     pub(super) fn promote(&self, order: Order, parts: PrimaryParts, ordered_at: Time) {
-        // A thread that has ended has said why.
-        let _ = self.commands.send(Command::Promote(Box::new(Promotion { order, parts, ordered_at })));
+        self.tell(Command::Promote(Box::new(Promotion { order, parts, ordered_at })));
     }
 }
 
@@ -130,6 +144,16 @@ impl VmThread {
     /// Has the machine protect its guest in this mode; it says when it does.
     pub(super) fn turn(&self, mode: Mode) {
         self.tell(Command::Turn(mode));
+    }
+
+    /// Has the standby machine follow the primary.
+    pub(super) fn follow(&self, parts: FollowParts) {
+        self.tell(Command::Follow(Box::new(parts)));
+    }
+
+    /// Has it only stand by again.
+    pub(super) fn unfollow(&self) {
+        self.tell(Command::Unfollow);
     }
 
     fn tell(&self, command: Command) {
@@ -151,6 +175,41 @@ impl Drop for VmThread {
     }
 }
 
+/// A machine that waits to be promoted.
+pub(super) struct Standby {
+    // The machine goes before its memory.
+    pub(super) machine: Machine,
+    pub(super) memory: WorkingMemory,
+    pub(super) disk: Option<SharedDisk>,
+    pub(super) parts: StandbyParts,
+}
+
+impl Standby {
+    fn make(kvm: &Kvm, order: &Order, parts: StandbyParts) -> Result<Self, Failure> {
+        let memory = WorkingMemory::over_image(&parts.image)?;
+        // The placement compares what hosts have said; a controller that knows nothing shows what is here.
+        let cpu = (!order.cpu.leaves.is_empty()).then(|| order.cpu.clone());
+        let disk = match &parts.disk {
+            Some(image) => {
+                let base = DiskBase::Pool(Mapping::read_only(image)?);
+                Some(Arc::new(Mutex::new(Disk::new(base, order.spec.disk_bytes)?)))
+            }
+            None => None,
+        };
+        let mmio_devices = virtio::devices(&order.spec.nets, disk.clone());
+        let config = MachineConfig { cpu, mmio_devices, ..MachineConfig::live() };
+        let machine = Machine::prepare(kvm, memory.guest_memory().clone(), config)?;
+        Ok(Self { machine, memory, disk, parts })
+    }
+
+    /// The same with a new machine, as if the old one had never run.
+    fn renew(self, kvm: &Kvm, order: &Order) -> Result<Self, Failure> {
+        let Self { machine, memory, disk, parts } = self;
+        drop((machine, memory, disk));
+        Self::make(kvm, order, parts)
+    }
+}
+
 /// The thread's life.
 fn live(
     kvm: &Kvm,
@@ -159,36 +218,37 @@ fn live(
     around: &Surroundings,
     generation: &mut Generation,
 ) -> Result<(), Failure> {
-    let memory = WorkingMemory::over_image(&parts.image)?;
-    // The placement compares what hosts have said; a controller that knows nothing shows what is here.
-    let cpu = (!order.cpu.leaves.is_empty()).then(|| order.cpu.clone());
-    let disk = match &parts.disk {
-        Some(image) => {
-            let base = DiskBase::Pool(Mapping::read_only(image)?);
-            Some(Arc::new(Mutex::new(Disk::new(base, order.spec.disk_bytes)?)))
-        }
-        None => None,
-    };
-    let mmio_devices = virtio::devices(&order.spec.nets, disk.clone());
-    let config = MachineConfig { cpu, mmio_devices, ..MachineConfig::live() };
-    let machine = Machine::prepare(kvm, memory.guest_memory().clone(), config)?;
+    let mut standby = Standby::make(kvm, order, parts)?;
     failpoint::pass("host.standby.made");
     around.say(VmEvent::StandbyMade { generation: *generation });
     loop {
-        match around.commands.recv() {
-            Ok(Command::Promote(promotion)) => {
-                *generation = promotion.order.generation;
-                let arrivals = Arc::new(Arrivals::new(around.to_self.clone()));
-                let (networks, packets) = Networks::open(&promotion.order.spec.nets, &arrivals);
-                let live = LiveInputs::with_networks(packets);
-                let promotion = *promotion;
-                let beginning =
-                    Beginning { machine, memory, disk, standby: parts, promotion, live, networks, arrivals };
-                return primary::run(beginning, around);
-            }
+        let (promotion, warm) = match around.commands.recv() {
+            Ok(Command::Promote(promotion)) => (promotion, None),
+            Ok(Command::Follow(parts)) => match follow::run(&mut standby, *parts, order, around)? {
+                FollowEnd::Promoted(promotion, warm) => (promotion, Some(warm)),
+                FollowEnd::Reset => {
+                    standby = standby.renew(kvm, order)?;
+                    continue;
+                }
+                FollowEnd::Discarded => return Ok(()),
+            },
             // A standby has nothing to yield, and hears with its promotion how the guest is protected.
-            Ok(Command::Look | Command::Yield | Command::Turn(_)) => {}
+            Ok(Command::Look | Command::Yield | Command::Turn(_) | Command::Unfollow) => continue,
             Ok(Command::Discard) | Err(_) => return Ok(()),
+        };
+        *generation = promotion.order.generation;
+        let mut warm = warm;
+        if warm.as_ref().is_some_and(|warm| !beginning::fits(warm, &standby.parts, &promotion)) {
+            // Where it is, the guest has never been: it is loaded as in every other takeover.
+            warm = None;
+            standby = standby.renew(kvm, order)?;
         }
+        let Standby { machine, memory, disk, parts } = standby;
+        let arrivals = Arc::new(Arrivals::new(around.to_self.clone()));
+        let (networks, packets) = Networks::open(&promotion.order.spec.nets, &arrivals);
+        let live = LiveInputs::with_networks(packets);
+        let promotion = *promotion;
+        let beginning = Beginning { machine, memory, disk, standby: parts, promotion, live, networks, arrivals, warm };
+        return primary::run(beginning, around);
     }
 }

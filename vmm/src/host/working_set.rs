@@ -26,6 +26,11 @@ impl WorkingSet {
         Self { pages_max, held: HashMap::new() }
     }
 
+    /// All copies are gone.
+    pub(super) fn forget(&mut self) {
+        self.held.clear();
+    }
+
     /// Notes what an epoch dirtied and picks what can be dropped now, given the last epoch that the stable image has.
     fn pick(&mut self, dirty: &DirtyPages, epoch: u64, applied: u64) -> Vec<Range<u64>> {
         assert!(applied < epoch, "the epoch that is being cut cannot be applied yet");

@@ -9,10 +9,12 @@
 //! Both are input sources like any other; what comes when and what is a divergence is decided in
 //! [`ft_protocol::record`].
 
+mod late;
 mod recorder;
 mod replayer;
 mod takeover;
 
+pub use late::LateSource;
 pub use recorder::{HistorySink, Recorder};
 pub use replayer::{HistoryError, HistorySource, ReplayMeter, Replayer};
 pub use takeover::ReplayThenLive;

@@ -34,6 +34,8 @@ pub struct ReplayMeter {
     exit: AtomicU64,
     entries: AtomicU64,
     is_live: AtomicBool,
+    /// A divergence is no reason to stop: the guest goes on live.
+    goes_on: AtomicBool,
     divergence: OnceLock<String>,
     commits: Mutex<Commits>,
 }
@@ -101,6 +103,15 @@ impl ReplayMeter {
 
     fn commits(&self) -> MutexGuard<'_, Commits> {
         self.commits.lock().expect("nothing panics under this lock")
+    }
+
+    /// From now on a replay that diverges is given up, and the guest goes on live.
+    pub fn go_on_when_diverged(&self) {
+        self.goes_on.store(true, Ordering::Release);
+    }
+
+    pub(super) fn goes_on(&self) -> bool {
+        self.goes_on.load(Ordering::Acquire)
     }
 
     pub(super) fn go_live(&self) {

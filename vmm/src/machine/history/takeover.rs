@@ -12,7 +12,6 @@ pub struct ReplayThenLive<H, S> {
     replay: Option<Replayer<H>>,
     live: S,
     digest: u32,
-    goes_on_when_diverged: bool,
     /// The guest pauses once when it has gone live, for its host to take notice.
     pause_is_due: bool,
     meter: Arc<ReplayMeter>,
@@ -23,14 +22,15 @@ impl<H: HistorySource, S: InputSource> ReplayThenLive<H, S> {
     #[must_use]
     pub fn new(replay: Replayer<H>, live: S) -> Self {
         let meter = replay.meter();
-        Self { replay: Some(replay), live, digest: 0, goes_on_when_diverged: false, pause_is_due: false, meter }
+        Self { replay: Some(replay), live, digest: 0, pause_is_due: false, meter }
     }
 
     /// Gives a replay up that diverges or whose log is damaged, and goes live in its place; the meter says why. Otherwise
     /// that is an error.
     #[must_use]
     pub fn going_on_when_diverged(self) -> Self {
-        Self { goes_on_when_diverged: true, ..self }
+        self.meter.go_on_when_diverged();
+        self
     }
 
     /// How far the replay is.
@@ -66,7 +66,7 @@ impl<H: HistorySource, S: InputSource> ReplayThenLive<H, S> {
     }
 
     fn give_up(&mut self, error: InputError) -> Result<(), InputError> {
-        if !self.goes_on_when_diverged {
+        if !self.meter.goes_on() {
             return Err(error);
         }
         self.meter.give_up(&error);

@@ -94,6 +94,11 @@ impl Disk {
         self.written.retain(|_, written| written.epoch.is_none_or(|carried| carried > epoch));
     }
 
+    /// The base has everything that was ever written.
+    pub fn forget(&mut self) {
+        self.written.clear();
+    }
+
     /// How many blocks are kept over the base.
     #[must_use]
     pub fn kept_blocks(&self) -> usize {

@@ -1,0 +1,160 @@
+//! Lockstep: application waits for the secondary that follows, and for nothing else for ever.
+
+use super::*;
+use crate::wire::FollowStep;
+
+const GENERATION: Generation = Generation::FIRST;
+
+/// Protected in lockstep mode, epoch 1 applied, host 1 told to follow.
+fn following() -> Cluster {
+    let mut cluster = Cluster::protected();
+    set_mode(&mut cluster, Mode::Lockstep);
+    cluster.commit(0, 1, 1);
+    cluster.said(0, FromHost::Recorded { vm: VM, generation: GENERATION, since: Epoch::new(1) });
+    assert_eq!(told_to_follow(&cluster), [(LinkId::new(1), Epoch::new(1))]);
+    cluster
+}
+
+fn set_mode(cluster: &mut Cluster, mode: Mode) {
+    let message = FromClient { id: 2, request: Request::SetMode { vm: VM, mode } };
+    cluster.input(Input::FromClient { link: CLIENT, message });
+}
+
+fn told_to_follow(cluster: &Cluster) -> Vec<(LinkId, Epoch)> {
+    let follow = |(link, message): &(LinkId, ToHost)| match message {
+        ToHost::Follow { base, .. } => Some((*link, *base)),
+        _ => None,
+    };
+    cluster.told.iter().filter_map(follow).collect()
+}
+
+fn told_not_to(cluster: &Cluster) -> bool {
+    cluster.told.iter().any(|(_, message)| matches!(message, ToHost::Unfollow { .. }))
+}
+
+fn followed(cluster: &mut Cluster, host: u64, epoch: u64) {
+    let (generation, epoch, step) = (cluster.core.vms[&VM].generation, Epoch::new(epoch), FollowStep::Compared);
+    cluster.said(host, FromHost::Followed { vm: VM, generation, epoch, step });
+}
+
+fn applied(cluster: &Cluster) -> u64 {
+    cluster.core.vms[&VM].applied.get()
+}
+
+#[test]
+fn nobody_follows_before_all_inputs_are_in_the_log() {
+    let mut cluster = Cluster::protected();
+    set_mode(&mut cluster, Mode::Lockstep);
+    cluster.commit(0, 1, 3);
+    assert_eq!(told_to_follow(&cluster), []);
+    cluster.said(0, FromHost::Recorded { vm: VM, generation: GENERATION, since: Epoch::new(4) });
+    assert_eq!(told_to_follow(&cluster), [], "the image is still of the time before");
+    cluster.commit(0, 1, 4);
+    assert_eq!(told_to_follow(&cluster), [(LinkId::new(1), Epoch::new(4))]);
+}
+
+#[test]
+fn the_image_goes_on_when_the_secondary_has_come_there() {
+    let mut cluster = following();
+    cluster.commit(0, 1, 3);
+    assert_eq!(applied(&cluster), 1);
+    followed(&mut cluster, 1, 2);
+    assert_eq!(applied(&cluster), 2);
+    followed(&mut cluster, 1, 3);
+    followed(&mut cluster, 1, 4);
+    assert_eq!(applied(&cluster), 3, "what is not committed is not applied, whatever a secondary says");
+    cluster.commit(0, 1, 4);
+    assert_eq!(applied(&cluster), 4);
+}
+
+#[test]
+fn a_takeover_waits_for_the_tail_and_goes_on_from_it() {
+    let mut cluster = following();
+    cluster.commit(0, 1, 2);
+    cluster.close(0);
+    cluster.ask(1, 1);
+    assert_eq!(applied(&cluster), 1);
+    assert!(
+        !cluster
+            .told
+            .iter()
+            .any(|(_, message)| matches!(message, ToHost::Promote(order) if order.generation.get() == 2))
+    );
+    followed(&mut cluster, 1, 2);
+    assert_eq!(applied(&cluster), 2);
+    let promoted = |(link, message): &(LinkId, ToHost)| {
+        matches!(message, ToHost::Promote(order) if order.base == Epoch::new(2)) && *link == LinkId::new(1)
+    };
+    assert!(cluster.told.iter().any(promoted));
+    assert!(!told_not_to(&cluster));
+}
+
+#[test]
+fn a_secondary_that_dies_or_hangs_holds_nothing_up() {
+    let mut cluster = following();
+    cluster.commit(0, 1, 2);
+    cluster.close(1);
+    assert_eq!(applied(&cluster), 2, "its view is gone");
+
+    let mut cluster = following();
+    cluster.commit(0, 1, 2);
+    cluster.now = cluster.now + CONFIG.promotion_bound;
+    cluster.input(Input::Tick);
+    assert_eq!(applied(&cluster), 1);
+    cluster.now = cluster.now + Span::from_ms(1);
+    cluster.input(Input::Tick);
+    assert_eq!(applied(&cluster), 2);
+    assert!(told_not_to(&cluster));
+    followed(&mut cluster, 1, 3);
+    cluster.commit(0, 1, 3);
+    assert_eq!(applied(&cluster), 3, "it is not asked any more");
+}
+
+#[test]
+fn an_idle_guest_is_no_hanging_secondary() {
+    let mut cluster = following();
+    cluster.now = cluster.now + CONFIG.promotion_bound + CONFIG.promotion_bound;
+    cluster.commit(0, 1, 2);
+    cluster.input(Input::Tick);
+    assert_eq!(applied(&cluster), 1);
+    followed(&mut cluster, 1, 2);
+    assert_eq!(applied(&cluster), 2);
+}
+
+#[test]
+fn steps_that_cannot_be_are_not_believed() {
+    let mut cluster = following();
+    cluster.commit(0, 1, 5);
+    followed(&mut cluster, 2, 2);
+    assert_eq!(applied(&cluster), 1, "another host's word");
+    followed(&mut cluster, 1, 4);
+    assert!(told_not_to(&cluster));
+    assert_eq!(applied(&cluster), 5);
+}
+
+#[test]
+fn a_divergence_ends_lockstep_and_the_guest_goes_on() {
+    let mut cluster = following();
+    cluster.commit(0, 1, 2);
+    let diverged = |report: &str| FromHost::Diverged { vm: VM, generation: GENERATION, report: report.to_owned() };
+    cluster.said(1, diverged("exit 9: expected a, got b"));
+    assert_eq!(cluster.core.vms[&VM].spec.mode, Mode::Checkpoint);
+    assert_eq!(applied(&cluster), 2);
+    assert!(told_not_to(&cluster));
+    let to_checkpoint = |message: &ToHost| matches!(message, ToHost::SetMode { mode: Mode::Checkpoint, .. });
+    assert!(cluster.told.iter().any(|(link, message)| *link == LinkId::new(0) && to_checkpoint(message)));
+    // Said again by one that does not follow any more: it may have seen the future.
+    cluster.happened.clear();
+    cluster.said(1, diverged("exit 10"));
+    assert_eq!(cluster.happened, []);
+}
+
+#[test]
+fn turning_to_another_mode_ends_it() {
+    let mut cluster = following();
+    cluster.commit(0, 1, 2);
+    set_mode(&mut cluster, Mode::Replay);
+    assert!(told_not_to(&cluster));
+    assert_eq!(applied(&cluster), 2);
+    assert_eq!(cluster.core.vms[&VM].spec.epoch_interval, Mode::Replay.default_epoch_interval());
+}

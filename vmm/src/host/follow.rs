@@ -1,0 +1,411 @@
+//! A secondary that follows its primary, in lockstep mode: it executes what the primary executes, with the inputs from
+//! the record log, on its own copy-on-write view, and compares at every commit.
+//!
+//! The stable image stands still under it until it says that it has come to an epoch. Where the primary was stopped
+//! somewhere between two exits, no replay can stop at the same place: there it goes on from the record.
+
+use super::followed_log::{FollowedLog, SharedLog};
+use super::parts::FollowParts;
+use super::primary::lock;
+use super::record::RecordLog;
+use super::vm_thread::{Command, Promotion, Standby, Surroundings, VmEvent};
+use super::working_set::WorkingSet;
+use crate::clock;
+use crate::failpoint;
+use crate::machine::history::{LateSource, Recorder, ReplayMeter, ReplayThenLive, Replayer};
+use crate::machine::{DirtyPages, InputError, Kicker, LiveInputs, MachineError, MachineState, Stop};
+use crossbeam_channel::{RecvTimeoutError, Sender};
+use ft_protocol::commit_meta::CommitMeta;
+use ft_protocol::record::{CommitPoint, OutputsLogged};
+use ft_protocol::wire::{FollowStep, Order};
+use ft_protocol::{Epoch, Span, Time};
+use shared_mem::journal::Record;
+use shared_mem::{Mapping, Offset, PAGE_BYTES, PageIndex, PagePlace, PoolRead, ReadOnly, RecordLimits};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+type Failure = Box<dyn std::error::Error + Send + Sync>;
+
+/// Time between two looks at a log that has nothing new, at first and when that goes on.
+const LOOK_SOON: Duration = Duration::from_micros(100);
+const LOOK_LATER: Duration = Duration::from_millis(1);
+/// Looks after which it is later.
+const LOOKS_SOON: u32 = 100;
+
+/// A guest that the primary has brought to an exit and that does not come there in so long does something else.
+const EXIT_SPAN_MAX: Span = Span::from_ms(10_000);
+/// Time between two looks whether that is so.
+const WATCH_INTERVAL: Duration = Duration::from_secs(1);
+
+/// Largest meta part of a commit record that makes sense; the controller's bound, too.
+const META_BYTES_MAX: u64 = 8 << 20;
+
+/// Pages of a difference that are named.
+const PAGES_NAMED: usize = 4;
+
+/// The guest's own source of inputs, once this host is primary.
+pub(super) type Live = Recorder<LiveInputs, RecordLog>;
+
+/// A machine that has followed, for the promotion that ended that.
+pub(super) struct Warm {
+    /// The last epoch that it has come to. It may have run on from there.
+    pub(super) reached: Epoch,
+    pub(super) meter: Arc<ReplayMeter>,
+    pub(super) live: LateSource<Live>,
+    pub(super) log: SharedLog,
+    /// Events may stand behind the last commit that are to be delivered there.
+    pub(super) deliver: bool,
+    /// Copies of pages that are held.
+    pub(super) working_set: Option<WorkingSet>,
+}
+
+/// Why a secondary follows no more.
+pub(super) enum FollowEnd {
+    Promoted(Box<Promotion>, Warm),
+    /// It only stands by again, with a new machine.
+    Reset,
+    Discarded,
+}
+
+struct Follower<'a> {
+    standby: &'a mut Standby,
+    parts: FollowParts,
+    order: &'a Order,
+    image: Mapping<ReadOnly>,
+    limits: RecordLimits,
+    around: &'a Surroundings,
+    warm: Warm,
+    dirty: DirtyPages,
+    buffer: Vec<u8>,
+    ended: bool,
+    idle_looks: u32,
+    last_exit: u64,
+    last_exit_at: Time,
+}
+
+/// What comes next.
+enum Next {
+    GoOn,
+    End(FollowEnd),
+}
+
+/// Follows until told otherwise.
+pub(super) fn run(
+    standby: &mut Standby,
+    parts: FollowParts,
+    order: &Order,
+    around: &Surroundings,
+) -> Result<FollowEnd, Failure> {
+    let base = shared_mem::Epoch::new(parts.base.get());
+    let state = MachineState::decode(&standby.parts.state.read(base)?)?;
+    let log = SharedLog::new(FollowedLog::new(parts.log.try_clone()?, order.spec.log_bytes, &state)?);
+    let replay = Replayer::new(log.clone(), OutputsLogged::Yes).standing_at_commits_of(parts.generation);
+    let (meter, live) = (replay.meter(), LateSource::default());
+    standby.machine.replace_inputs(Box::new(ReplayThenLive::new(replay, live.clone())));
+    standby.machine.restore(&state)?;
+    failpoint::pass("host.follow.loaded");
+    let kicker = standby.machine.kicker();
+    *around.kicker.lock().expect("nothing panics under this lock") = Some(kicker.clone());
+    let _watch = Watch::start(kicker);
+    let image = Mapping::read_only(&standby.parts.image)?;
+    let limits = RecordLimits {
+        image_pages: PoolRead::len(&image) / shared_mem::PAGE_SIZE,
+        disk_blocks: order.spec.disk_bytes / shared_mem::PAGE_SIZE,
+        meta_bytes_max: META_BYTES_MAX,
+    };
+    let bytes_max = order.spec.working_set_bytes_max.and_then(|bytes| usize::try_from(bytes).ok());
+    let working_set = bytes_max.map(|bytes| WorkingSet::new(bytes / PAGE_BYTES));
+    let warm = Warm { reached: parts.base, meter, live, log, deliver: true, working_set };
+    let mut follower = Follower {
+        dirty: DirtyPages::new(order.spec.memory_bytes),
+        standby,
+        parts,
+        order,
+        image,
+        limits,
+        around,
+        warm,
+        buffer: Vec::new(),
+        ended: false,
+        idle_looks: 0,
+        last_exit: 0,
+        last_exit_at: clock::monotonic(),
+    };
+    loop {
+        match follower.step()? {
+            Next::GoOn => {}
+            Next::End(end) => return Ok(end),
+        }
+    }
+}
+
+impl Follower<'_> {
+    fn step(&mut self) -> Result<Next, Failure> {
+        while let Ok(command) = self.around.commands.try_recv() {
+            if let Some(end) = self.command(command) {
+                return Ok(Next::End(end));
+            }
+        }
+        let stands = self.standby.machine.inputs().must_pause();
+        if stands && let Some(point) = self.warm.meter.commit() {
+            return self.stand_at(point);
+        }
+        if stands || self.ended {
+            return Ok(self.look_later());
+        }
+        self.idle_looks = 0;
+        if std::mem::take(&mut self.warm.deliver) {
+            self.standby.machine.deliver()?;
+            return Ok(Next::GoOn);
+        }
+        let stop = match self.standby.machine.run() {
+            Ok(stop) => stop,
+            Err(MachineError::Input(InputError::Diverged(divergence))) => {
+                return Ok(self.diverged(divergence.to_string()));
+            }
+            Err(error) => return Err(error.into()),
+        };
+        match stop {
+            Stop::Kicked => return Ok(self.check_progress()),
+            // Its end is in a record to come.
+            Stop::Exited(_) | Stop::Crashed(_) => self.ended = true,
+            Stop::Output | Stop::Flush | Stop::SourcePaused | Stop::Wait { .. } => {}
+        }
+        // The primary has sent them, and what stands in the log of the console is not needed here.
+        self.standby.machine.take_packets();
+        self.standby.machine.drop_console_before(self.warm.meter.console_marked_to());
+        Ok(Next::GoOn)
+    }
+
+    fn command(&mut self, command: Command) -> Option<FollowEnd> {
+        match command {
+            Command::Promote(promotion) => {
+                let warm = Warm {
+                    reached: self.warm.reached,
+                    meter: Arc::clone(&self.warm.meter),
+                    live: self.warm.live.clone(),
+                    log: self.warm.log.clone(),
+                    deliver: self.warm.deliver,
+                    working_set: self.warm.working_set.take(),
+                };
+                Some(FollowEnd::Promoted(promotion, warm))
+            }
+            Command::Unfollow => Some(FollowEnd::Reset),
+            Command::Discard => Some(FollowEnd::Discarded),
+            // A secondary that follows is told to follow again only after it was told not to.
+            Command::Follow(_) | Command::Look | Command::Yield | Command::Turn(_) => None,
+        }
+    }
+
+    fn look_later(&mut self) -> Next {
+        self.idle_looks = self.idle_looks.saturating_add(1);
+        let bound = if self.idle_looks < LOOKS_SOON { LOOK_SOON } else { LOOK_LATER };
+        match self.around.commands.recv_timeout(bound) {
+            Ok(command) => self.command(command).map_or(Next::GoOn, Next::End),
+            Err(RecvTimeoutError::Timeout) => Next::GoOn,
+            Err(RecvTimeoutError::Disconnected) => Next::End(FollowEnd::Discarded),
+        }
+    }
+
+    /// The guest is where the primary has made a commit.
+    fn stand_at(&mut self, point: CommitPoint) -> Result<Next, Failure> {
+        if point.epoch <= self.warm.reached {
+            self.warm.meter.pass_commit();
+            return Ok(Next::GoOn);
+        }
+        if point.epoch != self.warm.reached.next() {
+            return Err(format!("the log has a commit of {} after {}", point.epoch, self.warm.reached).into());
+        }
+        match self.parts.journal.peek_word() {
+            Ok(word) if word.epoch.get() >= point.epoch.get() => {}
+            // Never published: the guest goes on as if it had not been made.
+            Ok(word) if word.sealed => {
+                self.warm.meter.pass_commit();
+                return Ok(Next::GoOn);
+            }
+            // Of a word that is damaged the controller hears, too.
+            Ok(_) | Err(_) => return Ok(self.look_later()),
+        }
+        self.idle_looks = 0;
+        if point.kicked { self.adopt(point.epoch) } else { self.compare(point.epoch) }
+    }
+
+    fn compare(&mut self, epoch: Epoch) -> Result<Next, Failure> {
+        failpoint::pass("host.follow.comparing");
+        let machine = &mut self.standby.machine;
+        machine.complete_pending()?;
+        self.dirty.clear();
+        machine.harvest(&mut self.dirty)?;
+        let own = machine.save()?;
+        let mut buffer = std::mem::take(&mut self.buffer);
+        let difference = {
+            let record = self.parts.journal.load(shared_mem::Epoch::new(epoch.get()), &self.limits, &mut buffer)?;
+            let state = MachineState::decode(CommitMeta::decode(record.meta())?.machine_state)?;
+            match state.differences(&own).first() {
+                Some(first) => Some(format!("{}: expected {}, got {}", first.what, first.expected, first.got)),
+                None => self.other_pages(&record)?,
+            }
+        };
+        self.buffer = buffer;
+        if let Some(difference) = difference {
+            let exit = own.exits().0;
+            return Ok(self.diverged(format!("exit {exit}, at the end of {epoch}: {difference}")));
+        }
+        if let Some(set) = &mut self.warm.working_set {
+            let applied = self.standby.parts.control.freed()?;
+            set.trim(&self.standby.memory, &self.dirty, epoch.get(), applied.get())?;
+        }
+        if let Some(disk) = &self.standby.disk {
+            let applied = self.standby.parts.control.freed()?;
+            let mut disk = lock(disk);
+            disk.committed(epoch);
+            disk.applied(Epoch::new(applied.get()));
+        }
+        self.reach(epoch, FollowStep::Compared);
+        Ok(Next::GoOn)
+    }
+
+    /// Pages that are not what the record, or where it has none the stable image, says: in one line.
+    fn other_pages(&self, record: &Record<'_>) -> Result<Option<String>, Failure> {
+        let mut others = Vec::new();
+        let (mut own, mut expected) = (vec![0; PAGE_BYTES], vec![0; PAGE_BYTES]);
+        let mut recorded = std::collections::HashSet::new();
+        let mut blocks = BTreeMap::new();
+        let mut check = |page: PageIndex, expected: &[u8]| {
+            let content = self.standby.memory.page(page).ok_or("a page beyond the guest's memory")?;
+            content.copy_to(&mut own[..]);
+            if let Some(at) = own.iter().zip(expected).position(|(got, expected)| got != expected) {
+                others.push(format!(
+                    "byte {at:#x} of page {:#x}: expected {:#04x}, got {:#04x}",
+                    page.get(),
+                    expected[at],
+                    own[at]
+                ));
+            }
+            Ok::<_, Failure>(())
+        };
+        for (index, content) in record.pages() {
+            match index.place() {
+                PagePlace::Image(page) => {
+                    recorded.insert(page.get());
+                    check(page, content)?;
+                }
+                PagePlace::Disk(block) => {
+                    blocks.insert(block, content);
+                }
+            }
+        }
+        for page in self.dirty.iter().filter(|page| !recorded.contains(&page.0)) {
+            self.image.read(Offset::new(page.0 * shared_mem::PAGE_SIZE), &mut expected)?;
+            check(PageIndex::new(page.0), &expected)?;
+        }
+        if let Some(disk) = &self.standby.disk {
+            // A disk's device notes what the guest writes, nothing else: the same blocks, with the same content.
+            let disk = lock(disk);
+            for (block, own) in disk.dirty_blocks() {
+                if blocks.remove(&block) != Some(&own[..]) {
+                    others.push(format!("block {:#x} of the disk is another one", block.get()));
+                }
+            }
+            others.extend(blocks.keys().map(|block| format!("block {:#x} of the disk was not written", block.get())));
+        }
+        let count = others.len();
+        others.truncate(PAGES_NAMED);
+        let more = if count > PAGES_NAMED { format!(" and {} more pages", count - PAGES_NAMED) } else { String::new() };
+        Ok((count > 0).then(|| others.join("; ") + &more))
+    }
+
+    /// Goes on from the record of an epoch whose end no replay comes by.
+    fn adopt(&mut self, epoch: Epoch) -> Result<Next, Failure> {
+        self.standby.machine.complete_pending()?;
+        // From here to the restored state the guest does not run: the stable image may go on.
+        self.tell(epoch, FollowStep::Adopted);
+        let raw = shared_mem::Epoch::new(epoch.get());
+        while self.standby.parts.control.freed()? < raw {
+            if let Next::End(end) = self.look_later() {
+                // It has come to the epoch only when it was applied.
+                return Ok(Next::End(match end {
+                    FollowEnd::Promoted(promotion, warm) => {
+                        FollowEnd::Promoted(promotion, Warm { reached: Epoch::ZERO, ..warm })
+                    }
+                    end => end,
+                }));
+            }
+        }
+        let pages = PageIndex::new(0)..PageIndex::new(self.standby.memory.pages());
+        self.standby.memory.drop_private(pages)?;
+        if let Some(disk) = &self.standby.disk {
+            lock(disk).forget();
+        }
+        let state = MachineState::decode(&self.standby.parts.state.read(raw)?)?;
+        self.warm.meter.pass_commit();
+        self.standby.machine.restore(&state)?;
+        self.dirty.clear();
+        self.standby.machine.harvest(&mut self.dirty)?;
+        if let Some(set) = &mut self.warm.working_set {
+            set.forget();
+        }
+        (self.warm.reached, self.warm.deliver, self.ended) = (epoch, true, false);
+        Ok(Next::GoOn)
+    }
+
+    fn reach(&mut self, epoch: Epoch, step: FollowStep) {
+        (self.warm.reached, self.warm.deliver) = (epoch, true);
+        self.warm.meter.pass_commit();
+        self.tell(epoch, step);
+        failpoint::pass("host.follow.compared");
+    }
+
+    fn tell(&self, epoch: Epoch, step: FollowStep) {
+        self.around.say(VmEvent::Followed { generation: self.parts.generation, epoch, step });
+    }
+
+    fn check_progress(&mut self) -> Next {
+        let exit = self.standby.machine.exits().0;
+        let now = clock::monotonic();
+        if exit != self.last_exit {
+            (self.last_exit, self.last_exit_at) = (exit, now);
+        } else if now.since(self.last_exit_at) > EXIT_SPAN_MAX {
+            return self
+                .diverged(format!("exit {exit}: expected to come to the next one, got {EXIT_SPAN_MAX} without"));
+        }
+        Next::GoOn
+    }
+
+    /// The guest is not deterministic between its exits, or one of the two hosts is broken.
+    fn diverged(&self, report: String) -> Next {
+        tracing::warn!("{} of {} diverged: {report}", self.parts.generation, self.order.vm);
+        self.around.say(VmEvent::Diverged { generation: self.parts.generation, report });
+        Next::End(FollowEnd::Reset)
+    }
+}
+
+/// Kicks the vCPU now and then, so that a guest that does not come to its exit is noticed.
+struct Watch {
+    stop: Option<Sender<()>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Watch {
+    fn start(kicker: Kicker) -> Self {
+        let (stop, stopped) = crossbeam_channel::bounded(0);
+        let thread = std::thread::spawn(move || {
+            while stopped.recv_timeout(WATCH_INTERVAL).is_err_and(|error| error.is_timeout()) {
+                kicker.kick();
+            }
+        });
+        Self { stop: Some(stop), thread: Some(thread) }
+    }
+}
+
+impl Drop for Watch {
+    fn drop(&mut self) {
+        self.stop = None;
+        if let Some(thread) = self.thread.take() {
+            // A panic there has been reported by its hook.
+            let _ = thread.join();
+        }
+    }
+}
