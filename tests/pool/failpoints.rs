@@ -29,6 +29,9 @@ fn hits(failpoint: &str, chance: &mut Chance) -> Vec<u64> {
 /// What only a guest passes whose inputs are recorded. At the others it commits, which it does most in checkpoint mode.
 const RECORDING_ONLY: [&str; 2] = ["host.log.appended", "host.takeover.replayed"];
 
+/// What only a secondary passes that follows.
+const FOLLOWING: &str = "host.follow.";
+
 /// Whether only a takeover passes there.
 fn needs_takeover(failpoint: &str, hit: u64) -> bool {
     match failpoint {
@@ -45,7 +48,8 @@ fn one(golden: &Golden, failpoint: &str, action: &str, hit: u64) {
     let armed = format!("{failpoint}={action}@{hit}");
     let own = |prefix: &str| failpoint.starts_with(prefix).then_some(armed.as_str());
     // What only a secondary passes is armed at the second host, the rest at the first, which becomes primary.
-    let by_secondary = ["host.standby.made", "host.takeover.replayed"].contains(&failpoint);
+    let by_secondary =
+        ["host.standby.made", "host.takeover.replayed"].contains(&failpoint) || failpoint.starts_with(FOLLOWING);
     let (first, second) = if by_secondary { (None, own("host.")) } else { (own("host."), None) };
     let hosts = [("a", first), ("b", second), ("c", None)];
     let plan = Plan { controller: own("controller."), hosts: &hosts, ..Plan::default() };
@@ -73,8 +77,13 @@ fn all(prefix: &str, action: &str) {
     let mut chance = Chance::new(&format!("failpoints {prefix} {action}"));
     let golden = Golden::torture(STEPS);
     let recorded = golden.clone().recorded();
+    let followed = golden.clone().followed();
     for failpoint in FAILPOINTS.iter().filter(|name| name.starts_with(prefix)) {
-        let golden = if RECORDING_ONLY.contains(failpoint) { &recorded } else { &golden };
+        let golden = match failpoint {
+            _ if RECORDING_ONLY.contains(failpoint) => &recorded,
+            _ if failpoint.starts_with(FOLLOWING) => &followed,
+            _ => &golden,
+        };
         for hit in hits(failpoint, &mut chance) {
             one(golden, failpoint, action, hit);
         }

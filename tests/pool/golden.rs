@@ -63,6 +63,13 @@ impl Golden {
         self
     }
 
+    /// The same guest in lockstep mode: its secondary follows.
+    pub(crate) fn followed(self) -> Self {
+        let mut followed = self.recorded();
+        followed.options.mode = Mode::Lockstep;
+        followed
+    }
+
     pub(crate) fn spec(&self, name: &str) -> VmSpec {
         self.options.spec(name, UnreadConsole::Waits)
     }
