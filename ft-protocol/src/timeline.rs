@@ -309,6 +309,8 @@ pub enum Happening {
         reason: String,
         /// How it went.
         status: FollowStatus,
+        /// How long after each commit it came there.
+        lags: OutputLatency,
     },
     /// No host can run the VM; it waits in the pool.
     Stranded {

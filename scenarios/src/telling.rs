@@ -121,8 +121,14 @@ impl Names {
                 about(vm, format!("host {} follows from epoch {} on and compares", host(on), base.get()))
             }
             Happening::FollowingEnded { vm, host: on, reason, status, .. } => {
-                let compared = status.compared;
-                about(vm, format!("host {} follows no more: {reason} ({compared} epochs compared)", host(on)))
+                let (compared, adopted) = (status.compared, status.adopted);
+                about(
+                    vm,
+                    format!(
+                        "host {} follows no more: {reason} ({compared} epochs compared, {adopted} adopted)",
+                        host(on)
+                    ),
+                )
             }
             Happening::Stranded { vm, recoverable } => {
                 about(vm, format!("no host can run it; epoch {} waits in the pool", recoverable.get()))

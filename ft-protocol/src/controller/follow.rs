@@ -8,6 +8,7 @@
 use super::vm::Phase;
 use super::{Controller, Generation, HostId, Turn, VmId};
 use crate::ids::Epoch;
+use crate::latency::OutputLatency;
 use crate::spec::Mode;
 use crate::time::{Span, Time};
 use crate::timeline::Happening;
@@ -25,15 +26,15 @@ pub(super) struct Following {
     compared: u64,
     adopted: u64,
     lag: Span,
-    lag_max: Span,
+    lags: OutputLatency,
     /// When epochs beyond the one reached were committed, as far as this controller knows.
     committed_at: VecDeque<(Epoch, Time)>,
 }
 
 impl Following {
     fn new(host: HostId, base: Epoch) -> Self {
-        let (lag, lag_max) = (Span::ZERO, Span::ZERO);
-        Self { host, reached: base, compared: 0, adopted: 0, lag, lag_max, committed_at: VecDeque::new() }
+        let (lags, committed_at) = (OutputLatency::default(), VecDeque::new());
+        Self { host, reached: base, compared: 0, adopted: 0, lag: Span::ZERO, lags, committed_at }
     }
 
     fn note_commit(&mut self, now: Time, epoch: Epoch) {
@@ -53,7 +54,7 @@ impl Following {
         while let Some((_, at)) = self.committed_at.pop_front_if(|(committed, _)| *committed <= epoch) {
             self.lag = now.since(at);
         }
-        self.lag_max = self.lag_max.max(self.lag);
+        self.lags.note(self.lag);
     }
 
     fn status(&self, committed: Epoch) -> FollowStatus {
@@ -63,7 +64,7 @@ impl Following {
             compared: self.compared,
             adopted: self.adopted,
             lag: self.lag,
-            lag_max: self.lag_max,
+            lag_max: self.lags.summary().map_or(Span::ZERO, |lags| lags.max),
         }
     }
 }
@@ -150,13 +151,28 @@ impl Controller {
     /// Has the secondary only stand by again; the stable image goes on by itself.
     pub(super) fn unfollow(&mut self, turn: &mut Turn<'_>, vm: VmId, reason: &str) {
         let Some(entry) = self.vms.get_mut(&vm) else { return };
-        let Some(following) = entry.following.take() else { return };
-        let (generation, host) = (entry.generation, following.host);
-        let status = following.status(entry.committed);
+        let generation = entry.generation;
         entry.follow_at = turn.now + self.config.hold_down;
-        self.to_host(turn, host, ToHost::Unfollow { vm, generation }, Vec::new());
-        self.tell(turn, Happening::FollowingEnded { vm, generation, host, reason: reason.to_owned(), status });
-        self.apply_next(turn, vm);
+        if let Some(host) = self.end_following(turn, vm, generation, reason) {
+            self.to_host(turn, host, ToHost::Unfollow { vm, generation }, Vec::new());
+            self.apply_next(turn, vm);
+        }
+    }
+
+    /// Application waits for no secondary any more, and this is told; returns who it was.
+    pub(super) fn end_following(
+        &mut self,
+        turn: &mut Turn<'_>,
+        vm: VmId,
+        generation: Generation,
+        reason: &str,
+    ) -> Option<HostId> {
+        let entry = self.vms.get_mut(&vm)?;
+        let following = entry.following.take()?;
+        let (host, status) = (following.host, following.status(entry.committed));
+        let (reason, lags) = (reason.to_owned(), following.lags);
+        self.tell(turn, Happening::FollowingEnded { vm, generation, host, reason, status, lags });
+        Some(host)
     }
 
     /// Secondaries that have more to follow and do not get any further: the guest, and whoever waits for its takeover, do

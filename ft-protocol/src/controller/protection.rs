@@ -87,7 +87,7 @@ impl Controller {
         let Some(entry) = self.vms.get_mut(&vm) else { return };
         let Some(standby) = entry.standby.take() else { return };
         let generation = entry.generation;
-        let followed = entry.following.take().is_some();
+        let followed = self.end_following(turn, vm, generation, "it does not stand by any more").is_some();
         self.to_host(turn, standby.host, ToHost::Release { vm, generation, deposed: false }, Vec::new());
         if standby.ready {
             self.tell(turn, Happening::Unprotected { vm, host: standby.host });

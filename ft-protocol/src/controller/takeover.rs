@@ -399,9 +399,9 @@ impl Controller {
         if self.vms[&vm].standby.is_some_and(|standby| standby.host == host) {
             if let Some(entry) = self.vms.get_mut(&vm) {
                 entry.standby = None;
-                // It goes on from where it is.
-                entry.following = None;
             }
+            // It goes on from where it is.
+            self.end_following(turn, vm, generation, "it takes over");
         } else {
             // A standby of the old generation on another host stands by for nobody.
             self.drop_standby(turn, vm);
@@ -515,9 +515,7 @@ impl Controller {
         if let Some(host) = primary {
             self.to_host(turn, host, ToHost::Release { vm, generation, deposed: false }, Vec::new());
         }
-        if let Some(entry) = self.vms.get_mut(&vm) {
-            entry.following = None;
-        }
+        self.end_following(turn, vm, generation, "the guest has ended");
         if let Some(standby) = self.vms.get_mut(&vm).and_then(|entry| entry.standby.take()) {
             let release = ToHost::Release { vm, generation, deposed: false };
             self.to_host(turn, standby.host, release, Vec::new());
