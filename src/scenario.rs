@@ -257,6 +257,8 @@ impl From<RunnerError> for Failure {
             RunnerError::Cluster(error) => error.into(),
             RunnerError::Run(error) => error.into(),
             RunnerError::Page(error) => error.into(),
+            RunnerError::Segment(_) => Self::new(ExitCode::Internal, &error),
+            RunnerError::Disk(_) => Self::new(ExitCode::FileMissing, &error),
             RunnerError::File { .. } => Self::new(ExitCode::FileMissing, &error),
             RunnerError::Step { .. } | RunnerError::Workload { .. } => Self::new(ExitCode::ExpectationFailed, &error),
             RunnerError::Skipped { .. } => Self::new(ExitCode::NotPermitted, &error),

@@ -25,6 +25,8 @@ pub struct GoldenOptions<'a> {
     pub args: &'a [String],
     /// Where to leave console and standard error.
     pub directory: &'a Path,
+    /// Its disk: a new file, and the size.
+    pub disk: Option<(PathBuf, ByteCount)>,
     /// The console's file there.
     pub file: &'a str,
     /// How long it may take.
@@ -90,6 +92,9 @@ pub fn run_unprotected(options: &GoldenOptions<'_>) -> Result<Golden, GoldenErro
     let out = File::create(&console).map_err(file_error)?;
     let mut command = Command::new(options.executable);
     command.args(["run", "--mode", "none", "--memory", &options.memory.get().to_string()]);
+    if let Some((path, size)) = &options.disk {
+        command.arg("--disk").arg(format!("{},size={}", path.display(), size.get()));
+    }
     let memory_crc = options.directory.join("unprotected.memory-crc");
     command.arg("--memory-crc").arg(&memory_crc);
     command.arg("--private-to").arg(std::process::id().to_string());

@@ -131,6 +131,7 @@ fn show_in(
         args: &options.args,
         directory: scratch.path(),
         file: "console.unprotected",
+        disk: None,
         limit: Duration::from_nanos(options.time_limit.ns()),
     })?;
     let checksum = checksum(&golden.console);

@@ -91,6 +91,9 @@ impl Condition {
             .find_map(|(sign, relation)| rest.split_once(sign).map(|(name, number)| (name, *relation, number)))
             .ok_or_else(form)?;
         let (name, number) = (name.trim(), number.trim().parse().map_err(|_| form())?);
+        if !name.chars().all(|c| c.is_ascii_alphanumeric() || c == '-') {
+            return Err(form());
+        }
         match FACTS.iter().find(|(known, _)| *known == name) {
             Some((_, fact)) => Ok(Self { fact: *fact, relation, number }),
             None => {

@@ -24,6 +24,10 @@ pub struct ClusterPart {
     pub fence: Option<FencePart>,
     /// The pool lies on a tmpfs of its own of this size.
     pub pool_size: Option<ByteCount>,
+    /// Frames of a thousand that the guests' segment loses.
+    pub segment_loss: u16,
+    /// How long each frame takes there.
+    pub segment_delay: Span,
     /// What single hosts have of their own.
     pub host: Vec<HostPart>,
 }
@@ -88,6 +92,10 @@ pub struct VmPart {
     pub mode: ModePart,
     /// Longest time between two commits; `None`: the default.
     pub epoch_interval: Option<Span>,
+    /// Whether it is on the segment of the scenario's guests.
+    pub net: bool,
+    /// The size of its disk, if it has one.
+    pub disk: Option<ByteCount>,
     /// Copies of written pages that the primary's host keeps; `None`: all.
     pub working_set: Option<ByteCount>,
     /// Where it should run.

@@ -64,6 +64,11 @@ pub(super) struct RawCluster {
     pub(super) fence_timeout: Option<Time>,
     /// Put the pool on a tmpfs of its own of this size; needs the right to mount.
     pub(super) pool_size: Option<Size>,
+    /// Frames of a thousand that the guests' network segment loses.
+    #[schemars(with = "Option<u16>")]
+    pub(super) segment_loss: Option<Spanned<u16>>,
+    /// How long each frame takes on the guests' network segment.
+    pub(super) segment_delay: Option<Time>,
     /// What single hosts have of their own.
     #[serde(default)]
     pub(super) host: Vec<RawHost>,
@@ -102,6 +107,11 @@ pub(super) struct RawVm {
     pub(super) mode: ModePart,
     /// Longest time between two commits.
     pub(super) epoch: Option<Time>,
+    /// It is on the network segment of the scenario's guests.
+    #[serde(default)]
+    pub(super) net: bool,
+    /// It has a disk of this size, empty at first.
+    pub(super) disk: Option<Size>,
     /// Bounds the copies of written pages that the primary's host keeps.
     pub(super) working_set: Option<Size>,
     /// The host on which it would best run.

@@ -95,7 +95,7 @@ fn a_whole_scenario_is_understood() {
     assert_eq!(stop.acts[0].targets(), [Target::Primary(0), Target::Secondary(0)]);
     assert!(matches!(stop.when, When::Running));
     assert_eq!(scenario.expect.vms[0].takeovers, Some(Count { min: 1, max: Some(3) }));
-    assert_eq!((scenario.expect.line, scenario.expect.lines["takeovers"]), (37, 41));
+    assert_eq!((scenario.expect.line, scenario.expect.lines["takeovers"]), (36, 40));
     assert!(scenario.expect.pool_sound);
     assert_eq!(scenario.expect.fenced, Some(Count { min: 0, max: Some(0) }));
     assert_eq!(scenario.expect.vms[0].console_contains, ["checksum"]);
@@ -112,7 +112,7 @@ fn paths_of_guests_are_relative_to_the_file() {
 #[test]
 fn unknown_keys_are_refused_with_place_and_suggestion() {
     for (section, line, expected) in [
-        ("cluster", "hots = 3", "`host`; did you mean `hosts`?"),
+        ("cluster", "heartbaet = \"1s\"", "`host`; did you mean `heartbeat`?"),
         ("expect", "takeover = 1", "did you mean `takeovers`?"),
         ("expect", "exit_code = 1", "did you mean `exit-code`?"),
         ("vm", "epoch-ms = 5", "did you mean `epoch`?"),

@@ -1,6 +1,7 @@
 //! A run in words: what failed, and what happened around it.
 
 use super::folder::RunFolder;
+use crate::cluster::HostSignal;
 use crate::event::{Event, What};
 use crate::timeline::Takeover;
 use crate::units::show_span;
@@ -98,6 +99,7 @@ pub(super) fn line_of(folder: &RunFolder, event: &Event) -> Option<String> {
     Some(match &event.what {
         What::Happened(happening) => folder.names.tell(happening),
         What::HostStarted { host, pid } => format!("host {host} starts (process {pid})"),
+        What::Signalled { host, signal: HostSignal::Cont } => format!("       {host} goes on"),
         What::Signalled { host, signal } => format!("FAULT  {signal} to {host}"),
         What::HostExited { host, exit, stderr } => {
             let last = stderr.lines().last().map_or(String::new(), |line| format!(": {line}"));

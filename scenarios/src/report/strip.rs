@@ -135,11 +135,13 @@ impl Strip<'_> {
         Ok(())
     }
 
-    /// From each fault to the successor's first output.
+    /// From each fault until the successor ran.
     fn blackouts(&self, svg: &mut String, height: f64) -> std::fmt::Result {
         for vm in self.vms {
             for takeover in self.folder.timeline(*vm).takeovers() {
-                let (Some(from), Some(to)) = (takeover.start(), takeover.console) else { continue };
+                // Not until its first output: a guest may have nothing to say.
+                let live = takeover.live.as_ref().map(|(at, _)| *at);
+                let (Some(from), Some(to)) = (takeover.start(), live) else { continue };
                 if to < self.from || from > self.from + self.length {
                     continue;
                 }
@@ -148,7 +150,7 @@ impl Strip<'_> {
                 write!(
                     svg,
                     "<rect class=\"blackout\" x=\"{x:.1}\" y=\"{TOP}\" width=\"{width:.1}\" height=\"{height:.1}\">\
-                     <title>{}: {} until its successor's first output</title></rect>",
+                     <title>{}: {} until its successor ran</title></rect>",
                     escaped(&self.folder.names.vm(*vm)),
                     show_span(to.since(from))
                 )?;

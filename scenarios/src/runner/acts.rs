@@ -167,9 +167,12 @@ impl Performance<'_> {
         let done = self.run.signal(host, signal);
         self.of_step(step, done)?;
         match signal {
-            HostSignal::Kill if host.as_str() != CONTROLLER => _ = self.dying.insert(host.clone()),
+            HostSignal::Kill => {
+                self.dying.insert(host.clone());
+                self.stopped.remove(host);
+            }
             HostSignal::Stop => _ = self.stopped.insert(host.clone()),
-            HostSignal::Kill | HostSignal::Cont => _ = self.stopped.remove(host),
+            HostSignal::Cont => _ = self.stopped.remove(host),
         }
         Ok(())
     }
@@ -269,7 +272,8 @@ impl Performance<'_> {
         hosts: &[HostName],
     ) -> Result<(), RunnerError> {
         let pool = self.run.cluster().pool_directory().join(POOL);
-        let journal = super::prepare::vm(&self.scenario.vms[vm]).spec("guest", UnreadConsole::Waits).journal;
+        let journal =
+            super::prepare::vm(&self.scenario.vms[vm], Vec::new()).spec("guest", UnreadConsole::Waits).journal;
         let vm_name = self.scenario.vms[vm].name.clone();
         let pages: Vec<(u16, String)> = match what {
             CorruptWhat::Heartbeat => {

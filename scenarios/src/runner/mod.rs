@@ -21,10 +21,11 @@ pub use schedule::Schedule;
 pub use verdict::{Observed, ObservedVm, Verdict, judge};
 
 use crate::cluster::{Cluster, ClusterError};
+use crate::devices::DiskOption;
 use crate::golden::{Golden, GoldenError, GoldenOptions, run_unprotected};
 use crate::guest::{GuestError, GuestImage};
 use crate::language::{Scenario, VmPart};
-use crate::protected::{Outcome, ProtectedRun, Respawn, RunError};
+use crate::protected::{GuestDisk, Outcome, ProtectedRun, Respawn, RunError};
 use crate::report::{self, FolderError};
 use crate::summary::{Summary, ms};
 use ft_protocol::Span;
@@ -37,9 +38,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::os::fd::BorrowedFd;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 use vmm::client::ClientError;
 use vmm::clock::monotonic;
+use vmm::disk_file::DiskFileError;
+use vmm::net::SwitchError;
 use workload::{Surroundings, Workload};
 
 /// The stream of random numbers that are no delays; steps have the streams before it.
@@ -145,6 +149,12 @@ pub enum RunnerError {
         /// Why.
         source: io::Error,
     },
+    /// The guests' network cannot be made.
+    #[error(transparent)]
+    Segment(#[from] SwitchError),
+    /// A guest's disk cannot be made.
+    #[error(transparent)]
+    Disk(#[from] DiskFileError),
     /// The page of a run cannot be written.
     #[error(transparent)]
     Page(#[from] FolderError),
@@ -263,10 +273,13 @@ fn run_in(
     let respawn = if scenario.cluster.respawn { Respawn::All } else { Respawn::Fenced };
     let mut run = ProtectedRun::begin(cluster, respawn, Some(&directory.file("events.jsonl")))?;
     directory.write_json("manifest.json", &Manifest::new(scenario, options, seed, run.started_at()))?;
-    let (vms, refusal) = add_vms(scenario, images, &mut run)?;
+    let segment = prepare::segment(scenario, run.cluster().run_directory(), seed)?;
+    let segment_path = segment.as_ref().map(|(path, _)| path.as_path());
+    let (vms, refusal) = add_vms(scenario, &with_disks(scenario, images, directory)?, segment_path, &mut run)?;
     let around = Surroundings {
         socket: run.cluster().socket(),
         executable: &options.executable,
+        segment: segment_path,
         seed,
         vm: &scenario.vms[0].name,
     };
@@ -304,6 +317,7 @@ fn run_in(
     }
     directory.take_logs(performance.run.cluster().run_directory())?;
     let outcomes = performed?;
+    drop(segment);
     let finished = Finished { scenario, outcomes, refusal, golden, start };
     finished.judge(seed, performance)
 }
@@ -358,6 +372,21 @@ impl Finished<'_> {
     }
 }
 
+/// The guests with their disks, which lie in the run's directory and are empty.
+fn with_disks(
+    scenario: &Scenario,
+    images: &[GuestImage],
+    directory: &RunDirectory,
+) -> Result<Vec<GuestImage>, RunnerError> {
+    let with_disk = |(part, image): (&VmPart, &GuestImage)| {
+        let Some(size) = part.disk else { return Ok(image.clone()) };
+        let path = directory.file(&console_file(scenario, part, "disk"));
+        let disk = GuestDisk::open(&DiskOption { path, size: Some(size) })?;
+        Ok(image.clone().with_disk(Arc::new(disk)))
+    };
+    scenario.vms.iter().zip(images).map(with_disk).collect()
+}
+
 /// The file of a VM's console; the only one has no name in it.
 fn console_file(scenario: &Scenario, part: &VmPart, kind: &str) -> String {
     if scenario.vms.len() == 1 { kind.to_owned() } else { format!("{}.{kind}", part.name) }
@@ -367,11 +396,12 @@ fn console_file(scenario: &Scenario, part: &VmPart, kind: &str) -> String {
 fn add_vms(
     scenario: &Scenario,
     images: &[GuestImage],
+    segment: Option<&Path>,
     run: &mut ProtectedRun,
 ) -> Result<(usize, Option<Result<(), String>>), RunnerError> {
     let shall_run = scenario.vms.len() - usize::from(scenario.expect.refused.is_some());
     for (index, part) in scenario.vms.iter().enumerate() {
-        let added = run.add_vm(&images[index], &prepare::vm(part), &part.name);
+        let added = run.add_vm(&images[index], &prepare::vm(part, prepare::nets(part, index, segment)), &part.name);
         if index < shall_run {
             added?;
             continue;
@@ -424,7 +454,8 @@ fn golden(
         if !expect.needs_unprotected() {
             return Ok(None);
         }
-        let key = format!("{} {} {:?}", part.guest, part.memory.get(), part.args);
+        let disk = part.disk.map(|size| (directory.file(&console_file(scenario, part, "disk.unprotected")), size));
+        let key = format!("{} {} {:?} {:?}", part.guest, part.memory.get(), part.args, part.disk);
         let file = console_file(scenario, part, "console.unprotected");
         if let Some(golden) = goldens.get(&key) {
             directory.write(&file, &golden.console)?;
@@ -437,6 +468,7 @@ fn golden(
             args: &part.args,
             directory: directory.path(),
             file: &file,
+            disk,
             limit: Duration::from_nanos(scenario.time_limit.ns()),
         })?;
         goldens.keep(key, &golden);

@@ -148,6 +148,7 @@ impl Performance<'_> {
                 self.stopped.remove(host);
             }
             What::ControllerRevived { .. } => {
+                self.dying.remove(&HostName::new(CONTROLLER));
                 self.stopped.remove(&HostName::new(CONTROLLER));
             }
             What::OrderAnswered { order, refused: Some(why) } => self.refused.push((order.clone(), why.clone())),

@@ -4,10 +4,14 @@ use super::{RunnerError, RunnerOptions};
 use crate::cluster::{CONTROLLER, ClusterCustom, ClusterOptions, HostCustom, HostName};
 use crate::language::{Act, Scenario, VmPart, When};
 use crate::protected::VmOptions;
+use crate::units::ByteCount;
 use ft_protocol::policy::{Failback, Policy};
+use ft_protocol::spec::{NetBackend, NetSpec};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::Duration;
+use vmm::net::{Faults, Switch};
 
 /// The cluster that a scenario asks for.
 pub(super) fn cluster(scenario: &Scenario, options: &RunnerOptions, pool_parent: &Path) -> ClusterOptions {
@@ -71,8 +75,35 @@ fn failpoints_of(scenario: &Scenario, who: &str) -> String {
     of_step.collect::<Vec<_>>().join(";")
 }
 
+/// The segment of the guests' network, if one of them has a network.
+pub(super) fn segment(
+    scenario: &Scenario,
+    directory: &Path,
+    seed: u64,
+) -> Result<Option<(PathBuf, Switch)>, RunnerError> {
+    if !scenario.vms.iter().any(|vm| vm.net) {
+        return Ok(None);
+    }
+    let path = directory.join("segment.sock");
+    let faults = Faults {
+        loss: f64::from(scenario.cluster.segment_loss) / 1_000.0,
+        delay: Duration::from_nanos(scenario.cluster.segment_delay.ns()),
+        seed,
+    };
+    let switch = Switch::start(&path, faults)?;
+    Ok(Some((path, switch)))
+}
+
+/// The network of the VM with this place among the scenario's.
+pub(super) fn nets(part: &VmPart, place: usize, segment: Option<&Path>) -> Vec<NetSpec> {
+    let Some(path) = segment.filter(|_| part.net) else { return Vec::new() };
+    let number = u8::try_from(place + 1).unwrap_or(u8::MAX);
+    let backend = NetBackend::Segment(path.to_string_lossy().into_owned());
+    vec![NetSpec { mac: [2, 0, 0, 0, 0, number], backend }]
+}
+
 /// The VM that a scenario asks for.
-pub(super) fn vm(part: &VmPart) -> VmOptions {
+pub(super) fn vm(part: &VmPart, nets: Vec<NetSpec>) -> VmOptions {
     let placement = &part.placement;
     VmOptions {
         memory: part.memory,
@@ -80,8 +111,8 @@ pub(super) fn vm(part: &VmPart) -> VmOptions {
         mode: part.mode.into(),
         epoch_interval: part.epoch_interval,
         working_set: part.working_set,
-        nets: Vec::new(),
-        disk_bytes: 0,
+        nets,
+        disk_bytes: part.disk.map_or(0, ByteCount::get),
         policy: Policy {
             anti_affinity: placement.apart.clone(),
             require_spare: placement.require_spare,

@@ -22,6 +22,8 @@ pub(super) struct Surroundings<'a> {
     pub(super) socket: &'a Path,
     /// The ftvm program.
     pub(super) executable: &'a Path,
+    /// The segment of the guests' network.
+    pub(super) segment: Option<&'a Path>,
     /// Where random numbers start.
     pub(super) seed: u64,
     /// The name of the first VM.
@@ -50,8 +52,16 @@ impl Workload {
         let absolute = |path: PathBuf| std::path::absolute(&path).map_err(|source| RunnerError::File { path, source });
         let history = absolute(directory.file(&format!("{}.history.jsonl", part.name)))?;
         let file = File::create(&out).map_err(|source| RunnerError::File { path: out.clone(), source })?;
-        let mut command = Command::new(&part.command[0]);
-        command.args(&part.command[1..]);
+        let segment = around.segment.unwrap_or(Path::new(""));
+        let fill_in = |text: &String| {
+            text.replace("{segment}", &segment.to_string_lossy())
+                .replace("{history}", &history.to_string_lossy())
+                .replace("{seed}", &around.seed.to_string())
+        };
+        let program =
+            if part.command[0].is_empty() { around.executable.into() } else { part.command[0].clone().into() };
+        let mut command = Command::new::<std::ffi::OsString>(program);
+        command.args(part.command[1..].iter().map(fill_in));
         if !part.directory.as_os_str().is_empty() {
             command.current_dir(&part.directory);
         }
@@ -61,6 +71,7 @@ impl Workload {
             .env("FTVM_SEED", around.seed.to_string())
             .env("FTVM_VM", around.vm)
             .env("FTVM_RUN_DIR", absolute(directory.path().to_owned())?)
+            .env("FTVM_SEGMENT", segment)
             .env("FTVM_HISTORY", &history);
         let stderr = directory.file(&format!("{}.stderr", part.name));
         let child = with_all_signals(|| Child::start(command, Stdio::null(), file.into(), stderr))

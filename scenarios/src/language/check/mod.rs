@@ -20,6 +20,10 @@ const HOSTS: u16 = 3;
 const MEMORY: ByteCount = ByteCount::mib(64);
 const SEED: u64 = 1;
 const TIME_LIMIT: Span = Span::from_ms(60_000);
+/// The word for this program among commands.
+const ITSELF: &str = "ftvm";
+/// Lost frames are counted of so many.
+const FRAMES_OF: u16 = 1_000;
 /// The name of the only VM, unless it has one.
 const ONLY_VM: &str = "guest";
 
@@ -54,6 +58,7 @@ pub(super) fn scenario(source: &Source<'_>, cell: Cell<'_>) -> Result<Scenario, 
     let Cell { at, table } = cell;
     let places = expect::places(source, &table);
     let raw = RawScenario::deserialize(toml::Deserializer::from(table)).map_err(|error| source.toml(&error))?;
+    check_comparable(source, &raw)?;
     let cluster = cluster(source, &raw.cluster)?;
     let path = source.path;
     let hosts = (0..cluster.hosts).map(HostName::nth).collect();
@@ -78,6 +83,18 @@ pub(super) fn scenario(source: &Source<'_>, cell: Cell<'_>) -> Result<Scenario, 
     })
 }
 
+/// What comes over a network is never the same twice.
+fn check_comparable(source: &Source<'_>, raw: &RawScenario) -> Result<(), ScenarioError> {
+    let compared = raw.expect.console.as_ref().or(raw.expect.memory.as_ref());
+    match compared {
+        Some(key) if raw.vm.0.iter().any(|vm| vm.net) => {
+            Err(source
+                .invalid(&key.span(), "a guest with a network has no unprotected run that it could be compared with"))
+        }
+        _ => Ok(()),
+    }
+}
+
 fn name_of(path: &Path, cell: &[(String, String)]) -> String {
     let stem = path.file_stem().map_or_else(|| "scenario".to_owned(), |stem| stem.to_string_lossy().into_owned());
     let cell: Vec<String> = cell.iter().map(|(key, value)| format!("{key}={value}")).collect();
@@ -100,7 +117,12 @@ fn cluster(source: &Source<'_>, raw: &RawCluster) -> Result<ClusterPart, Scenari
         memory: host.memory.map(|memory| memory.0),
         labels: host.labels.clone(),
     });
+    if let Some(loss) = raw.segment_loss.as_ref().filter(|loss| *loss.get_ref() > FRAMES_OF) {
+        return Err(source.invalid(&loss.span(), format!("a segment loses 0 to {FRAMES_OF} frames of {FRAMES_OF}")));
+    }
     Ok(ClusterPart {
+        segment_loss: raw.segment_loss.as_ref().map_or(0, |loss| *loss.get_ref()),
+        segment_delay: raw.segment_delay.map_or(Span::ZERO, |delay| delay.0),
         hosts,
         heartbeat_bound: raw.heartbeat.map(|bound| bound.0),
         respawn: raw.respawn,
@@ -173,6 +195,8 @@ fn vm(known: &Known<'_, '_>, raw: RawVm, name: String) -> Result<VmPart, Scenari
         memory: raw.memory.map_or(MEMORY, |memory| memory.0),
         mode,
         epoch_interval: raw.epoch.map(|epoch| epoch.0),
+        net: raw.net,
+        disk: raw.disk.map(|size| size.0),
         working_set: raw.working_set.map(|size| size.0),
         placement: PlacementPart {
             prefer: raw.prefer.as_ref().map(|host| known.host(host)).transpose()?,
@@ -202,6 +226,10 @@ fn workloads(source: &Source<'_>, raw: Vec<Spanned<RawWorkload>>) -> Result<Vec<
             return Err(source.invalid(&span, "a workload needs a program"));
         };
         // Relative to the working directory that it is given, which is the scenario's.
+        // This very program, wherever it is.
+        if program == ITSELF {
+            program.clear();
+        }
         *program = match std::path::absolute(beside(source.path, program)) {
             Ok(absolute) if program.contains('/') => absolute.to_string_lossy().into_owned(),
             _ => program.clone(),
