@@ -48,6 +48,9 @@ pub(crate) struct Args {
     /// Time for the fence agent to act and verify, in milliseconds
     #[arg(long, value_name = "N", default_value_t = 20_000)]
     fence_timeout_ms: u64,
+    /// Record the VM of this name, from its birth, to a file, for `ftvm replay`; may be repeated
+    #[arg(long, value_name = "VM=FILE", value_parser = parse_record)]
+    record: Vec<(String, PathBuf)>,
     /// Keep the pool of a private cluster at its end
     #[arg(long)]
     keep: bool,
@@ -67,6 +70,13 @@ impl FromStr for Suspicion {
     type Err = BadPhi;
     fn from_str(text: &str) -> Result<Self, BadPhi> {
         if text == "none" { Ok(Self(None)) } else { text.parse().map(Some).map(Self) }
+    }
+}
+
+fn parse_record(text: &str) -> Result<(String, PathBuf), &'static str> {
+    match text.split_once('=') {
+        Some((vm, path)) if !vm.is_empty() && !path.is_empty() => Ok((vm.to_owned(), PathBuf::from(path))),
+        _ => Err("a VM's name, `=`, and a file"),
     }
 }
 
@@ -90,6 +100,7 @@ pub(crate) fn run(args: Args) -> CommandResult {
             bound: Duration::from_millis(args.fence_timeout_ms),
         },
         lifeline: parent.is_some(),
+        record: args.record,
     });
     // A parent that lives still wants to read what is there, and cleans up by itself.
     if parent.is_some_and(|parent| !parent.lives()) {

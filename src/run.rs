@@ -14,7 +14,7 @@ use scenarios::cluster::{Cluster, ClusterOptions, default_pool_parent};
 use scenarios::devices::{DiskOption, NetOption};
 use scenarios::foreground::{Followed, ShowError, Shown, show};
 use scenarios::guest::{GuestImage, GuestSource};
-use scenarios::protected::{GuestDisk, Outcome, ProtectedRun, Respawn, VmOptions, export_disk};
+use scenarios::protected::{GuestDisk, Outcome, PRIVATE_NAME, ProtectedRun, Respawn, VmOptions, export_disk};
 use scenarios::status_line::StatusLine;
 use scenarios::summary::Summary;
 use scenarios::units::{ByteCount, parse_span};
@@ -197,8 +197,12 @@ pub(crate) fn run(args: &Args) -> CommandResult {
     output::require()?;
     // Said here once, rather than by each host.
     drop(vmm::machine::open_kvm()?);
-    let only_unprotected = [("--record", args.record.is_some() && args.mode != RunMode::None)];
-    refuse(&only_unprotected, "yet without --mode none: protected guests are not recorded yet")?;
+    if args.record.is_some() && args.disk.is_some() && args.mode != RunMode::None {
+        return Err(Failure::line(ExitCode::Usage, "--record with --disk needs --mode none: leave one of them out"));
+    }
+    if args.record.is_some() && args.mode == RunMode::Checkpoint {
+        return Err(Failure::line(ExitCode::Usage, "--record needs --mode replay or none: other modes log no inputs"));
+    }
     match args.mode {
         RunMode::None => run_unprotected(args, &image),
         RunMode::Checkpoint | RunMode::Replay | RunMode::Lockstep => run_protected(args, &image),
@@ -233,6 +237,16 @@ fn run_unprotected(args: &Args, image: &GuestImage) -> CommandResult {
     recorded_end(guest_end(end.guest), end.recording)
 }
 
+/// What the controller of a private cluster is to record. The file is made here, where the user sees why it cannot be.
+fn record_in_cluster(path: Option<&Path>) -> Result<Vec<(String, PathBuf)>, Failure> {
+    let Some(path) = path else { return Ok(Vec::new()) };
+    let made = std::path::absolute(path).and_then(|absolute| File::create(path).map(|_| absolute));
+    let failed = |error: io::Error| {
+        Failure::line(ExitCode::OutputFailed, format!("cannot record to {}: {error}", path.display()))
+    };
+    Ok(vec![(PRIVATE_NAME.to_owned(), made.map_err(failed)?)])
+}
+
 /// A recording that is not whole is said at the end too; it changes what comes out only where all else went well.
 fn recorded_end(end: CommandResult, recording: Option<Result<u64, RecordError>>) -> CommandResult {
     match recording {
@@ -257,6 +271,7 @@ fn run_protected(args: &Args, image: &GuestImage) -> CommandResult {
         hosts: args.hosts.unwrap_or(HOSTS),
         pool_parent: args.pool_dir.clone(),
         heartbeat_bound: args.heartbeat_ms.map(Span::from_ms),
+        record: record_in_cluster(args.record.as_deref())?,
         keep: args.keep,
         custom: scenarios::cluster::ClusterCustom::default(),
     })?;
@@ -284,11 +299,19 @@ fn run_protected(args: &Args, image: &GuestImage) -> CommandResult {
     if args.keep {
         eprintln!("ftvm: pool kept in {}, logs in {}", pool_directory.display(), run_directory.display());
     }
+    recorded_end(
+        came_to(shown, args, &signals, &pool_directory),
+        args.record.as_deref().map(vmm::recording::check_whole),
+    )
+}
+
+/// What a run that is over, or was left, is to whoever started it.
+fn came_to(shown: Shown, args: &Args, signals: &EndSignals, pool_directory: &Path) -> CommandResult {
     match shown {
         Shown::Over(Outcome::Ended(end)) => guest_end(end),
         Shown::Over(Outcome::Deleted) => unreachable!("nobody else can delete a VM of a private cluster"),
         Shown::Over(Outcome::Lost { recoverable }) => {
-            let kept = args.keep.then_some(pool_directory.as_path());
+            let kept = args.keep.then_some(pool_directory);
             Err(Failure::line(ExitCode::VmLost, lost_line(recoverable.map(ft_protocol::Epoch::get), kept)))
         }
         Shown::Interrupted => Ok(ExitStatus::Own(signals.received().unwrap_or(ExitCode::Terminated))),

@@ -188,6 +188,10 @@ fn warn_of(run: &impl Followed, events: &[Event], status: &mut Option<StatusLine
                 clear();
                 tracing::warn!("the commit record of {epoch} of {generation} was refused: {reason}");
             }
+            What::Happened(Happening::Diverged { report, .. }) => {
+                clear();
+                tracing::warn!("a replay diverged at {report}; the guest goes on in checkpoint mode");
+            }
             What::Happened(Happening::Stranded { recoverable, .. }) if run.waits_for_hosts() => {
                 clear();
                 tracing::warn!("no host can run the guest; {recoverable} waits in the pool");

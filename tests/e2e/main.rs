@@ -16,6 +16,7 @@ mod losses;
 mod memory_cost;
 mod outputs;
 mod protected_devices;
+mod recordings;
 mod scenario_files;
 mod several_vms;
 mod support;

@@ -27,9 +27,11 @@ pub use io::{Action, ApplyOutcome, DrainOutcome, Input, Recovered, Word};
 pub use progress::STALL_EPOCHS;
 pub use state::{CLUSTER_STATE_VERSION, ClusterState, ClusterStateError, HostRecord, VmRecord};
 
+use crate::cpu::CpuProfile;
 use crate::detector::DetectorConfig;
 use crate::fence::FenceOutcome;
 use crate::ids::{Epoch, Generation, HostId, LinkId, VmId};
+use crate::spec::VmSpec;
 use crate::time::{Span, Time};
 use crate::timeline::Happening;
 use crate::versions::VersionRange;
@@ -164,6 +166,12 @@ impl Controller {
     /// look for new commits.
     pub fn reigns(&self) -> impl Iterator<Item = (VmId, Generation, Epoch)> + '_ {
         self.vms.values().filter(|vm| vm.primary().is_some()).map(|vm| (vm.id, vm.generation, vm.committed))
+    }
+
+    /// What a VM was asked to be, and the processor that its guest is shown.
+    #[must_use]
+    pub fn shown(&self, vm: VmId) -> Option<(&VmSpec, &CpuProfile)> {
+        self.vms.get(&vm).map(|vm| (&vm.spec, &vm.cpu))
     }
 
     fn tick(&mut self, turn: &mut Turn<'_>) {

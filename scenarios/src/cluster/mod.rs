@@ -61,6 +61,8 @@ pub struct ClusterOptions {
     pub pool_parent: PathBuf,
     /// Silence after which a host is suspected; `None`: the controller's own default.
     pub heartbeat_bound: Option<Span>,
+    /// VMs that are recorded, by name, and where to.
+    pub record: Vec<(String, PathBuf)>,
     /// Whether pool and logs stay after the end.
     pub keep: bool,
     /// What it has beyond the ordinary.
@@ -304,6 +306,12 @@ fn start_controller(
     }
     if let Some(bound) = options.heartbeat_bound {
         command.arg("--heartbeat-ms").arg(bound.ms().max(1).to_string());
+    }
+    for (vm, path) in &options.record {
+        let mut value = std::ffi::OsString::from(vm);
+        value.push("=");
+        value.push(path);
+        command.arg("--record").arg(value);
     }
     if options.keep {
         command.arg("--keep");

@@ -151,6 +151,7 @@ fn show_in(
         hosts: options.hosts,
         pool_parent: options.pool_parent.clone(),
         heartbeat_bound: options.heartbeat_bound,
+        record: Vec::new(),
         keep: false,
         custom: crate::cluster::ClusterCustom::default(),
     })?;

@@ -12,7 +12,7 @@ pub use console::ConsoleStart;
 pub(crate) use console::ConsoleTap;
 pub use disk::{ExportError as DiskExportError, GuestDisk, export as export_disk};
 pub use error::RunError;
-pub use spec::{UnreadConsole, VmOptions};
+pub use spec::{PRIVATE_NAME, UnreadConsole, VmOptions};
 
 use crate::cluster::{CONTROLLER, ChildExit, Cluster, ClusterError, ExitedHost, HostName, HostSignal};
 use crate::event::{Event, What};

@@ -18,7 +18,7 @@ const INDEX_BYTES: u64 = 8;
 const UNUSED_LOG_BYTES: u64 = 1 << 20;
 
 /// The VM's name in a private cluster, which has no other.
-pub(super) const PRIVATE_NAME: &str = "guest";
+pub const PRIVATE_NAME: &str = "guest";
 
 /// What becomes of console bytes while no reader is attached and the ring is full.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -30,6 +30,7 @@ pub(super) fn cluster(scenario: &Scenario, options: &RunnerOptions, pool_parent:
         hosts: part.hosts,
         pool_parent: pool_parent.to_owned(),
         heartbeat_bound: part.heartbeat_bound,
+        record: Vec::new(),
         keep: false,
         custom,
     }

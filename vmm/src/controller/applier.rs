@@ -1,6 +1,8 @@
 //! Application of commit records, one thread per VM: a large record of one VM delays no other, nor any takeover.
 
 use super::log_drain::LogDrain;
+use super::partition::logged_to;
+use super::recording::{Due, PoolRecording};
 use crate::failpoint;
 use crate::machine::MachineState;
 use crate::wake::WakingSender;
@@ -12,7 +14,7 @@ use shared_mem::{
     ApplyLimit, ApplyParts, ApplyStep, ApplyTargets, ConsolePosition, ConsoleRing, ControlBlock, Extent, JournalReader,
     LogPosition, LogReader, Mapping, ReadWrite, Record, RecordLimits, RedoArea, StateArea, apply_record, load_to_apply,
 };
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 
 type Failure = Box<dyn std::error::Error + Send + Sync>;
@@ -61,6 +63,8 @@ pub(super) struct Job {
     pub(super) journal: Arc<Journal>,
     pub(super) epoch: Epoch,
     pub(super) console_floor: Option<u64>,
+    /// Where it is recorded, if it is.
+    pub(super) recording: Option<Arc<Mutex<PoolRecording>>>,
 }
 
 /// What other threads tell the controller's.
@@ -174,6 +178,7 @@ impl Target {
             return Ok(ApplyOutcome::NotCommitted);
         }
         failpoint::pass("controller.apply.begun");
+        self.record(job, &record, &meta, &state)?;
         self.apply_parts(&record, &meta)?;
         job.journal.reader.release_spill(epoch, &job.journal.spill)?;
         self.control.set_freed(epoch)?;
@@ -191,6 +196,22 @@ impl Target {
         let Ok(record) = self.redo.load(generation, epoch, &self.limits, &mut buffer) else { return Ok(()) };
         let meta = CommitMeta::decode(record.meta())?;
         self.apply_parts(&record, &meta)
+    }
+
+    /// Records what is about to be applied.
+    fn record(
+        &self,
+        job: &Job,
+        record: &Record<'_>,
+        meta: &CommitMeta<'_>,
+        state: &MachineState,
+    ) -> Result<(), Failure> {
+        let Some(recording) = &job.recording else { return Ok(()) };
+        let applied = self.control.applied()?;
+        let applied_log = logged_to(&self.state, applied);
+        let due = Due { job, record, meta, state, image: &self.image, applied, applied_log };
+        recording.lock().unwrap_or_else(PoisonError::into_inner).record(&due);
+        Ok(())
     }
 
     fn apply_parts(&mut self, record: &Record<'_>, meta: &CommitMeta<'_>) -> Result<(), Failure> {

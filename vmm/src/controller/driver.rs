@@ -6,6 +6,7 @@ use super::applier::{DrainJob, Event, Job};
 use super::disk_filling;
 use super::link::{Kind, Link, LinkError};
 use super::partition::Partition;
+use super::recording::PoolRecording;
 use super::{ControllerError, ControllerOptions};
 use crate::clock;
 use crate::failpoint;
@@ -24,7 +25,7 @@ use peers::{Complaints, Uploads};
 use serde::Serialize;
 use shared_mem::{HeartbeatReader, HostSlot, Mapping, Pool, PoolError, ReadOnly};
 use std::collections::{BTreeMap, VecDeque};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 /// How long a host that was silent must beat before it is given a new role: some heartbeat bounds.
@@ -58,6 +59,7 @@ pub(super) struct Driver {
     writing: BTreeMap<LinkId, bool>,
     uploads: BTreeMap<LinkId, Uploads>,
     partitions: BTreeMap<VmId, Partition>,
+    recordings: BTreeMap<VmId, Arc<Mutex<PoolRecording>>>,
     /// Names of VMs whose part of the pool could not be opened.
     unusable: BTreeMap<VmId, String>,
     heartbeats: BTreeMap<HostId, HeartbeatReader<Mapping<ReadOnly>>>,
@@ -108,6 +110,7 @@ impl Driver {
             writing: BTreeMap::new(),
             uploads: BTreeMap::new(),
             partitions: BTreeMap::new(),
+            recordings: BTreeMap::new(),
             unusable: BTreeMap::new(),
             heartbeats: BTreeMap::new(),
             deaths,
@@ -317,7 +320,9 @@ impl Driver {
             Action::Apply { vm, generation, epoch, console_floor } => {
                 let partition = self.partitions.get(&vm).expect("the core applies only to VMs that exist");
                 let journal = partition.journal(generation).expect("the core applies only open generations");
-                partition.apply(Job { generation, journal, epoch, console_floor });
+                let recording = self.recording(vm);
+                let partition = self.partitions.get(&vm).expect("it is still there");
+                partition.apply(Job { generation, journal, epoch, console_floor, recording });
             }
             Action::DrainLog { vm, generation, console_floor } => {
                 let partition = self.partitions.get(&vm).expect("the core drains only logs of VMs that exist");
@@ -368,6 +373,26 @@ impl Driver {
             tracing::error!("{vm} cannot be deleted: {}", crate::chain(&*error));
         }
         self.input(Input::PartitionCreated { vm, result })
+    }
+
+    /// Where a VM is recorded, if it is.
+    fn recording(&mut self, vm: VmId) -> Option<Arc<Mutex<PoolRecording>>> {
+        if let Some(recording) = self.recordings.get(&vm) {
+            return Some(Arc::clone(recording));
+        }
+        let (spec, cpu) = self.core.shown(vm)?;
+        let (_, path) = self.options.record.iter().find(|(name, _)| *name == spec.name)?;
+        match self.partitions.get(&vm)?.parts().boot(shared_mem::Access::ReadOnly) {
+            Ok(boot) => {
+                let recording = Arc::new(Mutex::new(PoolRecording::new(path, spec, cpu, boot)));
+                self.recordings.insert(vm, Arc::clone(&recording));
+                Some(recording)
+            }
+            Err(error) => {
+                tracing::error!("{} is not recorded: {}", spec.name, crate::chain(&error));
+                None
+            }
+        }
     }
 
     fn delete_partition(&mut self, vm: VmId) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {

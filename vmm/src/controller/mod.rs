@@ -10,6 +10,7 @@ mod grants;
 mod link;
 mod log_drain;
 mod partition;
+mod recording;
 
 use crate::clock;
 use crate::events::{Events, Watched};
@@ -50,6 +51,8 @@ pub struct ControllerOptions {
     pub fence: FenceConfig,
     /// End when standard input reaches its end: the parent is gone.
     pub lifeline: bool,
+    /// VMs that are recorded, by name, and where to.
+    pub record: Vec<(String, PathBuf)>,
 }
 
 /// Why the controller could not start or go on.

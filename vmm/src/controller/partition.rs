@@ -355,7 +355,7 @@ fn read_upload(upload: &Extent) -> Result<Vec<u8>, Failure> {
 }
 
 /// Where in the record log the inputs begin that came after an epoch.
-fn logged_to<M: PoolRead>(state: &StateArea<M>, epoch: shared_mem::Epoch) -> LogPosition {
+pub(super) fn logged_to<M: PoolRead>(state: &StateArea<M>, epoch: shared_mem::Epoch) -> LogPosition {
     if epoch == shared_mem::Epoch::ZERO {
         return LogPosition::ZERO;
     }

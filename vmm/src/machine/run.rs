@@ -183,6 +183,14 @@ impl Machine {
         Ok(())
     }
 
+    /// Ends the guest's wait, if it waits, as time would: for a replay that comes to a state in which the wait is over.
+    ///
+    /// # Errors
+    /// An input source failed.
+    pub fn end_wait(&mut self) -> Result<(), MachineError> {
+        if self.progress.wait_until.take().is_some() { self.deliver() } else { Ok(()) }
+    }
+
     /// Puts another source in the place of the one that the guest's inputs came from, and gives that back.
     pub fn replace_inputs(&mut self, inputs: Box<dyn InputSource>) -> Box<dyn InputSource> {
         std::mem::replace(&mut self.inputs, inputs)

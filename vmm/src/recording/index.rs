@@ -15,6 +15,8 @@ const BOOT_BYTES_MAX: usize = 1 << 30;
 pub struct IndexedCommit {
     /// What it says of itself.
     pub head: CommitHead,
+    /// The guest waited there.
+    pub waits: bool,
     /// Where the file goes on behind it.
     pub end: u64,
     /// The number of the chunk behind it.
@@ -149,13 +151,14 @@ impl Index {
                 }
             }
             Chunk::Commit(head, state) => {
-                let state = MachineState::decode(&state);
-                if state.is_err() || state.is_ok_and(|state| state.exits().0 != head.exits) {
+                let Some(state) = MachineState::decode(&state).ok().filter(|state| state.exits().0 == head.exits)
+                else {
                     return misplaced("a commit whose machine state is damaged, or another one's");
-                }
+                };
                 self.check_commit(&head, order).map_or(Ok(()), misplaced)?;
                 *order = Order { reached: head.exits, ..Order::default() };
-                self.commits.push(IndexedCommit { head, end, sequence: sequence + 1 });
+                let waits = state.wait_until().is_some();
+                self.commits.push(IndexedCommit { head, waits, end, sequence: sequence + 1 });
             }
             Chunk::End(end) => self.end = Some(end),
         }

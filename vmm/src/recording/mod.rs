@@ -26,6 +26,25 @@ pub use page_hash::{PageHashes, page_hash};
 pub use reader::{ReadError, RecordingReader};
 pub use writer::{RecordError, RecordingWriter};
 
+use std::fs::File;
+use std::io::BufReader;
+use std::path::Path;
+
+/// Whether a recording is good to its end, and has one. Gives its length.
+///
+/// # Errors
+/// It is not; or it cannot be read.
+pub fn check_whole(path: &Path) -> Result<u64, RecordError> {
+    let ends_early = |good_bytes: u64, why: String| RecordError::EndsEarly { path: path.to_owned(), good_bytes, why };
+    let file = File::open(path).map_err(|error| ends_early(0, error.to_string()))?;
+    let index = Index::read(BufReader::new(file)).map_err(|error| ends_early(0, crate::chain(&error)))?;
+    match (&index.damage, &index.end) {
+        (Some(damage), _) => Err(ends_early(index.good_bytes, crate::chain(damage))),
+        (None, None) => Err(ends_early(index.good_bytes, "nobody closed it".to_owned())),
+        (None, Some(_)) => Ok(index.good_bytes),
+    }
+}
+
 /// Looks through a recording that is in memory, as a replay does before it begins. Any bytes will do.
 ///
 /// # Errors

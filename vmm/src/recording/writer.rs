@@ -47,11 +47,18 @@ pub enum RecordError {
     },
 }
 
+/// Work for the thread that writes.
+enum Work {
+    Chunk(ChunkKind, Vec<u8>),
+    /// All work before this is done when this is dropped.
+    Settle(Sender<()>),
+}
+
 /// Writes a recording.
 #[derive(Debug)]
 pub struct RecordingWriter {
     path: PathBuf,
-    chunks: Option<Sender<(ChunkKind, Vec<u8>)>>,
+    work: Option<Sender<Work>>,
     thread: Option<JoinHandle<u64>>,
     failure: Arc<OnceLock<String>>,
     entries: Vec<u8>,
@@ -88,7 +95,7 @@ impl RecordingWriter {
     }
 
     fn start(path: &Path, mut disk: Disk) -> Result<Self, RecordError> {
-        let (chunks, queue) = crossbeam_channel::bounded(WAITING_CHUNKS_MAX);
+        let (work, queue) = crossbeam_channel::bounded(WAITING_CHUNKS_MAX);
         let failure: Arc<OnceLock<String>> = Arc::default();
         let (told, name) = (Arc::clone(&failure), path.to_owned());
         let thread = std::thread::Builder::new()
@@ -100,7 +107,7 @@ impl RecordingWriter {
             .map_err(RecordError::Thread)?;
         Ok(Self {
             path: path.to_owned(),
-            chunks: Some(chunks),
+            work: Some(work),
             thread: Some(thread),
             failure,
             entries: Vec::new(),
@@ -178,6 +185,17 @@ impl RecordingWriter {
         }
     }
 
+    /// Waits until all that was added is in the file, or has failed to be.
+    pub fn settle(&mut self) {
+        self.close_entries();
+        let (settled, is_settled) = crossbeam_channel::bounded(0);
+        let work = self.work.as_ref().expect("only the end takes the channel");
+        if work.send(Work::Settle(settled)).is_ok() {
+            // It is never sent to, only dropped: with all work done, or by a thread that ends.
+            let _ = is_settled.recv();
+        }
+    }
+
     /// Hands on what is there of an unfinished epoch.
     pub fn flush(&mut self) {
         self.close_entries();
@@ -202,13 +220,13 @@ impl RecordingWriter {
         if content.is_empty() || self.failure.get().is_some() {
             return;
         }
-        let chunks = self.chunks.as_ref().expect("only the end takes the channel");
+        let work = self.work.as_ref().expect("only the end takes the channel");
         // A thread that has ended has said why.
-        let _ = chunks.send((kind, content));
+        let _ = work.send(Work::Chunk(kind, content));
     }
 
     fn join(&mut self) -> u64 {
-        self.chunks = None;
+        self.work = None;
         // A panic there has been reported by its hook.
         self.thread.take().and_then(|thread| thread.join().ok()).unwrap_or(0)
     }
@@ -231,12 +249,17 @@ struct Disk {
 }
 
 impl Disk {
-    fn write_all_of(&mut self, queue: &Receiver<(ChunkKind, Vec<u8>)>, failure: &OnceLock<String>, path: &Path) {
+    fn write_all_of(&mut self, queue: &Receiver<Work>, failure: &OnceLock<String>, path: &Path) {
         let mut failed = None;
-        for (kind, content) in queue {
-            if let Err(error) = self.write(kind, &content) {
-                failed = Some(error);
-                break;
+        for work in queue {
+            match work {
+                Work::Chunk(kind, content) => {
+                    if let Err(error) = self.write(kind, &content) {
+                        failed = Some(error);
+                        break;
+                    }
+                }
+                Work::Settle(settled) => drop(settled),
             }
         }
         if let Some(error) = failed.or_else(|| self.file.sync_data().err().filter(|error| !is_no_file(error))) {

@@ -1,6 +1,7 @@
 //! The replay itself, epoch by epoch.
 
 use super::super::chunk::{CommitHead, CommitKind, PAGE_BYTES, RecordedEnd};
+use super::super::index::IndexedCommit;
 use super::super::live::read_page;
 use super::super::page_hash::page_hash;
 use super::report::{PAGE_BYTES_TOLD, PAGES_TOLD_MAX};
@@ -29,9 +30,10 @@ enum Ran {
 
 impl Replay {
     pub(super) fn drive(&mut self, stop: StopAt, console: &mut dyn Write) -> Result<Stopped, ReplayError> {
-        let commits: Vec<CommitHead> = self.index.commits.iter().map(|commit| commit.head).collect();
-        for head in commits {
-            if let Some(stopped) = self.epoch(&head, stop, console)? {
+        let commits = self.index.commits.clone();
+        for commit in commits {
+            let head = commit.head;
+            if let Some(stopped) = self.epoch(&commit, stop, console)? {
                 return Ok(stopped);
             }
             if stop == StopAt::Epoch(head.epoch) || matches!(stop, StopAt::Exit(exit) if head.exits >= exit) {
@@ -47,10 +49,11 @@ impl Replay {
     /// Replays an epoch and passes its commit.
     fn epoch(
         &mut self,
-        head: &CommitHead,
+        commit: &IndexedCommit,
         stop: StopAt,
         console: &mut dyn Write,
     ) -> Result<Option<Stopped>, ReplayError> {
+        let head = &commit.head;
         let asked = match stop {
             StopAt::Exit(exit) => exit,
             StopAt::End | StopAt::Epoch(_) => u64::MAX,
@@ -85,6 +88,14 @@ impl Replay {
                 let line = format!("exit {exit}: expected no request for an input that is not recorded, got one");
                 return Ok(Some(self.diverged(line)));
             }
+        }
+        // The wait may have ended at the exit, with what came for the guest, right before the commit.
+        if !commit.waits
+            && !head.kind.has_pages()
+            && let Err(error) = self.machine.end_wait()
+            && let Ran::Diverged(line) = self.failed(error)?
+        {
+            return Ok(Some(self.diverged(line)));
         }
         self.pass(head)
     }
