@@ -11,6 +11,7 @@ mod guests;
 mod hangs;
 mod huge_pages;
 mod kills;
+mod kv_kills;
 mod lockstep;
 mod losses;
 mod memory_cost;

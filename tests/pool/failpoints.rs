@@ -30,7 +30,7 @@ fn hits(failpoint: &str, chance: &mut Chance) -> Vec<u64> {
 const RECORDING_ONLY: [&str; 2] = ["host.log.appended", "host.takeover.replayed"];
 
 /// What only a secondary passes that follows.
-const FOLLOWING: &str = "host.follow.";
+pub(crate) const FOLLOWING: &str = "host.follow.";
 
 /// Whether only a takeover passes there.
 fn needs_takeover(failpoint: &str, hit: u64) -> bool {
@@ -44,7 +44,7 @@ fn needs_takeover(failpoint: &str, hit: u64) -> bool {
     }
 }
 
-fn one(golden: &Golden, failpoint: &str, action: &str, hit: u64) {
+pub(crate) fn one(golden: &Golden, failpoint: &str, action: &str, hit: u64) {
     let armed = format!("{failpoint}={action}@{hit}");
     let own = |prefix: &str| failpoint.starts_with(prefix).then_some(armed.as_str());
     // What only a secondary passes is armed at the second host, the rest at the first, which becomes primary.

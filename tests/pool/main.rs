@@ -17,6 +17,7 @@ mod hostile_peers;
 mod inspection;
 mod peer;
 mod process;
+mod replay;
 mod run;
 mod storm;
 mod support;
