@@ -73,7 +73,9 @@ pub(super) fn report(
     }
     // A journal that is over may be that of a writer which is fenced; one that is reserved is nobody's yet.
     if role == JournalRole::Reigning {
-        report.pending = Pending { partition, reader: &reader, file: &file, applied }.records(word, findings);
+        let is_logged = super::log::is_used(partition, generation);
+        report.pending =
+            Pending { partition, reader: &reader, file: &file, applied, is_logged }.records(word, findings);
     }
     report
 }
@@ -83,6 +85,8 @@ struct Pending<'a> {
     reader: &'a JournalReader<Mapping<ReadOnly>>,
     file: &'a str,
     applied: &'a Applied,
+    /// Console output leaves by the record log too, before the records that follow it and behind the console's end.
+    is_logged: bool,
 }
 
 impl Pending<'_> {
@@ -161,7 +165,9 @@ impl Pending<'_> {
         report.console_bytes = length(meta.console.len());
         report.state_bytes = length(meta.machine_state.len());
         MachineState::decode(meta.machine_state)?;
-        if let Some(end) = *console_end {
+        if let Some(end) = *console_end
+            && !self.is_logged
+        {
             // The first one may be applied in part: then the console has some of its output, or all of it.
             let (start, own_end) = (meta.console_start, meta.console_end());
             let fits = if first { (start..=own_end).contains(&end) } else { start == end };

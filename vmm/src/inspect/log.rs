@@ -55,6 +55,16 @@ pub(super) fn report(
     report
 }
 
+/// Whether a generation's log has entries, or might have had: one that cannot be read is a finding of its own.
+pub(super) fn is_used(partition: &VmPartition, generation: Generation) -> bool {
+    let Ok(memory) = map(partition.log(generation, Access::ReadOnly)) else { return true };
+    let Ok(reader) = LogReader::new(memory, partition.geometry().log_bytes) else { return true };
+    match (reader.header(), reader.tail()) {
+        (Ok((_, base)), Ok(tail)) => tail.position != base,
+        _ => true,
+    }
+}
+
 /// Counts the entries of a log that has not come round its ring yet. What a log has overwritten is covered by a commit,
 /// and only the guest's machine state says where the rest begins.
 fn entries(
