@@ -57,8 +57,8 @@ impl Protected {
         };
         let ((live_at, live), (protected_at, _)) = (last("live")?, last("protected")?);
         let is_protected = protected_at > live_at && last("unprotected").is_none_or(|(at, _)| at < protected_at);
-        let joined = events.iter().filter_map(|event| event["happened"].get("host-joined"));
-        let name = joined.filter(|joined| joined["host"] == live["host"]).last()?["name"].as_str()?.to_owned();
+        let mut joined = events.iter().rev().filter_map(|event| event["happened"].get("host-joined"));
+        let name = joined.find(|joined| joined["host"] == live["host"])?["name"].as_str()?.to_owned();
         is_protected.then_some(name)
     }
 
