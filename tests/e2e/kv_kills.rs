@@ -114,6 +114,11 @@ fn clients_of_kv_do_not_notice_kills_in_replay_mode() {
     survives_kills("replay", 2);
 }
 
+#[test]
+fn clients_of_kv_do_not_notice_kills_in_lockstep_mode() {
+    survives_kills("lockstep", 3);
+}
+
 /// Nobody could tell a load that finds nothing from one that looks at nothing.
 #[test]
 fn a_store_that_forgets_is_found_out() {
