@@ -351,7 +351,18 @@ impl Run {
             // What is lost with a controller, the next attachment says again.
             let _ = client.notify(Request::ConsoleConsumed { vm, position }, Vec::new());
         }
-        assert!(self.golden.console.starts_with(&self.console), "the console is not what it should be");
+        if !self.golden.console.starts_with(&self.console) {
+            let pairs = self.golden.console.iter().zip(&self.console);
+            let at = pairs.take_while(|(expected, found)| expected == found).count();
+            let from = at.saturating_sub(60);
+            let around = |bytes: &[u8]| String::from_utf8_lossy(&bytes[from..bytes.len().min(at + 60)]).into_owned();
+            panic!(
+                "the console is not what it should be from byte {at} on: expected {:?}, found {:?}; {}",
+                around(&self.golden.console),
+                around(&self.console),
+                self.everything()
+            );
+        }
     }
 
     fn reap_hosts(&mut self) {

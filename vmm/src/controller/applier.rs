@@ -99,6 +99,7 @@ impl Applier {
                         done.send(Event::Applied { vm, generation: job.generation, outcome });
                     }
                     Work::Drain(job) => {
+                        target.read_log_of(job.generation);
                         let outcome = target.log.outcome(&job, &target.console);
                         done.send(Event::Drained { vm, generation: job.generation, outcome });
                     }
@@ -148,6 +149,15 @@ impl Target {
         }
     }
 
+    fn read_log_of(&mut self, generation: Generation) {
+        let (state, control) = (&self.state, &self.control);
+        self.log.read_log_of(generation, || match control.applied() {
+            Ok(applied) => logged_to(state, applied),
+            // Said by whoever uses the control block next.
+            Err(_) => LogPosition::ZERO,
+        });
+    }
+
     fn try_apply(&mut self, job: &Job, buffer: &mut Vec<u8>) -> Result<ApplyOutcome, Failure> {
         let epoch = shared_mem::Epoch::new(job.epoch.get());
         let generation = shared_mem::Generation::new(job.generation.get());
@@ -162,6 +172,7 @@ impl Target {
         // Refused here rather than by the host that would have to load it in the middle of a takeover.
         let state = MachineState::decode(meta.machine_state)?;
         // What left by the log comes before what the record brings.
+        self.read_log_of(job.generation);
         let logged_to = LogPosition::new(state.log_position());
         if !self.log.drain(&job.journal.log, Some(logged_to), &self.console, job.console_floor)? {
             return Ok(ApplyOutcome::ConsoleFull { epoch: job.epoch });

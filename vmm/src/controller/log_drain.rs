@@ -4,6 +4,7 @@
 //! again. The ring gets it from there, by absolute position, so that the same entry can be moved any number of times.
 
 use super::applier::DrainJob;
+use ft_protocol::Generation;
 use ft_protocol::controller::DrainOutcome;
 use ft_protocol::record::{Entry, EntryBody, EntryError};
 use shared_mem::console::ConsoleError;
@@ -45,16 +46,25 @@ pub(super) enum DrainError {
     Console(#[from] ConsoleError),
 }
 
-/// How far the reigning generation's log was read. Positions go on from one generation's log to the next one's.
+/// How far the reigning generation's log was read.
 pub(super) struct LogDrain {
+    generation: Option<Generation>,
     position: LogPosition,
     buffer: Vec<u8>,
 }
 
 impl LogDrain {
-    /// Begins where the log of the last applied epoch begins.
-    pub(super) fn new(position: LogPosition) -> Self {
-        Self { position, buffer: Vec::new() }
+    /// Has read nothing yet.
+    pub(super) fn new() -> Self {
+        Self { generation: None, position: LogPosition::ZERO, buffer: Vec::new() }
+    }
+
+    /// Reads the log of this generation; one that is new from where the last applied epoch left it. It need not go on where
+    /// the one before was read to: what was damaged there is not in it, and its own entries come in that place.
+    pub(super) fn read_log_of(&mut self, generation: Generation, begin: impl FnOnce() -> LogPosition) {
+        if self.generation != Some(generation) {
+            (self.generation, self.position) = (Some(generation), begin());
+        }
     }
 
     /// Moves all there is.

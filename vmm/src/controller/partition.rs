@@ -151,7 +151,7 @@ impl Partition {
         };
         let state = StateArea::new(writable(parts.state(Access::ReadWrite))?);
         let control = ControlBlock::open(writable(parts.control(Access::ReadWrite))?)?;
-        let log = LogDrain::new(logged_to(&state, control.applied()?));
+        let log = LogDrain::new();
         let limit = Arc::new(ApplyLimit::default());
         let mut target = Target {
             keeps: true,

@@ -54,7 +54,7 @@ pub(super) fn fits(warm: &Warm, parts: &StandbyParts, promotion: &Promotion) -> 
     let inherited = || -> Result<Found, Failure> {
         let state = MachineState::decode(&parts.state.read(shared_mem::Epoch::new(order.base.get()))?)?;
         let reader = LogReader::new(Mapping::read_only(&promotion.parts.log)?, order.spec.log_bytes)?;
-        Found::look(&reader, LogPosition::new(state.log_position()))
+        Found::look(&reader, LogPosition::new(state.log_position()), state.console_position())
     };
     // What is wrong with state or log comes up again when they are used.
     warm.reached == order.base && order.base > Epoch::ZERO && inherited().is_ok_and(|found| warm.log.is_within(&found))
@@ -77,7 +77,8 @@ pub(super) fn load(
     let from = LogPosition::new(state.as_ref().map_or(0, MachineState::log_position));
     let ring_bytes = order.spec.log_bytes;
     let reader = LogReader::new(Mapping::read_only(log)?, ring_bytes)?;
-    let found = Found::look(&reader, from)?;
+    let console_start = state.as_ref().map_or(0, MachineState::console_position);
+    let found = Found::look(&reader, from, console_start)?;
     let log = RecordLog::open(Mapping::read_write(log)?, ring_bytes, &found)?;
     log.record(order.spec.mode.records());
     let live = Recorder::new(live, log.clone(), OutputsLogged::Yes);
@@ -165,9 +166,12 @@ fn replay_all(
     // What the log has left already; the rest is for the next commit, or is in the log by now.
     machine.drop_console_before(found.console_end());
     if loaded.diverged.is_some() {
-        // The guest that goes on is not quite the one that wrote what has left: its bytes follow those.
+        // A guest that has diverged is not quite the one that wrote what has left: its bytes follow those. One whose log was
+        // damaged writes them again, at the same places.
         loaded.log.record(false);
-        machine.renumber_console(found.console_end());
+        if !meter.log_was_damaged() {
+            machine.renumber_console(found.console_end());
+        }
     }
     if order.spec.mode.records() && loaded.diverged.is_none() {
         machine.take_console();

@@ -152,10 +152,15 @@ pub(super) struct Found {
 }
 
 impl Found {
-    /// Looks through the entries from where the base epoch left the log.
-    pub(super) fn look<M: PoolRead>(log: &LogReader<M>, from: LogPosition) -> Result<Self, Failure> {
+    /// Looks through the entries from where the base epoch left the log, and the console.
+    pub(super) fn look<M: PoolRead>(
+        log: &LogReader<M>,
+        from: LogPosition,
+        console_start: u64,
+    ) -> Result<Self, Failure> {
         let end = log.tail()?.position;
-        let mut found = Self { from, end, last_sequence: None, last_exit: None, console_end: 0, entries: 0 };
+        let mut found =
+            Self { from, end, last_sequence: None, last_exit: None, console_end: console_start, entries: 0 };
         let mut entries = log.entries_within(LogRange { from, to: end, after_sequence: None });
         while let Some(entry) = entries.next_entry()? {
             found.last_sequence = Some(entry.sequence);

@@ -36,8 +36,16 @@ pub struct ReplayMeter {
     is_live: AtomicBool,
     /// A divergence is no reason to stop: the guest goes on live.
     goes_on: AtomicBool,
-    divergence: OnceLock<String>,
+    divergence: OnceLock<GivenUp>,
     commits: Mutex<Commits>,
+}
+
+/// Why a replay was given up.
+#[derive(Debug)]
+struct GivenUp {
+    line: String,
+    /// The log could not be read.
+    damaged: bool,
 }
 
 /// What a replay and those who look at its commits tell each other.
@@ -75,7 +83,13 @@ impl ReplayMeter {
     /// Why the replay was given up before its end, if it was.
     #[must_use]
     pub fn divergence(&self) -> Option<&str> {
-        self.divergence.get().map(String::as_str)
+        self.divergence.get().map(|given_up| given_up.line.as_str())
+    }
+
+    /// Whether it was given up because the log could not be read, rather than because the guest did something else.
+    #[must_use]
+    pub fn log_was_damaged(&self) -> bool {
+        self.divergence.get().is_some_and(|given_up| given_up.damaged)
     }
 
     /// The commit at which the replay stands, until it is told to pass it.
@@ -123,7 +137,8 @@ impl ReplayMeter {
             InputError::Diverged(divergence) => divergence.to_string(),
             other => crate::chain(other),
         };
-        let _said_once = self.divergence.set(line);
+        let damaged = !matches!(error, InputError::Diverged(_));
+        let _said_once = self.divergence.set(GivenUp { line, damaged });
     }
 }
 
