@@ -4,7 +4,7 @@ use crate::support::{ByHand, await_some, await_true, has_ended, is_protected, kv
 use serde_json::Value;
 
 const HOSTS: [&str; 3] = ["a", "b", "c"];
-const KILLS: usize = 5;
+const KILLS: usize = 4;
 
 fn compared(vm: &Value) -> u64 {
     vm["following"]["compared"].as_u64().unwrap_or(0)

@@ -27,7 +27,7 @@ fn hits(failpoint: &str, chance: &mut Chance) -> Vec<u64> {
 }
 
 /// What only a guest passes whose inputs are recorded. At the others it commits, which it does most in checkpoint mode.
-const RECORDING_ONLY: [&str; 2] = ["host.log.appended", "host.takeover.replayed"];
+pub(crate) const RECORDING_ONLY: [&str; 2] = ["host.log.appended", "host.takeover.replayed"];
 
 /// What only a secondary passes that follows.
 pub(crate) const FOLLOWING: &str = "host.follow.";

@@ -3,12 +3,17 @@
 use ft_protocol::Span;
 use ft_protocol::commit_meta::GuestEnd;
 use ft_protocol::spec::{Mode, VmSpec};
+use scenarios::devices::DiskOption;
 use scenarios::guest::{GuestImage, GuestSource};
-use scenarios::protected::{UnreadConsole, VmOptions};
+use scenarios::protected::{GuestDisk, UnreadConsole, VmOptions};
 use scenarios::units::ByteCount;
 use std::collections::BTreeMap;
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
+use vmm::disk_file::DiskFile;
 use vmm::unprotected::UnprotectedGuest;
+
+/// The disk of a guest that needs one.
+const DISK_BYTES: u64 = 1 << 20;
 
 /// A guest and what it says when nobody interferes.
 #[derive(Clone, Debug)]
@@ -33,10 +38,24 @@ impl Golden {
         let image = source.read().expect("a bundled guest");
         let args: Vec<String> = args.iter().map(ToString::to_string).collect();
         let memory = ByteCount::mib(memory_mib);
+        let disk_bytes = if guest == "disk" { DISK_BYTES } else { 0 };
+        let place = tempfile::tempdir().expect("a temporary directory can be made");
+        let own_disk = || DiskFile::open(&place.path().join("unprotected"), Some(disk_bytes)).expect("a fresh disk");
+        let unprotected = UnprotectedGuest {
+            elf: image.bytes(),
+            memory_bytes: memory.get(),
+            args: &args,
+            nets: &[],
+            disk: (disk_bytes > 0).then(own_disk),
+        };
         let mut console = Vec::new();
-        let guest =
-            UnprotectedGuest { elf: image.bytes(), memory_bytes: memory.get(), args: &args, nets: &[], disk: None };
-        let end = vmm::unprotected::run(guest, &mut console).expect("the guest runs");
+        let end = vmm::unprotected::run(unprotected, &mut console).expect("the guest runs");
+        let first_content =
+            || DiskOption { path: place.path().join("protected"), size: Some(ByteCount::new(disk_bytes)) };
+        let image = match disk_bytes {
+            0 => image,
+            _ => image.with_disk(Arc::new(GuestDisk::open(&first_content()).expect("a fresh disk"))),
+        };
         let options = VmOptions {
             memory,
             args,
@@ -44,7 +63,7 @@ impl Golden {
             epoch_interval: Some(Span::from_ms(5)),
             working_set: None,
             nets: Vec::new(),
-            disk_bytes: 0,
+            disk_bytes,
             policy: ft_protocol::policy::Policy::default(),
         };
         Self { image, options, console, end }
@@ -76,5 +95,10 @@ impl Golden {
 
     pub(crate) fn upload(&self) -> (ft_protocol::wire::ExtentTag, shared_mem::Extent) {
         self.image.upload().expect("a memory file can be made")
+    }
+
+    /// The guest and the first content of its disk.
+    pub(crate) fn uploads(&self) -> Vec<(ft_protocol::wire::ExtentTag, shared_mem::Extent)> {
+        self.image.uploads().expect("a memory file can be made")
     }
 }

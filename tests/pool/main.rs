@@ -7,6 +7,7 @@
 mod away;
 mod chance;
 mod damage;
+mod disks;
 mod failpoints;
 mod flips;
 mod freezes;

@@ -4,7 +4,7 @@
 //! Each failpoint is passed by one of the guests, another one for each seed; more rounds (`FTVM_POOL_ROUNDS`) have all.
 
 use crate::chance::{Chance, rounds};
-use crate::failpoints::{FOLLOWING, one};
+use crate::failpoints::{FOLLOWING, RECORDING_ONLY, one};
 use crate::golden::Golden;
 use crate::support::kvm;
 use vmm::failpoint::FAILPOINTS;
@@ -19,35 +19,30 @@ const GUESTS: [(&str, &[&str]); 4] = [
 ];
 const MEMORY_MIB: u64 = 8;
 
-/// What only inputs bring about.
-const NEEDS_INPUTS: [&str; 2] = ["host.log.appended", "host.takeover.replayed"];
-
 fn all(prefix: &str, action: &str) {
     let Some(_machine) = kvm() else { return };
     let mut chance = Chance::new(&format!("replay mode, {prefix} {action}"));
     let first = chance.below(GUESTS.len() as u64);
     let of_prefix = |name: &&&str| name.starts_with(prefix) && !name.starts_with(FOLLOWING);
     for (number, failpoint) in (first..).zip(FAILPOINTS.iter().filter(of_prefix)) {
-        let guests = if NEEDS_INPUTS.contains(failpoint) { &GUESTS[..GUESTS.len() - 1] } else { &GUESTS[..] };
+        let guests = if RECORDING_ONLY.contains(failpoint) { &GUESTS[..GUESTS.len() - 1] } else { &GUESTS[..] };
         for round in 0..rounds(1).min(guests.len() as u64) {
             let index = usize::try_from((number + round) % guests.len() as u64).expect("an index");
             let (guest, args) = guests[index];
             eprint!("{guest}, ");
             let golden = Golden::of(guest, MEMORY_MIB, args).recorded();
-            one(
-                &golden,
-                failpoint,
-                action,
-                if *failpoint == "host.log.appended" { 1 + chance.below(40) } else { hit(failpoint, &mut chance) },
-            );
+            one(&golden, failpoint, action, passage(failpoint, &mut chance));
         }
     }
 }
 
 /// The first passage, or one in the guest's life.
-fn hit(failpoint: &str, chance: &mut Chance) -> u64 {
-    let is_frequent = failpoint.contains(".commit.") || failpoint.contains(".apply.");
-    if is_frequent { 1 + chance.below(6) } else { 1 }
+pub(crate) fn passage(failpoint: &str, chance: &mut Chance) -> u64 {
+    match failpoint {
+        "host.log.appended" => 1 + chance.below(40),
+        _ if failpoint.contains(".commit.") || failpoint.contains(".apply.") => 1 + chance.below(6),
+        _ => 1,
+    }
 }
 
 #[test]

@@ -283,10 +283,10 @@ impl Run {
             self.attach();
             return;
         }
-        let upload = self.golden.upload();
+        let uploads = self.golden.uploads();
         let spec = self.golden.spec("guest");
         let Some(client) = self.client.as_mut() else { return };
-        match client.request(Request::CreateVm(spec), vec![upload]) {
+        match client.request(Request::CreateVm(spec), uploads) {
             Ok((Answer::VmCreated(vm), _)) => {
                 self.vm = Some(vm);
                 self.attach();
