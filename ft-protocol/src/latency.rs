@@ -20,6 +20,7 @@ const UNITS_MAX: u64 = (1 << 40) - 1;
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct OutputLatency {
     /// Outputs by bucket.
+    #[serde(with = "pairs")]
     counts: BTreeMap<u16, u64>,
     /// The longest.
     max: Span,
@@ -44,6 +45,21 @@ impl fmt::Display for LatencySummary {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { count, p50, p99, max, .. } = self;
         write!(f, "{p50} (median), {p99} (99 %), {max} (longest of {count})")
+    }
+}
+
+/// The counts as a list of bucket and count: the keys of a JSON object are strings, which do not become numbers again in
+/// the middle of an event.
+mod pairs {
+    use serde::{Deserialize, Deserializer, Serializer};
+    use std::collections::BTreeMap;
+
+    pub(super) fn serialize<S: Serializer>(counts: &BTreeMap<u16, u64>, to: S) -> Result<S::Ok, S::Error> {
+        to.collect_seq(counts)
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<BTreeMap<u16, u64>, D::Error> {
+        Ok(Vec::<(u16, u64)>::deserialize(from)?.into_iter().collect())
     }
 }
 

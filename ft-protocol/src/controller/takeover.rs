@@ -226,6 +226,8 @@ impl Controller {
             ApplyOutcome::Done { epoch, console_end, ended } => {
                 assert_eq!(epoch, entry.applied.next(), "records are applied in order");
                 entry.applied = epoch;
+                // What held the application up was not the secondary's doing.
+                entry.follow_progress_at = turn.now;
                 let grown = console_end > entry.console_end;
                 // Output that came by the record log meanwhile may be ahead of the record.
                 entry.console_end = entry.console_end.max(console_end);

@@ -152,6 +152,9 @@ impl Follower<'_> {
         if stands && let Some(point) = self.warm.meter.commit() {
             return self.stand_at(point);
         }
+        if stands && self.deliver_before_commit()? {
+            return Ok(Next::GoOn);
+        }
         if stands || self.ended {
             return Ok(self.look_later());
         }
@@ -177,6 +180,21 @@ impl Follower<'_> {
         self.standby.machine.take_packets();
         self.standby.machine.drop_console_before(self.warm.meter.console_marked_to());
         Ok(Next::GoOn)
+    }
+
+    /// The primary's guest was given something at this exit, at the end of a wait or behind a commit, and committed before it
+    /// came to another one: the guest is given it here, and does not run on. Says whether there was anything. Whether its wait
+    /// was over then, the record says.
+    fn deliver_before_commit(&mut self) -> Result<bool, Failure> {
+        let machine = &mut self.standby.machine;
+        if !self.warm.log.has_commit_at(machine.exits().0) {
+            return Ok(false);
+        }
+        let taken = self.warm.meter.entries();
+        self.warm.deliver = false;
+        machine.complete_pending()?;
+        machine.deliver()?;
+        Ok(self.warm.meter.entries() != taken)
     }
 
     fn command(&mut self, command: Command) -> Option<FollowEnd> {
@@ -234,20 +252,33 @@ impl Follower<'_> {
 
     fn compare(&mut self, epoch: Epoch) -> Result<Next, Failure> {
         failpoint::pass("host.follow.comparing");
+        let raw = shared_mem::Epoch::new(epoch.get());
+        if self.standby.parts.control.freed()? >= raw {
+            // Nobody waits for this one any more: what it sees may be of another epoch.
+            return Ok(Next::End(FollowEnd::Reset));
+        }
         let machine = &mut self.standby.machine;
         machine.complete_pending()?;
-        self.dirty.clear();
-        machine.harvest(&mut self.dirty)?;
-        let own = machine.save()?;
         let mut buffer = std::mem::take(&mut self.buffer);
-        let difference = {
-            let record = self.parts.journal.load(shared_mem::Epoch::new(epoch.get()), &self.limits, &mut buffer)?;
+        let (own, difference) = {
+            let record = self.parts.journal.load(raw, &self.limits, &mut buffer)?;
             let state = MachineState::decode(CommitMeta::decode(record.meta())?.machine_state)?;
-            match state.differences(&own).first() {
+            if state.wait_until().is_none() {
+                // The primary's guest may have ended its wait right before the commit.
+                machine.end_wait()?;
+            }
+            self.dirty.clear();
+            machine.harvest(&mut self.dirty)?;
+            let own = machine.save()?;
+            let difference = match state.differences(&own).first() {
                 Some(first) => Some(format!("{}: expected {}, got {}", first.what, first.expected, first.got)),
                 None => self.other_pages(&record)?,
-            }
+            };
+            (own, difference)
         };
+        if self.standby.parts.control.freed()? >= raw {
+            return Ok(Next::End(FollowEnd::Reset));
+        }
         self.buffer = buffer;
         if let Some(difference) = difference {
             let exit = own.exits().0;

@@ -73,6 +73,13 @@ impl SharedLog {
         self.lock().position <= found.end
     }
 
+    /// Whether a commit is known that was made at this exit and has not been come to: what stands before it is all that was
+    /// delivered there.
+    pub(super) fn has_commit_at(&self, exit: u64) -> bool {
+        let commit = |entry: &Entry<'_>| entry.at_exit == exit && matches!(entry.body, EntryBody::Commit(_));
+        self.lock().ahead.iter().any(commit)
+    }
+
     /// The log has ended; what is left is read from the one that the next generation begins with.
     pub(super) fn ends(&self, log: LogReader<Mapping<ReadOnly>>, found: Found) {
         let mut own = self.lock();

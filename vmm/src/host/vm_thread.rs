@@ -224,13 +224,21 @@ fn live(
     loop {
         let (promotion, warm) = match around.commands.recv() {
             Ok(Command::Promote(promotion)) => (promotion, None),
-            Ok(Command::Follow(parts)) => match follow::run(&mut standby, *parts, order, around)? {
-                FollowEnd::Promoted(promotion, warm) => (promotion, Some(warm)),
-                FollowEnd::Reset => {
+            Ok(Command::Follow(parts)) => match follow::run(&mut standby, *parts, order, around) {
+                Ok(FollowEnd::Promoted(promotion, warm)) => (promotion, Some(warm)),
+                Err(error) => {
+                    tracing::warn!("{} is not followed any more: {}", order.vm, crate::chain(&*error));
+                    // A step that cannot be: the controller does not wait for this secondary any more. It still stands by.
+                    let (epoch, step) = (Epoch::ZERO, FollowStep::Adopted);
+                    around.say(VmEvent::Followed { generation: *generation, epoch, step });
                     standby = standby.renew(kvm, order)?;
                     continue;
                 }
-                FollowEnd::Discarded => return Ok(()),
+                Ok(FollowEnd::Reset) => {
+                    standby = standby.renew(kvm, order)?;
+                    continue;
+                }
+                Ok(FollowEnd::Discarded) => return Ok(()),
             },
             // A standby has nothing to yield, and hears with its promotion how the guest is protected.
             Ok(Command::Look | Command::Yield | Command::Turn(_) | Command::Unfollow) => continue,
