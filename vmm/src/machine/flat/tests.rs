@@ -105,7 +105,10 @@ fn errors_are_one_line() {
 
 #[test]
 fn bundled_guests_load() {
-    assert_eq!(guests::names().collect::<Vec<_>>(), ["burn", "counter", "idle", "torture"]);
+    assert_eq!(
+        guests::names().collect::<Vec<_>>(),
+        ["burn", "counter", "disk", "idle", "kv", "netecho", "rebel", "torture"]
+    );
     for name in guests::names() {
         let entry = try_load(guests::bundled(name).expect("bundled")).expect("a flat guest");
         assert!(entry.rip.0 >= CODE_START && entry.rip.0 < 4 * MIB);
