@@ -87,6 +87,10 @@ impl Controller {
         let Some(entry) = self.vms.get_mut(&vm) else { return };
         let Some(standby) = entry.standby.take() else { return };
         let generation = entry.generation;
+        if entry.following.is_some() {
+            // What an earlier following still has to say is not to be taken for the next one's.
+            entry.follow_at = turn.now + self.config.hold_down;
+        }
         let followed = self.end_following(turn, vm, generation, "it does not stand by any more").is_some();
         self.to_host(turn, standby.host, ToHost::Release { vm, generation, deposed: false }, Vec::new());
         if standby.ready {

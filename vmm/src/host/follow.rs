@@ -105,6 +105,10 @@ pub(super) fn run(
     let (meter, live) = (replay.meter(), LateSource::default());
     standby.machine.replace_inputs(Box::new(ReplayThenLive::new(replay, live.clone())));
     standby.machine.restore(&state)?;
+    if standby.parts.control.freed()? > base {
+        // The order is an old one: the stable image has gone on since.
+        return Ok(FollowEnd::Reset);
+    }
     failpoint::pass("host.follow.loaded");
     let kicker = standby.machine.kicker();
     *around.kicker.lock().expect("nothing panics under this lock") = Some(kicker.clone());

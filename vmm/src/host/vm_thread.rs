@@ -19,6 +19,7 @@ use ft_protocol::wire::{FollowStep, LiveReport, Order};
 use ft_protocol::{Epoch, Generation, Time, VmId};
 use kvm_ioctls::Kvm;
 use shared_mem::{HeartbeatReader, Mapping, ReadOnly, WorkingMemory};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 
@@ -113,9 +114,14 @@ impl VmThread {
         let order = order.clone();
         let spec = order.spec.clone();
         let thread = std::thread::Builder::new().name(format!("{}", order.vm)).spawn(move || {
-            if let Err(error) = live(&kvm, &order, parts, &around, &mut generation) {
-                around.say(VmEvent::Failed { generation, reason: crate::chain(&*error) });
-            }
+            // What a panic leaves behind of the machine is dropped; the host goes on without it, and says so.
+            let life = AssertUnwindSafe(|| live(&kvm, &order, parts, &around, &mut generation));
+            let reason = match catch_unwind(life) {
+                Ok(Ok(())) => return,
+                Ok(Err(error)) => crate::chain(&*error),
+                Err(_) => "its thread panicked (see the host's standard error)".to_owned(),
+            };
+            around.say(VmEvent::Failed { generation, reason });
         })?;
         Ok(Self { commands, kicker, heartbeat, thread: Some(thread), spec })
     }
