@@ -8,7 +8,7 @@ use core::cell::RefCell;
 use core::fmt;
 use core::str::FromStr;
 use flat_rt::{BootInfo, clock_ns, entropy, wait_us};
-use smoltcp::iface::{Config, Interface, SocketHandle, SocketSet};
+use smoltcp::iface::{Config, Interface, PollResult, SocketHandle, SocketSet};
 use smoltcp::phy::{self, Device, DeviceCapabilities, Medium};
 use smoltcp::socket::{AnySocket as _, tcp};
 use smoltcp::time::{Duration, Instant};
@@ -73,6 +73,8 @@ pub struct Network {
     /// The sockets.
     pub sockets: SocketSet<'static>,
     now: Instant,
+    /// Sockets may have changed since they were last served.
+    unserved: bool,
 }
 
 impl Network {
@@ -90,7 +92,7 @@ impl Network {
             let cidr = IpCidr::new(IpAddress::Ipv4(address.address), address.bits);
             addresses.push(cidr).expect("there is room for one");
         });
-        Some(Self { wire, interface, sockets: SocketSet::new(Vec::new()), now })
+        Some(Self { wire, interface, sockets: SocketSet::new(Vec::new()), now, unserved: false })
     }
 
     /// Opens a socket that listens for one TCP connection, with so many bytes of buffer in each direction. A connection whose
@@ -105,15 +107,23 @@ impl Network {
         self.sockets.add(socket)
     }
 
-    /// Takes what has come and sends what is to be sent, at the time of the last [`idle`](Self::idle).
+    /// Takes what has come and sends what is to be sent, at the time of the last [`idle`](Self::idle). The sockets are to be
+    /// served after this, and then [`flush`](Self::flush)ed.
     pub fn poll(&mut self) {
         self.interface.poll(self.now, &mut self.wire, &mut self.sockets);
     }
 
+    /// Sends what the sockets were given. It takes what has come meanwhile, too: then nobody idles before they are served.
+    pub fn flush(&mut self) {
+        let changed = self.interface.poll(self.now, &mut self.wire, &mut self.sockets);
+        self.unserved = changed == PollResult::SocketStateChanged;
+    }
+
     /// Waits until something comes or is due.
     pub fn idle(&mut self) {
+        let unserved = core::mem::take(&mut self.unserved);
         // What came since the last poll ends no wait.
-        if !self.wire.driver.borrow().can_recv() {
+        if !unserved && !self.wire.driver.borrow().can_recv() {
             let delay = self.interface.poll_delay(self.now, &self.sockets).unwrap_or(WAIT_MAX).min(WAIT_MAX);
             if delay > Duration::ZERO {
                 wait_us(u32::try_from(delay.total_micros()).unwrap_or(u32::MAX));

@@ -48,7 +48,7 @@ fn main(boot: &BootInfo) -> u32 {
             is_stopped |= connection.serve(&mut network, &mut store);
         }
         // What was put into sockets leaves at once.
-        network.poll();
+        network.flush();
     }
     network.drain();
     println!("kv stopped with {} keys after {} writes", store.keys(), store.sequence());

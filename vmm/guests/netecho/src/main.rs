@@ -55,7 +55,7 @@ fn main(boot: &BootInfo) -> u32 {
             }
         }
         // What was put into sockets leaves at once.
-        network.poll();
+        network.flush();
     }
     network.drain();
     println!("netecho served {ended} connections, {bytes} bytes");
