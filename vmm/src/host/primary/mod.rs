@@ -1,9 +1,11 @@
 //! The vCPU's thread while its host is primary: runs the guest and does what the primary's core says.
 
+mod actions;
+mod write;
+
 use super::arrivals::Arrivals;
 use super::beginning::{self, Loaded, Start};
 use super::commit::{Committer, Gate, Job, Journal};
-use super::driver::ring;
 use super::follow::Warm;
 use super::networks::Networks;
 use super::outbox::Outbox;
@@ -17,14 +19,13 @@ use crate::machine::device::virtio::Disk;
 use crate::machine::history::HistorySink;
 use crate::machine::{DirtyPages, LiveInputs, Machine, MachineError, Stop};
 use crossbeam_channel::{RecvTimeoutError, Sender};
-use ft_protocol::commit_meta::{CommitMeta, GuestEnd};
-use ft_protocol::primary::{Action, Halt, Input, Primary, PrimaryConfig};
-use ft_protocol::record::{CommitPoint, EntryBody};
+use ft_protocol::commit_meta::GuestEnd;
+use ft_protocol::primary::{Input, Primary, PrimaryConfig};
+use ft_protocol::record::EntryBody;
 use ft_protocol::spec::Mode;
-use ft_protocol::timeline::{Shortage, Wanted};
-use ft_protocol::wire::{FromHost, LiveReport, Order};
+use ft_protocol::wire::{LiveReport, Order};
 use ft_protocol::{Epoch, Span, Time};
-use shared_mem::journal::{JournalError, PAGE_COST, SpillError, UnchecksummedRecord};
+use shared_mem::journal::UnchecksummedRecord;
 use shared_mem::{PAGE_BYTES, WorkingMemory};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -48,9 +49,6 @@ const BREATH: Span = Span::from_ms(100);
 
 /// Time between two words on how long outputs waited.
 const OUTPUTS_INTERVAL: Span = Span::from_ms(1_000);
-
-/// Pages of a record after which it says that it goes on.
-const BREATH_PAGES: usize = 4096;
 
 /// The guest's disk, which its device writes and commits carry on.
 pub(super) type SharedDisk = Arc<Mutex<Disk>>;
@@ -433,227 +431,9 @@ impl Reign<'_> {
             Command::Unfollow => {}
         }
     }
-
-    /// Feeds the core and does what it says, and what that leads to.
-    fn feed(&mut self, input: Input) -> Result<(), Failure> {
-        let mut actions = Vec::new();
-        self.gate.vcpu(input, &mut actions)?;
-        self.act(actions)
-    }
-
-    /// Tells the core when the guest has taken all that came.
-    fn settle_events(&mut self) -> Result<(), Failure> {
-        let mut actions = Vec::new();
-        let inputs = self.machine.inputs();
-        self.gate.settle_events(|| inputs.wakes(), &mut actions)?;
-        self.act(actions)
-    }
-
-    fn act(&mut self, actions: Vec<Action>) -> Result<(), Failure> {
-        for action in actions {
-            if self.over {
-                return Ok(());
-            }
-            self.execute(action)?;
-        }
-        if self.gate.must_rearm() {
-            // Without a committer there is nothing to be timed: it has failed, and said so.
-            let _ = self.jobs.send(Job::Rearm);
-        }
-        Ok(())
-    }
-
-    fn execute(&mut self, action: Action) -> Result<(), Failure> {
-        match action {
-            Action::PauseAtExit => {
-                self.log.pause(true);
-                if self.machine.is_at_exit() { self.feed(Input::AtExit) } else { Ok(()) }
-            }
-            Action::Stop => {
-                self.log.pause(false);
-                if let Err(error) = self.machine.complete_pending() {
-                    return self.failed(error);
-                }
-                failpoint::pass("host.commit.stopped");
-                self.before_stop = self.guest;
-                self.guest = Guest::Stopped;
-                if self.recording {
-                    self.output()?;
-                }
-                self.settle_events()?;
-                self.look_at_freed()?;
-                if self.over { Ok(()) } else { self.feed(Input::Stopped) }
-            }
-            Action::Write { epoch, ended } => self.write(epoch, ended),
-            Action::Resume => {
-                self.guest = self.before_stop;
-                if matches!(self.guest, Guest::Waits(_)) { self.feed(Input::StillWaits) } else { Ok(()) }
-            }
-            Action::Publish { from, to } => {
-                let record = self.record.take().expect("a record is written before it is published");
-                // A committer that has ended has left word why.
-                let _ = self.jobs.send(Job::Publish { record, from, to });
-                Ok(())
-            }
-            Action::Release(epoch) => {
-                self.outbox.release(epoch);
-                Ok(())
-            }
-            Action::Deliver => {
-                if let Err(error) = self.machine.deliver() {
-                    return self.failed(error);
-                }
-                if self.machine.waits_until().is_none() && matches!(self.before_stop, Guest::Waits(_)) {
-                    // It has what it waited for.
-                    self.before_stop = Guest::Runs;
-                }
-                Ok(())
-            }
-            Action::SetMode(mode) => {
-                self.recording = mode.records();
-                self.log.record(self.recording);
-                self.recorded_since = self.recording.then(|| self.recorded_since.unwrap_or(self.gate.committed()));
-                self.say_mode(mode);
-                Ok(())
-            }
-            Action::LogDoorbell => {
-                let (vm, generation) = (self.order.vm, self.order.generation);
-                ring(&self.around.link, &FromHost::Logged { vm, generation });
-                Ok(())
-            }
-            Action::Doorbell(epoch) => {
-                let (vm, generation) = (self.order.vm, self.order.generation);
-                ring(&self.around.link, &FromHost::Doorbell { vm, generation, epoch });
-                Ok(())
-            }
-            Action::Halt(halt) => {
-                self.over = true;
-                self.say_outputs(true);
-                self.around.say(match halt {
-                    Halt::Fenced { .. } => VmEvent::Fenced { generation: self.order.generation },
-                    Halt::Yielded => VmEvent::Yielded { generation: self.order.generation },
-                    Halt::Ended(_) => VmEvent::GuestEnded,
-                });
-                Ok(())
-            }
-        }
-    }
-
-    /// Writes a commit record into its slot. When the pool has no space for it, it is tried again later: what is dirty
-    /// stays noted, and the guest stays stopped.
-    fn write(&mut self, epoch: Epoch, ended: Option<GuestEnd>) -> Result<(), Failure> {
-        if self.recording && self.noted < epoch {
-            let point = CommitPoint { generation: self.order.generation, epoch, kicked: !self.machine.is_at_exit() };
-            let (exit, digest) = (self.machine.exits(), self.machine.history_digest());
-            if let Err(error) = self.log.note(exit, digest, EntryBody::Commit(point)) {
-                if self.log.is_sealed() {
-                    let final_epoch = self.gate.committed();
-                    return self.feed(Input::Sealed { final_epoch });
-                }
-                return Err(error);
-            }
-            self.noted = epoch;
-        }
-        self.machine.harvest(&mut self.dirty)?;
-        failpoint::pass("host.commit.harvested");
-        match self.try_write(epoch, ended.clone()) {
-            Ok(record) => {
-                if std::mem::take(&mut self.out_of_space) {
-                    self.around.say(VmEvent::Space { generation: self.order.generation, shortage: None });
-                }
-                if let Some(set) = &mut self.working_set {
-                    // What is freed is applied.
-                    let applied = self.parts.control.freed()?;
-                    set.trim(&self.memory, &self.dirty, epoch.get(), applied.get())?;
-                }
-                self.dirty.clear();
-                if let Some(disk) = &self.disk {
-                    lock(disk).committed(epoch);
-                }
-                self.machine.take_console();
-                self.outbox.hold(epoch, self.machine.take_packets());
-                self.log.mark(epoch);
-                self.record = Some(record);
-                self.say_outputs(ended.is_some());
-                failpoint::pass("host.commit.closed");
-                self.feed(Input::Written(epoch))
-            }
-            Err(WriteError::NoSpace(shortage)) => {
-                if !self.out_of_space {
-                    tracing::warn!("{} waits: {shortage}", self.order.vm);
-                    let (generation, shortage) = (self.order.generation, Some(shortage));
-                    self.around.say(VmEvent::Space { generation, shortage });
-                }
-                self.out_of_space = true;
-                self.unwritten = Some((epoch, ended));
-                self.feed(Input::OutOfSpace)
-            }
-            Err(WriteError::Journal(error)) => Err(error.into()),
-            Err(WriteError::Machine(error)) => Err(error.into()),
-            Err(WriteError::Control(error)) => Err(error.into()),
-        }
-    }
-
-    fn try_write(&mut self, epoch: Epoch, ended: Option<GuestEnd>) -> Result<UnchecksummedRecord, WriteError> {
-        let freed = self.parts.control.freed()?;
-        let mut record = self.journal.begin(shared_mem::Epoch::new(epoch.get()), freed)?;
-        for (count, page) in self.dirty.iter().enumerate() {
-            if count % BREATH_PAGES == BREATH_PAGES - 1 {
-                self.gate.breathe();
-            }
-            let page = shared_mem::PageIndex::new(page.0);
-            let content = self.memory.page(page).expect("only pages of the guest's memory get dirty");
-            let missing_bytes = (self.dirty.len() - count) as u64 * PAGE_COST;
-            record.push_page(page, &content).map_err(|error| WriteError::of(error, epoch, missing_bytes))?;
-        }
-        if let Some(disk) = &self.disk {
-            for (block, content) in lock(disk).dirty_blocks() {
-                record.push_page_bytes(shared_mem::PageIndex::of_block(block), content)?;
-            }
-        }
-        failpoint::pass("host.commit.copied");
-        let state = self.machine.save().map_err(WriteError::Machine)?;
-        let state = state.at_log_position(self.log.tail().get()).encode();
-        let console = self.machine.pending_console();
-        let console_start = self.machine.console_position() - console.len() as u64;
-        let meta = CommitMeta { console_start, console, machine_state: &state, ended }.encode();
-        record.close(&meta).map_err(|error| WriteError::of(error, epoch, 0))
-    }
 }
 
 pub(super) fn lock(disk: &Mutex<Disk>) -> MutexGuard<'_, Disk> {
     // Every change of a disk is whole even if its thread panics behind it.
     disk.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-#[derive(Debug)]
-enum WriteError {
-    NoSpace(Shortage),
-    Journal(JournalError),
-    Machine(MachineError),
-    Control(shared_mem::control::ControlError),
-}
-
-impl WriteError {
-    /// Of a record of which as much is still to be written.
-    fn of(error: JournalError, epoch: Epoch, missing_bytes: u64) -> Self {
-        match error {
-            JournalError::Spill(SpillError::NoSpace { needed, available }) => {
-                Self::NoSpace(Shortage { wanted: Wanted::Record(epoch), needed: needed.max(missing_bytes), available })
-            }
-            error => Self::Journal(error),
-        }
-    }
-}
-
-impl From<shared_mem::control::ControlError> for WriteError {
-    fn from(error: shared_mem::control::ControlError) -> Self {
-        Self::Control(error)
-    }
-}
-
-impl From<JournalError> for WriteError {
-    fn from(error: JournalError) -> Self {
-        Self::Journal(error)
-    }
 }

@@ -1,0 +1,111 @@
+//! Messages between controller, hosts and clients; one message is one datagram of a SOCK_SEQPACKET connection.
+//!
+//! Descriptors travel beside a message: each [`ExtentTag`] of its [`Envelope`] names what the descriptor at the same
+//! position of the control data stands for. All of this is parsed as hostile.
+
+mod client;
+mod host;
+mod status;
+mod takeover;
+
+pub use client::{Answer, FromClient, Request, RequestError, ToClient};
+pub use host::{
+    FollowStep, FromHost, HeldRole, Hello, HostHello, HostProfile, LiveReport, Order, Role, StateFormats, ToHost,
+};
+pub use status::{FollowStatus, HostStatus, Status, VmStatus};
+pub use takeover::{TakeoverReason, TakeoverRefusal};
+
+use crate::ids::{Generation, HostId, VmId};
+use crate::versions::VersionRange;
+use serde::{Deserialize, Serialize};
+
+/// Newest version of these messages that is spoken here.
+pub const PROTOCOL_VERSION: u32 = 4;
+
+/// All versions of these messages that are spoken here. Hosts and controller use the highest one that both have; a peer
+/// with none of them is refused at its first message. What a version added is not relied upon below it:
+/// 2: a primary says what it does, in its host's heartbeat page ([`crate::activity`]).
+/// 3: a primary says when it waits for space ([`FromHost::OutOfSpace`], [`FromHost::SpaceAgain`]), and how long outputs
+/// waited ([`FromHost::OutputsMeasured`]).
+/// 4: a secondary follows its primary ([`ToHost::Follow`]), where the guest is protected in lockstep mode.
+pub const PROTOCOLS: VersionRange = VersionRange { min: 1, max: PROTOCOL_VERSION };
+
+/// The first version whose primaries say what they do.
+pub const ACTIVITY_SINCE: u32 = 2;
+
+/// The first version whose primaries say that they wait for space.
+pub const SPACE_SINCE: u32 = 3;
+
+/// The first version whose secondaries follow their primary.
+pub const FOLLOW_SINCE: u32 = 4;
+
+/// Largest message in bytes; larger ones are refused unread.
+pub const MESSAGE_BYTES_MAX: usize = 64 * 1024;
+
+/// Most descriptors beside one message.
+pub const EXTENTS_MAX: usize = 16;
+
+/// What a process may do with a part of the pool; the kernel enforces it through the descriptor's access mode.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+pub enum Access {
+    /// Descriptor opened O_RDONLY.
+    ReadOnly,
+    /// Descriptor opened O_RDWR.
+    ReadWrite,
+}
+
+/// A part of the pool.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+pub enum Part {
+    /// Heartbeat page of a host.
+    Heartbeat(HostId),
+    /// Stable image.
+    Image(VmId),
+    /// Machine state of the last applied epoch.
+    State(VmId),
+    /// Applied epoch and generation.
+    Control(VmId),
+    /// What the guest is booted from.
+    Boot(VmId),
+    /// Console ring.
+    Console(VmId),
+    /// Journal of a generation.
+    Journal(VmId, Generation),
+    /// Record log of a generation.
+    Log(VmId, Generation),
+    /// Disk image.
+    Disk(VmId),
+    /// A file that a client passes with a request (not part of the pool yet).
+    Upload,
+    /// A file that a client passes to the controller: the first content of a VM's disk.
+    UploadedDisk,
+}
+
+/// A part with an access: what one descriptor is good for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Grant {
+    /// Which part.
+    pub part: Part,
+    /// How it may be used.
+    pub access: Access,
+}
+
+/// Where in its descriptor a granted part lies.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ExtentTag {
+    /// What the descriptor is good for.
+    pub grant: Grant,
+    /// First byte of the part within the descriptor's file.
+    pub offset: u64,
+    /// Length of the part in bytes.
+    pub len: u64,
+}
+
+/// A message with the tags of the descriptors that travel beside it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Envelope<M> {
+    /// The message.
+    pub message: M,
+    /// One tag per descriptor, in the same order.
+    pub extents: Vec<ExtentTag>,
+}
