@@ -19,6 +19,8 @@ pub struct ClusterCustom {
     pub hosts: BTreeMap<HostName, HostCustom>,
     /// Failpoints of the controller's first life.
     pub controller_failpoints: String,
+    /// What hosts log (`RUST_LOG`); `None`: as whoever starts them.
+    pub host_log: Option<String>,
 }
 
 /// What a host has of its own.

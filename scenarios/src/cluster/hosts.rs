@@ -137,6 +137,9 @@ impl Cluster {
         let socket = self.socket_for(name, &custom)?;
         let mut command = host_command(&self.options.executable, name, &socket);
         custom.for_host(&mut command, lives, &self.gate_of(name));
+        if let Some(log) = &self.options.custom.host_log {
+            command.env("RUST_LOG", log);
+        }
         let child = Child::start(command, Stdio::null(), Stdio::null(), stderr)
             .map_err(|source| ClusterError::Spawn { program: self.options.executable.clone(), source })?;
         let pid = child.pid();

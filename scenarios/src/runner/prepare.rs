@@ -21,6 +21,7 @@ pub(super) fn cluster(scenario: &Scenario, options: &RunnerOptions, pool_parent:
         fence_arguments: fence_arguments(scenario),
         hosts: hosts(scenario),
         controller_failpoints: failpoints_of(scenario, CONTROLLER),
+        host_log: None,
     };
     for (name, host) in &mut custom.hosts {
         host.failpoints = failpoints_of(scenario, name.as_str());

@@ -1,6 +1,7 @@
 //! The committer: a thread beside the vCPU's that checksums and publishes commit records while the guest runs on, and
 //! keeps the time of the next cut.
 
+use super::commit_times::{CommitTimes, Publishing};
 use super::driver::{SharedLink, ring};
 use super::outbox::Outbox;
 use super::record::RecordLog;
@@ -78,6 +79,8 @@ pub(super) enum Job {
     },
     /// The next cut is due earlier than the committer knows.
     Rearm,
+    /// The guest runs on behind a commit, whose record came before this.
+    Tell(CommitTimes),
 }
 
 /// What the committer's thread works with.
@@ -185,6 +188,7 @@ impl Gate {
 impl Committer<'_> {
     /// Works until the channel of jobs closes.
     pub(super) fn run(&self, jobs: &Receiver<Job>) {
+        let mut publishing = Publishing::default();
         loop {
             let due = self.gate.deadline();
             self.gate.armed_ns.store(due.map_or(u64::MAX, Time::ns), Ordering::Relaxed);
@@ -194,7 +198,7 @@ impl Committer<'_> {
             };
             match job {
                 Ok(Job::Publish { record, from, to }) => {
-                    let input = match self.publish(record, from, to) {
+                    let input = match self.publish(record, from, to, &mut publishing) {
                         Ok(input) => input,
                         Err(failure) => {
                             self.gate.lock().failed = Some(failure);
@@ -204,6 +208,7 @@ impl Committer<'_> {
                     };
                     self.feed(input);
                 }
+                Ok(Job::Tell(times)) => times.tell(self.vm, publishing),
                 // What made the deadline earlier may have found it past.
                 Ok(Job::Rearm) => self.feed(Input::Tick),
                 // The vCPU stops and looks at the clock itself. Should it be busy with something longer, it does so then.
@@ -213,12 +218,23 @@ impl Committer<'_> {
         }
     }
 
-    fn publish(&self, record: UnchecksummedRecord, from: Epoch, to: Epoch) -> Result<Input, Failure> {
+    fn publish(
+        &self,
+        record: UnchecksummedRecord,
+        from: Epoch,
+        to: Epoch,
+        publishing: &mut Publishing,
+    ) -> Result<Input, Failure> {
+        let begun = clock::monotonic();
         let finished = self.journal.checksum(&record)?;
+        let checksummed = clock::monotonic();
+        publishing.checksum = checksummed.since(begun);
         failpoint::pass("host.commit.checksummed");
         failpoint::pass("host.commit.publishing");
         assert_eq!(finished.epoch().get(), to.get(), "the record is of the epoch to be published");
-        match self.journal.publish(finished) {
+        let result = self.journal.publish(finished);
+        publishing.publish = clock::monotonic().since(checksummed);
+        match result {
             Ok(published) => {
                 failpoint::pass("host.commit.published");
                 assert_eq!(published.get(), from.next().get(), "epochs are published in order");

@@ -1,7 +1,7 @@
 //! What the primary's core says, done.
 
 use super::{Failure, Guest, Reign};
-use crate::failpoint;
+use crate::{clock, failpoint};
 use crate::host::commit::Job;
 use crate::host::driver::ring;
 use crate::host::vm_thread::VmEvent;
@@ -51,6 +51,9 @@ impl Reign<'_> {
                 }
                 failpoint::pass("host.commit.stopped");
                 self.before_stop = self.guest;
+                if self.guest != Guest::Runs {
+                    self.times.left = clock::monotonic();
+                }
                 self.guest = Guest::Stopped;
                 if self.recording {
                     self.output()?;

@@ -6,6 +6,7 @@ mod write;
 use super::arrivals::Arrivals;
 use super::beginning::{self, Loaded, Start};
 use super::commit::{Committer, Gate, Job, Journal};
+use super::commit_times::{self, CommitTimes};
 use super::follow::Warm;
 use super::networks::Networks;
 use super::outbox::Outbox;
@@ -107,6 +108,10 @@ struct Reign<'a> {
     out_of_space: bool,
     /// The last epoch whose commit has an entry in the log.
     noted: Epoch,
+    /// The moments of the commit that is under way.
+    times: CommitTimes,
+    /// It is done but for the guest's going on.
+    timed: bool,
     /// When the host was told last how long outputs waited.
     outputs_said: Time,
     /// The host wants the guest handed over; the core is still to be told.
@@ -196,6 +201,8 @@ pub(super) fn run(beginning: Beginning, around: &Surroundings) -> Result<(), Fai
             unwritten: None,
             out_of_space: false,
             noted: Epoch::ZERO,
+            times: CommitTimes::default(),
+            timed: false,
             outputs_said: Time::ZERO,
             yielding: false,
             turning: None,
@@ -229,10 +236,18 @@ impl Reign<'_> {
     }
 
     fn run_guest(&mut self) -> Result<(), Failure> {
+        if std::mem::take(&mut self.timed) {
+            self.times.resumed = clock::monotonic();
+            if commit_times::wanted() {
+                // Told by the committer, while the guest runs.
+                let _ = self.jobs.send(Job::Tell(self.times));
+            }
+        }
         let stop = match self.machine.run() {
             Ok(stop) => stop,
             Err(error) => return self.failed(error),
         };
+        self.times.left = clock::monotonic();
         if self.gate.knows_event() {
             self.settle_events()?;
         }

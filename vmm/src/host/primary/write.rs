@@ -1,7 +1,7 @@
 //! Commit records: what is dirty goes into a journal slot.
 
 use super::{Failure, Reign, lock};
-use crate::failpoint;
+use crate::{clock, failpoint};
 use crate::host::vm_thread::VmEvent;
 use crate::machine::MachineError;
 use ft_protocol::Epoch;
@@ -31,10 +31,15 @@ impl Reign<'_> {
             }
             self.noted = epoch;
         }
+        self.times.stopped = clock::monotonic();
         self.machine.harvest(&mut self.dirty)?;
+        self.times.harvested = clock::monotonic();
         failpoint::pass("host.commit.harvested");
         match self.try_write(epoch, ended.clone()) {
             Ok(record) => {
+                self.times.epoch = epoch;
+                self.times.closed = clock::monotonic();
+                self.timed = true;
                 if std::mem::take(&mut self.out_of_space) {
                     self.around.say(VmEvent::Space { generation: self.order.generation, shortage: None });
                 }
@@ -89,6 +94,8 @@ impl Reign<'_> {
             }
         }
         failpoint::pass("host.commit.copied");
+        self.times.copied = clock::monotonic();
+        self.times.pages = record.page_count();
         let state = self.machine.save().map_err(WriteError::Machine)?;
         let state = state.at_log_position(self.log.tail().get()).encode();
         let console = self.machine.pending_console();
