@@ -1,6 +1,7 @@
 //! ftvm's command line.
 #![forbid(unsafe_code)]
 
+mod bench;
 mod console;
 mod demo;
 mod disk;
@@ -59,6 +60,8 @@ enum Command {
     Scenario(scenario::Args),
     /// Run the protocol under simulated faults, thousands of runs a minute
     Sim(sim::Args),
+    /// Measure what protection costs and how fast it is, against baselines of the same run
+    Bench(bench::Args),
     /// Look at what this machine offers
     Doctor(doctor::Args),
     /// Re-execute a recording, verify it, and stop at any exit of its guest
@@ -111,6 +114,7 @@ fn main() -> std::process::ExitCode {
         Command::Disk(args) => disk::run(&args),
         Command::Delete(args) => planned::delete(&args),
         Command::Drain(args) => planned::drain(args),
+        Command::Bench(args) => bench::run(&args),
         Command::Doctor(args) => doctor::run(&args),
         Command::Guests(args) => guests::run(&args),
         Command::Switch(args) => switch::run(&args),

@@ -1,6 +1,7 @@
 //! End to end: the ftvm program as a user has it, with real processes that really die.
 
 mod bad_input;
+mod bench;
 mod cleanup;
 mod cluster_by_hand;
 mod consoles;

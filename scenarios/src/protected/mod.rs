@@ -453,6 +453,12 @@ impl ProtectedRun {
         self.vms[index].vm
     }
 
+    /// Whether there is a VM at this place.
+    #[must_use]
+    pub fn has_vm(&self, index: usize) -> bool {
+        index < self.vms.len()
+    }
+
     /// The place of a VM among the run's.
     #[must_use]
     pub fn place_of(&self, vm: VmId) -> Option<usize> {

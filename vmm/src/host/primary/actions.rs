@@ -1,10 +1,10 @@
 //! What the primary's core says, done.
 
 use super::{Failure, Guest, Reign};
-use crate::{clock, failpoint};
 use crate::host::commit::Job;
 use crate::host::driver::ring;
 use crate::host::vm_thread::VmEvent;
+use crate::{clock, failpoint};
 use ft_protocol::primary::{Action, Halt, Input};
 use ft_protocol::wire::FromHost;
 

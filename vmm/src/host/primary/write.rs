@@ -1,9 +1,9 @@
 //! Commit records: what is dirty goes into a journal slot.
 
 use super::{Failure, Reign, lock};
-use crate::{clock, failpoint};
 use crate::host::vm_thread::VmEvent;
 use crate::machine::MachineError;
+use crate::{clock, failpoint};
 use ft_protocol::Epoch;
 use ft_protocol::commit_meta::{CommitMeta, GuestEnd};
 use ft_protocol::primary::Input;
