@@ -12,8 +12,9 @@ use vmm::client::ClientError;
 use vmm::controller::ControllerError;
 use vmm::disk_file::DiskFileError;
 use vmm::host::HostError;
-use vmm::machine::OpenKvmError;
 use vmm::machine::flat::FlatGuestError;
+use vmm::machine::linux::LinuxGuestError;
+use vmm::machine::{BootError, OpenKvmError};
 use vmm::net::{NetError, SwitchError};
 use vmm::recording::replay::ReplayError;
 use vmm::transport::ConnectError;
@@ -76,17 +77,18 @@ impl From<GuestError> for Failure {
             }
             GuestError::NotPermitted { .. } => ExitCode::NotPermitted,
             GuestError::TooLarge { .. } => ExitCode::GuestUnusable,
-            GuestError::Unfit { source, .. } => flat_code(source),
+            GuestError::Unfit { source, .. } => boot_code(source),
             GuestError::Carrier(_) => ExitCode::Internal,
         };
         Self::new(code, &error)
     }
 }
 
-fn flat_code(error: &FlatGuestError) -> ExitCode {
+fn boot_code(error: &BootError) -> ExitCode {
     match error {
-        FlatGuestError::Memory(_) => ExitCode::NoPool,
-        _ => ExitCode::GuestUnusable,
+        BootError::Flat(FlatGuestError::Memory(_)) | BootError::Linux(LinuxGuestError::Memory(_)) => ExitCode::NoPool,
+        BootError::Machine(_) => ExitCode::Internal,
+        BootError::Flat(_) | BootError::Linux(_) => ExitCode::GuestUnusable,
     }
 }
 
@@ -95,7 +97,7 @@ impl From<UnprotectedError> for Failure {
         let code = match &error {
             UnprotectedError::Kvm(error) => kvm_code(error),
             UnprotectedError::Memory(_) => ExitCode::NoPool,
-            UnprotectedError::Guest(error) => flat_code(error),
+            UnprotectedError::Guest(error) => boot_code(error),
             UnprotectedError::Console(error) if error.kind() == io::ErrorKind::BrokenPipe => ExitCode::OutputClosed,
             UnprotectedError::Console(_) => ExitCode::OutputFailed,
             UnprotectedError::Record(_) => ExitCode::OutputFailed,
@@ -168,7 +170,8 @@ impl From<ReplayError> for Failure {
             ReplayError::Kvm(error) => kvm_code(error),
             ReplayError::Cpu(_) => ExitCode::KvmMissing,
             ReplayError::Memory(_) | ReplayError::Disk(_) => ExitCode::NoPool,
-            ReplayError::Guest(error) => flat_code(error),
+            ReplayError::Guest(FlatGuestError::Memory(_)) => ExitCode::NoPool,
+            ReplayError::Guest(_) => ExitCode::GuestUnusable,
             ReplayError::Machine(_) => ExitCode::Internal,
             ReplayError::Console(error) if error.kind() == io::ErrorKind::BrokenPipe => ExitCode::OutputClosed,
             ReplayError::Console(_) => ExitCode::OutputFailed,

@@ -13,7 +13,7 @@ use ft_protocol::{Span, Time};
 use scenarios::cluster::{Cluster, ClusterOptions, default_pool_parent};
 use scenarios::devices::{DiskOption, NetOption};
 use scenarios::foreground::{Followed, ShowError, Shown, show};
-use scenarios::guest::{GuestImage, GuestSource};
+use scenarios::guest::{GuestError, GuestImage, GuestSource, LinuxFiles};
 use scenarios::protected::{GuestDisk, Outcome, PRIVATE_NAME, ProtectedRun, Respawn, VmOptions, export_disk};
 use scenarios::status_line::StatusLine;
 use scenarios::summary::Summary;
@@ -25,17 +25,20 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use vmm::clock::monotonic;
 use vmm::disk_file::DiskFile;
+use vmm::machine::linux::VcpuCount;
 use vmm::recording::RecordError;
 use vmm::unprotected::{RecordTo, UnprotectedError, UnprotectedGuest};
 
 #[derive(clap::Args)]
 pub(crate) struct Args {
     /// The guest: a static ELF64 file, or builtin:NAME (see `ftvm guests`)
-    #[arg(value_name = "GUEST")]
-    guest: String,
+    #[arg(value_name = "GUEST", required_unless_present = "kernel")]
+    guest: Option<String>,
     /// Arguments for the guest
-    #[arg(last = true, value_name = "ARGS")]
+    #[arg(last = true, value_name = "ARGS", conflicts_with = "kernel")]
     args: Vec<String>,
+    #[command(flatten)]
+    linux: LinuxArgs,
     #[command(flatten)]
     in_pool: PoolRunArgs,
     /// A network device: segment=PATH (see `ftvm switch`) or tap=NAME; ,mac=ADDRESS behind it if you need one
@@ -48,8 +51,9 @@ pub(crate) struct Args {
     #[arg(long, value_name = "N")]
     hosts: Option<u16>,
     /// Guest memory
-    #[arg(long, value_name = "SIZE", default_value = "64MiB")]
-    memory: ByteCount,
+    /// (default 64MiB, of a Linux guest 256MiB)
+    #[arg(long, value_name = "SIZE")]
+    memory: Option<ByteCount>,
     /// Memory for copies of written pages that the primary's host keeps; without it all that the guest ever wrote
     #[arg(long, value_name = "SIZE")]
     working_set: Option<ByteCount>,
@@ -100,6 +104,29 @@ pub(crate) struct Args {
     private_to: Option<i32>,
 }
 
+/// A Linux guest.
+#[derive(clap::Args)]
+struct LinuxArgs {
+    /// A Linux guest instead of GUEST: its kernel, a bzImage or a vmlinux
+    #[arg(long, value_name = "FILE", conflicts_with = "guest", help_heading = "Linux guests")]
+    kernel: Option<PathBuf>,
+    /// Its initial RAM disk
+    #[arg(long, value_name = "FILE", requires = "kernel", help_heading = "Linux guests")]
+    initrd: Option<PathBuf>,
+    /// Its kernel's command line
+    #[arg(
+        long,
+        value_name = "WORDS",
+        requires = "kernel",
+        default_value = "console=ttyS0",
+        help_heading = "Linux guests"
+    )]
+    cmdline: String,
+    /// How many vCPUs it has, 1 to 4
+    #[arg(long, value_name = "N", requires = "kernel", default_value_t = VcpuCount::ONE, help_heading = "Linux guests")]
+    vcpus: VcpuCount,
+}
+
 /// How a guest is protected.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 enum RunMode {
@@ -113,6 +140,10 @@ enum RunMode {
     None,
 }
 
+/// Guest memory unless the user says otherwise.
+const MEMORY: ByteCount = ByteCount::mib(64);
+const LINUX_MEMORY: ByteCount = ByteCount::mib(256);
+
 /// Hosts of a private cluster, unless the user says otherwise.
 const HOSTS: u16 = 3;
 
@@ -125,7 +156,7 @@ impl Args {
         Ok(VmOptions {
             nets: self.nets()?,
             disk_bytes,
-            memory: self.memory,
+            memory: self.memory(),
             mode: match self.mode {
                 RunMode::Replay => Mode::Replay,
                 RunMode::Lockstep => Mode::Lockstep,
@@ -141,6 +172,25 @@ impl Args {
                 failback: self.failback.map(|hold| Failback { hold }),
             },
         })
+    }
+
+    fn memory(&self) -> ByteCount {
+        let default = if self.linux.kernel.is_some() { LINUX_MEMORY } else { MEMORY };
+        self.memory.unwrap_or(default)
+    }
+
+    fn image(&self) -> Result<GuestImage, GuestError> {
+        match (&self.linux.kernel, &self.guest) {
+            (Some(kernel), _) => {
+                let (initrd, command_line) = (self.linux.initrd.clone(), self.linux.cmdline.clone());
+                LinuxFiles { kernel: kernel.clone(), initrd, command_line, vcpus: self.linux.vcpus }.read()
+            }
+            (None, Some(guest)) => {
+                let Ok(source) = guest.parse::<GuestSource>();
+                source.read()
+            }
+            (None, None) => unreachable!("one of the two is required"),
+        }
     }
 
     fn nets(&self) -> Result<Vec<NetSpec>, Failure> {
@@ -175,9 +225,18 @@ pub(crate) fn run(args: &Args) -> CommandResult {
     {
         return Err(Failure::line(ExitCode::Terminated, "the process that started this run is gone"));
     }
-    let Ok(source) = args.guest.parse::<GuestSource>();
-    let mut image = source.read()?;
-    image.check(args.memory.get(), &args.args)?;
+    let mut image = args.image()?;
+    if image.is_linux() && matches!(args.mode, RunMode::Replay | RunMode::Lockstep) {
+        let refused = "a Linux guest is not deterministic between exits: it needs --mode checkpoint (or none)";
+        return Err(Failure::line(ExitCode::Usage, refused));
+    }
+    if image.is_linux() && args.record.is_some() {
+        return Err(Failure::line(
+            ExitCode::Usage,
+            "--record needs a guest that is deterministic between exits: not Linux",
+        ));
+    }
+    image.check(args.memory().get(), &args.args)?;
     if args.net.len() > NETS_MAX {
         return Err(Failure::line(ExitCode::Usage, format!("--net was given more than {NETS_MAX} times")));
     }
@@ -221,13 +280,14 @@ fn run_unprotected(args: &Args, image: &GuestImage) -> CommandResult {
     let nets = args.nets()?;
     let disk = args.disk.as_ref().map(|disk| DiskFile::open(&disk.path, disk.size.map(ByteCount::get)));
     let guest = UnprotectedGuest {
-        elf: image.bytes(),
-        memory_bytes: args.memory.get(),
+        image: image.bytes(),
+        memory_bytes: args.memory().get(),
         args: &args.args,
         nets: &nets,
         disk: disk.transpose().map_err(UnprotectedError::from)?,
     };
-    let record = args.record.as_deref().map(|path| RecordTo { path, guest: &args.guest });
+    let name = image.source().to_string();
+    let record = args.record.as_deref().map(|path| RecordTo { path, guest: &name });
     let end = vmm::unprotected::run_recorded(guest, record, &mut io::stdout().lock())?;
     if let Some(path) = &args.memory_crc {
         std::fs::write(path, format!("{:08x}\n", end.memory_crc())).map_err(|error| {

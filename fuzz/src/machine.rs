@@ -23,6 +23,7 @@ pub(crate) fn state(data: &[u8]) {
 
 pub(crate) fn state_seeds() -> Vec<Vec<u8>> {
     vec![
+        include_bytes!("../../vmm/src/machine/state/golden-v3.bin").to_vec(),
         include_bytes!("../../vmm/src/machine/state/golden-v2.bin").to_vec(),
         include_bytes!("../../vmm/src/machine/state/golden-v1.bin").to_vec(),
     ]

@@ -12,8 +12,10 @@ use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::str::FromStr;
 use std::sync::Arc;
-use vmm::machine::flat::{self, FlatGuestError};
+use vmm::machine::BootError;
+use vmm::machine::flat;
 use vmm::machine::layout::anonymous_memory;
+use vmm::machine::linux::{self, LinuxGuest, LinuxGuestError, VcpuCount};
 
 /// A guest's file may have at most this many bytes; it is held in memory while it is checked.
 pub const GUEST_BYTES_MAX: u64 = 1 << 30;
@@ -75,13 +77,13 @@ pub enum GuestError {
     /// The memory for passing the guest on cannot be had.
     #[error("cannot make the memory file that carries the guest to the controller")]
     Carrier(#[source] io::Error),
-    /// It does not start as a flat guest in this memory.
+    /// It does not start in this memory.
     #[error("guest {guest} cannot be started")]
     Unfit {
         /// Which.
         guest: GuestSource,
         /// Why.
-        source: FlatGuestError,
+        source: BootError,
     },
 }
 
@@ -138,14 +140,53 @@ fn read_file(path: &PathBuf) -> Result<Vec<u8>, GuestError> {
     }
 }
 
+/// The files and words that make a Linux guest.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LinuxFiles {
+    /// A bzImage or a vmlinux.
+    pub kernel: PathBuf,
+    /// The initial RAM disk.
+    pub initrd: Option<PathBuf>,
+    /// The kernel's command line.
+    pub command_line: String,
+    /// How many vCPUs it has.
+    pub vcpus: VcpuCount,
+}
+
+impl LinuxFiles {
+    /// Reads the guest, which is called after its kernel.
+    ///
+    /// # Errors
+    /// When a file cannot be read, or the command line is none.
+    pub fn read(&self) -> Result<GuestImage, GuestError> {
+        let source = GuestSource::File(self.kernel.clone());
+        let kernel = read_file(&self.kernel)?;
+        let initrd = self.initrd.as_ref().map(read_file).transpose()?.unwrap_or_default();
+        let (command_line, vcpus) = (self.command_line.as_str(), self.vcpus);
+        let guest = LinuxGuest { kernel: &kernel, initrd: &initrd, command_line, vcpus };
+        let unfit = |error| GuestError::Unfit { guest: source.clone(), source: LinuxGuestError::from(error).into() };
+        let bytes = guest.encode().map_err(unfit)?;
+        if bytes.len() as u64 > GUEST_BYTES_MAX {
+            return Err(GuestError::TooLarge { path: self.kernel.clone() });
+        }
+        Ok(GuestImage { source, bytes, disk: None })
+    }
+}
+
 impl GuestImage {
+    /// Whether it is a Linux guest.
+    #[must_use]
+    pub fn is_linux(&self) -> bool {
+        LinuxGuest::is_meant(&self.bytes)
+    }
+
     /// Where it comes from.
     #[must_use]
     pub fn source(&self) -> &GuestSource {
         &self.source
     }
 
-    /// The ELF file.
+    /// The ELF file of a flat guest, or an encoded Linux guest.
     #[must_use]
     pub fn bytes(&self) -> &[u8] {
         &self.bytes
@@ -180,10 +221,19 @@ impl GuestImage {
     /// # Errors
     /// Whatever the loader would refuse.
     pub fn check(&self, memory_bytes: u64, args: &[String]) -> Result<(), GuestError> {
-        let unfit = |source| GuestError::Unfit { guest: self.source.clone(), source };
+        let unfit = |source: BootError| GuestError::Unfit { guest: self.source.clone(), source };
         // Loading touches little more than the guest's own segments of this memory, and it goes at once.
-        let memory = anonymous_memory(memory_bytes).map_err(|error| unfit(error.into()))?;
-        flat::load(&memory, &self.bytes, args).map(|_| ()).map_err(unfit)
+        let memory = anonymous_memory(memory_bytes).map_err(|error| match self.is_linux() {
+            true => unfit(LinuxGuestError::from(error).into()),
+            false => unfit(flat::FlatGuestError::from(error).into()),
+        })?;
+        if !self.is_linux() {
+            return flat::load(&memory, &self.bytes, args).map(|_| ()).map_err(|error| unfit(error.into()));
+        }
+        let checked = LinuxGuest::decode(&self.bytes)
+            .map_err(LinuxGuestError::from)
+            .and_then(|guest| linux::load(&memory, &guest, std::iter::empty()));
+        checked.map(|_| ()).map_err(|error| unfit(error.into()))
     }
 
     /// The guest in a descriptor of its own, to travel beside a request. What happens to the file afterwards cannot

@@ -72,6 +72,19 @@ pub fn store<M: PoolWrite>(memory: &M, image: &[u8]) -> Result<(), BootImageErro
     Ok(())
 }
 
+/// Copies out the first bytes of a boot image, at most so many. Only their length is checked.
+///
+/// # Errors
+/// When the header is damaged or something else.
+pub fn load_start<M: PoolRead>(memory: &M, bytes: usize) -> Result<Vec<u8>, BootImageError> {
+    let mut header = [0; size_of::<BootHeader>()];
+    memory.read(Offset::ZERO, &mut header)?;
+    let length = usize::try_from(BootHeader::parse(&header)?.length.get()).unwrap_or(usize::MAX);
+    let mut start = vec![0; bytes.min(length)];
+    memory.read(Offset::new(HEADER_BYTES), &mut start)?;
+    Ok(start)
+}
+
 /// Copies a boot image out and checks it.
 ///
 /// # Errors
@@ -100,6 +113,8 @@ mod tests {
         assert!(matches!(load(&memory), Err(BootImageError::Header(_))));
         store(&memory, b"image").unwrap();
         assert_eq!(load(&memory), Ok(b"image".to_vec()));
+        assert_eq!(load_start(&memory, 3), Ok(b"ima".to_vec()));
+        assert_eq!(load_start(&memory, 9), Ok(b"image".to_vec()));
         memory.write(Offset::new(66), b"X").unwrap();
         assert!(matches!(load(&memory), Err(BootImageError::Crc { .. })));
         assert!(matches!(store(&memory, b"longer"), Err(BootImageError::Access(_))));

@@ -42,7 +42,7 @@ impl Golden {
         let place = tempfile::tempdir().expect("a temporary directory can be made");
         let own_disk = || DiskFile::open(&place.path().join("unprotected"), Some(disk_bytes)).expect("a fresh disk");
         let unprotected = UnprotectedGuest {
-            elf: image.bytes(),
+            image: image.bytes(),
             memory_bytes: memory.get(),
             args: &args,
             nets: &[],

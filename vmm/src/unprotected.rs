@@ -4,12 +4,12 @@
 use crate::disk_file::{DiskFile, DiskFileError};
 use crate::machine::device::SentPacket;
 use crate::machine::device::virtio;
-use crate::machine::flat::{self, FlatGuestError};
 use crate::machine::history::Recorder;
 use crate::machine::layout::anonymous_memory;
+use crate::machine::linux::LinuxGuestError;
 use crate::machine::{
-    GuestMemory, InputSource, LiveInputs, Machine, MachineConfig, MachineError, MemoryError, OpenKvmError, Stop,
-    cpu_profile, open_kvm,
+    BootError, GuestMemory, InputSource, Kicker, LiveInputs, Machine, MachineConfig, MachineError, MemoryError,
+    OpenKvmError, Stop, cpu_profile, guest_vcpus, open_kvm,
 };
 use crate::net::{self, MacAddress, NetError, NetPort};
 use crate::recording::{LiveRecording, RecordError, RecordedEnd, RecordedMachine};
@@ -20,6 +20,7 @@ use ft_protocol::record::OutputsLogged;
 use ft_protocol::spec::NetSpec;
 use std::io::{self, Write};
 use std::path::Path;
+use std::sync::{Arc, OnceLock};
 use vm_memory::{Bytes as _, GuestMemoryBackend as _, GuestMemoryRegion as _, MemoryRegionAddress};
 
 /// Why an unprotected guest could not be run to its end.
@@ -33,7 +34,7 @@ pub enum UnprotectedError {
     Memory(#[from] MemoryError),
     /// The file is no guest.
     #[error("the guest cannot be started")]
-    Guest(#[from] FlatGuestError),
+    Guest(#[from] BootError),
     /// The machine failed.
     #[error("the machine failed")]
     Machine(#[from] MachineError),
@@ -92,11 +93,11 @@ impl UnprotectedEnd {
 /// A guest as it is to be run.
 #[derive(Debug)]
 pub struct UnprotectedGuest<'a> {
-    /// Its ELF file.
-    pub elf: &'a [u8],
+    /// What it is started from: a flat guest's ELF file, or an encoded [`LinuxGuest`](crate::machine::linux::LinuxGuest).
+    pub image: &'a [u8],
     /// Bytes of its memory.
     pub memory_bytes: u64,
-    /// Its arguments.
+    /// A flat guest's arguments.
     pub args: &'a [String],
     /// Its network devices.
     pub nets: &'a [NetSpec],
@@ -104,7 +105,7 @@ pub struct UnprotectedGuest<'a> {
     pub disk: Option<DiskFile>,
 }
 
-/// Runs a flat guest to its end, its console going to `console` as it comes.
+/// Runs a guest to its end, its console going to `console` as it comes.
 ///
 /// # Errors
 /// When it cannot be started, the machine fails, its disk cannot be written, or nobody takes the console's bytes.
@@ -112,7 +113,7 @@ pub fn run(guest: UnprotectedGuest<'_>, console: &mut dyn Write) -> Result<Guest
     run_recorded(guest, None, console).map(|end| end.guest)
 }
 
-/// Runs a flat guest to its end, and records it on the way.
+/// Runs a guest to its end, and records it on the way.
 ///
 /// # Errors
 /// As for [`run`]; also when the recording cannot be begun. One that cannot be gone on with is no error: the guest goes on.
@@ -123,7 +124,6 @@ pub fn run_recorded(
 ) -> Result<UnprotectedEnd, UnprotectedError> {
     let kvm = open_kvm()?;
     let memory = anonymous_memory(guest.memory_bytes)?;
-    let entry = flat::load(&memory, guest.elf, guest.args)?;
     let (networks, inputs) = Networks::open(guest.nets)?;
     // A recording tells which processor the guest was shown, in the table that it is shown again.
     let cpu = record.map(|_| cpu_profile(&kvm)).transpose()?;
@@ -138,8 +138,12 @@ pub fn run_recorded(
     let mut disk = guest.disk;
     let mmio_devices = virtio::devices(guest.nets, disk.as_ref().map(DiskFile::disk));
     let kept = memory.clone();
-    let mut machine = Machine::prepare(&kvm, memory, MachineConfig { inputs, mmio_devices, cpu })?;
-    machine.enter(&entry)?;
+    let linux = guest_vcpus(guest.image).map_err(|error| BootError::from(LinuxGuestError::from(error)))?;
+    let mut machine = Machine::prepare(&kvm, memory, MachineConfig { inputs, mmio_devices, cpu, linux })?;
+    machine.boot(guest.image, guest.args)?;
+    if linux.is_some() {
+        networks.kick(machine.kicker());
+    }
     if let Some(recording) = &mut recording {
         recording.start(&mut machine, disk.as_ref().map(DiskFile::disk))?;
     }
@@ -190,24 +194,35 @@ struct Networks {
     ports: Vec<NetPort>,
     /// Rung when a frame has come.
     arrivals: Receiver<()>,
+    /// Kicked when a frame has come for a guest that does not look by itself.
+    kicker: Arc<OnceLock<Kicker>>,
 }
 
 impl Networks {
     fn open(nets: &[NetSpec]) -> Result<(Self, LiveInputs), NetError> {
         let (ring, arrivals) = bounded(1);
+        let kicker = Arc::new(OnceLock::<Kicker>::new());
         let (mut ports, mut queues) = (Vec::new(), Vec::new());
         for spec in nets {
             net::check(&spec.backend)?;
-            let ring = ring.clone();
+            let (ring, kicker) = (ring.clone(), Arc::clone(&kicker));
             let (port, queue) = NetPort::open(&spec.backend, move || {
                 // Full: it has rung already.
                 let _ = ring.try_send(());
+                if let Some(kicker) = kicker.get() {
+                    kicker.kick();
+                }
             })?;
             port.announce(MacAddress(spec.mac));
             ports.push(port);
             queues.push(queue);
         }
-        Ok((Self { ports, arrivals }, LiveInputs::with_networks(queues)))
+        Ok((Self { ports, arrivals, kicker }, LiveInputs::with_networks(queues)))
+    }
+
+    /// Has this machine kicked when a frame comes.
+    fn kick(&self, kicker: Kicker) {
+        assert!(self.kicker.set(kicker).is_ok(), "a guest has one machine");
     }
 
     fn send(&self, packets: &[SentPacket]) {

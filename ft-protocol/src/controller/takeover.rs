@@ -477,11 +477,11 @@ impl Controller {
         self.overdue_yields(turn);
         self.overdue_standbys(turn);
         self.overdue_hosts(turn);
-        let bound = self.config.promotion_bound;
+        let bound = |vm: &Vm| vm.promotion_bound(self.config.promotion_bound);
         let overdue: Vec<(VmId, Generation)> = self
             .vms
             .values()
-            .filter(|vm| matches!(vm.phase, Phase::Promoting { since, .. } if turn.now.since(since) > bound))
+            .filter(|vm| matches!(vm.phase, Phase::Promoting { since, .. } if turn.now.since(since) > bound(vm)))
             .map(|vm| (vm.id, vm.generation))
             .collect();
         for (vm, generation) in overdue {

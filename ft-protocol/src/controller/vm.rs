@@ -9,7 +9,7 @@ use crate::controller::state::VmRecord;
 use crate::cpu::CpuProfile;
 use crate::ids::{Epoch, Generation, HostId, LinkId, VmId};
 use crate::spec::VmSpec;
-use crate::time::Time;
+use crate::time::{Span, Time};
 use std::collections::BTreeMap;
 
 /// Where a VM is in its life.
@@ -139,7 +139,17 @@ pub(super) struct Vm {
     pub(super) settled_at: Option<Time>,
 }
 
+/// What loading a guest may take, for each byte of its memory: every page is copied when it is first written.
+const BOOT_NS_PER_BYTE: u64 = 100;
+
 impl Vm {
+    /// How long a promotion may take, of which `usual` is for a guest that has been committed. One that has not is booted.
+    pub(super) fn promotion_bound(&self, usual: Span) -> Span {
+        let boots = self.applied == Epoch::ZERO;
+        let boot_ns = if boots { self.spec.memory_bytes.saturating_mul(BOOT_NS_PER_BYTE) } else { 0 };
+        Span::from_ns(usual.ns().saturating_add(boot_ns))
+    }
+
     pub(super) fn new(id: VmId, spec: VmSpec, phase: Phase) -> Self {
         Self {
             id,

@@ -1,10 +1,12 @@
 //! Tells a guest's thread that something came for the guest, and wakes it where it sleeps.
 //!
 //! A guest that runs takes what came at its next exit, and need not be told. One that waits is woken. In a mode that records
-//! the primary's core is told as well: should no exit come, the guest is stopped.
+//! the primary's core is told as well: should no exit come, the guest is stopped. A Linux guest may take no exit for long,
+//! and is kicked: its devices then look at once.
 
 use super::commit::{Gate, Job};
 use super::vm_thread::Command;
+use crate::machine::Kicker;
 use crossbeam_channel::Sender;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -13,15 +15,21 @@ pub(super) struct Arrivals {
     asleep: AtomicBool,
     to_vcpu: Sender<Command>,
     reign: Mutex<Option<(Arc<Gate>, Sender<Job>)>>,
+    /// Of a Linux guest's machine.
+    kicker: Option<Kicker>,
 }
 
 impl Arrivals {
-    pub(super) fn new(to_vcpu: Sender<Command>) -> Self {
-        Self { asleep: AtomicBool::new(false), to_vcpu, reign: Mutex::new(None) }
+    pub(super) fn new(to_vcpu: Sender<Command>, kicker: Option<Kicker>) -> Self {
+        Self { asleep: AtomicBool::new(false), to_vcpu, reign: Mutex::new(None), kicker }
     }
 
     /// Something has been put where the guest's devices find it.
     pub(super) fn came(&self) {
+        if let Some(kicker) = &self.kicker {
+            kicker.kick();
+            return;
+        }
         if self.asleep.swap(false, Ordering::SeqCst) {
             // A thread that has ended needs no waking.
             let _ = self.to_vcpu.send(Command::Look);

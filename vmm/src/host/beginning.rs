@@ -8,7 +8,7 @@ use super::record::{Found, Inherited, RecordLog};
 use super::vm_thread::{Command, Promotion, Surroundings};
 use crate::clock;
 use crate::machine::history::{Recorder, ReplayMeter, ReplayThenLive, Replayer};
-use crate::machine::{Kicker, LiveInputs, Machine, MachineState, Stop, flat};
+use crate::machine::{Kicker, LiveInputs, Machine, MachineState, Stop};
 use ft_protocol::record::{Cursor, OutputsLogged};
 use ft_protocol::wire::Order;
 use ft_protocol::{Epoch, Span, Time};
@@ -21,6 +21,9 @@ type Failure = Box<dyn std::error::Error + Send + Sync>;
 /// A replay takes about as long as the guest took the first time, which is at most an epoch. After so many epochs, it does
 /// something else.
 const REPLAY_EPOCHS_MAX: u64 = 10;
+/// Why a Linux guest's mode is another than it was to be.
+pub(super) const CHECKPOINT_ONLY: &str =
+    "Linux guests are not deterministic between exits, and can only be protected in checkpoint mode";
 /// Even a short epoch's replay may come to a machine that has much else to do.
 const REPLAY_SPAN_MIN: Span = Span::from_ms(5_000);
 
@@ -82,12 +85,16 @@ pub(super) fn load(
     let log = RecordLog::open(Mapping::read_write(log)?, ring_bytes, &found)?;
     log.record(order.spec.mode.records());
     let live = Recorder::new(live, log.clone(), OutputsLogged::Yes);
+    let unfit = machine.is_linux() && order.spec.mode.records();
+    if unfit {
+        log.record(false);
+    }
     let loaded = |log| Loaded {
         log,
         loaded_at: clock::monotonic(),
         replayed_at: None,
         entries: found.entries,
-        diverged: None,
+        diverged: unfit.then(|| CHECKPOINT_ONLY.to_owned()),
         discarded: false,
         waiting: Vec::new(),
     };
@@ -107,9 +114,8 @@ pub(super) fn load(
     match &state {
         Some(state) => machine.restore(state)?,
         None => {
-            let elf = boot_image::load(&Mapping::read_only(&parts.boot)?)?;
-            let entry = flat::load(machine.memory(), &elf, &order.spec.args)?;
-            machine.enter(&entry)?;
+            let image = boot_image::load(&Mapping::read_only(&parts.boot)?)?;
+            machine.boot(&image, &order.spec.args)?;
         }
     }
     match meter {

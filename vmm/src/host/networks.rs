@@ -150,7 +150,7 @@ mod tests {
         let (probe, heard) = NetPort::open(&backend, || {}).unwrap();
         let nets = [NetSpec { mac: [2, 0, 0, 0, 0, 7], backend }];
         let (commands, woken) = crossbeam_channel::unbounded();
-        let arrivals = Arc::new(Arrivals::new(commands));
+        let arrivals = Arc::new(Arrivals::new(commands, None));
         let (networks, queues) = Networks::open(&nets, &arrivals);
         networks.announce();
         let announcement = heard.recv_timeout(Duration::from_secs(10)).unwrap();
@@ -169,7 +169,7 @@ mod tests {
     fn a_network_that_cannot_be_had_does_not_stop_the_guest() {
         let nets = [NetSpec { mac: [2, 0, 0, 0, 0, 7], backend: NetBackend::Tap("no/such/tap".to_owned()) }];
         let (commands, _woken) = crossbeam_channel::unbounded();
-        let (networks, queues) = Networks::open(&nets, &Arc::new(Arrivals::new(commands)));
+        let (networks, queues) = Networks::open(&nets, &Arc::new(Arrivals::new(commands, None)));
         networks.send(&[SentPacket { nic: NicIndex(0), frame: vec![0; 60] }]);
         networks.announce();
         assert_eq!(queues.len(), 1);

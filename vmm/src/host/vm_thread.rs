@@ -9,7 +9,8 @@ use super::parts::{FollowParts, PrimaryParts, StandbyParts};
 use super::primary::{self, Beginning, SharedDisk};
 use crate::failpoint;
 use crate::machine::device::virtio::{self, Disk, DiskBase};
-use crate::machine::{Kicker, LiveInputs, Machine, MachineConfig};
+use crate::machine::linux::HEADER_BYTES as BUNDLE_HEADER_BYTES;
+use crate::machine::{Kicker, LiveInputs, Machine, MachineConfig, guest_vcpus};
 use crate::wake::WakingSender;
 use crossbeam_channel::{Receiver, Sender};
 use ft_protocol::latency::OutputLatency;
@@ -18,7 +19,7 @@ use ft_protocol::timeline::Shortage;
 use ft_protocol::wire::{FollowStep, LiveReport, Order};
 use ft_protocol::{Epoch, Generation, Time, VmId};
 use kvm_ioctls::Kvm;
-use shared_mem::{HeartbeatReader, Mapping, ReadOnly, WorkingMemory};
+use shared_mem::{HeartbeatReader, Mapping, ReadOnly, WorkingMemory, boot_image};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
@@ -203,7 +204,8 @@ impl Standby {
             None => None,
         };
         let mmio_devices = virtio::devices(&order.spec.nets, disk.clone());
-        let config = MachineConfig { cpu, mmio_devices, ..MachineConfig::live() };
+        let linux = guest_vcpus(&boot_image::load_start(&Mapping::read_only(&parts.boot)?, BUNDLE_HEADER_BYTES)?)?;
+        let config = MachineConfig { cpu, mmio_devices, linux, ..MachineConfig::live() };
         let machine = Machine::prepare(kvm, memory.guest_memory().clone(), config)?;
         Ok(Self { machine, memory, disk, parts })
     }
@@ -258,7 +260,8 @@ fn live(
             standby = standby.renew(kvm, order)?;
         }
         let Standby { machine, memory, disk, parts } = standby;
-        let arrivals = Arc::new(Arrivals::new(around.to_self.clone()));
+        let kicker = machine.is_linux().then(|| machine.kicker());
+        let arrivals = Arc::new(Arrivals::new(around.to_self.clone(), kicker));
         let (networks, packets) = Networks::open(&promotion.order.spec.nets, &arrivals);
         let live = LiveInputs::with_networks(packets);
         let promotion = *promotion;

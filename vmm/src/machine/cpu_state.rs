@@ -8,14 +8,17 @@ use super::cpuid::CpuFeatures;
 use super::error::{KvmCall, MachineError};
 use super::flat::{Entry, GDT_START, PML4_START, SELECTORS, TSS_LIMIT, TSS_START};
 use kvm_bindings::{
-    Msrs, kvm_clock_data, kvm_debugregs, kvm_msr_entry, kvm_regs, kvm_segment, kvm_sregs, kvm_vcpu_events, kvm_xcrs,
-    kvm_xsave,
+    Msrs, kvm_clock_data, kvm_debugregs, kvm_lapic_state, kvm_msr_entry, kvm_regs, kvm_segment, kvm_sregs,
+    kvm_vcpu_events, kvm_xcrs, kvm_xsave,
 };
 use kvm_ioctls::{Cap, Kvm, VcpuFd, VmFd};
 use std::sync::OnceLock;
 
 /// Words of extended processor state that KVM reads and writes.
 pub(super) const XSAVE_WORDS: usize = size_of::<kvm_xsave>() / size_of::<u32>();
+
+/// Ticks of a kHz clock are as many in a millisecond.
+const NS_PER_MS: u128 = 1_000_000;
 
 const MSR_IA32_TSC: u32 = 0x10;
 const MSR_IA32_TSC_DEADLINE: u32 = 0x6e0;
@@ -56,8 +59,10 @@ pub(super) struct CpuState {
     pub(super) mp_state: u32,
     /// Index and value, in the order in which they are to be written.
     pub(super) msrs: Vec<(u32, u64)>,
-    /// Nanoseconds of the VM's own clock.
+    /// Nanoseconds of the VM's own clock; the VM's first vCPU has them.
     pub(super) clock_ns: Option<u64>,
+    /// The local APIC, where KVM keeps it.
+    pub(super) lapic: Option<Box<kvm_lapic_state>>,
 }
 
 /// What this KVM offers for reading and writing state, asked for once.
@@ -68,6 +73,20 @@ pub(super) struct StateSupport {
     debug_regs: bool,
     mp_state: bool,
     clock: bool,
+}
+
+/// Reads the VM's own clock, in nanoseconds.
+pub(super) fn read_clock(vm: &VmFd, support: &StateSupport) -> Result<Option<u64>, MachineError> {
+    Ok(if_supported(support.clock, || vm.get_clock(), KvmCall::GetClock)?.map(|clock| clock.clock))
+}
+
+/// Sets the VM's own clock, which must be right before a vCPU runs.
+pub(super) fn write_clock(vm: &VmFd, clock: Option<u64>, support: &StateSupport) -> Result<(), MachineError> {
+    if let Some(clock) = clock.filter(|_| support.clock) {
+        let clock = kvm_clock_data { clock, ..Default::default() };
+        vm.set_clock(&clock).map_err(KvmCall::SetClock.failed())?;
+    }
+    Ok(())
 }
 
 impl StateSupport {
@@ -89,13 +108,16 @@ impl StateSupport {
 
 /// The registers that can be read and written back, in the order in which they have to be written: the time-stamp
 /// counter before the deadline that is compared with it.
-pub(super) fn savable_msrs(kvm: &Kvm, vcpu: &VcpuFd) -> Result<Msrs, MachineError> {
-    static INDICES: OnceLock<Vec<u32>> = OnceLock::new();
-    let indices = match INDICES.get() {
+pub(super) fn savable_msrs(kvm: &Kvm, vcpu: &VcpuFd, has_chips: bool) -> Result<Msrs, MachineError> {
+    static FLAT: OnceLock<Vec<u32>> = OnceLock::new();
+    // With a local APIC inside KVM there are some more.
+    static WITH_CHIPS: OnceLock<Vec<u32>> = OnceLock::new();
+    let found = if has_chips { &WITH_CHIPS } else { &FLAT };
+    let indices = match found.get() {
         Some(indices) => indices,
         None => {
-            let found = probe_msrs(kvm, vcpu)?;
-            INDICES.get_or_init(|| found)
+            let probed = probe_msrs(kvm, vcpu)?;
+            found.get_or_init(|| probed)
         }
     };
     let entries: Vec<_> = indices.iter().map(|index| kvm_msr_entry { index: *index, ..Default::default() }).collect();
@@ -121,25 +143,26 @@ fn can_move_msr(vcpu: &VcpuFd, index: u32) -> bool {
 }
 
 impl CpuState {
-    /// Reads the state; every access must be finished.
+    /// Reads the state, without the VM's clock; every access must be finished.
     pub(super) fn read(
-        vm: &VmFd,
         vcpu: &VcpuFd,
         support: &StateSupport,
         msrs: &mut Msrs,
+        has_chips: bool,
     ) -> Result<Self, MachineError> {
+        // First: it has KVM take in what other vCPUs have sent this one.
+        let mp_state = if_supported(support.mp_state, || vcpu.get_mp_state(), KvmCall::GetMpState)?;
         let regs = vcpu.get_regs().map_err(KvmCall::GetRegs.failed())?;
         let sregs = vcpu.get_sregs().map_err(KvmCall::GetSregs.failed())?;
         let xsave = Box::new(vcpu.get_xsave().map_err(KvmCall::GetXsave.failed())?.region);
         let xcrs = if_supported(support.xcrs, || vcpu.get_xcrs(), KvmCall::GetXcrs)?;
         let debug_regs = if_supported(support.debug_regs, || vcpu.get_debug_regs(), KvmCall::GetDebugRegs)?;
-        let mp_state = if_supported(support.mp_state, || vcpu.get_mp_state(), KvmCall::GetMpState)?;
+        let lapic = if_supported(has_chips, || vcpu.get_lapic(), KvmCall::GetLapic)?;
         let read = vcpu.get_msrs(msrs).map_err(KvmCall::GetMsrs.failed())?;
         if let Some(entry) = msrs.as_slice().get(read) {
             return Err(MachineError::Msr { call: KvmCall::GetMsrs, index: entry.index });
         }
         let events = if_supported(support.events, || vcpu.get_vcpu_events(), KvmCall::GetVcpuEvents)?;
-        let clock = if_supported(support.clock, || vm.get_clock(), KvmCall::GetClock)?;
         Ok(Self {
             regs,
             sregs,
@@ -149,16 +172,27 @@ impl CpuState {
             debug_regs,
             mp_state: mp_state.unwrap_or_default().mp_state,
             msrs: msrs.as_slice().iter().map(|entry| (entry.index, entry.data)).collect(),
-            clock_ns: clock.map(|clock| clock.clock),
+            clock_ns: None,
+            lapic: lapic.map(Box::new),
         })
     }
 
-    /// Writes the state. The VM's clock comes first, so that it is right before the vCPU runs.
-    pub(super) fn write(&self, vm: &VmFd, vcpu: &VcpuFd, support: &StateSupport) -> Result<(), MachineError> {
-        if let Some(clock) = self.clock_ns.filter(|_| support.clock) {
-            let clock = kvm_clock_data { clock, ..Default::default() };
-            vm.set_clock(&clock).map_err(KvmCall::SetClock.failed())?;
+    /// The same state so much later, as far as its clocks go.
+    pub(super) fn later(&self, ns: u64, tsc_khz: u32) -> Self {
+        let ticks = u128::from(ns) * u128::from(tsc_khz) / NS_PER_MS;
+        let ticks = u64::try_from(ticks).unwrap_or(0);
+        let mut later = self.clone();
+        for (index, value) in &mut later.msrs {
+            if *index == MSR_IA32_TSC {
+                *value = value.wrapping_add(ticks);
+            }
         }
+        later.clock_ns = later.clock_ns.map(|clock| clock.saturating_add(ns));
+        later
+    }
+
+    /// Writes the state. The VM's clock is to be set before.
+    pub(super) fn write(&self, vcpu: &VcpuFd, support: &StateSupport) -> Result<(), MachineError> {
         vcpu.set_sregs(&self.sregs).map_err(KvmCall::SetSregs.failed())?;
         vcpu.set_regs(&self.regs).map_err(KvmCall::SetRegs.failed())?;
         if let Some(xcrs) = self.xcrs.as_ref().filter(|_| support.xcrs) {
@@ -169,6 +203,10 @@ impl CpuState {
         unsafe { vcpu.set_xsave(&xsave) }.map_err(KvmCall::SetXsave.failed())?;
         if let Some(debug_regs) = self.debug_regs.as_ref().filter(|_| support.debug_regs) {
             vcpu.set_debug_regs(debug_regs).map_err(KvmCall::SetDebugRegs.failed())?;
+        }
+        // Behind the segment registers, which enable it; before the deadline of its timer.
+        if let Some(lapic) = &self.lapic {
+            vcpu.set_lapic(lapic).map_err(KvmCall::SetLapic.failed())?;
         }
         self.write_msrs(vcpu)?;
         if support.mp_state {

@@ -62,6 +62,28 @@ pub enum KvmCall {
     GetClock,
     /// `KVM_SET_CLOCK`
     SetClock,
+    /// `KVM_CREATE_IRQCHIP`
+    CreateIrqchip,
+    /// `KVM_CREATE_PIT2`
+    CreatePit2,
+    /// `KVM_IRQ_LINE`
+    IrqLine,
+    /// `KVM_GET_IRQCHIP`
+    GetIrqchip,
+    /// `KVM_SET_IRQCHIP`
+    SetIrqchip,
+    /// `KVM_GET_PIT2`
+    GetPit2,
+    /// `KVM_SET_PIT2`
+    SetPit2,
+    /// `KVM_GET_LAPIC`
+    GetLapic,
+    /// `KVM_SET_LAPIC`
+    SetLapic,
+    /// `KVM_GET_TSC_KHZ`
+    GetTscKhz,
+    /// `KVM_SET_TSC_KHZ`
+    SetTscKhz,
 }
 
 impl KvmCall {
@@ -100,6 +122,17 @@ impl fmt::Display for KvmCall {
             KvmCall::SetMpState => "KVM_SET_MP_STATE",
             KvmCall::GetClock => "KVM_GET_CLOCK",
             KvmCall::SetClock => "KVM_SET_CLOCK",
+            KvmCall::CreateIrqchip => "KVM_CREATE_IRQCHIP",
+            KvmCall::CreatePit2 => "KVM_CREATE_PIT2",
+            KvmCall::IrqLine => "KVM_IRQ_LINE",
+            KvmCall::GetIrqchip => "KVM_GET_IRQCHIP",
+            KvmCall::SetIrqchip => "KVM_SET_IRQCHIP",
+            KvmCall::GetPit2 => "KVM_GET_PIT2",
+            KvmCall::SetPit2 => "KVM_SET_PIT2",
+            KvmCall::GetLapic => "KVM_GET_LAPIC",
+            KvmCall::SetLapic => "KVM_SET_LAPIC",
+            KvmCall::GetTscKhz => "KVM_GET_TSC_KHZ",
+            KvmCall::SetTscKhz => "KVM_SET_TSC_KHZ",
         })
     }
 }
@@ -143,6 +176,9 @@ pub enum MachineError {
         /// The register.
         index: u32,
     },
+    /// A vCPU's thread cannot be had, or is lost.
+    #[error("a vCPU has no thread")]
+    Thread(#[source] std::io::Error),
     /// An instruction goes on accessing devices without end.
     #[error("the guest's access at exit {exits} did not finish within {limit} steps")]
     Unsettled {
@@ -163,6 +199,9 @@ pub enum MachineError {
     /// A saved device that does not fit.
     #[error("saved device state does not fit")]
     Device(#[from] DeviceStateError),
+    /// The machine was saved from another kind of machine, or with another number of vCPUs.
+    #[error("the saved machine is of another kind, or has another number of vCPUs")]
+    OtherKind,
     /// The machine was saved on another kind of processor.
     #[error("saved on a processor with CPUID digest {saved:#010x}, this host's is {here:#010x}")]
     OtherProcessor {

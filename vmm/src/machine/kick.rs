@@ -6,6 +6,7 @@
 //! mapped.
 #![allow(unsafe_code, reason = "signals and the page shared with KVM")]
 
+use crossbeam_channel::Sender;
 use nix::sys::signal::{SigSet, SigmaskHow, Signal};
 use std::cell::Cell;
 use std::mem::MaybeUninit;
@@ -28,6 +29,8 @@ struct Target {
     /// The thread that is inside `KVM_RUN`.
     inside: Option<libc::pthread_t>,
     requested: bool,
+    /// Rung where the vCPUs are not run by the thread that is to be stopped.
+    bell: Option<Sender<()>>,
 }
 
 // SAFETY: the pointer is only followed under the lock, and only while the vCPU that owns the page lives: its `Drop`
@@ -42,7 +45,12 @@ impl Kicker {
     pub(super) unsafe fn new(immediate_exit: NonNull<u8>) -> Self {
         install_handler();
         let immediate_exit = Some(immediate_exit.cast());
-        Self(Arc::new(Mutex::new(Target { immediate_exit, inside: None, requested: false })))
+        Self(Arc::new(Mutex::new(Target { immediate_exit, inside: None, requested: false, bell: None })))
+    }
+
+    /// For a thread that waits for this bell, which holds one ring.
+    pub(super) fn ringing(bell: Sender<()>) -> Self {
+        Self(Arc::new(Mutex::new(Target { immediate_exit: None, inside: None, requested: false, bell: Some(bell) })))
     }
 
     /// Stops the vCPU.
@@ -53,6 +61,10 @@ impl Kicker {
             return;
         }
         target.set_immediate_exit(true);
+        if let Some(bell) = &target.bell {
+            // Full: it rings already.
+            let _ = bell.try_send(());
+        }
         if let Some(thread) = target.inside {
             // SAFETY: the thread is inside `KVM_RUN`: to leave it and end, it needs the lock that is held here.
             let result = unsafe { libc::pthread_kill(thread, kick_signal()) };

@@ -8,7 +8,11 @@
 //!
 //! A machine has no thread of its own: its vCPU runs on whichever thread calls [`Machine::run`], and a [`Kicker`] makes
 //! that return from any other. It holds no protocol: what it reports and hands out, its caller commits or not.
+//!
+//! There are machines of two kinds: for flat guests, which are deterministic between exits, and for Linux guests
+//! ([`linux`]), with interrupt chips and time of KVM's. What is said here is true of both.
 
+mod boot;
 mod cpu_state;
 mod cpuid;
 mod crash;
@@ -21,6 +25,7 @@ pub mod history;
 mod inputs;
 mod kick;
 pub mod layout;
+pub mod linux;
 mod open;
 mod prepare;
 pub mod probe;
@@ -32,7 +37,9 @@ pub(crate) mod test_elf;
 mod tests;
 mod time;
 mod vcpu;
+mod vcpus;
 
+pub use boot::{BootError, guest_vcpus};
 pub use crash::{CrashKind, CrashReport};
 pub use dirty::DirtyPages;
 pub use error::{KvmCall, MachineError};

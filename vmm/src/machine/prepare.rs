@@ -11,8 +11,12 @@ use super::flat::Entry;
 use super::inputs::{InputSource, LiveInputs};
 use super::kick::{Kicker, without_signals};
 use super::layout::{GuestMemory, RamRegion, checked_ram_bytes, ram_regions};
+use super::linux::chips::Platform;
+use super::linux::power::PowerDevice;
+use super::linux::{self, BootEntry, VcpuCount};
 use super::run::Progress;
 use super::vcpu::Vcpu;
+use super::vcpus::{VcpuIndex, Vcpus};
 use ft_protocol::cpu::CpuProfile;
 use kvm_bindings::{CpuId, KVM_MAX_CPUID_ENTRIES, KVM_MEM_LOG_DIRTY_PAGES, Msrs, kvm_userspace_memory_region};
 use kvm_ioctls::{Cap, Kvm, VmFd};
@@ -30,20 +34,22 @@ pub struct MachineConfig {
     pub mmio_devices: Vec<(Range<u64>, Box<dyn Device>)>,
     /// The processor that the guest is shown; `None`: this host's.
     pub cpu: Option<CpuProfile>,
+    /// The machine is for a Linux guest with so many vCPUs; `None`: for a flat one.
+    pub linux: Option<VcpuCount>,
 }
 
 impl MachineConfig {
     /// Inputs from this host, and no devices but those that every machine has.
     #[must_use]
     pub fn live() -> Self {
-        Self { inputs: Box::new(LiveInputs::default()), mmio_devices: Vec::new(), cpu: None }
+        Self { inputs: Box::new(LiveInputs::default()), mmio_devices: Vec::new(), cpu: None, linux: None }
     }
 }
 
 /// A virtual machine that is ready to be started or restored.
 pub struct Machine {
-    // Fields drop in this order: the vCPU and the VM must be gone before the memory is unmapped.
-    pub(super) vcpu: Vcpu,
+    // Fields drop in this order: the vCPUs and the VM must be gone before the memory is unmapped.
+    pub(super) vcpus: Vcpus,
     pub(super) vm: VmFd,
     pub(super) memory: GuestMemory,
     pub(super) ram: Vec<RamRegion>,
@@ -54,12 +60,14 @@ pub struct Machine {
     pub(super) support: StateSupport,
     pub(super) features: CpuFeatures,
     pub(super) cpuid_digest: u32,
+    /// What only the machine of a Linux guest has.
+    pub(super) platform: Option<Platform>,
     /// The list of registers to save, and the space to read them into.
     pub(super) msrs: Msrs,
 }
 
 impl Machine {
-    /// Makes the VM and its vCPU over `memory`, without touching the memory's content.
+    /// Makes the VM and its vCPUs over `memory`, without touching the memory's content.
     ///
     /// # Errors
     /// A KVM that lacks something, memory of another layout, devices in each other's way.
@@ -77,30 +85,52 @@ impl Machine {
         }
         add_memory_slots(&vm, &memory)?;
 
-        let fd = vm.create_vcpu(0).map_err(KvmCall::CreateVcpu.failed())?;
-        let cpuid = match &config.cpu {
+        let platform = config.linux.map(|vcpus| Platform::create(kvm, &vm, vcpus)).transpose()?;
+
+        let mut cpuid = match &config.cpu {
             Some(shown) => cpuid::table(shown)?,
             None => offered_cpuid(kvm)?,
         };
-        fd.set_cpuid2(&cpuid).map_err(KvmCall::SetCpuid.failed())?;
-        let msrs = savable_msrs(kvm, &fd)?;
+        let count = config.linux.unwrap_or(VcpuCount::ONE);
+        if config.linux.is_some() {
+            cpuid = linux::for_vcpu(&cpuid, 0, count);
+        }
+        let mut vcpus = Vec::new();
+        for index in 0..count.get() {
+            let fd = vm.create_vcpu(index.into()).map_err(KvmCall::CreateVcpu.failed())?;
+            match index {
+                0 => fd.set_cpuid2(&cpuid),
+                _ => fd.set_cpuid2(&linux::for_vcpu(&cpuid, index, count)),
+            }
+            .map_err(KvmCall::SetCpuid.failed())?;
+            vcpus.push(Vcpu::new(fd, vm.run_size()));
+        }
+        let msrs = savable_msrs(kvm, vcpus[0].fd(), config.linux.is_some())?;
 
         let mut mmio = Bus::default();
         for (range, device) in config.mmio_devices {
             mmio.insert(range, device)?;
         }
+        let ports = match config.linux {
+            Some(_) => {
+                mmio.connect_interrupts();
+                linux_ports()?
+            }
+            None => flat_ports()?,
+        };
         Ok(Self {
-            vcpu: Vcpu::new(fd, vm.run_size()),
+            vcpus: Vcpus::new(vcpus)?,
             vm,
             memory,
             ram,
-            ports: standard_ports()?,
+            ports,
             mmio,
             inputs: config.inputs,
             progress: Progress::default(),
             support,
             features: CpuFeatures::of(&cpuid),
             cpuid_digest: cpuid::digest(&cpuid),
+            platform,
             msrs,
         })
     }
@@ -110,13 +140,28 @@ impl Machine {
     /// # Errors
     /// KVM refuses the state.
     pub fn enter(&mut self, entry: &Entry) -> Result<(), MachineError> {
-        enter_flat(self.vcpu.fd(), entry, &self.features)
+        enter_flat(self.vcpus.still(VcpuIndex::FIRST).fd(), entry, &self.features)
+    }
+
+    /// Sets the first vCPU up to start the Linux guest that [`linux::load`] put into this memory.
+    ///
+    /// # Errors
+    /// KVM refuses the state.
+    pub fn enter_linux(&mut self, entry: &BootEntry) -> Result<(), MachineError> {
+        assert!(self.platform.is_some(), "the machine was made for Linux");
+        linux::entry::enter(self.vcpus.still(VcpuIndex::FIRST).fd(), entry)
+    }
+
+    /// Whether what comes for the guest has to be told by a kick: such a guest takes no exits of its own where it waits.
+    #[must_use]
+    pub fn is_linux(&self) -> bool {
+        self.platform.is_some()
     }
 
     /// What makes [`Machine::run`] return, from any thread.
     #[must_use]
     pub fn kicker(&self) -> Kicker {
-        self.vcpu.kicker().clone()
+        self.vcpus.kicker().clone()
     }
 
     /// The guest's memory. Writes through it are harvested too.
@@ -177,7 +222,18 @@ fn add_memory_slots(vm: &VmFd, memory: &GuestMemory) -> Result<(), MachineError>
     Ok(())
 }
 
-fn standard_ports() -> Result<Bus, BusError> {
+/// The ports of Linux guests. The exit port is for programs that want to end the machine with a code of their own.
+fn linux_ports() -> Result<Bus, BusError> {
+    let mut ports = Bus::default();
+    ports.insert(SERIAL_PORTS, Box::new(SerialDevice::default()))?;
+    ports.insert(EXIT_PORTS, Box::new(ExitDevice))?;
+    for device in PowerDevice::ALL {
+        ports.insert(device.ports(), Box::new(device))?;
+    }
+    Ok(ports)
+}
+
+fn flat_ports() -> Result<Bus, BusError> {
     let mut ports = Bus::default();
     ports.insert(SERIAL_PORTS, Box::new(SerialDevice::default()))?;
     ports.insert(EXIT_PORTS, Box::new(ExitDevice))?;

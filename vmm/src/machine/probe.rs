@@ -6,6 +6,7 @@ use super::guests;
 use super::layout::{MEMORY_MIN, anonymous_memory};
 use super::prepare::{Machine, MachineConfig};
 use super::run::Stop;
+use super::vcpus::VcpuIndex;
 use kvm_ioctls::Kvm;
 use vm_memory::{Bytes, GuestAddress};
 
@@ -41,7 +42,8 @@ pub fn flat_guest(kvm: &Kvm) -> Result<Stop, ProbeError> {
 /// KVM refuses a machine.
 pub fn kernel_code(kvm: &Kvm) -> Result<bool, ProbeError> {
     let mut machine = trial_machine(kvm)?;
-    let vcpu = machine.vcpu.fd();
+    let still = machine.vcpus.still(VcpuIndex::FIRST);
+    let vcpu = still.fd();
     let entry = vcpu.get_regs().map_err(KvmCall::GetRegs.failed())?.rip;
     let mut sregs = vcpu.get_sregs().map_err(KvmCall::GetSregs.failed())?;
     for (segment, selector) in [(&mut sregs.cs, KERNEL_CODE_SELECTOR), (&mut sregs.ss, KERNEL_DATA_SELECTOR)] {
@@ -49,6 +51,7 @@ pub fn kernel_code(kvm: &Kvm) -> Result<bool, ProbeError> {
         segment.dpl = 0;
     }
     vcpu.set_sregs(&sregs).map_err(KvmCall::SetSregs.failed())?;
+    drop(still);
     machine
         .memory()
         .write_slice(&KERNEL_CODE, GuestAddress(entry))

@@ -8,6 +8,7 @@ use super::inputs::{ExitNumber, InputError, InputSource, Produced};
 use super::prepare::Machine;
 use super::time::GuestTime;
 use super::vcpu::Exit;
+use super::vcpus::VcpuIndex;
 use crate::clock;
 use ft_protocol::Time;
 use ft_protocol::record::{Access, HistoryDigest};
@@ -76,18 +77,23 @@ impl Machine {
     /// # Errors
     /// KVM or an input source failed; the guest has not run past that point.
     pub fn run(&mut self) -> Result<Stop, MachineError> {
+        if self.platform.is_some() {
+            // Whatever came since made a kick, and nobody else tells such a guest.
+            self.deliver()?;
+        }
         loop {
             if let Some(stop) = self.standing_stop()? {
                 return Ok(stop);
             }
             self.progress.is_at_exit = false;
-            match self.vcpu.run()? {
-                Exit::Interrupted if self.vcpu.kicker().take() => return Ok(Stop::Kicked),
+            let (vcpu, exit) = self.vcpus.run()?;
+            match exit {
+                Exit::Interrupted if self.vcpus.kicker().take() => return Ok(Stop::Kicked),
                 Exit::Interrupted => {}
-                Exit::Crash(kind) => self.note_crash(kind)?,
+                Exit::Crash(kind) => self.note_crash(vcpu, kind)?,
                 access => {
                     let before = self.progress.output_position();
-                    self.serve(access)?;
+                    self.serve(vcpu, access)?;
                     if self.progress.output_position() != before {
                         return Ok(Stop::Output);
                     }
@@ -96,20 +102,18 @@ impl Machine {
         }
     }
 
-    /// Finishes the access that the last exit was for. After that the registers are those between two instructions.
-    /// It may add console bytes, and even an exit code.
+    /// Finishes the access that the last exit was for, and stops all vCPUs. After that the registers are those between two
+    /// instructions. It may add console bytes, and even an exit code.
     ///
     /// # Errors
     /// KVM or an input source failed.
     pub fn complete_pending(&mut self) -> Result<(), MachineError> {
         for _ in 0..COMPLETION_STEPS_MAX {
-            if !self.vcpu.is_unfinished() {
-                return Ok(());
-            }
-            match self.vcpu.complete()? {
-                Exit::Interrupted => {}
-                Exit::Crash(kind) => self.note_crash(kind)?,
-                access => self.serve(access)?,
+            match self.vcpus.stand_still()? {
+                None => return Ok(()),
+                Some((_, Exit::Interrupted)) => {}
+                Some((vcpu, Exit::Crash(kind))) => self.note_crash(vcpu, kind)?,
+                Some((vcpu, access)) => self.serve(vcpu, access)?,
             }
         }
         Err(MachineError::Unsettled { exits: self.progress.exits.0, limit: COMPLETION_STEPS_MAX })
@@ -180,7 +184,15 @@ impl Machine {
         context.inputs.begin_poll();
         self.mmio.poll(&mut context)?;
         self.apply(effects)?;
-        Ok(())
+        self.update_lines()
+    }
+
+    /// Tells the interrupt chips of a machine that has some what the devices want.
+    fn update_lines(&mut self) -> Result<(), MachineError> {
+        match &mut self.platform {
+            Some(platform) => platform.update_lines(&self.vm, [&mut self.ports, &mut self.mmio]),
+            None => Ok(()),
+        }
     }
 
     /// Ends the guest's wait, if it waits, as time would: for a replay that comes to a state in which the wait is over.
@@ -272,27 +284,28 @@ impl Machine {
             // What was delivered may have been the last thing before the guest must stand still.
             return Ok(self.inputs.must_pause().then_some(Stop::SourcePaused));
         }
-        Ok(Some(if self.vcpu.kicker().take() { Stop::Kicked } else { Stop::Wait { until } }))
+        Ok(Some(if self.vcpus.kicker().take() { Stop::Kicked } else { Stop::Wait { until } }))
     }
 
-    /// Serves the access that the vCPU has stopped at.
-    fn serve(&mut self, access: Exit) -> Result<(), MachineError> {
+    /// Serves the access that a vCPU has stopped at.
+    fn serve(&mut self, vcpu: VcpuIndex, access: Exit) -> Result<(), MachineError> {
         self.progress.exits.0 += 1;
         self.progress.is_at_exit = true;
         self.progress.exit_at = clock::monotonic();
         let mut effects = Effects::default();
         match access {
-            Exit::Port => self.serve_port(&mut effects)?,
-            Exit::Mmio => self.serve_mmio(&mut effects)?,
+            Exit::Port => self.serve_port(vcpu, &mut effects)?,
+            Exit::Mmio => self.serve_mmio(vcpu, &mut effects)?,
             Exit::Interrupted | Exit::Crash(_) => unreachable!("only accesses are served"),
         }
         self.apply(effects)?;
-        Ok(())
+        self.update_lines()
     }
 
-    fn serve_port(&mut self, effects: &mut Effects) -> Result<(), InputError> {
+    fn serve_port(&mut self, vcpu: VcpuIndex, effects: &mut Effects) -> Result<(), InputError> {
         let exit = self.progress.exits;
-        let access = self.vcpu.port_access();
+        let mut vcpu = self.vcpus.still(vcpu);
+        let access = vcpu.port_access();
         let port = u64::from(access.port);
         self.progress.history.ask(&Access {
             exit: exit.0,
@@ -317,9 +330,10 @@ impl Machine {
         self.mmio.poll(&mut context)
     }
 
-    fn serve_mmio(&mut self, effects: &mut Effects) -> Result<(), InputError> {
+    fn serve_mmio(&mut self, vcpu: VcpuIndex, effects: &mut Effects) -> Result<(), InputError> {
         let exit = self.progress.exits;
-        let access = self.vcpu.mmio_access();
+        let mut vcpu = self.vcpus.still(vcpu);
+        let access = vcpu.mmio_access();
         self.progress.history.ask(&Access {
             exit: exit.0,
             is_port: false,
@@ -356,9 +370,10 @@ impl Machine {
         Ok(())
     }
 
-    fn note_crash(&mut self, kind: CrashKind) -> Result<(), MachineError> {
-        let regs = self.vcpu.fd().get_regs().map_err(KvmCall::GetRegs.failed())?;
-        let sregs = self.vcpu.fd().get_sregs().map_err(KvmCall::GetSregs.failed())?;
+    fn note_crash(&mut self, vcpu: VcpuIndex, kind: CrashKind) -> Result<(), MachineError> {
+        let vcpu = self.vcpus.still(vcpu);
+        let regs = vcpu.fd().get_regs().map_err(KvmCall::GetRegs.failed())?;
+        let sregs = vcpu.fd().get_sregs().map_err(KvmCall::GetSregs.failed())?;
         self.progress.crash = Some(CrashReport::new(kind, regs, &sregs));
         Ok(())
     }

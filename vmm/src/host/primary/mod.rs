@@ -384,6 +384,12 @@ impl Reign<'_> {
     }
 
     fn turn(&mut self, mode: Mode) -> Result<(), Failure> {
+        if mode.records() && self.machine.is_linux() {
+            let report = beginning::CHECKPOINT_ONLY.to_owned();
+            self.around.say(VmEvent::Diverged { generation: self.order.generation, report });
+            self.say_mode(Mode::Checkpoint);
+            return Ok(());
+        }
         if self.gate.mode() == mode {
             self.say_mode(mode);
         }

@@ -1,6 +1,6 @@
 //! A bus: which device answers at which address. The same for ports and for MMIO.
 
-use super::{Context, Device, DeviceId, DeviceStateError};
+use super::{Context, Device, DeviceId, DeviceStateError, Interrupt};
 use crate::machine::inputs::InputError;
 use std::ops::Range;
 
@@ -97,6 +97,16 @@ impl Bus {
     /// An input that could not be had.
     pub fn poll(&mut self, context: &mut Context<'_>) -> Result<(), InputError> {
         self.places.iter_mut().try_for_each(|place| place.device.poll(context))
+    }
+
+    /// Gives every device an interrupt line.
+    pub fn connect_interrupts(&mut self) {
+        self.places.iter_mut().for_each(|place| place.device.connect_interrupt());
+    }
+
+    /// What every device wants of its line since it was last asked.
+    pub fn interrupts(&mut self) -> impl Iterator<Item = (DeviceId, Interrupt)> {
+        self.places.iter_mut().map(|place| (place.device.id(), place.device.interrupt()))
     }
 
     /// The saved states of all devices.

@@ -91,6 +91,17 @@ pub enum DeviceStateError {
     },
 }
 
+/// What a device wants of its interrupt line.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Interrupt {
+    /// Nothing new.
+    None,
+    /// One edge.
+    Edge,
+    /// The line up, or down.
+    Level(bool),
+}
+
 /// Something on a bus.
 pub trait Device: Send {
     /// Its name in saved states.
@@ -117,6 +128,14 @@ pub trait Device: Send {
         Ok(())
     }
 
+    /// Gives the device an interrupt line. Without one, its driver polls.
+    fn connect_interrupt(&mut self) {}
+
+    /// What the device wants of its line since it was last asked.
+    fn interrupt(&mut self) -> Interrupt {
+        Interrupt::None
+    }
+
     /// The device's state in its own saved format; empty for a device without state.
     fn save(&self) -> Vec<u8>;
 
@@ -135,7 +154,7 @@ fn encode<T: serde::Serialize>(state: &T) -> Vec<u8> {
     postcard::to_stdvec(state).expect("plain data always encodes into a vector")
 }
 
-fn restore_nothing(device: DeviceId, saved: &[u8]) -> Result<(), DeviceStateError> {
+pub(super) fn restore_nothing(device: DeviceId, saved: &[u8]) -> Result<(), DeviceStateError> {
     if saved.is_empty() { Ok(()) } else { Err(DeviceStateError::Impossible { device }) }
 }
 

@@ -1,10 +1,12 @@
-//! The console: a 16550 at COM1, without interrupts.
+//! The console: a 16550 at COM1.
 
-use super::{Context, Device, DeviceId, DeviceStateError, decode, encode};
+use super::{Context, Device, DeviceId, DeviceStateError, Interrupt, decode, encode};
 use crate::machine::inputs::InputError;
 use serde::{Deserialize, Serialize};
 use std::convert::Infallible;
 use std::ops::Range;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use vm_superio::serial::{NoEvents, SerialState};
 use vm_superio::{Serial, Trigger};
 
@@ -13,20 +15,23 @@ pub(crate) const SERIAL_PORTS: Range<u64> = 0x3f8..0x400;
 
 const ID: DeviceId = DeviceId(1);
 
-/// Flat guests have no interrupts; Linux guests will have theirs in place of this.
-struct NoInterrupt;
+/// Notes that the UART has raised its interrupt. Guests without interrupts never ask.
+#[derive(Debug, Clone, Default)]
+struct Raised(Arc<AtomicBool>);
 
-impl Trigger for NoInterrupt {
+impl Trigger for Raised {
     type E = Infallible;
 
     fn trigger(&self) -> Result<(), Infallible> {
+        self.0.store(true, Ordering::Relaxed);
         Ok(())
     }
 }
 
 /// The UART. Bytes sent wait in its writer only until the end of the access.
 pub(crate) struct SerialDevice {
-    uart: Serial<NoInterrupt, NoEvents, Vec<u8>>,
+    uart: Serial<Raised, NoEvents, Vec<u8>>,
+    raised: Raised,
 }
 
 /// The saved format: the UART's registers and its receive queue.
@@ -46,7 +51,8 @@ struct SavedSerial {
 
 impl Default for SerialDevice {
     fn default() -> Self {
-        Self { uart: Serial::new(NoInterrupt, Vec::new()) }
+        let raised = Raised::default();
+        Self { uart: Serial::new(raised.clone(), Vec::new()), raised }
     }
 }
 
@@ -86,6 +92,13 @@ impl Device for SerialDevice {
         Ok(())
     }
 
+    fn interrupt(&mut self) -> Interrupt {
+        match self.raised.0.swap(false, Ordering::Relaxed) {
+            true => Interrupt::Edge,
+            false => Interrupt::None,
+        }
+    }
+
     fn save(&self) -> Vec<u8> {
         let state = self.uart.state();
         encode(&SavedSerial {
@@ -116,7 +129,7 @@ impl Device for SerialDevice {
             scratch: saved.scratch,
             in_buffer: saved.in_buffer,
         };
-        self.uart = Serial::from_state(&state, NoInterrupt, NoEvents, Vec::new())
+        self.uart = Serial::from_state(&state, self.raised.clone(), NoEvents, Vec::new())
             .map_err(|_| DeviceStateError::Impossible { device: ID })?;
         Ok(())
     }

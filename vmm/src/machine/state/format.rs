@@ -3,24 +3,27 @@
 //! ```text
 //! offset  bytes  little-endian
 //!      0      8  magic "FTVMSTAT"
-//!      8      4  version, 2
+//!      8      4  version: 2 of a flat guest's machine, 3 of a Linux guest's
 //!     12      4  length of the body
 //!     16      4  CRC-32 of the body
 //!     20      4  CRC-32 of bytes 0 to 19
 //!     24         body: postcard of the machine, and since version 2 of its place: packets sent, record log,
-//!                digest of its history
+//!                digest of its history; since version 3 of what only a Linux guest's machine has
 //! ```
 
 use super::MachineState;
 use super::saved::{SavedMachine, SavedPlace};
+use super::saved_platform::SavedPlatform;
 
 const MAGIC: [u8; 8] = *b"FTVMSTAT";
-/// The version that is written.
-pub const STATE_VERSION: u32 = 2;
+/// The newest version that is written.
+pub const STATE_VERSION: u32 = 3;
 /// The oldest version that can be restored.
 pub const STATE_VERSION_OLDEST: u32 = 1;
 /// The first version whose body ends with a [`SavedPlace`].
 const WITH_PLACE: u32 = 2;
+/// The first version whose body ends with a [`SavedPlatform`]. Machines without one are still written as the version before.
+const WITH_PLATFORM: u32 = 3;
 const HEADER_LENGTH: usize = 24;
 const HEADER_CRC_OFFSET: usize = 20;
 /// A state is a few KiB, and 64 KiB more when console input waits; devices add queues.
@@ -84,6 +87,14 @@ pub enum StateError {
         /// Its length there.
         got: usize,
     },
+    /// A machine of another shape than any has.
+    #[error("saved state has {got} {what}, which no machine has")]
+    Shape {
+        /// What there is of.
+        what: &'static str,
+        /// How many.
+        got: usize,
+    },
     /// More registers than any processor has.
     #[error("saved state has {count} model-specific registers, at most {limit} can be restored")]
     TooManyMsrs {
@@ -101,11 +112,16 @@ impl MachineState {
         let header = vec![0; HEADER_LENGTH];
         let body = (SavedMachine::of(self), SavedPlace::of(self));
         let mut bytes = postcard::to_extend(&body, header).expect("plain data always encodes into a vector");
+        let platform = self.platform.as_ref().map(|platform| SavedPlatform::of(&self.cpu, platform));
+        let version = if platform.is_some() { WITH_PLATFORM } else { WITH_PLACE };
+        if let Some(platform) = &platform {
+            bytes = postcard::to_extend(platform, bytes).expect("plain data always encodes into a vector");
+        }
         let (header, body) = bytes.split_at_mut(HEADER_LENGTH);
         assert!(body.len() <= BODY_LENGTH_MAX, "devices bound their queues");
         let length = u32::try_from(body.len()).expect("bounded above");
         header[..8].copy_from_slice(&MAGIC);
-        header[8..12].copy_from_slice(&STATE_VERSION.to_le_bytes());
+        header[8..12].copy_from_slice(&version.to_le_bytes());
         header[12..16].copy_from_slice(&length.to_le_bytes());
         header[16..20].copy_from_slice(&crc32fast::hash(body).to_le_bytes());
         let header_crc = crc32fast::hash(&header[..HEADER_CRC_OFFSET]);
@@ -144,10 +160,20 @@ impl MachineState {
         if version >= WITH_PLACE {
             (place, rest) = postcard::take_from_bytes(rest).map_err(StateError::Body)?;
         }
+        let mut platform = None;
+        if version >= WITH_PLATFORM {
+            let saved: SavedPlatform<'_>;
+            (saved, rest) = postcard::take_from_bytes(rest).map_err(StateError::Body)?;
+            platform = Some(saved);
+        }
         if !rest.is_empty() {
             return Err(StateError::Trailing(rest.len()));
         }
-        saved.into_state(&place)
+        let mut state = saved.into_state(&place)?;
+        if let Some(platform) = platform {
+            state.platform = Some(platform.into_platform(&mut state.cpu)?);
+        }
+        Ok(state)
     }
 }
 

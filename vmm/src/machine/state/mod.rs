@@ -2,20 +2,26 @@
 
 mod compare;
 mod format;
+#[cfg(test)]
+mod linux_tests;
+mod platform;
 mod saved;
+mod saved_platform;
 #[cfg(test)]
 mod tests;
 
 pub use compare::{NamedRegister, StateDifference};
 pub use format::{STATE_VERSION, STATE_VERSION_OLDEST, StateError};
+pub(super) use platform::PlatformState;
 
-use super::cpu_state::CpuState;
+use super::cpu_state::{CpuState, read_clock, write_clock};
 use super::device::{DeviceId, DeviceStateError};
 use super::error::MachineError;
 use super::inputs::{ExitNumber, ResumePoint};
 use super::prepare::Machine;
 use super::run::Progress;
 use super::time::GuestTime;
+use super::vcpus::VcpuIndex;
 use ft_protocol::Time;
 use ft_protocol::record::HistoryDigest;
 
@@ -35,6 +41,8 @@ pub struct MachineState {
     pub(super) history: HistoryDigest,
     pub(super) exit_code: Option<u32>,
     pub(super) cpuid_digest: u32,
+    /// What only a Linux guest's machine has.
+    pub(super) platform: Option<PlatformState>,
 }
 
 impl MachineState {
@@ -101,7 +109,9 @@ impl Machine {
     /// KVM or an input source failed.
     pub fn save(&mut self) -> Result<MachineState, MachineError> {
         self.complete_pending()?;
-        let cpu = CpuState::read(&self.vm, self.vcpu.fd(), &self.support, &mut self.msrs)?;
+        let platform = self.save_platform()?;
+        let mut cpu = self.save_vcpu(VcpuIndex::FIRST)?;
+        cpu.clock_ns = read_clock(&self.vm, &self.support)?;
         let mut devices = self.ports.save();
         devices.extend(self.mmio.save());
         Ok(MachineState {
@@ -117,7 +127,12 @@ impl Machine {
             history: self.progress.history,
             exit_code: self.progress.exit_code,
             cpuid_digest: self.cpuid_digest,
+            platform,
         })
+    }
+
+    fn save_vcpu(&mut self, index: VcpuIndex) -> Result<CpuState, MachineError> {
+        CpuState::read(self.vcpus.still(index).fd(), &self.support, &mut self.msrs, self.platform.is_some())
     }
 
     /// Takes over a saved state; the memory must be that of the same moment. Guest time goes on from then.
@@ -129,7 +144,14 @@ impl Machine {
             return Err(MachineError::OtherProcessor { saved: state.cpuid_digest, here: self.cpuid_digest });
         }
         self.restore_devices(state)?;
-        state.cpu.write(&self.vm, self.vcpu.fd(), &self.support)?;
+        match &state.platform {
+            Some(platform) => self.restore_platform(&state.cpu, platform)?,
+            None if self.platform.is_some() => return Err(MachineError::OtherKind),
+            None => {
+                write_clock(&self.vm, state.cpu.clock_ns, &self.support)?;
+                state.cpu.write(self.vcpus.still(VcpuIndex::FIRST).fd(), &self.support)?;
+            }
+        }
         self.inputs.resume(&ResumePoint {
             now: state.guest_time,
             waiting_console: &state.waiting_console,

@@ -25,7 +25,7 @@ pub(super) struct SavedMachine<'a> {
 }
 
 #[derive(Serialize, Deserialize)]
-struct SavedCpu<'a> {
+pub(super) struct SavedCpu<'a> {
     #[serde(with = "serde_bytes", borrow)]
     regs: &'a [u8],
     #[serde(with = "serde_bytes", borrow)]
@@ -59,19 +59,8 @@ impl SavedPlace {
 
 impl<'a> SavedMachine<'a> {
     pub(super) fn of(state: &'a MachineState) -> Self {
-        let cpu = &state.cpu;
         Self {
-            cpu: SavedCpu {
-                regs: cpu.regs.as_bytes(),
-                sregs: cpu.sregs.as_bytes(),
-                xsave: cpu.xsave.as_bytes(),
-                xcrs: cpu.xcrs.as_ref().map(bytes),
-                events: cpu.events.as_ref().map(bytes),
-                debug_regs: cpu.debug_regs.as_ref().map(bytes),
-                mp_state: cpu.mp_state,
-                msrs: cpu.msrs.clone(),
-                clock_ns: cpu.clock_ns,
-            },
+            cpu: SavedCpu::of(&state.cpu),
             devices: state.devices.clone(),
             guest_time: state.guest_time,
             waiting_console: &state.waiting_console,
@@ -84,22 +73,8 @@ impl<'a> SavedMachine<'a> {
     }
 
     pub(super) fn into_state(self, place: &SavedPlace) -> Result<MachineState, StateError> {
-        let cpu = self.cpu;
-        if cpu.msrs.len() > MSRS_MAX {
-            return Err(StateError::TooManyMsrs { count: cpu.msrs.len(), limit: MSRS_MAX });
-        }
         Ok(MachineState {
-            cpu: CpuState {
-                regs: structure("regs", cpu.regs)?,
-                sregs: structure("sregs", cpu.sregs)?,
-                xsave: Box::new(structure("xsave", cpu.xsave)?),
-                xcrs: optional("xcrs", cpu.xcrs)?,
-                events: optional("events", cpu.events)?,
-                debug_regs: optional("debug_regs", cpu.debug_regs)?,
-                mp_state: cpu.mp_state,
-                msrs: cpu.msrs,
-                clock_ns: cpu.clock_ns,
-            },
+            cpu: self.cpu.into_cpu()?,
             devices: self.devices,
             guest_time: self.guest_time,
             waiting_console: self.waiting_console.to_vec(),
@@ -111,15 +86,50 @@ impl<'a> SavedMachine<'a> {
             history: place.history,
             exit_code: self.exit_code,
             cpuid_digest: self.cpuid_digest,
+            platform: None,
         })
     }
 }
 
-fn bytes<T: IntoBytes + Immutable>(value: &T) -> &serde_bytes::Bytes {
+impl<'a> SavedCpu<'a> {
+    pub(super) fn of(cpu: &'a CpuState) -> Self {
+        Self {
+            regs: cpu.regs.as_bytes(),
+            sregs: cpu.sregs.as_bytes(),
+            xsave: cpu.xsave.as_bytes(),
+            xcrs: cpu.xcrs.as_ref().map(bytes),
+            events: cpu.events.as_ref().map(bytes),
+            debug_regs: cpu.debug_regs.as_ref().map(bytes),
+            mp_state: cpu.mp_state,
+            msrs: cpu.msrs.clone(),
+            clock_ns: cpu.clock_ns,
+        }
+    }
+
+    pub(super) fn into_cpu(self) -> Result<CpuState, StateError> {
+        if self.msrs.len() > MSRS_MAX {
+            return Err(StateError::TooManyMsrs { count: self.msrs.len(), limit: MSRS_MAX });
+        }
+        Ok(CpuState {
+            regs: structure("regs", self.regs)?,
+            sregs: structure("sregs", self.sregs)?,
+            xsave: Box::new(structure("xsave", self.xsave)?),
+            xcrs: optional("xcrs", self.xcrs)?,
+            events: optional("events", self.events)?,
+            debug_regs: optional("debug_regs", self.debug_regs)?,
+            mp_state: self.mp_state,
+            msrs: self.msrs,
+            clock_ns: self.clock_ns,
+            lapic: None,
+        })
+    }
+}
+
+pub(super) fn bytes<T: IntoBytes + Immutable>(value: &T) -> &serde_bytes::Bytes {
     serde_bytes::Bytes::new(value.as_bytes())
 }
 
-fn structure<T: FromBytes>(name: &'static str, bytes: &[u8]) -> Result<T, StateError> {
+pub(super) fn structure<T: FromBytes>(name: &'static str, bytes: &[u8]) -> Result<T, StateError> {
     T::read_from_bytes(bytes).map_err(|_| StateError::StructureLength {
         name,
         expected: size_of::<T>(),

@@ -7,7 +7,8 @@ use ft_protocol::record::{Access, HistoryDigest};
 use kvm_bindings::{kvm_debugregs, kvm_regs, kvm_sregs, kvm_vcpu_events, kvm_xcrs};
 use proptest::prelude::*;
 
-/// A state as each version wrote it. When the last is not written any more, the version has to change; all must be read.
+/// A flat guest's state as each version wrote it. When the last is not written any more, the version has to change; all
+/// must be read.
 const GOLDEN: &[u8] = include_bytes!("golden-v2.bin");
 const GOLDEN_V1: &[u8] = include_bytes!("golden-v1.bin");
 const HEADER_LENGTH: usize = 24;
@@ -27,6 +28,7 @@ pub(super) fn example() -> MachineState {
             mp_state: 0,
             msrs: vec![(0x10, 123_456_789), (0xc000_0080, 0x500)],
             clock_ns: Some(1_000_000_007),
+            lapic: None,
         },
         devices: vec![(DeviceId(1), vec![1, 2, 3]), (DeviceId(2), Vec::new())],
         guest_time: GuestTime(5_000_000_000),
@@ -39,6 +41,7 @@ pub(super) fn example() -> MachineState {
         history: example_history(),
         exit_code: None,
         cpuid_digest: 0xdead_beef,
+        platform: None,
     }
 }
 
@@ -97,7 +100,7 @@ fn every_defect_has_its_own_error() {
     assert_eq!(changed(0), StateError::Magic);
     assert!((8..24).all(|at| matches!(changed(at), StateError::HeaderCrc { .. })));
     assert!(matches!(changed(100), StateError::BodyCrc { .. }));
-    assert_eq!(decode(&sealed(3, 0, &[])), StateError::Version { got: 3 });
+    assert_eq!(decode(&sealed(4, 0, &[])), StateError::Version { got: 4 });
     assert_eq!(decode(&good[..good.len() - 1]), StateError::Length { expected: body.len(), got: body.len() - 1 });
     let long = vec![0; (1 << 20) + 1];
     assert!(matches!(decode(&reseal(&long)), StateError::Length { .. }));

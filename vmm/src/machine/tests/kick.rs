@@ -2,6 +2,7 @@
 
 use super::support::{MIB, bare, booted, kvm};
 use crate::machine::Stop;
+use crate::machine::vcpus::VcpuIndex;
 use std::sync::Barrier;
 
 const FOR_EVER: [&str; 2] = ["--rounds", "1000000000000"];
@@ -23,9 +24,9 @@ fn a_spinning_guest_is_stopped_and_goes_on() {
         for _ in 0..200 {
             // The kick comes before, while or after the guest is entered.
             barrier.wait();
-            let before = machine.vcpu.fd().get_regs().expect("registers");
+            let before = machine.vcpus.still(VcpuIndex::FIRST).fd().get_regs().expect("registers");
             assert_eq!(machine.run().expect("runs"), Stop::Kicked);
-            last_rip_moved |= machine.vcpu.fd().get_regs().expect("registers") != before;
+            last_rip_moved |= machine.vcpus.still(VcpuIndex::FIRST).fd().get_regs().expect("registers") != before;
         }
     });
     assert!(last_rip_moved, "the guest ran between kicks");

@@ -73,7 +73,7 @@ fn run_with_moves(kvm: &Kvm, arguments: &[&str]) -> (Stop, String, u32) {
     let mut protected = Protected { image: Arc::new(image), state: Vec::new(), console: Vec::new() };
     let memory =
         layout::copy_on_write_memory(&FileOffset::from_arc(protected.image.clone(), 0), MEMORY).expect("a view");
-    let config = MachineConfig { inputs: Box::new(LiveInputs::default()), mmio_devices: Vec::new(), cpu: None };
+    let config = MachineConfig { inputs: Box::new(LiveInputs::default()), ..MachineConfig::live() };
     let mut machine = Machine::prepare(kvm, memory, config).expect("a machine");
     let arguments: Vec<String> = arguments.iter().map(ToString::to_string).collect();
     let entry =

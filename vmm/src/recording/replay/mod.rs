@@ -197,6 +197,7 @@ impl Replay {
             inputs: Box::new(Replayer::new(tape.clone(), OutputsLogged::Yes)),
             mmio_devices: devices(&nets, disk.clone()),
             cpu: Some(recorded.cpu.clone()),
+            linux: None,
         };
         let machine = Machine::prepare(&kvm, anonymous_memory(recorded.memory_bytes)?, config)?;
         let pages = usize::try_from(recorded.memory_bytes).expect("usize has 64 bits") / super::chunk::PAGE_BYTES;

@@ -7,8 +7,8 @@ use crate::machine::device::Context;
 use crate::machine::inputs::{ExitNumber, InputError};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use virtio_bindings::bindings::virtio_blk::{
-    VIRTIO_BLK_F_FLUSH, VIRTIO_BLK_F_SEG_MAX, VIRTIO_BLK_S_IOERR, VIRTIO_BLK_S_OK, VIRTIO_BLK_S_UNSUPP,
-    VIRTIO_BLK_T_FLUSH, VIRTIO_BLK_T_GET_ID, VIRTIO_BLK_T_IN, VIRTIO_BLK_T_OUT,
+    VIRTIO_BLK_F_FLUSH, VIRTIO_BLK_F_SEG_MAX, VIRTIO_BLK_F_SIZE_MAX, VIRTIO_BLK_S_IOERR, VIRTIO_BLK_S_OK,
+    VIRTIO_BLK_S_UNSUPP, VIRTIO_BLK_T_FLUSH, VIRTIO_BLK_T_GET_ID, VIRTIO_BLK_T_IN, VIRTIO_BLK_T_OUT,
 };
 use virtio_bindings::virtio_ids::VIRTIO_ID_BLOCK;
 
@@ -23,11 +23,13 @@ const NAME: &[u8; 20] = b"ftvm-disk\0\0\0\0\0\0\0\0\0\0\0";
 const SEGMENTS_MAX: usize = 64;
 /// Most bytes of data in a request: with the queue's size this bounds the work of one exit.
 const DATA_BYTES_MAX: usize = 256 << 10;
+/// Most bytes of a piece.
+const SEGMENT_BYTES_MAX: usize = DATA_BYTES_MAX / SEGMENTS_MAX;
 const REQUEST: ChainLimits =
     ChainLimits { descriptors_max: SEGMENTS_MAX + 2, bytes_max: (HEADER_BYTES + DATA_BYTES_MAX + STATUS_BYTES) as u64 };
 const QUEUES: [QueueKind; 1] = [QueueKind { size_max: 64, service: Service::Notified }];
 
-/// Capacity in sectors (8 bytes), the largest segment (4, not offered), segments (4).
+/// Capacity in sectors (8 bytes), the largest segment (4), segments (4).
 const CONFIG_BYTES: usize = 16;
 
 pub(super) struct Blk {
@@ -49,6 +51,8 @@ impl Blk {
         let sectors = lock(&disk).bytes() / SECTOR_BYTES;
         let mut config = [0; CONFIG_BYTES];
         config[..8].copy_from_slice(&sectors.to_le_bytes());
+        let bytes = u32::try_from(SEGMENT_BYTES_MAX).expect("a small number");
+        config[8..12].copy_from_slice(&bytes.to_le_bytes());
         let segments = u32::try_from(SEGMENTS_MAX).expect("a small number");
         config[12..].copy_from_slice(&segments.to_le_bytes());
         Self { disk, sectors, config }
@@ -104,7 +108,7 @@ impl Backend for Blk {
     }
 
     fn features(&self) -> u64 {
-        1 << VIRTIO_BLK_F_FLUSH | 1 << VIRTIO_BLK_F_SEG_MAX
+        1 << VIRTIO_BLK_F_FLUSH | 1 << VIRTIO_BLK_F_SIZE_MAX | 1 << VIRTIO_BLK_F_SEG_MAX
     }
 
     fn queues(&self) -> &'static [QueueKind] {

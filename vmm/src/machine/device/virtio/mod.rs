@@ -1,4 +1,4 @@
-//! The virtio devices of a machine: net, blk, console and rng behind virtio-mmio, for guests that poll.
+//! The virtio devices of a machine: net, blk, console and rng behind virtio-mmio.
 //!
 //! Each device has a page of the MMIO window at an address of its own, taken or not:
 //!
@@ -67,6 +67,16 @@ pub fn devices(nets: &[NetSpec], disk: Option<Arc<Mutex<Disk>>>) -> Vec<(Range<u
         devices.push(at_slot(RNG_SLOT, rng::Rng));
     }
     devices
+}
+
+/// The slots of the devices among these, which tell where they are.
+pub(in crate::machine) fn slots(devices: impl Iterator<Item = DeviceId>) -> impl Iterator<Item = u8> {
+    devices.filter_map(|device| u8::try_from(device.0.checked_sub(FIRST_ID)?).ok())
+}
+
+/// Where the device of a slot is.
+pub(in crate::machine) fn slot_address(slot: u8) -> u64 {
+    MMIO_START + u64::from(slot) * DEVICE_MMIO_BYTES
 }
 
 fn at_slot(slot: u32, backend: impl Backend + 'static) -> (Range<u64>, Box<dyn Device>) {

@@ -5,8 +5,8 @@
 
 use crate::machine::layout::GuestMemory;
 use crate::machine::to_usize;
-use std::sync::atomic::Ordering;
-use virtio_bindings::bindings::virtio_ring::VRING_USED_F_NO_NOTIFY;
+use std::sync::atomic::{Ordering, fence};
+use virtio_bindings::bindings::virtio_ring::{VRING_AVAIL_F_NO_INTERRUPT, VRING_USED_F_NO_NOTIFY};
 use virtio_queue::{Queue, QueueOwnedT, QueueT};
 use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend};
 
@@ -235,6 +235,15 @@ impl Ring<'_> {
         self.queue.add_used(self.memory, chain.head, written).map_err(|_| Refusal::RingOutside)?;
         *self.used = true;
         Ok(())
+    }
+
+    /// Whether the driver wants to hear of buffers that were given back. A ring that cannot be read is one that does.
+    pub(super) fn wants_interrupts(&self) -> bool {
+        // The used index first, then the flag: a driver sets the flag first, and looks at the index then.
+        fence(Ordering::SeqCst);
+        let flag = u16::try_from(VRING_AVAIL_F_NO_INTERRUPT).expect("a flag of sixteen bits");
+        let flags = self.memory.load::<u16>(GuestAddress(self.queue.avail_ring()), Ordering::Relaxed);
+        flags.map_or(true, |flags| u16::from_le(flags) & flag == 0)
     }
 
     /// Tells the driver that it need not notify: the device looks at the queue at every exit.

@@ -6,12 +6,13 @@
 //!                                          a refused queue or chain └──> NEEDS_RESET ──status 0──> reset
 //! ```
 //!
-//! There is no interrupt line: drivers poll. A queue is served in the exit of its notification, or, if the backend polls
-//! it, at every point where devices take inputs. So whatever the guest sees of a device is a function of its exits.
+//! Drivers of flat guests poll: there is no interrupt line. A queue is served in the exit of its notification, or, if the
+//! backend polls it, at every point where devices take inputs. So whatever the guest sees of a device is a function of its
+//! exits. Where there is a line (Linux), it is up while the interrupt status says so, and drivers notify always.
 
 use super::registers::{self as reg, interrupt, status};
 use super::ring::{Refusal, Ring};
-use crate::machine::device::{Context, Device, DeviceId, DeviceStateError, decode, encode, word};
+use crate::machine::device::{Context, Device, DeviceId, DeviceStateError, Interrupt, decode, encode, word};
 use crate::machine::inputs::InputError;
 use serde::{Deserialize, Serialize};
 use virtio_bindings::bindings::virtio_config::VIRTIO_F_VERSION_1;
@@ -93,6 +94,8 @@ pub(super) struct Transport<B> {
     driver_features: u64,
     queue_sel: u32,
     interrupt: u32,
+    /// There is an interrupt line.
+    has_line: bool,
     queues: Vec<QueueSlot>,
 }
 
@@ -131,6 +134,7 @@ impl<B: Backend> Transport<B> {
             driver_features: 0,
             queue_sel: 0,
             interrupt: 0,
+            has_line: false,
             queues,
         }
     }
@@ -252,8 +256,8 @@ impl<B: Backend> Transport<B> {
                 };
                 let mut ring = Ring { queue: &mut queue, memory: context.memory, used: &mut false };
                 let silenced = match kind.service {
-                    Service::Polled => ring.silence(),
-                    Service::Notified => Ok(()),
+                    Service::Polled if !self.has_line => ring.silence(),
+                    Service::Polled | Service::Notified => Ok(()),
                 };
                 slot.queue = Some(queue);
                 if let Err(refusal) = silenced {
@@ -282,7 +286,8 @@ impl<B: Backend> Transport<B> {
         let mut used = false;
         let mut ring = Ring { queue, memory: context.memory, used: &mut used };
         let served = self.backend.serve(index, &mut ring, context);
-        if used {
+        let heard = !self.has_line || ring.wants_interrupts();
+        if used && heard {
             self.interrupt |= interrupt::USED;
         }
         match served {
@@ -354,6 +359,14 @@ impl<B: Backend> Device for Transport<B> {
             }
         }
         Ok(())
+    }
+
+    fn connect_interrupt(&mut self) {
+        self.has_line = true;
+    }
+
+    fn interrupt(&mut self) -> Interrupt {
+        Interrupt::Level(self.interrupt != 0)
     }
 
     fn save(&self) -> Vec<u8> {

@@ -1,0 +1,5 @@
+mod acpi;
+mod boot;
+mod bundle;
+mod cpuid;
+mod power;
