@@ -9,6 +9,7 @@ mod machine;
 mod mutate;
 mod pool;
 mod protocol;
+mod recording;
 mod virtio;
 mod wire;
 
@@ -26,7 +27,7 @@ pub struct Target {
 }
 
 /// All of them.
-pub const TARGETS: [Target; 20] = [
+pub const TARGETS: [Target; 21] = [
     Target { name: "superblock", run: pool::superblock, seeds: pool::superblock_seeds },
     Target { name: "vm-entry", run: pool::vm_entry, seeds: pool::vm_entry_seeds },
     Target { name: "blob", run: pool::blob, seeds: pool::blob_seeds },
@@ -46,6 +47,7 @@ pub const TARGETS: [Target; 20] = [
     Target { name: "virtio", run: virtio::chains, seeds: virtio::seeds },
     Target { name: "scenario", run: files::scenario, seeds: files::scenario_seeds },
     Target { name: "event-file", run: files::event_file, seeds: files::event_file_seeds },
+    Target { name: "recording", run: recording::recording, seeds: recording::recording_seeds },
     Target { name: "history", run: files::history, seeds: files::history_seeds },
 ];
 

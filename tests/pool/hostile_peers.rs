@@ -15,6 +15,8 @@ use serde::Serialize;
 use shared_mem::{Extent, Offset};
 use std::fs::File;
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
+use std::os::unix::fs::PermissionsExt as _;
+
 use std::time::Duration;
 
 const VM: VmId = VmId::new(0);
@@ -65,6 +67,36 @@ fn client(run: &Run) -> Peer {
     let welcome = peer.receive::<ToClient>().expect("an answer").message;
     assert_eq!(welcome, ToClient::Welcome);
     peer
+}
+
+/// Who is told nothing, even where the socket's permissions would let them in.
+#[test]
+fn another_user_is_not_answered() {
+    const NOBODY: u32 = 65_534;
+    let Some(_machine) = kvm() else { return };
+    if !rustix::process::geteuid().is_root() {
+        eprintln!("SKIPPED another_user_is_not_answered: only root can be another user for a while");
+        return;
+    }
+    let mut run = victim(None);
+    let socket = run.socket();
+    let open = std::fs::Permissions::from_mode(0o777);
+    for path in [socket.parent().expect("it lies in a directory"), &socket] {
+        std::fs::set_permissions(path, open.clone()).expect("they are ours");
+    }
+    // The identity of this thread alone, which ends with it.
+    let stranger = std::thread::spawn(move || {
+        let nobody = rustix::process::Uid::from_raw(NOBODY);
+        rustix::thread::set_thread_res_uid(nobody, nobody, nobody).expect("root may be anybody");
+        let peer = Peer::connect(&socket);
+        peer.send(client_hello());
+        peer.receive::<ToClient>().is_none()
+    });
+    assert!(stranger.join().expect("the socket lets it in"), "the controller answered a stranger");
+    let refused = format!("refused a connection of user {NOBODY}");
+    await_some("a line in the controller's log", || run.everything().contains(&refused).then_some(()));
+    client(&run);
+    unharmed(&mut run, "another user");
 }
 
 #[test]

@@ -2,30 +2,30 @@
 //! record log.
 
 use super::follow::Warm;
+use super::kicks::Kicks;
 use super::outbox::Outbox;
 use super::parts::StandbyParts;
 use super::record::{Found, Inherited, RecordLog};
 use super::vm_thread::{Command, Promotion, Surroundings};
 use crate::clock;
 use crate::machine::history::{Recorder, ReplayMeter, ReplayThenLive, Replayer};
-use crate::machine::{Kicker, LiveInputs, Machine, MachineState, Stop};
+use crate::machine::{LiveInputs, Machine, MachineState, Stop};
 use ft_protocol::record::{Cursor, OutputsLogged};
 use ft_protocol::wire::Order;
 use ft_protocol::{Epoch, Span, Time};
 use shared_mem::{Extent, LogPosition, LogReader, Mapping, boot_image};
 use std::sync::Arc;
-use std::time::Duration;
 
 type Failure = Box<dyn std::error::Error + Send + Sync>;
 
-/// A replay takes about as long as the guest took the first time, which is at most an epoch. After so many epochs, it does
-/// something else.
+/// A replay takes about as much processor time as the guest took the first time, which is at most an epoch. After so many
+/// epochs, it does something else.
 const REPLAY_EPOCHS_MAX: u64 = 10;
+/// Even a short epoch's replay may come to a machine that has much else to do.
+const REPLAY_SPAN_MIN: Span = Span::from_ms(5_000);
 /// Why a Linux guest's mode is another than it was to be.
 pub(super) const CHECKPOINT_ONLY: &str =
     "Linux guests are not deterministic between exits, and can only be protected in checkpoint mode";
-/// Even a short epoch's replay may come to a machine that has much else to do.
-const REPLAY_SPAN_MIN: Span = Span::from_ms(5_000);
 
 /// A machine that is ready to reign.
 pub(super) struct Loaded {
@@ -134,8 +134,8 @@ fn replay_all(
     mut loaded: Loaded,
 ) -> Result<Loaded, Failure> {
     let bound = order.spec.epoch_interval.times(REPLAY_EPOCHS_MAX).max(REPLAY_SPAN_MIN);
-    let give_up_at = loaded.loaded_at + bound;
-    let _alarm = Alarm::set(machine.kicker(), bound);
+    let begun = clock::spent_by_this_thread();
+    let _kicks = Kicks::start(machine.kicker());
     // Where a kick began the epoch, its first events came here.
     if deliver {
         machine.deliver()?;
@@ -150,10 +150,10 @@ fn replay_all(
                     loaded.discarded = true;
                     return Ok(loaded);
                 }
-                if clock::monotonic() >= give_up_at {
+                if clock::spent_by_this_thread().ns() - begun.ns() >= bound.ns() {
                     let (exit, last) = (machine.exits().0, found.last_exit());
                     loaded.diverged =
-                        Some(format!("exit {exit}: expected to come to exit {last}, got {bound} without"));
+                        Some(format!("exit {exit}: expected to come to exit {last}, got {bound} of computing without"));
                 }
             }
             Ok(Stop::Output | Stop::Flush | Stop::SourcePaused | Stop::Wait { .. }) => {}
@@ -186,32 +186,4 @@ fn replay_all(
         outbox.hold(order.base.next(), unsent);
     }
     Ok(loaded)
-}
-
-/// Kicks the vCPU once, unless it is dropped before.
-struct Alarm {
-    stop: Option<crossbeam_channel::Sender<()>>,
-    thread: Option<std::thread::JoinHandle<()>>,
-}
-
-impl Alarm {
-    fn set(kicker: Kicker, after: Span) -> Self {
-        let (stop, stopped) = crossbeam_channel::bounded(0);
-        let thread = std::thread::spawn(move || {
-            if stopped.recv_timeout(Duration::from_nanos(after.ns())).is_err_and(|error| error.is_timeout()) {
-                kicker.kick();
-            }
-        });
-        Self { stop: Some(stop), thread: Some(thread) }
-    }
-}
-
-impl Drop for Alarm {
-    fn drop(&mut self) {
-        self.stop = None;
-        if let Some(thread) = self.thread.take() {
-            // A panic there has been reported by its hook.
-            let _ = thread.join();
-        }
-    }
 }

@@ -5,6 +5,7 @@
 //! somewhere between two exits, no replay can stop at the same place: there it goes on from the record.
 
 use super::followed_log::{FollowedLog, SharedLog};
+use super::kicks::Kicks;
 use super::parts::FollowParts;
 use super::primary::lock;
 use super::record::RecordLog;
@@ -13,17 +14,16 @@ use super::working_set::WorkingSet;
 use crate::clock;
 use crate::failpoint;
 use crate::machine::history::{LateSource, Recorder, ReplayMeter, ReplayThenLive, Replayer};
-use crate::machine::{DirtyPages, InputError, Kicker, LiveInputs, MachineError, MachineState, Stop};
-use crossbeam_channel::{RecvTimeoutError, Sender};
+use crate::machine::{DirtyPages, InputError, LiveInputs, MachineError, MachineState, Stop};
+use crossbeam_channel::RecvTimeoutError;
 use ft_protocol::commit_meta::CommitMeta;
 use ft_protocol::record::{CommitPoint, OutputsLogged};
 use ft_protocol::wire::{FollowStep, Order};
-use ft_protocol::{Epoch, Span, Time};
+use ft_protocol::{Epoch, Span};
 use shared_mem::journal::Record;
 use shared_mem::{Mapping, Offset, PAGE_BYTES, PageIndex, PagePlace, PoolRead, ReadOnly, RecordLimits};
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::thread::JoinHandle;
 use std::time::Duration;
 
 type Failure = Box<dyn std::error::Error + Send + Sync>;
@@ -34,10 +34,9 @@ const LOOK_LATER: Duration = Duration::from_millis(1);
 /// Looks after which it is later.
 const LOOKS_SOON: u32 = 100;
 
-/// A guest that the primary has brought to an exit and that does not come there in so long does something else.
+/// A guest that the primary has brought to an exit and that does not come there in so much processor time does something
+/// else.
 const EXIT_SPAN_MAX: Span = Span::from_ms(10_000);
-/// Time between two looks whether that is so.
-const WATCH_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Largest meta part of a commit record that makes sense; the controller's bound, too.
 const META_BYTES_MAX: u64 = 8 << 20;
@@ -82,7 +81,8 @@ struct Follower<'a> {
     ended: bool,
     idle_looks: u32,
     last_exit: u64,
-    last_exit_at: Time,
+    /// Processor time spent when it came there.
+    last_exit_spent: Span,
 }
 
 /// What comes next.
@@ -112,7 +112,7 @@ pub(super) fn run(
     failpoint::pass("host.follow.loaded");
     let kicker = standby.machine.kicker();
     *around.kicker.lock().expect("nothing panics under this lock") = Some(kicker.clone());
-    let _watch = Watch::start(kicker);
+    let _kicks = Kicks::start(kicker);
     let image = Mapping::read_only(&standby.parts.image)?;
     let limits = RecordLimits {
         image_pages: PoolRead::len(&image) / shared_mem::PAGE_SIZE,
@@ -135,7 +135,7 @@ pub(super) fn run(
         ended: false,
         idle_looks: 0,
         last_exit: 0,
-        last_exit_at: clock::monotonic(),
+        last_exit_spent: clock::spent_by_this_thread(),
     };
     loop {
         match follower.step()? {
@@ -399,12 +399,13 @@ impl Follower<'_> {
 
     fn check_progress(&mut self) -> Next {
         let exit = self.standby.machine.exits().0;
-        let now = clock::monotonic();
+        let spent = clock::spent_by_this_thread();
         if exit != self.last_exit {
-            (self.last_exit, self.last_exit_at) = (exit, now);
-        } else if now.since(self.last_exit_at) > EXIT_SPAN_MAX {
-            return self
-                .diverged(format!("exit {exit}: expected to come to the next one, got {EXIT_SPAN_MAX} without"));
+            (self.last_exit, self.last_exit_spent) = (exit, spent);
+        } else if spent.ns().saturating_sub(self.last_exit_spent.ns()) > EXIT_SPAN_MAX.ns() {
+            return self.diverged(format!(
+                "exit {exit}: expected to come to the next one, got {EXIT_SPAN_MAX} of computing without"
+            ));
         }
         Next::GoOn
     }
@@ -414,33 +415,5 @@ impl Follower<'_> {
         tracing::warn!("{} of {} diverged: {report}", self.parts.generation, self.order.vm);
         self.around.say(VmEvent::Diverged { generation: self.parts.generation, report });
         Next::End(FollowEnd::Reset)
-    }
-}
-
-/// Kicks the vCPU now and then, so that a guest that does not come to its exit is noticed.
-struct Watch {
-    stop: Option<Sender<()>>,
-    thread: Option<JoinHandle<()>>,
-}
-
-impl Watch {
-    fn start(kicker: Kicker) -> Self {
-        let (stop, stopped) = crossbeam_channel::bounded(0);
-        let thread = std::thread::spawn(move || {
-            while stopped.recv_timeout(WATCH_INTERVAL).is_err_and(|error| error.is_timeout()) {
-                kicker.kick();
-            }
-        });
-        Self { stop: Some(stop), thread: Some(thread) }
-    }
-}
-
-impl Drop for Watch {
-    fn drop(&mut self) {
-        self.stop = None;
-        if let Some(thread) = self.thread.take() {
-            // A panic there has been reported by its hook.
-            let _ = thread.join();
-        }
     }
 }

@@ -12,6 +12,7 @@ mod commit_times;
 mod driver;
 mod follow;
 mod followed_log;
+mod kicks;
 mod networks;
 mod outbox;
 mod parts;

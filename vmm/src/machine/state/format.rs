@@ -103,6 +103,14 @@ pub enum StateError {
         /// The bound.
         limit: usize,
     },
+    /// A count that no guest can have come to.
+    #[error("saved state has {count} as its {name}, which no guest can have come to")]
+    Count {
+        /// Which.
+        name: &'static str,
+        /// The count.
+        count: u64,
+    },
 }
 
 impl MachineState {

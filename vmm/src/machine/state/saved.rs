@@ -9,6 +9,10 @@ use zerocopy::{FromBytes, Immutable, IntoBytes};
 /// More registers than KVM lists today; KVM itself takes at most 256 in one call.
 const MSRS_MAX: usize = 256;
 
+/// Counts and positions beyond this are no guest's: at a thousand million a second they would take a century. Sums of them
+/// stay within 64 bits.
+const COUNT_MAX: u64 = 1 << 62;
+
 #[derive(Serialize, Deserialize)]
 pub(super) struct SavedMachine<'a> {
     #[serde(borrow)]
@@ -73,6 +77,15 @@ impl<'a> SavedMachine<'a> {
     }
 
     pub(super) fn into_state(self, place: &SavedPlace) -> Result<MachineState, StateError> {
+        let counts = [
+            ("exits", self.exits.0),
+            ("console position", self.console_position),
+            ("packet position", place.packet_position),
+            ("log position", place.log_position),
+        ];
+        if let Some((name, count)) = counts.into_iter().find(|(_, count)| *count > COUNT_MAX) {
+            return Err(StateError::Count { name, count });
+        }
         Ok(MachineState {
             cpu: self.cpu.into_cpu()?,
             devices: self.devices,

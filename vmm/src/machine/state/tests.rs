@@ -113,6 +113,10 @@ fn every_defect_has_its_own_error() {
     let mut many = example();
     many.cpu.msrs = vec![(1, 1); 257];
     assert_eq!(decode(&many.encode()), StateError::TooManyMsrs { count: 257, limit: 256 });
+    let far = MachineState { exits: ExitNumber(u64::MAX), ..example() };
+    assert_eq!(decode(&far.encode()), StateError::Count { name: "exits", count: u64::MAX });
+    let far = MachineState { log_position: (1 << 62) + 1, ..example() };
+    assert!(matches!(decode(&far.encode()), StateError::Count { name: "log position", .. }));
 }
 
 proptest! {
@@ -137,7 +141,7 @@ proptest! {
     }
 
     #[test]
-    fn what_is_decoded_is_what_was_encoded(rip in any::<u64>(), position in any::<u64>(), code in any::<Option<u32>>(),
+    fn what_is_decoded_is_what_was_encoded(rip in any::<u64>(), position in 0..=1_u64 << 62, code in any::<Option<u32>>(),
         console in prop::collection::vec(any::<u8>(), 0..50)) {
         let mut state = example();
         state.cpu.regs.rip = rip;
