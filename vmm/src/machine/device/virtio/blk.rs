@@ -27,7 +27,9 @@ const DATA_BYTES_MAX: usize = 256 << 10;
 const SEGMENT_BYTES_MAX: usize = DATA_BYTES_MAX / SEGMENTS_MAX;
 const REQUEST: ChainLimits =
     ChainLimits { descriptors_max: SEGMENTS_MAX + 2, bytes_max: (HEADER_BYTES + DATA_BYTES_MAX + STATUS_BYTES) as u64 };
-const QUEUES: [QueueKind; 1] = [QueueKind { size_max: 64, service: Service::Notified }];
+const QUEUE_SIZE_MAX: u16 = 128;
+const QUEUES: [QueueKind; 1] = [QueueKind { size_max: QUEUE_SIZE_MAX, service: Service::Notified }];
+const _: () = assert!(QUEUE_SIZE_MAX as usize >= SEGMENTS_MAX + 2, "the largest request fits an empty queue");
 
 /// Capacity in sectors (8 bytes), the largest segment (4), segments (4).
 const CONFIG_BYTES: usize = 16;
