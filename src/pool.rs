@@ -18,8 +18,8 @@ const HEARTBEAT_MS: u64 = 100;
 const STALL_MS: u64 = 2_000;
 /// The degree of suspicion at which a silent host is suspected before the bound: twice as fast on a quiet machine.
 const SUSPICION: &str = "16";
-/// Beats that fit into the bound.
-const BEATS_PER_BOUND: u32 = 20;
+/// Beats that fit into the bound: each wakes the host and whoever watches it, which is most of what an idle VM costs.
+const BEATS_PER_BOUND: u32 = 12;
 
 #[derive(clap::Args)]
 pub(crate) struct Args {

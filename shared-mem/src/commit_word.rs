@@ -74,7 +74,7 @@ impl CommitWord {
 
     /// The word as stored.
     #[must_use]
-    pub const fn encode(self) -> u64 {
+    pub fn encode(self) -> u64 {
         let word = guarded_word::encode(self.epoch.get());
         if self.sealed { word | guarded_word::SEALED } else { word }
     }

@@ -179,6 +179,7 @@ impl WorkingMemory {
     }
 
     /// The region a page lies in, and its byte offset there.
+    #[inline]
     fn region(&self, page: PageIndex) -> Option<(&GuestRegionMmap<AtomicBitmap>, usize)> {
         let (index, first) = if page.get() < self.low_pages { (0, 0) } else { (1, self.low_pages) };
         let region = self.memory.iter().nth(index)?;
@@ -187,6 +188,9 @@ impl WorkingMemory {
     }
 
     /// A page of working memory; `None` beyond its end. Writes through it are noted in the bitmap.
+    // Inline: a result that goes through memory makes a commit wait, page after page, until the page before has left the
+    // processor's store buffer.
+    #[inline]
     #[must_use]
     pub fn page(&self, page: PageIndex) -> Option<WorkingPage<'_>> {
         if page.get() >= self.pages {

@@ -8,7 +8,7 @@ use super::spill::{SpillError, SpillSpace};
 use crate::commit_word::{CommitWord, CommitWordError};
 use crate::header::{Header, ReadHeaderError};
 use crate::mem::{AccessError, PoolRead, PoolWrite, check_bounds};
-use crate::numbers::{Epoch, Generation, Offset};
+use crate::numbers::{Epoch, Generation, Offset, PAGE_SIZE, round_up};
 use crate::planted::PlantedBug;
 
 /// A journal does not fit what the VM directory says.
@@ -142,12 +142,20 @@ impl<M: PoolRead> JournalReader<M> {
     /// # Errors
     /// When the kernel refuses.
     pub fn release_spill(&self, epoch: Epoch, space: &impl SpillSpace) -> Result<(), SpillError> {
-        let reserved = self.geometry.reserved_bytes;
-        if reserved == self.geometry.slot_bytes {
+        self.release_spill_beyond(epoch, 0, space)
+    }
+
+    /// The same, but the first `keep` bytes of the slot keep their space, for the next record that is written there.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub fn release_spill_beyond(&self, epoch: Epoch, keep: u64, space: &impl SpillSpace) -> Result<(), SpillError> {
+        let kept = round_up(keep, PAGE_SIZE).max(self.geometry.reserved_bytes);
+        if kept >= self.geometry.slot_bytes {
             return Ok(());
         }
-        let at = self.geometry.slot_at(epoch).plus(reserved);
-        space.release(at, self.geometry.slot_bytes - reserved)
+        let at = self.geometry.slot_at(epoch).plus(kept);
+        space.release(at, self.geometry.slot_bytes - kept)
     }
 }
 

@@ -253,6 +253,12 @@ impl<'bytes> Record<'bytes> {
         self.meta
     }
 
+    /// Bytes that the record takes in its slot.
+    #[must_use]
+    pub fn total_bytes(&self) -> u64 {
+        PAGES_AT + len_u64(self.body.len())
+    }
+
     /// How many pages and blocks the record holds.
     #[must_use]
     pub fn page_count(&self) -> usize {

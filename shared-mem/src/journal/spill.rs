@@ -33,6 +33,14 @@ pub trait SpillSpace {
     /// When the pool is full or the kernel refuses.
     fn reserve(&self, at: Offset, len: u64) -> Result<(), SpillError>;
 
+    /// The same, unless the pool would have less than `spare` bytes left for others.
+    ///
+    /// # Errors
+    /// When the pool has less, is full, or the kernel refuses.
+    fn reserve_spare(&self, at: Offset, len: u64, _spare: u64) -> Result<(), SpillError> {
+        self.reserve(at, len)
+    }
+
     /// Gives the space of a range back.
     ///
     /// # Errors
@@ -57,6 +65,10 @@ impl SpillSpace for AllReserved {
 impl<S: SpillSpace> SpillSpace for &S {
     fn reserve(&self, at: Offset, len: u64) -> Result<(), SpillError> {
         (**self).reserve(at, len)
+    }
+
+    fn reserve_spare(&self, at: Offset, len: u64, spare: u64) -> Result<(), SpillError> {
+        (**self).reserve_spare(at, len, spare)
     }
 
     fn release(&self, at: Offset, len: u64) -> Result<(), SpillError> {

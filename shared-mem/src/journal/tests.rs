@@ -107,6 +107,69 @@ fn a_record_that_does_not_fit_is_refused_and_spill_is_asked_for() {
     assert!(matches!(record.close(&[0; 8192]), Err(JournalError::RecordTooLarge { .. })));
 }
 
+/// A pool that counts what is asked of it.
+#[derive(Default)]
+struct Counting {
+    reserved: std::cell::RefCell<Vec<(Offset, u64)>>,
+    spare: u64,
+}
+
+impl SpillSpace for Counting {
+    fn reserve(&self, at: Offset, len: u64) -> Result<(), SpillError> {
+        self.reserved.borrow_mut().push((at, len));
+        Ok(())
+    }
+    fn reserve_spare(&self, at: Offset, len: u64, spare: u64) -> Result<(), SpillError> {
+        if self.spare < spare {
+            return Err(SpillError::NoSpace { needed: len, available: self.spare });
+        }
+        self.reserve(at, len)
+    }
+    fn release(&self, _: Offset, _: u64) -> Result<(), SpillError> {
+        Ok(())
+    }
+}
+
+#[test]
+fn a_slot_that_was_made_ready_asks_for_no_space_again() {
+    let journal = fixture(0);
+    let page = [3; PAGE_BYTES];
+    let write = |writer: &JournalWriter<LossyMemory, &Counting>, epoch| {
+        let mut record = writer.begin(Epoch::new(epoch), Epoch::ZERO).unwrap();
+        (0..6).for_each(|index| record.push_page_bytes(PageIndex::new(index), &page).unwrap());
+        record.finish(b"meta").unwrap();
+    };
+    let pool = Counting { spare: u64::MAX, ..Counting::default() };
+    let writer = JournalWriter::new(journal.memory.clone(), &pool, GENERATION, geometry()).unwrap();
+    write(&writer, 1);
+    let asked = pool.reserved.borrow().clone();
+    assert!(!asked.is_empty(), "a record of six pages is larger than what is reserved");
+    assert!(writer.prepare(Epoch::new(2), Epoch::ZERO, 16 << 12, || true));
+    let asked = pool.reserved.borrow().len();
+    write(&writer, 2);
+    assert_eq!(pool.reserved.borrow().len(), asked, "the slot had its space");
+    // What was made ready for one epoch says nothing of another one in the same slot.
+    let mut record = writer.begin(Epoch::new(4), Epoch::new(2)).unwrap();
+    (0..6).for_each(|index| record.push_page_bytes(PageIndex::new(index), &page).unwrap());
+    assert!(pool.reserved.borrow().len() > asked);
+}
+
+#[test]
+fn a_slot_is_made_ready_only_while_it_is_free_and_the_pool_has_plenty() {
+    let journal = fixture(0);
+    let pool = Counting { spare: 1 << 20, ..Counting::default() };
+    let writer = JournalWriter::new(journal.memory.clone(), &pool, GENERATION, geometry()).unwrap();
+    assert!(!writer.prepare(Epoch::new(3), Epoch::ZERO, 4096, || true), "the slot holds epoch 1");
+    assert!(!writer.prepare(Epoch::new(1), Epoch::ZERO, 17 << 12, || true), "no record is that large");
+    assert!(!writer.prepare(Epoch::new(1), Epoch::ZERO, 8 << 12, || false), "there is something better to do");
+    assert!(pool.reserved.borrow().is_empty());
+    assert!(writer.prepare(Epoch::new(1), Epoch::ZERO, 4 << 12, || true), "a little is there for the taking");
+    let short = Counting { spare: 1, ..Counting::default() };
+    let writer = JournalWriter::new(journal.memory.clone(), &short, GENERATION, geometry()).unwrap();
+    assert!(!writer.prepare(Epoch::new(1), Epoch::ZERO, 8 << 12, || true), "others need it more");
+    assert!(short.reserved.borrow().is_empty());
+}
+
 /// From the first page's copy to the publication the record lies in memory that faults, or a mad neighbour, can change.
 /// A CRC computed from there would only confirm what it finds.
 #[test]

@@ -9,6 +9,8 @@
 //! Only a record whose bytes are durable can be published: the types carry that order. The CRC is computed from private
 //! copies on the way into the slot, never from the slot: what changes there afterwards, by whatever fault, is noticed.
 
+use std::sync::{Mutex, MutexGuard};
+
 use thiserror::Error;
 use vm_memory::VolatileSlice;
 use vm_memory::bitmap::BitmapSlice;
@@ -24,6 +26,9 @@ use crate::header::{Header, OPEN};
 use crate::mem::{AccessError, PoolWrite, check_bounds};
 use crate::numbers::{DISK_PAGE_BASE, Epoch, Generation, Offset, PAGE_BYTES, PAGE_SIZE, PageIndex, len_u64};
 use crate::planted::{self, PlantedBug, planted};
+
+/// A slot is made ready ahead only while the pool has so many times its space left: what others need goes first.
+const PREPARED_SHARE_MIN: u64 = 4;
 
 /// A commit record could not be written.
 #[derive(Debug, Error)]
@@ -65,6 +70,15 @@ pub struct JournalWriter<M, S> {
     spill: S,
     generation: Generation,
     geometry: JournalGeometry,
+    prepared: Mutex<Prepared>,
+}
+
+/// The slot of the next epoch, as far as it has been made ready.
+#[derive(Debug, Clone, Copy, Default)]
+struct Prepared {
+    epoch: Epoch,
+    /// Bytes from its start that have space.
+    bytes: u64,
 }
 
 impl<M: PoolWrite, S: SpillSpace> JournalWriter<M, S> {
@@ -75,7 +89,7 @@ impl<M: PoolWrite, S: SpillSpace> JournalWriter<M, S> {
     pub fn new(memory: M, spill: S, generation: Generation, geometry: JournalGeometry) -> Result<Self, JournalError> {
         assert!(geometry.is_sound(), "the VM directory is checked when it is read");
         check_bounds(Offset::ZERO, geometry.file_bytes(), memory.len())?;
-        Ok(Self { memory, spill, generation, geometry })
+        Ok(Self { memory, spill, generation, geometry, prepared: Mutex::default() })
     }
 
     /// The shape of this journal.
@@ -99,14 +113,47 @@ impl<M: PoolWrite, S: SpillSpace> JournalWriter<M, S> {
         if !self.geometry.is_free(epoch, freed) && !planted(PlantedBug::SlotReuseCheck) {
             return Err(JournalError::SlotBusy { epoch, freed });
         }
+        let prepared = *self.prepared();
+        let ready = if prepared.epoch == epoch { prepared.bytes } else { 0 };
         Ok(RecordWriter {
             journal: self,
             slot: self.geometry.slot_at(epoch),
             epoch,
             index: Vec::new(),
+            copy: Box::new([0; PAGE_BYTES]),
             body_crc: crc32fast::Hasher::new(),
-            spilled_to: self.geometry.reserved_bytes,
+            spilled_to: self.geometry.reserved_bytes.max(ready),
         })
+    }
+
+    /// Makes the slot of an epoch ready for a record of so many bytes, before the guest has to stop for it: takes space, and
+    /// has memory put behind it. Only for an epoch whose record is not begun. Goes on step by step while `go_on` says so.
+    /// Says whether it came to the end; a slot that is not free, or a pool that is short of space, is left as it is.
+    ///
+    /// What is taken is given back when the epoch is applied, as if its record had taken it.
+    pub fn prepare(&self, epoch: Epoch, freed: Epoch, bytes: u64, mut go_on: impl FnMut() -> bool) -> bool {
+        if !self.geometry.is_free(epoch, freed) || bytes > self.geometry.slot_bytes {
+            return false;
+        }
+        let slot = self.geometry.slot_at(epoch);
+        let needed = crate::numbers::round_up(bytes, PAGE_SIZE);
+        let mut done = 0;
+        while done < needed {
+            let step = SPILL_STEP.min(needed - done);
+            let spills = done + step > self.geometry.reserved_bytes;
+            let (at, spare) = (slot.plus(done), PREPARED_SHARE_MIN.saturating_mul(bytes));
+            if !go_on() || (spills && self.spill.reserve_spare(at, step, spare).is_err()) {
+                return false;
+            }
+            self.memory.populate(at, step);
+            done += step;
+            *self.prepared() = Prepared { epoch, bytes: done };
+        }
+        true
+    }
+
+    fn prepared(&self) -> MutexGuard<'_, Prepared> {
+        self.prepared.lock().expect("nothing panics under this lock")
     }
 
     /// Writes the header, CRC included, and makes all of the record durable. May run on another thread.
@@ -163,6 +210,8 @@ pub struct RecordWriter<'journal, M, S> {
     slot: Offset,
     epoch: Epoch,
     index: Vec<u64>,
+    /// A private copy of the page at hand.
+    copy: Box<[u8; PAGE_BYTES]>,
     /// Of what was pushed: pages come first in the body.
     body_crc: crc32fast::Hasher,
     spilled_to: u64,
@@ -181,10 +230,9 @@ impl<M: PoolWrite, S: SpillSpace> RecordWriter<'_, M, S> {
     ) -> Result<(), JournalError> {
         assert_eq!(content.len(), PAGE_BYTES, "a page is pushed whole");
         let at = self.next_page(page)?;
-        let mut copy = [0; PAGE_BYTES];
-        content.copy_to(&mut copy);
-        self.body_crc.update(&copy);
-        self.journal.memory.write_volatile(at, &VolatileSlice::from(&mut copy[..]))?;
+        content.copy_to(&mut self.copy[..]);
+        self.body_crc.update(&self.copy[..]);
+        self.journal.memory.write(at, &self.copy[..])?;
         self.index.push(page.get());
         Ok(())
     }

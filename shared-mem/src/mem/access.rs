@@ -95,6 +95,10 @@ pub trait PoolWrite: PoolRead {
     /// When the word is outside the extent or not aligned, or the pool unreachable.
     fn fetch_or_u64(&self, at: Offset, bits: u64) -> Result<u64, AccessError>;
 
+    /// Has memory put behind a range before it is written, so that the stores need not wait for it. Only a favour: it may
+    /// do nothing, and it changes no byte. The range must have its space.
+    fn populate(&self, _at: Offset, _len: u64) {}
+
     /// Starts writing the lines of a range back to the pool. They are durable after the next [`fence`](Self::fence).
     ///
     /// # Errors
@@ -109,6 +113,7 @@ pub trait PoolWrite: PoolRead {
 }
 
 /// Checks that `len` bytes at `at` lie within `capacity`, and returns the start.
+#[inline]
 pub(crate) fn check_bounds(at: Offset, len: u64, capacity: u64) -> Result<u64, AccessError> {
     match at.get().checked_add(len) {
         Some(end) if end <= capacity => Ok(at.get()),
@@ -169,6 +174,9 @@ macro_rules! forward {
             }
             fn fetch_or_u64(&self, at: Offset, bits: u64) -> Result<u64, AccessError> {
                 (**self).fetch_or_u64(at, bits)
+            }
+            fn populate(&self, at: Offset, len: u64) {
+                (**self).populate(at, len);
             }
             fn flush(&self, at: Offset, len: u64) -> Result<(), AccessError> {
                 (**self).flush(at, len)

@@ -107,6 +107,14 @@ impl Extent {
         Ok(File::from(self.fd.try_clone().map_err(ExtentError::Descriptor)?))
     }
 
+    /// Space that the file system has left for more.
+    ///
+    /// # Errors
+    /// When the kernel does not say.
+    pub fn available_bytes(&self) -> io::Result<u64> {
+        available_bytes(&self.fd)
+    }
+
     fn allocate(&self, flags: FallocateFlags, at: Offset, len: u64) -> nix::Result<()> {
         let start = i64::try_from(self.offset.plus(at.get()).get()).map_err(|_| nix::Error::EFBIG)?;
         let len = i64::try_from(len).map_err(|_| nix::Error::EFBIG)?;
@@ -132,6 +140,14 @@ impl SpillSpace for Extent {
             Err(nix::Error::ENODEV | nix::Error::EOPNOTSUPP | nix::Error::ESPIPE) => Ok(()),
             Err(errno) => Err(SpillError::Refused(errno.into())),
         }
+    }
+
+    fn reserve_spare(&self, at: Offset, len: u64, spare: u64) -> Result<(), SpillError> {
+        let available = available_bytes(&self.fd).map_err(SpillError::Refused)?;
+        if available < spare.saturating_add(len) {
+            return Err(SpillError::NoSpace { needed: len, available });
+        }
+        self.reserve(at, len)
     }
 
     fn release(&self, at: Offset, len: u64) -> Result<(), SpillError> {

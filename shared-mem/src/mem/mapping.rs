@@ -147,6 +147,8 @@ impl<Role> Mapping<Role> {
         self.flush
     }
 
+    // Inline, like what calls it: see `WorkingMemory::page`.
+    #[inline]
     fn slice(&self, at: Offset, len: u64) -> Result<VolatileSlice<'_>, AccessError> {
         let start = check_bounds(at, len, len_u64(self.len.get()))?;
         let (start, len) = in_memory(start, len);
@@ -168,6 +170,7 @@ impl<Role> Mapping<Role> {
 }
 
 /// Checked numbers of a mapping as sizes of this address space.
+#[inline]
 fn in_memory(start: u64, len: u64) -> (usize, usize) {
     const { assert!(usize::BITS == u64::BITS) };
     #[allow(clippy::cast_possible_truncation, reason = "asserted above: same width")]
@@ -215,11 +218,13 @@ impl<Role> PoolRead for Mapping<Role> {
 }
 
 impl PoolWrite for Mapping<ReadWrite> {
+    #[inline]
     fn write(&self, at: Offset, bytes: &[u8]) -> Result<(), AccessError> {
         self.slice(at, len_u64(bytes.len()))?.copy_from(bytes);
         Ok(())
     }
 
+    #[inline]
     fn write_volatile<B: BitmapSlice>(&self, at: Offset, from: &VolatileSlice<'_, B>) -> Result<(), AccessError> {
         let into = self.slice(at, len_u64(from.len()))?;
         from.copy_to_volatile_slice(into);
@@ -237,6 +242,14 @@ impl PoolWrite for Mapping<ReadWrite> {
 
     fn fetch_or_u64(&self, at: Offset, bits: u64) -> Result<u64, AccessError> {
         Ok(self.word(at)?.fetch_or(bits, Ordering::AcqRel))
+    }
+
+    fn populate(&self, at: Offset, len: u64) {
+        // Whole pages; the range is from pages of the journal, which begin at pages.
+        let Ok(range) = self.slice(at, len) else { return };
+        // SAFETY: the slice lies within the mapping; populating it changes no byte. A kernel that cannot do it, or has no
+        // memory, says so, and the stores will find out by themselves.
+        unsafe { libc::madvise(range.ptr_guard_mut().as_ptr().cast(), range.len(), libc::MADV_POPULATE_WRITE) };
     }
 
     fn flush(&self, at: Offset, len: u64) -> Result<(), AccessError> {

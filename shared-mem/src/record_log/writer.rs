@@ -94,6 +94,8 @@ pub struct LogWriter<M> {
     memory: M,
     ring_bytes: u64,
     tail: LogPosition,
+    /// The word of the tail, as it was written or found.
+    tail_word: u64,
     free_before: LogPosition,
     sequence: u64,
     scratch: Vec<u8>,
@@ -108,7 +110,8 @@ impl<M: PoolWrite> LogWriter<M> {
         assert!(is_log_size(ring_bytes), "the VM directory is checked when it is read");
         check_bounds(Offset::ZERO, log_file_bytes(ring_bytes), memory.len())?;
         let tail = LogTail::load(&memory)?.position;
-        Ok(Self { memory, ring_bytes, tail, free_before: tail, sequence: 0, scratch: Vec::new() })
+        let tail_word = guarded_word::encode(tail.get());
+        Ok(Self { memory, ring_bytes, tail, tail_word, free_before: tail, sequence: 0, scratch: Vec::new() })
     }
 
     /// The writer of a log that begins with entries of the generation before (see [`copy_log`](super::copy_log)) and
@@ -132,6 +135,7 @@ impl<M: PoolWrite> LogWriter<M> {
             return Err(ResumeLogError::Base { base, tail: at, ring_bytes });
         }
         writer.tail = at;
+        writer.tail_word = guarded_word::encode(at.get());
         writer.free_before = base;
         writer.sequence = sequence;
         Ok(writer)
@@ -204,9 +208,9 @@ impl<M: PoolWrite> LogWriter<M> {
         planted::fence(&self.memory, PlantedBug::LogEntryFence)
     }
 
-    fn move_tail(&self, after: LogPosition) -> Result<(), AppendError> {
-        let before = guarded_word::encode(self.tail.get());
-        let swap = self.memory.compare_exchange_u64(TAIL_AT, before, guarded_word::encode(after.get()))?;
+    fn move_tail(&mut self, after: LogPosition) -> Result<(), AppendError> {
+        let word = guarded_word::encode(after.get());
+        let swap = self.memory.compare_exchange_u64(TAIL_AT, self.tail_word, word)?;
         if let Err(raw) = swap {
             let found = LogTail::decode(raw)?;
             return Err(if found.sealed {
@@ -217,6 +221,7 @@ impl<M: PoolWrite> LogWriter<M> {
         }
         planted::flush(&self.memory, TAIL_AT, WORD_BYTES, PlantedBug::LogTailFlush)?;
         planted::fence(&self.memory, PlantedBug::LogTailFence)?;
+        self.tail_word = word;
         Ok(())
     }
 }

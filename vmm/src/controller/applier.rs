@@ -137,6 +137,22 @@ impl Drop for Applier {
     }
 }
 
+/// A record's space is kept for the next one in its slot only while the pool has so many times as much left as all slots of
+/// the journal would keep.
+const KEPT_SHARE_MIN: u64 = 8;
+
+/// How much of a slot keeps its space when its record is applied: as much as the record took, for the next one there, since
+/// fresh memory costs a guest that commits a lot more than the copy into it. A smaller record gives the rest back.
+/// Nothing when the pool is short, or no record will follow.
+fn space_to_keep(journal: &Journal, record_bytes: u64, ended: bool) -> u64 {
+    let geometry = journal.reader.geometry();
+    let wanted = record_bytes.saturating_mul(geometry.slots.into()).saturating_mul(KEPT_SHARE_MIN);
+    let large = record_bytes > geometry.reserved_bytes;
+    // What cannot be asked is taken for nothing.
+    let plenty = || journal.spill.available_bytes().unwrap_or(0) >= wanted;
+    if large && !ended && plenty() { record_bytes } else { 0 }
+}
+
 /// Records up to this size are read into a buffer that is kept.
 const BUFFER_BYTES_KEPT: usize = 32 << 20;
 
@@ -190,8 +206,19 @@ impl Target {
         }
         failpoint::pass("controller.apply.begun");
         self.record(job, &record, &meta, &state)?;
+        let keep = space_to_keep(&job.journal, record.total_bytes(), meta.ended.is_some());
         self.apply_parts(&record, &meta)?;
-        job.journal.reader.release_spill(epoch, &job.journal.spill)?;
+        if keep == 0 {
+            self.redo.release_spill()?;
+        }
+        job.journal.reader.release_spill_beyond(epoch, keep, &job.journal.spill)?;
+        if meta.ended.is_some() {
+            // No record will need the other slots again.
+            let others = (1..u64::from(job.journal.reader.geometry().slots)).map(|ahead| epoch.get() + ahead);
+            for other in others {
+                job.journal.reader.release_spill(shared_mem::Epoch::new(other), &job.journal.spill)?;
+            }
+        }
         self.control.set_freed(epoch)?;
         failpoint::pass("controller.apply.freed");
         Ok(ApplyOutcome::Done { epoch: job.epoch, console_end, ended: meta.ended })
@@ -206,7 +233,8 @@ impl Target {
         let mut buffer = Vec::new();
         let Ok(record) = self.redo.load(generation, epoch, &self.limits, &mut buffer) else { return Ok(()) };
         let meta = CommitMeta::decode(record.meta())?;
-        self.apply_parts(&record, &meta)
+        self.apply_parts(&record, &meta)?;
+        Ok(self.redo.release_spill()?)
     }
 
     /// Records what is about to be applied.
@@ -245,7 +273,6 @@ impl Target {
             failpoint::pass(name_of(step));
         })?;
         self.tell_kept(kept);
-        self.redo.release_spill()?;
         Ok(())
     }
 

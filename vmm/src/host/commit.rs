@@ -76,6 +76,8 @@ pub(super) enum Job {
         record: UnchecksummedRecord,
         from: Epoch,
         to: Epoch,
+        /// The last epoch whose slot is known to be free again.
+        freed: shared_mem::Epoch,
     },
     /// The next cut is due earlier than the committer knows.
     Rearm,
@@ -197,7 +199,8 @@ impl Committer<'_> {
                 None => jobs.recv().map_err(|_| RecvTimeoutError::Disconnected),
             };
             match job {
-                Ok(Job::Publish { record, from, to }) => {
+                Ok(Job::Publish { record, from, to, freed }) => {
+                    let bytes = record.total_bytes();
                     let input = match self.publish(record, from, to, &mut publishing) {
                         Ok(input) => input,
                         Err(failure) => {
@@ -206,7 +209,13 @@ impl Committer<'_> {
                             return;
                         }
                     };
+                    let published = matches!(input, Input::Published(_));
                     self.feed(input);
+                    if published {
+                        // The next record will be about as large; whatever else there is to do goes first.
+                        let next = shared_mem::Epoch::new(to.next().get());
+                        self.journal.prepare(next, freed, bytes, || jobs.is_empty() && !self.cut_is_due());
+                    }
                 }
                 Ok(Job::Tell(times)) => times.tell(self.vm, publishing),
                 // What made the deadline earlier may have found it past.
@@ -216,6 +225,10 @@ impl Committer<'_> {
                 Err(RecvTimeoutError::Disconnected) => return,
             }
         }
+    }
+
+    fn cut_is_due(&self) -> bool {
+        self.gate.deadline().is_some_and(|due| due <= clock::monotonic())
     }
 
     fn publish(

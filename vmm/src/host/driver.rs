@@ -21,6 +21,9 @@ use std::time::{Duration, Instant};
 /// The connection of the moment, shared with the machines' threads: they ring their doorbells themselves.
 pub(super) type SharedLink = Arc<Mutex<Option<Connection>>>;
 
+/// Time between two ticks of a host that watches nobody and waits for nothing: an idle VM is to cost next to nothing.
+const TICK_INTERVAL_IDLE: Span = Span::from_ms(100);
+
 pub(super) struct Driver {
     options: HostOptions,
     kvm: Arc<Kvm>,
@@ -81,8 +84,10 @@ impl Driver {
         })
     }
 
+    /// How long the next tick can wait.
     pub(super) fn tick_interval(&self) -> Span {
-        self.interval
+        let has_work = self.core.watched().next().is_some() || !self.waiting.is_empty() || self.reconnect_at.is_some();
+        if has_work { self.interval } else { Span::from_ns(self.interval.ns().max(TICK_INTERVAL_IDLE.ns())) }
     }
 
     /// How the process has to end, once it has to.

@@ -144,6 +144,8 @@ pub fn serve(options: &HostOptions) -> Result<HostEnd, HostError> {
                 Watched::Listener => {}
             }
         }
+        // What has happened may have brought work that cannot wait as long.
+        next_tick = next_tick.min(clock::monotonic() + driver.tick_interval());
     }
 }
 

@@ -70,7 +70,8 @@ impl Reign<'_> {
             Action::Publish { from, to } => {
                 let record = self.record.take().expect("a record is written before it is published");
                 // A committer that has ended has left word why.
-                let _ = self.jobs.send(Job::Publish { record, from, to });
+                let freed = self.parts.control.freed()?;
+                let _ = self.jobs.send(Job::Publish { record, from, to, freed });
                 Ok(())
             }
             Action::Release(epoch) => {

@@ -79,13 +79,14 @@ impl Reign<'_> {
     fn try_write(&mut self, epoch: Epoch, ended: Option<GuestEnd>) -> Result<UnchecksummedRecord, WriteError> {
         let freed = self.parts.control.freed()?;
         let mut record = self.journal.begin(shared_mem::Epoch::new(epoch.get()), freed)?;
+        let pages = self.dirty.len();
         for (count, page) in self.dirty.iter().enumerate() {
             if count % BREATH_PAGES == BREATH_PAGES - 1 {
                 self.gate.breathe();
             }
             let page = shared_mem::PageIndex::new(page.0);
             let content = self.memory.page(page).expect("only pages of the guest's memory get dirty");
-            let missing_bytes = (self.dirty.len() - count) as u64 * PAGE_COST;
+            let missing_bytes = (pages - count) as u64 * PAGE_COST;
             record.push_page(page, &content).map_err(|error| WriteError::of(error, epoch, missing_bytes))?;
         }
         if let Some(disk) = &self.disk {
