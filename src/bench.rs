@@ -19,6 +19,9 @@ pub(crate) struct Args {
     /// Write the result to a file as JSON, too
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
+    /// Write the result as a document, too, with its plots in `plots/` beside it
+    #[arg(long, value_name = "FILE")]
+    report: Option<PathBuf>,
     /// Fail when a target is missed
     #[arg(long)]
     strict: bool,
@@ -46,6 +49,9 @@ pub(crate) fn run(args: &Args) -> CommandResult {
         std::fs::write(path, json + "\n").map_err(|error| {
             Failure::line(ExitCode::FileMissing, format!("cannot write {}: {error}", path.display()))
         })?;
+    }
+    if let Some(path) = &args.report {
+        ftvm_bench::write_report(&report, path).map_err(|error| Failure::new(ExitCode::FileMissing, &error))?;
     }
     let (judged, passed) = report.judged();
     let failed = report.is_broken() || (args.strict && passed < judged);

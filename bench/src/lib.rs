@@ -13,13 +13,16 @@ mod figures;
 mod lab;
 mod laps;
 mod machine;
+mod plot;
 mod processes;
+mod report;
 mod row;
 mod suites;
 mod table;
 
 pub use figures::Figures;
 pub use machine::Machine;
+pub use report::{ReportError, write_report};
 pub use row::{Baseline, Judged, Part, Row, Target, Unit, Verdict};
 pub use suites::Suite;
 pub use table::table;

@@ -20,6 +20,8 @@ use vmm::clock::monotonic;
 
 /// The target for a primary that is killed.
 const KILLED_NS_MAX: f64 = 10e6;
+/// Epochs that keep a replay short.
+const SHORT_EPOCH_MS: u64 = 5;
 /// Silence after which a host is suspected, unless it is told otherwise.
 const HEARTBEAT_BOUND_NS: f64 = 100e6;
 /// The guest runs on between two kills for this long at least, in microseconds.
@@ -52,13 +54,22 @@ pub(super) fn measure(options: &BenchOptions, rows: &mut Vec<Row>) -> Result<(),
         };
         let guest = talker(mib, Mode::Checkpoint);
         let seen = strike(options, &guest, HostSignal::Kill, kills)?;
-        rows.extend(killed_rows(&format!("killed, {}", size(mib)), mib, &seen));
+        rows.push(killed_row(&format!("killed, {}", size(mib)), mib, &seen));
     }
     let (kills, hangs) = if options.quick { (8, 5) } else { (100, 50) };
-    for mode in [Mode::Replay, Mode::Lockstep] {
-        let seen = strike(options, &talker(SMALL_MIB, mode), HostSignal::Kill, kills)?;
-        rows.extend(killed_rows(&format!("killed, {}, {mode} mode", size(SMALL_MIB)), SMALL_MIB, &seen));
-        rows.extend(replay_rows(mode, &seen));
+    let short = Span::from_ms(SHORT_EPOCH_MS);
+    for (mode, epoch) in [(Mode::Replay, None), (Mode::Replay, Some(short)), (Mode::Lockstep, None)] {
+        let mut guest = talker(SMALL_MIB, mode);
+        guest.epoch = epoch;
+        let seen = strike(options, &guest, HostSignal::Kill, kills)?;
+        let epoch = epoch.unwrap_or(mode.default_epoch_interval());
+        let name = format!("killed, {}, {mode} mode, epochs of {epoch}: blackout", size(SMALL_MIB));
+        // What has run since the last commit runs again, unless the secondary has followed.
+        let again = if mode == Mode::Replay && epoch > short { epoch.ns() as f64 } else { 0.0 };
+        rows.push(blackout(&name, &seen).judged_by(Judged::P99).target(Target::AtMost(KILLED_NS_MAX + again)));
+        if epoch > short {
+            rows.extend(replay_rows(mode, &seen));
+        }
     }
     let seen = strike(options, &talker(SMALL_MIB, Mode::Checkpoint), HostSignal::Stop, hangs)?;
     rows.push(
@@ -159,11 +170,11 @@ fn blackout(name: &str, seen: &[Seen]) -> Row {
         .part("first output", &each(seen, |takeover, report| between(Some(report.live_at), takeover.console)))
 }
 
-fn killed_rows(name: &str, mib: u64, seen: &[Seen]) -> Vec<Row> {
+fn killed_row(name: &str, mib: u64, seen: &[Seen]) -> Row {
     let target = Target::AtMost(KILLED_NS_MAX);
     let x = mib as f64;
     let row = blackout(&format!("{name}: blackout"), seen).judged_by(Judged::P99).target(target);
-    vec![row.point(if name.contains("mode") { "takeover-modes" } else { "takeover" }, x)]
+    row.point("takeover", x)
 }
 
 /// What one entry of the record log costs in a replay.
