@@ -22,6 +22,9 @@ use crate::wire::{
     RequestError, Role, StateFormats, TakeoverReason, TakeoverRefusal,
 };
 
+/// What a promotion may take that boots a guest of a MiB.
+const BOOT_BOUND: Span = Span::from_ms(10_106);
+
 const CONFIG: ControllerConfig = ControllerConfig {
     detector: DetectorConfig { bound: Span::from_ms(50), interval: Span::from_ms(5), suspicion: None },
     hold_down: Span::from_ms(250),

@@ -141,7 +141,7 @@ fn a_host_that_was_promoted_in_vain_is_not_promoted_again_at_once() {
     }
     cluster.create();
     assert_eq!(cluster.promotions(0), [(1, 0)]);
-    cluster.now = cluster.now + Span::from_ms(10_001);
+    cluster.now = cluster.now + BOOT_BOUND;
     cluster.input(Input::Tick);
     assert_eq!(cluster.promotions(1), [(2, 0)]);
 }

@@ -132,6 +132,9 @@ fn a_promotion_that_comes_to_nothing_is_followed_by_another() {
     assert_eq!(cluster.promotions(2), [(3, 0)], "generation 2 was given away and may have published");
     cluster.now = Time::ZERO + Span::from_ms(10_001);
     cluster.input(Input::Tick);
+    assert_eq!(cluster.promotions(2), [(3, 0)], "a guest that is booted has longer");
+    cluster.now = Time::ZERO + BOOT_BOUND;
+    cluster.input(Input::Tick);
     assert_eq!(cluster.promotions(2), [(3, 0), (4, 0)]);
 }
 
