@@ -15,8 +15,8 @@ mod truncation;
 
 pub use access::{AccessError, PoolRead, PoolWrite};
 pub(crate) use access::{check_bounds, check_word};
-pub(crate) use backing::available_bytes;
-pub use backing::{mapping_bytes, page_bytes};
+pub(crate) use backing::{available_bytes, device_bytes};
+pub use backing::{is_device, mapping_bytes, mapping_window, page_bytes};
 pub use extent::{Access, Extent, ExtentError};
 pub use flush::{FlushKind, ParseFlushKindError};
 pub use mapping::{MapError, Mapping, ReadOnly, ReadWrite};

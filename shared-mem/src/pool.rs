@@ -1,4 +1,5 @@
-//! The pool on tmpfs: a directory with one file per access class, so that descriptors enforce who may do what.
+//! The pool on tmpfs: a directory with one file per access class, so that descriptors enforce who may do what. On a device
+//! (`device`) the same names are in a table of its own.
 //!
 //! ```text
 //! DIR/superblock  vm-directory  cluster  heartbeat.<host>
@@ -8,6 +9,7 @@
 //! VM's directory entry is written when its files are there; a VM is marked as deleting before its first file goes.
 //! Whatever a crash leaves in between is removed when the pool is opened the next time.
 
+mod device;
 mod error;
 mod files;
 mod open;

@@ -3,6 +3,9 @@
 //! The view is a private mapping of a read-only descriptor: pages that the guest has not written are the pool's own,
 //! and cost the host nothing; a written page becomes the host's own copy. Guest memory below 3 GiB lies at its image
 //! offset; memory beyond continues at 4 GiB, the hole in between is for devices.
+//!
+//! A DAX device has no private mappings: over one, working memory is memory of the host's own, filled from the stable image
+//! when the guest is to run on it (`refresh`), and again where the view would fall back to the image.
 #![allow(unsafe_code, reason = "gives private pages back to the kernel")]
 
 use std::io;
@@ -16,7 +19,7 @@ use vm_memory::{
     VolatileSlice,
 };
 
-use crate::mem::{Extent, ExtentError, page_bytes};
+use crate::mem::{AccessError, Extent, ExtentError, MapError, Mapping, PoolRead, ReadOnly, is_device, page_bytes};
 use crate::numbers::{PAGE_BYTES, PAGE_SIZE, PageIndex};
 
 /// Guest physical address at which low memory ends and the hole begins.
@@ -65,6 +68,9 @@ pub enum WorkingError {
         /// Bytes needed.
         bytes: u64,
     },
+    /// The stable image cannot be mapped, to be copied.
+    #[error("cannot map the stable image")]
+    Image(#[from] MapError),
     /// The regions do not fit together.
     #[error("cannot lay out guest memory")]
     Regions(#[source] vm_memory::GuestRegionCollectionError),
@@ -86,6 +92,9 @@ pub enum DropPrivateError {
     /// Anonymous memory has no stable image to fall back to: its pages would be lost.
     #[error("guest memory without a stable image cannot drop pages")]
     Anonymous,
+    /// The stable image cannot be read.
+    #[error("cannot copy the stable image")]
+    Image(#[from] AccessError),
     /// The kernel refused.
     #[error("cannot drop private pages")]
     Refused(#[source] io::Error),
@@ -98,6 +107,8 @@ pub struct WorkingMemory {
     low_pages: u64,
     pages: u64,
     anonymous: bool,
+    /// What the memory is filled from, where it is no view.
+    source: Option<Mapping<ReadOnly>>,
 }
 
 /// A piece of the image and where the guest sees it.
@@ -141,7 +152,44 @@ impl WorkingMemory {
     /// When the image makes no guest memory, or the kernel refuses.
     pub fn over_image(image: &Extent) -> Result<Self, WorkingError> {
         check_file_length(image)?;
+        if is_device(image).map_err(WorkingError::Examine)? {
+            return Self::copy_of_image(image);
+        }
         Self::build(image.len(), Some(image))
+    }
+
+    /// Memory of the host's own, to be filled from a stable image: what a view is where there are private mappings.
+    ///
+    /// # Errors
+    /// As for [`over_image`](Self::over_image).
+    pub fn copy_of_image(image: &Extent) -> Result<Self, WorkingError> {
+        let source = Some(Mapping::read_only(image)?);
+        Ok(Self { source, ..Self::build(image.len(), None)? })
+    }
+
+    /// Makes the memory what the stable image is now. To be called when the guest is to run from there; a view is the
+    /// image anyway, where the host has written nothing.
+    ///
+    /// # Errors
+    /// When the image cannot be read.
+    pub fn refresh(&self) -> Result<(), AccessError> {
+        match &self.source {
+            Some(source) => self.copy(source, &(0..self.pages)),
+            None => Ok(()),
+        }
+    }
+
+    /// Copies pages of the image. Devices' bitmaps are for what the guest's devices write, and stay as they are.
+    fn copy(&self, source: &Mapping<ReadOnly>, pages: &Range<u64>) -> Result<(), AccessError> {
+        for page in pages.clone().map(PageIndex::new) {
+            let Some((region, offset)) = self.region(page) else { return Ok(()) };
+            assert!(offset + PAGE_BYTES <= region.size(), "the page lies in its region");
+            // SAFETY: the page lies within the region, by the check above, which lives as long as self; there are no
+            // references into it.
+            let into = unsafe { VolatileSlice::new(region.as_ptr().wrapping_add(offset), PAGE_BYTES) };
+            source.read_volatile(page.offset(), &into)?;
+        }
+        Ok(())
     }
 
     /// Guest memory without a pool behind it, for unprotected runs.
@@ -163,6 +211,7 @@ impl WorkingMemory {
             low_pages: bytes.min(HOLE_START) / PAGE_SIZE,
             pages: bytes / PAGE_SIZE,
             anonymous: image.is_none(),
+            source: None,
         })
     }
 
@@ -210,6 +259,9 @@ impl WorkingMemory {
         if start > end || end.get() > self.pages {
             let pages = self.pages;
             return Err(DropPrivateError::OutOfRange { start, end, pages });
+        }
+        if let Some(source) = &self.source {
+            return Ok(self.copy(source, &(start.get()..end.get()))?);
         }
         if self.anonymous {
             return Err(DropPrivateError::Anonymous);
@@ -283,6 +335,7 @@ mod tests {
     use std::fs::File;
 
     use vm_memory::Bytes;
+    use vm_memory::bitmap::Bitmap;
 
     use super::*;
     use crate::numbers::Offset;
@@ -333,6 +386,25 @@ mod tests {
         let address = guest_address(last_low);
         assert_eq!(working.guest_memory().read_obj::<u8>(address).unwrap(), 0);
         assert_eq!(working.guest_memory().read_obj::<u8>(GuestAddress(HOLE_END)).unwrap(), b'h');
+    }
+
+    #[test]
+    fn a_copy_is_the_image_of_the_moment_and_falls_back_to_it() {
+        let (file, image) = sparse_image(16 * PAGE_SIZE);
+        std::os::unix::fs::FileExt::write_at(file.as_file(), b"epoch 1", 3 * PAGE_SIZE).unwrap();
+        let working = WorkingMemory::copy_of_image(&image).unwrap();
+        let address = guest_address(PageIndex::new(3));
+        let seen = || working.guest_memory().read_obj::<[u8; 7]>(address).unwrap();
+        assert_eq!(seen(), [0; 7], "it is filled when it is to be used");
+        working.refresh().unwrap();
+        assert_eq!(&seen(), b"epoch 1");
+        std::os::unix::fs::FileExt::write_at(file.as_file(), b"epoch 2", 3 * PAGE_SIZE).unwrap();
+        assert_eq!(&seen(), b"epoch 1");
+        let dirty = || working.guest_memory().iter().any(|region| region.bitmap().dirty_at(3 * PAGE_BYTES));
+        assert!(!dirty(), "a copy is no write of a device's");
+        working.page(PageIndex::new(3)).unwrap().copy_from(b"mine".as_slice());
+        working.drop_private(PageIndex::new(3)..PageIndex::new(4)).unwrap();
+        assert_eq!(&seen(), b"epoch 2");
     }
 
     #[test]

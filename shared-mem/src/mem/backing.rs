@@ -1,13 +1,17 @@
 //! What the memory behind a file is made of: tmpfs and devices have the processor's pages, hugetlbfs has huge ones.
 //!
+//! A DAX device is mapped in whole units of its alignment only, so that a mapping there begins and ends outside of what is
+//! wanted.
+//!
 //! In a pool on hugetlbfs each file is whole huge pages long, and each mapping too; what lies in them is where it is on
 //! tmpfs. The kernel keeps huge pages for whoever has reserved them, so that what is left is asked of the mount if it has a
 //! limit of its own, else of the machine.
 
 use std::fs;
 use std::io;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd};
 
+use nix::sys::stat::{SFlag, fstat, major, minor};
 use nix::sys::statfs::{HUGETLBFS_MAGIC, Statfs, fstatfs};
 
 use crate::numbers::{PAGE_SIZE, round_up};
@@ -18,6 +22,47 @@ use crate::numbers::{PAGE_SIZE, round_up};
 /// When the file system does not say.
 pub fn page_bytes(fd: impl AsFd) -> io::Result<u64> {
     Ok(huge_page_bytes(&fstatfs(fd)?).unwrap_or(PAGE_SIZE))
+}
+
+/// What the kernel says of a character device under this name; `None`: it is none.
+fn device_number(fd: BorrowedFd<'_>, name: &str) -> io::Result<Option<u64>> {
+    let stat = fstat(fd)?;
+    if SFlag::from_bits_truncate(stat.st_mode) & SFlag::S_IFMT != SFlag::S_IFCHR {
+        return Ok(None);
+    }
+    let path = format!("/sys/dev/char/{}:{}/{name}", major(stat.st_rdev), minor(stat.st_rdev));
+    let text = fs::read_to_string(path)?;
+    text.trim().parse().map(Some).map_err(io::Error::other)
+}
+
+/// Whether a descriptor is that of a DAX device, which has no private mappings.
+///
+/// # Errors
+/// When the descriptor cannot be examined.
+pub fn is_device(fd: impl AsFd) -> io::Result<bool> {
+    Ok(SFlag::from_bits_truncate(fstat(fd)?.st_mode) & SFlag::S_IFMT == SFlag::S_IFCHR)
+}
+
+/// The length of a DAX device, or of a regular file that stands for one.
+pub(crate) fn device_bytes(fd: BorrowedFd<'_>) -> io::Result<u64> {
+    match device_number(fd, "size")? {
+        Some(bytes) => Ok(bytes),
+        None => u64::try_from(fstat(fd)?.st_size).map_err(io::Error::other),
+    }
+}
+
+/// What must be mapped to have `len` bytes at `at`: where that begins, and how much it is.
+///
+/// # Errors
+/// When the file system, or the device, does not say.
+pub fn mapping_window(fd: impl AsFd, at: u64, len: u64) -> io::Result<(u64, u64)> {
+    match device_number(fd.as_fd(), "align")? {
+        Some(align) if align.is_power_of_two() && align > PAGE_SIZE => {
+            let start = at / align * align;
+            Ok((start, round_up(at + len - start, align)))
+        }
+        _ => Ok((at, mapping_bytes(fd, len)?)),
+    }
 }
 
 /// How much must be mapped to have the first `len` bytes of a file.

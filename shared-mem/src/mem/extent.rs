@@ -65,6 +65,15 @@ impl Extent {
         Ok(Self { fd: self.fd.try_clone().map_err(ExtentError::Descriptor)?, offset: self.offset, len: self.len })
     }
 
+    /// Its first `len` bytes.
+    ///
+    /// # Errors
+    /// Never, for an extent that was made.
+    pub(crate) fn first(self, len: u64) -> Result<Self, ExtentError> {
+        assert!(len <= self.len, "the first part of an extent lies within it");
+        Self::new(self.fd, self.offset, len)
+    }
+
     /// Where the extent begins in its file.
     #[must_use]
     pub fn offset(&self) -> Offset {

@@ -66,8 +66,8 @@ pub enum ReadWrite {}
 pub struct Mapping<Role> {
     base: NonNull<u8>,
     len: NonZeroUsize,
-    /// What is mapped: no less than `len`.
-    mapped: NonZeroUsize,
+    /// What is mapped: no less than from `base` for `len`.
+    mapped: (NonNull<u8>, NonZeroUsize),
     flush: FlushKind,
     guarded: Guarded,
     role: PhantomData<fn() -> Role>,
@@ -107,22 +107,27 @@ impl<Role> Mapping<Role> {
         let len = usize::try_from(extent.len()).map_err(|_| MapError::TooLong { len: extent.len() })?;
         let len = NonZeroUsize::new(len).ok_or(MapError::Empty)?;
         check_file_length(extent)?;
-        let offset = i64::try_from(extent.offset().get()).map_err(|_| MapError::TooLong { len: extent.len() })?;
         let page_bytes = backing::page_bytes(extent).map_err(MapError::Refused)?;
-        let mapped = backing::mapping_bytes(extent, extent.len()).map_err(MapError::Refused)?;
+        let at = extent.offset().get();
+        let (start, mapped) = backing::mapping_window(extent, at, extent.len()).map_err(MapError::Refused)?;
+        let offset = i64::try_from(start).map_err(|_| MapError::TooLong { len: extent.len() })?;
+        let lead = usize::try_from(at - start).map_err(|_| MapError::TooLong { len: extent.len() })?;
         let mapped = usize::try_from(mapped).map_err(|_| MapError::TooLong { len: extent.len() })?;
         let mapped = NonZeroUsize::new(mapped).ok_or(MapError::Empty)?;
         // Space is reserved by whoever makes a file; a mapping of one that has holes reserves none, of huge pages neither.
         let flags = MapFlags::MAP_SHARED | MapFlags::MAP_NORESERVE;
         // SAFETY: a new mapping at an address of the kernel's choice touches no memory of this program.
-        let base = unsafe { mmap(None, mapped, protection, flags, extent, offset) }
-            .map_err(|errno| MapError::Refused(errno.into()))?;
+        let window: NonNull<u8> = unsafe { mmap(None, mapped, protection, flags, extent, offset) }
+            .map_err(|errno| MapError::Refused(errno.into()))?
+            .cast();
+        let guarded_page_bytes = usize::try_from(page_bytes).unwrap_or(PAGE_BYTES);
         Ok(Self {
-            base: base.cast(),
+            // SAFETY: the window reaches from before the extent's beginning to its end, or behind it.
+            base: unsafe { window.byte_add(lead) },
             len,
-            mapped,
+            mapped: (window, mapped),
             flush: FlushKind::detect(extent.as_fd()),
-            guarded: Guarded::new(base.addr().get(), mapped.get(), usize::try_from(page_bytes).unwrap_or(PAGE_BYTES)),
+            guarded: Guarded::new(window.addr().get(), mapped.get(), guarded_page_bytes),
             role: PhantomData,
         })
     }
@@ -192,7 +197,7 @@ impl<Role> Drop for Mapping<Role> {
         // The handler must not know of an address range that may become somebody else's.
         self.guarded.forget();
         // SAFETY: the mapping was made by `map` with this base and length, and nothing borrowed from it is left.
-        let result = unsafe { munmap(self.base.cast(), self.mapped.get()) };
+        let result = unsafe { munmap(self.mapped.0.cast(), self.mapped.1.get()) };
         debug_assert!(result.is_ok(), "munmap refused its own mapping");
     }
 }

@@ -7,13 +7,14 @@ use std::path::{Path, PathBuf};
 
 use nix::fcntl::{FcntlArg, fcntl};
 
+use super::device;
 use super::error::PoolError;
 use super::files;
 use super::reserve::{NewFile, is_unfinished, open_extent};
 use crate::blob_store::{self, BlobStore};
 use crate::heartbeat::HEARTBEAT_BYTES;
-use crate::mem::{Access, Extent, Mapping, ReadOnly, ReadWrite, available_bytes, page_bytes};
-use crate::numbers::{HostSlot, Offset, round_up};
+use crate::mem::{Access, Extent, Mapping, PoolRead, ReadOnly, ReadWrite, available_bytes, page_bytes};
+use crate::numbers::{HostSlot, Offset, PAGE_BYTES, round_up};
 use crate::superblock::{LAYOUT_VERSION, SUPERBLOCK_BYTES, Superblock, SuperblockError};
 use crate::vm_directory::{VmDirectory, directory_file_bytes};
 
@@ -68,12 +69,19 @@ impl Pool {
         result
     }
 
+    /// Whether there is a pool at `dir`, complete: what is to be opened and not made.
+    #[must_use]
+    pub fn is_at(dir: &Path) -> bool {
+        let superblock = dir.join(files::SUPERBLOCK);
+        device::place(&superblock).map_or_else(|| superblock.exists(), |place| place.exists())
+    }
+
     /// Opens the pool in `dir` as its one controller, and removes what a crash has left half made.
     ///
     /// # Errors
     /// When another controller has it, or it is damaged, or there is none.
     pub fn open(dir: &Path) -> Result<Self, PoolError> {
-        if !dir.join(files::SUPERBLOCK).exists() {
+        if !Self::is_at(dir) {
             return Err(PoolError::NotAPool(dir.to_owned()));
         }
         let lock = lock(dir)?;
@@ -180,7 +188,10 @@ impl Pool {
     /// # Errors
     /// When the file system does not say.
     pub fn available_bytes(&self) -> Result<u64, PoolError> {
-        available_bytes(&self.lock).map_err(|error| PoolError::file("examine", &self.path, error))
+        match device::whole(&self.path) {
+            Some(place) => place.available_bytes(),
+            None => available_bytes(&self.lock).map_err(|error| PoolError::file("examine", &self.path, error)),
+        }
     }
 
     /// Size of the pages that the pool is made of: those of hugetlbfs, or the processor's.
@@ -197,6 +208,9 @@ impl Pool {
     /// When files cannot be removed.
     pub fn destroy(self) -> Result<(), PoolError> {
         // Without the superblock the rest is no pool any more, should this be interrupted.
+        if let Some(place) = device::whole(&self.path) {
+            return place.wipe();
+        }
         let superblock = self.path.join(files::SUPERBLOCK);
         fs::remove_file(&superblock).map_err(|error| PoolError::file("remove", &superblock, error))?;
         fs::remove_dir_all(&self.path).map_err(|error| PoolError::file("remove", &self.path, error))
@@ -206,7 +220,7 @@ impl Pool {
     fn remove_leftovers(&self) -> Result<(), PoolError> {
         for (name, path) in list(&self.path)? {
             if is_unfinished(&name) {
-                fs::remove_file(&path).map_err(|error| PoolError::file("remove", &path, error))?;
+                remove_file(&path)?;
             }
         }
         self.finish_half_done_vms()
@@ -257,7 +271,7 @@ impl PoolView {
     /// # Errors
     /// When the lock file cannot be opened or asked about.
     pub fn is_locked(&self) -> Result<bool, PoolError> {
-        let path = self.path.join(files::LOCK);
+        let path = lock_path(&self.path);
         let file = match OpenOptions::new().read(true).custom_flags(libc::O_NOFOLLOW).open(&path) {
             Ok(file) => file,
             // Made by the first controller that opens the pool.
@@ -275,6 +289,9 @@ impl PoolView {
     /// # Errors
     /// When the file system does not say.
     pub fn available_bytes(&self) -> Result<u64, PoolError> {
+        if let Some(place) = device::whole(&self.path) {
+            return place.available_bytes();
+        }
         let path = self.path.join(files::SUPERBLOCK);
         let available = File::open(&path).and_then(|file| available_bytes(&file));
         available.map_err(|error| PoolError::file("examine", &path, error))
@@ -312,6 +329,14 @@ fn random_id() -> [u8; 16] {
 
 /// Makes the directory, or finds it empty. Returns whether it was made.
 fn make_dir(dir: &Path) -> Result<bool, PoolError> {
+    if let Some(place) = device::whole(dir) {
+        // What a creation that was interrupted has left is not a pool.
+        if Pool::is_at(dir) {
+            return Err(PoolError::NotEmpty(dir.to_owned()));
+        }
+        place.format()?;
+        return Ok(false);
+    }
     match DirBuilder::new().mode(DIR_MODE).create(dir) {
         Ok(()) => Ok(true),
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
@@ -327,7 +352,7 @@ fn make_dir(dir: &Path) -> Result<bool, PoolError> {
 
 fn remove_contents(dir: &Path, and_dir: bool) {
     for (_, path) in list(dir).unwrap_or_default() {
-        let _ = fs::remove_file(path);
+        let _ = remove_file(&path);
     }
     if and_dir {
         let _ = fs::remove_dir(dir);
@@ -337,11 +362,11 @@ fn remove_contents(dir: &Path, and_dir: bool) {
 /// Takes the pool for one controller: a lock that belongs to the open file, so that it ends with it however the process
 /// ends, and that others can ask about without taking it (which `flock` does not offer).
 fn lock(dir: &Path) -> Result<File, PoolError> {
-    let path = dir.join(files::LOCK);
+    let path = lock_path(dir);
     let file = OpenOptions::new()
         .read(true)
         .write(true)
-        .create(true)
+        .create(path != dir)
         .truncate(false)
         .mode(0o600)
         .open(&path)
@@ -351,6 +376,12 @@ fn lock(dir: &Path) -> Result<File, PoolError> {
         Err(nix::Error::EAGAIN | nix::Error::EACCES) => Err(PoolError::AlreadyLocked(dir.to_owned())),
         Err(errno) => Err(PoolError::file("lock", &path, errno)),
     }
+}
+
+/// What a pool is locked by: a file of its own, or the device itself, for the controllers of one machine. (Those of several are
+/// one by whoever starts them.)
+fn lock_path(dir: &Path) -> PathBuf {
+    if device::whole(dir).is_some() { dir.to_owned() } else { dir.join(files::LOCK) }
 }
 
 /// A lock of this kind on all of a file.
@@ -389,7 +420,11 @@ fn store_superblock(dir: &Path, superblock: &Superblock) -> Result<(), PoolError
 
 fn read_superblock(dir: &Path) -> Result<Superblock, PoolError> {
     let path = dir.join(files::SUPERBLOCK);
-    let bytes = match fs::read(&path) {
+    let read = match device::place(&path) {
+        Some(_) => read_extent(&path),
+        None => fs::read(&path),
+    };
+    let bytes = match read {
         Ok(bytes) => bytes,
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
             return Err(PoolError::NotAPool(dir.to_owned()));
@@ -399,8 +434,30 @@ fn read_superblock(dir: &Path) -> Result<Superblock, PoolError> {
     Superblock::parse(&bytes).map_err(|source: SuperblockError| PoolError::Superblock { path: dir.to_owned(), source })
 }
 
+fn read_extent(path: &Path) -> io::Result<Vec<u8>> {
+    let extent = open_extent(path, Access::ReadOnly, Some(SUPERBLOCK_BYTES)).map_err(|error| match error {
+        PoolError::File { source, .. } => source,
+        other => io::Error::other(other),
+    })?;
+    let mut bytes = vec![0; PAGE_BYTES];
+    let memory = Mapping::read_only(&extent).map_err(io::Error::other)?;
+    memory.read(Offset::ZERO, &mut bytes).map_err(io::Error::other)?;
+    Ok(bytes)
+}
+
+/// Removes a file of the pool.
+pub(super) fn remove_file(path: &Path) -> Result<(), PoolError> {
+    match device::place(path) {
+        Some(place) => place.remove(),
+        None => fs::remove_file(path).map_err(|error| PoolError::file("remove", path, error)),
+    }
+}
+
 /// Names and paths in a directory, sorted.
 pub(super) fn list(dir: &Path) -> Result<Vec<(String, PathBuf)>, PoolError> {
+    if let Some(place) = device::whole(dir).or_else(|| device::place(dir)) {
+        return Ok(place.list()?.into_iter().map(|(name, _)| (name.clone(), dir.join(name))).collect());
+    }
     let failed = |error| PoolError::file("list", dir, error);
     let mut names = Vec::new();
     for entry in fs::read_dir(dir).map_err(failed)? {

@@ -4,9 +4,10 @@ use std::fs;
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 
+use super::device;
 use super::error::PoolError;
 use super::files::{self, FileKind};
-use super::open::list;
+use super::open::{list, remove_file};
 use super::reserve::{NewFile, open_extent};
 use crate::boot_image;
 use crate::console::console_file_bytes;
@@ -247,7 +248,7 @@ impl VmPartition {
 
     fn remove(&self, path: &Path) -> Result<(), PoolError> {
         self.check_writable()?;
-        fs::remove_file(path).map_err(|error| PoolError::file("remove", path, error))
+        remove_file(path)
     }
 
     /// All files of the VM, by what their names say, with the space that each takes.
@@ -256,6 +257,10 @@ impl VmPartition {
     /// When the directory cannot be listed.
     pub fn files(&self) -> Result<Vec<(String, FileKind, u64)>, PoolError> {
         use std::os::unix::fs::MetadataExt;
+        if let Some(place) = device::place(&self.path) {
+            let files = place.list()?.into_iter();
+            return Ok(files.map(|(name, bytes)| (name.clone(), FileKind::of_vm_file(&name), bytes)).collect());
+        }
         let mut found = Vec::new();
         for (name, path) in list(&self.path)? {
             let metadata = fs::symlink_metadata(&path).map_err(|error| PoolError::file("examine", &path, error))?;

@@ -6,9 +6,11 @@ use std::path::{Path, PathBuf};
 
 use nix::fcntl::{FallocateFlags, fallocate};
 
+use super::device::{self, Place};
 use super::error::PoolError;
-use crate::mem::{Access, Extent, available_bytes, page_bytes};
-use crate::numbers::{Offset, PAGE_SIZE, round_up};
+use crate::mem::{Access, Extent, Mapping, PoolWrite, available_bytes, page_bytes};
+use crate::numbers::{Offset, PAGE_BYTES, PAGE_SIZE, round_up};
+use crate::planted;
 
 /// Files of the pool belong to its controller alone; others get descriptors.
 const FILE_MODE: u32 = 0o600;
@@ -36,6 +38,9 @@ impl<'a> NewFile<'a> {
     /// Makes the file under a temporary name, lets `fill` write it, and renames it into place.
     pub(super) fn create<T>(&self, fill: impl FnOnce(&Extent) -> Result<T, PoolError>) -> Result<T, PoolError> {
         let unfinished = unfinished_name(self.path);
+        if let (Some(place), Some(to)) = (device::place(&unfinished), device::place(self.path)) {
+            return self.create_on_device(&place, &to, fill);
+        }
         let result = self.create_at(&unfinished, fill).and_then(|value| {
             fs::rename(&unfinished, self.path).map_err(|error| PoolError::file("rename", &unfinished, error))?;
             Ok(value)
@@ -43,6 +48,29 @@ impl<'a> NewFile<'a> {
         if result.is_err() {
             // The first error is the one to tell; a leftover is removed when the pool is opened.
             let _ = fs::remove_file(&unfinished);
+        }
+        result
+    }
+
+    /// On a device a file has all its space from the start. What was there before is zeroed, but for the parts that get their
+    /// meaning from what is written to them.
+    fn create_on_device<T>(
+        &self,
+        place: &Place,
+        to: &Place,
+        fill: impl FnOnce(&Extent) -> Result<T, PoolError>,
+    ) -> Result<T, PoolError> {
+        let extent = place.create(self.what, self.len)?;
+        let whole = [(Offset::ZERO, self.len)];
+        let zeroed = if self.reserved.is_empty() { &whole } else { self.reserved.as_slice() };
+        let result = zero(&extent, zeroed).map_err(|error| PoolError::file("zero", self.path, error));
+        let result = result.and_then(|()| fill(&extent)).and_then(|value| {
+            place.rename(to)?;
+            Ok(value)
+        });
+        if result.is_err() {
+            // The first error is the one to tell; a leftover is removed when the pool is opened.
+            let _ = place.remove();
         }
         result
     }
@@ -85,6 +113,20 @@ impl<'a> NewFile<'a> {
     }
 }
 
+fn zero(extent: &Extent, parts: &[(Offset, u64)]) -> std::io::Result<()> {
+    let memory = Mapping::read_write(extent).map_err(std::io::Error::other)?;
+    for &(at, len) in parts {
+        let mut done = 0;
+        while done < len {
+            let bytes = usize::try_from(len - done).unwrap_or(PAGE_BYTES).min(PAGE_BYTES);
+            memory.write(at.plus(done), &[0; PAGE_BYTES][..bytes]).map_err(std::io::Error::other)?;
+            done += PAGE_SIZE;
+        }
+        planted::settle(&memory, at, len).map_err(std::io::Error::other)?;
+    }
+    Ok(())
+}
+
 fn allocate(file: &File, at: Offset, len: u64) -> nix::Result<()> {
     let start = i64::try_from(at.get()).map_err(|_| nix::Error::EFBIG)?;
     let len = i64::try_from(len).map_err(|_| nix::Error::EFBIG)?;
@@ -107,6 +149,15 @@ pub(super) fn is_unfinished(name: &str) -> bool {
 
 /// Opens a file of the pool anew, with just the access asked for.
 pub(super) fn open_extent(path: &Path, access: Access, expected: Option<u64>) -> Result<Extent, PoolError> {
+    if let Some(place) = device::place(path) {
+        let extent = place.open(access)?;
+        let found = extent.len();
+        return match expected {
+            Some(expected) if found < expected => Err(PoolError::FileLength { path: path.to_owned(), found, expected }),
+            Some(expected) => extent.first(expected).map_err(PoolError::from),
+            None => Ok(extent),
+        };
+    }
     let file = OpenOptions::new()
         .read(true)
         .write(access == Access::ReadWrite)

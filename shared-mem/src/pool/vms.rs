@@ -5,9 +5,10 @@ use std::io;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::Path;
 
+use super::device;
 use super::error::PoolError;
 use super::files::{self, FileKind};
-use super::open::{Pool, PoolView, list};
+use super::open::{Pool, PoolView, list, remove_file};
 use super::partition::VmPartition;
 use super::raise;
 use super::reserve::NewFile;
@@ -144,7 +145,8 @@ impl Pool {
         for (slot, entry) in self.vms()? {
             let path = files::vm_dir(&self.path, slot);
             let geometry = &entry.geometry;
-            if !path.join(files::REDO).exists() {
+            let redo = path.join(files::REDO);
+            if !device::place(&redo).map_or_else(|| redo.exists(), |place| place.exists()) {
                 make_redo(&path, geometry, geometry.journal.reserved_bytes).or_else(|error| match error {
                     PoolError::NoSpace { .. } => make_redo(&path, geometry, 0),
                     error => Err(error),
@@ -186,6 +188,10 @@ fn make_redo(vm: &Path, geometry: &VmGeometry, reserved_bytes: u64) -> Result<()
 }
 
 fn make_vm_dir(path: &Path) -> Result<(), PoolError> {
+    if let Some(place) = device::place(path) {
+        // There are only names; what a failed creation left under them is nobody's.
+        return place.remove_all();
+    }
     let make = || DirBuilder::new().mode(0o700).create(path);
     match make() {
         // Left by a creation that failed and could not clean up: the slot is free, so it is nobody's.
@@ -198,6 +204,9 @@ fn make_vm_dir(path: &Path) -> Result<(), PoolError> {
 }
 
 fn remove_vm_dir(path: &Path) -> Result<(), PoolError> {
+    if let Some(place) = device::place(path) {
+        return place.remove_all();
+    }
     match fs::remove_dir_all(path) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(PoolError::file("remove", path, error)),
         _ => Ok(()),
@@ -207,7 +216,7 @@ fn remove_vm_dir(path: &Path) -> Result<(), PoolError> {
 fn remove_unfinished_files(dir: &Path) -> Result<(), PoolError> {
     for (name, path) in list(dir)? {
         if FileKind::of_vm_file(&name) == FileKind::Unfinished {
-            fs::remove_file(&path).map_err(|error| PoolError::file("remove", &path, error))?;
+            remove_file(&path)?;
         }
     }
     Ok(())

@@ -210,6 +210,12 @@ impl Standby {
         Ok(Self { machine, memory, disk, parts })
     }
 
+    /// Follows the primary, from what the stable image holds.
+    fn follow(&mut self, parts: FollowParts, order: &Order, around: &Surroundings) -> Result<FollowEnd, Failure> {
+        self.memory.refresh()?;
+        follow::run(self, parts, order, around)
+    }
+
     /// The same with a new machine, as if the old one had never run.
     fn renew(self, kvm: &Kvm, order: &Order) -> Result<Self, Failure> {
         let Self { machine, memory, disk, parts } = self;
@@ -232,7 +238,7 @@ fn live(
     loop {
         let (promotion, warm) = match around.commands.recv() {
             Ok(Command::Promote(promotion)) => (promotion, None),
-            Ok(Command::Follow(parts)) => match follow::run(&mut standby, *parts, order, around) {
+            Ok(Command::Follow(parts)) => match standby.follow(*parts, order, around) {
                 Ok(FollowEnd::Promoted(promotion, warm)) => (promotion, Some(warm)),
                 Err(error) => {
                     tracing::warn!("{} is not followed any more: {}", order.vm, crate::chain(&*error));
@@ -258,6 +264,9 @@ fn live(
             // Where it is, the guest has never been: it is loaded as in every other takeover.
             warm = None;
             standby = standby.renew(kvm, order)?;
+        }
+        if warm.is_none() {
+            standby.memory.refresh()?;
         }
         let Standby { machine, memory, disk, parts } = standby;
         let kicker = machine.is_linux().then(|| machine.kicker());

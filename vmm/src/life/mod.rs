@@ -15,7 +15,7 @@ pub(crate) use holder::Holder;
 pub(crate) use watch::Watch;
 
 use nix::sys::mman::{MapFlags, ProtFlags, mmap, munmap};
-use shared_mem::mem::{Guarded, page_bytes};
+use shared_mem::mem::{Guarded, is_device, page_bytes};
 use shared_mem::{Extent, PAGE_BYTES};
 use std::ffi::c_void;
 use std::num::NonZeroUsize;
@@ -43,6 +43,10 @@ unsafe impl Sync for LifeWord {}
 
 impl LifeWord {
     fn map(page: &Extent, protection: ProtFlags) -> std::io::Result<Self> {
+        if is_device(page)? {
+            // The host may be of another kernel's, which marks no word of ours.
+            return Err(std::io::ErrorKind::Unsupported.into());
+        }
         let fd = page.try_clone().map_err(std::io::Error::other)?.into_fd();
         let page_bytes = usize::try_from(page_bytes(page)?).map_err(std::io::Error::other)?;
         let length = NonZeroUsize::new(page_bytes).expect("a page is not empty");
@@ -62,6 +66,9 @@ impl LifeWord {
 
 /// Forgets the death of an earlier life of the host that has just connected.
 pub(crate) fn forget_death(page: &Extent) -> std::io::Result<()> {
+    if is_device(page)? {
+        return Ok(());
+    }
     let word = LifeWord::map(page, ProtFlags::PROT_READ | ProtFlags::PROT_WRITE)?;
     let said = word.word().load(Ordering::SeqCst);
     if said & libc::FUTEX_OWNER_DIED != 0 {

@@ -3,6 +3,7 @@
 use super::LifeWord;
 use nix::sys::mman::ProtFlags;
 use shared_mem::Extent;
+use shared_mem::mem::is_device;
 use std::collections::BTreeMap;
 use std::ptr;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
@@ -52,7 +53,11 @@ impl<K: Copy + Ord + Send + 'static> Watch<K> {
     }
 
     /// Watches a host from now on. One whose word says that it is dead already is told at once.
+    /// On a device there is no such word: sockets and heartbeats tell.
     pub(crate) fn add(&self, host: K, page: &Extent) -> std::io::Result<()> {
+        if is_device(page)? {
+            return Ok(());
+        }
         let word = LifeWord::map(page, ProtFlags::PROT_READ)?;
         // The mapping that is replaced may be waited for at this moment: the futex is the file's, not the mapping's, and
         // the kernel looks the address up only at the beginning of a wait.

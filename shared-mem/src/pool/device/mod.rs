@@ -1,0 +1,264 @@
+//! A pool on one device (DAX): names and extents in a table at its beginning, in place of a file system.
+//!
+//! ```text
+//! 0        head: magic, version, length of the device
+//! 4096     the table: a blob store, so that each change of it is whole or not at all
+//! 2 MiB    the controller's own files, upwards ─────>        <───── files that hosts write, downwards
+//! ```
+//! There is no access by descriptor here: whoever has the device can write all of it, so hosts are trusted to write what
+//! they were granted and nothing else. Nor can space be taken away from a host that is away: it may still write where its journal
+//! was. So such space never becomes the controller's, and no page that held a generation's word ever holds a word again: what a
+//! dead generation's primary writes there is a damaged record to those who read it, and its compare_exchange fails.
+//!
+//! Only the controller changes the table. It is read anew for each operation: they are rare.
+
+mod table;
+
+use std::fs::{self, File, OpenOptions};
+use std::io;
+use std::os::fd::AsFd;
+use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use zerocopy::byteorder::little_endian::U64;
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
+
+use super::error::PoolError;
+use crate::blob_store::BlobStore;
+use crate::header::{Closing, Header, OPEN, Preamble};
+use crate::mem::{Access, Extent, Mapping, PoolRead, PoolWrite, device_bytes};
+use crate::numbers::{Offset, PAGE_BYTES, PAGE_SIZE};
+use crate::planted;
+use table::{Entry, Owner, Table};
+
+/// Where the table is.
+const TABLE_AT: Offset = Offset::new(PAGE_SIZE);
+/// Room for some thousand files.
+const TABLE_CAPACITY: u64 = 512 << 10;
+/// Where files begin.
+const FILES_AT: u64 = 2 << 20;
+const _: () = assert!(PAGE_SIZE + crate::blob_store::total_bytes(TABLE_CAPACITY) <= FILES_AT);
+
+#[derive(Debug, Clone, Copy, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
+#[repr(C)]
+struct Head {
+    preamble: Preamble,
+    device_bytes: U64,
+    reserved: [u8; 32],
+    closing: Closing,
+}
+
+impl Header for Head {
+    const MAGIC: [u8; 8] = *b"FTVMDEVC";
+    const VERSION: u32 = 1;
+}
+
+const HEAD_BYTES: usize = size_of::<Head>();
+const _: () = assert!(HEAD_BYTES == 64);
+
+/// A place in a pool on a device.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Place {
+    device: PathBuf,
+    /// Within the pool, with slashes; empty: the pool itself.
+    name: String,
+}
+
+/// Changes of tables of this process, one at a time: a controller has several threads.
+static CHANGING: Mutex<()> = Mutex::new(());
+
+/// Whether a path is on a device that a pool can be on, and where: `DEVICE/name/of/a/file`. A regular file counts as a device.
+pub(super) fn place(path: &Path) -> Option<Place> {
+    for ancestor in path.ancestors() {
+        let Ok(metadata) = fs::metadata(ancestor) else { continue };
+        let kind = metadata.file_type();
+        let rest = path.strip_prefix(ancestor).ok()?;
+        // A file that is there under its own name is the file of a pool in a directory, unless a pool is asked for.
+        let is_device = kind.is_char_device() || (kind.is_file() && rest != Path::new(""));
+        return is_device.then(|| Place { device: ancestor.to_owned(), name: rest.to_string_lossy().into_owned() });
+    }
+    None
+}
+
+/// The place of a pool as a whole.
+pub(super) fn whole(path: &Path) -> Option<Place> {
+    let kind = fs::metadata(path).ok()?.file_type();
+    (kind.is_char_device() || kind.is_file()).then(|| Place { device: path.to_owned(), name: String::new() })
+}
+
+/// A device with its table.
+struct Device<M> {
+    path: PathBuf,
+    store: BlobStore<M>,
+    bytes: u64,
+}
+
+impl Place {
+    /// The device itself, opened.
+    pub(super) fn open_device(&self, access: Access) -> Result<File, PoolError> {
+        let failed = |error: io::Error| PoolError::file("open", &self.device, error);
+        let write = access == Access::ReadWrite;
+        OpenOptions::new().read(true).write(write).custom_flags(libc::O_NOFOLLOW).open(&self.device).map_err(failed)
+    }
+
+    /// Lays out an empty table on a device whose beginning is empty.
+    pub(super) fn format(&self) -> Result<(), PoolError> {
+        let (memory, bytes) = self.map_start(Access::ReadWrite, Mapping::read_write)?;
+        if bytes <= FILES_AT {
+            return Err(PoolError::NoSpace { what: "a pool", needed: FILES_AT + PAGE_SIZE, available: bytes });
+        }
+        let refused = |error| PoolError::file("write to", &self.device, io::Error::other(error));
+        let mut page = [0; PAGE_BYTES];
+        memory.read(Offset::ZERO, &mut page).map_err(refused)?;
+        if page != [0; PAGE_BYTES] && self.check_head(&memory, bytes).is_err() {
+            return Err(PoolError::NotEmpty(self.device.clone()));
+        }
+        let store = BlobStore::new(&memory, TABLE_AT, TABLE_CAPACITY)?;
+        store.format()?;
+        store.store(&Table::new(FILES_AT, bytes).to_bytes())?;
+        let head = Head { preamble: Head::preamble(), device_bytes: U64::new(bytes), reserved: [0; 32], closing: OPEN };
+        memory.write(Offset::ZERO, &head.sealed_bytes()).map_err(refused)?;
+        planted::settle(&memory, Offset::ZERO, PAGE_SIZE).map_err(refused)
+    }
+
+    /// Makes the device one without a pool.
+    pub(super) fn wipe(&self) -> Result<(), PoolError> {
+        let (memory, _) = self.map_start(Access::ReadWrite, Mapping::read_write)?;
+        let refused = |error| PoolError::file("write to", &self.device, io::Error::other(error));
+        memory.write(Offset::ZERO, &[0; PAGE_BYTES]).map_err(refused)?;
+        planted::settle(&memory, Offset::ZERO, PAGE_SIZE).map_err(refused)
+    }
+
+    /// A file, as it is.
+    pub(super) fn open(&self, access: Access) -> Result<Extent, PoolError> {
+        let entry = self.table()?.find(&self.name).cloned();
+        let entry = entry.ok_or_else(|| self.missing("open"))?;
+        self.extent(&entry, access)
+    }
+
+    /// Whether there is such a file, or something below it.
+    pub(super) fn exists(&self) -> bool {
+        self.table().is_ok_and(|table| table.find(&self.name).is_some() || !table.below(&self.name).is_empty())
+    }
+
+    /// Makes a file of so many bytes; one that is there goes. Hosts write those whose names say so.
+    pub(super) fn create(&self, what: &'static str, len: u64) -> Result<Extent, PoolError> {
+        let owner = if is_written_by_hosts(&self.name) { Owner::Hosts } else { Owner::Controller };
+        let entry = self.change(|table| {
+            table.remove(&self.name);
+            let made = table.add(&self.name, len, owner).cloned();
+            made.ok_or_else(|| PoolError::NoSpace { what, needed: len, available: table.largest_gap() })
+        })?;
+        self.extent(&entry, Access::ReadWrite)
+    }
+
+    /// Gives a file another name, and removes what had it.
+    pub(super) fn rename(&self, to: &Self) -> Result<(), PoolError> {
+        self.change(|table| {
+            table.remove(&to.name);
+            if table.rename(&self.name, &to.name) { Ok(()) } else { Err(self.missing("rename")) }
+        })
+    }
+
+    /// Removes a file.
+    pub(super) fn remove(&self) -> Result<(), PoolError> {
+        self.change(|table| if table.remove(&self.name) { Ok(()) } else { Err(self.missing("remove")) })
+    }
+
+    /// Removes all that is below this name, if anything is.
+    pub(super) fn remove_all(&self) -> Result<(), PoolError> {
+        self.change(|table| {
+            for name in table.below(&self.name) {
+                table.remove(&name);
+            }
+            Ok(())
+        })
+    }
+
+    /// What is directly below this name: names, and the bytes of those that are files.
+    pub(super) fn list(&self) -> Result<Vec<(String, u64)>, PoolError> {
+        let table = self.table()?;
+        let mut found: Vec<(String, u64)> = Vec::new();
+        for name in table.below(&self.name) {
+            let rest = name[self.name.len()..].trim_start_matches('/');
+            let (first, bytes) = match rest.split_once('/') {
+                Some((first, _)) => (first, 0),
+                None => (rest, table.find(&name).map_or(0, |entry| entry.len)),
+            };
+            if found.last().is_none_or(|(last, _)| last != first) {
+                found.push((first.to_owned(), bytes));
+            }
+        }
+        Ok(found)
+    }
+
+    /// The largest file that still fits.
+    pub(super) fn available_bytes(&self) -> Result<u64, PoolError> {
+        Ok(self.table()?.largest_gap())
+    }
+
+    fn table(&self) -> Result<Table, PoolError> {
+        let (memory, bytes) = self.map_start(Access::ReadOnly, Mapping::read_only)?;
+        self.check_head(&memory, bytes)?;
+        Device { path: self.device.clone(), store: BlobStore::new(memory, TABLE_AT, TABLE_CAPACITY)?, bytes }.load()
+    }
+
+    fn change<T>(&self, how: impl FnOnce(&mut Table) -> Result<T, PoolError>) -> Result<T, PoolError> {
+        let _turn: MutexGuard<'_, ()> = CHANGING.lock().unwrap_or_else(PoisonError::into_inner);
+        let (memory, bytes) = self.map_start(Access::ReadWrite, Mapping::read_write)?;
+        self.check_head(&memory, bytes)?;
+        let store = BlobStore::new(memory, TABLE_AT, TABLE_CAPACITY)?;
+        let device = Device { path: self.device.clone(), store, bytes };
+        let mut table = device.load()?;
+        let result = how(&mut table)?;
+        device.store.store(&table.to_bytes())?;
+        Ok(result)
+    }
+
+    /// Maps head and table.
+    fn map_start<M>(
+        &self,
+        access: Access,
+        map: impl FnOnce(&Extent) -> Result<M, crate::mem::MapError>,
+    ) -> Result<(M, u64), PoolError> {
+        let file = self.open_device(access)?;
+        let bytes = device_bytes(file.as_fd()).map_err(|error| PoolError::file("examine", &self.device, error))?;
+        if bytes < FILES_AT {
+            return Err(PoolError::NotAPool(self.device.clone()));
+        }
+        Ok((map(&Extent::new(file.into(), Offset::ZERO, FILES_AT)?)?, bytes))
+    }
+
+    fn check_head<M: PoolRead>(&self, memory: &M, bytes: u64) -> Result<(), PoolError> {
+        let mut head = [0; HEAD_BYTES];
+        let refused = |error| PoolError::file("read", &self.device, io::Error::other(error));
+        memory.read(Offset::ZERO, &mut head).map_err(refused)?;
+        match Head::parse(&head) {
+            Ok(head) if head.device_bytes.get() == bytes => Ok(()),
+            _ => Err(PoolError::NotAPool(self.device.clone())),
+        }
+    }
+
+    fn extent(&self, entry: &Entry, access: Access) -> Result<Extent, PoolError> {
+        Ok(Extent::new(self.open_device(access)?.into(), Offset::new(entry.at), entry.len)?)
+    }
+
+    fn missing(&self, action: &'static str) -> PoolError {
+        PoolError::file(action, &self.device.join(&self.name), io::Error::from(io::ErrorKind::NotFound))
+    }
+}
+
+impl<M: PoolRead> Device<M> {
+    fn load(&self) -> Result<Table, PoolError> {
+        let bytes = self.store.load()?.ok_or_else(|| PoolError::NotAPool(self.path.clone()))?;
+        Table::parse(&bytes, FILES_AT, self.bytes)
+            .map_err(|error| PoolError::file("use the table of", &self.path, io::Error::other(error)))
+    }
+}
+
+/// Journals, record logs and heartbeat pages, finished or not.
+fn is_written_by_hosts(name: &str) -> bool {
+    let file = name.rsplit('/').next().unwrap_or(name);
+    ["journal.", "log.", "heartbeat."].iter().any(|prefix| file.starts_with(prefix))
+}

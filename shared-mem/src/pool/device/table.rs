@@ -1,0 +1,291 @@
+//! Which file lies where on a device, and what space may become what.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use thiserror::Error;
+
+use crate::numbers::{PAGE_SIZE, len_u64, round_up};
+
+/// Longest name.
+const NAME_BYTES_MAX: usize = 255;
+
+/// The table on a device is not one.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+pub(super) enum TableError {
+    /// It ends in the middle.
+    #[error("the table ends after {0} bytes, in the middle of an entry")]
+    CutOff(usize),
+    /// An entry makes no sense.
+    #[error("the table's entry {0} lies outside of the device, over another one, or has an impossible name")]
+    Entry(usize),
+}
+
+/// Who writes a file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Owner {
+    /// The controller alone.
+    Controller,
+    /// A host, and perhaps one that should not any more.
+    Hosts,
+}
+
+/// A file.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Entry {
+    pub(super) at: u64,
+    pub(super) len: u64,
+    pub(super) owner: Owner,
+}
+
+/// All files of a device.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Table {
+    start: u64,
+    end: u64,
+    /// Below this all space is, or was, the controller's.
+    controllers: u64,
+    /// From here on all space is, or was, hosts'.
+    hosts: u64,
+    /// First pages of hosts' files that are gone: words of dead generations.
+    spent: BTreeSet<u64>,
+    files: BTreeMap<String, Entry>,
+}
+
+impl Table {
+    /// An empty one, for files between `start` and `end`.
+    pub(super) fn new(start: u64, end: u64) -> Self {
+        let end = end / PAGE_SIZE * PAGE_SIZE;
+        Self { start, end, controllers: start, hosts: end, spent: BTreeSet::new(), files: BTreeMap::new() }
+    }
+
+    pub(super) fn find(&self, name: &str) -> Option<&Entry> {
+        self.files.get(name)
+    }
+
+    /// Names below `name`, sorted.
+    pub(super) fn below(&self, name: &str) -> Vec<String> {
+        let is_below =
+            |other: &&String| name.is_empty() || other.strip_prefix(name).is_some_and(|rest| rest.starts_with('/'));
+        self.files.keys().filter(is_below).cloned().collect()
+    }
+
+    pub(super) fn remove(&mut self, name: &str) -> bool {
+        match self.files.remove(name) {
+            Some(Entry { at, owner: Owner::Hosts, .. }) => {
+                self.spent.insert(at);
+                true
+            }
+            other => other.is_some(),
+        }
+    }
+
+    pub(super) fn rename(&mut self, from: &str, to: &str) -> bool {
+        let found = self.files.remove(from);
+        found.is_some_and(|entry| self.files.insert(to.to_owned(), entry).is_none())
+    }
+
+    /// Places a file; `None`: it does not fit, or has a name that no file can have.
+    pub(super) fn add(&mut self, name: &str, len: u64, owner: Owner) -> Option<&Entry> {
+        if !is_name(name) || self.files.contains_key(name) {
+            return None;
+        }
+        let space = round_up(len.max(1), PAGE_SIZE);
+        let at = match owner {
+            Owner::Controller => self.lowest(space)?,
+            Owner::Hosts => self.highest(space)?,
+        };
+        match owner {
+            Owner::Controller => self.controllers = self.controllers.max(at + space),
+            Owner::Hosts => self.hosts = self.hosts.min(at),
+        }
+        self.files.insert(name.to_owned(), Entry { at, len, owner });
+        self.files.get(name)
+    }
+
+    /// The largest file that anybody could still have.
+    pub(super) fn largest_gap(&self) -> u64 {
+        let gaps = self.gaps(self.start, self.hosts).into_iter().chain(self.gaps(self.controllers, self.end));
+        gaps.map(|(from, to)| to - from).max().unwrap_or(0)
+    }
+
+    /// Unused ranges between two places, ascending.
+    fn gaps(&self, from: u64, to: u64) -> Vec<(u64, u64)> {
+        let mut taken: Vec<_> = self.files.values().map(|entry| (entry.at, entry.end())).collect();
+        taken.sort_unstable();
+        let mut gaps = Vec::new();
+        let mut free = from;
+        for (at, end) in taken {
+            if at > free {
+                gaps.push((free, at.min(to)));
+            }
+            free = free.max(end);
+        }
+        gaps.push((free, to));
+        gaps.retain(|(from, to)| from < to);
+        gaps
+    }
+
+    fn lowest(&self, space: u64) -> Option<u64> {
+        self.gaps(self.start, self.hosts).into_iter().find(|(from, to)| to - from >= space).map(|(from, _)| from)
+    }
+
+    /// The highest place whose first page has never held a word of a generation that is gone.
+    fn highest(&self, space: u64) -> Option<u64> {
+        for (from, to) in self.gaps(self.controllers, self.end).into_iter().rev() {
+            let mut at = to.checked_sub(space)?;
+            while at >= from && self.spent.contains(&at) {
+                at = at.checked_sub(PAGE_SIZE)?;
+            }
+            if at >= from {
+                return Some(at);
+            }
+        }
+        None
+    }
+
+    pub(super) fn to_bytes(&self) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        let counts = [len_u64(self.spent.len()), len_u64(self.files.len())];
+        for number in [self.controllers, self.hosts].into_iter().chain(counts).chain(self.spent.iter().copied()) {
+            bytes.extend_from_slice(&number.to_le_bytes());
+        }
+        for (name, entry) in &self.files {
+            bytes.push(u8::try_from(name.len()).expect("checked when it was added"));
+            bytes.push(u8::from(entry.owner == Owner::Hosts));
+            bytes.extend_from_slice(&entry.at.to_le_bytes());
+            bytes.extend_from_slice(&entry.len.to_le_bytes());
+            bytes.extend_from_slice(name.as_bytes());
+        }
+        bytes
+    }
+
+    /// # Errors
+    /// When the bytes are no table of a device with files between `start` and `end`.
+    pub(super) fn parse(bytes: &[u8], start: u64, end: u64) -> Result<Self, TableError> {
+        let mut rest = Rest { bytes, length: bytes.len() };
+        let mut table = Self::new(start, end);
+        table.controllers = rest.number()?;
+        table.hosts = rest.number()?;
+        if table.controllers < start || table.hosts > table.end || table.controllers > table.hosts {
+            return Err(TableError::Entry(0));
+        }
+        let (spent, files) = (rest.number()?, rest.number()?);
+        for _ in 0..spent {
+            table.spent.insert(rest.number()?);
+        }
+        let mut taken = Vec::new();
+        for index in 0..files {
+            let wrong = TableError::Entry(usize::try_from(index).unwrap_or(usize::MAX));
+            let [name_len, owner] = rest.take(2)? else { return Err(wrong) };
+            let owner = match owner {
+                0 => Owner::Controller,
+                1 => Owner::Hosts,
+                _ => return Err(wrong),
+            };
+            let name_len = usize::from(*name_len);
+            let entry = Entry { at: rest.number()?, len: rest.number()?, owner };
+            let name = String::from_utf8(rest.take(name_len)?.to_vec()).map_err(|_| wrong.clone())?;
+            let (low, high) = match owner {
+                Owner::Controller => (start, table.controllers),
+                Owner::Hosts => (table.hosts, table.end),
+            };
+            let fits = entry.at >= low && entry.len <= end && entry.end() <= high && entry.at.is_multiple_of(PAGE_SIZE);
+            if !fits || !is_name(&name) {
+                return Err(wrong);
+            }
+            taken.push((entry.at, entry.end(), index));
+            if table.files.insert(name, entry).is_some() {
+                return Err(wrong);
+            }
+        }
+        taken.sort_unstable();
+        match taken.windows(2).find(|pair| pair[0].1 > pair[1].0) {
+            Some(pair) => Err(TableError::Entry(usize::try_from(pair[1].2).unwrap_or(usize::MAX))),
+            None => Ok(table),
+        }
+    }
+}
+
+impl Entry {
+    fn end(&self) -> u64 {
+        self.at.saturating_add(round_up(self.len.max(1), PAGE_SIZE))
+    }
+}
+
+fn is_name(name: &str) -> bool {
+    !name.is_empty() && name.len() <= NAME_BYTES_MAX && !name.starts_with('/') && !name.ends_with('/')
+}
+
+struct Rest<'a> {
+    bytes: &'a [u8],
+    length: usize,
+}
+
+impl<'a> Rest<'a> {
+    fn take(&mut self, count: usize) -> Result<&'a [u8], TableError> {
+        let (taken, rest) = self.bytes.split_at_checked(count).ok_or(TableError::CutOff(self.length))?;
+        self.bytes = rest;
+        Ok(taken)
+    }
+
+    fn number(&mut self) -> Result<u64, TableError> {
+        let bytes = self.take(8)?;
+        Ok(u64::from_le_bytes(*bytes.first_chunk().expect("eight were taken")))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const START: u64 = 1 << 20;
+    const END: u64 = 2 << 20;
+
+    #[test]
+    fn the_two_kinds_of_space_never_mix_and_words_are_never_reused() {
+        let mut table = Table::new(START, END);
+        let image = table.add("vm-0/image", 8192, Owner::Controller).unwrap().at;
+        assert_eq!(image, START);
+        let mut words = BTreeSet::new();
+        for generation in 1..50 {
+            let name = format!("vm-0/journal.{generation}");
+            let at = table.add(&name, 10 * PAGE_SIZE, Owner::Hosts).unwrap().at;
+            assert!(words.insert(at), "generation {generation} has the word of an earlier one");
+            assert!(table.remove(&name));
+        }
+        let hosts = table.hosts;
+        assert!(hosts > END - 100 * PAGE_SIZE, "the rest of the space is used again");
+        while let Some(entry) = table.add(&format!("vm-0/{}", table.files.len()), 64 << 10, Owner::Controller) {
+            assert!(entry.end() <= hosts, "what hosts may still write to is nobody else's");
+        }
+        assert_eq!(Table::parse(&table.to_bytes(), START, END), Ok(table.clone()));
+        assert_eq!(table.largest_gap(), END - table.controllers, "hosts could still have what they had");
+    }
+
+    #[test]
+    fn names_are_those_of_a_tree() {
+        let mut table = Table::new(START, END);
+        for name in ["superblock", "vm-1/image", "vm-1/state", "vm-10/image"] {
+            table.add(name, 1, Owner::Controller).unwrap();
+        }
+        assert_eq!(table.below("vm-1"), ["vm-1/image", "vm-1/state"]);
+        assert!(table.add("superblock", 1, Owner::Controller).is_none());
+        assert!(table.rename("vm-1/state", "vm-1/redo") && !table.rename("nothing", "vm-1/x"));
+        assert!(table.find("vm-1/redo").is_some() && table.find("vm-1/state").is_none());
+    }
+
+    #[test]
+    fn damaged_tables_are_refused() {
+        let mut table = Table::new(START, END);
+        table.add("a", 5000, Owner::Controller).unwrap();
+        table.add("log.1", 5000, Owner::Hosts).unwrap();
+        let bytes = table.to_bytes();
+        for length in 0..bytes.len() {
+            assert!(Table::parse(&bytes[..length], START, END).is_err(), "{length} bytes");
+        }
+        assert!(matches!(Table::parse(&bytes, START + PAGE_SIZE, END), Err(TableError::Entry(_))));
+        let mut overlapping = table.clone();
+        overlapping.files.insert("b".to_owned(), Entry { at: START, len: 1, owner: Owner::Controller });
+        assert!(matches!(Table::parse(&overlapping.to_bytes(), START, END), Err(TableError::Entry(_))));
+    }
+}
