@@ -182,12 +182,14 @@ impl From<ReplayError> for Failure {
 
 fn connect_code(error: &ConnectError) -> ExitCode {
     match error {
-        ConnectError::PathTooLong { .. } => ExitCode::Usage,
-        ConnectError::Unreachable { source: Errno::EACCES | Errno::EPERM, .. }
+        ConnectError::PathTooLong { .. } | ConnectError::Address { .. } => ExitCode::Usage,
+        ConnectError::Device { source: Errno::EACCES | Errno::EPERM, .. }
+        | ConnectError::Unreachable { source: Errno::EACCES | Errno::EPERM, .. }
         | ConnectError::Listen { source: Errno::EACCES | Errno::EPERM, .. } => ExitCode::NotPermitted,
-        ConnectError::Unreachable { .. } | ConnectError::InUse { .. } | ConnectError::Listen { .. } => {
-            ExitCode::Unreachable
-        }
+        ConnectError::Unreachable { .. }
+        | ConnectError::InUse { .. }
+        | ConnectError::Listen { .. }
+        | ConnectError::Device { .. } => ExitCode::Unreachable,
     }
 }
 

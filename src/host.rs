@@ -13,7 +13,7 @@ pub(crate) struct Args {
     /// The host's name: 1 to 63 of a-z 0-9 . _ -
     #[arg(long, visible_alias = "name", value_name = "NAME")]
     id: String,
-    /// The controller's socket
+    /// The controller's socket, or tcp:HOST:PORT,DEVICE for one on another machine
     #[arg(long, value_name = "SOCKET", env = "FTVM_POOL")]
     pool: PathBuf,
     /// Memory that guests may take here; without it all that the machine has

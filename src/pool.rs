@@ -6,6 +6,7 @@ use crate::lineage::Parent;
 use crate::{CommandResult, ExitStatus};
 use ft_protocol::phi::{BadPhi, Phi};
 use scenarios::cluster::OwnedDirectory;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
@@ -26,7 +27,11 @@ pub(crate) struct Args {
     /// Where to listen for hosts and clients
     #[arg(long, value_name = "PATH")]
     socket: PathBuf,
-    /// The pool's directory, on a tmpfs or hugetlbfs; made if it does not exist
+    /// Where to listen for hosts and clients of other machines, which have the pool's device too: ADDRESS:PORT. Whoever reaches
+    /// it is trusted
+    #[arg(long, value_name = "ADDRESS")]
+    listen: Option<SocketAddr>,
+    /// The pool's directory, on a tmpfs or hugetlbfs, made if it does not exist; or a DAX device, or a file in its place
     #[arg(long, value_name = "DIR")]
     dir: PathBuf,
     /// Silence after which a host is suspected, in milliseconds
@@ -87,6 +92,7 @@ pub(crate) fn run(args: Args) -> CommandResult {
     let owned = owned.map_err(|error| Failure::new(ExitCode::Internal, &error))?;
     let served = serve(&ControllerOptions {
         socket: args.socket,
+        listen: args.listen,
         dir: args.dir,
         heartbeat_bound,
         heartbeat_interval: (heartbeat_bound / BEATS_PER_BOUND).max(Duration::from_millis(1)),

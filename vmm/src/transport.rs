@@ -3,6 +3,8 @@
 //! Received bytes are hostile: a message that does not decode, is too long, or whose descriptors do not match its tags
 //! closes the connection that it came over, and nothing else.
 
+pub mod remote;
+
 use ft_protocol::wire::{EXTENTS_MAX, Envelope, ExtentTag, MESSAGE_BYTES_MAX};
 use nix::errno::Errno;
 use nix::sys::socket::{
@@ -56,6 +58,20 @@ pub enum ConnectError {
     InUse {
         /// The path.
         path: PathBuf,
+    },
+    /// The address of a controller on another machine says too little.
+    #[error("{address} is no address of a controller: write a socket's path, or tcp:HOST:PORT,DEVICE")]
+    Address {
+        /// The address.
+        address: PathBuf,
+    },
+    /// The pool's device cannot be opened.
+    #[error("cannot open the pool's device {path}")]
+    Device {
+        /// The device.
+        path: PathBuf,
+        /// What the kernel said.
+        source: Errno,
     },
     /// The socket cannot be made.
     #[error("cannot listen on {path}")]
@@ -145,6 +161,11 @@ impl Outgoing {
         Ok(Self { bytes, descriptors })
     }
 
+    /// A message that was encoded elsewhere.
+    fn raw(bytes: Vec<u8>, descriptors: Vec<OwnedFd>) -> Self {
+        Self { bytes, descriptors }
+    }
+
     /// How many descriptors it holds until it is sent.
     #[must_use]
     pub fn descriptor_count(&self) -> usize {
@@ -159,8 +180,11 @@ pub fn tagged(grant: ft_protocol::wire::Grant, extent: Extent) -> (ExtentTag, Ex
 }
 
 impl Connection {
-    /// Connects to a listening controller.
+    /// Connects to a listening controller: by its socket's path, or over the network (see [`remote`]).
     pub fn connect(path: &Path) -> Result<Self, ConnectError> {
+        if let Some(connected) = remote::connect(path) {
+            return connected;
+        }
         let address = address(path)?;
         let unreachable = |source| ConnectError::Unreachable { path: path.to_owned(), source };
         let fd = new_socket().map_err(unreachable)?;
@@ -227,6 +251,16 @@ impl Connection {
     }
 
     fn receive_with<M: DeserializeOwned>(&self, flags: RecvFlags) -> Result<Received<M>, ReceiveError> {
+        let (bytes, descriptors) = self.receive_raw_with(flags)?;
+        unpack(&bytes, descriptors)
+    }
+
+    /// Receives the next message as it is.
+    fn receive_raw(&self) -> Result<(Vec<u8>, Vec<OwnedFd>), ReceiveError> {
+        self.receive_raw_with(RecvFlags::CMSG_CLOEXEC)
+    }
+
+    fn receive_raw_with(&self, flags: RecvFlags) -> Result<(Vec<u8>, Vec<OwnedFd>), ReceiveError> {
         let mut bytes = vec![0_u8; MESSAGE_BYTES_MAX];
         let mut space = [MaybeUninit::uninit(); cmsg_space!(ScmRights(EXTENTS_MAX))];
         let mut control = RecvAncillaryBuffer::new(&mut space);
@@ -253,7 +287,8 @@ impl Connection {
         if received.flags.intersects(ReturnFlags::TRUNC | ReturnFlags::CTRUNC) {
             return Err(ReceiveError::TooLong);
         }
-        unpack(&bytes[..received.bytes], descriptors)
+        bytes.truncate(received.bytes);
+        Ok((bytes, descriptors))
     }
 }
 

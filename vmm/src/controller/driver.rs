@@ -409,7 +409,10 @@ impl Driver {
     fn know_process(&mut self, host: HostId, link: LinkId) {
         self.processes.remove(&host);
         let peer = self.links.get(&link).and_then(|link| link.connection.peer().ok());
-        match peer.map(|peer| ProcessHandle::open(peer.pid())) {
+        // Of a host on another machine there is only what carries its messages here: this process.
+        let own = nix::unistd::getpid().as_raw();
+        let process = peer.map(|peer| peer.pid()).filter(|&pid| pid != own);
+        match process.map(ProcessHandle::open) {
             Some(Ok(process)) => _ = self.processes.insert(host, Arc::new(process)),
             Some(Err(error)) => tracing::info!("no handle of the process of {host}: {error}"),
             None => {}

@@ -16,7 +16,7 @@ use crate::clock;
 use crate::events::{Events, Watched};
 use crate::failpoint::{self, FailpointError};
 use crate::fence::FenceConfig;
-use crate::transport::{ConnectError, Listener};
+use crate::transport::{ConnectError, Listener, remote};
 use crate::wake;
 use applier::Event;
 use driver::Driver;
@@ -25,6 +25,7 @@ use ft_protocol::cpu::LEAVES_MAX;
 use ft_protocol::phi::Phi;
 use ft_protocol::timeline::LINE_BYTES_MAX;
 use shared_mem::{Pool, PoolConfig, PoolError};
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -33,7 +34,9 @@ use std::time::Duration;
 pub struct ControllerOptions {
     /// Where to listen for hosts and clients.
     pub socket: PathBuf,
-    /// The pool's directory on tmpfs; made if it does not exist.
+    /// Where to listen for those of other machines, which have the pool's device too.
+    pub listen: Option<SocketAddr>,
+    /// The pool's directory on tmpfs, made if it does not exist; or a device.
     pub dir: PathBuf,
     /// Silence after which a heartbeat is suspected.
     pub heartbeat_bound: Duration,
@@ -109,6 +112,9 @@ pub fn serve(options: &ControllerOptions) -> Result<(), ControllerError> {
     shared_mem::mem::survive_truncation().map_err(ControllerError::kernel("handle SIGBUS"))?;
     let listener = Listener::bind(&options.socket)?;
     let pool = open_pool(options)?;
+    if let Some(address) = options.listen {
+        remote::listen(address, &options.dir, &options.socket)?;
+    }
     let (wake_sender, woken) = wake::channel().map_err(ControllerError::kernel("make an eventfd"))?;
     let events = Events::new(options.lifeline).map_err(ControllerError::kernel("watch for events"))?;
     events.watch(&listener, Watched::Listener).map_err(ControllerError::kernel("watch the socket"))?;
@@ -167,7 +173,7 @@ const _: () = assert!(VMS_MAX as u64 * (VM_GROWTH_BYTES as u64 + 512) < CLUSTER_
 fn open_pool(options: &ControllerOptions) -> Result<Pool, ControllerError> {
     let config = PoolConfig { vm_slots: VMS_MAX, host_slots: HOSTS_MAX, cluster_bytes: CLUSTER_BYTES };
     let failed = |source| ControllerError::Pool { dir: options.dir.clone(), source: Box::new(source) };
-    if options.dir.join("superblock").exists() {
+    if Pool::is_at(&options.dir) {
         Pool::open(&options.dir).map_err(failed)
     } else {
         Pool::create(&options.dir, &config).map_err(failed)

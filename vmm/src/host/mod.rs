@@ -111,6 +111,7 @@ pub fn serve(options: &HostOptions) -> Result<HostEnd, HostError> {
     // The heartbeat page of another host is that host's to cut off: that must not end this process.
     shared_mem::mem::survive_truncation().map_err(HostError::kernel("handle SIGBUS"))?;
     let kvm = crate::machine::open_kvm()?;
+    crate::transport::remote::prepare(&options.socket)?;
     match sandbox::confine() {
         Ok(true) => {}
         Ok(false) => tracing::info!("no Landlock of ABI 3: another process of this user could write to the pool"),

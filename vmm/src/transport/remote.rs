@@ -1,0 +1,331 @@
+//! Connections to a controller on another machine: TCP, and a device that both machines have in place of passed descriptors.
+//!
+//! ```text
+//!   host or client                                              controller
+//!   Connection <─socket pair─> pumps <═══ TCP ═══> pumps <─its Unix socket─> Connection
+//! ```
+//! The two ends are ordinary connections; what lies between is carried message by message. A descriptor of the pool's device
+//! goes as a word that says which access it has, and the other side puts its own of the same device in its place: offset and
+//! length are in the message anyway. Any other descriptor (a guest's file, from a client) goes as its content.
+//!
+//! The address is `tcp:HOST:PORT,DEVICE`. Nobody is asked who he is: whoever reaches the port, and whoever has the device, is
+//! trusted. The network and the device must be the cluster's own.
+
+use super::{ConnectError, Connection, MESSAGE_BYTES_MAX, Outgoing, ReceiveError};
+use ft_protocol::wire::EXTENTS_MAX;
+use nix::errno::Errno;
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
+use nix::sys::memfd::{MFdFlags, memfd_create};
+use nix::sys::socket::{setsockopt, sockopt};
+use nix::sys::stat::fstat;
+use std::collections::BTreeMap;
+use std::fs::{File, OpenOptions};
+use std::io::{self, Read, Write};
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream, ToSocketAddrs};
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+/// What addresses of remote controllers begin with.
+const SCHEME: &str = "tcp:";
+/// A controller that is there answers the kernel's greeting within this.
+const CONNECT_BOUND: Duration = Duration::from_secs(5);
+/// A peer whose kernel has not acknowledged for so long is gone. Nothing is decided by it: heartbeats tell earlier.
+const SILENCE_MS_MAX: u32 = 10_000;
+/// Largest content of a descriptor that is no part of the pool.
+const CONTENT_BYTES_MAX: u64 = 1 << 30;
+/// As much of a content as is carried at once.
+const PIECE_BYTES: usize = 256 << 10;
+
+/// What goes in place of a descriptor.
+const DEVICE_READ_ONLY: u8 = 1;
+const DEVICE_READ_WRITE: u8 = 2;
+const CONTENT: u8 = 3;
+
+/// The pool's device as this machine has it, opened once: a host that has confined itself cannot open it again.
+#[derive(Debug)]
+struct Device {
+    read_only: File,
+    read_write: File,
+}
+
+static DEVICES: Mutex<BTreeMap<PathBuf, Arc<Device>>> = Mutex::new(BTreeMap::new());
+
+/// The parts of a remote controller's address; `None`: it is the path of a local one's socket.
+fn parse(address: &Path) -> Option<(&str, &Path)> {
+    let (peer, device) = address.to_str()?.strip_prefix(SCHEME)?.split_once(',')?;
+    Some((peer, Path::new(device)))
+}
+
+/// Opens what connections to this address will need. To be called before a process gives up its right to open files.
+///
+/// # Errors
+/// The device cannot be opened.
+pub fn prepare(address: &Path) -> Result<(), ConnectError> {
+    match parse(address) {
+        Some((_, device)) => Device::get(device).map(drop),
+        None if address.to_str().is_some_and(|text| text.starts_with(SCHEME)) => {
+            Err(ConnectError::Address { address: address.to_owned() })
+        }
+        None => Ok(()),
+    }
+}
+
+/// Connects to a controller on another machine; `None`: the address is not one of those.
+pub(super) fn connect(address: &Path) -> Option<Result<Connection, ConnectError>> {
+    let (peer, device) = match parse(address) {
+        Some(parts) => parts,
+        None => return prepare(address).err().map(Err),
+    };
+    let unreachable =
+        |source: io::Error| ConnectError::Unreachable { path: address.to_owned(), source: errno(&source) };
+    Some(Device::get(device).and_then(|device| {
+        let stream = dial(peer).map_err(unreachable)?;
+        let (ours, theirs) = Connection::pair().map_err(|errno| unreachable(errno.into()))?;
+        pump(stream, theirs, device).map_err(unreachable)?;
+        Ok(ours)
+    }))
+}
+
+fn dial(peer: &str) -> io::Result<TcpStream> {
+    let mut last = io::Error::from(io::ErrorKind::AddrNotAvailable);
+    for address in peer.to_socket_addrs()? {
+        match TcpStream::connect_timeout(&address, CONNECT_BOUND) {
+            Ok(stream) => return Ok(stream),
+            Err(error) => last = error,
+        }
+    }
+    Err(last)
+}
+
+/// Takes connections from other machines on a controller's behalf, until the process ends.
+///
+/// # Errors
+/// The port or the device cannot be had.
+pub fn listen(address: SocketAddr, device: &Path, controller: &Path) -> Result<SocketAddr, ConnectError> {
+    let refused = |source: io::Error| ConnectError::Listen {
+        path: PathBuf::from(format!("{SCHEME}{address}")),
+        source: errno(&source),
+    };
+    let device = Device::get(device)?;
+    let listener = TcpListener::bind(address).map_err(refused)?;
+    let bound = listener.local_addr().map_err(refused)?;
+    let controller = controller.to_owned();
+    std::thread::Builder::new()
+        .name("tcp-listener".to_owned())
+        .spawn(move || {
+            for stream in listener.incoming() {
+                let accepted = stream.map_err(|error| error.to_string()).and_then(|stream| {
+                    let link = Connection::connect(&controller).map_err(|error| crate::chain(&error))?;
+                    pump(stream, link, Arc::clone(&device)).map_err(|error| error.to_string())
+                });
+                if let Err(error) = accepted {
+                    tracing::warn!("a connection from another machine was not taken: {error}");
+                }
+            }
+        })
+        .map_err(refused)?;
+    Ok(bound)
+}
+
+/// Carries messages both ways until one side ends; the other is ended then.
+fn pump(stream: TcpStream, link: Connection, device: Arc<Device>) -> io::Result<()> {
+    stream.set_nodelay(true)?;
+    setsockopt(&stream, sockopt::KeepAlive, &true)?;
+    setsockopt(&stream, sockopt::TcpKeepIdle, &1)?;
+    setsockopt(&stream, sockopt::TcpKeepInterval, &1)?;
+    setsockopt(&stream, sockopt::TcpUserTimeout, &SILENCE_MS_MAX)?;
+    let (outward, from) = (stream.try_clone()?, link.try_clone()?);
+    let theirs = Arc::clone(&device);
+    let spawn = |name: &str, work: Box<dyn FnOnce() + Send>| {
+        std::thread::Builder::new().name(name.to_owned()).spawn(work).map(drop)
+    };
+    spawn(
+        "to-remote",
+        Box::new(move || {
+            let mut stream = outward;
+            let ended = carry_out(&from, &mut stream, &theirs);
+            tracing::debug!("to another machine: {ended:?}");
+            // Fails when it is closed already.
+            let _ = stream.shutdown(Shutdown::Both);
+            from.shut_down();
+        }),
+    )?;
+    spawn(
+        "from-remote",
+        Box::new(move || {
+            let mut stream = stream;
+            let ended = carry_in(&mut stream, &link, &device);
+            tracing::debug!("from another machine: {ended:?}");
+            let _ = stream.shutdown(Shutdown::Both);
+            link.shut_down();
+        }),
+    )
+}
+
+/// Frame: length of the message, number of descriptors, the message; for each descriptor its kind, for a content its length and
+/// bytes.
+fn carry_out(from: &Connection, to: &mut TcpStream, device: &Device) -> io::Result<()> {
+    loop {
+        let (bytes, descriptors) = match from.receive_raw() {
+            Ok(received) => received,
+            Err(ReceiveError::Closed) => return Ok(()),
+            Err(error) => return Err(io::Error::other(error)),
+        };
+        let length = u32::try_from(bytes.len()).map_err(io::Error::other)?;
+        let mut frame = length.to_le_bytes().to_vec();
+        frame.push(u8::try_from(descriptors.len()).map_err(io::Error::other)?);
+        frame.extend_from_slice(&bytes);
+        to.write_all(&frame)?;
+        for descriptor in descriptors {
+            send_descriptor(File::from(descriptor), to, device)?;
+        }
+    }
+}
+
+fn send_descriptor(descriptor: File, to: &mut TcpStream, device: &Device) -> io::Result<()> {
+    if device.is(&descriptor)? {
+        let flags = OFlag::from_bits_truncate(fcntl(&descriptor, FcntlArg::F_GETFL)?);
+        let read_only = flags & OFlag::O_ACCMODE == OFlag::O_RDONLY;
+        return to.write_all(&[if read_only { DEVICE_READ_ONLY } else { DEVICE_READ_WRITE }]);
+    }
+    let bytes = descriptor.metadata()?.len();
+    if bytes > CONTENT_BYTES_MAX {
+        return Err(io::Error::other(format!("a file of {bytes} bytes is not carried to another machine")));
+    }
+    to.write_all(&[CONTENT])?;
+    to.write_all(&bytes.to_le_bytes())?;
+    let mut piece = vec![0; PIECE_BYTES];
+    let mut at = 0;
+    while at < bytes {
+        let wanted = usize::try_from(bytes - at).unwrap_or(PIECE_BYTES).min(PIECE_BYTES);
+        descriptor.read_exact_at(&mut piece[..wanted], at)?;
+        to.write_all(&piece[..wanted])?;
+        at += u64::try_from(wanted).map_err(io::Error::other)?;
+    }
+    Ok(())
+}
+
+fn carry_in(from: &mut TcpStream, to: &Connection, device: &Device) -> io::Result<()> {
+    loop {
+        let mut head = [0; 5];
+        match from.read_exact(&mut head) {
+            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Ok(()),
+            other => other?,
+        }
+        let [a, b, c, d, count] = head;
+        let length = usize::try_from(u32::from_le_bytes([a, b, c, d])).map_err(io::Error::other)?;
+        if length > MESSAGE_BYTES_MAX || usize::from(count) > EXTENTS_MAX {
+            return Err(io::Error::other(format!("a frame of {length} bytes and {count} descriptors")));
+        }
+        let mut bytes = vec![0; length];
+        from.read_exact(&mut bytes)?;
+        let descriptors = (0..count).map(|_| receive_descriptor(from, device)).collect::<io::Result<Vec<_>>>()?;
+        to.send(&Outgoing::raw(bytes, descriptors)).map_err(io::Error::other)?;
+    }
+}
+
+fn receive_descriptor(from: &mut TcpStream, device: &Device) -> io::Result<OwnedFd> {
+    let mut kind = [0];
+    from.read_exact(&mut kind)?;
+    match kind[0] {
+        DEVICE_READ_ONLY => Ok(device.read_only.try_clone()?.into()),
+        DEVICE_READ_WRITE => Ok(device.read_write.try_clone()?.into()),
+        CONTENT => receive_content(from),
+        other => Err(io::Error::other(format!("a descriptor of kind {other}"))),
+    }
+}
+
+fn receive_content(from: &mut TcpStream) -> io::Result<OwnedFd> {
+    let mut length = [0; 8];
+    from.read_exact(&mut length)?;
+    let length = u64::from_le_bytes(length);
+    if length > CONTENT_BYTES_MAX {
+        return Err(io::Error::other(format!("a content of {length} bytes")));
+    }
+    let mut file = File::from(memfd_create(c"from-remote", MFdFlags::MFD_CLOEXEC)?);
+    let copied = io::copy(&mut from.take(length), &mut file)?;
+    if copied == length { Ok(file.into()) } else { Err(io::ErrorKind::UnexpectedEof.into()) }
+}
+
+impl Device {
+    fn get(path: &Path) -> Result<Arc<Self>, ConnectError> {
+        let mut devices = DEVICES.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(device) = devices.get(path) {
+            return Ok(Arc::clone(device));
+        }
+        let open = |write| OpenOptions::new().read(true).write(write).open(path);
+        let opened = open(false).and_then(|read_only| Ok(Self { read_only, read_write: open(true)? }));
+        let device =
+            Arc::new(opened.map_err(|source| ConnectError::Device { path: path.to_owned(), source: errno(&source) })?);
+        devices.insert(path.to_owned(), Arc::clone(&device));
+        Ok(device)
+    }
+
+    /// Whether a descriptor is one of this device.
+    fn is(&self, other: impl AsFd) -> io::Result<bool> {
+        let (ours, theirs) = (fstat(&self.read_only)?, fstat(other)?);
+        Ok((ours.st_dev, ours.st_ino, ours.st_rdev) == (theirs.st_dev, theirs.st_ino, theirs.st_rdev))
+    }
+}
+
+fn errno(error: &io::Error) -> Errno {
+    error.raw_os_error().map_or(Errno::EIO, Errno::from_raw)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::transport::{Listener, Received, tagged};
+    use ft_protocol::wire::{Access, Grant, Part};
+    use shared_mem::{Extent, Offset};
+
+    #[test]
+    fn messages_and_what_comes_with_them_arrive_on_the_other_machine() {
+        let place = tempfile::tempdir().unwrap();
+        let device = place.path().join("device");
+        std::fs::write(&device, [7; 16384]).unwrap();
+        let socket = place.path().join("socket");
+        let local = Listener::bind(&socket).unwrap();
+        let bound = listen("127.0.0.1:0".parse().unwrap(), &device, &socket).unwrap();
+        let address = PathBuf::from(format!("tcp:{bound},{}", device.display()));
+        prepare(&address).unwrap();
+        let host = Connection::connect(&address).unwrap();
+        let controller = local.accept().unwrap();
+
+        let mut content = tempfile::tempfile().unwrap();
+        content.write_all(b"a guest").unwrap();
+        let upload = Extent::new(content.into(), Offset::ZERO, 7).unwrap();
+        let grant = |part, access| Grant { part, access };
+        let extents = vec![tagged(grant(Part::Upload, Access::ReadOnly), upload)];
+        host.send(&Outgoing::new("hello".to_owned(), extents).unwrap()).unwrap();
+        let Received { message, mut extents } = controller.receive::<String>().unwrap();
+        assert_eq!(message, "hello");
+        let mut copy = [0; 7];
+        File::from(extents.remove(0).1.into_fd()).read_exact_at(&mut copy, 0).unwrap();
+        assert_eq!(&copy, b"a guest");
+
+        let part = |write| {
+            let file = OpenOptions::new().read(true).write(write).open(&device).unwrap();
+            Extent::new(file.into(), Offset::new(8192), 4096).unwrap()
+        };
+        let vm = ft_protocol::VmId::new(1);
+        let extents = vec![
+            tagged(grant(Part::Image(vm), Access::ReadOnly), part(false)),
+            tagged(grant(Part::Console(vm), Access::ReadWrite), part(true)),
+        ];
+        controller.send(&Outgoing::new("welcome".to_owned(), extents).unwrap()).unwrap();
+        let Received { message, extents } = host.receive::<String>().unwrap();
+        assert_eq!(message, "welcome");
+        let found: Vec<_> = extents.iter().map(|(_, extent)| (extent.offset().get(), extent.len())).collect();
+        assert_eq!(found, [(8192, 4096), (8192, 4096)]);
+        assert_eq!(extents[0].1.access().unwrap(), shared_mem::Access::ReadOnly);
+        assert_eq!(extents[1].1.access().unwrap(), shared_mem::Access::ReadWrite);
+
+        drop((host, extents));
+        assert!(matches!(controller.receive::<String>(), Err(ReceiveError::Closed)));
+        assert!(matches!(Connection::connect(Path::new("tcp:nowhere")), Err(ConnectError::Address { .. })));
+    }
+}
