@@ -17,7 +17,7 @@ pub const NETWORK_BITS: u8 = 24;
 pub const MACHINES_MAX: usize = 8;
 
 /// What is to be booted.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub struct Setup {
     /// How many machines: a, b, c and so on.
     pub machines: usize,
@@ -25,6 +25,8 @@ pub struct Setup {
     pub memory_mib: u64,
     /// The size of the pool device; zero for none.
     pub pool_mib: u64,
+    /// An ftvm that is there already, for the machines; `None`: what `FTVM_NESTED_FTVM` names, or a static one, which is built.
+    pub ftvm: Option<PathBuf>,
 }
 
 /// Machines cannot be had.
@@ -72,7 +74,7 @@ impl Cluster {
         if !(1..=MACHINES_MAX).contains(&setup.machines) {
             return Err(ClusterError::Count(setup.machines));
         }
-        let images = Images::make()?;
+        let images = Images::make(setup.ftvm.as_deref())?;
         let directory = |source| ClusterError::Directory { path: std::env::temp_dir(), source };
         // Socket names are short: the path must be too.
         let place = tempfile::Builder::new().prefix("ftvm-nested-").tempdir().map_err(directory)?;
@@ -82,7 +84,7 @@ impl Cluster {
         }
         let mut cluster = Self { machines: Vec::new(), images, place, switch, setup };
         let mut booting = Vec::new();
-        for index in 0..setup.machines {
+        for index in 0..cluster.setup.machines {
             booting.push(cluster.start(index, 0)?);
         }
         for machine in booting {

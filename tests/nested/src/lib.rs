@@ -12,6 +12,7 @@
 pub mod cluster;
 mod cpio;
 mod directory;
+pub mod fence;
 pub mod image;
 pub mod kernel;
 pub mod machine;
@@ -20,6 +21,14 @@ pub mod programs;
 mod segment;
 mod tool;
 
-pub use cluster::{Cluster, Setup};
+pub use cluster::{Cluster, ClusterError, Setup};
 pub use machine::{Machine, MachineError, Output};
 pub use tool::ToolError;
+
+/// Says whether machines can run here at all: the one program that is needed and cannot be fetched.
+///
+/// # Errors
+/// QEMU is not installed; the error says how it is.
+pub fn check() -> Result<(), ToolError> {
+    machine::check()
+}

@@ -26,6 +26,8 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
+    /// Fetch the packages that images are made from
+    Packages,
     /// Fetch the kernel, build the programs, make the images
     Image,
     /// Boot machines and run a program in one of them; its exit code is this one's
@@ -86,8 +88,12 @@ fn main() -> ExitCode {
 
 fn run(command: Command) -> Result<ExitCode, Box<dyn Error>> {
     match command {
+        Command::Packages => {
+            println!("{}", nested::image::fetch()?);
+            Ok(ExitCode::SUCCESS)
+        }
         Command::Image => {
-            let images = nested::image::Images::make()?;
+            let images = nested::image::Images::make(None)?;
             println!("kernel  {}", images.kernel.name);
             println!("vmlinux {}", images.kernel.vmlinux.display());
             println!("bzImage {}", images.kernel.image.display());
@@ -101,7 +107,7 @@ fn run(command: Command) -> Result<ExitCode, Box<dyn Error>> {
 }
 
 fn execute(args: &SetupArgs, on: usize, argv: &[String], feed: bool) -> Result<ExitCode, Box<dyn Error>> {
-    let setup = Setup { machines: args.machines, memory_mib: args.memory, pool_mib: args.pool };
+    let setup = Setup { machines: args.machines, memory_mib: args.memory, pool_mib: args.pool, ftvm: None };
     let cluster = Cluster::boot(setup)?;
     for pair in &args.put {
         let (here, there) = split(pair)?;

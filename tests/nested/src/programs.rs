@@ -52,18 +52,19 @@ pub struct Programs {
 }
 
 impl Programs {
-    /// Builds them, unless they are as new as their sources.
+    /// Builds them, unless they are as new as their sources; all but an `ftvm` that is there already.
     ///
     /// # Errors
     /// They do not build.
-    pub fn build() -> Result<Self, BuildError> {
+    pub fn build(ftvm: Option<&Path>) -> Result<Self, BuildError> {
         let cache = directory::cache();
         let (cache, _lock) = directory::lock().map_err(|source| BuildError::Cache { path: cache, source })?;
         let built = cache.join("build");
         let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
         cargo.current_dir(directory::workspace()).args(["build", "--release", "--locked", "--quiet", "--bins"]);
         cargo.args(["-p", "nested-inside", "--target", TARGET, "--target-dir"]).arg(&built);
-        let ftvm = std::env::var_os("FTVM_NESTED_FTVM").map(PathBuf::from);
+        let named = || std::env::var_os("FTVM_NESTED_FTVM").map(PathBuf::from);
+        let ftvm = ftvm.map(Path::to_owned).or_else(named);
         if ftvm.is_none() {
             cargo.args(["-p", "ftvm"]);
         }

@@ -46,20 +46,17 @@ pub struct Images {
 }
 
 impl Images {
-    /// Makes them from what is in the cache, and fetches and builds what is not.
+    /// Makes them from what is in the cache, and fetches and builds what is not. An `ftvm` that is there already is taken
+    /// as it is.
     ///
     /// # Errors
     /// Something cannot be had.
-    pub fn make() -> Result<Self, ImageError> {
+    pub fn make(ftvm: Option<&Path>) -> Result<Self, ImageError> {
         let kernel = Kernel::get()?;
-        let programs = Programs::build()?;
+        let programs = Programs::build(ftvm)?;
         let cache = directory::cache();
         let (cache, _lock) = directory::lock().map_err(|source| ImageError::File { path: cache, source })?;
-        let busybox = package::other("busybox-static", &cache)?;
-        let busybox = [busybox.join("bin/busybox"), busybox.join("usr/bin/busybox")]
-            .into_iter()
-            .find(|path| path.exists())
-            .ok_or_else(|| PackageError::Without { place: busybox, what: "busybox".to_owned() })?;
+        let busybox = busybox(&cache)?;
         let place = cache.join("images");
         fs::create_dir_all(&place).map_err(|source| ImageError::File { path: place.clone(), source })?;
         let guest_initrd = place.join("guest.cpio");
@@ -68,6 +65,25 @@ impl Images {
         write(&host_initrd, host::archive(&kernel, &programs, &busybox, &guest_initrd)?)?;
         Ok(Self { kernel, host_initrd, guest_initrd })
     }
+}
+
+/// Fetches all that comes from packages, and gives the kernel's name.
+///
+/// # Errors
+/// Something cannot be had.
+pub fn fetch() -> Result<String, ImageError> {
+    let kernel = Kernel::get()?;
+    let cache = directory::cache();
+    let (cache, _lock) = directory::lock().map_err(|source| ImageError::File { path: cache, source })?;
+    busybox(&cache)?;
+    Ok(kernel.name)
+}
+
+fn busybox(cache: &Path) -> Result<PathBuf, PackageError> {
+    let package = package::other("busybox-static", cache)?;
+    let places = [package.join("bin/busybox"), package.join("usr/bin/busybox")];
+    let found = places.into_iter().find(|path| path.exists());
+    found.ok_or_else(|| PackageError::Without { place: package, what: "busybox".to_owned() })
 }
 
 /// A machine that boots at this moment keeps the image that it has.

@@ -12,6 +12,7 @@ mod qemu;
 mod qmp;
 
 pub use control::{Output, Process};
+pub use nested_inside::wire::End;
 pub use qmp::{Qmp, QmpError};
 
 use crate::segment::{Relay, RelayPaths};
@@ -28,9 +29,9 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 /// A machine boots in 4 to 8 s; loaded test machines take many times that.
-const BOOT_TIMEOUT: Duration = Duration::from_secs(180);
+const BOOT_TIMEOUT: Duration = Duration::from_secs(600);
 /// For what should be quick, and for programs whose caller states no bound.
-const TASK_TIMEOUT: Duration = Duration::from_secs(120);
+const TASK_TIMEOUT: Duration = Duration::from_secs(300);
 /// Between two looks at something that is about to happen.
 const POLL: Duration = Duration::from_millis(10);
 /// As much of consoles and complaints as errors repeat.
@@ -174,8 +175,7 @@ impl Booting {
     pub(crate) fn start(hardware: &Hardware, place: &Path, switch: Option<&Path>) -> Result<Self, MachineError> {
         let name = hardware.name.clone();
         let file = |path: &Path, source| MachineError::File { machine: name.clone(), path: path.to_owned(), source };
-        tool::demand(qemu::PROGRAM, qemu::PACKAGE)?;
-        tool::demand("setpriv", "util-linux")?;
+        check()?;
         fs::create_dir(place).map_err(|source| file(place, source))?;
         let relay = match switch {
             None => None,
@@ -242,12 +242,14 @@ impl Machine {
         self.boot_time
     }
 
-    /// Runs a program to its end, which must come within two minutes.
+    /// Runs a program without input to its end, which must come within five minutes.
     ///
     /// # Errors
     /// It cannot be started or does not end, or the machine is gone. A program that fails is not an error.
     pub fn run(&self, argv: &[&str]) -> Result<Output, MachineError> {
-        self.start(argv)?.wait(TASK_TIMEOUT)
+        let process = self.start(argv)?;
+        process.close_input()?;
+        process.wait(TASK_TIMEOUT)
     }
 
     /// Runs a program that must end well, and gives its standard output.
@@ -357,9 +359,39 @@ impl Drop for MachineParts {
     }
 }
 
+pub(crate) fn check() -> Result<(), ToolError> {
+    tool::demand(qemu::PROGRAM, qemu::PACKAGE)?;
+    tool::demand("setpriv", "util-linux").map(drop)
+}
+
 /// The end of what was said, on one line.
 fn tail_of(said: &[u8]) -> String {
     let text = String::from_utf8_lossy(&said[said.len().saturating_sub(TAIL_BYTES)..]).into_owned();
     let printable = text.trim().replace(['\r', '\x1b'], "").replace('\n', " | ");
     if printable.is_empty() { "nothing".to_owned() } else { printable }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Booting, Hardware, MachineError};
+    use std::path::PathBuf;
+
+    fn hardware(kernel: PathBuf) -> Hardware {
+        let initrd = kernel.clone();
+        Hardware { name: "a".to_owned(), kernel, initrd, memory_mib: 64, pool: None, address: None, mac: None }
+    }
+
+    #[test]
+    fn a_machine_that_cannot_start_says_why() {
+        if let Err(error) = super::check() {
+            assert!(error.to_string().contains("apt-get install"), "it says what to do: {error}");
+            return eprintln!("SKIPPED: {error}");
+        }
+        let place = tempfile::tempdir().unwrap();
+        let booting = Booting::start(&hardware(place.path().join("nothing")), &place.path().join("a"), None).unwrap();
+        let error = booting.ready().err().expect("there is no kernel");
+        assert!(matches!(error, MachineError::Ended { .. }), "{error:?}");
+        let text = error.to_string();
+        assert!(text.contains("machine a") && text.contains("nothing") && !text.contains('\n'), "{text}");
+    }
 }
