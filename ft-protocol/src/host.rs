@@ -7,15 +7,16 @@
 //! ```
 
 use crate::detector::DetectorConfig;
-use crate::ids::{Epoch, Generation, HostId, VmId};
+use crate::ids::{Epoch, FollowId, FollowTurn, Generation, HostId, VmId};
 use crate::latency::OutputLatency;
+use crate::planted::{PlantedBug, planted};
 use crate::secondary::{self, Secondary};
 use crate::spec::Mode;
 use crate::time::{Span, Time};
 use crate::timeline::Shortage;
 use crate::versions::VersionRange;
 use crate::wire::{
-    FOLLOW_SINCE, FollowStep, FromHost, HeldRole, HostHello, HostProfile, LiveReport, Order, PROTOCOLS, Role,
+    FollowStep, FromHost, HeldRole, HostHello, HostProfile, LiveReport, Order, PROTOCOLS, RECORDED_SINCE, Role,
     SPACE_SINCE, ToHost,
 };
 use std::collections::BTreeMap;
@@ -89,8 +90,8 @@ pub enum Input {
     Followed {
         /// The VM.
         vm: VmId,
-        /// The generation that it follows.
-        generation: Generation,
+        /// The order by which it follows.
+        turn: FollowTurn,
         /// The epoch.
         epoch: Epoch,
         /// How it got there.
@@ -102,6 +103,8 @@ pub enum Input {
         vm: VmId,
         /// The generation of the role.
         generation: Generation,
+        /// The order by which it follows; a primary's machine has none.
+        turn: Option<FollowTurn>,
         /// One line.
         report: String,
     },
@@ -162,7 +165,7 @@ pub enum Action {
     /// Have the VM's machine protect its guest in this mode.
     SetMode(VmId, Mode),
     /// Have the standby machine follow the primary from this epoch on; journal and log came with the order.
-    Follow(VmId, Generation, Epoch),
+    Follow(VmId, Generation, Epoch, FollowTurn),
     /// Have the standby machine follow no more.
     Unfollow(VmId),
     /// Stop and forget the VM.
@@ -191,8 +194,16 @@ pub enum ExitReason {
 
 #[derive(Debug)]
 enum Held {
-    Standby { generation: Generation, core: Secondary, follows: bool },
+    Standby { generation: Generation, core: Secondary, follows: Option<Follows> },
     Primary { generation: Generation, live: bool },
+}
+
+/// The order by which a secondary follows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Follows {
+    turn: FollowTurn,
+    /// Its number with the controller; one of an older version gives none.
+    id: Option<FollowId>,
 }
 
 /// The core. One per host process.
@@ -205,6 +216,8 @@ pub struct Host {
     /// What is spoken with the controller, once it has said so.
     protocol: Option<u32>,
     held: BTreeMap<VmId, Held>,
+    /// Orders to follow that came.
+    turns: u64,
     /// Primaries that wait for space.
     shortages: BTreeMap<VmId, (Generation, Shortage)>,
 }
@@ -220,7 +233,7 @@ impl Host {
     #[must_use]
     pub fn speaking(profile: HostProfile, protocols: VersionRange) -> Self {
         let (held, shortages) = (BTreeMap::new(), BTreeMap::new());
-        Self { profile, protocols, detector: None, linked: false, protocol: None, held, shortages }
+        Self { profile, protocols, detector: None, linked: false, protocol: None, held, turns: 0, shortages }
     }
 
     /// Takes an input and appends what is to be done.
@@ -252,13 +265,17 @@ impl Host {
                 }
             }
             Input::Recorded { vm, generation, since } => {
-                if self.reigns(vm, generation) && self.protocol.is_some_and(|protocol| protocol >= FOLLOW_SINCE) {
+                if self.reigns(vm, generation) && self.protocol.is_some_and(|protocol| protocol >= RECORDED_SINCE) {
                     self.send(FromHost::Recorded { vm, generation, since }, actions);
                 }
             }
-            Input::Followed { vm, generation, epoch, step } => {
-                if self.follows(vm, generation) {
-                    self.send(FromHost::Followed { vm, generation, epoch, step }, actions);
+            Input::Followed { vm, turn, epoch, step } => {
+                if let Some((generation, follow)) = self.follows(vm, turn) {
+                    let message = match follow {
+                        Some(follow) => FromHost::FollowedAs { follow, vm, generation, epoch, step },
+                        None => FromHost::Followed { vm, generation, epoch, step },
+                    };
+                    self.send(message, actions);
                 }
             }
             Input::ModeIs { vm, generation, mode } => {
@@ -266,9 +283,18 @@ impl Host {
                     self.send(FromHost::ModeIs { vm, generation, mode }, actions);
                 }
             }
-            Input::Diverged { vm, generation, report } => {
-                if self.generation_of(vm) == Some(generation) {
+            Input::Diverged { vm, generation, turn: None, report } => {
+                if self.reigns(vm, generation) {
                     self.send(FromHost::Diverged { vm, generation, report }, actions);
+                }
+            }
+            Input::Diverged { vm, turn: Some(turn), report, .. } => {
+                if let Some((generation, follow)) = self.follows(vm, turn) {
+                    let message = match follow {
+                        Some(follow) => FromHost::DivergedAs { follow, vm, generation, report },
+                        None => FromHost::Diverged { vm, generation, report },
+                    };
+                    self.send(message, actions);
                 }
             }
             Input::Space { vm, generation, shortage } => {
@@ -310,7 +336,7 @@ impl Host {
         (self.linked, self.protocol) = (false, None);
         for (&vm, held) in &mut self.held {
             if let Held::Standby { follows, .. } = held
-                && std::mem::take(follows)
+                && follows.take().is_some()
             {
                 actions.push(Action::Unfollow(vm));
             }
@@ -370,19 +396,14 @@ impl Host {
                     actions.push(Action::SetMode(vm, mode));
                 }
             }
-            ToHost::Follow { vm, generation, base } => {
-                if let Some(Held::Standby { generation: held, core, follows }) = self.held.get_mut(&vm)
-                    && *held == generation
-                    && core.is_prepared()
-                {
-                    *follows = true;
-                    actions.push(Action::Follow(vm, generation, base));
-                }
+            ToHost::Follow { vm, generation, base } => self.follow(vm, generation, base, None, actions),
+            ToHost::FollowAs { follow, vm, generation, base } => {
+                self.follow(vm, generation, base, Some(follow), actions);
             }
             ToHost::Unfollow { vm, generation } => {
                 if let Some(Held::Standby { generation: held, follows, .. }) = self.held.get_mut(&vm)
                     && *held == generation
-                    && std::mem::take(follows)
+                    && follows.take().is_some()
                 {
                     actions.push(Action::Unfollow(vm));
                 }
@@ -402,6 +423,25 @@ impl Host {
         }
     }
 
+    fn follow(
+        &mut self,
+        vm: VmId,
+        generation: Generation,
+        base: Epoch,
+        id: Option<FollowId>,
+        actions: &mut Vec<Action>,
+    ) {
+        if let Some(Held::Standby { generation: held, core, follows }) = self.held.get_mut(&vm)
+            && *held == generation
+            && core.is_prepared()
+        {
+            self.turns += 1;
+            let turn = FollowTurn::new(self.turns);
+            *follows = Some(Follows { turn, id });
+            actions.push(Action::Follow(vm, generation, base, turn));
+        }
+    }
+
     fn stand_by(&mut self, order: Order, actions: &mut Vec<Action>) {
         // Orders come from the controller over one connection in order; a late one for an older generation is void.
         let Some(detector) = self.detector else { return };
@@ -413,7 +453,7 @@ impl Host {
         }
         self.held.insert(
             order.vm,
-            Held::Standby { generation: order.generation, core: Secondary::new(detector), follows: false },
+            Held::Standby { generation: order.generation, core: Secondary::new(detector), follows: None },
         );
         actions.push(Action::MakeStandby(order));
     }
@@ -490,9 +530,11 @@ impl Host {
         matches!(self.held.get(&vm), Some(Held::Primary { generation: held, .. }) if *held == generation)
     }
 
-    fn follows(&self, vm: VmId, generation: Generation) -> bool {
-        let held = self.held.get(&vm);
-        matches!(held, Some(Held::Standby { generation: held, follows: true, .. }) if *held == generation)
+    /// What a machine that follows by this order follows, if that is still wanted.
+    fn follows(&self, vm: VmId, turn: FollowTurn) -> Option<(Generation, Option<FollowId>)> {
+        let Some(Held::Standby { generation, follows: Some(follows), .. }) = self.held.get(&vm) else { return None };
+        let present = follows.turn == turn || planted(PlantedBug::StaleReportSent);
+        present.then_some((*generation, follows.id))
     }
 
     fn stands_by(&self, vm: VmId, generation: Generation) -> bool {

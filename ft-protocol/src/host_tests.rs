@@ -1,10 +1,10 @@
 use super::*;
 use crate::cpu::CpuProfile;
 use crate::ids::Incarnation;
-use crate::ids::{Epoch, HostId};
+use crate::ids::{Epoch, FollowId, HostId};
 use crate::spec::{JournalShape, Mode, VmSpec};
 use crate::timeline::Wanted;
-use crate::wire::{StateFormats, TakeoverReason};
+use crate::wire::{FollowStep, StateFormats, TakeoverReason};
 
 const VM: VmId = VmId::new(3);
 
@@ -185,4 +185,47 @@ fn a_shortage_is_said_once_to_each_controller_that_understands_it() {
     assert_eq!(said(bench.message(welcome(SPACE_SINCE))), [], "it is over");
     let of_another = Input::Space { vm: VM, generation: Generation::new(1), shortage: Some(shortage) };
     assert_eq!(said(bench.input(of_another)), [], "that reign is over");
+}
+
+/// A machine's word of an order to follow that is over may come when there is another order already, of another controller even.
+#[test]
+fn what_a_machine_says_of_an_earlier_order_to_follow_is_not_passed_on() {
+    let mut bench = Bench::joined();
+    bench.message(ToHost::Standby(order(2)));
+    let generation = Generation::new(2);
+    bench.input(Input::StandbyMade { vm: VM, generation });
+    let base = Epoch::new(4);
+    let told = |bench: &mut Bench, follow| {
+        let actions = bench.message(ToHost::FollowAs { follow, vm: VM, generation, base });
+        let [Action::Follow(VM, _, _, turn)] = actions[..] else { panic!("it does not follow: {actions:?}") };
+        turn
+    };
+    let follow = FollowId::new(1);
+    let first = told(&mut bench, follow);
+    assert_eq!(bench.input(Input::LinkDown), [Action::Unfollow(VM)]);
+    bench.input(Input::LinkUp);
+    let second = told(&mut bench, follow);
+    assert_ne!(first, second, "a new controller counts from the beginning");
+    let (epoch, step) = (Epoch::new(5), FollowStep::Compared);
+    let diverged = |turn| Input::Diverged { vm: VM, generation, turn: Some(turn), report: "exit 9".to_owned() };
+    assert_eq!(bench.input(Input::Followed { vm: VM, turn: first, epoch, step }), []);
+    assert_eq!(bench.input(diverged(first)), []);
+    let said = FromHost::FollowedAs { follow, vm: VM, generation, epoch, step };
+    assert_eq!(bench.input(Input::Followed { vm: VM, turn: second, epoch, step }), [Action::Send(said)]);
+    let said = FromHost::DivergedAs { follow, vm: VM, generation, report: "exit 9".to_owned() };
+    assert_eq!(bench.input(diverged(second)), [Action::Send(said)]);
+}
+
+/// A controller of protocol 4 gives no numbers and understands none.
+#[test]
+fn an_older_controller_is_answered_in_its_own_words() {
+    let mut bench = Bench::joined();
+    bench.message(ToHost::Standby(order(2)));
+    let generation = Generation::new(2);
+    bench.input(Input::StandbyMade { vm: VM, generation });
+    let actions = bench.message(ToHost::Follow { vm: VM, generation, base: Epoch::new(4) });
+    let [Action::Follow(VM, _, _, turn)] = actions[..] else { panic!("it does not follow: {actions:?}") };
+    let (epoch, step) = (Epoch::new(5), FollowStep::Compared);
+    let said = FromHost::Followed { vm: VM, generation, epoch, step };
+    assert_eq!(bench.input(Input::Followed { vm: VM, turn, epoch, step }), [Action::Send(said)]);
 }

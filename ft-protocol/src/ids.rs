@@ -51,6 +51,14 @@ number! {
     Incarnation(u64), "i"
 }
 number! {
+    /// One order of a controller's life to a secondary to follow; never used again in that life.
+    FollowId(u64), "f"
+}
+number! {
+    /// One order to follow that a host has got in its life; what its machine says belongs to one of them.
+    FollowTurn(u64), "turn"
+}
+number! {
     /// One connection to the controller, named by its driver; never reused.
     LinkId(u64), "link"
 }

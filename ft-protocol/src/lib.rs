@@ -10,6 +10,7 @@ pub mod controller;
 pub mod cpu;
 pub mod detector;
 pub mod fence;
+pub mod follower;
 pub mod host;
 pub mod ids;
 pub mod latency;

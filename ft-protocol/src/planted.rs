@@ -44,6 +44,14 @@ pub enum PlantedBug {
     SwitchoverForgotten,
     /// A VM is moved back although its old place is not healthy.
     FailbackBlind,
+    /// What a secondary says of an order to follow that is over is taken for said of the present one.
+    StaleReportBelieved,
+    /// A host passes on what its machine says of an order to follow that is over.
+    StaleReportSent,
+    /// A secondary that follows goes on behind a commit that is not published.
+    FollowerRunsOn,
+    /// Records are applied without regard to the secondary that follows.
+    FollowerNotAwaited,
     /// A replay gives an input that the guest may go without one exit early.
     InputEarly,
     /// A replay takes packets of the last entry's own exit for released.

@@ -430,7 +430,9 @@ impl Primary {
             // The guest took the event by itself while it was being stopped for it.
             self.phase = Phase::Running;
             self.counts.cuts -= 1;
-            self.counts.early_cuts -= 1;
+            if since < self.last_cut + self.config.epoch_interval {
+                self.counts.early_cuts -= 1;
+            }
             actions.push(Action::Resume);
             return;
         }

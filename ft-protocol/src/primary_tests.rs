@@ -250,6 +250,16 @@ fn an_event_that_an_exit_took_in_time_is_not_cut_for() {
     assert_eq!(bench.core.counts(), PrimaryCounts::default());
 }
 
+/// Lockstep profile of the simulator, seed 316: it was counted down below zero.
+#[test]
+fn a_regular_cut_that_a_clock_set_back_makes_too_early_is_given_up() {
+    let mut bench = Bench::recording();
+    assert_eq!(bench.at(100_000, Tick), [Action::PauseAtExit]);
+    assert_eq!(bench.at(100_005, Input::AtExit), [Action::Stop]);
+    assert_eq!(bench.at(50_000, Stopped), [Action::Resume]);
+    assert_eq!(bench.core.counts(), PrimaryCounts::default());
+}
+
 #[test]
 fn the_mode_changes_when_the_last_record_of_the_old_one_is_published() {
     let mut bench = Bench::new();

@@ -74,6 +74,11 @@ impl Controller {
                 return;
             }
         };
+        if !self.state().has_room_for(&spec, self.config.state_bytes_max) {
+            let why = "the cluster state has no room for another VM with such arguments";
+            answer(turn, link, id, Err(RequestError::PoolRefused(why.to_owned())), Vec::new());
+            return;
+        }
         let mut entry = Vm::new(vm, spec.clone(), Phase::Creating { client: link, request: id });
         entry.generation = self.first_generation;
         self.vms.insert(vm, entry);

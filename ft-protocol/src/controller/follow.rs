@@ -1,14 +1,15 @@
 //! Lockstep: a secondary that executes what the primary executes, on its own view of the stable image.
 //!
 //! A page that the secondary has not written is the stable image's own. While it follows, the image therefore goes on only
-//! to epochs that it has come to: the application of records waits for [`FromHost::Followed`](crate::wire::FromHost).
+//! to epochs that it has come to: the application of records waits for [`FromHost::FollowedAs`](crate::wire::FromHost).
 //! A takeover waits for it, too, while it finishes the tail; for nothing of this longer than a bound. Whether a secondary
 //! follows is not persisted: one that loses the controller goes back to standing by.
 
 use super::vm::Phase;
 use super::{Controller, Generation, HostId, Turn, VmId};
-use crate::ids::Epoch;
+use crate::ids::{Epoch, FollowId};
 use crate::latency::OutputLatency;
+use crate::planted::{PlantedBug, planted};
 use crate::spec::Mode;
 use crate::time::{Span, Time};
 use crate::timeline::Happening;
@@ -22,6 +23,8 @@ const COMMITS_TIMED_MAX: usize = 64;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Following {
     pub(super) host: HostId,
+    /// What it was told; of an order before, which it may still speak of, nothing is believed.
+    id: FollowId,
     pub(super) reached: Epoch,
     compared: u64,
     adopted: u64,
@@ -32,9 +35,14 @@ pub(super) struct Following {
 }
 
 impl Following {
-    fn new(host: HostId, base: Epoch) -> Self {
+    fn new(host: HostId, id: FollowId, base: Epoch) -> Self {
         let (lags, committed_at) = (OutputLatency::default(), VecDeque::new());
-        Self { host, reached: base, compared: 0, adopted: 0, lag: Span::ZERO, lags, committed_at }
+        Self { host, id, reached: base, compared: 0, adopted: 0, lag: Span::ZERO, lags, committed_at }
+    }
+
+    /// Whether what this host says of this order is of the present.
+    pub(super) fn is(&self, host: HostId, id: FollowId) -> bool {
+        self.host == host && (self.id == id || planted(PlantedBug::StaleReportBelieved))
     }
 
     fn note_commit(&mut self, now: Time, epoch: Epoch) {
@@ -105,11 +113,13 @@ impl Controller {
             return;
         }
         let (generation, base) = (entry.generation, entry.applied);
-        entry.following = Some(Following::new(host, base));
+        self.follows += 1;
+        let follow = FollowId::new(self.follows);
+        entry.following = Some(Following::new(host, follow, base));
         entry.follow_progress_at = turn.now;
         let read = |part| Grant { part, access: Access::ReadOnly };
         let grants = vec![read(Part::Journal(vm, generation)), read(Part::Log(vm, generation))];
-        self.to_host(turn, host, ToHost::Follow { vm, generation, base }, grants);
+        self.to_host(turn, host, ToHost::FollowAs { follow, vm, generation, base }, grants);
         self.tell(turn, Happening::Following { vm, generation, host, base });
     }
 
@@ -120,10 +130,10 @@ impl Controller {
         vm: VmId,
         generation: Generation,
         (epoch, step): (Epoch, FollowStep),
-        host: HostId,
+        (host, follow): (HostId, FollowId),
     ) {
         let Some(entry) = self.vms.get_mut(&vm) else { return };
-        let Some(following) = entry.following.as_mut().filter(|following| following.host == host) else { return };
+        let Some(following) = entry.following.as_mut().filter(|following| following.is(host, follow)) else { return };
         if entry.generation != generation {
             return;
         }

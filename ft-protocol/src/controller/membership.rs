@@ -166,11 +166,18 @@ impl Controller {
             }
             FromHost::Logged { vm, generation } => self.logged(turn, vm, generation),
             FromHost::Recorded { vm, generation, since } => self.recorded(turn, vm, generation, since, host),
-            FromHost::Followed { vm, generation, epoch, step } => {
-                self.followed(turn, vm, generation, (epoch, step), host);
+            // Of a secondary that was told by an older controller, which is not followed any more.
+            FromHost::Followed { .. } => {}
+            FromHost::FollowedAs { follow, vm, generation, epoch, step } => {
+                self.followed(turn, vm, generation, (epoch, step), (host, follow));
             }
             FromHost::ModeIs { vm, generation, mode } => self.mode_is(turn, vm, generation, mode, host),
-            FromHost::Diverged { vm, generation, report } => self.diverged(turn, vm, generation, &report, host),
+            FromHost::Diverged { vm, generation, report } => {
+                self.diverged(turn, vm, generation, &report, (host, None));
+            }
+            FromHost::DivergedAs { follow, vm, generation, report } => {
+                self.diverged(turn, vm, generation, &report, (host, Some(follow)));
+            }
             FromHost::OutOfSpace { vm, generation, shortage } => {
                 if self.vms.get(&vm).is_some_and(|entry| entry.primary() == Some(host)) {
                     self.out_of_space(turn, vm, generation, shortage);

@@ -25,7 +25,7 @@ mod vm;
 pub use hosts::Health;
 pub use io::{Action, ApplyOutcome, DrainOutcome, Input, Recovered, Word};
 pub use progress::STALL_EPOCHS;
-pub use state::{CLUSTER_STATE_VERSION, ClusterState, ClusterStateError, HostRecord, VmRecord};
+pub use state::{CLUSTER_STATE_VERSION, ClusterState, ClusterStateError, HostRecord, VM_GROWTH_BYTES, VmRecord};
 
 use crate::cpu::CpuProfile;
 use crate::detector::DetectorConfig;
@@ -65,6 +65,8 @@ pub struct ControllerConfig {
     pub hosts_max: u16,
     /// Most VMs at one time.
     pub vms_max: u16,
+    /// Room for the cluster state in the pool.
+    pub state_bytes_max: u64,
     /// Whether a client may end the cluster with a request (private clusters).
     pub shutdown_allowed: bool,
 }
@@ -79,6 +81,8 @@ pub struct Controller {
     clients: BTreeSet<LinkId>,
     watchers: BTreeSet<LinkId>,
     first_generation: Generation,
+    /// Orders to follow that were given.
+    follows: u64,
     /// What a new watcher has missed of this controller's life, oldest first.
     recent: VecDeque<(Time, Happening)>,
 }
@@ -101,6 +105,7 @@ impl Controller {
             clients: BTreeSet::new(),
             watchers: BTreeSet::new(),
             first_generation: Generation::FIRST,
+            follows: 0,
             recent: VecDeque::new(),
         }
     }
@@ -203,7 +208,12 @@ impl Controller {
     }
 
     fn persist(&self, turn: &mut Turn<'_>) {
-        turn.actions.push(Action::Persist(ClusterState {
+        turn.actions.push(Action::Persist(self.state()));
+    }
+
+    /// What is stored.
+    fn state(&self) -> ClusterState {
+        ClusterState {
             first_generation: self.first_generation,
             hosts: self
                 .hosts
@@ -216,7 +226,7 @@ impl Controller {
                 .filter(|vm| !matches!(vm.phase, Phase::Creating { .. } | Phase::Deleting { .. }))
                 .map(Vm::record)
                 .collect(),
-        }));
+        }
     }
 
     fn host_name(&self, host: HostId) -> String {

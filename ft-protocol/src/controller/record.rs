@@ -4,6 +4,7 @@ use super::clients::answer;
 use super::io::{Action, DrainOutcome};
 use super::vm::Phase;
 use super::{Controller, Generation, HostId, LinkId, Turn, VmId};
+use crate::ids::FollowId;
 use crate::spec::Mode;
 use crate::timeline::{Happening, one_line};
 use crate::wire::{Answer, RequestError, TakeoverReason, ToHost};
@@ -147,12 +148,15 @@ impl Controller {
         vm: VmId,
         generation: Generation,
         report: &str,
-        host: HostId,
+        (host, follow): (HostId, Option<FollowId>),
     ) {
         let Some(entry) = self.vms.get_mut(&vm) else { return };
-        // A secondary that was told not to follow any more may have seen the future in the stable image.
-        let follows = entry.following.as_ref().is_some_and(|following| following.host == host);
-        let concerned = entry.primary() == Some(host) || follows;
+        let concerned = match follow {
+            // A secondary that was told not to follow any more may have seen the future in the stable image.
+            Some(follow) => entry.following.as_ref().is_some_and(|following| following.is(host, follow)),
+            // Its replay at the beginning of its reign.
+            None => entry.primary() == Some(host),
+        };
         if entry.generation != generation || !concerned {
             return;
         }

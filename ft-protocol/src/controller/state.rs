@@ -1,9 +1,10 @@
 //! What the controller keeps in the pool, to be found again by its next life.
 
 use crate::commit_meta::GuestEnd;
-use crate::cpu::CpuProfile;
+use crate::cpu::{CpuProfile, LEAVES_MAX};
 use crate::ids::{Generation, HostId, VmId};
 use crate::spec::VmSpec;
+use crate::timeline::LINE_BYTES_MAX;
 use serde::{Deserialize, Serialize};
 
 /// Version of the encoding; its first byte.
@@ -85,7 +86,27 @@ pub enum ClusterStateError {
     },
 }
 
+/// What the record of a VM may grow by while it lives: the processor that its guest is shown, its end in one line, numbers.
+pub const VM_GROWTH_BYTES: usize = LEAVES_MAX * 35 + LINE_BYTES_MAX + 256;
+
 impl ClusterState {
+    /// Whether a part of the pool of this name belongs to a VM. If not, an earlier controller died while it made or deleted
+    /// it: it is given back.
+    #[must_use]
+    pub fn owns(&self, name: &str) -> bool {
+        self.vms.iter().any(|vm| vm.spec.name == name)
+    }
+
+    /// Whether there is room for another VM, and for all that VMs may grow by, in so many bytes: a controller that could not
+    /// store its state would have to give up.
+    #[must_use]
+    pub fn has_room_for(&self, spec: &VmSpec, bytes_max: u64) -> bool {
+        let spec_bytes = postcard::experimental::serialized_size(spec).unwrap_or(usize::MAX);
+        let growth = (self.vms.len() + 1) * VM_GROWTH_BYTES;
+        let needed = self.encode().len().saturating_add(spec_bytes).saturating_add(growth);
+        u64::try_from(needed).is_ok_and(|needed| needed <= bytes_max)
+    }
+
     /// Encodes for the pool.
     ///
     /// # Panics

@@ -200,7 +200,8 @@ impl Controller {
         let Some(entry) = self.vms.get_mut(&vm) else { return };
         let next = entry.applied.next();
         // A secondary that follows sees the stable image where it has not written itself.
-        let reached = entry.following.as_ref().is_none_or(|following| next <= following.reached);
+        let awaited = entry.following.as_ref().filter(|_| !planted(PlantedBug::FollowerNotAwaited));
+        let reached = awaited.is_none_or(|following| next <= following.reached);
         let due = entry.applied < entry.committed && reached && !entry.applying && !entry.console_full;
         if !due || matches!(entry.phase, Phase::Ended { .. } | Phase::Creating { .. } | Phase::Deleting { .. }) {
             return;
@@ -255,6 +256,8 @@ impl Controller {
         }
         self.follow(turn, vm);
         self.apply_next(turn, vm);
+        // Output in the log may have waited for what the record has brought.
+        self.drain_recorded(turn, vm);
         self.drained(turn, vm);
     }
 

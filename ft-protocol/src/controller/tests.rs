@@ -35,6 +35,7 @@ const CONFIG: ControllerConfig = ControllerConfig {
     protocols: PROTOCOLS,
     hosts_max: 8,
     vms_max: 4,
+    state_bytes_max: 1 << 20,
     shutdown_allowed: true,
 };
 

@@ -6,6 +6,7 @@
 //! asks for something else than the guest that was recorded; every entry carries a [`HistoryDigest`] of all exits up to its
 //! own, so that a guest that has gone another way is found out even if it asks for the same things.
 
+mod ahead;
 mod cursor;
 #[cfg(test)]
 mod cursor_tests;
@@ -14,10 +15,15 @@ mod divergence;
 mod entry;
 #[cfg(test)]
 mod entry_tests;
+mod log_end;
+mod space;
 
+pub use ahead::Ahead;
 pub use cursor::{Answer, Cursor, CursorError, EntrySource, Extent, OutputsLogged, Request};
 pub use digest::{Access, HistoryDigest};
 pub use divergence::{Divergence, DivergenceKind};
 pub use entry::{
     CODEC_VERSION, CommitPoint, Entry, EntryBody, EntryError, EntryKind, PAYLOAD_BYTES_MAX, frame_digest, sent_digest,
 };
+pub use log_end::{Landing, LogEnd, ReplayEnd};
+pub use space::LogSpace;

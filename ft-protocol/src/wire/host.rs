@@ -2,7 +2,7 @@
 
 use super::takeover::{TakeoverReason, TakeoverRefusal};
 use crate::cpu::CpuProfile;
-use crate::ids::{Epoch, Generation, HostId, Incarnation, VmId};
+use crate::ids::{Epoch, FollowId, Generation, HostId, Incarnation, VmId};
 use crate::latency::OutputLatency;
 use crate::phi::Phi;
 use crate::spec::{Mode, VmSpec};
@@ -239,6 +239,30 @@ pub enum FromHost {
         /// How it got there.
         step: FollowStep,
     },
+    /// The same of a secondary that was told by [`ToHost::FollowAs`].
+    FollowedAs {
+        /// The order that it follows.
+        follow: FollowId,
+        /// The VM.
+        vm: VmId,
+        /// The generation that it follows.
+        generation: Generation,
+        /// The epoch.
+        epoch: Epoch,
+        /// How it got there.
+        step: FollowStep,
+    },
+    /// What a secondary that was told by [`ToHost::FollowAs`] did is not what the record log says, or the commit record.
+    DivergedAs {
+        /// The order that it follows.
+        follow: FollowId,
+        /// The VM.
+        vm: VmId,
+        /// The generation that it follows.
+        generation: Generation,
+        /// One line: at which exit, expected and got.
+        report: String,
+    },
 }
 
 /// How a secondary that follows came to the end of an epoch.
@@ -356,5 +380,16 @@ pub enum ToHost {
         vm: VmId,
         /// The generation that was followed.
         generation: Generation,
+    },
+    /// [`ToHost::Follow`] with a number, which is in all that the secondary says of it.
+    FollowAs {
+        /// The number.
+        follow: FollowId,
+        /// The VM.
+        vm: VmId,
+        /// The generation to follow.
+        generation: Generation,
+        /// The epoch.
+        base: Epoch,
     },
 }

@@ -100,7 +100,7 @@ impl Applier {
                     }
                     Work::Drain(job) => {
                         target.read_log_of(job.generation);
-                        let outcome = target.log.outcome(&job, &target.console);
+                        let outcome = target.log.outcome(&job.journal.log, job.console_floor, &target.console);
                         done.send(Event::Drained { vm, generation: job.generation, outcome });
                     }
                 }

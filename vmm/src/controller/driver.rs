@@ -43,13 +43,6 @@ const PROMOTION_BOUND: Span = Span::from_ms(10_000);
 
 type Failure = Box<dyn std::error::Error + Send + Sync>;
 
-/// The cluster state as it was stored last.
-#[derive(Default)]
-struct Stored {
-    bytes: usize,
-    vms: usize,
-}
-
 pub(super) struct Driver {
     options: ControllerOptions,
     pool: Pool,
@@ -68,7 +61,6 @@ pub(super) struct Driver {
     processes: BTreeMap<HostId, Arc<ProcessHandle>>,
     wake: WakingSender<Event>,
     inputs: VecDeque<Input>,
-    stored: Stored,
     clients_max: usize,
     complaints: Complaints,
     over: bool,
@@ -99,6 +91,7 @@ impl Driver {
             protocols: PROTOCOLS,
             hosts_max: super::HOSTS_MAX,
             vms_max: super::VMS_MAX,
+            state_bytes_max: pool.cluster().capacity(),
             shutdown_allowed: true,
         };
         let mut driver = Self {
@@ -117,7 +110,6 @@ impl Driver {
             processes: BTreeMap::new(),
             wake,
             inputs: VecDeque::new(),
-            stored: Stored::default(),
             clients_max: peers::clients_max(),
             complaints: Complaints::default(),
             over: false,
@@ -133,10 +125,7 @@ impl Driver {
             self.pool.cluster().load().map_err(|error| ControllerError::PoolFailed { what: crate::chain(&error) })?;
         let state = match stored {
             Some(bytes) => {
-                let state = ClusterState::decode(&bytes)
-                    .map_err(|source| ControllerError::State { dir: dir.clone(), source })?;
-                self.stored = Stored { bytes: bytes.len(), vms: state.vms.len() };
-                state
+                ClusterState::decode(&bytes).map_err(|source| ControllerError::State { dir: dir.clone(), source })?
             }
             None => ClusterState::default(),
         };
@@ -166,7 +155,7 @@ impl Driver {
     fn remove_orphans(&self, state: &ClusterState) -> Result<(), ControllerError> {
         let failed = |error: shared_mem::PoolError| ControllerError::PoolFailed { what: crate::chain(&error) };
         for (slot, entry) in self.pool.vms().map_err(failed)? {
-            if !state.vms.iter().any(|vm| vm.spec.name == entry.name.as_str()) {
+            if !state.owns(entry.name.as_str()) {
                 tracing::info!("nobody owns {}: removed", entry.name);
                 self.pool.delete_vm(slot).map_err(failed)?;
             }
@@ -243,7 +232,6 @@ impl Driver {
             Action::Persist(state) => {
                 failpoint::pass("controller.state.persisting");
                 let bytes = state.encode();
-                self.stored = Stored { bytes: bytes.len(), vms: state.vms.len() };
                 let stored = self.pool.cluster().store(&bytes);
                 stored.map_err(|error| ControllerError::PoolFailed { what: crate::chain(&error) })?;
                 failpoint::pass("controller.state.persisted");
@@ -346,9 +334,6 @@ impl Driver {
     /// Makes a VM's part of the pool. Says whether it is complete; if not, a thread fills its disk.
     fn create_partition(&mut self, vm: VmId, spec: &VmSpec, uploads: Option<Uploads>) -> Result<bool, Failure> {
         let Uploads { boot, disk } = uploads.ok_or("no guest file came with the request")?;
-        if !self.has_room_for(spec) {
-            return Err("the cluster state has no room for another VM with such arguments".into());
-        }
         if disk.is_some() && spec.disk_bytes == 0 {
             return Err("a disk's content came with the request, but the VM has no disk".into());
         }
@@ -434,15 +419,6 @@ impl Driver {
         if let Err(error) = started {
             tracing::warn!("no thread for the fence agent: {error}");
         }
-    }
-
-    /// Whether the cluster state will have room for this VM and all that VMs may grow by: a controller that could not
-    /// store it would have to give up.
-    fn has_room_for(&self, spec: &VmSpec) -> bool {
-        let spec_bytes = postcard::experimental::serialized_size(spec).unwrap_or(usize::MAX);
-        let growth = (self.stored.vms + 1) * super::VM_GROWTH_BYTES;
-        let needed = self.stored.bytes.saturating_add(spec_bytes).saturating_add(growth);
-        u64::try_from(needed).is_ok_and(|needed| needed <= self.pool.cluster().capacity())
     }
 
     fn watch_host(

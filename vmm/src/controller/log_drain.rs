@@ -3,17 +3,16 @@
 //! In the modes that record, console output has left when its entry is in the log: whoever takes over will not say it
 //! again. The ring gets it from there, by absolute position, so that the same entry can be moved any number of times.
 
-use super::applier::DrainJob;
 use ft_protocol::Generation;
 use ft_protocol::controller::DrainOutcome;
 use ft_protocol::record::{Entry, EntryBody, EntryError};
 use shared_mem::console::ConsoleError;
 use shared_mem::record_log::ReadLogError;
-use shared_mem::{ConsolePosition, ConsoleRing, LogPosition, LogReader, Mapping, ReadWrite};
+use shared_mem::{ConsolePosition, ConsoleRing, LogPosition, LogReader, PoolWrite};
 
 /// Why console output was not taken from a log.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum DrainError {
+pub enum DrainError {
     /// The log is damaged.
     #[error("the record log cannot be read")]
     Log(#[from] ReadLogError),
@@ -47,29 +46,42 @@ pub(super) enum DrainError {
 }
 
 /// How far the reigning generation's log was read.
-pub(super) struct LogDrain {
+#[derive(Debug)]
+pub struct LogDrain {
     generation: Option<Generation>,
     position: LogPosition,
     buffer: Vec<u8>,
 }
 
+impl Default for LogDrain {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
 impl LogDrain {
     /// Has read nothing yet.
-    pub(super) fn new() -> Self {
+    #[must_use]
+    pub fn new() -> Self {
         Self { generation: None, position: LogPosition::ZERO, buffer: Vec::new() }
     }
 
     /// Reads the log of this generation; one that is new from where the last applied epoch left it. It need not go on where
     /// the one before was read to: what was damaged there is not in it, and its own entries come in that place.
-    pub(super) fn read_log_of(&mut self, generation: Generation, begin: impl FnOnce() -> LogPosition) {
+    pub fn read_log_of(&mut self, generation: Generation, begin: impl FnOnce() -> LogPosition) {
         if self.generation != Some(generation) {
             (self.generation, self.position) = (Some(generation), begin());
         }
     }
 
     /// Moves all there is.
-    pub(super) fn outcome(&mut self, job: &DrainJob, console: &ConsoleRing<Mapping<ReadWrite>>) -> DrainOutcome {
-        let drained = self.drain(&job.journal.log, None, console, job.console_floor);
+    pub fn outcome<L: PoolWrite, C: PoolWrite>(
+        &mut self,
+        log: &LogReader<L>,
+        floor: Option<u64>,
+        console: &ConsoleRing<C>,
+    ) -> DrainOutcome {
+        let drained = self.drain(log, None, console, floor);
         // A ring that cannot be read has said so already.
         let console_end = console.tail().map_or(0, ConsolePosition::get);
         match drained {
@@ -81,16 +93,22 @@ impl LogDrain {
 
     /// Moves the output of entries before `limit`, or of all. `false`: the ring has no room that its readers have given
     /// back; what fitted is there.
-    pub(super) fn drain(
+    ///
+    /// # Errors
+    /// When the log, or the ring, holds what no sane writer leaves there.
+    pub fn drain<L: PoolWrite, C: PoolWrite>(
         &mut self,
-        log: &LogReader<Mapping<ReadWrite>>,
+        log: &LogReader<L>,
         limit: Option<LogPosition>,
-        console: &ConsoleRing<Mapping<ReadWrite>>,
+        console: &ConsoleRing<C>,
         floor: Option<u64>,
     ) -> Result<bool, DrainError> {
+        // What is shown must be there whoever dies next: only what lies before a durable tail is moved.
+        let durable = log.durable_tail().map_err(ReadLogError::from)?.position;
         while limit.is_none_or(|limit| self.position < limit) {
             let position = self.position;
-            let Some(entry) = log.read(position, &mut self.buffer)? else {
+            let entry = if position < durable { log.read(position, &mut self.buffer)? } else { None };
+            let Some(entry) = entry else {
                 return match limit {
                     Some(expected) => Err(DrainError::Short { end: position, expected }),
                     None => Ok(true),
@@ -101,6 +119,10 @@ impl LogDrain {
             let decoded = decoded.map_err(|source| DrainError::Entry { position, source })?;
             if let EntryBody::Output { position: start, bytes } = &decoded.body {
                 let start = ConsolePosition::new(*start);
+                if limit.is_none() && start > console.tail()? {
+                    // The guest has turned to a mode that records, and records from before that are still to be applied.
+                    return Ok(true);
+                }
                 let refused = |source| DrainError::Output { position, source };
                 console.check_append(start, bytes).map_err(refused)?;
                 let end = start.get().saturating_add(bytes.len() as u64);

@@ -12,6 +12,8 @@ mod log_drain;
 mod partition;
 mod recording;
 
+pub use log_drain::{DrainError, LogDrain};
+
 use crate::clock;
 use crate::events::{Events, Watched};
 use crate::failpoint::{self, FailpointError};
@@ -20,10 +22,9 @@ use crate::transport::{ConnectError, Listener, remote};
 use crate::wake;
 use applier::Event;
 use driver::Driver;
+use ft_protocol::controller::VM_GROWTH_BYTES;
 use ft_protocol::controller::{ClusterStateError, Input};
-use ft_protocol::cpu::LEAVES_MAX;
 use ft_protocol::phi::Phi;
-use ft_protocol::timeline::LINE_BYTES_MAX;
 use shared_mem::{Pool, PoolConfig, PoolError};
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -164,9 +165,6 @@ const VMS_MAX: u16 = 256;
 
 /// Room for the cluster state: some hundred bytes a VM, its guest's arguments, and what it grows by later.
 const CLUSTER_BYTES: u64 = 2 << 20;
-
-/// What a VM's part of the cluster state may grow by after it was made: a CPUID table and the line that a guest ends with.
-const VM_GROWTH_BYTES: usize = LEAVES_MAX * 35 + LINE_BYTES_MAX + 256;
 
 const _: () = assert!(VMS_MAX as u64 * (VM_GROWTH_BYTES as u64 + 512) < CLUSTER_BYTES, "plain VMs all fit");
 

@@ -10,7 +10,8 @@ use super::vm_thread::{Command, Promotion, Surroundings};
 use crate::clock;
 use crate::machine::history::{Recorder, ReplayMeter, ReplayThenLive, Replayer};
 use crate::machine::{LiveInputs, Machine, MachineState, Stop};
-use ft_protocol::record::{Cursor, OutputsLogged};
+use ft_protocol::record::{Cursor, Landing, OutputsLogged, ReplayEnd};
+use ft_protocol::spec::Mode;
 use ft_protocol::wire::Order;
 use ft_protocol::{Epoch, Span, Time};
 use shared_mem::{Extent, LogPosition, LogReader, Mapping, boot_image};
@@ -33,6 +34,8 @@ pub(super) struct Loaded {
     pub(super) loaded_at: Time,
     pub(super) replayed_at: Option<Time>,
     pub(super) entries: u64,
+    /// How the guest is protected from here on.
+    pub(super) mode: Mode,
     /// What the guest did that the log does not say.
     pub(super) diverged: Option<String>,
     /// The host was told meanwhile to have no part in this any more.
@@ -60,7 +63,7 @@ pub(super) fn fits(warm: &Warm, parts: &StandbyParts, promotion: &Promotion) -> 
         Found::look(&reader, LogPosition::new(state.log_position()), state.console_position())
     };
     // What is wrong with state or log comes up again when they are used.
-    warm.reached == order.base && order.base > Epoch::ZERO && inherited().is_ok_and(|found| warm.log.is_within(&found))
+    inherited().is_ok_and(|found| warm.core.fits(order.base, warm.log.read_to().get(), found.end.get()))
 }
 
 /// Puts the guest where the base epoch left it; before the first epoch, boots it. Then replays the log, if it has
@@ -93,19 +96,21 @@ pub(super) fn load(
         log,
         loaded_at: clock::monotonic(),
         replayed_at: None,
-        entries: found.entries,
+        entries: found.entries(),
+        mode: if unfit { Mode::Checkpoint } else { order.spec.mode },
         diverged: unfit.then(|| CHECKPOINT_ONLY.to_owned()),
         discarded: false,
         waiting: Vec::new(),
     };
-    if let Some(warm) = warm {
+    if let Some(mut warm) = warm {
         warm.live.set(live);
         warm.log.ends(reader, found);
         warm.meter.go_on_when_diverged();
         warm.meter.pass_all_commits();
-        return replay_all(machine, (order, &found, warm.deliver), &warm.meter, outbox, around, loaded(log));
+        let deliver = warm.core.take_delivery();
+        return replay_all(machine, (order, &found, deliver), &warm.meter, outbox, around, loaded(log));
     }
-    let replay = (found.entries > 0).then(|| Replayer::new(Inherited::new(reader, found), OutputsLogged::Yes));
+    let replay = (found.entries() > 0).then(|| Replayer::new(Inherited::new(reader, found), OutputsLogged::Yes));
     let meter = replay.as_ref().map(Replayer::meter);
     machine.replace_inputs(match replay {
         Some(replay) => Box::new(ReplayThenLive::new(replay, live).going_on_when_diverged()),
@@ -171,15 +176,18 @@ fn replay_all(
     loaded.replayed_at = Some(clock::monotonic());
     // What the log has left already; the rest is for the next commit, or is in the log by now.
     machine.drop_console_before(found.console_end());
-    if loaded.diverged.is_some() {
-        // A guest that has diverged is not quite the one that wrote what has left: its bytes follow those. One whose log was
-        // damaged writes them again, at the same places.
-        loaded.log.record(false);
-        if !meter.log_was_damaged() {
-            machine.renumber_console(found.console_end());
-        }
+    let end = match &loaded.diverged {
+        None => ReplayEnd::Complete,
+        Some(_) if meter.log_was_damaged() => ReplayEnd::LogDamaged,
+        Some(_) => ReplayEnd::Diverged,
+    };
+    let landing = Landing::of(order.spec.mode, end);
+    loaded.mode = landing.mode;
+    loaded.log.record(landing.mode.records());
+    if landing.console_renumbered {
+        machine.renumber_console(found.console_end());
     }
-    if order.spec.mode.records() && loaded.diverged.is_none() {
+    if landing.packets_leave {
         machine.take_console();
         outbox.send(&unsent);
     } else {

@@ -169,9 +169,9 @@ impl Driver {
                 VmEvent::Fenced { generation } => Input::Fenced { vm, generation },
                 VmEvent::Yielded { generation } => Input::Yielded { vm, generation },
                 VmEvent::Recorded { generation, since } => Input::Recorded { vm, generation, since },
-                VmEvent::Followed { generation, epoch, step } => Input::Followed { vm, generation, epoch, step },
+                VmEvent::Followed { turn, epoch, step } => Input::Followed { vm, turn, epoch, step },
                 VmEvent::ModeIs { generation, mode } => Input::ModeIs { vm, generation, mode },
-                VmEvent::Diverged { generation, report } => Input::Diverged { vm, generation, report },
+                VmEvent::Diverged { generation, turn, report } => Input::Diverged { vm, generation, turn, report },
                 VmEvent::Outputs { generation, latency } => Input::OutputsMeasured { vm, generation, latency },
                 VmEvent::Space { generation, shortage } => Input::Space { vm, generation, shortage },
                 VmEvent::GuestEnded => Input::GuestEnded { vm },
@@ -221,10 +221,10 @@ impl Driver {
                     machine.turn(mode);
                 }
             }
-            Action::Follow(vm, generation, base) => {
+            Action::Follow(vm, generation, base, turn) => {
                 let extents = std::mem::take(&mut self.extents);
                 let Some(machine) = self.machines.get(&vm) else { return };
-                match FollowParts::open((vm, generation, base), machine.spec(), extents) {
+                match FollowParts::open((vm, generation, base), turn, machine.spec(), extents) {
                     Ok(parts) => machine.follow(parts),
                     Err(error) => self.handle(Input::Failed { vm, generation, reason: crate::chain(&*error) }),
                 }

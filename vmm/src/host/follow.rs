@@ -17,6 +17,8 @@ use crate::machine::history::{LateSource, Recorder, ReplayMeter, ReplayThenLive,
 use crate::machine::{DirtyPages, InputError, LiveInputs, MachineError, MachineState, Stop};
 use crossbeam_channel::RecvTimeoutError;
 use ft_protocol::commit_meta::CommitMeta;
+use ft_protocol::controller::Word;
+use ft_protocol::follower::{Follower as FollowerCore, Stand};
 use ft_protocol::record::{CommitPoint, OutputsLogged};
 use ft_protocol::wire::{FollowStep, Order};
 use ft_protocol::{Epoch, Span};
@@ -49,13 +51,11 @@ pub(super) type Live = Recorder<LiveInputs, RecordLog>;
 
 /// A machine that has followed, for the promotion that ended that.
 pub(super) struct Warm {
-    /// The last epoch that it has come to. It may have run on from there.
-    pub(super) reached: Epoch,
+    /// Where it is. It may have run on from the last epoch that it has come to.
+    pub(super) core: FollowerCore,
     pub(super) meter: Arc<ReplayMeter>,
     pub(super) live: LateSource<Live>,
     pub(super) log: SharedLog,
-    /// Events may stand behind the last commit that are to be delivered there.
-    pub(super) deliver: bool,
     /// Copies of pages that are held.
     pub(super) working_set: Option<WorkingSet>,
 }
@@ -105,7 +105,7 @@ pub(super) fn run(
     let (meter, live) = (replay.meter(), LateSource::default());
     standby.machine.replace_inputs(Box::new(ReplayThenLive::new(replay, live.clone())));
     standby.machine.restore(&state)?;
-    if standby.parts.control.freed()? > base {
+    if !FollowerCore::new(parts.generation, parts.base).is_awaited(Epoch::new(standby.parts.control.freed()?.get())) {
         // The order is an old one: the stable image has gone on since.
         return Ok(FollowEnd::Reset);
     }
@@ -121,7 +121,8 @@ pub(super) fn run(
     };
     let bytes_max = order.spec.working_set_bytes_max.and_then(|bytes| usize::try_from(bytes).ok());
     let working_set = bytes_max.map(|bytes| WorkingSet::new(bytes / PAGE_BYTES));
-    let warm = Warm { reached: parts.base, meter, live, log, deliver: true, working_set };
+    let core = FollowerCore::new(parts.generation, parts.base);
+    let warm = Warm { core, meter, live, log, working_set };
     let mut follower = Follower {
         dirty: DirtyPages::new(order.spec.memory_bytes),
         standby,
@@ -163,7 +164,7 @@ impl Follower<'_> {
             return Ok(self.look_later());
         }
         self.idle_looks = 0;
-        if std::mem::take(&mut self.warm.deliver) {
+        if self.warm.core.take_delivery() {
             self.standby.machine.deliver()?;
             return Ok(Next::GoOn);
         }
@@ -195,7 +196,7 @@ impl Follower<'_> {
             return Ok(false);
         }
         let taken = self.warm.meter.entries();
-        self.warm.deliver = false;
+        self.warm.core.take_delivery();
         machine.complete_pending()?;
         machine.deliver()?;
         Ok(self.warm.meter.entries() != taken)
@@ -205,11 +206,10 @@ impl Follower<'_> {
         match command {
             Command::Promote(promotion) => {
                 let warm = Warm {
-                    reached: self.warm.reached,
+                    core: self.warm.core.clone(),
                     meter: Arc::clone(&self.warm.meter),
                     live: self.warm.live.clone(),
                     log: self.warm.log.clone(),
-                    deliver: self.warm.deliver,
                     working_set: self.warm.working_set.take(),
                 };
                 Some(FollowEnd::Promoted(promotion, warm))
@@ -233,32 +233,32 @@ impl Follower<'_> {
 
     /// The guest is where the primary has made a commit.
     fn stand_at(&mut self, point: CommitPoint) -> Result<Next, Failure> {
-        if point.epoch <= self.warm.reached {
-            self.warm.meter.pass_commit();
-            return Ok(Next::GoOn);
-        }
-        if point.epoch != self.warm.reached.next() {
-            return Err(format!("the log has a commit of {} after {}", point.epoch, self.warm.reached).into());
-        }
-        match self.parts.journal.peek_word() {
-            Ok(word) if word.epoch.get() >= point.epoch.get() => {}
-            // Never published: the guest goes on as if it had not been made.
-            Ok(word) if word.sealed => {
+        let word = self.parts.journal.peek_word().ok();
+        let word = word.map(|word| Word { epoch: Epoch::new(word.epoch.get()), sealed: word.sealed });
+        match self.warm.core.at_commit(point, word) {
+            Stand::Pass => {
                 self.warm.meter.pass_commit();
-                return Ok(Next::GoOn);
+                Ok(Next::GoOn)
             }
-            // Of a word that is damaged the controller hears, too.
-            Ok(_) | Err(_) => return Ok(self.look_later()),
+            Stand::Later => Ok(self.look_later()),
+            Stand::Compare(epoch) => {
+                self.idle_looks = 0;
+                self.compare(epoch)
+            }
+            Stand::Adopt(epoch) => {
+                self.idle_looks = 0;
+                self.adopt(epoch)
+            }
+            Stand::Broken => {
+                Err(format!("the log has a commit of {} after {}", point.epoch, self.warm.core.reached()).into())
+            }
         }
-        self.idle_looks = 0;
-        if point.kicked { self.adopt(point.epoch) } else { self.compare(point.epoch) }
     }
 
     fn compare(&mut self, epoch: Epoch) -> Result<Next, Failure> {
         failpoint::pass("host.follow.comparing");
         let raw = shared_mem::Epoch::new(epoch.get());
-        if self.standby.parts.control.freed()? >= raw {
-            // Nobody waits for this one any more: what it sees may be of another epoch.
+        if !self.is_awaited()? {
             return Ok(Next::End(FollowEnd::Reset));
         }
         let machine = &mut self.standby.machine;
@@ -280,7 +280,7 @@ impl Follower<'_> {
             };
             (own, difference)
         };
-        if self.standby.parts.control.freed()? >= raw {
+        if !self.is_awaited()? {
             return Ok(Next::End(FollowEnd::Reset));
         }
         self.buffer = buffer;
@@ -300,6 +300,11 @@ impl Follower<'_> {
         }
         self.reach(epoch, FollowStep::Compared);
         Ok(Next::GoOn)
+    }
+
+    /// Whether the stable image waits for this one: else what it sees may be of another epoch.
+    fn is_awaited(&self) -> Result<bool, Failure> {
+        Ok(self.warm.core.is_awaited(Epoch::new(self.standby.parts.control.freed()?.get())))
     }
 
     /// Pages that are not what the record, or where it has none the stable image, says: in one line.
@@ -361,12 +366,7 @@ impl Follower<'_> {
         while self.standby.parts.control.freed()? < raw {
             if let Next::End(end) = self.look_later() {
                 // It has come to the epoch only when it was applied.
-                return Ok(Next::End(match end {
-                    FollowEnd::Promoted(promotion, warm) => {
-                        FollowEnd::Promoted(promotion, Warm { reached: Epoch::ZERO, ..warm })
-                    }
-                    end => end,
-                }));
+                return Ok(Next::End(end));
             }
         }
         let pages = PageIndex::new(0)..PageIndex::new(self.standby.memory.pages());
@@ -382,19 +382,20 @@ impl Follower<'_> {
         if let Some(set) = &mut self.warm.working_set {
             set.forget();
         }
-        (self.warm.reached, self.warm.deliver, self.ended) = (epoch, true, false);
+        self.warm.core.reach(epoch);
+        self.ended = false;
         Ok(Next::GoOn)
     }
 
     fn reach(&mut self, epoch: Epoch, step: FollowStep) {
-        (self.warm.reached, self.warm.deliver) = (epoch, true);
+        self.warm.core.reach(epoch);
         self.warm.meter.pass_commit();
         self.tell(epoch, step);
         failpoint::pass("host.follow.compared");
     }
 
     fn tell(&self, epoch: Epoch, step: FollowStep) {
-        self.around.say(VmEvent::Followed { generation: self.parts.generation, epoch, step });
+        self.around.say(VmEvent::Followed { turn: self.parts.turn, epoch, step });
     }
 
     fn check_progress(&mut self) -> Next {
@@ -413,7 +414,8 @@ impl Follower<'_> {
     /// The guest is not deterministic between its exits, or one of the two hosts is broken.
     fn diverged(&self, report: String) -> Next {
         tracing::warn!("{} of {} diverged: {report}", self.parts.generation, self.order.vm);
-        self.around.say(VmEvent::Diverged { generation: self.parts.generation, report });
+        let (generation, turn) = (self.parts.generation, Some(self.parts.turn));
+        self.around.say(VmEvent::Diverged { generation, turn, report });
         Next::End(FollowEnd::Reset)
     }
 }

@@ -1,5 +1,6 @@
 //! The parts of the pool that came with an order, mapped.
 
+use ft_protocol::ids::FollowTurn;
 use ft_protocol::spec::VmSpec;
 use ft_protocol::wire::{Access, ExtentTag, Grant, Order, Part};
 use ft_protocol::{Epoch, Generation, VmId};
@@ -32,6 +33,8 @@ pub(super) struct PrimaryParts {
 /// What a secondary that follows reads beside.
 pub(super) struct FollowParts {
     pub(super) generation: Generation,
+    /// The order to follow, for what is said of it.
+    pub(super) turn: FollowTurn,
     /// What the stable image holds.
     pub(super) base: Epoch,
     pub(super) journal: JournalReader<Mapping<ReadOnly>>,
@@ -41,6 +44,7 @@ pub(super) struct FollowParts {
 impl FollowParts {
     pub(super) fn open(
         (vm, generation, base): (VmId, Generation, Epoch),
+        turn: FollowTurn,
         spec: &VmSpec,
         mut extents: Vec<(ExtentTag, Extent)>,
     ) -> Result<Self, Failure> {
@@ -52,7 +56,7 @@ impl FollowParts {
         let journal = Mapping::read_only(&take(Part::Journal(vm, generation))?)?;
         let log = take(Part::Log(vm, generation))?;
         let journal = JournalReader::new(journal, shared_mem::Generation::new(generation.get()), geometry(spec))?;
-        Ok(Self { generation, base, journal, log })
+        Ok(Self { generation, turn, base, journal, log })
     }
 }
 

@@ -5,16 +5,12 @@ use crate::failpoint;
 use crate::machine::ExitNumber;
 use crate::machine::history::{HistoryError, HistorySink, HistorySource};
 use ft_protocol::Epoch;
-use ft_protocol::record::{Entry, EntryBody, EntrySource, Extent};
+use ft_protocol::record::{Entry, EntryBody, EntrySource, Extent, LogEnd, LogSpace};
 use shared_mem::record_log::{AppendError, LogRange, ResumeLogError};
 use shared_mem::{LogPosition, LogReader, LogWriter, Mapping, PoolRead, ReadOnly, ReadWrite};
-use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard};
 
 type Failure = Box<dyn std::error::Error + Send + Sync>;
-
-/// The part of the ring that must be free before the guest may go to its next exit: whatever one exit brings fits.
-const ROOM_SHARE: u64 = 4;
 
 /// A handle of the log's writer. All handles are of one log.
 #[derive(Clone)]
@@ -22,30 +18,16 @@ pub(super) struct RecordLog(Arc<Mutex<Writing>>);
 
 struct Writing {
     writer: LogWriter<Mapping<ReadWrite>>,
-    /// Inputs are appended; otherwise the mode does not want them, and the log stays as it is.
-    recording: bool,
-    room: u64,
+    space: LogSpace,
     payload: Vec<u8>,
-    /// Epochs that are not known to be applied, and where the log of the time after each begins.
-    marks: VecDeque<(Epoch, LogPosition)>,
-    sealed: bool,
-    /// The guest is to pause at its next exit.
-    pausing: bool,
 }
 
 impl RecordLog {
     /// Goes on behind the entries that the log of a new generation begins with.
     pub(super) fn open(log: Mapping<ReadWrite>, ring_bytes: u64, found: &Found) -> Result<Self, ResumeLogError> {
         let writer = LogWriter::resume(log, ring_bytes, found.end, found.last_sequence.unwrap_or(0))?;
-        Ok(Self(Arc::new(Mutex::new(Writing {
-            writer,
-            recording: false,
-            room: ring_bytes / ROOM_SHARE,
-            payload: Vec::new(),
-            marks: VecDeque::new(),
-            sealed: false,
-            pausing: false,
-        }))))
+        let space = LogSpace::new(ring_bytes);
+        Ok(Self(Arc::new(Mutex::new(Writing { writer, space, payload: Vec::new() }))))
     }
 
     fn lock(&self) -> MutexGuard<'_, Writing> {
@@ -53,17 +35,17 @@ impl RecordLog {
     }
 
     pub(super) fn record(&self, recording: bool) {
-        self.lock().recording = recording;
+        self.lock().space.record(recording);
     }
 
     /// Has the guest pause at its next exit, or no more.
     pub(super) fn pause(&self, pausing: bool) {
-        self.lock().pausing = pausing;
+        self.lock().space.pause(pausing);
     }
 
     /// Whether the guest is to pause at its next exit.
     pub(super) fn is_pausing(&self) -> bool {
-        self.lock().pausing
+        self.lock().space.is_pausing()
     }
 
     /// Appends what is not an input.
@@ -80,38 +62,34 @@ impl RecordLog {
     pub(super) fn mark(&self, epoch: Epoch) {
         let mut log = self.lock();
         let tail = log.writer.tail();
-        log.marks.push_back((epoch, tail));
+        log.space.mark(epoch, tail.get());
     }
 
     /// What came before `applied` is in the stable image and will not be replayed again.
     pub(super) fn free(&self, applied: Epoch) {
         let mut log = self.lock();
-        let mut free = None;
-        while let Some((_, position)) = log.marks.pop_front_if(|(epoch, _)| *epoch <= applied) {
-            free = Some(position);
-        }
-        if let Some(position) = free {
-            log.writer.free_before(position);
+        if let Some(position) = log.space.free(applied) {
+            log.writer.free_before(LogPosition::new(position));
         }
     }
 
     /// Whether a commit would free something once it is applied.
     pub(super) fn grew_since_mark(&self) -> bool {
         let log = self.lock();
-        log.marks.back().is_none_or(|(_, position)| *position < log.writer.tail())
+        log.space.grew_since_mark(log.writer.tail().get())
     }
 
     /// The log was closed: this host reigns no more.
     pub(super) fn is_sealed(&self) -> bool {
-        self.lock().sealed
+        self.lock().space.is_sealed()
     }
 }
 
 impl HistorySink for RecordLog {
     fn append(&mut self, entry: &Entry<'_>) -> Result<(), HistoryError> {
         let mut log = self.lock();
-        let Writing { writer, recording, payload, sealed, .. } = &mut *log;
-        if !*recording {
+        let Writing { writer, space, payload } = &mut *log;
+        if !space.is_recording() {
             return Ok(());
         }
         failpoint::pass("host.log.appending");
@@ -123,7 +101,9 @@ impl HistorySink for RecordLog {
                 Ok(())
             }
             Err(error) => {
-                *sealed |= matches!(error, AppendError::Sealed { .. });
+                if matches!(error, AppendError::Sealed { .. }) {
+                    space.seal();
+                }
                 Err(error.into())
             }
         }
@@ -131,11 +111,11 @@ impl HistorySink for RecordLog {
 
     fn has_room(&self) -> bool {
         let log = self.lock();
-        !log.recording || (!log.pausing && log.writer.free_space() >= log.room)
+        log.space.has_room(log.writer.free_space())
     }
 
     fn wants_marks(&self) -> bool {
-        self.lock().recording
+        self.lock().space.is_recording()
     }
 }
 
@@ -145,10 +125,7 @@ pub(super) struct Found {
     from: LogPosition,
     pub(super) end: LogPosition,
     last_sequence: Option<u64>,
-    last_exit: Option<u64>,
-    /// Where the console output ends that the log has.
-    console_end: u64,
-    pub(super) entries: u64,
+    log_end: LogEnd,
 }
 
 impl Found {
@@ -159,32 +136,30 @@ impl Found {
         console_start: u64,
     ) -> Result<Self, Failure> {
         let end = log.tail()?.position;
-        let mut found =
-            Self { from, end, last_sequence: None, last_exit: None, console_end: console_start, entries: 0 };
+        let mut found = Self { from, end, last_sequence: None, log_end: LogEnd::new(console_start) };
         let mut entries = log.entries_within(LogRange { from, to: end, after_sequence: None });
         while let Some(entry) = entries.next_entry()? {
             found.last_sequence = Some(entry.sequence);
-            found.last_exit = Some(entry.exit_counter);
-            found.entries += 1;
-            let decoded = Entry::decode(entry.tag, entry.exit_counter, entry.payload)?;
-            if let EntryBody::Output { position, bytes } = decoded.body {
-                found.console_end = position.saturating_add(bytes.len() as u64);
-            }
+            found.log_end.note(&Entry::decode(entry.tag, entry.exit_counter, entry.payload)?);
         }
         Ok(found)
     }
 
     pub(super) fn console_end(&self) -> u64 {
-        self.console_end
+        self.log_end.console_end()
     }
 
     pub(super) fn last_exit(&self) -> u64 {
-        self.last_exit.unwrap_or(0)
+        self.log_end.last_exit()
+    }
+
+    pub(super) fn entries(&self) -> u64 {
+        self.log_end.entries()
     }
 
     /// How far the log reaches, for the cursor.
     pub(super) fn extent(&self) -> Extent {
-        Extent::Ended { last_exit: self.last_exit }
+        self.log_end.extent()
     }
 }
 

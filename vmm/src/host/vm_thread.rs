@@ -13,6 +13,7 @@ use crate::machine::linux::HEADER_BYTES as BUNDLE_HEADER_BYTES;
 use crate::machine::{Kicker, LiveInputs, Machine, MachineConfig, guest_vcpus};
 use crate::wake::WakingSender;
 use crossbeam_channel::{Receiver, Sender};
+use ft_protocol::ids::FollowTurn;
 use ft_protocol::latency::OutputLatency;
 use ft_protocol::spec::{Mode, VmSpec};
 use ft_protocol::timeline::Shortage;
@@ -35,8 +36,8 @@ pub(super) enum VmEvent {
     Yielded { generation: Generation },
     ModeIs { generation: Generation, mode: Mode },
     Recorded { generation: Generation, since: Epoch },
-    Followed { generation: Generation, epoch: Epoch, step: FollowStep },
-    Diverged { generation: Generation, report: String },
+    Followed { turn: FollowTurn, epoch: Epoch, step: FollowStep },
+    Diverged { generation: Generation, turn: Option<FollowTurn>, report: String },
     Outputs { generation: Generation, latency: OutputLatency },
     Space { generation: Generation, shortage: Option<Shortage> },
     GuestEnded,
@@ -238,22 +239,25 @@ fn live(
     loop {
         let (promotion, warm) = match around.commands.recv() {
             Ok(Command::Promote(promotion)) => (promotion, None),
-            Ok(Command::Follow(parts)) => match standby.follow(*parts, order, around) {
-                Ok(FollowEnd::Promoted(promotion, warm)) => (promotion, Some(warm)),
-                Err(error) => {
-                    tracing::warn!("{} is not followed any more: {}", order.vm, crate::chain(&*error));
-                    // A step that cannot be: the controller does not wait for this secondary any more. It still stands by.
-                    let (epoch, step) = (Epoch::ZERO, FollowStep::Adopted);
-                    around.say(VmEvent::Followed { generation: *generation, epoch, step });
-                    standby = standby.renew(kvm, order)?;
-                    continue;
+            Ok(Command::Follow(parts)) => {
+                let turn = parts.turn;
+                match standby.follow(*parts, order, around) {
+                    Ok(FollowEnd::Promoted(promotion, warm)) => (promotion, Some(warm)),
+                    Err(error) => {
+                        tracing::warn!("{} is not followed any more: {}", order.vm, crate::chain(&*error));
+                        // A step that cannot be: the controller does not wait for this secondary any more. It still stands by.
+                        let (epoch, step) = (Epoch::ZERO, FollowStep::Adopted);
+                        around.say(VmEvent::Followed { turn, epoch, step });
+                        standby = standby.renew(kvm, order)?;
+                        continue;
+                    }
+                    Ok(FollowEnd::Reset) => {
+                        standby = standby.renew(kvm, order)?;
+                        continue;
+                    }
+                    Ok(FollowEnd::Discarded) => return Ok(()),
                 }
-                Ok(FollowEnd::Reset) => {
-                    standby = standby.renew(kvm, order)?;
-                    continue;
-                }
-                Ok(FollowEnd::Discarded) => return Ok(()),
-            },
+            }
             // A standby has nothing to yield, and hears with its promotion how the guest is protected.
             Ok(Command::Look | Command::Yield | Command::Turn(_) | Command::Unfollow) => continue,
             Ok(Command::Discard) | Err(_) => return Ok(()),

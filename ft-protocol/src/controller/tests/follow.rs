@@ -1,7 +1,8 @@
 //! Lockstep: application waits for the secondary that follows, and for nothing else for ever.
 
 use super::*;
-use crate::wire::FollowStep;
+use crate::ids::FollowId;
+use crate::wire::{FOLLOW_SINCE, FollowStep};
 
 const GENERATION: Generation = Generation::FIRST;
 
@@ -22,7 +23,7 @@ fn set_mode(cluster: &mut Cluster, mode: Mode) {
 
 fn told_to_follow(cluster: &Cluster) -> Vec<(LinkId, Epoch)> {
     let follow = |(link, message): &(LinkId, ToHost)| match message {
-        ToHost::Follow { base, .. } => Some((*link, *base)),
+        ToHost::FollowAs { base, .. } => Some((*link, *base)),
         _ => None,
     };
     cluster.told.iter().filter_map(follow).collect()
@@ -32,9 +33,23 @@ fn told_not_to(cluster: &Cluster) -> bool {
     cluster.told.iter().any(|(_, message)| matches!(message, ToHost::Unfollow { .. }))
 }
 
+/// The number of the order to follow that was given last.
+fn follow(cluster: &Cluster) -> FollowId {
+    let follow = |(_, message): &(LinkId, ToHost)| match message {
+        ToHost::FollowAs { follow, .. } => Some(*follow),
+        _ => None,
+    };
+    cluster.told.iter().rev().find_map(follow).expect("nobody was told to follow")
+}
+
 fn followed(cluster: &mut Cluster, host: u64, epoch: u64) {
+    let follow = follow(cluster);
+    followed_by(cluster, follow, host, epoch);
+}
+
+fn followed_by(cluster: &mut Cluster, follow: FollowId, host: u64, epoch: u64) {
     let (generation, epoch, step) = (cluster.core.vms[&VM].generation, Epoch::new(epoch), FollowStep::Compared);
-    cluster.said(host, FromHost::Followed { vm: VM, generation, epoch, step });
+    cluster.said(host, FromHost::FollowedAs { follow, vm: VM, generation, epoch, step });
 }
 
 fn applied(cluster: &Cluster) -> u64 {
@@ -136,7 +151,9 @@ fn steps_that_cannot_be_are_not_believed() {
 fn a_divergence_ends_lockstep_and_the_guest_goes_on() {
     let mut cluster = following();
     cluster.commit(0, 1, 2);
-    let diverged = |report: &str| FromHost::Diverged { vm: VM, generation: GENERATION, report: report.to_owned() };
+    let follow = follow(&cluster);
+    let diverged =
+        |report: &str| FromHost::DivergedAs { follow, vm: VM, generation: GENERATION, report: report.to_owned() };
     cluster.said(1, diverged("exit 9: expected a, got b"));
     assert_eq!(cluster.core.vms[&VM].spec.mode, Mode::Checkpoint);
     assert_eq!(applied(&cluster), 2);
@@ -147,6 +164,45 @@ fn a_divergence_ends_lockstep_and_the_guest_goes_on() {
     cluster.happened.clear();
     cluster.said(1, diverged("exit 10"));
     assert_eq!(cluster.happened, []);
+}
+
+/// What was said of an order that is over may come when the same host follows by another one already.
+#[test]
+fn what_is_said_of_an_earlier_order_is_not_believed() {
+    let mut cluster = following();
+    let earlier = follow(&cluster);
+    cluster.commit(0, 1, 2);
+    set_mode(&mut cluster, Mode::Replay);
+    assert_eq!(applied(&cluster), 2);
+    set_mode(&mut cluster, Mode::Lockstep);
+    cluster.now = cluster.now + CONFIG.hold_down;
+    cluster.input(Input::Tick);
+    assert_eq!(told_to_follow(&cluster).last(), Some(&(LinkId::new(1), Epoch::new(2))));
+    assert_ne!(follow(&cluster), earlier);
+    cluster.commit(0, 1, 3);
+    followed_by(&mut cluster, earlier, 1, 3);
+    assert_eq!(applied(&cluster), 2, "it has not come there by its present order");
+    let report = "exit 9: expected a, got b".to_owned();
+    cluster.said(1, FromHost::DivergedAs { follow: earlier, vm: VM, generation: GENERATION, report });
+    assert_eq!(cluster.core.vms[&VM].spec.mode, Mode::Lockstep, "what it saw then is not of now");
+    followed(&mut cluster, 1, 3);
+    assert_eq!(applied(&cluster), 3);
+}
+
+#[test]
+fn a_secondary_that_could_not_say_of_which_order_it_speaks_does_not_follow() {
+    let mut cluster = Cluster::new();
+    cluster.join(0, &[]);
+    cluster.hello(1, VersionRange { min: 1, max: FOLLOW_SINCE - 1 }, Cluster::profile(1), &[]);
+    cluster.create();
+    cluster.live(0, 1);
+    cluster.said(1, FromHost::StandbyReady { vm: VM, generation: GENERATION });
+    set_mode(&mut cluster, Mode::Lockstep);
+    cluster.commit(0, 1, 1);
+    cluster.said(0, FromHost::Recorded { vm: VM, generation: GENERATION, since: Epoch::new(1) });
+    assert_eq!(told_to_follow(&cluster), []);
+    cluster.commit(0, 1, 2);
+    assert_eq!(applied(&cluster), 2);
 }
 
 #[test]

@@ -88,3 +88,17 @@ fn a_generation_without_space_for_its_journal_is_told_of_and_opened_when_there_i
     assert!(matches!(told_of_space(&mut cluster)[..], [Happening::SpaceAgain { .. }]));
     assert_eq!((cluster.promotions(1), cluster.status().waits), (vec![(2, 0)], None));
 }
+
+#[test]
+fn a_vm_whose_description_the_cluster_state_could_not_hold_is_refused() {
+    let mut cluster = Cluster::new();
+    cluster.core = Controller::new(ControllerConfig { state_bytes_max: 4_000, ..CONFIG });
+    cluster.join(0, &[]);
+    cluster.create();
+    let created = |cluster: &Cluster| cluster.core.vms.len();
+    assert_eq!(created(&cluster), 0);
+    cluster.core = Controller::new(CONFIG);
+    cluster.join(0, &[]);
+    cluster.create();
+    assert_eq!(created(&cluster), 1);
+}

@@ -138,14 +138,13 @@ pub(super) fn run(beginning: Beginning, around: &Surroundings) -> Result<(), Fai
     let start = Start { order: &order, log: &primary.log, live, warm };
     let loaded = beginning::load(&mut machine, &parts, start, &outbox, around)?;
     failpoint::pass("host.takeover.loaded");
-    let Loaded { log, loaded_at, replayed_at, entries, diverged, discarded, waiting } = loaded;
+    let Loaded { log, loaded_at, replayed_at, entries, mode, diverged, discarded, waiting } = loaded;
     if replayed_at.is_some() {
         failpoint::pass("host.takeover.replayed");
     }
     if discarded {
         return Ok(());
     }
-    let mode = if diverged.is_some() { Mode::Checkpoint } else { order.spec.mode };
     let journal = primary.journal;
     let core = Primary::new(
         PrimaryConfig {
@@ -220,7 +219,7 @@ pub(super) fn run(beginning: Beginning, around: &Surroundings) -> Result<(), Fai
         }
         outbox.announce();
         if let Some(report) = diverged {
-            around.say(VmEvent::Diverged { generation, report });
+            around.say(VmEvent::Diverged { generation, turn: None, report });
         }
         waiting.into_iter().for_each(|command| reign.command(command));
         reign.run()
@@ -393,7 +392,7 @@ impl Reign<'_> {
     fn turn(&mut self, mode: Mode) -> Result<(), Failure> {
         if mode.records() && self.machine.is_linux() {
             let report = beginning::CHECKPOINT_ONLY.to_owned();
-            self.around.say(VmEvent::Diverged { generation: self.order.generation, report });
+            self.around.say(VmEvent::Diverged { generation: self.order.generation, turn: None, report });
             self.say_mode(Mode::Checkpoint);
             return Ok(());
         }

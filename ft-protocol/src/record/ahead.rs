@@ -1,0 +1,90 @@
+//! Entries of a growing log that were read ahead, to know how far the primary has come.
+
+use super::cursor::Extent;
+use super::entry::{Entry, EntryBody};
+use std::collections::VecDeque;
+
+/// Entries that are read ahead.
+const AHEAD_MAX: usize = 256;
+
+/// The entries.
+#[derive(Debug)]
+pub struct Ahead {
+    entries: VecDeque<Entry<'static>>,
+    /// All entries of exits up to this one are known.
+    complete_to: u64,
+    /// How far the log reaches, once it has ended.
+    end: Option<Extent>,
+}
+
+impl Ahead {
+    /// Behind a commit that was made at this exit.
+    #[must_use]
+    pub fn new(at_exit: u64) -> Self {
+        Self { entries: VecDeque::new(), complete_to: at_exit, end: None }
+    }
+
+    /// Whether more are to be read.
+    #[must_use]
+    pub fn has_room(&self) -> bool {
+        self.entries.len() < AHEAD_MAX
+    }
+
+    /// The next entry was read.
+    pub fn push(&mut self, entry: Entry<'static>) {
+        let complete_to = match entry.body {
+            EntryBody::Mark | EntryBody::Commit(_) => entry.at_exit,
+            // More of the same exit may follow.
+            _ => entry.at_exit.saturating_sub(1),
+        };
+        self.complete_to = self.complete_to.max(complete_to);
+        self.entries.push_back(entry);
+    }
+
+    /// The next entry is to be used.
+    pub fn pop(&mut self) -> Option<Entry<'static>> {
+        self.entries.pop_front()
+    }
+
+    /// The log has ended: nothing is added beyond this.
+    pub fn ends(&mut self, end: Extent) {
+        self.end = Some(end);
+    }
+
+    /// How far the log reaches.
+    #[must_use]
+    pub fn extent(&self) -> Extent {
+        self.end.unwrap_or(Extent::Growing { complete_to: self.complete_to })
+    }
+
+    /// Whether a commit is known that was made at this exit and has not been come to: what stands before it is all that was
+    /// delivered there.
+    #[must_use]
+    pub fn has_commit_at(&self, exit: u64) -> bool {
+        let commit = |entry: &Entry<'_>| entry.at_exit == exit && matches!(entry.body, EntryBody::Commit(_));
+        self.entries.iter().any(commit)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ids::{Epoch, Generation};
+    use crate::record::CommitPoint;
+
+    #[test]
+    fn an_exit_is_complete_when_something_says_so() {
+        let mut ahead = Ahead::new(4);
+        let entry = |at_exit, body| Entry { at_exit, digest: 0, body };
+        assert_eq!(ahead.extent(), Extent::Growing { complete_to: 4 });
+        ahead.push(entry(6, EntryBody::Clock(1)));
+        assert_eq!(ahead.extent(), Extent::Growing { complete_to: 5 });
+        ahead.push(entry(6, EntryBody::Mark));
+        assert_eq!(ahead.extent(), Extent::Growing { complete_to: 6 });
+        let point = CommitPoint { generation: Generation::FIRST, epoch: Epoch::new(2), kicked: false };
+        ahead.push(entry(7, EntryBody::Commit(point)));
+        assert!(ahead.has_commit_at(7) && !ahead.has_commit_at(6));
+        ahead.ends(Extent::Ended { last_exit: Some(7) });
+        assert_eq!(ahead.extent(), Extent::Ended { last_exit: Some(7) });
+    }
+}
