@@ -12,7 +12,9 @@ use scenarios::cluster::default_pool_parent;
 use scenarios::golden::GoldenError;
 use scenarios::language::{Axis, Scenario, ScenarioError, json_schema};
 use scenarios::report::{FolderError, RunFolder, explain};
-use scenarios::runner::{Campaign, Report, RunnerError, RunnerOptions, github_annotations, junit, run_campaign};
+use scenarios::runner::{
+    Campaign, Progress, Report, RunnerError, RunnerOptions, github_annotations, junit, run_campaign, simulate,
+};
 use std::fmt::Write as _;
 use std::os::fd::AsFd as _;
 use std::path::{Path, PathBuf};
@@ -27,7 +29,9 @@ pub(crate) struct Args {
 enum Command {
     /// Run scenarios on real processes; 0 only if everything that they expect holds
     Run(RunArgs),
-    /// Check scenario files without running them
+    /// Play scenarios in the simulator, in virtual time; those that mean nothing there are skipped, with the reason
+    Sim(SimArgs),
+    /// Check scenario files without running them, and tell in which worlds they can run
     Check(FilesArgs),
     /// List scenarios and what they prove
     List(FilesArgs),
@@ -77,6 +81,36 @@ struct RunArgs {
 }
 
 #[derive(clap::Args)]
+struct SimArgs {
+    #[command(flatten)]
+    files: FilesArgs,
+    /// Where random numbers start, instead of the scenarios' own seeds
+    #[arg(long, value_name = "N")]
+    seed: Option<u64>,
+    /// Play each this often, with a seed more each time
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..))]
+    repeat: u64,
+    /// Go on, with a seed more each time, until one fails
+    #[arg(long, conflicts_with = "repeat")]
+    until_fail: bool,
+    /// Where the runs' directories are made; those of runs that went well are removed again
+    #[arg(long, value_name = "DIR", default_value = "scenario-runs")]
+    runs: PathBuf,
+    /// Keep the directories of runs that went well
+    #[arg(long)]
+    keep: bool,
+    /// Write a report that machines that build can read
+    #[arg(long, value_name = "FILE")]
+    junit: Option<PathBuf>,
+    /// Print annotations for GitHub Actions, which also sets the variable
+    #[arg(long, env = "GITHUB_ACTIONS")]
+    github: bool,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(clap::Args)]
 struct ExplainArgs {
     /// The run's directory
     #[arg(value_name = "RUN", default_value = "scenario-runs/latest")]
@@ -96,6 +130,7 @@ struct FilesArgs {
 pub(crate) fn run(args: &Args) -> CommandResult {
     match &args.command {
         Command::Run(args) => run_all(args),
+        Command::Sim(args) => simulate_all(args),
         Command::Check(args) => check(args),
         Command::List(args) => list(args),
         Command::Explain(args) => {
@@ -113,7 +148,11 @@ pub(crate) fn run(args: &Args) -> CommandResult {
 fn check(args: &FilesArgs) -> CommandResult {
     for scenario in read_all(args)? {
         let cell: String = scenario.cell.iter().map(|(key, value)| format!("  {key}={value}")).collect();
-        output::text(&format!("ok  {}{cell}\n", scenario.path.display()))?;
+        let worlds = match scenario.check_simulated() {
+            Ok(()) => "run, sim".to_owned(),
+            Err(not) => format!("run only (line {}: {})", not.line(), not.why()),
+        };
+        output::text(&format!("ok  {}{cell}  {worlds}\n", scenario.path.display()))?;
     }
     Ok(ExitStatus::Own(ExitCode::Ok))
 }
@@ -159,21 +198,59 @@ fn run_all(args: &RunArgs) -> CommandResult {
         }
         Err(error) => return Err(error.into()),
     };
-    if let Some(path) = &args.junit {
-        let xml = junit(&reports).map_err(|error| Failure::new(ExitCode::Internal, &error))?;
+    tell(&reports, args.junit.as_deref(), args.json, args.github)
+}
+
+/// Plays scenarios one after the other: each takes some milliseconds.
+fn simulate_all(args: &SimArgs) -> CommandResult {
+    let scenarios = read_all(&args.files)?;
+    let signals = EndSignals::new()?;
+    let show = show::Show::new(scenarios.len(), false, args.json);
+    let rounds = if args.until_fail { u64::MAX } else { args.repeat };
+    let mut reports: Vec<Report> = Vec::new();
+    'rounds: for round in 0..rounds {
+        for scenario in &scenarios {
+            if let Some(signal) = signals.received() {
+                return Ok(ExitStatus::Own(signal));
+            }
+            let options = RunnerOptions {
+                executable: PathBuf::new(),
+                commit: env!("FTVM_COMMIT").to_owned(),
+                pool_parent: PathBuf::new(),
+                runs: args.runs.clone(),
+                seed: Some(args.seed.unwrap_or(scenario.seed).wrapping_add(round)),
+                keep: args.keep,
+            };
+            let report = simulate(scenario, &options)?;
+            show.take(Progress::Ended { run: reports.len(), report: &report });
+            let failed = !report.holds;
+            reports.push(report);
+            if failed && args.until_fail {
+                break 'rounds;
+            }
+        }
+    }
+    show.finish();
+    tell(&reports, args.junit.as_deref(), args.json, args.github)
+}
+
+/// Says what came of all of them, in all the ways that are wanted.
+fn tell(reports: &[Report], junit_file: Option<&Path>, json: bool, github: bool) -> CommandResult {
+    if let Some(path) = junit_file {
+        let xml = junit(reports).map_err(|error| Failure::new(ExitCode::Internal, &error))?;
         std::fs::write(path, xml).map_err(|error| {
             Failure::line(ExitCode::FileMissing, format!("cannot write {}: {error}", path.display()))
         })?;
     }
-    if args.json {
+    if json {
         output::json(&reports)?;
     } else {
-        output::text(&show::summary(&reports))?;
-        if args.github {
-            output::text(&github_annotations(&reports))?;
+        output::text(&show::summary(reports))?;
+        if github {
+            output::text(&github_annotations(reports))?;
         }
     }
-    Ok(ExitStatus::Own(code(&reports)))
+    Ok(ExitStatus::Own(code(reports)))
 }
 
 /// Time that ran out is told apart from wrong results.

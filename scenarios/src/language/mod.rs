@@ -18,6 +18,7 @@ mod step;
 #[cfg(test)]
 mod tests;
 mod values;
+mod worlds;
 
 pub use condition::{Condition, Fact, Facts, Relation};
 pub use error::ScenarioError;
@@ -27,6 +28,9 @@ pub use parts::{ClusterPart, FencePart, HostPart, ModePart, PlacementPart, VmPar
 pub use pattern::Pattern;
 pub use schema::json_schema;
 pub use step::{Act, Action, CorruptWhat, CutFrom, Delay, Step, Target, WaysPart, When};
+pub use worlds::NotSimulated;
+#[cfg(test)]
+pub(crate) use worlds::SIMULATED_FAILPOINTS;
 
 use ft_protocol::Span;
 use std::path::{Path, PathBuf};

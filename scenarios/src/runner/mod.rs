@@ -10,6 +10,7 @@ mod manifest;
 mod perform;
 mod prepare;
 mod schedule;
+mod simulate;
 mod verdict;
 mod workload;
 
@@ -18,6 +19,7 @@ pub use ci::{github_annotations, junit};
 pub use directory::RunDirectory;
 pub use manifest::{MachineFacts, Manifest, again};
 pub use schedule::Schedule;
+pub use simulate::simulate;
 pub use verdict::{Observed, ObservedVm, Verdict, judge};
 
 use crate::cluster::{Cluster, ClusterError};

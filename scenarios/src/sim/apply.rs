@@ -9,6 +9,7 @@ use ft_protocol::Epoch;
 use ft_protocol::commit_meta::{CommitMeta, GuestEnd};
 use ft_protocol::controller::{ApplyOutcome, Input};
 use ft_protocol::ids::{Generation, VmId};
+use shared_mem::LogPosition;
 use shared_mem::apply::{ApplyError, ApplyParts, ApplyTargets, apply_record, no_step};
 use shared_mem::commit_word::CommitWordError;
 use shared_mem::console::ConsoleRing;
@@ -130,6 +131,20 @@ impl World {
             Err(refused) => return Progress::Answer(refused),
         };
         let Ok(console) = ConsoleRing::open(partition.console.through(&cache)) else { return Progress::Dead };
+        let Ok(control) = ControlBlock::open(partition.control.through(&cache)) else { return Progress::Dead };
+        let (Ok(applied), Some(log)) = (control.applied(), partition.log(job.generation, &cache)) else {
+            return Progress::Dead;
+        };
+        // What left by the log comes before what the record brings.
+        let drain = &mut self.controller.drains[usize::from(vm.get())].log;
+        drain.read_log_of(job.generation, || partition.logged_to(&cache, applied));
+        let logged_to = LogPosition::new(super::guest::log_position(meta.machine_state));
+        match drain.drain(&log, Some(logged_to), &console, job.console_floor) {
+            _ if cache.is_dead() => return Progress::Dead,
+            Ok(true) => {}
+            Ok(false) => return Progress::Answer(ApplyOutcome::ConsoleFull { epoch: job.epoch }),
+            Err(error) => return Progress::Answer(refused(job.epoch, &error)),
+        }
         if let Some(floor) = job.console_floor {
             let Ok(free) = console.free_space(ConsolePosition::new(floor)) else { return Progress::Dead };
             if free < meta.console.len() as u64 && !planted(PlantedBug::OverrunReaders) {

@@ -4,24 +4,44 @@
 //! (this epoch is published, this generation sealed); what is true they read from the pool's memories and the oracle.
 
 use super::drive::At;
-use super::guest::{Packet, Program, Registers};
+use super::follow::FollowerMachine;
+use super::guest::{Packet, Program, Registers, Tick};
 use super::rebuild::rebuild;
 use super::truth::{Oracle, Truth};
 use super::violation::Violation;
 use super::weather::PAGE_SIZE;
 use super::world::World;
 use ft_protocol::ids::{Epoch, Generation, HostId, VmId};
-use ft_protocol::wire::{Access, Grant, Part, ToHost};
+use ft_protocol::wire::{Access, FollowStep, Grant, Part, ToHost};
 use shared_mem::lossy::LossyCache;
+use std::rc::Rc;
+
+/// A record as it was written: the guest at its end, and all that it was given up to there.
+#[derive(Clone, Debug)]
+pub(crate) struct Written {
+    pub(crate) registers: Registers,
+    pub(crate) history: Rc<[Tick]>,
+}
+
+/// An entry of which only the log itself can say whether it is in.
+#[derive(Debug)]
+struct Attempt {
+    generation: Generation,
+    tail: u64,
+    history: Vec<Tick>,
+}
 
 /// What is known of one VM.
 #[derive(Debug)]
 pub(crate) struct VmFacts {
     /// Per epoch: the registers at the end of every record that was written for it.
-    written: Vec<Vec<(Generation, Registers)>>,
+    written: Vec<Vec<(Generation, Written)>>,
     /// Registers at the end of each committed epoch.
     pub(crate) committed: Vec<Registers>,
     sealed: Vec<Generation>,
+    attempt: Option<Attempt>,
+    /// From here on the history may be another one: a fault has destroyed what had it.
+    fork_from: Option<u64>,
     /// Who may write which journal.
     reigns: Vec<(Generation, usize)>,
     pub(crate) applied: u64,
@@ -55,6 +75,8 @@ impl Checker {
             written: Vec::new(),
             committed: vec![Registers::default()],
             sealed: Vec::new(),
+            attempt: None,
+            fork_from: None,
             reigns: Vec::new(),
             applied: 0,
             shown: 0,
@@ -73,14 +95,19 @@ impl Checker {
     }
 
     /// A record was written into its slot.
-    pub(crate) fn written(&mut self, vm: VmId, generation: Generation, epoch: Epoch, registers: Registers) {
+    pub(crate) fn written(&mut self, vm: VmId, generation: Generation, epoch: Epoch, record: Written) {
         let written = &mut self.facts(vm).written;
         let index = index(epoch.get());
         if written.len() <= index {
             written.resize_with(index + 1, Vec::new);
         }
         written[index].retain(|(by, _)| *by != generation);
-        written[index].push((generation, registers));
+        written[index].push((generation, record));
+    }
+
+    /// An entry may be in the log of this generation, behind `tail`.
+    pub(crate) fn attempted(&mut self, vm: VmId, generation: Generation, tail: u64, history: Vec<Tick>) {
+        self.facts(vm).attempt = Some(Attempt { generation, tail, history });
     }
 
     /// Committed and applied epoch, if records of this generation can be waiting for their application.
@@ -100,6 +127,7 @@ impl Checker {
         facts.committed = vec![Registers::default()];
         (facts.applied, facts.shown) = (0, 0);
         facts.damaged.clear();
+        (facts.attempt, facts.fork_from) = (None, None);
         facts.oracle = Oracle::new(next);
         facts.failed_back_ns = None;
     }
@@ -125,24 +153,91 @@ impl VmFacts {
         !self.damaged.is_empty()
     }
 
-    /// Takes an epoch for committed under a generation; `false` when that cannot be.
-    pub(crate) fn commit(&mut self, generation: Generation, epoch: Epoch) -> bool {
-        let found = self
-            .written
-            .get(index(epoch.get()))
-            .and_then(|records| records.iter().find(|(by, _)| *by == generation).map(|(_, registers)| *registers));
-        match found {
-            Some(registers) if epoch == self.last_committed().next() => {
-                self.committed.push(registers);
-                true
-            }
-            Some(registers) => epoch == self.last_committed() && self.committed.last() == Some(&registers),
-            None => false,
+    /// Takes an epoch for committed under a generation, which ends with this; `None` when that cannot be.
+    fn commit(&mut self, generation: Generation, epoch: Epoch) -> Option<Rc<[Tick]>> {
+        let records = self.written.get(index(epoch.get()))?;
+        let (_, found) = records.iter().find(|(by, _)| *by == generation)?;
+        let (registers, history) = (found.registers, found.history.clone());
+        if epoch == self.last_committed().next() {
+            self.committed.push(registers);
+            return Some(history);
         }
+        (epoch == self.last_committed() && self.committed.last() == Some(&registers)).then_some(history)
     }
 }
 
 impl World {
+    /// Takes an epoch for committed under a generation; `false` when that cannot be.
+    pub(crate) fn commit(&mut self, vm: VmId, generation: Generation, epoch: Epoch) -> bool {
+        let Some(history) = self.checker.facts(vm).commit(generation, epoch) else { return false };
+        self.fix(vm, generation, &history);
+        true
+    }
+
+    /// Nobody can take this history back any more: it is the true one, or goes against it (I5).
+    fn fix(&mut self, vm: VmId, generation: Generation, history: &[Tick]) {
+        let facts = &mut self.checker.vms[usize::from(vm.get())];
+        let truth = &mut self.truths[usize::from(vm.get())];
+        let fork = truth.history.iter().zip(history).position(|(known, tick)| known != tick);
+        if let Some(at) = fork {
+            if facts.fork_from.is_none_or(|from| (at as u64) < from) {
+                let tick = at as u64;
+                return self.violate(Violation::Forked { vm, generation, tick });
+            }
+            truth.forget_from(at as u64);
+        }
+        let known = truth.history.len().min(history.len());
+        history[known..].iter().for_each(|tick| truth.goes_on(*tick));
+    }
+
+    /// An entry is in the log (I2, I5).
+    pub(crate) fn check_logged(&mut self, vm: VmId, generation: Generation, history: Option<&Vec<Tick>>) {
+        let facts = self.checker.facts(vm);
+        facts.attempt = None;
+        if generation <= facts.buried {
+            return;
+        }
+        if facts.sealed.contains(&generation) {
+            return self.violate(Violation::LoggedAfterSeal { vm, generation });
+        }
+        if let Some(history) = history {
+            self.fix(vm, generation, history);
+        }
+    }
+
+    /// Learns from the pool what nobody has claimed: a host may have died right after its record was published, or its
+    /// entry was in.
+    pub(crate) fn catch_up(&mut self, vm: VmId) {
+        let Some(partition) = self.pool.partition(vm) else { return };
+        // What an older generation's word says may have been found damaged since.
+        let reigns = partition.journals.iter().rfind(|journal| !journal.reserved);
+        let published = reigns.and_then(|journal| {
+            let reader = super::controller::open_journal(partition, journal.generation, &self.checker.auditor)?;
+            Some((journal.generation, Epoch::new(reader.peek_word().ok()?.epoch.get())))
+        });
+        let mut logged = None;
+        for journal in partition.journals.iter().filter(|journal| !journal.reserved) {
+            let facts = &mut self.checker.vms[usize::from(vm.get())];
+            let log = partition.log(journal.generation, &self.checker.auditor);
+            let tail = log.and_then(|log| log.tail().ok()).map(|tail| tail.position.get());
+            let is_in = |attempt: &mut Attempt| {
+                attempt.generation == journal.generation && tail.is_some_and(|tail| tail > attempt.tail)
+            };
+            logged = logged.or(facts.attempt.take_if(is_in));
+        }
+        if let Some((generation, epoch)) = published {
+            while self.checker.facts(vm).last_committed() < epoch {
+                let next = self.checker.facts(vm).last_committed().next();
+                if !self.commit(vm, generation, next) {
+                    break;
+                }
+            }
+        }
+        if let Some(Attempt { generation, history, .. }) = logged {
+            self.fix(vm, generation, &history);
+        }
+    }
+
     /// A journal was opened: its epochs go on from `base`.
     pub(crate) fn check_opened(&mut self, vm: VmId, base: Epoch) {
         self.check_goes_on(vm, base);
@@ -155,6 +250,7 @@ impl World {
         if base < committed && facts.damaged.iter().any(|damaged| base.next() >= *damaged) {
             facts.committed.truncate(index(base.get()) + 1);
             facts.damaged.clear();
+            facts.fork_from = facts.committed.last().map(Registers::ticks);
         } else if base != committed {
             self.violate(Violation::WrongRecovery { vm, found: base, committed });
         }
@@ -166,8 +262,8 @@ impl World {
         if !facts.sealed.contains(&generation) {
             facts.sealed.push(generation);
         }
-        let committed = facts.last_committed();
-        let known = final_epoch == committed || facts.commit(generation, final_epoch) || facts.is_damaged();
+        let (committed, damaged) = (facts.last_committed(), facts.is_damaged());
+        let known = final_epoch == committed || self.commit(vm, generation, final_epoch) || damaged;
         if !known {
             self.violate(Violation::WrongRecovery { vm, found: final_epoch, committed });
         }
@@ -178,12 +274,13 @@ impl World {
         let Some(generation) = self.primary(at).map(|primary| primary.order.generation) else { return };
         let (vm, host) = (at.vm, at.host);
         let facts = self.checker.facts(vm);
+        let reigns = facts.reigns.contains(&(generation, host));
         let violation = if generation <= facts.buried {
             let host = u16::try_from(host).unwrap_or(0);
             Some(Violation::DeletedLifeGoesOn { vm, generation, host })
         } else if facts.sealed.contains(&generation) {
             Some(Violation::PublishedAfterSeal { vm, generation, epoch })
-        } else if !facts.reigns.contains(&(generation, host)) || !facts.commit(generation, epoch) {
+        } else if !reigns || !self.commit(vm, generation, epoch) {
             let host = u16::try_from(host).unwrap_or(0);
             Some(Violation::ForeignPublication { vm, generation, epoch, host })
         } else {
@@ -212,20 +309,22 @@ impl World {
             return self.violate(Violation::DisorderedPackets { vm, generation, before, number });
         }
         let Some(step) = packets.iter().map(|packet| packet.step).max() else { return };
-        self.check_rebuildable(vm, |registers, _| {
-            let rebuildable = registers.step;
+        self.check_rebuildable(vm, |rebuildable, _| {
             (rebuildable < step).then_some(Violation::LeakedPacket { vm, generation, step, rebuildable })
         });
     }
 
     /// Rebuilds the VM from what is durable in the pool and holds it against the truth (I1, I3).
-    pub(crate) fn check_rebuildable(&mut self, vm: VmId, leaks: impl FnOnce(Registers, u64) -> Option<Violation>) {
+    pub(crate) fn check_rebuildable(&mut self, vm: VmId, leaks: impl FnOnce(u64, u64) -> Option<Violation>) {
         let facts = &self.checker.vms[usize::from(vm.get())];
         if facts.is_damaged() || self.client.is_deleting(vm) {
             return;
         }
-        let violation = match rebuild(&self.pool, vm, &facts.oracle, &mut self.checker.scratch) {
-            Ok(rebuilt) => leaks(rebuilt.registers, rebuilt.registers.console),
+        self.catch_up(vm);
+        let truth = &self.truths[usize::from(vm.get())];
+        let facts = &self.checker.vms[usize::from(vm.get())];
+        let violation = match rebuild(&self.pool, vm, (&facts.oracle, &truth.history), &mut self.checker.scratch) {
+            Ok(rebuilt) => leaks(rebuilt.step, rebuilt.console),
             Err(why) => Some(Violation::Unrecoverable { vm, epoch: facts.last_committed(), why }),
         };
         if let Some(violation) = violation {
@@ -255,12 +354,79 @@ impl World {
         }
         let facts = self.checker.facts(vm);
         let expected = facts.committed.last().copied();
-        if expected != Some(registers) || facts.oracle.registers() != registers {
+        if expected != Some(registers) || facts.oracle.registers() != registers.at_exit() {
             return self.violate(Violation::WrongState { vm, epoch: base, found: Some(registers), expected });
         }
         let wrong = (0..).zip(&pages).find(|(page, content)| facts.oracle.page(*page) != *content);
         if let Some((page, _)) = wrong {
             self.violate(Violation::WrongPage { vm, epoch: base, page });
+        }
+    }
+
+    /// A primary's guest runs from here on: where all that nobody can take back has led, and nowhere else (I1, I5).
+    pub(crate) fn check_live(&mut self, at: At) {
+        let vm = at.vm;
+        let Some(generation) = self.primary(at).map(|primary| primary.order.generation) else { return };
+        let facts = self.checker.facts(vm);
+        if facts.sealed.contains(&generation) || generation <= facts.buried {
+            return;
+        }
+        let fork_from = facts.fork_from;
+        self.catch_up(vm);
+        let Some(primary) = self.primary(at) else { return };
+        let (registers, history) = (primary.registers, primary.trace.clone());
+        let mut pages = Vec::new();
+        for page in 0..primary.order.spec.memory_bytes / PAGE_SIZE {
+            let mut content = [0; 4096];
+            if primary.working.page(page, &mut content).is_err() {
+                return;
+            }
+            pages.push(content);
+        }
+        let base = primary.order.base;
+        let truth = &mut self.truths[usize::from(vm.get())];
+        let (reached, known) = (registers.ticks(), truth.history.len() as u64);
+        if truth.program.asks && reached < known {
+            if fork_from.is_none_or(|from| reached < from) {
+                return self.violate(Violation::LostHistory { vm, generation, reached, known });
+            }
+            truth.forget_from(reached);
+        }
+        self.fix(vm, generation, &history);
+        self.checker.facts(vm).fork_from = None;
+        let truth = &self.truths[usize::from(vm.get())];
+        let mut oracle = self.checker.vms[usize::from(vm.get())].oracle.clone();
+        if oracle.registers().ticks() > reached || truth.history.len() < index(reached) {
+            let (found, expected) = (Some(registers), Some(oracle.registers()));
+            return self.violate(Violation::WrongState { vm, epoch: base, found, expected });
+        }
+        oracle.advance_to(reached, &truth.history);
+        if oracle.registers() != registers.at_exit() {
+            let (found, expected) = (Some(registers), Some(oracle.registers()));
+            return self.violate(Violation::WrongState { vm, epoch: base, found, expected });
+        }
+        let wrong = (0..).zip(&pages).find(|(page, content)| oracle.page(*page) != *content);
+        if let Some((page, _)) = wrong {
+            self.violate(Violation::WrongPage { vm, epoch: base, page });
+        }
+    }
+
+    /// A secondary says that it has come to the end of an epoch: that must be committed, and be where the guest was (I5).
+    pub(crate) fn check_followed(&mut self, vm: VmId, epoch: Epoch, step: FollowStep, follower: &FollowerMachine) {
+        self.catch_up(vm);
+        let facts = self.checker.facts(vm);
+        if facts.is_damaged() || facts.fork_from.is_some() || !follower.is_of_life_after(facts.buried) {
+            return;
+        }
+        let expected = facts.committed.get(index(epoch.get())).copied();
+        let found = follower.replay.registers;
+        let there = match step {
+            FollowStep::Compared => expected == Some(found),
+            // The primary may be somewhere behind the same exit.
+            FollowStep::Adopted => expected.is_some_and(|expected| expected.at_exit() == found.at_exit()),
+        };
+        if !there {
+            self.violate(Violation::WrongState { vm, epoch, found: Some(found), expected });
         }
     }
 
@@ -270,6 +436,9 @@ impl World {
     }
 
     pub(crate) fn check_console(&mut self, vm: VmId, from: u64, bytes: &[u8]) {
+        if index(from) + bytes.len() > self.truths[usize::from(vm.get())].console.len() {
+            self.catch_up(vm);
+        }
         let truth = &self.truths[usize::from(vm.get())].console;
         let expected = truth.get(index(from)..).unwrap_or_default();
         let wrong = bytes.iter().enumerate().find(|(at, byte)| expected.get(*at) != Some(byte));
@@ -290,7 +459,14 @@ impl World {
                 }
                 _ => false,
             };
-            let reads = !matches!(grant.part, Part::Journal(..) | Part::Log(..) | Part::Upload | Part::UploadedDisk);
+            let follows = match (message, grant.part) {
+                (ToHost::FollowAs { vm, generation, .. }, Part::Journal(of, at) | Part::Log(of, at)) => {
+                    (*vm, *generation) == (of, at)
+                }
+                _ => false,
+            };
+            let hidden = matches!(grant.part, Part::Journal(..) | Part::Log(..) | Part::Upload | Part::UploadedDisk);
+            let reads = !hidden || follows;
             let allowed = match grant.access {
                 Access::ReadWrite => owns,
                 Access::ReadOnly => reads,

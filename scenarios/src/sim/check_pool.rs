@@ -75,7 +75,8 @@ impl World {
         }
         let committed = facts.last_committed();
         let forward = applied.get() == facts.applied + 1;
-        let covered = epoch <= committed || generation.is_some_and(|generation| facts.commit(generation, epoch));
+        let covered = epoch <= committed || generation.is_some_and(|generation| self.commit(vm, generation, epoch));
+        let facts = &mut self.checker.vms[usize::from(vm.get())];
         if !forward || !covered {
             return self.violate(Violation::WrongRecovery { vm, found: epoch, committed });
         }
@@ -84,11 +85,11 @@ impl World {
         let expected = facts.committed.get(index(epoch.get())).copied();
         let found = StateArea::new(state).read(applied).ok().and_then(|bytes| Registers::decode(&bytes));
         let truth = &self.truths[usize::from(vm.get())];
-        let true_registers = expected.and_then(|registers| truth.at(registers.step));
-        if found.is_none() || found != expected || found != true_registers {
+        let true_registers = expected.and_then(|registers| truth.at(registers.ticks()));
+        if found.is_none() || found != expected || found.map(Registers::at_exit) != true_registers {
             return self.violate(Violation::WrongState { vm, epoch, found, expected: true_registers });
         }
-        facts.oracle.advance_to(found.map_or(0, |registers| registers.step));
+        facts.oracle.advance_to(found.map_or(0, |registers| registers.ticks()), &truth.history);
         let mut content = [0; 4096];
         for page in 0..truth.program.pages {
             let read = image.read(Offset::new(page * PAGE_SIZE), &mut content);

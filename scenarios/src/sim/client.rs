@@ -81,6 +81,7 @@ const SWITCHOVER: u64 = 4 << 32;
 const DRAIN: u64 = 8 << 32;
 const DRAIN_OVER: u64 = 16 << 32;
 const DELETE: u64 = 32 << 32;
+const MODE: u64 = 64 << 32;
 
 impl World {
     pub(crate) fn client_connect(&mut self) {
@@ -159,22 +160,43 @@ impl World {
         }
     }
 
-    pub(crate) fn request_switchover(&mut self, vm: VmId, to: Option<u16>) {
-        let to = to.map(|host| format!("h{host}"));
-        self.request(SWITCHOVER | u64::from(vm.get()), Request::Switchover { vm, to });
+    /// What a host is called in the cluster, whether it is there or not.
+    fn name_of(&self, host: u16) -> String {
+        self.hosts.get(usize::from(host)).map_or_else(|| format!("h{host}"), |process| process.name.clone())
     }
 
-    pub(crate) fn request_drain(&mut self, host: u16) {
+    pub(crate) fn request_switchover(&mut self, vm: VmId, to: Option<u16>) -> u64 {
+        let to = to.map(|host| self.name_of(host));
+        let id = SWITCHOVER | u64::from(vm.get());
+        self.request(id, Request::Switchover { vm, to });
+        id
+    }
+
+    pub(crate) fn request_mode(&mut self, vm: VmId, mode: Mode) -> u64 {
+        let id = MODE | u64::from(vm.get());
+        self.request(id, Request::SetMode { vm, mode });
+        id
+    }
+
+    pub(crate) fn request_drain_over(&mut self, host: u16) -> u64 {
+        let id = DRAIN_OVER | u64::from(host);
+        self.request(id, Request::Drain { host: self.name_of(host), on: false });
+        id
+    }
+
+    pub(crate) fn request_drain(&mut self, host: u16) -> u64 {
         if !self.client.draining.contains(&host) {
             self.client.draining.push(host);
         }
-        self.request(DRAIN | u64::from(host), Request::Drain { host: format!("h{host}"), on: true });
+        let id = DRAIN | u64::from(host);
+        self.request(id, Request::Drain { host: self.name_of(host), on: true });
+        id
     }
 
     /// Lets all drained hosts have roles again; to be repeated until there are none.
     pub(crate) fn request_drains_over(&mut self) {
         for host in self.client.draining.clone() {
-            let request = Request::Drain { host: format!("h{host}"), on: false };
+            let request = Request::Drain { host: self.name_of(host), on: false };
             self.request(DRAIN_OVER | u64::from(host), request);
         }
     }
@@ -184,7 +206,7 @@ impl World {
         VmSpec {
             name: format!("v{}", vm.get()),
             memory_bytes: weather.guest_pages * PAGE_SIZE,
-            mode: Mode::Checkpoint,
+            mode: weather.mode,
             epoch_interval: Span::from_us(weather.epoch_us),
             args: Vec::new(),
             journal: super::pool::journal_shape(weather.guest_pages, weather.slots),
@@ -193,7 +215,7 @@ impl World {
             policy: self.policy_of(),
             nets: Vec::new(),
             disk_bytes: 0,
-            log_bytes: ft_protocol::spec::LOG_BYTES_DEFAULT,
+            log_bytes: weather.log_bytes,
         }
     }
 
@@ -208,7 +230,7 @@ impl World {
         Policy {
             anti_affinity: vec!["all".to_owned()],
             require_spare: self.spare_is_required(),
-            preferred: weather.preferred.map(|host| format!("h{host}")),
+            preferred: weather.preferred.map(|host| self.name_of(host)),
             failback: (weather.failback_us > 0).then_some(Failback { hold }),
         }
     }
@@ -255,6 +277,7 @@ impl World {
 
     fn client_answered(&mut self, id: u64, answer: Result<Answer, RequestError>, descriptors: &[Descriptor]) {
         let number = u16::try_from(id & 0xffff).unwrap_or(0);
+        self.stage_answered(id, answer.as_ref().err().map(ToString::to_string));
         if id & DRAIN_OVER != 0 && answer.is_ok() {
             self.client.draining.retain(|host| *host != number);
         }
@@ -317,6 +340,7 @@ impl World {
                 reading.position += count as u64;
                 let position = reading.position;
                 self.check_shown(vm, from, &bytes[..count]);
+                self.stage_printed(vm, &bytes[..count], position);
                 self.request(0, Request::ConsoleConsumed { vm, position });
                 self.read_soon(vm);
             }

@@ -1,5 +1,6 @@
 //! A primary's commit: writes the record, checksums it, publishes it, lets the output go, each a step of its own.
 
+use super::check::Written;
 use super::controller::{pool_epoch, protocol_epoch};
 use super::drive::{AGAIN_US, At};
 use super::fault::Point;
@@ -20,6 +21,10 @@ impl World {
     pub(crate) fn write_record(&mut self, at: At) {
         let Some(primary) = self.primary(at) else { return };
         let Some((epoch, ended)) = primary.writing.take() else { return };
+        if !self.note_commit(at, epoch) {
+            return;
+        }
+        let Some(primary) = self.primary(at) else { return };
         match write_into_slot(primary, epoch, ended.as_ref()) {
             Ok(()) => {}
             Err(JournalError::Access(_)) => {
@@ -29,7 +34,11 @@ impl World {
             Err(error) => return self.machine_failed(at, &error.to_string()),
         }
         let (generation, registers) = (primary.order.generation, primary.registers);
-        self.checker.written(at.vm, generation, epoch, registers);
+        if let Some(log) = &mut primary.log {
+            log.mark(epoch);
+        }
+        let history = primary.trace.as_slice().into();
+        self.checker.written(at.vm, generation, epoch, Written { registers, history });
         self.core_input(at, Input::Written(epoch));
         self.reached(Point::RecordWritten);
     }
@@ -113,7 +122,8 @@ fn write_into_slot(primary: &mut PrimaryMachine, epoch: Epoch, ended: Option<&Gu
     let dirty = primary.working.dirty_processor | primary.working.dirty_device;
     let dirty = if planted(PlantedBug::ForgetDevicePages) { primary.working.dirty_processor } else { dirty };
     let freed = freed(primary).map_err(|_| JournalError::Access(shared_mem::mem::AccessError::Unreachable))?;
-    let machine_state = primary.recorded_registers().encode(primary.version);
+    let logged_to = primary.log.as_ref().map_or(0, super::record::Recording::tail);
+    let machine_state = primary.recorded_registers().encode(logged_to, primary.version);
     let meta = CommitMeta {
         console_start: primary.console_start,
         console: &primary.console,

@@ -35,6 +35,8 @@ pub(crate) struct ControllerProcess {
     /// Hosts whose heartbeat it samples, and which of their lives it watches.
     pub(crate) watched: Vec<(HostId, u32)>,
     pub(crate) jobs: Vec<Option<ApplyJob>>,
+    /// How far the record logs were read.
+    pub(crate) drains: Vec<super::drain::Drain>,
     /// Cluster state that a planted bug stores too late.
     pub(crate) late_state: Option<ClusterState>,
     /// How far this life applies records.
@@ -64,6 +66,7 @@ impl ControllerProcess {
             actions: VecDeque::new(),
             watched: Vec::new(),
             jobs: (0..config.vms_max).map(|_| None).collect(),
+            drains: (0..config.vms_max).map(|_| super::drain::Drain::default()).collect(),
             late_state: None,
             limits: (0..config.vms_max).map(|_| ApplyLimit::default()).collect(),
             scratch: Vec::new(),
@@ -124,6 +127,7 @@ impl World {
             if let Some(action) = self.controller.actions.pop_front() {
                 if let Action::Tell { happening, .. } = &action {
                     self.check_told(happening);
+                    self.stage_happened(happening);
                     self.tell(|| format!("controller: {happening:?}"));
                     continue;
                 }
@@ -222,7 +226,11 @@ impl World {
             Action::Apply { vm, generation, epoch, console_floor } => {
                 self.begin_apply(vm, generation, epoch, console_floor);
             }
-            Action::DrainLog { vm, .. } => unreachable!("{vm} is protected in checkpoint mode"),
+            Action::DrainLog { vm, generation, console_floor } => {
+                self.controller.drains[usize::from(vm.get())].job = Some((generation, console_floor));
+                let delay = self.takes(Target::Controller, self.plan.weather.turn_us);
+                self.schedule(delay, Event::DrainLog(vm));
+            }
             Action::WatchHost { host, link } => self.watch_host(host, link.is_some()),
             Action::Fence { host, .. } => self.fence(host),
             Action::Tell { .. } | Action::Exit => {}

@@ -1,21 +1,17 @@
 //! Drives a primary's machine: runs the guest, carries out the core's actions, writes and publishes commit records.
 
-use super::commit::freed;
-use super::controller::{pool_epoch, protocol_epoch};
 use super::draw::Range;
 use super::fault::{Point, Target};
 use super::machine::{PrimaryMachine, Role, Vcpu};
 use super::net::Message;
 use super::planted::{PlantedBug, planted};
 use super::queue::{Event, MachineStep};
-use super::violation::Violation;
 use super::world::World;
+use ft_protocol::Time;
 use ft_protocol::host::Input as HostInput;
 use ft_protocol::ids::{Epoch, VmId};
-use ft_protocol::primary::{Action, Halt, Input, Primary, PrimaryConfig};
-use ft_protocol::wire::{FromHost, LiveReport};
-use ft_protocol::{Span, Time};
-use shared_mem::state_area::StateError;
+use ft_protocol::primary::{Action, Halt, Input, Primary};
+use ft_protocol::wire::FromHost;
 
 /// How long a machine waits before it tries an access again that the pool refused.
 pub(crate) const AGAIN_US: Range = Range::new(300, 2_000);
@@ -33,10 +29,10 @@ impl World {
         let found = self.hosts[host].machines.iter().find(|found| found.number == machine);
         let Some(vm) = found.map(|found| found.vm) else { return };
         let at = At { host, machine, vm };
-        use MachineStep::{Breathe, Load, Poll, Slice, Stopped, Wake, Write};
+        use MachineStep::{Arrive, Breathe, Load, Poll, Replay, Slice, Stopped, Wake, Write};
         if let Some(primary) = self.primary(at)
             && primary.hung
-            && matches!(step, Load | Slice | Wake | Stopped | Write | Poll | Breathe)
+            && matches!(step, Arrive | Load | Replay | Slice | Wake | Stopped | Write | Poll | Breathe)
         {
             primary.held_back.push(step);
             return;
@@ -53,6 +49,9 @@ impl World {
             MachineStep::Tick => self.tick(at),
             MachineStep::Poll => self.poll(at),
             MachineStep::Breathe => self.breathe(at),
+            MachineStep::Replay => self.replay(at),
+            MachineStep::Arrive => self.arrive(at),
+            MachineStep::Follow => self.follow(at),
         }
     }
 
@@ -73,57 +72,8 @@ impl World {
         self.schedule(delay, Event::Machine { host: at.host, machine: at.machine, step });
     }
 
-    /// Loads the machine state of the epoch to go on from, and lets the guest run.
-    fn load(&mut self, at: At) {
-        let now = self.host_clock(at);
-        let now_ns = self.now_ns;
-        let weather = self.plan.weather;
-        let Some(primary) = self.primary(at) else { return };
-        let base = primary.order.base;
-        if base > Epoch::ZERO {
-            match primary.state.read(pool_epoch(base)) {
-                Ok(bytes) => match super::guest::Registers::decode(&bytes) {
-                    Some(_) if super::guest::state_version(&bytes) > primary.version => {
-                        let (host, version) =
-                            (u16::try_from(at.host).unwrap_or(0), super::guest::state_version(&bytes));
-                        return self.violate(Violation::UnreadableState { vm: at.vm, host, version });
-                    }
-                    Some(registers) => primary.registers = registers,
-                    None => return self.machine_failed(at, "the machine state does not decode"),
-                },
-                Err(StateError::Access(_)) => return self.machine_after(at, AGAIN_US, MachineStep::Load),
-                Err(_) => return self.machine_failed(at, "the machine state cannot be read"),
-            }
-        }
-        primary.console_start = primary.registers.console;
-        let config = PrimaryConfig {
-            base,
-            epoch_interval: primary.order.spec.epoch_interval,
-            cut_spacing_min: Span::from_us(weather.cut_spacing_us),
-            console_pending_max: weather.console_pending_max,
-            slots: weather.slots,
-            mode: primary.order.spec.mode,
-            event_patience: Span::from_ms(5),
-        };
-        primary.core = Some(Primary::new(config, now));
-        primary.show(false);
-        let generation = primary.order.generation;
-        let ordered_at = Time::from_ns(primary.ordered_at_ns);
-        let report =
-            LiveReport { ordered_at, loaded_at: now, live_at: Time::from_ns(now_ns), replayed_at: None, entries: 0 };
-        self.check_loaded(at, base);
-        self.host_input(at.host, HostInput::Live { vm: at.vm, generation, report });
-        self.reached(Point::StateLoaded);
-        if self.primary(at).is_some_and(|primary| primary.yielding) {
-            self.core_input(at, Input::Yield);
-        }
-        self.run_slice(at);
-        self.schedule_tick(at);
-        self.breathe(at);
-    }
-
     /// Says that the thread lives, again and again.
-    fn breathe(&mut self, at: At) {
+    pub(crate) fn breathe(&mut self, at: At) {
         let us = self.plan.weather.breath_us();
         let Some(primary) = self.primary(at) else { return };
         primary.show(true);
@@ -169,7 +119,7 @@ impl World {
         }
     }
 
-    fn schedule_tick(&mut self, at: At) {
+    pub(crate) fn schedule_tick(&mut self, at: At) {
         let now_ns = self.now_ns;
         let Some(deadline) = self.primary(at).and_then(|primary| primary.core.as_ref()?.deadline()) else { return };
         let due_ns = self.hosts[at.host].actor.when_clock_shows(deadline, now_ns);
@@ -205,9 +155,7 @@ impl World {
     fn poll(&mut self, at: At) {
         let Some(primary) = self.primary(at) else { return };
         primary.polling = false;
-        if let Ok(freed) = freed(primary) {
-            self.core_input(at, Input::Applied(protocol_epoch(freed)));
-        }
+        self.look_at_freed(at);
         self.poll_soon(at);
     }
 
@@ -221,6 +169,9 @@ impl World {
         let Some(primary) = self.primary(at) else { return };
         match action {
             Action::Stop => {
+                if let Some(log) = &mut primary.log {
+                    log.space.pause(false);
+                }
                 primary.note_registers();
                 self.machine_after(at, step_us, MachineStep::Stopped);
             }
@@ -229,8 +180,28 @@ impl World {
                 self.machine_after(at, step_us, MachineStep::Write);
             }
             Action::Resume => self.resume(at),
-            // Its events come by slices, and it records nothing.
-            Action::Deliver | Action::SetMode(_) | Action::LogDoorbell | Action::PauseAtExit => {}
+            Action::Deliver => {
+                if self.deliver_packets(at)
+                    && let Some(primary) = self.primary(at)
+                    && primary.vcpu == Vcpu::Waiting
+                {
+                    // It has what it waited for.
+                    primary.vcpu = Vcpu::Running;
+                }
+            }
+            Action::SetMode(mode) => self.turn_machine(at, mode),
+            Action::LogDoorbell => {
+                let generation = primary.order.generation;
+                self.host_sends(at.host, Message::FromHost(FromHost::Logged { vm: at.vm, generation }));
+            }
+            Action::PauseAtExit => {
+                if let Some(log) = &mut primary.log {
+                    log.space.pause(true);
+                }
+                if matches!(primary.vcpu, Vcpu::Waiting | Vcpu::Gated | Vcpu::Held) {
+                    self.core_input(at, Input::AtExit);
+                }
+            }
             Action::Publish { to, .. } => {
                 if planted(PlantedBug::ReleaseBeforePublish) {
                     self.release(at, to);

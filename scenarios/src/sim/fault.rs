@@ -165,6 +165,13 @@ pub enum Fault {
         /// Which host.
         host: u16,
     },
+    /// No failure: the client has a VM protected in another mode.
+    SetMode {
+        /// Which VM.
+        vm: u16,
+        /// How.
+        mode: ft_protocol::spec::Mode,
+    },
     /// The pool cannot give space for a new journal.
     FillPool {
         /// For how long.
@@ -201,9 +208,12 @@ pub enum Point {
     ControllerRecovered,
     HostJoined,
     Yielded,
+    LogReplayed,
+    EpochFollowed,
 }
 
 impl Point {
+    /// Those that runs without record logs have, too.
     pub(crate) const ALL: [Self; 24] = [
         Self::StandbyMade,
         Self::PrimaryOrdered,

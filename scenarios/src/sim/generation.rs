@@ -52,6 +52,10 @@ impl World {
         let Ok(control) = ControlBlock::open(partition.control.through(&cache)) else { return };
         let (Ok(applied), Some(redo)) = (control.applied(), partition.redo(&cache)) else { return };
         let journal = open_journal(partition, generation, &cache);
+        if let Some(log) = partition.log(generation, &cache).filter(|_| !planted(PlantedBug::LogNotSealed)) {
+            // Where it ends, its copy will say.
+            let _end = log.seal();
+        }
         let closed = journal.as_ref().map(|journal| (journal, seal_word(journal, partition, &cache)));
         let number = numbers::Generation::new(generation.get());
         let limit = &self.controller.limits[usize::from(vm.get())];
@@ -71,6 +75,7 @@ impl World {
         self.controller.actions.clear();
         self.controller.watched.clear();
         self.controller.jobs.fill_with(|| None);
+        self.controller.drains.fill_with(super::drain::Drain::default);
         self.controller.late_state = None;
         self.controller.limits.fill_with(ApplyLimit::default);
         let state = match cluster_store(self.pool.cluster.through(&cache)).load() {

@@ -1,6 +1,6 @@
-//! The model guest: a deterministic state machine whose one true history is known beforehand.
+//! The model guest: a state machine that is deterministic between its inputs.
 //!
-//! Each step reads a word of memory, mixes it with the registers and the step's input, writes the result to another
+//! Each step is an exit. It may ask for an input (the clock, a packet, console input), reads a word of memory, mixes it with the registers and the step's input, writes the result to another
 //! word (sometimes by way of a device), and may print, send a packet or wait. Where it reads and writes depends on all
 //! that it has read before, so a page that is one epoch too old or too new shows in everything that follows. The exit
 //! code is a checksum of registers and memory.
@@ -24,6 +24,76 @@ pub(crate) struct Program {
     pub(crate) steps: u64,
     /// Most console bytes of one step, 1 to [`PRINT_BYTES_MAX`].
     pub(crate) print_bytes_max: u64,
+    /// What its lines begin with; without, it prints letters.
+    pub(crate) says: Option<Saying>,
+    /// It asks for inputs, and at times takes no exit for long; otherwise all of its history is a function of the key.
+    pub(crate) asks: bool,
+}
+
+/// What the lines of a guest begin with, for scenarios that wait for lines of the bundled guests.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Saying {
+    /// `progress 000001 ...`, and at last `checksum ...`.
+    Progress,
+    /// `tick 000001 ...`
+    Tick,
+    /// `count 000001 ...`
+    Count,
+}
+
+impl Saying {
+    /// Of a bundled guest.
+    pub(crate) fn of(guest: &str) -> Option<Self> {
+        Some(match guest {
+            "builtin:idle" => Self::Tick,
+            "builtin:counter" => Self::Count,
+            _ => Self::Progress,
+        })
+    }
+
+    /// A line; all lines of a guest are as long.
+    fn line(self, console: u64, value: u64, last: bool) -> String {
+        let word = match self {
+            Self::Progress if last => "checksum",
+            Self::Progress => "progress",
+            Self::Tick => "tick",
+            Self::Count => "count",
+        };
+        // Word, number and value, with what stands between them.
+        let length = word.len() as u64 + 17;
+        format!("{word} {:06} {:08x}\n", console / length + 1, value >> 32)
+    }
+}
+
+/// What a step asks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Wants {
+    Nothing,
+    /// A reading of the clock; there always is one.
+    Clock,
+    /// Packets that have come: its device is given them at the end of the exit, which is a delivery like any other.
+    Packets,
+    /// Console input, if any has come.
+    Console,
+}
+
+impl Program {
+    /// What the next step asks for.
+    pub(crate) fn wants(&self, step: u64) -> Wants {
+        match mix(self.key, step) >> 44 & 7 {
+            0 if self.asks => Wants::Clock,
+            1 | 2 if self.asks => Wants::Packets,
+            3 if self.asks => Wants::Console,
+            _ => Wants::Nothing,
+        }
+    }
+
+    /// For how many turns of the vCPU the guest computes before it comes to the exit of this step.
+    pub(crate) fn spins(&self, step: u64) -> u64 {
+        let input = mix(self.key, step) >> 50;
+        if self.asks && input.is_multiple_of(24) { 2 + (input >> 5) % 8 } else { 0 }
+    }
 }
 
 /// All state of the guest that is not memory.
@@ -37,7 +107,49 @@ pub struct Registers {
     pub console: u64,
     /// Packets sent so far.
     pub packets: u64,
+    /// Packets that came between two steps.
+    pub deliveries: u64,
+    /// Turns computed on the way to the next exit.
+    pub spin: u64,
+    /// The history's digest at the last exit.
+    pub digest: u64,
 }
+
+impl Registers {
+    /// Steps and deliveries: a place in the guest's history.
+    pub(crate) fn ticks(&self) -> u64 {
+        self.step + self.deliveries
+    }
+
+    /// Where the guest would be between two exits; how far it has come to the next one, only its processor knows.
+    pub(crate) fn at_exit(self) -> Self {
+        Self { spin: 0, ..self }
+    }
+
+    /// The guest is at its next exit; returns the exit's number and the digest of the history up to there.
+    pub(crate) fn begin_exit(&mut self) -> (u64, u32) {
+        let digest = u32::try_from(mix(self.accumulator, self.ticks()) >> 32).unwrap_or(0);
+        self.digest = u64::from(digest);
+        (self.step + 1, digest)
+    }
+
+    /// The digest at the last exit.
+    pub(crate) fn last_digest(&self) -> u32 {
+        u32::try_from(self.digest).unwrap_or(0)
+    }
+
+    /// A packet comes between two steps.
+    pub(crate) fn deliver(&mut self, packet: u64) {
+        self.accumulator = mix(self.accumulator, packet);
+        self.deliveries += 1;
+    }
+}
+
+/// One tick of a history: a step with the input that it was given (zero: none), or a delivery.
+pub(crate) type Tick = u64;
+
+/// Set in the tick of a delivery.
+pub(crate) const DELIVERY: Tick = 1 << 63;
 
 /// Who writes a word: KVM's dirty log sees only the processor, the devices' bitmap only devices.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -61,7 +173,7 @@ pub(crate) trait GuestMemory {
 pub(crate) struct Packet {
     /// How many came before it.
     pub(crate) number: u64,
-    /// The step that sent it, counted from 1.
+    /// The step that sent it, counted from 1: the exit's number.
     pub(crate) step: u64,
     /// Its content.
     pub(crate) content: u64,
@@ -81,6 +193,10 @@ pub(crate) struct Shown {
 }
 
 impl Shown {
+    /// Of no step at all.
+    pub(crate) const NOTHING: Self =
+        Self { console: [0; PRINT_BYTES_MAX], console_len: 0, packet: None, wait_us: 0, exit: None };
+
     /// The bytes printed.
     pub(crate) fn console(&self) -> &[u8] {
         &self.console[..self.console_len]
@@ -92,20 +208,28 @@ pub(crate) fn step<M: GuestMemory>(
     program: &Program,
     registers: &mut Registers,
     memory: &mut M,
+    given: u64,
 ) -> Result<Shown, M::Error> {
     assert!(registers.step < program.steps, "a guest does not outlive its exit");
     let input = mix(program.key, registers.step);
-    let from = mix(registers.accumulator, input);
+    let from = mix(registers.accumulator, input ^ given);
     let read = memory.load(from % program.pages, (from >> 16) % PAGE_WORDS)?;
     let mixed = mix(from, read);
     let last = registers.step + 1 == program.steps;
     let exit = if last { Some(checksum(program, mixed, memory)?) } else { None };
     let writer = if (mixed >> 8).is_multiple_of(4) { Writer::Device } else { Writer::Processor };
     memory.store((mixed >> 12) % program.pages, (mixed >> 32) % PAGE_WORDS, mixed, writer)?;
+    registers.begin_exit();
     registers.step += 1;
     registers.accumulator = mixed;
-    let mut shown = Shown { console: [0; PRINT_BYTES_MAX], console_len: 0, packet: None, wait_us: 0, exit };
-    if (input >> 3).is_multiple_of(2) {
+    registers.spin = 0;
+    let mut shown = Shown { exit, ..Shown::NOTHING };
+    if let Some(says) = program.says.filter(|_| last || (input >> 3).is_multiple_of(2)) {
+        let line = says.line(registers.console, mixed, last);
+        shown.console[..line.len()].copy_from_slice(line.as_bytes());
+        shown.console_len = line.len();
+        registers.console += line.len() as u64;
+    } else if program.says.is_none() && (input >> 3).is_multiple_of(2) {
         let len = 1 + (input >> 8) % program.print_bytes_max;
         shown.console_len = usize::try_from(len).unwrap_or(PRINT_BYTES_MAX);
         let letters = (mixed..).map(|letter| mix(letter, 1).to_le_bytes()[0]);
@@ -137,12 +261,14 @@ fn checksum<M: GuestMemory>(program: &Program, start: u64, memory: &mut M) -> Re
 
 impl Registers {
     /// Length of the machine state.
-    pub(crate) const BYTES: usize = 40;
+    pub(crate) const BYTES: usize = 72;
 
-    /// The machine state as commit records carry it.
-    pub(crate) fn encode(&self, version: u32) -> [u8; Self::BYTES] {
+    /// The machine state as commit records carry it: with where the record log of the time after begins.
+    pub(crate) fn encode(&self, log_position: u64, version: u32) -> [u8; Self::BYTES] {
         let mut bytes = [0; Self::BYTES];
-        let words = [self.step, self.accumulator, self.console, self.packets, u64::from(version)];
+        let Self { step, accumulator, console, packets, deliveries, spin, digest } = *self;
+        let version = u64::from(version);
+        let words = [step, accumulator, console, packets, deliveries, spin, digest, log_position, version];
         for (target, word) in bytes.chunks_exact_mut(8).zip(words) {
             target.copy_from_slice(&word.to_le_bytes());
         }
@@ -151,11 +277,17 @@ impl Registers {
 
     /// Takes machine state apart; `None` when the bytes are something else.
     pub(crate) fn decode(bytes: &[u8]) -> Option<Self> {
-        let words: &[[u8; 8]; 5] = bytes.as_chunks().0.try_into().ok()?;
+        let words: &[[u8; 8]; 9] = bytes.as_chunks().0.try_into().ok()?;
         (bytes.len() == Self::BYTES).then_some(())?;
-        let [step, accumulator, console, packets, _] = words.map(u64::from_le_bytes);
-        Some(Self { step, accumulator, console, packets })
+        let [step, accumulator, console, packets, deliveries, spin, digest, ..] = words.map(u64::from_le_bytes);
+        Some(Self { step, accumulator, console, packets, deliveries, spin, digest })
     }
+}
+
+/// Where the record log of the time after a machine state begins.
+pub(crate) fn log_position(bytes: &[u8]) -> u64 {
+    let words: &[[u8; 8]] = bytes.as_chunks().0;
+    words.get(7).map_or(0, |word| u64::from_le_bytes(*word))
 }
 
 /// The format of a machine state: that of the host that wrote it.
@@ -170,11 +302,12 @@ mod tests {
 
     #[test]
     fn machine_state_round_trips_and_refuses_other_lengths() {
-        let registers = Registers { step: 1, accumulator: 2, console: 3, packets: 4 };
-        let bytes = registers.encode(7);
-        assert_eq!(state_version(&bytes), 7);
+        let registers =
+            Registers { step: 1, accumulator: 2, console: 3, packets: 4, deliveries: 5, spin: 6, digest: 7 };
+        let bytes = registers.encode(40, 9);
+        assert_eq!((state_version(&bytes), log_position(&bytes)), (9, 40));
         assert_eq!(Registers::decode(&bytes), Some(registers));
-        assert_eq!(Registers::decode(&bytes[..39]), None);
-        assert_eq!(Registers::decode(&[0; 41]), None);
+        assert_eq!(Registers::decode(&bytes[..71]), None);
+        assert_eq!(Registers::decode(&[0; 73]), None);
     }
 }

@@ -3,6 +3,7 @@
 use super::actor::Actor;
 use super::controller::sample;
 use super::draw::Range;
+use super::drive::At;
 use super::fault::{Lines, Point, Target};
 use super::machine::{Machine, PrimaryMachine, Role};
 use super::net::{Message, Peer};
@@ -46,6 +47,7 @@ pub(crate) struct HostProcess {
     pub(crate) upgraded: bool,
     /// Its main loop waits for the end of a thread that hangs.
     pub(crate) joining: bool,
+    pub(crate) name: String,
     labels: Vec<String>,
 }
 
@@ -53,7 +55,8 @@ impl HostProcess {
     pub(crate) fn new(index: u16, actor: Actor, weather: &Weather) -> Self {
         let version = weather.version_of(index);
         let labels: Vec<String> = weather.rack_of(index).map(|rack| format!("rack={rack}")).into_iter().collect();
-        let core = new_core(index, &actor, version, &labels);
+        let name = format!("h{index}");
+        let core = new_core(&name, &actor, version, &labels);
         Self {
             index,
             actor,
@@ -70,6 +73,7 @@ impl HostProcess {
             version,
             upgraded: false,
             joining: false,
+            name,
             labels,
         }
     }
@@ -91,7 +95,13 @@ impl HostProcess {
         if self.upgraded {
             self.version = NEW_VERSION;
         }
-        self.core = new_core(self.index, &self.actor, self.version, &self.labels);
+        self.core = new_core(&self.name, &self.actor, self.version, &self.labels);
+    }
+
+    /// It has this name, and is in these failure domains.
+    pub(crate) fn carry(&mut self, name: String, labels: Vec<String>) {
+        (self.name, self.labels) = (name, labels);
+        self.core = new_core(&self.name, &self.actor, self.version, &self.labels);
     }
 
     /// It is a member whose heart can be watched.
@@ -129,9 +139,9 @@ impl HostProcess {
     }
 }
 
-fn new_core(index: u16, actor: &Actor, version: u32, labels: &[String]) -> Host {
+fn new_core(name: &str, actor: &Actor, version: u32, labels: &[String]) -> Host {
     let profile = HostProfile {
-        name: format!("h{index}"),
+        name: name.to_owned(),
         incarnation: Incarnation::new(u64::from(actor.life)),
         memory_bytes: u64::MAX,
         cpu: CpuProfile::default(),
@@ -232,10 +242,14 @@ impl World {
             }
             Action::Join { host: number, interval } => self.join(host, number, interval),
             Action::Yield(vm) => self.yield_machine(host, vm),
-            Action::SetMode(_, mode) => assert!(!mode.records(), "simulated VMs are protected in checkpoint mode"),
-            Action::Follow(..) | Action::Unfollow(_) => {
-                unreachable!("simulated VMs are not protected in lockstep mode")
+            Action::SetMode(vm, mode) => {
+                let found = self.hosts[host].machines.iter().find(|machine| machine.vm == vm);
+                if let Some(number) = found.map(|machine| machine.number) {
+                    self.turn(At { host, machine: number, vm }, mode);
+                }
             }
+            Action::Follow(vm, generation, base, turn) => self.begin_following(host, (vm, generation, base), turn),
+            Action::Unfollow(vm) => self.end_following(host, vm),
             Action::MakeStandby(order) => self.make_standby(host, &order),
             Action::RunPrimary(order) => self.run_primary(host, order),
             Action::Discard(vm) => {
@@ -258,7 +272,11 @@ impl World {
                     self.connect_again(host);
                 }
             }
-            Action::Exit(_) => self.kill(Self::host_target(host), Lines::Kept, None),
+            Action::Exit(_) => {
+                self.deposed = true;
+                self.kill(Self::host_target(host), Lines::Kept, None);
+                self.deposed = false;
+            }
         }
     }
 
@@ -309,7 +327,8 @@ impl World {
     }
 
     fn make_standby(&mut self, host: usize, order: &Order) {
-        let machine = self.new_machine(host, order, Role::Standby { primary: order.primary, made: false });
+        let machine =
+            self.new_machine(host, order, Role::Standby { primary: order.primary, made: false, follower: None });
         if planted(PlantedBug::ReadyTooEarly) {
             let (vm, generation) = (order.vm, order.generation);
             self.host_input(host, Input::StandbyMade { vm, generation });
@@ -339,11 +358,15 @@ impl World {
             .iter()
             .any(|machine| machine.vm == order.vm && matches!(machine.role, Role::Standby { made: true, .. }));
         let (vm, generation) = (order.vm, order.generation);
-        let Some(primary) = PrimaryMachine::new(&self.hosts[host], order.clone(), self.now_ns) else {
+        let Some(mut primary) = PrimaryMachine::new(&self.hosts[host], order.clone(), self.now_ns) else {
             let reason = "a descriptor is missing".to_owned();
             self.host_input(host, Input::Failed { vm, generation, reason });
             return;
         };
+        let standby = self.hosts[host].machines.iter_mut().find(|machine| machine.vm == order.vm);
+        if let Some(Role::Standby { follower, .. }) = standby.map(|machine| &mut machine.role) {
+            primary.warm = follower.take();
+        }
         let machine = self.new_machine(host, &order, Role::Primary(Box::new(primary)));
         let weather = &self.plan.weather;
         let us = if made { weather.step_us } else { weather.make_us };

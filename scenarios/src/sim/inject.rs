@@ -75,6 +75,10 @@ impl World {
         let fault = self.plan.faults[index].fault;
         self.injector.injected += 1;
         self.tell(|| format!("fault {index}: {fault:?}"));
+        self.apply_fault(fault);
+    }
+
+    pub(crate) fn apply_fault(&mut self, fault: Fault) {
         match fault {
             Fault::Kill { who, lines, restart_us } => {
                 if let Some(target) = self.resolve(who) {
@@ -136,8 +140,9 @@ impl World {
             }
             Fault::PauseClient { for_us } => self.client.paused_until_ns = self.now_ns + for_us * 1_000,
             Fault::Corrupt { vm, salt } => self.corrupt(VmId::new(vm), salt),
-            Fault::Switchover { vm, to } => self.request_switchover(VmId::new(vm), to),
-            Fault::Drain { host } => self.request_drain(host),
+            Fault::Switchover { vm, to } => _ = self.request_switchover(VmId::new(vm), to),
+            Fault::Drain { host } => _ = self.request_drain(host),
+            Fault::SetMode { vm, mode } => _ = self.request_mode(VmId::new(vm), mode),
             Fault::FillPool { for_us } => {
                 self.pool.full = true;
                 self.schedule(for_us * 1_000, Event::Mend(Mend::Drain));
@@ -236,6 +241,10 @@ impl World {
             }
         };
         let Ok(word) = memory.load_u64(at, Ordering::Relaxed) else { return };
+        if at == WORD_AT && shared_mem::CommitWord::decode(word).is_err() {
+            // The second flip may undo the first: whole records that a seal has counted meanwhile are then lost again.
+            self.checker.corrupted(vm, ft_protocol::Epoch::new(committed));
+        }
         let stored = memory.store_u64(at, word ^ 1 << ((salt >> 32) % 64), Ordering::Relaxed);
         assert!(
             stored.is_ok() && memory.flush(at, 8).is_ok() && memory.fence().is_ok(),
@@ -244,7 +253,7 @@ impl World {
     }
 
     /// Whom a fault hits now.
-    fn resolve(&self, who: Target) -> Option<Target> {
+    pub(crate) fn resolve(&self, who: Target) -> Option<Target> {
         let holds = |vm: u16, primary: bool| {
             let vm = VmId::new(vm);
             self.hosts.iter().position(|host| {

@@ -50,6 +50,11 @@ impl World {
                 }
             }
         }
+        let fenced = self.deposed;
+        self.stage_died(target, fenced);
+        if !self.comes_back(target, fenced) {
+            return;
+        }
         let restart = self.plan.weather.restart_us;
         let restart_ns = match restart_us {
             Some(us) => us * 1_000,
@@ -69,6 +74,7 @@ impl World {
         self.tell(|| format!("{target:?} begins a new life"));
         let now_ns = self.now_ns;
         self.actor_mut(target).rise(now_ns);
+        self.stage_rose(target);
         match target {
             Target::Host(host) => {
                 let host = usize::from(host);
@@ -166,15 +172,20 @@ impl World {
         }
         self.unhang_hopeless();
         for link in 0..self.links.len() {
-            for to_controller in [false, true] {
-                let way = self.links[link].way(to_controller);
-                if std::mem::take(&mut way.stalled_until_ns) > 0 {
-                    for _ in 0..self.links[link].way(to_controller).messages.len() {
-                        self.queue.push(self.now_ns, 0, Event::Deliver { link, to_controller });
-                    }
+            self.flow_again(link);
+        }
+        self.begin_watch();
+    }
+
+    /// Messages of a connection are held back no more.
+    pub(crate) fn flow_again(&mut self, link: usize) {
+        for to_controller in [false, true] {
+            let way = self.links[link].way(to_controller);
+            if std::mem::take(&mut way.stalled_until_ns) > 0 {
+                for _ in 0..self.links[link].way(to_controller).messages.len() {
+                    self.queue.push(self.now_ns, 0, Event::Deliver { link, to_controller });
                 }
             }
         }
-        self.begin_watch();
     }
 }

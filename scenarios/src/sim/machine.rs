@@ -1,14 +1,18 @@
 //! A VM on a host: a standby that waits, or a primary that runs the guest on a copy-on-write view of the stable image.
 
-use super::guest::{self, GuestMemory, Packet, Program, Registers, Writer};
+use super::follow::FollowerMachine;
+use super::guest::{self, GuestMemory, Packet, Program, Registers, Tick, Writer};
 use super::host::HostProcess;
+use super::landing::Approach;
 use super::planted::{PlantedBug, planted};
 use super::queue::MachineStep;
+use super::record;
 use super::weather::PAGE_SIZE;
 use ft_protocol::activity::{Activity, Doing};
 use ft_protocol::commit_meta::GuestEnd;
 use ft_protocol::ids::{Epoch, Generation, HostId, VmId};
 use ft_protocol::primary::{Action, Primary};
+use ft_protocol::spec::Mode;
 use ft_protocol::wire::{Order, Part};
 use shared_mem::activity::ActivityWriter;
 use shared_mem::commit_word::CommitWord;
@@ -39,7 +43,7 @@ impl Machine {
 }
 
 pub(crate) enum Role {
-    Standby { primary: Option<HostId>, made: bool },
+    Standby { primary: Option<HostId>, made: bool, follower: Option<Box<FollowerMachine>> },
     Primary(Box<PrimaryMachine>),
 }
 
@@ -72,6 +76,25 @@ pub(crate) type Journal = JournalWriter<LossyMemory, AllReserved>;
 /// A primary's machine.
 pub(crate) struct PrimaryMachine {
     pub(crate) order: Order,
+    /// The record log of its generation, and its writer once that is begun.
+    pub(crate) log_memory: LossyMemory,
+    pub(crate) log: Option<record::Recording>,
+    /// Since then all inputs are in the log.
+    pub(crate) recorded_since: Option<Epoch>,
+    /// The machine that has followed, until it is known whether it can be gone on with.
+    pub(crate) warm: Option<Box<FollowerMachine>>,
+    /// The way to the end of the log.
+    pub(crate) approach: Option<Box<Approach>>,
+    /// All that the guest was given, as the checkers see it.
+    pub(crate) trace: Vec<Tick>,
+    /// What the guest was given at the exit that it is at, where the rest of that exit is still to come.
+    pub(crate) given: Option<u64>,
+    /// Packets that have come and that the guest has not taken.
+    pub(crate) arrived: VecDeque<u64>,
+    /// The core was told of one.
+    pub(crate) event_told: bool,
+    /// The mode that was asked for before there was a core.
+    pub(crate) turning: Option<Mode>,
     pub(crate) journal: Journal,
     /// The same journal, to look at its commit word.
     pub(crate) word: JournalReader<LossyMemory>,
@@ -125,8 +148,19 @@ impl PrimaryMachine {
             JournalGeometry { slots: shape.slots, slot_bytes: shape.slot_bytes, reserved_bytes: shape.reserved_bytes };
         let generation = numbers::Generation::new(order.generation.get());
         let journal = host.writer(Part::Journal(vm, order.generation))?;
+        let log_memory = host.writer(Part::Log(vm, order.generation))?;
         let pages = order.spec.memory_bytes / PAGE_SIZE;
         Some(Self {
+            log_memory,
+            log: None,
+            recorded_since: None,
+            warm: None,
+            approach: None,
+            trace: Vec::new(),
+            given: None,
+            arrived: VecDeque::new(),
+            event_told: false,
+            turning: None,
             journal_memory: journal.clone(),
             noted: None,
             word: JournalReader::new(journal.clone(), generation, geometry).ok()?,
@@ -192,8 +226,14 @@ impl PrimaryMachine {
     }
 
     /// One step of the guest.
-    pub(crate) fn step(&mut self, program: &Program) -> Result<guest::Shown, AccessError> {
-        guest::step(program, &mut self.registers, &mut self.working)
+    pub(crate) fn step(&mut self, program: &Program, given: u64) -> Result<guest::Shown, AccessError> {
+        let shown = guest::step(program, &mut self.registers, &mut self.working, given);
+        match &shown {
+            Ok(_) => self.trace.push(given),
+            // The exit is gone on with later.
+            Err(_) => self.given = Some(given),
+        }
+        shown
     }
 }
 
@@ -208,7 +248,7 @@ pub(crate) struct WorkingMemory {
 }
 
 impl WorkingMemory {
-    fn new(image: LossyMemory, pages: u64) -> Self {
+    pub(crate) fn new(image: LossyMemory, pages: u64) -> Self {
         let private = (0..pages).map(|_| None).collect();
         Self { image, private, dirty_processor: 0, dirty_device: 0 }
     }

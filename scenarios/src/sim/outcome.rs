@@ -72,6 +72,26 @@ pub fn tell_plan(config: &SimConfig, plan: &Plan) -> (Outcome, Vec<String>) {
     (world.outcome(), story)
 }
 
+/// A scenario that was played.
+pub(crate) struct Played {
+    pub(crate) stage: Box<super::stage::Stage>,
+    pub(crate) violation: Option<Violation>,
+    /// The consoles of unbroken runs with the same inputs.
+    pub(crate) consoles: Vec<Vec<u8>>,
+    pub(crate) us: u64,
+}
+
+/// Plays a scenario.
+pub(crate) fn play(scenario: &crate::language::Scenario, seed: u64) -> Option<Played> {
+    let mut world = World::of_scenario(scenario, seed);
+    if let Err(message) = quietly(|| world.run()) {
+        world.violation = Some(Violation::Panic { message });
+    }
+    let consoles = world.truths.iter().map(|truth| truth.console.clone()).collect();
+    let stage = world.take_stage()?;
+    Some(Played { stage, violation: world.violation, consoles, us: world.now_ns / 1_000 })
+}
+
 thread_local! {
     /// The message of a panic on a thread that simulates; `None` on other threads.
     static CAUGHT: RefCell<Option<String>> = const { RefCell::new(None) };

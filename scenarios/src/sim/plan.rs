@@ -6,6 +6,7 @@
 use super::draw::{Draw, Range};
 use super::fault::{Fault, FaultEvent, Lines, Point, Target, Ways, When};
 use super::weather::Weather;
+use ft_protocol::spec::Mode;
 use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::str::FromStr;
@@ -30,12 +31,35 @@ pub enum FaultProfile {
     Client,
     /// VMs are moved and hosts drained, while processes die and hang.
     Planned,
+    /// VMs are protected in replay mode, and turned to others; any kind.
+    Replay,
+    /// VMs are protected in lockstep mode, and turned to others; any kind.
+    Lockstep,
 }
 
 impl FaultProfile {
     /// All of them.
-    pub const ALL: [Self; 8] =
-        [Self::Swarm, Self::None, Self::Crash, Self::Hang, Self::Network, Self::Pool, Self::Client, Self::Planned];
+    pub const ALL: [Self; 10] = [
+        Self::Swarm,
+        Self::None,
+        Self::Crash,
+        Self::Hang,
+        Self::Network,
+        Self::Pool,
+        Self::Client,
+        Self::Planned,
+        Self::Replay,
+        Self::Lockstep,
+    ];
+
+    /// How its VMs are protected at first.
+    fn mode(self) -> Mode {
+        match self {
+            Self::Replay => Mode::Replay,
+            Self::Lockstep => Mode::Lockstep,
+            _ => Mode::Checkpoint,
+        }
+    }
 
     fn kinds(self) -> &'static [Kind] {
         use Kind::{
@@ -44,6 +68,7 @@ impl FaultProfile {
         };
         match self {
             Self::Swarm => &Kind::ALL,
+            Self::Replay | Self::Lockstep => &Kind::RECORDED,
             Self::None => &[],
             Self::Crash => &[Kill, DieInPool, KillController],
             Self::Hang => &[Stop, Slow, JumpClock, HangVcpu],
@@ -66,13 +91,17 @@ impl fmt::Display for FaultProfile {
             Self::Pool => "pool",
             Self::Client => "client",
             Self::Planned => "planned",
+            Self::Replay => "replay",
+            Self::Lockstep => "lockstep",
         })
     }
 }
 
 /// A fault profile that the simulator does not know.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("unknown fault profile `{0}`: known are swarm, none, crash, hang, network, pool, client, planned")]
+#[error(
+    "unknown fault profile `{0}`: known are swarm, none, crash, hang, network, pool, client, planned, replay, lockstep"
+)]
 pub struct UnknownProfile(String);
 
 impl FromStr for FaultProfile {
@@ -103,6 +132,7 @@ pub(super) enum Kind {
     HangVcpu,
     Delete,
     Upgrade,
+    SetMode,
 }
 
 impl Kind {
@@ -125,6 +155,30 @@ impl Kind {
         Self::HangVcpu,
         Self::Delete,
         Self::Upgrade,
+    ];
+
+    /// Those of runs with record logs. Nothing is damaged there: a guest that was given something at a commit whose record
+    /// is lost cannot be replayed from the one before. Turning comes twice, for it is what those runs are about.
+    const RECORDED: [Self; 19] = [
+        Self::Kill,
+        Self::DieInPool,
+        Self::KillController,
+        Self::Stop,
+        Self::Slow,
+        Self::JumpClock,
+        Self::CutPool,
+        Self::StallLink,
+        Self::CloseLink,
+        Self::StallClient,
+        Self::CloseClient,
+        Self::FillPool,
+        Self::Switchover,
+        Self::Drain,
+        Self::HangVcpu,
+        Self::Delete,
+        Self::Upgrade,
+        Self::SetMode,
+        Self::SetMode,
     ];
 }
 
@@ -179,6 +233,10 @@ impl Plan {
     pub fn draw(seed: u64, hosts: u16, vms: u16, profile: FaultProfile) -> Self {
         let mut draw = Draw::new(seed, PLAN_STREAM);
         let weather = Weather::draw(&mut draw);
+        let weather = match profile.mode() {
+            Mode::Checkpoint => weather,
+            mode => weather.recorded(&mut draw, mode),
+        };
         let kinds: Vec<Kind> = profile.kinds().iter().copied().filter(|_| draw.chance(45)).collect();
         let mut drawer = Drawer { draw, hosts, vms, weather };
         let mut faults = Vec::new();
@@ -220,7 +278,9 @@ impl Drawer {
         if self.draw.chance(50) {
             return When::At { us: self.draw.below(self.weather.safety_us) };
         }
-        let step = self.draw.pick(&Point::ALL);
+        let recorded = [Point::LogReplayed, Point::EpochFollowed, Point::EpochFollowed];
+        let own = self.weather.mode.records() && self.draw.chance(20);
+        let step = if own { self.draw.pick(&recorded) } else { self.draw.pick(&Point::ALL) };
         let most = match step {
             Point::VcpuStopped
             | Point::RecordWritten
@@ -233,6 +293,7 @@ impl Drawer {
             | Point::RecordApplied
             | Point::SlotFreed => 30,
             Point::GuestEnded => 1,
+            Point::EpochFollowed => 12,
             _ => 5,
         };
         let nth = u32::try_from(1 + self.draw.below(most)).unwrap_or(1);
@@ -341,6 +402,10 @@ impl Drawer {
             }
             Kind::Delete => Fault::Delete { vm: self.vm(), again: self.draw.chance(80) },
             Kind::Upgrade => Fault::Upgrade { host: self.host() },
+            Kind::SetMode => {
+                let modes = [Mode::Checkpoint, Mode::Replay, Mode::Lockstep, self.weather.mode];
+                Fault::SetMode { vm: self.vm(), mode: self.draw.pick(&modes) }
+            }
         }
     }
 }

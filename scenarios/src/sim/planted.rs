@@ -61,6 +61,14 @@ pub enum PlantedBug {
     ForgetJournal,
     /// The primary's descriptor of the stable image lets it write.
     GrantImageWrite,
+    /// The seal leaves the record log open.
+    LogNotSealed,
+    /// A packet leaves before the log has what it follows from.
+    OutputBeforeLog,
+    /// A new generation's log begins empty.
+    LogNotCarried,
+    /// What has left by the log is said again by the successor.
+    SaidAgain,
     /// A standby gets a descriptor of the journal that lets it write.
     GrantJournalToStandby,
 }

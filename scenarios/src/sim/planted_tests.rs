@@ -146,3 +146,21 @@ fn bugs_of_the_pool_are_found() {
     ];
     all_are_found(bugs.map(|(bug, profile, seeds)| (Bug::Pool(bug), profile, seeds)));
 }
+
+/// Bugs that take a record log, or a secondary that follows.
+#[test]
+fn bugs_of_replay_and_lockstep_are_found() {
+    use FaultProfile::{Lockstep, Replay};
+    let bugs = [
+        (Bug::Driver(PlantedBug::LogNotSealed), Replay, 400),
+        (Bug::Driver(PlantedBug::OutputBeforeLog), Replay, 20),
+        (Bug::Driver(PlantedBug::LogNotCarried), Replay, 20),
+        (Bug::Driver(PlantedBug::SaidAgain), Replay, 20),
+        (Bug::Core(core::PlantedBug::InputEarly), Replay, 100),
+        (Bug::Core(core::PlantedBug::FollowerNotAwaited), Lockstep, 400),
+        (Bug::Core(core::PlantedBug::FollowerRunsOn), Lockstep, 400),
+        (Bug::Pool(pool::PlantedBug::LogTailFlush), Replay, 100),
+        (Bug::Pool(pool::PlantedBug::LogEntryFlush), Replay, 100),
+    ];
+    all_are_found(bugs);
+}

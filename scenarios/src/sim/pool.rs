@@ -1,5 +1,6 @@
 //! The pool of a run: the memories behind the parts, and the descriptors that processes hold.
 
+use super::planted::{PlantedBug, planted};
 use super::weather::{CONSOLE_RING_BYTES, HOSTS_MAX, PAGE_SIZE};
 use ft_protocol::controller::ControllerConfig;
 use ft_protocol::ids::{Generation, HostId, VmId};
@@ -13,7 +14,10 @@ use shared_mem::journal::{AllReserved, JournalGeometry, RecordLimits, format_jou
 use shared_mem::lossy::{LossyCache, LossyMemory};
 use shared_mem::mem::PoolRead;
 use shared_mem::numbers;
+use shared_mem::record_log::{LogRange, copy_log, format_log, log_file_bytes};
 use shared_mem::redo::RedoArea;
+use shared_mem::state_area::StateArea;
+use shared_mem::{LogPosition, LogReader};
 
 /// Bytes that a copy of the cluster state may have.
 const CLUSTER_BYTES: u64 = 4032;
@@ -49,6 +53,8 @@ impl Descriptor {
 pub(crate) struct Journal {
     pub(crate) generation: Generation,
     pub(crate) memory: LossyMemory,
+    /// The record log of the same generation.
+    pub(crate) log: LossyMemory,
     /// Its space is reserved, but it was not opened yet.
     pub(crate) reserved: bool,
 }
@@ -66,6 +72,8 @@ pub(crate) struct Partition {
     pub(crate) journals: Vec<Journal>,
     pub(crate) geometry: JournalGeometry,
     pub(crate) limits: RecordLimits,
+    /// Bytes of the ring of a record log.
+    pub(crate) log_bytes: u64,
 }
 
 /// All memories.
@@ -121,7 +129,8 @@ impl Pool {
             Part::Boot(vm) => &self.partition(vm)?.boot,
             Part::Console(vm) => &self.partition(vm)?.console,
             Part::Journal(vm, generation) => &self.partition(vm)?.journal(generation)?.memory,
-            Part::Log(..) | Part::Disk(..) | Part::Upload | Part::UploadedDisk => return None,
+            Part::Log(vm, generation) => &self.partition(vm)?.journal(generation)?.log,
+            Part::Disk(..) | Part::Upload | Part::UploadedDisk => return None,
         };
         Some(Descriptor { grant, memory: memory.clone() })
     }
@@ -145,6 +154,7 @@ impl Partition {
                 disk_blocks: 0,
                 meta_bytes_max: META_BYTES,
             },
+            log_bytes: spec.log_bytes,
         };
         ControlBlock::format(partition.control.clone()).map_err(|_| PartitionError)?;
         ConsoleRing::format(partition.console.clone(), CONSOLE_RING_BYTES).map_err(|_| PartitionError)?;
@@ -165,8 +175,9 @@ impl Partition {
         self.journals.retain(|journal| journal.generation != generation);
         let memory = LossyMemory::new(self.geometry.file_bytes(), cache);
         self.lay_out(&memory, generation, numbers::Epoch::ZERO)?;
+        let log = LossyMemory::new(log_file_bytes(self.log_bytes), cache);
         // The file gets its final name when it is whole.
-        self.journals.push(Journal { generation, memory, reserved: true });
+        self.journals.push(Journal { generation, memory, log, reserved: true });
         Ok(())
     }
 
@@ -184,9 +195,46 @@ impl Partition {
         let Some(journal) = self.journals.iter_mut().find(|journal| journal.generation == generation) else {
             return Err(PartitionError);
         };
-        let memory = journal.memory.through(cache);
+        let (memory, log) = (journal.memory.through(cache), journal.log.through(cache));
         journal.reserved = false;
-        self.lay_out(&memory, generation, base)
+        self.lay_out(&memory, generation, base)?;
+        self.open_log(cache, &log, generation, base)
+    }
+
+    /// Lays out the log of a new generation: it begins with what the one before has for the time after `base`.
+    fn open_log(
+        &self,
+        cache: &LossyCache,
+        log: &LossyMemory,
+        generation: Generation,
+        base: numbers::Epoch,
+    ) -> Result<(), PartitionError> {
+        let number = numbers::Generation::new(generation.get());
+        let from = self.logged_to(cache, base);
+        let reigned = ControlBlock::open(self.control.through(cache)).and_then(|control| control.generation());
+        let reigned = Generation::new(reigned.map_err(|_| PartitionError)?.get());
+        let before = self.log(reigned, cache).filter(|_| reigned < generation && !planted(PlantedBug::LogNotCarried));
+        let Some(before) = before else {
+            return format_log(log, number, self.log_bytes, from).map_err(|_| PartitionError);
+        };
+        let to = before.tail().map_err(|_| PartitionError)?.position;
+        let range = LogRange { from, to: to.max(from), after_sequence: None };
+        copy_log(&before, range, log, number).map(|_| ()).map_err(|_| PartitionError)
+    }
+
+    /// The record log of a generation that is open, or was.
+    pub(crate) fn log(&self, generation: Generation, cache: &LossyCache) -> Option<LogReader<LossyMemory>> {
+        let journal = self.journal(generation).filter(|journal| !journal.reserved)?;
+        LogReader::new(journal.log.through(cache), self.log_bytes).ok()
+    }
+
+    /// Where in the log the inputs begin that came after an epoch.
+    pub(crate) fn logged_to(&self, cache: &LossyCache, epoch: numbers::Epoch) -> LogPosition {
+        if epoch == numbers::Epoch::ZERO {
+            return LogPosition::ZERO;
+        }
+        let state = StateArea::new(self.state.through(cache)).read(epoch);
+        LogPosition::new(state.map_or(0, |bytes| super::guest::log_position(&bytes)))
     }
 
     fn lay_out(

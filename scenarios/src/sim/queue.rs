@@ -14,6 +14,8 @@ pub(crate) enum Event {
     ControllerTick,
     /// The application of a VM's record goes one step on.
     Apply(VmId),
+    /// Console output of a VM's record log is moved to its ring.
+    DrainLog(VmId),
     /// A host's main loop goes one step on.
     HostTurn(usize),
     /// A host's timer fires.
@@ -46,6 +48,8 @@ pub(crate) enum Event {
     Heal,
     /// A look at the progress of the liveness phase.
     Watch,
+    /// A look at what the steps of a scenario wait for.
+    Scene,
 }
 
 /// The end of a fault that lasts.
@@ -87,6 +91,12 @@ pub(crate) enum MachineStep {
     Poll,
     /// Says that its thread lives.
     Breathe,
+    /// Some steps on the way to the end of the log.
+    Replay,
+    /// A packet comes for the guest.
+    Arrive,
+    /// A secondary that follows goes some steps on.
+    Follow,
 }
 
 #[derive(Debug, PartialEq, Eq)]

@@ -1,11 +1,12 @@
 //! Rebuilds a VM from the pool alone, as if every host and the controller had died and lost their caches just now.
 
-use super::guest::Registers;
+use super::guest::{Registers, Tick};
 use super::pool::{Pool, cluster_store};
 use super::truth::{Oracle, PAGE_BYTES};
 use ft_protocol::commit_meta::CommitMeta;
 use ft_protocol::controller::ClusterState;
 use ft_protocol::ids::VmId;
+use ft_protocol::record::{Entry, EntryBody};
 use shared_mem::blob_store::BlobStore;
 use shared_mem::control::ControlBlock;
 use shared_mem::journal::JournalReader;
@@ -13,11 +14,15 @@ use shared_mem::lossy::LossyMemory;
 use shared_mem::mem::{AccessError, PoolRead};
 use shared_mem::numbers::{self, Offset};
 use shared_mem::state_area::StateArea;
+use shared_mem::{LogPosition, LogReader};
 use std::sync::atomic::Ordering;
 
 /// What could be rebuilt.
 pub(crate) struct Rebuilt {
-    pub(crate) registers: Registers,
+    /// Steps of the guest.
+    pub(crate) step: u64,
+    /// Bytes that it has printed.
+    pub(crate) console: u64,
 }
 
 /// Memory as it would be found after all caches were lost.
@@ -49,14 +54,19 @@ impl PoolRead for Durable<'_> {
 
 /// Recovers the VM by the book: cluster state, control block, stable image, machine state, committed records. Says in
 /// one line why it cannot be done, or what differs from the true history.
-pub(crate) fn rebuild(pool: &Pool, vm: VmId, applied: &Oracle, scratch: &mut Vec<u8>) -> Result<Rebuilt, String> {
+pub(crate) fn rebuild(
+    pool: &Pool,
+    vm: VmId,
+    applied: (&Oracle, &[Tick]),
+    scratch: &mut Vec<u8>,
+) -> Result<Rebuilt, String> {
     let partition = pool.partition(vm).ok_or("there is no partition")?;
     let state = cluster_store(Durable(&pool.cluster));
     let generation = persisted_generation(&state, vm)?;
     let control = ControlBlock::open(Durable(&partition.control)).map_err(|error| error.to_string())?;
     let base = control.applied().map_err(|error| error.to_string())?;
     let mut pages: Vec<Option<[u8; PAGE_BYTES]>> = vec![None; index(partition.limits.image_pages)];
-    let mut registers = machine_state(partition, base)?;
+    let (mut registers, mut position) = machine_state(partition, base)?;
     if let Some(journal) = partition.journal(generation) {
         let number = numbers::Generation::new(generation.get());
         let reader = JournalReader::new(Durable(&journal.memory), number, partition.geometry)
@@ -78,10 +88,33 @@ pub(crate) fn rebuild(pool: &Pool, vm: VmId, applied: &Oracle, scratch: &mut Vec
             }
             let meta = CommitMeta::decode(record.meta()).map_err(|error| error.to_string())?;
             registers = Registers::decode(meta.machine_state).ok_or("the machine state does not decode")?;
+            position = super::guest::log_position(meta.machine_state);
         }
     }
     compare(&Durable(&partition.image), &pages, registers, applied)?;
-    Ok(Rebuilt { registers })
+    let opened = ft_protocol::Generation::new(control.generation().map_err(|error| error.to_string())?.get());
+    let (step, console) = replayable(partition, opened, position, (registers.step, registers.console))?;
+    Ok(Rebuilt { step, console })
+}
+
+/// How far the log of a generation goes on from what is committed.
+fn replayable(
+    partition: &super::pool::Partition,
+    generation: ft_protocol::Generation,
+    from: u64,
+    (mut step, mut console): (u64, u64),
+) -> Result<(u64, u64), String> {
+    let Some(journal) = partition.journal(generation) else { return Ok((step, console)) };
+    let log = LogReader::new(Durable(&journal.log), partition.log_bytes).map_err(|error| error.to_string())?;
+    let mut entries = log.entries(LogPosition::new(from)).map_err(chain)?;
+    while let Some(entry) = entries.next_entry().map_err(chain)? {
+        let entry = Entry::decode(entry.tag, entry.exit_counter, entry.payload).map_err(chain)?;
+        step = step.max(entry.at_exit);
+        if let EntryBody::Output { position, bytes } = &entry.body {
+            console = console.max(position + bytes.len() as u64);
+        }
+    }
+    Ok((step, console))
 }
 
 fn persisted_generation(store: &BlobStore<Durable<'_>>, vm: VmId) -> Result<ft_protocol::Generation, String> {
@@ -91,12 +124,13 @@ fn persisted_generation(store: &BlobStore<Durable<'_>>, vm: VmId) -> Result<ft_p
     Ok(record.ok_or("the cluster state does not know it")?.generation)
 }
 
-fn machine_state(partition: &super::pool::Partition, epoch: numbers::Epoch) -> Result<Registers, String> {
+fn machine_state(partition: &super::pool::Partition, epoch: numbers::Epoch) -> Result<(Registers, u64), String> {
     if epoch == numbers::Epoch::ZERO {
-        return Ok(Registers::default());
+        return Ok((Registers::default(), 0));
     }
     let bytes = StateArea::new(Durable(&partition.state)).read(epoch).map_err(|error| error.to_string())?;
-    Registers::decode(&bytes).ok_or_else(|| "the machine state does not decode".to_owned())
+    let registers = Registers::decode(&bytes).ok_or("the machine state does not decode")?;
+    Ok((registers, super::guest::log_position(&bytes)))
 }
 
 /// Holds what was rebuilt against an unbroken run.
@@ -104,14 +138,18 @@ fn compare(
     image: &Durable<'_>,
     pages: &[Option<[u8; PAGE_BYTES]>],
     registers: Registers,
-    applied: &Oracle,
+    (applied, history): (&Oracle, &[Tick]),
 ) -> Result<(), String> {
-    if registers.step < applied.registers().step {
+    let ticks = registers.ticks();
+    if ticks > history.len() as u64 {
+        return Err(format!("it would be at tick {ticks}, where nobody was"));
+    }
+    if ticks < applied.registers().ticks() {
         return Err(format!("it would be set back to step {}", registers.step));
     }
     let mut oracle = applied.clone();
-    oracle.advance_to(registers.step);
-    if oracle.registers() != registers {
+    oracle.advance_to(ticks, history);
+    if oracle.registers() != registers.at_exit() {
         return Err(format!("the registers are {registers:?}, in the true history {:?}", oracle.registers()));
     }
     let mut content = [0; PAGE_BYTES];

@@ -1,7 +1,7 @@
 //! The one true history of a model guest: what an unbroken run does, computed without any of the code under test.
 
 use super::draw::mix;
-use super::guest::{self, GuestMemory, Packet, Program, Registers, Writer};
+use super::guest::{self, DELIVERY, GuestMemory, Packet, Program, Registers, Shown, Tick, Writer};
 use super::weather::Weather;
 use std::convert::Infallible;
 
@@ -34,7 +34,7 @@ impl GuestMemory for Flat {
     }
 }
 
-/// A guest in an unbroken run, at some step. Moves forward only.
+/// A guest in an unbroken run, at some place of its history. Moves forward only.
 #[derive(Clone, Debug)]
 pub(crate) struct Oracle {
     program: Program,
@@ -49,30 +49,43 @@ impl Oracle {
         Self { program, memory: Flat { bytes }, registers: Registers::default() }
     }
 
-    /// Runs until `step` steps are done.
+    /// One tick; what a step shows.
+    fn tick(&mut self, tick: Tick) -> Option<Shown> {
+        if tick & DELIVERY != 0 {
+            self.registers.deliver(tick & !DELIVERY);
+            return None;
+        }
+        let Ok(shown) = guest::step(&self.program, &mut self.registers, &mut self.memory, tick);
+        Some(shown)
+    }
+
+    /// Runs by a history up to this place.
     ///
     /// # Panics
-    /// If that lies behind, or beyond the guest's end: the caller asks for what cannot be.
-    pub(crate) fn advance_to(&mut self, step: u64) {
-        assert!(self.registers.step <= step && step <= self.program.steps, "an oracle does not look back");
-        while self.registers.step < step {
-            let Ok(_) = guest::step(&self.program, &mut self.registers, &mut self.memory);
+    /// If that lies behind, or beyond the history's end: the caller asks for what cannot be.
+    pub(crate) fn advance_to(&mut self, ticks: u64, history: &[Tick]) {
+        assert!(self.registers.ticks() <= ticks, "an oracle does not look back");
+        while self.registers.ticks() < ticks {
+            let at = usize::try_from(self.registers.ticks()).unwrap_or(usize::MAX);
+            self.tick(history[at]);
         }
     }
 
-    /// The registers at this step.
+    /// The registers at this place.
     pub(crate) fn registers(&self) -> Registers {
         self.registers
     }
 
-    /// A page at this step.
+    /// A page at this place.
     pub(crate) fn page(&self, page: u64) -> &[u8] {
         let at = usize::try_from(page).unwrap_or(usize::MAX) * PAGE_BYTES;
         &self.memory.bytes[at..at + PAGE_BYTES]
     }
 }
 
-/// All that the outside may ever see of a guest, and its registers after each step.
+/// All that the outside may ever see of a guest, and its registers after each tick. Of a guest that asks for nothing it is
+/// known beforehand; else it grows with all that nobody may ever take back: what is committed, and what is in the record
+/// log.
 #[derive(Clone, Debug)]
 pub(crate) struct Truth {
     pub(crate) program: Program,
@@ -80,31 +93,59 @@ pub(crate) struct Truth {
     pub(crate) console: Vec<u8>,
     /// Every packet sent.
     pub(crate) packets: Vec<Packet>,
-    /// Registers after 0, 1, 2... steps.
+    /// Registers after 0, 1, 2... ticks.
     pub(crate) registers: Vec<Registers>,
-    /// The exit code.
-    pub(crate) exit: u32,
+    /// The ticks.
+    pub(crate) history: Vec<Tick>,
+    /// The exit code, once the guest has ended.
+    pub(crate) exit: Option<u32>,
+    end: Oracle,
 }
 
 impl Truth {
-    /// Runs the program to its end.
+    /// Of a guest of which nothing is known.
+    fn unknown(program: Program) -> Self {
+        Self {
+            program,
+            console: Vec::new(),
+            packets: Vec::new(),
+            registers: vec![Registers::default()],
+            history: Vec::new(),
+            exit: None,
+            end: Oracle::new(program),
+        }
+    }
+
+    /// What is known of a program beforehand.
     pub(crate) fn of(program: Program) -> Self {
-        let mut oracle = Oracle::new(program);
-        let mut truth =
-            Self { program, console: Vec::new(), packets: Vec::new(), registers: vec![Registers::default()], exit: 0 };
-        for _ in 0..program.steps {
-            let Ok(shown) = guest::step(&program, &mut oracle.registers, &mut oracle.memory);
-            truth.console.extend_from_slice(shown.console());
-            truth.packets.extend(shown.packet);
-            truth.registers.push(oracle.registers);
-            truth.exit = shown.exit.unwrap_or(truth.exit);
+        let mut truth = Self::unknown(program);
+        if !program.asks {
+            (0..program.steps).for_each(|_| truth.goes_on(0));
         }
         truth
     }
 
-    /// The registers after `step` steps.
-    pub(crate) fn at(&self, step: u64) -> Option<Registers> {
-        self.registers.get(usize::try_from(step).ok()?).copied()
+    /// The next tick is known.
+    pub(crate) fn goes_on(&mut self, tick: Tick) {
+        if let Some(shown) = self.end.tick(tick) {
+            self.console.extend_from_slice(shown.console());
+            self.packets.extend(shown.packet);
+            self.exit = shown.exit.or(self.exit);
+        }
+        self.registers.push(self.end.registers());
+        self.history.push(tick);
+    }
+
+    /// Forgets what lies behind this place: a fault has destroyed it, or nobody has seen it.
+    pub(crate) fn forget_from(&mut self, ticks: u64) {
+        let history = std::mem::take(&mut self.history);
+        *self = Self::unknown(self.program);
+        history.iter().take(usize::try_from(ticks).unwrap_or(usize::MAX)).for_each(|tick| self.goes_on(*tick));
+    }
+
+    /// The registers after so many ticks.
+    pub(crate) fn at(&self, ticks: u64) -> Option<Registers> {
+        self.registers.get(usize::try_from(ticks).ok()?).copied()
     }
 }
 
@@ -113,7 +154,7 @@ impl Program {
     pub(crate) fn of_run(seed: u64, vm: u16, weather: &Weather) -> Self {
         let key = mix(seed, 0x6775_6573_7400 + u64::from(vm));
         let Weather { guest_pages: pages, guest_steps: steps, print_bytes_max, .. } = *weather;
-        Self { key, pages, steps, print_bytes_max }
+        Self { key, pages, steps, print_bytes_max, asks: weather.asks, says: weather.says }
     }
 }
 
@@ -123,18 +164,33 @@ mod tests {
 
     #[test]
     fn the_history_repeats_and_depends_on_every_word() {
-        let program = Program { key: 1, pages: 4, steps: 300, print_bytes_max: 8 };
+        let program = Program { key: 1, pages: 4, steps: 300, print_bytes_max: 8, says: None, asks: false };
         let truth = Truth::of(program);
         let again = Truth::of(program);
         assert_eq!((truth.exit, &truth.console, &truth.packets), (again.exit, &again.console, &again.packets));
-        assert!(!truth.console.is_empty() && !truth.packets.is_empty());
+        assert!(!truth.console.is_empty() && !truth.packets.is_empty() && truth.exit.is_some());
         let mut oracle = Oracle::new(program);
-        oracle.advance_to(150);
+        oracle.advance_to(150, &truth.history);
         assert_eq!(Some(oracle.registers()), truth.at(150));
         oracle.memory.bytes[5000] ^= 1;
         while oracle.registers.step < 300 {
-            let Ok(shown) = guest::step(&program, &mut oracle.registers, &mut oracle.memory);
-            assert_ne!(shown.exit, Some(truth.exit), "a flipped bit shows at the end at the latest");
+            let shown = oracle.tick(0).expect("a step shows something");
+            assert_ne!(shown.exit.or(truth.exit.map(|code| code ^ 1)), truth.exit, "a flipped bit shows at the end");
         }
+    }
+
+    #[test]
+    fn another_input_is_another_history_and_what_is_forgotten_can_come_otherwise() {
+        let program = Program { key: 1, pages: 4, steps: 300, print_bytes_max: 8, says: None, asks: true };
+        let mut truth = Truth::of(program);
+        [0, 0, 7, DELIVERY | 9, 0].into_iter().for_each(|tick| truth.goes_on(tick));
+        let first = truth.at(5);
+        truth.forget_from(2);
+        [8, DELIVERY | 9, 0].into_iter().for_each(|tick| truth.goes_on(tick));
+        assert_ne!(truth.at(5), first);
+        truth.forget_from(2);
+        [7, DELIVERY | 9, 0].into_iter().for_each(|tick| truth.goes_on(tick));
+        assert_eq!(truth.at(5), first);
+        assert_eq!(truth.at(5).map(|registers| (registers.step, registers.deliveries)), Some((4, 1)));
     }
 }

@@ -3,6 +3,7 @@
 use super::draw::Range;
 use super::drive::{AGAIN_US, At};
 use super::fault::Point;
+use super::guest::Wants;
 use super::machine::{Role, Vcpu};
 use super::planted::{PlantedBug, planted};
 use super::queue::MachineStep;
@@ -36,31 +37,48 @@ impl World {
             return;
         }
         let before = primary.pending();
-        let mut wait_us = 0;
-        let mut exit = None;
-        let mut unreachable = false;
+        let (mut wait_us, mut exit) = (0, None);
+        let (mut unreachable, mut paused) = (false, false);
         for _ in 0..steps {
-            if primary.registers.step >= gate {
+            let Some(primary) = self.primary(at) else { return };
+            let step = primary.registers.step;
+            if step >= gate {
                 primary.vcpu = Vcpu::Gated;
-            } else if primary.console.len() as u64 >= weather.console_pending_max {
+            } else if !primary.records() && primary.console.len() as u64 >= weather.console_pending_max {
                 primary.vcpu = Vcpu::Held;
-            } else if let Ok(shown) = primary.step(&program) {
-                primary.console.extend_from_slice(shown.console());
-                primary.packets.extend(shown.packet);
-                (wait_us, exit) = (shown.wait_us, shown.exit);
+            } else if primary.log.as_ref().is_some_and(|log| !log.has_room()) {
+                paused = true;
+            } else if primary.registers.spin < program.spins(step) && primary.given.is_none() {
+                primary.registers.spin += 1;
+                break;
             } else {
-                unreachable = true;
+                let Some(given) = self.live_input(at, program.wants(step)) else { return };
+                let Some(primary) = self.primary(at) else { return };
+                match primary.step(&program, given) {
+                    Ok(shown) => {
+                        (wait_us, exit) = (shown.wait_us, shown.exit);
+                        if !self.put_out(at, &shown) {
+                            return;
+                        }
+                        if program.wants(step) == Wants::Packets && exit.is_none() {
+                            self.deliver_packets(at);
+                        }
+                        if !self.mark_exit(at, wait_us > 0) {
+                            return;
+                        }
+                    }
+                    Err(_) => unreachable = true,
+                }
             }
-            if primary.vcpu != Vcpu::Running || wait_us > 0 || exit.is_some() || unreachable {
+            let runs = self.primary(at).is_some_and(|primary| primary.vcpu == Vcpu::Running);
+            if !runs || wait_us > 0 || exit.is_some() || unreachable || paused {
                 break;
             }
         }
+        let Some(primary) = self.primary(at) else { return };
         let pending = primary.pending();
         if let Some(code) = exit {
-            primary.vcpu = Vcpu::Ended;
-            self.core_input(at, Input::Ended(GuestEnd::Exited(code)));
-            self.reached(Point::GuestEnded);
-            return;
+            return self.guest_ended(at, code);
         }
         if wait_us > 0 {
             primary.vcpu = Vcpu::Waiting;
@@ -69,7 +87,10 @@ impl World {
         if pending > before {
             self.core_input(at, Input::Output { pending });
         }
-        if unreachable {
+        if paused {
+            self.source_paused(at);
+        }
+        if unreachable || paused {
             let Some(primary) = self.primary(at) else { return };
             primary.slicing = true;
             self.machine_after(at, AGAIN_US, MachineStep::Slice);
@@ -77,15 +98,33 @@ impl World {
         self.run_slice(at);
     }
 
-    pub(crate) fn wake(&mut self, at: At) {
-        let Some(primary) = self.primary(at) else { return };
-        if primary.vcpu == Vcpu::Waiting {
-            primary.vcpu = Vcpu::Running;
-            if !planted(PlantedBug::ForgetWake) {
-                self.core_input(at, Input::Woke);
-            }
-            self.run_slice(at);
+    /// The guest has written its exit port.
+    pub(crate) fn guest_ended(&mut self, at: At, code: u32) {
+        if let Some(primary) = self.primary(at) {
+            primary.vcpu = Vcpu::Ended;
         }
+        self.core_input(at, Input::Ended(GuestEnd::Exited(code)));
+        self.reached(Point::GuestEnded);
+    }
+
+    pub(crate) fn wake(&mut self, at: At) {
+        match self.primary(at) {
+            Some(primary) if primary.vcpu != Vcpu::Waiting => {}
+            Some(primary) if primary.stopped => self.machine_after(at, AGAIN_US, MachineStep::Wake),
+            Some(_) => self.end_wait(at),
+            None => {}
+        }
+    }
+
+    /// The guest's wait is over; it is given what has come.
+    pub(crate) fn end_wait(&mut self, at: At) {
+        let Some(primary) = self.primary(at) else { return };
+        primary.vcpu = Vcpu::Running;
+        self.deliver_packets(at);
+        if !planted(PlantedBug::ForgetWake) {
+            self.core_input(at, Input::Woke);
+        }
+        self.run_slice(at);
     }
 
     /// Guests that were held before their end may go on.
@@ -114,9 +153,29 @@ impl World {
             // It stopped for good in the meantime, and the core was told that.
             return;
         }
+        if let Some(given) = primary.given.take() {
+            // The exit at which it stands is finished first.
+            let program = self.truths[usize::from(at.vm.get())].program;
+            let Some(primary) = self.primary(at) else { return };
+            match primary.step(&program, given) {
+                Ok(shown) if self.put_out(at, &shown) && shown.exit.is_none() => {}
+                Ok(shown) => {
+                    if let Some(code) = shown.exit {
+                        self.guest_ended(at, code);
+                    }
+                    return;
+                }
+                Err(_) => return self.machine_after(at, AGAIN_US, MachineStep::Stopped),
+            }
+        }
+        let Some(primary) = self.primary(at) else { return };
         primary.stopped = true;
         if planted(PlantedBug::DropPendingConsole) {
             primary.drop_console();
+        }
+        if primary.records() {
+            self.settle_events(at);
+            self.look_at_freed(at);
         }
         self.core_input(at, Input::Stopped);
         self.reached(Point::VcpuStopped);

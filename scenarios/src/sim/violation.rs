@@ -28,6 +28,16 @@ pub enum Violation {
     Unrecoverable { vm: VmId, epoch: Epoch, why: String },
     #[error("I3: the controller cannot recover: {why}")]
     ControllerLost { why: String },
+    #[error("I2: {vm} {generation} wrote to its record log after the seal")]
+    LoggedAfterSeal { vm: VmId, generation: Generation },
+    #[error("I5: {vm} {generation} goes another way than what was committed or logged before, at tick {tick}")]
+    Forked { vm: VmId, generation: Generation, tick: u64 },
+    #[error("I1: {vm} {generation} goes on from tick {reached}, what was committed or logged goes to {known}")]
+    LostHistory { vm: VmId, generation: Generation, reached: u64, known: u64 },
+    #[error("I5: a replay of {vm}, whose guest is deterministic, diverged: {report}")]
+    Diverged { vm: VmId, report: String },
+    #[error("the record log of {vm} {generation} was overrun: {needed} bytes needed, {free} free")]
+    LogOverrun { vm: VmId, generation: Generation, needed: u64, free: u64 },
     #[error("I4: the console of {vm} differs from the true history at byte {position}")]
     WrongConsole { vm: VmId, position: u64 },
     #[error("I4: the reader of {vm}'s console cannot read on from byte {position}: {why}")]

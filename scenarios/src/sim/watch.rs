@@ -40,8 +40,8 @@ impl World {
 
     pub(crate) fn watch(&mut self) {
         self.schedule(LOOK_US * 1_000, Event::Watch);
+        self.request_drains_over();
         if !self.gate_open {
-            self.request_drains_over();
             let unprotected = self.vms().find_map(|vm| Some((vm, self.unprotected(vm)?)));
             match unprotected {
                 None => self.open_gates(),
@@ -159,6 +159,10 @@ impl World {
                 }
             }
             Happening::SwitchoverBegan { vm, to, .. } => self.check_failback(*vm, *to),
+            Happening::Diverged { vm, report, .. } if !self.checker.facts(*vm).is_damaged() => {
+                let (vm, report) = (*vm, report.clone());
+                self.violate(Violation::Diverged { vm, report });
+            }
             _ => {}
         }
     }
@@ -209,13 +213,13 @@ impl World {
             if reading.deleted {
                 continue;
             }
-            let expected = GuestEnd::Exited(truth.exit);
+            let expected = GuestEnd::Exited(truth.exit.unwrap_or(0));
             let shown = reading.position;
             match &reading.end {
                 Some((end, _)) if *end == expected && shown == truth.console.len() as u64 => {}
                 Some((end, _)) if *end == expected => self.violate(Violation::WrongConsole { vm, position: shown }),
                 end => {
-                    let (found, expected) = (format!("{end:?}"), truth.exit);
+                    let (found, expected) = (format!("{end:?}"), truth.exit.unwrap_or(0));
                     self.violate(Violation::WrongExit { vm, found, expected });
                 }
             }

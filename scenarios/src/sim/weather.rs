@@ -1,12 +1,13 @@
 //! The numbers a run lives under: delays, bounds and sizes, drawn once per run and written into its event file.
 
 use super::draw::{Draw, Range};
-use super::guest::PRINT_BYTES_MAX;
+use super::guest::{PRINT_BYTES_MAX, Saying};
 use ft_protocol::Span;
 use ft_protocol::controller::ControllerConfig;
 use ft_protocol::controller::STALL_EPOCHS;
 use ft_protocol::detector::DetectorConfig;
 use ft_protocol::phi::Phi;
+use ft_protocol::spec::Mode;
 use ft_protocol::wire::{ACTIVITY_SINCE, PROTOCOL_VERSION, PROTOCOLS};
 use serde::{Deserialize, Serialize};
 
@@ -114,6 +115,47 @@ pub struct Weather {
     pub preferred: Option<u16>,
     /// The VMs are to have a spare, where there are hosts enough.
     pub require_spare: bool,
+    /// How the VMs are protected at first.
+    #[serde(default = "checkpoint")]
+    pub mode: Mode,
+    /// Guests ask for inputs.
+    #[serde(default)]
+    pub asks: bool,
+    /// What their lines begin with.
+    #[serde(default)]
+    pub says: Option<Saying>,
+    /// Bytes of a record log's ring.
+    #[serde(default = "log_bytes")]
+    pub log_bytes: u64,
+    /// Time between two packets that come for a guest.
+    #[serde(default = "arrival_us")]
+    pub arrival_us: Range,
+    /// How long a primary waits for an exit of its guest.
+    #[serde(default = "patience_us")]
+    pub patience_us: u64,
+    /// Exits without an entry after which the log gets a mark.
+    #[serde(default = "marks_every")]
+    pub marks_every: u64,
+}
+
+fn checkpoint() -> Mode {
+    Mode::Checkpoint
+}
+
+fn log_bytes() -> u64 {
+    PAGE_SIZE
+}
+
+fn arrival_us() -> Range {
+    Range::new(1_000, 10_000)
+}
+
+fn patience_us() -> u64 {
+    5_000
+}
+
+fn marks_every() -> u64 {
+    64
 }
 
 impl Weather {
@@ -165,6 +207,32 @@ impl Weather {
             failback_us: draw.pick(&[0, 0, 10_000, 40_000]),
             preferred: draw.pick(&[None, Some(0), Some(1), Some(2)]),
             require_spare: draw.chance(25),
+            mode: checkpoint(),
+            asks: false,
+            says: None,
+            log_bytes: log_bytes(),
+            arrival_us: arrival_us(),
+            patience_us: patience_us(),
+            marks_every: marks_every(),
+        }
+    }
+
+    /// The same for VMs that are protected in a mode that records.
+    pub(crate) fn recorded(self, draw: &mut Draw, mode: Mode) -> Self {
+        let most = draw.pick(&[1_000, 4_000, 20_000]);
+        let longest = draw.pick(&[10_000, 60_000]);
+        let epoch_us = draw.between(Range::new(2_000, longest));
+        Self {
+            mode,
+            asks: true,
+            epoch_us,
+            log_bytes: draw.pick(&[1, 1, 2, 4]) * PAGE_SIZE,
+            arrival_us: Range::new(most / 10, most),
+            patience_us: draw.pick(&[200, 1_000, 5_000]),
+            marks_every: draw.pick(&[1, 4, 16, 64]),
+            // Hosts that do not record or follow are met by upgrades enough.
+            old_hosts: if draw.chance(75) { 0 } else { self.old_hosts },
+            ..self
         }
     }
 
@@ -200,6 +268,7 @@ impl Weather {
             self.slice_steps,
             self.restart_us,
             self.read_us,
+            self.arrival_us,
         ];
         let bounds = [
             self.safety_us,
@@ -211,6 +280,8 @@ impl Weather {
             self.epoch_us,
             self.console_pending_max,
             self.stall_us / 4,
+            self.patience_us,
+            self.marks_every,
         ];
         ranges.iter().all(|range| (1..=range.most).contains(&range.least) && range.most <= MICROSECONDS_MAX)
             && bounds.iter().all(|bound| (1..=MICROSECONDS_MAX).contains(bound))
@@ -218,6 +289,8 @@ impl Weather {
             && self.failback_us <= MICROSECONDS_MAX
             && (3..=1_000).contains(&self.heartbeats_missing)
             && (1..=64).contains(&self.slots)
+            && self.log_bytes.is_multiple_of(PAGE_SIZE)
+            && (1..=64).contains(&(self.log_bytes / PAGE_SIZE))
             && (1..=64).contains(&self.guest_pages)
             && (16..=100_000).contains(&self.guest_steps)
             && (1..=PRINT_BYTES_MAX as u64).contains(&self.print_bytes_max)
@@ -243,6 +316,7 @@ impl Weather {
             protocols: PROTOCOLS,
             hosts_max: HOSTS_MAX,
             vms_max: VMS_MAX,
+            state_bytes_max: u64::MAX,
             shutdown_allowed: false,
         }
     }

@@ -13,6 +13,7 @@ use super::net::{Link, Message, Peer};
 use super::plan::Plan;
 use super::pool::Pool;
 use super::queue::{Event, Queue};
+use super::stage::Stage;
 use super::truth::Truth;
 use super::violation::Violation;
 use ft_protocol::ids::{HostId, LinkId, VmId};
@@ -43,6 +44,14 @@ pub(crate) struct World {
     /// Numbers for machines.
     pub(crate) machines: u32,
     pub(crate) violation: Option<Violation>,
+    /// The scenario that is played.
+    pub(crate) stage: Option<Box<Stage>>,
+    /// When it is looked at next.
+    pub(crate) next_scene_ns: u64,
+    /// The process that is about to end has found itself deposed.
+    pub(crate) deposed: bool,
+    /// Whose event this is.
+    pub(crate) acting: Option<Target>,
     /// What happened, for people; kept only when asked for.
     pub(crate) story: Option<Vec<String>>,
     /// A running hash over all that happened.
@@ -76,6 +85,10 @@ impl World {
             deadlines: super::watch::Deadlines::default(),
             machines: 0,
             violation: None,
+            stage: None,
+            next_scene_ns: 0,
+            deposed: false,
+            acting: None,
             story: None,
             digest: seed,
         }
@@ -98,11 +111,18 @@ impl World {
     fn begin(&mut self) {
         self.schedule_now(Event::ControllerTick);
         for host in 0..self.hosts.len() {
-            let delay = self.hosts[host].actor.takes(self.plan.weather.message_us);
+            let mut delay = self.hosts[host].actor.takes(self.plan.weather.message_us);
+            if self.stage.is_some() {
+                // They join in the order of their names.
+                delay += super::stage::JOIN_SPACING_NS * host as u64;
+            }
             self.schedule(delay, Event::HostConnect(host));
         }
         self.schedule(1_000, Event::ClientConnect);
         self.schedule_faults();
+        if self.stage.is_some() {
+            return self.schedule(0, Event::Scene);
+        }
         let safety_ns = self.plan.weather.safety_us * 1_000;
         self.schedule(safety_ns, Event::Heal);
     }
@@ -120,9 +140,11 @@ impl World {
         }
         self.events += 1;
         self.happened(event);
+        self.acting = actor_of(event);
         self.dispatch(event);
+        self.acting = None;
         self.after_event();
-        if self.events > EVENTS_MAX {
+        if self.events > EVENTS_MAX && self.stage.is_none() {
             self.violate(Violation::Endless { events: self.events });
         }
     }
@@ -132,6 +154,7 @@ impl World {
             Event::ControllerTurn => self.controller_turn(),
             Event::ControllerTick => self.controller_tick(),
             Event::Apply(vm) => self.apply_step(vm),
+            Event::DrainLog(vm) => self.drain_log(vm),
             Event::HostTurn(host) => self.host_turn(host),
             Event::HostTick(host) => self.host_tick(host),
             Event::HostConnect(host) => self.host_connect(host),
@@ -148,6 +171,7 @@ impl World {
             Event::Mend(mend) => self.mend(mend),
             Event::Heal => self.heal(),
             Event::Watch => self.watch(),
+            Event::Scene => self.scene(),
         }
     }
 
@@ -253,6 +277,7 @@ impl World {
     /// Says that a step of the protocol was just done: faults may be waiting for it.
     pub(crate) fn reached(&mut self, point: Point) {
         self.injector.reached(point);
+        self.stage_reached(point);
     }
 
     /// Which host process goes by this number in the cluster.
@@ -288,6 +313,7 @@ impl World {
             Event::Fault(index) => mix_in(6, index as u64),
             Event::ControllerTurn => 7,
             Event::Apply(_) => 8,
+            Event::DrainLog(_) => 10,
             _ => 9,
         };
         self.digest = mix_in(self.digest ^ kind, self.now_ns);
@@ -301,9 +327,11 @@ fn mix_in(left: u64, right: u64) -> u64 {
 /// Whose life an event belongs to; `None`: nobody's.
 fn actor_of(event: Event) -> Option<Target> {
     match event {
-        Event::ControllerTurn | Event::ControllerTick | Event::Apply(_) | Event::FenceTried { .. } => {
-            Some(Target::Controller)
-        }
+        Event::ControllerTurn
+        | Event::ControllerTick
+        | Event::Apply(_)
+        | Event::DrainLog(_)
+        | Event::FenceTried { .. } => Some(Target::Controller),
         Event::HostTurn(host)
         | Event::HostTick(host)
         | Event::HostConnect(host)

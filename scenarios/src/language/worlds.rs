@@ -1,0 +1,129 @@
+//! In which worlds a scenario can run: on real processes always, in the simulator where all that it says means something.
+
+use super::{Act, CorruptWhat, Scenario, Step, When};
+use crate::guest::GuestSource;
+use std::fmt;
+use std::path::PathBuf;
+
+/// Why a scenario cannot run in the simulator, and where its file says so.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub struct NotSimulated {
+    path: PathBuf,
+    line: usize,
+    why: String,
+}
+
+impl fmt::Display for NotSimulated {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}: not in the simulator: {}", self.path.display(), self.line, self.why)
+    }
+}
+
+impl NotSimulated {
+    /// Why, without the place.
+    #[must_use]
+    pub fn why(&self) -> &str {
+        &self.why
+    }
+
+    /// The line, from 1.
+    #[must_use]
+    pub fn line(&self) -> usize {
+        self.line
+    }
+}
+
+/// The steps of the protocol that the simulator knows failpoints by. Between the stores of one application of a record
+/// nobody stands still there.
+pub(crate) const SIMULATED_FAILPOINTS: [&str; 19] = [
+    "host.standby.made",
+    "host.takeover.ordered",
+    "host.takeover.loaded",
+    "host.takeover.replayed",
+    "host.commit.stopped",
+    "host.commit.harvested",
+    "host.commit.copied",
+    "host.commit.closed",
+    "host.commit.checksummed",
+    "host.commit.published",
+    "host.follow.compared",
+    "controller.apply.checked",
+    "controller.apply.applied",
+    "controller.apply.freed",
+    "controller.takeover.sealed",
+    "controller.takeover.opened",
+    "controller.takeover.promoted",
+    "controller.standby.ordered",
+    "controller.state.persisted",
+];
+
+/// The guests that the model guest can stand for: they only compute, wait and print.
+const MODELLED: [&str; 5] = ["builtin:torture", "builtin:counter", "builtin:idle", "builtin:burn", "builtin:rebel"];
+
+impl Scenario {
+    /// Whether it can run in the simulator.
+    ///
+    /// # Errors
+    /// The first thing in its file that means nothing there.
+    pub fn check_simulated(&self) -> Result<(), NotSimulated> {
+        let at = |line: usize, why: String| Err(NotSimulated { path: self.path.clone(), line, why });
+        let key = |key: &str| line_of(&self.path, key);
+        if let Some(workload) = self.workloads.first() {
+            return at(workload.line, "workloads are programs, and the model guest talks to none".to_owned());
+        }
+        let cluster = &self.cluster;
+        if cluster.segment_loss > 0 || cluster.segment_delay > ft_protocol::Span::ZERO {
+            return at(key("segment-"), "there is no network segment".to_owned());
+        }
+        if cluster.pool_size.is_some() {
+            return at(key("pool-size"), "the pool has no size: an action `fill` fills it".to_owned());
+        }
+        if cluster.host.iter().any(|host| host.memory.is_some()) {
+            return at(key("memory"), "hosts have memory without bounds".to_owned());
+        }
+        for vm in &self.vms {
+            if vm.net || vm.disk.is_some() {
+                return at(key(if vm.net { "net" } else { "disk" }), "the model guest has no devices".to_owned());
+            }
+            if !is_modelled(&vm.guest) {
+                return at(key("guest"), format!("the model guest cannot stand for {}", vm.guest));
+            }
+            if vm.mode != self.vms[0].mode {
+                return at(key("mode"), "all VMs begin in one mode there".to_owned());
+            }
+        }
+        if self.expect.refused.is_some() {
+            return at(key("refused"), "nothing is refused there: memory has no bounds".to_owned());
+        }
+        self.steps.iter().try_for_each(|step| self.check_step(step))
+    }
+
+    fn check_step(&self, step: &Step) -> Result<(), NotSimulated> {
+        let at = |why: String| Err(NotSimulated { path: self.path.clone(), line: step.line, why });
+        if let When::Failpoint { name, .. } = &step.when
+            && !SIMULATED_FAILPOINTS.contains(name)
+        {
+            return at(format!("failpoint {name} lies within one step of the simulator"));
+        }
+        for act in &step.acts {
+            let early = matches!(&step.when, When::Failpoint { name, .. } if *name != "host.commit.published");
+            if early && matches!(act, Act::Corrupt { what: CorruptWhat::Journal, .. }) {
+                return at("records are corrupted there once they are committed".to_owned());
+            }
+            if let Act::Corrupt { what: CorruptWhat::Log | CorruptWhat::Heartbeat, .. } = act {
+                return at("only journals and commit words are corrupted there".to_owned());
+            }
+        }
+        Ok(())
+    }
+}
+
+fn is_modelled(guest: &GuestSource) -> bool {
+    MODELLED.contains(&guest.to_string().as_str())
+}
+
+/// The first line that begins with this key; the first of the file when there is none.
+fn line_of(path: &std::path::Path, key: &str) -> usize {
+    let text = std::fs::read_to_string(path).unwrap_or_default();
+    text.lines().position(|line| line.trim_start().starts_with(key)).map_or(1, |at| at + 1)
+}

@@ -1,0 +1,171 @@
+//! Runs scenarios in the simulator: the same steps, the same verdicts, the same run folder; in virtual time, from one seed.
+
+use super::{Manifest, Observed, ObservedVm, Report, RunDirectory, RunnerError, RunnerOptions, Verdict, judge};
+use crate::event::EventLog;
+use crate::golden::Golden;
+use crate::language::Scenario;
+use crate::report;
+use crate::sim::play;
+use crate::summary::{Summary, ms};
+use ft_protocol::{Span, Time};
+use std::time::Duration;
+use vmm::clock::monotonic;
+
+/// When simulated clocks begin.
+const START: Time = Time::from_ns(1_000_000_000);
+
+/// Plays a scenario in the simulator.
+///
+/// # Errors
+/// When the run's directory cannot be written; an expectation that does not hold is no error.
+pub fn simulate(scenario: &Scenario, options: &RunnerOptions) -> Result<Report, RunnerError> {
+    let seed = options.seed.unwrap_or(scenario.seed);
+    if let Err(not) = scenario.check_simulated() {
+        return Ok(Report { again: again(scenario, seed), ..Report::skipped(scenario, seed, not.to_string()) });
+    }
+    let start = monotonic();
+    let Some(played) = play(scenario, seed) else {
+        let reason = "it has no part in the simulator".to_owned();
+        return Ok(Report::skipped(scenario, seed, reason));
+    };
+    let directory = RunDirectory::create(&options.runs, &scenario.name)?;
+    let manifest = Manifest { again: again(scenario, seed), ..Manifest::new(scenario, options, seed, START) };
+    directory.write_json("manifest.json", &manifest)?;
+    let path = directory.file("events.jsonl");
+    let failed = |source| RunnerError::File { path: path.clone(), source };
+    let mut log = EventLog::create(&path, START).map_err(failed)?;
+    for event in &played.stage.events {
+        log.append(event).map_err(failed)?;
+    }
+    for (index, part) in scenario.vms.iter().enumerate() {
+        directory.write(&super::console_file(scenario, part, "console"), played.stage.schedule.console(index))?;
+    }
+    let now = START + Span::from_us(played.us);
+    let stage = &played.stage;
+    // Memory and machine state were held against an unbroken run with the same inputs all along.
+    let golden = |console: &Vec<u8>| Golden {
+        console: console.clone(),
+        exit_code: 0,
+        memory_crc: Some(0),
+        duration: Duration::ZERO,
+    };
+    let goldens: Vec<Golden> = played.consoles.iter().map(golden).collect();
+    let sound = played.violation.is_none();
+    let vms = (0..scenario.vms.len()).map(|vm| ObservedVm {
+        outcome: stage.outcomes[vm].as_ref(),
+        timeline: &stage.timelines[vm],
+        golden: Some(&goldens[vm]),
+        memory_crc: Some(u32::from(!sound)),
+    });
+    let observed =
+        Observed { vms: vms.collect(), schedule: &stage.schedule, refusal: None, refused: &stage.refused, now };
+    let mut verdicts = judge(scenario, &observed);
+    verdicts.push(Verdict {
+        expectation: "the checkers find nothing (I1 to I5, I7)".to_owned(),
+        holds: sound,
+        found: played.violation.as_ref().map_or_else(|| "they did not".to_owned(), ToString::to_string),
+        line: None,
+    });
+    let summary = Summary::new(&stage.timelines[0], stage.outcomes[0].as_ref(), START, now, stage.facts[0].epoch);
+    let mut report = Report {
+        duration_ms: ms(monotonic().since(start)),
+        summary: Some(summary),
+        again: again(scenario, seed),
+        ..Report::new(scenario, seed, verdicts)
+    };
+    if report.holds && !options.keep {
+        directory.remove();
+        return Ok(report);
+    }
+    report.directory = Some(directory.path().to_owned());
+    directory.write_json("report.json", &report)?;
+    report::write_html(directory.path())?;
+    Ok(report)
+}
+
+/// The line that plays a scenario again.
+fn again(scenario: &Scenario, seed: u64) -> String {
+    super::again(scenario, seed).replacen("ftvm scenario run", "ftvm scenario sim", 1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::path::{Path, PathBuf};
+
+    fn library() -> Vec<Scenario> {
+        let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("library");
+        let entries = std::fs::read_dir(directory).expect("the library is part of the crate");
+        let mut files: Vec<PathBuf> = entries.map(|entry| entry.expect("it can be listed").path()).collect();
+        files.retain(|path| path.extension().is_some_and(|extension| extension == "toml"));
+        files.sort();
+        files.iter().flat_map(|path| Scenario::read_all(path, &[]).expect("the library is sound")).collect()
+    }
+
+    fn options(runs: &Path, seed: u64, keep: bool) -> RunnerOptions {
+        let (executable, commit) = (PathBuf::new(), "test".to_owned());
+        RunnerOptions { executable, commit, pool_parent: PathBuf::new(), runs: runs.to_owned(), seed: Some(seed), keep }
+    }
+
+    #[test]
+    fn the_library_holds_in_the_simulator() {
+        let runs = tempfile::tempdir().expect("a directory can be made");
+        let (mut played, mut failures) = (0, Vec::new());
+        for scenario in library() {
+            for seed in [scenario.seed, scenario.seed + 1] {
+                let report = simulate(&scenario, &options(runs.path(), seed, false)).expect("it can be played");
+                if let Some(reason) = &report.skipped {
+                    println!("{reason}");
+                    break;
+                }
+                played += 1;
+                let wrong = report.verdicts.iter().filter(|verdict| !verdict.holds);
+                let wrong: Vec<String> = wrong.map(|verdict| format!("{}: {verdict:?}", report.again)).collect();
+                if !wrong.is_empty() {
+                    let events = report.directory.map(|path| std::fs::read_to_string(path.join("events.jsonl")));
+                    println!("{}\n{}", report.again, events.and_then(Result::ok).unwrap_or_default());
+                }
+                failures.extend(wrong);
+            }
+        }
+        assert!(failures.is_empty(), "{}", failures.join("\n"));
+        assert!(played >= 80, "only {played} runs were played");
+    }
+
+    #[test]
+    fn a_seed_is_one_file_of_events_to_the_byte() {
+        let runs = tempfile::tempdir().expect("a directory can be made");
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("library/primary-killed.toml");
+        let scenario = Scenario::read(&path).expect("the library is sound");
+        let events = |seed| {
+            let report = simulate(&scenario, &options(runs.path(), seed, true)).expect("it can be played");
+            std::fs::read(report.directory.expect("it was kept").join("events.jsonl")).expect("it is there")
+        };
+        assert!(!events(7).is_empty());
+        assert_eq!(events(7), events(7));
+        assert_ne!(events(7), events(8));
+    }
+
+    #[test]
+    fn what_means_nothing_there_is_told_with_its_place() {
+        let text = "[vm]\nguest = \"builtin:torture\"\nnet = true\n[expect]\n";
+        let scenario = Scenario::parse(Path::new("x.toml"), text).expect("it is a scenario");
+        let not = scenario.check_simulated().expect_err("there is no network there");
+        assert_eq!(not.to_string(), "x.toml:1: not in the simulator: the model guest has no devices");
+        let step = "[[step]]\nat = \"1ms\"\naction = \"corrupt\"\nwhat = \"log\"\n";
+        let text = format!("[vm]\nguest = \"builtin:torture\"\n{step}[expect]\n");
+        let scenario = Scenario::parse(Path::new("x.toml"), &text).expect("it is a scenario");
+        assert_eq!(scenario.check_simulated().map_err(|not| not.line()), Err(3));
+    }
+
+    #[test]
+    fn an_expectation_that_does_not_hold_fails_with_its_line() {
+        let runs = tempfile::tempdir().expect("a directory can be made");
+        let text = "[vm]\nguest = \"builtin:torture\"\n[expect]\ntakeovers = 3\n";
+        let scenario = Scenario::parse(Path::new("x.toml"), text).expect("it is a scenario");
+        let report = simulate(&scenario, &options(runs.path(), 1, false)).expect("it can be played");
+        assert!(!report.holds && report.again == "ftvm scenario sim --seed 1 x.toml");
+        let wrong: Vec<_> = report.verdicts.iter().filter(|verdict| !verdict.holds).collect();
+        assert_eq!(wrong.iter().map(|verdict| verdict.line).collect::<Vec<_>>(), [Some(4)]);
+    }
+}

@@ -1,0 +1,354 @@
+//! A primary's record log: every input is in it before the guest sees it, every output before it leaves.
+
+use super::drive::At;
+use super::guest::{DELIVERY, Packet, Shown, Tick, Wants};
+use super::machine::PrimaryMachine;
+use super::planted::{PlantedBug, planted};
+use super::violation::Violation;
+use super::world::World;
+use ft_protocol::host::Input as HostInput;
+use ft_protocol::ids::Epoch;
+use ft_protocol::primary::Input;
+use ft_protocol::record::{CommitPoint, Entry, EntryBody, EntryKind, LogEnd, LogSpace, frame_digest, sent_digest};
+use ft_protocol::spec::Mode;
+use shared_mem::lossy::LossyMemory;
+use shared_mem::record_log::{AppendError, LogRange, ReadLogError, ResumeLogError};
+use shared_mem::{LogPosition, LogReader, LogWriter};
+
+/// Packets that wait for the guest at most; networks lose what comes beside.
+const ARRIVED_MAX: usize = 4;
+
+/// What the log of a new generation begins with.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Found {
+    pub(crate) from: LogPosition,
+    pub(crate) end: LogPosition,
+    last_sequence: u64,
+    pub(crate) log_end: LogEnd,
+}
+
+impl Found {
+    pub(crate) fn look(
+        log: &LogReader<LossyMemory>,
+        from: LogPosition,
+        console_start: u64,
+    ) -> Result<Self, ReadLogError> {
+        let end = log.tail()?.position;
+        let mut found = Self { from, end, last_sequence: 0, log_end: LogEnd::new(console_start) };
+        let mut entries = log.entries_within(LogRange { from, to: end, after_sequence: None });
+        while let Some(entry) = entries.next_entry()? {
+            found.last_sequence = entry.sequence;
+            if let Ok(entry) = Entry::decode(entry.tag, entry.exit_counter, entry.payload) {
+                found.log_end.note(&entry);
+            }
+        }
+        Ok(found)
+    }
+}
+
+/// The log as its primary has it.
+pub(crate) struct Recording {
+    writer: LogWriter<LossyMemory>,
+    pub(crate) space: LogSpace,
+    /// The last exit that has an entry.
+    marked: u64,
+    /// The last epoch whose commit has an entry.
+    noted: Epoch,
+    payload: Vec<u8>,
+}
+
+impl Recording {
+    /// Goes on behind what the log begins with.
+    pub(crate) fn resume(log: LossyMemory, ring_bytes: u64, found: &Found, mode: Mode) -> Result<Self, ResumeLogError> {
+        let writer = LogWriter::resume(log, ring_bytes, found.end, found.last_sequence)?;
+        let mut space = LogSpace::new(ring_bytes);
+        space.record(mode.records());
+        Ok(Self { writer, space, marked: 0, noted: Epoch::ZERO, payload: Vec::new() })
+    }
+
+    pub(crate) fn tail(&self) -> u64 {
+        self.writer.tail().get()
+    }
+
+    pub(crate) fn has_room(&self) -> bool {
+        self.space.has_room(self.writer.free_space())
+    }
+
+    pub(crate) fn grew_since_mark(&self) -> bool {
+        self.space.grew_since_mark(self.tail())
+    }
+
+    /// The record of an epoch is written.
+    pub(crate) fn mark(&mut self, epoch: Epoch) {
+        let tail = self.tail();
+        self.space.mark(epoch, tail);
+    }
+
+    pub(crate) fn free(&mut self, applied: Epoch) {
+        if let Some(position) = self.space.free(applied) {
+            self.writer.free_before(LogPosition::new(position));
+        }
+    }
+}
+
+impl PrimaryMachine {
+    /// Inputs are written down.
+    pub(crate) fn records(&self) -> bool {
+        self.log.as_ref().is_some_and(|log| log.space.is_recording())
+    }
+}
+
+impl World {
+    /// Appends an entry; the history is what the guest's will be with it. Without success the machine goes no further.
+    fn append(&mut self, at: At, exit: u64, digest: u32, body: EntryBody<'_>, history: Vec<Tick>) -> bool {
+        let Some(primary) = self.primary(at) else { return false };
+        let generation = primary.order.generation;
+        let Some(log) = &mut primary.log else { return false };
+        let entry = Entry { at_exit: exit, digest, body };
+        log.payload.clear();
+        entry.encode_payload(&mut log.payload);
+        let before = log.tail();
+        let kind = entry.body.kind();
+        match log.writer.append(entry.tag(), exit, &log.payload) {
+            Ok(_) => {
+                log.marked = exit;
+                self.tell(|| format!("h{} {} logs {kind} at exit {exit}", at.host, at.vm));
+                // A mark, or a commit that is not published yet, binds nobody to what came without an entry.
+                let binds = !matches!(kind, EntryKind::Mark | EntryKind::Commit);
+                self.check_logged(at.vm, generation, binds.then_some(&history));
+                true
+            }
+            Err(AppendError::Sealed { .. }) => {
+                log.space.seal();
+                self.found_sealed(at);
+                false
+            }
+            Err(AppendError::Full { needed, free }) => {
+                self.violate(Violation::LogOverrun { vm: at.vm, generation, needed, free });
+                false
+            }
+            Err(error) => {
+                // Whether it is in, the log itself will say.
+                if !matches!(kind, EntryKind::Mark | EntryKind::Commit) {
+                    self.checker.attempted(at.vm, generation, before, history);
+                }
+                self.machine_failed(at, &error.to_string());
+                false
+            }
+        }
+    }
+
+    fn found_sealed(&mut self, at: At) {
+        let Some(core) = self.primary(at).and_then(|primary| primary.core.as_ref()) else { return };
+        let final_epoch = core.committed();
+        self.core_input(at, Input::Sealed { final_epoch });
+    }
+
+    /// What the step asks for; appended, where the mode records. `None`: the machine is over.
+    pub(crate) fn live_input(&mut self, at: At, wants: Wants) -> Option<u64> {
+        let clock = self.host_clock(at).ns();
+        let typed = match wants {
+            Wants::Console => self.hosts[at.host].actor.between(super::draw::Range::new(0, 1 << 20)),
+            _ => 0,
+        };
+        let primary = self.primary(at)?;
+        if let Some(given) = primary.given.take() {
+            return Some(given);
+        }
+        let given = match wants {
+            Wants::Nothing | Wants::Packets => 0,
+            Wants::Clock => clock & !DELIVERY,
+            // Nobody types half of the time.
+            Wants::Console => {
+                if typed & 1 == 1 {
+                    typed
+                } else {
+                    0
+                }
+            }
+        };
+        if given == 0 || !primary.records() {
+            return Some(given);
+        }
+        let (exit, digest) = { primary.registers }.begin_exit();
+        let mut history = primary.trace.clone();
+        history.push(given);
+        let bytes = given.to_le_bytes();
+        let body = match wants {
+            Wants::Console => EntryBody::ConsoleInput(bytes[..].into()),
+            _ => EntryBody::Clock(given),
+        };
+        self.append(at, exit, digest, body, history).then_some(given)
+    }
+
+    /// What a step has shown goes where the mode wants it; `false`: the machine is over.
+    pub(crate) fn put_out(&mut self, at: At, shown: &Shown) -> bool {
+        let Some(primary) = self.primary(at) else { return false };
+        if !primary.records() {
+            primary.console.extend_from_slice(shown.console());
+            primary.packets.extend(shown.packet);
+            return true;
+        }
+        if planted(PlantedBug::OutputBeforeLog) {
+            self.check_released(at, shown.packet.as_slice());
+        }
+        let Some(primary) = self.primary(at) else { return false };
+        let (registers, history) = (primary.registers, primary.trace.clone());
+        let (exit, digest) = (registers.step, registers.last_digest());
+        if !shown.console().is_empty() {
+            let position = registers.console - shown.console().len() as u64;
+            let body = EntryBody::Output { position, bytes: shown.console().into() };
+            if !self.append(at, exit, digest, body, history.clone()) {
+                return false;
+            }
+            if let Some(primary) = self.primary(at) {
+                primary.console_start = registers.console;
+            }
+        }
+        if let Some(packet) = shown.packet {
+            let body = EntryBody::Sent { position: packet.number, count: 1, digest: sent_digest([frame_of(&packet)]) };
+            if !self.append(at, exit, digest, body, history) {
+                return false;
+            }
+            self.check_released(at, &[packet]);
+        }
+        if !shown.console().is_empty() {
+            self.core_input(at, Input::Logged);
+        }
+        true
+    }
+
+    /// Notes that the guest has come this far, if it is time to.
+    pub(crate) fn mark_exit(&mut self, at: At, waits: bool) -> bool {
+        let every = self.plan.weather.marks_every;
+        let Some(primary) = self.primary(at) else { return false };
+        let (step, digest) = (primary.registers.step, primary.registers.last_digest());
+        let Some(log) = primary.log.as_ref().filter(|log| log.space.is_recording()) else { return true };
+        let due = if waits { log.has_room() } else { step >= log.marked + every };
+        let history = primary.trace.clone();
+        !due || self.append(at, step, digest, EntryBody::Mark, history)
+    }
+
+    /// Notes the commit that is about to be written.
+    pub(crate) fn note_commit(&mut self, at: At, epoch: Epoch) -> bool {
+        let Some(primary) = self.primary(at) else { return false };
+        let registers = primary.registers;
+        let generation = primary.order.generation;
+        let history = primary.trace.clone();
+        let Some(log) = primary.log.as_mut().filter(|log| log.space.is_recording() && log.noted < epoch) else {
+            return true;
+        };
+        log.noted = epoch;
+        let point = CommitPoint { generation, epoch, kicked: registers.spin > 0 };
+        self.append(at, registers.step, registers.last_digest(), EntryBody::Commit(point), history)
+    }
+
+    /// The log has no room for another exit, or the guest is to pause at one.
+    pub(crate) fn source_paused(&mut self, at: At) {
+        let Some(log) = self.primary(at).and_then(|primary| primary.log.as_ref()) else { return };
+        if log.space.is_sealed() {
+            return self.found_sealed(at);
+        }
+        if log.space.is_pausing() {
+            return self.core_input(at, Input::AtExit);
+        }
+        self.look_at_freed(at);
+        let Some(log) = self.primary(at).and_then(|primary| primary.log.as_ref()) else { return };
+        if !log.has_room() && log.grew_since_mark() {
+            self.core_input(at, Input::LogLow);
+        }
+        self.core_input(at, Input::Tick);
+    }
+
+    /// What is applied need not be replayed any more, and its slots are free.
+    pub(crate) fn look_at_freed(&mut self, at: At) {
+        let Some(primary) = self.primary(at) else { return };
+        let Ok(freed) = super::commit::freed(primary) else { return };
+        let freed = super::controller::protocol_epoch(freed);
+        if let Some(log) = &mut primary.log {
+            log.free(freed);
+        }
+        self.core_input(at, Input::Applied(freed));
+    }
+
+    /// A packet comes for the guest, and the next one some time later.
+    pub(crate) fn arrive(&mut self, at: At) {
+        let us = self.plan.weather.arrival_us;
+        let packet = self.hosts[at.host].actor.between(super::draw::Range::new(1, DELIVERY - 1));
+        self.machine_after(at, us, super::queue::MachineStep::Arrive);
+        let Some(primary) = self.primary(at) else { return };
+        if primary.arrived.len() < ARRIVED_MAX {
+            primary.arrived.push_back(packet);
+        }
+        if primary.vcpu == super::machine::Vcpu::Waiting && !primary.stopped {
+            self.end_wait(at);
+        } else if primary.core.as_ref().is_some_and(|core| core.mode().records()) {
+            primary.event_told = true;
+            self.core_input(at, Input::EventWaits);
+        }
+    }
+
+    /// Tells the core when the guest has taken all that came.
+    pub(crate) fn settle_events(&mut self, at: At) {
+        let Some(primary) = self.primary(at) else { return };
+        if primary.arrived.is_empty() && std::mem::take(&mut primary.event_told) {
+            self.core_input(at, Input::EventsTaken);
+        }
+    }
+
+    /// Hands the guest what has come for it, between two steps; says whether there was anything.
+    pub(crate) fn deliver_packets(&mut self, at: At) -> bool {
+        let mut any = false;
+        while let Some(primary) = self.primary(at) {
+            // A packet can wait; what an exit brings has a bound.
+            if primary.log.as_ref().is_some_and(|log| !log.has_room()) {
+                break;
+            }
+            let Some(packet) = primary.arrived.pop_front() else { break };
+            let tick = DELIVERY | packet;
+            if primary.records() {
+                let (exit, digest) = (primary.registers.step, primary.registers.last_digest());
+                let mut history = primary.trace.clone();
+                history.push(tick);
+                let frame = packet.to_le_bytes();
+                let body = EntryBody::Packet { nic: 0, frame: frame[..].into() };
+                if !self.append(at, exit, digest, body, history) {
+                    return any;
+                }
+            }
+            let Some(primary) = self.primary(at) else { break };
+            primary.registers.deliver(packet);
+            primary.trace.push(tick);
+            any = true;
+        }
+        self.settle_events(at);
+        any
+    }
+
+    /// The machine protects its guest in this mode from now on.
+    pub(crate) fn turn_machine(&mut self, at: At, mode: Mode) {
+        let Some(primary) = self.primary(at) else { return };
+        let Some(core) = &primary.core else { return };
+        let committed = core.committed();
+        if let Some(log) = &mut primary.log {
+            log.space.record(mode.records());
+        }
+        let since = primary.recorded_since.unwrap_or(committed);
+        primary.recorded_since = mode.records().then_some(since);
+        self.say_mode(at, mode);
+    }
+
+    pub(crate) fn say_mode(&mut self, at: At, mode: Mode) {
+        let Some(primary) = self.primary(at) else { return };
+        let (vm, generation, since) = (at.vm, primary.order.generation, primary.recorded_since);
+        self.host_input(at.host, HostInput::ModeIs { vm, generation, mode });
+        if let Some(since) = since {
+            self.host_input(at.host, HostInput::Recorded { vm, generation, since });
+        }
+    }
+}
+
+/// The digest of a packet as the log has it.
+pub(crate) fn frame_of(packet: &Packet) -> u32 {
+    frame_digest(0, &packet.content.to_le_bytes())
+}

@@ -1,0 +1,614 @@
+//! A scenario in the simulator: its steps are fired at what the run does, and what is seen of the run is told in the events
+//! that runs on real processes leave, too.
+
+use super::client::Client;
+use super::draw::Draw;
+use super::fault::{Fault, Lines, Point, Target as Whom, Ways};
+use super::plan::{Plan, Salted};
+use super::queue::{Event as Simulated, Mend};
+use super::weather::{FenceAgent, Weather};
+use super::world::World;
+use crate::cluster::{CONTROLLER, ChildExit, HostName, HostSignal};
+use crate::event::{Event, HappeningKind, What, vm_of};
+use crate::language::{Act, CorruptWhat, CutFrom, Facts, Scenario, Target, WaysPart, When};
+use crate::protected::Outcome;
+use crate::runner::Schedule;
+use crate::timeline::{FENCED_EXIT_CODE, Timeline};
+use ft_protocol::commit_meta::GuestEnd;
+use ft_protocol::ids::VmId;
+use ft_protocol::spec::Mode;
+use ft_protocol::timeline::Happening;
+use ft_protocol::{Epoch, Span, Time};
+use nix::sys::signal::Signal;
+
+/// Time between two looks at what steps wait for.
+const LOOK_US: u64 = 250;
+
+/// How long guests go on after the last step, for what comes of it.
+const LINGER_US: u64 = 1_500_000;
+
+/// Faults that end with a step of their own last no longer than this.
+const FOR_EVER_US: u64 = 600_000_000;
+
+/// Steps of a guest: more than any scenario of the library waits for.
+const GUEST_STEPS: u64 = 4_000;
+
+/// Time between two hosts that join at the beginning.
+pub(crate) const JOIN_SPACING_NS: u64 = 400_000;
+
+/// How long a process takes to be started again.
+const START_US: u64 = 20_000;
+
+/// The streams of random numbers: of the weather, and of who is hit.
+const WEATHER_STREAM: u64 = 1 << 20;
+const HITS_STREAM: u64 = (1 << 20) + 1;
+
+/// What is known of a run.
+pub(crate) struct Stage {
+    pub(crate) scenario: Scenario,
+    pub(crate) schedule: Schedule,
+    pub(crate) events: Vec<Event>,
+    pub(crate) timelines: Vec<Timeline>,
+    pub(crate) outcomes: Vec<Option<Outcome>>,
+    pub(crate) refused: Vec<(String, String)>,
+    pub(crate) facts: Vec<Facts>,
+    /// Whom each step hit last.
+    hit: Vec<Vec<Whom>>,
+    /// How often the failpoint of each step was passed.
+    passed: Vec<u64>,
+    /// Who stands still until a step has fired.
+    held: Vec<(usize, Whom)>,
+    /// Steps whose orders the controller has not answered.
+    orders: Vec<(u64, String)>,
+    draw: Draw,
+    /// When nothing was left to be done but to let the guests end.
+    quiet_since_us: Option<u64>,
+    stranded: Option<Epoch>,
+}
+
+impl Stage {
+    fn new(scenario: &Scenario, seed: u64) -> Self {
+        let vms = scenario.vms.len();
+        Self {
+            scenario: scenario.clone(),
+            schedule: Schedule::new(scenario, seed),
+            events: Vec::new(),
+            timelines: vec![Timeline::default(); vms],
+            outcomes: vec![None; vms],
+            refused: Vec::new(),
+            facts: vec![Facts::default(); vms],
+            hit: vec![Vec::new(); scenario.steps.len()],
+            passed: vec![0; scenario.steps.len()],
+            held: Vec::new(),
+            orders: Vec::new(),
+            draw: Draw::new(seed, HITS_STREAM),
+            quiet_since_us: None,
+            stranded: None,
+        }
+    }
+
+    /// An event is seen: by the timelines of those that it is about.
+    fn see(&mut self, at: Time, what: What) {
+        let event = Event { at, what };
+        let about = event.what.vm();
+        for (vm, timeline) in (0..).zip(&mut self.timelines) {
+            if about.is_none_or(|about| about == VmId::new(vm)) {
+                timeline.take(&event);
+            }
+        }
+        self.events.push(event);
+    }
+
+    fn is_over(&self) -> bool {
+        self.outcomes.iter().all(Option::is_some)
+    }
+
+    /// The name of the host with this index, or of the controller.
+    fn name(whom: Whom) -> HostName {
+        match whom {
+            Whom::Host(host) => HostName::nth(host),
+            _ => HostName::new(CONTROLLER),
+        }
+    }
+}
+
+/// The weather of a scenario: what it says, and for the rest what a machine of today does.
+fn weather(scenario: &Scenario, seed: u64) -> Weather {
+    let cluster = &scenario.cluster;
+    let us = |span: Span| (span.ns() / 1_000).max(1);
+    let drawn = Weather::draw(&mut Draw::new(seed, WEATHER_STREAM));
+    let bound_us = us(cluster.heartbeat_bound.unwrap_or(Span::from_ms(50))).max(10_000);
+    let vm = &scenario.vms[0];
+    let mode = Mode::from(vm.mode);
+    let agent = match cluster.fence.as_ref().map(|fence| fence.agent.as_str()) {
+        None | Some("none") => FenceAgent::None,
+        Some("kill") => FenceAgent::Works,
+        Some(_) => FenceAgent::Fails,
+    };
+    Weather {
+        heartbeat_us: bound_us / 10,
+        heartbeats_missing: 10,
+        suspicion: None,
+        hold_down_us: 5 * bound_us,
+        ask_us: 1_000_000,
+        promotion_us: 10_000_000,
+        stall_us: us(cluster.stall_bound.unwrap_or(Span::from_ms(2_000))),
+        epoch_us: us(vm.epoch_interval.unwrap_or(mode.default_epoch_interval())),
+        cut_spacing_us: 1_000,
+        console_pending_max: 2_000,
+        slots: 4,
+        guest_pages: 6,
+        guest_steps: GUEST_STEPS,
+        slice_us: super::draw::Range::new(100, 500),
+        slice_steps: super::draw::Range::new(1, 2),
+        message_us: super::draw::Range::new(20, 200),
+        make_us: super::draw::Range::new(2_000, 5_000),
+        deaths_seen: true,
+        fence_agent: agent,
+        old_hosts: 0,
+        racks: 0,
+        failback_us: vm.placement.failback.map_or(0, us),
+        preferred: vm.placement.prefer.as_ref().and_then(index_of_host),
+        require_spare: vm.placement.require_spare,
+        mode,
+        asks: true,
+        log_bytes: 16 * super::weather::PAGE_SIZE,
+        says: super::guest::Saying::of(&vm.guest.to_string()),
+        safety_us: us(scenario.time_limit),
+        ..drawn
+    }
+}
+
+fn index_of_host(name: &HostName) -> Option<u16> {
+    let letter = name.as_str().bytes().next().filter(|_| name.as_str().len() == 1)?;
+    Some(u16::from(letter.checked_sub(b'a')?))
+}
+
+impl World {
+    /// A run of a scenario.
+    pub(crate) fn of_scenario(scenario: &Scenario, seed: u64) -> Self {
+        let plan = Plan { weather: weather(scenario, seed), faults: Vec::new() };
+        let vms = u16::try_from(scenario.vms.len()).unwrap_or(u16::MAX);
+        let mut world = Self::new(seed, scenario.cluster.hosts, vms, plan);
+        for (index, host) in (0..).zip(&mut world.hosts) {
+            let name = HostName::nth(index);
+            let part = scenario.cluster.host.iter().find(|part| part.name == name);
+            host.carry(name.to_string(), part.map(|part| part.labels.clone()).unwrap_or_default());
+        }
+        world.stage = Some(Box::new(Stage::new(scenario, seed)));
+        world
+    }
+
+    /// This moment, as events have it.
+    fn stage_time(&self) -> Time {
+        Time::from_ns(super::actor::CLOCK_START_NS + self.now_ns)
+    }
+
+    fn see(&mut self, what: What) {
+        let at = self.stage_time();
+        if let Some(stage) = &mut self.stage {
+            stage.see(at, what);
+        }
+    }
+
+    /// The controller tells something.
+    pub(crate) fn stage_happened(&mut self, happening: &Happening) {
+        let at = self.stage_time();
+        let Some(stage) = &mut self.stage else { return };
+        stage.see(at, What::Happened(happening.clone()));
+        let vm = vm_of(happening).map(|vm| usize::from(vm.get()));
+        stage.schedule.happened(at, HappeningKind::from(happening), vm);
+        match happening {
+            Happening::Live { .. } => stage.schedule.running(at),
+            Happening::Stranded { recoverable, .. } => stage.stranded = Some(*recoverable),
+            _ => {}
+        }
+    }
+
+    /// The client has read some of a console.
+    pub(crate) fn stage_printed(&mut self, vm: VmId, bytes: &[u8], tail: u64) {
+        let at = self.stage_time();
+        let Some(stage) = &mut self.stage else { return };
+        stage.schedule.printed(at, usize::from(vm.get()), bytes);
+        stage.see(at, What::ConsoleMoved { vm, tail });
+    }
+
+    /// A process has ended.
+    pub(crate) fn stage_died(&mut self, whom: Whom, fenced: bool) {
+        if self.stage.is_none() {
+            return;
+        }
+        let exit = if fenced { ChildExit::Code(FENCED_EXIT_CODE) } else { ChildExit::Signal(Signal::SIGKILL as i32) };
+        if matches!(whom, Whom::Host(_)) {
+            self.see(What::HostExited { host: Stage::name(whom), exit, stderr: String::new() });
+        }
+    }
+
+    /// A process has begun a new life.
+    pub(crate) fn stage_rose(&mut self, whom: Whom) {
+        match whom {
+            Whom::Host(_) => self.see(What::HostStarted { host: Stage::name(whom), pid: 0 }),
+            _ => self.see(What::ControllerRevived { exit: ChildExit::Signal(Signal::SIGKILL as i32), pid: 0 }),
+        }
+    }
+
+    /// Whether a process that dies comes back by itself: the controller does, and hosts that were deposed.
+    pub(crate) fn comes_back(&self, whom: Whom, fenced: bool) -> bool {
+        let Some(stage) = &self.stage else { return true };
+        !matches!(whom, Whom::Host(_)) || fenced || stage.scenario.cluster.respawn
+    }
+
+    /// A step of the protocol was done by a process: steps may wait for it.
+    pub(crate) fn stage_reached(&mut self, point: Point) {
+        let (at, by) = (self.stage_time(), self.acting);
+        let Some(stage) = &mut self.stage else { return };
+        let Some(by) = by else { return };
+        let awaited: Vec<(usize, &'static str, bool)> = stage
+            .schedule
+            .awaited_failpoints()
+            .map(|(index, process, name)| (index, name, *process == Stage::name(by)))
+            .collect();
+        for (index, name, mine) in awaited {
+            if !mine || point_of(name) != Some(point) {
+                continue;
+            }
+            stage.passed[index] += 1;
+            let hit = match &stage.schedule.step(index).when {
+                When::Failpoint { hit, .. } => *hit,
+                _ => 1,
+            };
+            if stage.passed[index] < hit {
+                continue;
+            }
+            stage.schedule.reached(at, index);
+            stage.held.push((index, by));
+            let (process, failpoint) = (Stage::name(by), name.to_owned());
+            stage.see(at, What::FailpointReached { process, failpoint });
+            self.actor_mut(by).stopped = true;
+            self.schedule(0, Simulated::Scene);
+            return;
+        }
+    }
+
+    /// The controller has answered what a step asked it for.
+    pub(crate) fn stage_answered(&mut self, id: u64, refused: Option<String>) {
+        let Some(stage) = &mut self.stage else { return };
+        let Some(place) = stage.orders.iter().position(|(order, _)| *order == id) else { return };
+        let (_, order) = stage.orders.remove(place);
+        if let Some(why) = &refused {
+            stage.refused.push((order.clone(), why.clone()));
+        }
+        self.see(What::OrderAnswered { order, refused });
+    }
+
+    /// Looks at what steps wait for, fires those that are due, and lets the guests end when there is nothing left to be done.
+    pub(crate) fn scene(&mut self) {
+        if self.next_scene_ns <= self.now_ns {
+            self.next_scene_ns = self.now_ns + LOOK_US * 1_000;
+            self.schedule(LOOK_US * 1_000, Simulated::Scene);
+        }
+        let at = self.stage_time();
+        self.learn_facts();
+        loop {
+            let Some(stage) = &mut self.stage else { return };
+            let due = stage.schedule.due(at);
+            // A step whose target nobody is waits for somebody.
+            let Some(index) = due.into_iter().find(|index| self.has_targets(*index)) else { break };
+            let Some(stage) = &mut self.stage else { return };
+            let step = stage.schedule.step(index).clone();
+            stage.see(at, What::StepFired { step: step.name.clone() });
+            let mut hit = Vec::new();
+            for act in &step.acts {
+                self.perform(&step.name, act, &mut hit);
+            }
+            let Some(stage) = &mut self.stage else { return };
+            stage.hit[index] = hit;
+            stage.schedule.fired(index, at);
+            let released: Vec<Whom> =
+                stage.held.extract_if(.., |(held, _)| *held == index).map(|(_, whom)| whom).collect();
+            let stops = |act: &Act| matches!(act, Act::Signal { signal: HostSignal::Stop, .. });
+            let stopped = if step.acts.iter().any(stops) { self.last_hit(index) } else { Vec::new() };
+            for whom in released.into_iter().filter(|whom| !stopped.contains(whom)) {
+                self.mend(Mend::Continue(whom));
+            }
+        }
+        self.end_scene();
+    }
+
+    fn learn_facts(&mut self) {
+        let at = self.stage_time();
+        let wants = self.stage.as_ref().is_some_and(|stage| stage.schedule.wants_facts() || stage.is_quiet());
+        if !wants || !self.controller.actor.alive {
+            return;
+        }
+        let status = self.controller.core.status();
+        let Some(stage) = &mut self.stage else { return };
+        for vm in status.vms {
+            if let Some(facts) = stage.facts.get_mut(usize::from(vm.vm.get())) {
+                *facts = Facts {
+                    epoch: vm.applied.get(),
+                    generation: vm.generation.get(),
+                    takeovers: vm.takeovers,
+                    switchovers: vm.switchovers,
+                    console_bytes: vm.console_end,
+                    protected: vm.unprotected.is_none() && vm.phase == "running",
+                };
+            }
+        }
+        let facts = stage.facts.clone();
+        stage.schedule.observed(at, &facts);
+    }
+
+    /// Guests end when all steps have fired and what came of them is over; and when time is.
+    fn end_scene(&mut self) {
+        let now_us = self.now_ns / 1_000;
+        let limit_us = self.plan.weather.safety_us;
+        let alive = self.hosts.iter().any(|host| host.actor.alive);
+        for vm in 0..self.truths.len() {
+            let Client { vms, .. } = &self.client;
+            let reading = &vms[vm];
+            let Some(stage) = &mut self.stage else { return };
+            if stage.outcomes[vm].is_some() {
+                continue;
+            }
+            let ended = match &reading.end {
+                Some((end, console_end)) if reading.position == *console_end => Some((end.clone(), *console_end)),
+                _ => None,
+            };
+            let outcome = match ended {
+                _ if reading.deleted => Some(Outcome::Deleted),
+                Some((end, console_end)) => {
+                    let number = VmId::new(u16::try_from(vm).unwrap_or(0));
+                    let at = Time::from_ns(super::actor::CLOCK_START_NS + self.now_ns);
+                    // A right checksum is what guests call zero.
+                    let end = match end {
+                        GuestEnd::Exited(code) if Some(code) == self.truths[vm].exit => GuestEnd::Exited(0),
+                        end => end,
+                    };
+                    stage.see(at, What::GuestEnded { vm: number, end: end.clone(), console_end });
+                    Some(Outcome::Ended(end))
+                }
+                None if !alive && stage.stranded.is_some() => Some(Outcome::Lost { recoverable: stage.stranded }),
+                None => None,
+            };
+            stage.outcomes[vm] = outcome;
+        }
+        let Some(stage) = &mut self.stage else { return };
+        if stage.is_over() || now_us > limit_us {
+            self.finished = true;
+            return;
+        }
+        if stage.is_quiet() {
+            let since_us = *stage.quiet_since_us.get_or_insert(now_us);
+            let settled = stage.facts.iter().all(|facts| facts.protected) && now_us > since_us + LINGER_US / 5;
+            if !self.gate_open && (settled || now_us > since_us + LINGER_US) {
+                self.open_gates();
+            }
+        } else {
+            stage.quiet_since_us = None;
+            if !self.gate_open && now_us > limit_us / 2 {
+                // A step that has not fired by now will not.
+                self.open_gates();
+            }
+        }
+    }
+
+    /// Whether there is somebody to whom the step can do all that it does.
+    fn has_targets(&mut self, index: usize) -> bool {
+        let Some(stage) = &self.stage else { return false };
+        let acts = stage.schedule.step(index).acts.clone();
+        let named = |target: &&Target| !matches!(target, Target::Host(_) | Target::HitBy(_) | Target::Any);
+        let targets: Vec<Target> = acts.iter().flat_map(Act::targets).filter(named).cloned().collect();
+        targets.iter().all(|target| !self.whom(target).is_empty())
+    }
+
+    /// The host that has a role for a VM, as the controller sees it.
+    fn role_host(&self, vm: u16, primary: bool) -> Option<Whom> {
+        let status = self.controller.core.status().vms.into_iter().find(|status| status.vm == VmId::new(vm))?;
+        let name = if primary { status.primary } else { status.secondary }?;
+        index_of_host(&HostName::new(&name)).map(Whom::Host)
+    }
+
+    /// Whom a step means.
+    fn whom(&mut self, target: &Target) -> Vec<Whom> {
+        let number = |vm: usize| u16::try_from(vm).unwrap_or(0);
+        let holds = |vm: usize, host: usize| {
+            self.hosts[host].machines.iter().any(|machine| usize::from(machine.vm.get()) == vm)
+        };
+        let alive: Vec<usize> = (0..self.hosts.len()).filter(|host| self.hosts[*host].actor.alive).collect();
+        let host = |host: usize| Whom::Host(u16::try_from(host).unwrap_or(0));
+        match target {
+            Target::Primary(vm) => self.role_host(number(*vm), true).into_iter().collect(),
+            Target::Secondary(vm) => self.role_host(number(*vm), false).into_iter().collect(),
+            Target::Spare(vm) => {
+                alive.iter().find(|host| !holds(*vm, **host)).map(|found| host(*found)).into_iter().collect()
+            }
+            Target::Any => {
+                let Some(stage) = self.stage.as_mut().filter(|_| !alive.is_empty()) else { return Vec::new() };
+                let at = stage.draw.below(alive.len() as u64);
+                vec![host(alive[usize::try_from(at).unwrap_or(0)])]
+            }
+            Target::Host(name) if name.as_str() == CONTROLLER => vec![Whom::Controller],
+            Target::Host(name) => index_of_host(name).map(Whom::Host).into_iter().collect(),
+            Target::HitBy(step) => self.last_hit(*step),
+        }
+    }
+
+    fn last_hit(&self, step: usize) -> Vec<Whom> {
+        self.stage.as_ref().map_or_else(Vec::new, |stage| stage.hit[step].clone())
+    }
+
+    fn perform(&mut self, step: &str, act: &Act, hit: &mut Vec<Whom>) {
+        let us = |span: &Span| span.ns() / 1_000;
+        let during = |span: &Option<Span>| span.as_ref().map_or(FOR_EVER_US, us);
+        let targets: Vec<Whom> = act.targets().iter().flat_map(|target| self.whom(target)).collect();
+        match act {
+            Act::Signal { signal, undo_after, .. } => {
+                for who in &targets {
+                    self.see(What::Signalled { host: Stage::name(*who), signal: *signal });
+                    match signal {
+                        HostSignal::Kill => self.kill(*who, Lines::Kept, Some(START_US)),
+                        HostSignal::Stop => {
+                            self.apply_fault(Fault::Stop { who: *who, for_us: during(undo_after) });
+                        }
+                        HostSignal::Cont => self.mend(Mend::Continue(*who)),
+                    }
+                }
+            }
+            Act::Start { .. } => {
+                for who in &targets {
+                    self.queue.push(self.now_ns + START_US * 1_000, 0, Simulated::Restart(*who));
+                }
+            }
+            Act::Restart { dead_for, .. } => {
+                for who in &targets {
+                    self.see(What::Signalled { host: Stage::name(*who), signal: HostSignal::Kill });
+                    self.kill(*who, Lines::Kept, Some(START_US));
+                    let again_ns = self.now_ns + dead_for.ns() + START_US * 1_000;
+                    self.queue.push(again_ns, 0, Simulated::Restart(*who));
+                }
+            }
+            Act::Slow { percent, during: span, .. } => {
+                let factor = u64::from((100 / (*percent).max(1)).max(1));
+                self.began("slow", &targets);
+                for who in &targets {
+                    self.apply_fault(Fault::Slow { who: *who, factor, for_us: during(span) });
+                }
+            }
+            Act::Cut { from, ways, during: span, .. } => {
+                self.began("cut", &targets);
+                let ways = match ways {
+                    WaysPart::Both => Ways::Both,
+                    WaysPart::ToHost => Ways::FromController,
+                    WaysPart::FromHost => Ways::ToController,
+                };
+                for who in targets.iter().copied() {
+                    if *from != CutFrom::Network {
+                        self.apply_fault(Fault::CutPool { who, accesses: 0, for_us: during(span) });
+                    }
+                    if *from != CutFrom::Pool {
+                        self.apply_fault(Fault::StallLink { who, ways, for_us: during(span) });
+                    }
+                }
+            }
+            Act::Heal { targets: of } => {
+                if of.is_empty() {
+                    self.mend(Mend::Drain);
+                }
+                for who in &targets {
+                    self.mend_all(*who);
+                }
+            }
+            Act::Switchover { vm, to } => {
+                let to = to.as_ref().and_then(|to| self.whom(to).first().copied());
+                let to = to.and_then(|to| if let Whom::Host(host) = to { Some(host) } else { None });
+                let vm = VmId::new(u16::try_from(*vm).unwrap_or(0));
+                let id = self.request_switchover(vm, to);
+                self.ordered(id, step);
+            }
+            Act::Drain { on, .. } => {
+                for who in &targets {
+                    if let Whom::Host(host) = who {
+                        let id = if *on { self.request_drain(*host) } else { self.request_drain_over(*host) };
+                        self.ordered(id, step);
+                    }
+                }
+            }
+            Act::Mode { vm, mode } => {
+                let id = self.request_mode(VmId::new(u16::try_from(*vm).unwrap_or(0)), Mode::from(*mode));
+                self.ordered(id, step);
+            }
+            Act::Corrupt { what, vm, bits, .. } => {
+                let what = if *what == CorruptWhat::CommitWord { Salted::Word } else { Salted::Record };
+                for _ in 0..*bits {
+                    let salt = self.stage.as_mut().map_or(0, |stage| stage.draw.bits());
+                    let vm = u16::try_from(*vm).unwrap_or(0);
+                    self.apply_fault(Fault::Corrupt { vm, salt: what.salt(salt) });
+                }
+                self.see(What::FaultBegan { fault: "corrupt".to_owned(), target: "pool".to_owned() });
+            }
+            Act::Fill { during: span } => {
+                self.see(What::FaultBegan { fault: "fill".to_owned(), target: "pool".to_owned() });
+                self.apply_fault(Fault::FillPool { for_us: during(span) });
+            }
+            Act::Delete { vm } => self.request_delete(VmId::new(u16::try_from(*vm).unwrap_or(0)), false),
+            Act::Mark => {}
+        }
+        hit.extend(targets);
+    }
+
+    fn began(&mut self, fault: &str, targets: &[Whom]) {
+        for who in targets {
+            let (fault, target) = (fault.to_owned(), Stage::name(*who).to_string());
+            self.see(What::FaultBegan { fault, target });
+        }
+    }
+
+    fn ordered(&mut self, id: u64, step: &str) {
+        if let Some(stage) = &mut self.stage {
+            stage.orders.push((id, step.to_owned()));
+        }
+    }
+
+    /// Ends all that was done to a process, but its death.
+    fn mend_all(&mut self, who: Whom) {
+        self.mend(Mend::Hurry(who));
+        if let Whom::Host(host) = who {
+            self.mend(Mend::Reconnect(usize::from(host)));
+            if let Some(link) = self.hosts[usize::from(host)].link {
+                self.flow_again(link);
+            }
+        }
+        let target = Stage::name(who).to_string();
+        self.see(What::FaultEnded { fault: "cut".to_owned(), target });
+    }
+
+    /// What became of the run's events: as bytes, the same for the same seed.
+    pub(crate) fn take_stage(&mut self) -> Option<Box<Stage>> {
+        self.stage.take()
+    }
+}
+
+impl Stage {
+    /// All that must fire has fired, and nothing is about to.
+    fn is_quiet(&self) -> bool {
+        let done = self.schedule.steps().all(|(step, fired)| fired >= step.fires_min);
+        done && self.schedule.next_due().is_none() && self.held.is_empty()
+    }
+}
+
+/// The step of the protocol that a failpoint lies behind.
+fn point_of(name: &str) -> Option<Point> {
+    Some(match name {
+        "host.standby.made" => Point::StandbyMade,
+        "host.takeover.ordered" => Point::PrimaryOrdered,
+        "host.takeover.loaded" => Point::StateLoaded,
+        "host.takeover.replayed" => Point::LogReplayed,
+        "host.commit.stopped" => Point::VcpuStopped,
+        "host.commit.harvested" | "host.commit.copied" | "host.commit.closed" => Point::RecordWritten,
+        "host.commit.checksummed" => Point::RecordChecksummed,
+        "host.commit.published" => Point::RecordPublished,
+        "host.follow.compared" => Point::EpochFollowed,
+        "controller.apply.checked" => Point::RecordBegun,
+        "controller.apply.applied" => Point::RecordApplied,
+        "controller.apply.freed" => Point::SlotFreed,
+        "controller.takeover.sealed" => Point::WordSealed,
+        "controller.takeover.opened" => Point::GenerationOpened,
+        "controller.takeover.promoted" => Point::PromotionSent,
+        "controller.standby.ordered" => Point::StandbySent,
+        "controller.state.persisted" => Point::StatePersisted,
+        _ => return None,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_failpoint_that_scenarios_may_name_is_a_step_of_the_simulator() {
+        let unknown: Vec<&str> =
+            crate::language::SIMULATED_FAILPOINTS.into_iter().filter(|name| point_of(name).is_none()).collect();
+        assert_eq!(unknown, [""; 0]);
+    }
+}
