@@ -157,7 +157,7 @@ fn bugs_of_replay_and_lockstep_are_found() {
         (Bug::Driver(PlantedBug::LogNotCarried), Replay, 20),
         (Bug::Driver(PlantedBug::SaidAgain), Replay, 20),
         (Bug::Core(core::PlantedBug::InputEarly), Replay, 100),
-        (Bug::Core(core::PlantedBug::FollowerNotAwaited), Lockstep, 400),
+        (Bug::Core(core::PlantedBug::FollowerNotAwaited), Lockstep, 1_000),
         (Bug::Core(core::PlantedBug::FollowerRunsOn), Lockstep, 400),
         (Bug::Pool(pool::PlantedBug::LogTailFlush), Replay, 100),
         (Bug::Pool(pool::PlantedBug::LogEntryFlush), Replay, 100),
