@@ -31,6 +31,7 @@ use crate::cpu::CpuProfile;
 use crate::detector::DetectorConfig;
 use crate::fence::FenceOutcome;
 use crate::ids::{Epoch, Generation, HostId, LinkId, VmId};
+use crate::planted::{PlantedBug, planted};
 use crate::spec::VmSpec;
 use crate::time::{Span, Time};
 use crate::timeline::Happening;
@@ -213,8 +214,11 @@ impl Controller {
 
     /// What is stored.
     fn state(&self) -> ClusterState {
+        // A VM that is being deleted is not stored any more: its number may be another's when this is read again.
+        let leaving = self.vms.values().filter(|vm| matches!(vm.phase, Phase::Deleting { .. }));
+        let above = leaving.map(|vm| vm.generation.next()).filter(|_| !planted(PlantedBug::GenerationsReused)).max();
         ClusterState {
-            first_generation: self.first_generation,
+            first_generation: above.map_or(self.first_generation, |above| above.max(self.first_generation)),
             hosts: self
                 .hosts
                 .values()
