@@ -318,7 +318,9 @@ impl Primary {
         [self.cut_deadline(), doorbell].into_iter().flatten().min()
     }
 
-    fn cut_deadline(&self) -> Option<Time> {
+    /// When the guest is to be stopped; `None` while it is stopped, a record is on its way, or there is nothing to commit.
+    #[must_use]
+    pub fn cut_deadline(&self) -> Option<Time> {
         if self.phase != Phase::Running || self.in_flight.is_some() {
             return None;
         }

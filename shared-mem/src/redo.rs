@@ -21,7 +21,7 @@ use std::fmt;
 use crate::commit_word::CommitWordError;
 use crate::journal::{JournalReader, LoadError, Record, RecordLimits, SpillError, SpillSpace, load_slot};
 use crate::mem::{AccessError, PoolRead, PoolWrite, check_bounds};
-use crate::numbers::{Epoch, Generation, Offset, len_u64};
+use crate::numbers::{Epoch, Generation, Offset, PAGE_SIZE, len_u64, round_up};
 use crate::planted::{self, PlantedBug, planted};
 
 /// Whether a copy was made.
@@ -143,10 +143,19 @@ impl<M: PoolRead, S: SpillSpace> RedoArea<M, S> {
     /// # Errors
     /// When the kernel refuses.
     pub fn release_spill(&self) -> Result<(), SpillError> {
+        self.release_spill_beyond(0)
+    }
+
+    /// The same, but the first `keep` bytes keep their space, for the next record.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub fn release_spill_beyond(&self, keep: u64) -> Result<(), SpillError> {
+        let kept = round_up(keep, PAGE_SIZE).max(self.reserved_bytes);
         let len = self.memory.len();
-        if len > self.reserved_bytes {
-            self.space.release(Offset::new(self.reserved_bytes), len - self.reserved_bytes)?;
-            self.backed.set(self.backed.get().min(self.reserved_bytes));
+        if len > kept {
+            self.space.release(Offset::new(kept), len - kept)?;
+            self.backed.set(self.backed.get().min(kept));
         }
         Ok(())
     }

@@ -74,7 +74,7 @@ pub struct JournalWriter<M, S> {
 }
 
 /// The slot of the next epoch, as far as it has been made ready.
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 struct Prepared {
     epoch: Epoch,
     /// Bytes from its start that have space.
@@ -142,14 +142,37 @@ impl<M: PoolWrite, S: SpillSpace> JournalWriter<M, S> {
             let step = SPILL_STEP.min(needed - done);
             let spills = done + step > self.geometry.reserved_bytes;
             let (at, spare) = (slot.plus(done), PREPARED_SHARE_MIN.saturating_mul(bytes));
-            if !go_on() || (spills && self.spill.reserve_spare(at, step, spare).is_err()) {
+            if !go_on() {
+                return false;
+            }
+            let mut prepared = self.prepared();
+            let taken_away = done > 0 && *prepared != Prepared { epoch, bytes: done };
+            if taken_away || (spills && self.spill.reserve_spare(at, step, spare).is_err()) {
                 return false;
             }
             self.memory.populate(at, step);
             done += step;
-            *self.prepared() = Prepared { epoch, bytes: done };
+            *prepared = Prepared { epoch, bytes: done };
         }
         true
+    }
+
+    /// Gives back what free slots other than that of `epoch` hold beyond their reserved parts: space that was kept for
+    /// records to come, or taken by [`prepare`](Self::prepare). For a writer whose pool is out of space.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub fn release_free_slots(&self, epoch: Epoch, freed: Epoch) -> Result<(), SpillError> {
+        let mut prepared = self.prepared();
+        *prepared = Prepared::default();
+        let spilled = self.geometry.slot_bytes - self.geometry.reserved_bytes;
+        for ahead in 1..u64::from(self.geometry.slots) {
+            let other = Epoch::new(epoch.get() + ahead);
+            if spilled > 0 && self.geometry.is_free(other, freed) {
+                self.spill.release(self.geometry.slot_at(other).plus(self.geometry.reserved_bytes), spilled)?;
+            }
+        }
+        Ok(())
     }
 
     fn prepared(&self) -> MutexGuard<'_, Prepared> {

@@ -289,6 +289,17 @@ fn a_spilled_record_takes_and_gives_back_space() {
     let reader = crate::journal::JournalReader::new(&memory, generation, geometry().journal).unwrap();
     reader.release_spill_beyond(Epoch::new(1), geometry().journal.slot_bytes, &extent).unwrap();
     assert_eq!(blocks(), taken, "all of it is kept");
+    writer.release_free_slots(Epoch::new(2), Epoch::ZERO).unwrap();
+    assert_eq!(blocks(), taken, "its slot is not free");
+    writer.release_free_slots(Epoch::new(2), Epoch::new(1)).unwrap();
+    assert_eq!(blocks(), reserved, "another record needs the space more");
+    let next = Epoch::new(2);
+    assert!(writer.prepare(next, Epoch::new(1), taken - reserved, || true) && blocks() > reserved);
+    writer.release_free_slots(Epoch::new(1), Epoch::new(1)).unwrap();
+    assert_eq!(blocks(), reserved, "and so it is with what was prepared");
+    let mut record = writer.begin(next, Epoch::new(1)).unwrap();
+    record.push_page_bytes(PageIndex::new(0), &[4; PAGE_BYTES]).unwrap();
+    assert!(writer.prepare(Epoch::new(3), Epoch::new(1), taken - reserved, || true));
     reader.release_spill(Epoch::new(1), &extent).unwrap();
     assert_eq!(blocks(), reserved);
     assert!(extent.reserve(Offset::ZERO, 1 << 45).is_err());

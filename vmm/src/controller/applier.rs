@@ -208,9 +208,7 @@ impl Target {
         self.record(job, &record, &meta, &state)?;
         let keep = space_to_keep(&job.journal, record.total_bytes(), meta.ended.is_some());
         self.apply_parts(&record, &meta)?;
-        if keep == 0 {
-            self.redo.release_spill()?;
-        }
+        self.redo.release_spill_beyond(keep)?;
         job.journal.reader.release_spill_beyond(epoch, keep, &job.journal.spill)?;
         if meta.ended.is_some() {
             // No record will need the other slots again.

@@ -14,7 +14,7 @@ use shared_mem::journal::format_journal;
 use shared_mem::record_log::LogRange;
 use shared_mem::{
     Access, ApplyLimit, ConsoleRing, ControlBlock, Extent, JournalGeometry, JournalReader, LogPosition, LogReader,
-    Mapping, Pool, PoolRead, ReadOnly, ReadWrite, RecordLimits, StateArea, VmGeometry, VmName, VmPartition,
+    Mapping, Pool, PoolError, PoolRead, ReadOnly, ReadWrite, RecordLimits, StateArea, VmGeometry, VmName, VmPartition,
 };
 use std::collections::BTreeMap;
 use std::os::fd::AsFd;
@@ -136,7 +136,7 @@ impl Partition {
         geometry: JournalGeometry,
         wake: &WakingSender<Event>,
     ) -> Result<Self, Failure> {
-        let writable = |extent: Result<Extent, shared_mem::PoolError>| -> Result<Mapping<ReadWrite>, Failure> {
+        let writable = |extent: Result<Extent, PoolError>| -> Result<Mapping<ReadWrite>, Failure> {
             Ok(Mapping::read_write(&extent?)?)
         };
         let image = writable(parts.image(Access::ReadWrite))?;
@@ -219,12 +219,26 @@ impl Partition {
             Ok(reserved) => {
                 format_journal(&Mapping::read_write(&reserved)?, raw, &self.geometry, base)?;
             }
-            Err(_) => self.parts.create_journal(raw, base)?,
+            Err(_) => self.create_journal(raw, base)?,
         }
         self.open_log(raw, base)?;
         self.open_journal(generation)?;
         self.control.set_generation(raw)?;
         Ok(())
+    }
+
+    /// Makes a journal. The records of those before are applied: when space is short, what they keep is given back first.
+    fn create_journal(&self, generation: shared_mem::Generation, base: shared_mem::Epoch) -> Result<(), Failure> {
+        let created = self.parts.create_journal(generation, base);
+        if !matches!(created, Err(PoolError::NoSpace { .. })) {
+            return Ok(created?);
+        }
+        for journal in self.journals.values() {
+            for slot in 0..u64::from(self.geometry.slots) {
+                journal.reader.release_spill(shared_mem::Epoch::new(slot), &journal.spill)?;
+            }
+        }
+        Ok(self.parts.create_journal(generation, base)?)
     }
 
     /// Lays out the log of a new generation. It begins with the entries that the one before has for the time after `base`,

@@ -214,7 +214,7 @@ impl Committer<'_> {
                     if published {
                         // The next record will be about as large; whatever else there is to do goes first.
                         let next = shared_mem::Epoch::new(to.next().get());
-                        self.journal.prepare(next, freed, bytes, || jobs.is_empty() && !self.cut_is_due());
+                        self.journal.prepare(next, freed, bytes, || jobs.is_empty() && self.cut_is_ahead());
                     }
                 }
                 Ok(Job::Tell(times)) => times.tell(self.vm, publishing),
@@ -227,8 +227,9 @@ impl Committer<'_> {
         }
     }
 
-    fn cut_is_due(&self) -> bool {
-        self.gate.deadline().is_some_and(|due| due <= clock::monotonic())
+    /// The guest runs, and is not to be stopped just now.
+    fn cut_is_ahead(&self) -> bool {
+        self.gate.lock().core.cut_deadline().is_some_and(|due| due > clock::monotonic())
     }
 
     fn publish(

@@ -35,7 +35,16 @@ impl Reign<'_> {
         self.machine.harvest(&mut self.dirty)?;
         self.times.harvested = clock::monotonic();
         failpoint::pass("host.commit.harvested");
-        match self.try_write(epoch, ended.clone()) {
+        let written = match self.try_write(epoch, ended.clone()) {
+            Err(WriteError::NoSpace(_)) => {
+                // What is kept for later records is of more use now.
+                let freed = self.parts.control.freed()?;
+                self.journal.release_free_slots(shared_mem::Epoch::new(epoch.get()), freed)?;
+                self.try_write(epoch, ended.clone())
+            }
+            written => written,
+        };
+        match written {
             Ok(record) => {
                 self.times.epoch = epoch;
                 self.times.closed = clock::monotonic();
@@ -91,7 +100,9 @@ impl Reign<'_> {
         }
         if let Some(disk) = &self.disk {
             for (block, content) in lock(disk).dirty_blocks() {
-                record.push_page_bytes(shared_mem::PageIndex::of_block(block), content)?;
+                record
+                    .push_page_bytes(shared_mem::PageIndex::of_block(block), content)
+                    .map_err(|error| WriteError::of(error, epoch, 0))?;
             }
         }
         failpoint::pass("host.commit.copied");
