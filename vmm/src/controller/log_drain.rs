@@ -103,6 +103,10 @@ impl LogDrain {
         console: &ConsoleRing<C>,
         floor: Option<u64>,
     ) -> Result<bool, DrainError> {
+        if limit.is_some_and(|limit| self.position >= limit) {
+            // The log is not asked: it may be damaged where nobody needs it, and an epoch is not refused for that.
+            return Ok(true);
+        }
         // What is shown must be there whoever dies next: only what lies before a durable tail is moved.
         let durable = log.durable_tail().map_err(ReadLogError::from)?.position;
         while limit.is_none_or(|limit| self.position < limit) {

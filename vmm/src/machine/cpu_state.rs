@@ -23,6 +23,13 @@ const NS_PER_MS: u128 = 1_000_000;
 const MSR_IA32_TSC: u32 = 0x10;
 const MSR_IA32_TSC_DEADLINE: u32 = 0x6e0;
 
+/// A write of these has KVM store the time at the address that they hold, where the guest may have something else by now. A
+/// guest writes them whenever it wants to know.
+const MSRS_WALL_CLOCK: [u32; 2] = [0x11, 0x4b56_4d00];
+
+/// Minutes, at any frequency.
+const TSC_FAR: u64 = 1 << 42;
+
 const CR0_FLAT: u64 = CR0_PE | CR0_MP | CR0_ET | CR0_NE | CR0_WP | CR0_PG;
 const CR0_PE: u64 = 1 << 0;
 const CR0_MP: u64 = 1 << 1;
@@ -126,7 +133,12 @@ pub(super) fn savable_msrs(kvm: &Kvm, vcpu: &VcpuFd, has_chips: bool) -> Result<
 
 fn probe_msrs(kvm: &Kvm, vcpu: &VcpuFd) -> Result<Vec<u32>, MachineError> {
     let list = kvm.get_msr_index_list().map_err(KvmCall::GetMsrIndexList.failed())?;
-    let mut indices: Vec<u32> = list.as_slice().iter().copied().filter(|index| can_move_msr(vcpu, *index)).collect();
+    let mut indices: Vec<u32> = list
+        .as_slice()
+        .iter()
+        .copied()
+        .filter(|index| !MSRS_WALL_CLOCK.contains(index) && can_move_msr(vcpu, *index))
+        .collect();
     indices.sort_by_key(|index| match *index {
         MSR_IA32_TSC => (0, *index),
         MSR_IA32_TSC_DEADLINE => (2, *index),
@@ -157,11 +169,13 @@ impl CpuState {
         let xsave = Box::new(vcpu.get_xsave().map_err(KvmCall::GetXsave.failed())?.region);
         let xcrs = if_supported(support.xcrs, || vcpu.get_xcrs(), KvmCall::GetXcrs)?;
         let debug_regs = if_supported(support.debug_regs, || vcpu.get_debug_regs(), KvmCall::GetDebugRegs)?;
-        let lapic = if_supported(has_chips, || vcpu.get_lapic(), KvmCall::GetLapic)?;
         let read = vcpu.get_msrs(msrs).map_err(KvmCall::GetMsrs.failed())?;
         if let Some(entry) = msrs.as_slice().get(read) {
             return Err(MachineError::Msr { call: KvmCall::GetMsrs, index: entry.index });
         }
+        // Behind the deadline of its timer: one that passes in between is saved as both a deadline and an interrupt, which is
+        // a tick too many at worst. The other way round it would be neither.
+        let lapic = if_supported(has_chips, || vcpu.get_lapic(), KvmCall::GetLapic)?;
         let events = if_supported(support.events, || vcpu.get_vcpu_events(), KvmCall::GetVcpuEvents)?;
         Ok(Self {
             regs,
@@ -217,6 +231,18 @@ impl CpuState {
             vcpu.set_vcpu_events(events).map_err(KvmCall::SetVcpuEvents.failed())?;
         }
         Ok(())
+    }
+
+    /// Sets the time-stamp counter to what it will certainly not be. KVM takes a value that is within a second of what it
+    /// expects for an attempt to synchronise processors, and keeps its own; after this, none is.
+    pub(super) fn write_other_tsc(&self, vcpu: &VcpuFd) -> Result<(), MachineError> {
+        let Some((index, tsc)) = self.msrs.iter().find(|(index, _)| *index == MSR_IA32_TSC) else { return Ok(()) };
+        let entry = kvm_msr_entry { index: *index, data: tsc ^ TSC_FAR, ..Default::default() };
+        let msrs = Msrs::from_entries(&[entry]).expect("one is within the bound");
+        match vcpu.set_msrs(&msrs).map_err(KvmCall::SetMsrs.failed())? {
+            1 => Ok(()),
+            _ => Err(MachineError::Msr { call: KvmCall::SetMsrs, index: *index }),
+        }
     }
 
     fn write_msrs(&self, vcpu: &VcpuFd) -> Result<(), MachineError> {

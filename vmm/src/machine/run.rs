@@ -13,7 +13,7 @@ use crate::clock;
 use ft_protocol::Time;
 use ft_protocol::record::{Access, HistoryDigest};
 
-/// Most accesses that finishing one instruction may take. KVM itself goes back to the guest after every 1024 steps of a
+/// Most accesses that finishing one instruction of a vCPU may take. KVM itself goes back to the guest after every 1024 steps of a
 /// repeated string instruction.
 const COMPLETION_STEPS_MAX: usize = 4096;
 
@@ -108,7 +108,8 @@ impl Machine {
     /// # Errors
     /// KVM or an input source failed.
     pub fn complete_pending(&mut self) -> Result<(), MachineError> {
-        for _ in 0..COMPLETION_STEPS_MAX {
+        let limit = COMPLETION_STEPS_MAX * self.vcpus.count();
+        for _ in 0..limit {
             match self.vcpus.stand_still()? {
                 None => return Ok(()),
                 Some((_, Exit::Interrupted)) => {}
@@ -116,7 +117,7 @@ impl Machine {
                 Some((vcpu, access)) => self.serve(vcpu, access)?,
             }
         }
-        Err(MachineError::Unsettled { exits: self.progress.exits.0, limit: COMPLETION_STEPS_MAX })
+        Err(MachineError::Unsettled { exits: self.progress.exits.0, limit })
     }
 
     /// The console bytes that have not been taken yet.

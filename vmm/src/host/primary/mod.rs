@@ -340,6 +340,10 @@ impl Reign<'_> {
     }
 
     fn guest_ended(&mut self, end: GuestEnd) -> Result<(), Failure> {
+        // Its other vCPUs may still run.
+        if let Err(error) = self.machine.complete_pending() {
+            return self.failed(error);
+        }
         self.guest = Guest::Stopped;
         self.feed(Input::Ended(end))
     }

@@ -184,7 +184,8 @@ fn load_initrd(
     // A bzImage's kernel unpacks itself to behind its start; its header says how much that takes.
     let (end_max, kernel_end) = match &kernel.setup_header {
         Some(header) => {
-            let unpacked = u64::from(header.code32_start).max(header.pref_address) + u64::from(header.init_size);
+            let unpacked =
+                u64::from(header.code32_start).max(header.pref_address).saturating_add(u64::from(header.init_size));
             (u64::from(header.initrd_addr_max).saturating_add(1), kernel.kernel_end.max(unpacked))
         }
         None => (INITRD_END_MAX, kernel.kernel_end),

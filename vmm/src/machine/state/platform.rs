@@ -38,14 +38,29 @@ impl Machine {
             return Err(MachineError::OtherKind);
         }
         // A host whose clock is behind the saver's makes time stand still, never run backwards.
-        let passed_ns = real_time_ns().saturating_sub(state.real_time_ns);
+        let passed_ns = match real_time_ns().saturating_sub(state.real_time_ns) {
+            passed if passed > SLEEP_MAX.as_nanos().try_into().unwrap_or(u64::MAX) => {
+                tracing::warn!(
+                    "this host's clock and the last one's are {} days apart: the guest's stand still",
+                    passed / DAY_NS
+                );
+                0
+            }
+            passed => passed,
+        };
         let first = first.later(passed_ns, state.tsc_khz);
         write_clock(&self.vm, first.clock_ns, &self.support)?;
         for (index, cpu) in std::iter::once(&first).chain(&state.others).enumerate() {
             let vcpu = self.vcpus.still(VcpuIndex(index));
             let vcpu = vcpu.fd();
             if vcpu.get_tsc_khz().map_err(KvmCall::GetTscKhz.failed())? != state.tsc_khz {
-                vcpu.set_tsc_khz(state.tsc_khz).map_err(KvmCall::SetTscKhz.failed())?;
+                // Without scaling there is only the host's own rate. The guest's paravirtual clock is right even so.
+                if let Err(error) = vcpu.set_tsc_khz(state.tsc_khz) {
+                    tracing::warn!("the guest's time-stamp counter runs at this host's rate from here: {error}");
+                }
+            }
+            if index == 0 {
+                cpu.write_other_tsc(vcpu)?;
             }
             let later = (index > 0).then(|| cpu.later(passed_ns, state.tsc_khz));
             later.as_ref().unwrap_or(cpu).write(vcpu, &self.support)?;
@@ -56,6 +71,10 @@ impl Machine {
         platform.settle_lines(&self.vm, [&mut self.ports, &mut self.mmio])
     }
 }
+
+/// A guest that was saved longer ago than this was saved by a host that did not know the time.
+const SLEEP_MAX: Duration = Duration::from_secs(90 * 24 * 3600);
+const DAY_NS: u64 = 24 * 3600 * 1_000_000_000;
 
 fn real_time_ns() -> u64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO);

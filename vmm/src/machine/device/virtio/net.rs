@@ -27,9 +27,7 @@ const QUEUES: [QueueKind; 2] = [
     QueueKind { size_max: QUEUE_SIZE_MAX, service: Service::Notified },
 ];
 
-/// Header and frame in a few pieces each.
-const SEND: ChainLimits = ChainLimits { descriptors_max: 16, bytes_max: (HEADER_BYTES + FRAME_BYTES_MAX) as u64 };
-/// Drivers may offer more than any frame needs.
+/// Drivers may offer more than any frame needs, and send more than any network takes.
 const BUFFER: ChainLimits = ChainLimits { descriptors_max: 16, bytes_max: 64 << 10 };
 
 pub(super) struct Net {
@@ -77,7 +75,7 @@ impl Net {
 
     fn send(&self, ring: &mut Ring<'_>, context: &mut Context<'_>) -> Result<(), Fault> {
         for _ in 0..ring.size() {
-            let Some(chain) = ring.pop(SEND)? else { return Ok(()) };
+            let Some(chain) = ring.pop(BUFFER)? else { return Ok(()) };
             let (head, length) = (chain.head, chain.readable.len());
             if chain.writable.len() > 0 {
                 return Err(Refusal::Direction { head }.into());
@@ -85,6 +83,11 @@ impl Net {
             let least = HEADER_BYTES + FRAME_BYTES_MIN;
             if length < least {
                 return Err(Refusal::TooFewBytes { head, least, got: length }.into());
+            }
+            if length > HEADER_BYTES + FRAME_BYTES_MAX {
+                // Lost, like a frame that is too long for any other network.
+                ring.finish(&chain, 0)?;
+                continue;
             }
             let mut frame = vec![0; length - HEADER_BYTES];
             if !chain.readable.read(ring.memory, HEADER_BYTES, &mut frame) {
