@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use tempfile::TempDir;
 
 /// How long any state may take to come. Only tests that fail ever wait that long.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(120);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(300);
 /// Between two looks at a state.
 pub(crate) const LOOK_INTERVAL: Duration = Duration::from_millis(3);
 

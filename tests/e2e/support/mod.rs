@@ -19,7 +19,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 /// How long any state may take to come. Only tests that fail ever wait that long.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(120);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(300);
 /// Between two looks at a state.
 const LOOK_INTERVAL: Duration = Duration::from_millis(5);
 
