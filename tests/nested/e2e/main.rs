@@ -5,6 +5,7 @@
 
 mod flat_guests;
 mod hosts;
+mod linux_guests;
 mod machines;
 
 use nested::{Cluster, Setup};
