@@ -33,8 +33,7 @@ const VECTORS_PER_PAGE: u64 = PAGE_SIZE / VECTOR_BYTES;
 flat_rt::entry!(main);
 
 fn main(boot: &BootInfo) -> u32 {
-    let args =
-        Args::parse(boot, &["--steps", "--progress", "--seed", "--pages", "--window-steps", "--far-bits"]);
+    let args = Args::parse(boot, &["--steps", "--progress", "--seed", "--pages", "--window-steps", "--far-bits"]);
     let arena = Arena::new(boot);
     let steps = args.get("--steps").unwrap_or(STEPS_DEFAULT);
     let every = args.get("--progress").unwrap_or(steps / PROGRESS_LINES_DEFAULT).max(1);
