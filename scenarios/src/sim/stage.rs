@@ -6,6 +6,7 @@ use super::draw::Draw;
 use super::fault::{Fault, Lines, Point, Target as Whom, Ways};
 use super::plan::{Plan, Salted};
 use super::queue::{Event as Simulated, Mend};
+use super::stage_failpoints::point_of;
 use super::weather::{FenceAgent, Weather};
 use super::world::World;
 use crate::cluster::{CONTROLLER, ChildExit, HostName, HostSignal};
@@ -574,41 +575,5 @@ impl Stage {
     fn is_quiet(&self) -> bool {
         let done = self.schedule.steps().all(|(step, fired)| fired >= step.fires_min);
         done && self.schedule.next_due().is_none() && self.held.is_empty()
-    }
-}
-
-/// The step of the protocol that a failpoint lies behind.
-fn point_of(name: &str) -> Option<Point> {
-    Some(match name {
-        "host.standby.made" => Point::StandbyMade,
-        "host.takeover.ordered" => Point::PrimaryOrdered,
-        "host.takeover.loaded" => Point::StateLoaded,
-        "host.takeover.replayed" => Point::LogReplayed,
-        "host.commit.stopped" => Point::VcpuStopped,
-        "host.commit.harvested" | "host.commit.copied" | "host.commit.closed" => Point::RecordWritten,
-        "host.commit.checksummed" => Point::RecordChecksummed,
-        "host.commit.published" => Point::RecordPublished,
-        "host.follow.compared" => Point::EpochFollowed,
-        "controller.apply.checked" => Point::RecordBegun,
-        "controller.apply.applied" => Point::RecordApplied,
-        "controller.apply.freed" => Point::SlotFreed,
-        "controller.takeover.sealed" => Point::WordSealed,
-        "controller.takeover.opened" => Point::GenerationOpened,
-        "controller.takeover.promoted" => Point::PromotionSent,
-        "controller.standby.ordered" => Point::StandbySent,
-        "controller.state.persisted" => Point::StatePersisted,
-        _ => return None,
-    })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn every_failpoint_that_scenarios_may_name_is_a_step_of_the_simulator() {
-        let unknown: Vec<&str> =
-            crate::language::SIMULATED_FAILPOINTS.into_iter().filter(|name| point_of(name).is_none()).collect();
-        assert_eq!(unknown, [""; 0]);
     }
 }

@@ -48,7 +48,6 @@ fn guests_run_in_every_mode() {
 }
 
 #[test]
-#[ignore = "each epoch's faults take their time under emulation: minutes where others compute too"]
 fn a_guest_outlives_its_hosts() {
     let Some((cluster, _turn)) = boot(1, 0) else { return };
     let machine = &cluster.machines[0];
