@@ -9,7 +9,8 @@ use std::fmt::Write as _;
 use std::io;
 use std::path::PathBuf;
 use vmm::inspect::{
-    Finding, HostReport, InspectError, JournalReport, JournalRole, LogReport, PoolReport, Verdict, VmReport, inspect,
+    DeviceReport, Finding, HostReport, InspectError, JournalReport, JournalRole, LogReport, PoolReport, Verdict,
+    VmReport, inspect,
 };
 
 #[derive(clap::Args)]
@@ -31,7 +32,7 @@ enum Look {
 
 #[derive(clap::Args)]
 struct Args {
-    /// The pool's directory
+    /// The pool's directory, or the device that it lies on
     #[arg(value_name = "DIR")]
     dir: PathBuf,
     /// Print JSON
@@ -134,6 +135,9 @@ fn describe(report: &PoolReport) -> String {
         bytes(report.cluster_bytes),
         bytes(used)
     );
+    if let Some(device) = &report.device {
+        let _ = writeln!(text, "{}", describe_device(device));
+    }
     for host in &report.hosts {
         let _ = writeln!(text, "{}", describe_host(host));
     }
@@ -142,6 +146,18 @@ fn describe(report: &PoolReport) -> String {
     }
     text.push_str(&findings(&report.findings));
     text
+}
+
+fn describe_device(device: &DeviceReport) -> String {
+    let hosts = device.bytes.saturating_sub(device.hosts_begin);
+    format!(
+        "device  {}, {} files; the controller's part {}, the hosts' {}; {} spent pages",
+        bytes(device.bytes),
+        device.files,
+        bytes(device.controllers_end),
+        bytes(hosts),
+        device.spent_pages
+    )
 }
 
 fn describe_host(host: &HostReport) -> String {

@@ -27,10 +27,11 @@ pub struct Target {
 }
 
 /// All of them.
-pub const TARGETS: [Target; 21] = [
+pub const TARGETS: [Target; 23] = [
     Target { name: "superblock", run: pool::superblock, seeds: pool::superblock_seeds },
     Target { name: "vm-entry", run: pool::vm_entry, seeds: pool::vm_entry_seeds },
     Target { name: "blob", run: pool::blob, seeds: pool::blob_seeds },
+    Target { name: "device-table", run: pool::device_table, seeds: pool::device_table_seeds },
     Target { name: "heartbeat", run: pool::heartbeat, seeds: pool::heartbeat_seeds },
     Target { name: "commit-word", run: pool::commit_word, seeds: pool::commit_word_seeds },
     Target { name: "record", run: pool::record, seeds: pool::record_seeds },
@@ -44,6 +45,7 @@ pub const TARGETS: [Target; 21] = [
     Target { name: "hello", run: wire::hello, seeds: wire::hello_seeds },
     Target { name: "from-peers", run: wire::from_peers, seeds: wire::from_peers_seeds },
     Target { name: "to-peers", run: wire::to_peers, seeds: wire::to_peers_seeds },
+    Target { name: "frames", run: wire::frames, seeds: wire::frames_seeds },
     Target { name: "virtio", run: virtio::chains, seeds: virtio::seeds },
     Target { name: "scenario", run: files::scenario, seeds: files::scenario_seeds },
     Target { name: "event-file", run: files::event_file, seeds: files::event_file_seeds },

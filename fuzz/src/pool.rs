@@ -3,14 +3,16 @@
 use crate::checksum::{put_crc, raw_and_sealed};
 use shared_mem::commit_word::CommitWord;
 use shared_mem::journal::{AllReserved, JournalGeometry, format_journal};
+use shared_mem::pool::device::{FILES_AT, Table};
 use shared_mem::record_log::{format_log, log_file_bytes};
 use shared_mem::superblock::Superblock;
 use shared_mem::vm_directory::{VmEntry, VmState};
 use shared_mem::{
     Epoch, Generation, HeartbeatWriter, JournalReader, JournalWriter, LogEntry, LogPosition, LogReader, LogWriter,
-    LossyCache, LossyMemory, Offset, PAGE_BYTES, PAGE_SIZE, PageIndex, PagePlace, PoolRead, PoolWrite, Record,
-    RecordLimits, VmGeometry, blob_store, heartbeat as beats,
+    LossyCache, LossyMemory, Offset, PAGE_BYTES, PAGE_SIZE, PageIndex, PagePlace, Pool, PoolConfig, PoolRead,
+    PoolWrite, Record, RecordLimits, VmGeometry, blob_store, heartbeat as beats,
 };
+use std::fs::File;
 use std::num::NonZeroU32;
 
 const GENERATION: Generation = Generation::new(1);
@@ -58,7 +60,13 @@ pub(crate) fn vm_entry(data: &[u8]) {
 }
 
 pub(crate) fn vm_entry_seeds() -> Vec<Vec<u8>> {
-    let geometry = VmGeometry {
+    [VmState::Used, VmState::Deleting]
+        .map(|state| VmEntry { state, name: "guest".parse().expect("a good name"), geometry: geometry() }.to_bytes())
+        .into()
+}
+
+fn geometry() -> VmGeometry {
+    VmGeometry {
         memory_bytes: 64 * PAGE_SIZE,
         journal: JOURNAL,
         log_bytes: LOG_BYTES,
@@ -66,10 +74,7 @@ pub(crate) fn vm_entry_seeds() -> Vec<Vec<u8>> {
         disk_bytes: 8 * PAGE_SIZE,
         state_slot_bytes: PAGE_SIZE,
         sparse: false,
-    };
-    [VmState::Used, VmState::Deleting]
-        .map(|state| VmEntry { state, name: "guest".parse().expect("a good name"), geometry }.to_bytes())
-        .into()
+    }
 }
 
 const BLOB_HEADER_BYTES: usize = 64;
@@ -98,6 +103,40 @@ pub(crate) fn blob_seeds() -> Vec<Vec<u8>> {
     store.format().and_then(|()| store.store(b"a blob")).expect("it can be stored");
     let whole = content(&place, Offset::ZERO, usize::try_from(bytes).expect("small"));
     vec![whole[64..256].to_vec(), whole]
+}
+
+const DEVICE_BYTES: u64 = 64 << 20;
+
+pub(crate) fn device_table(data: &[u8]) {
+    if let Ok(table) = Table::parse(data, FILES_AT, DEVICE_BYTES) {
+        assert_eq!(table.to_bytes(), data, "one table, one encoding");
+        let usage = table.usage();
+        assert!(FILES_AT <= usage.controllers_end && usage.controllers_end <= usage.hosts_begin);
+        assert!(usage.hosts_begin <= DEVICE_BYTES);
+    }
+}
+
+/// The tables of a device on which a pool was made and a VM came and went.
+pub(crate) fn device_table_seeds() -> Vec<Vec<u8>> {
+    let place = tempfile::tempdir().expect("a temporary directory can be made");
+    let device = place.path().join("device");
+    File::create(&device).and_then(|file| file.set_len(DEVICE_BYTES)).expect("a sparse file can be made");
+    let config = PoolConfig { vm_slots: 2, host_slots: 2, cluster_bytes: 4096 };
+    let pool = Pool::create(&device, &config).expect("the device is long enough");
+    let table = || {
+        let view = Pool::inspect(&device).expect("it was just made");
+        view.device_table().expect("it is sound").expect("it lies on a device").to_bytes()
+    };
+    let mut seeds = vec![table()];
+    let vm = pool.create_vm(&"guest".parse().expect("a good name"), &geometry()).expect("there is room");
+    for generation in [1, 2].map(Generation::new) {
+        vm.create_journal(generation, Epoch::ZERO).expect("there is room");
+    }
+    vm.delete_journal(GENERATION).expect("it is there");
+    seeds.push(table());
+    pool.delete_vm(vm.slot()).expect("it is there");
+    seeds.push(table());
+    seeds
 }
 
 pub(crate) fn heartbeat(data: &[u8]) {

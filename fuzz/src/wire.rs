@@ -12,7 +12,9 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use std::fmt::Debug;
 use std::fs::File;
+use std::io::{self, Read};
 use std::os::fd::OwnedFd;
+use vmm::transport::frame::{Carried, Frame, read_frame, write_carried, write_message};
 use vmm::transport::unpack;
 
 const VM: VmId = VmId::new(0);
@@ -32,6 +34,42 @@ fn take<M: DeserializeOwned + Serialize + PartialEq + Debug>(data: &[u8]) {
 
 fn encoded<M: Serialize>(message: &M, extents: &[ExtentTag]) -> Vec<u8> {
     postcard::to_stdvec(&(message, extents)).expect("messages encode")
+}
+
+/// A stream between machines: frame after frame, until it ends or is refused. What was taken is what was sent.
+pub(crate) fn frames(data: &[u8]) {
+    let keep = |mut content: io::Take<&mut &[u8]>| {
+        let mut bytes = Vec::new();
+        let count = content.read_to_end(&mut bytes)?;
+        Ok((bytes, count as u64))
+    };
+    let mut rest = data;
+    let mut again = Vec::new();
+    while let Ok(Some(Frame { message, carried })) = read_frame(&mut rest, keep) {
+        write_message(&mut again, &message, carried.len()).expect("what was taken can be sent");
+        for carried in carried {
+            let mut carried = match &carried {
+                Carried::DeviceReadOnly => Carried::DeviceReadOnly,
+                Carried::DeviceReadWrite => Carried::DeviceReadWrite,
+                Carried::Content(content) => Carried::Content((content.as_slice(), content.len() as u64)),
+            };
+            write_carried(&mut again, &mut carried).expect("what was taken can be sent");
+        }
+        assert_eq!(again, data[..data.len() - rest.len()]);
+    }
+    assert!(data.starts_with(&again));
+}
+
+pub(crate) fn frames_seeds() -> Vec<Vec<u8>> {
+    let mut stream = Vec::new();
+    write_message(&mut stream, &from_peers_seeds()[0], 3).expect("memory takes it");
+    let content = Carried::Content((&b"what a guest is booted from"[..], 27));
+    for mut carried in [Carried::DeviceReadOnly, content, Carried::DeviceReadWrite] {
+        write_carried(&mut stream, &mut carried).expect("memory takes it");
+    }
+    let first = stream.clone();
+    write_message(&mut stream, b"", 0).expect("memory takes it");
+    vec![first, stream]
 }
 
 pub(crate) fn hello(data: &[u8]) {

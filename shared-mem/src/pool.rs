@@ -9,7 +9,7 @@
 //! VM's directory entry is written when its files are there; a VM is marked as deleting before its first file goes.
 //! Whatever a crash leaves in between is removed when the pool is opened the next time.
 
-mod device;
+pub mod device;
 mod error;
 mod files;
 mod open;

@@ -5,7 +5,7 @@
 
 use crate::chance::{Chance, rounds};
 use crate::failpoints::{FOLLOWING, RECORDING_ONLY, one};
-use crate::golden::Golden;
+use crate::golden::{Golden, MODES};
 use crate::replay::passage;
 use crate::support::kvm;
 use vmm::failpoint::FAILPOINTS;
@@ -13,7 +13,6 @@ use vmm::failpoint::FAILPOINTS;
 /// Some seconds with a flush at every sixteenth step.
 const ARGS: [&str; 8] = ["--steps", "4000", "--seed", "5", "--flush-every", "16", "--every-us", "300"];
 const MEMORY_MIB: u64 = 8;
-const MODES: u64 = 3;
 
 fn all(prefix: &str) {
     let Some(_machine) = kvm() else { return };

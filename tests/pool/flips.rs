@@ -45,7 +45,7 @@ pub(crate) fn flip(run: &Run, chance: &mut Chance) -> Option<String> {
 }
 
 /// The same somewhere in a record log.
-fn flip_log(run: &Run, chance: &mut Chance) -> Option<String> {
+pub(crate) fn flip_log(run: &Run, chance: &mut Chance) -> Option<String> {
     let logs = files(&run.place.pool(), "log.");
     if logs.is_empty() {
         return None;

@@ -1,7 +1,8 @@
-//! Primaries that freeze at random, are succeeded, and go on where they were: zombies.
+//! Primaries that freeze at random, are succeeded, and go on where they were: zombies. Each guest is in another mode than the one
+//! before it.
 
 use crate::chance::{Chance, rounds};
-use crate::golden::Golden;
+use crate::golden::{Golden, MODES};
 use crate::run::{Plan, Run};
 use crate::support::kvm;
 use nix::sys::signal::Signal;
@@ -9,21 +10,29 @@ use std::time::Duration;
 
 /// Enough for some freezes; when the guest has ended, another one follows.
 const STEPS: u64 = 300_000_000;
+/// Freezes of one guest at most, so that all modes get their share.
+const FREEZES_MAX: u64 = 8;
 
 #[test]
 fn a_zombie_cannot_hurt_wherever_it_froze() {
     let Some(_machine) = kvm() else { return };
     let mut chance = Chance::new("freezes");
     let golden = Golden::torture(STEPS);
-    let mut left = rounds(10);
+    let mut left = rounds(12);
     let (mut freezes, mut takeovers) = (0, 0);
-    while left > 0 {
+    for mode in chance.below(MODES).. {
+        if left == 0 {
+            break;
+        }
+        let golden = golden.clone().in_mode(mode);
         let hosts = [("a", None), ("b", None), ("c", None)];
         let mut run = Run::start(&golden, &Plan { hosts: &hosts, ..Plan::default() });
-        while left > 0 && freeze(&mut run, &mut chance) {
+        let mut of_this_guest = 0;
+        while left > 0 && of_this_guest < FREEZES_MAX && freeze(&mut run, &mut chance) {
             left -= 1;
-            freezes += 1;
+            of_this_guest += 1;
         }
+        freezes += of_this_guest;
         takeovers += run.finish();
     }
     eprintln!("{freezes} freezes, {takeovers} takeovers");

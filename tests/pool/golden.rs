@@ -12,6 +12,8 @@ use std::sync::{Arc, Mutex};
 use vmm::disk_file::DiskFile;
 use vmm::unprotected::UnprotectedGuest;
 
+/// Modes in which a guest can be protected.
+pub(crate) const MODES: u64 = 3;
 /// The disk of a guest that needs one.
 const DISK_BYTES: u64 = 1 << 20;
 
@@ -87,6 +89,15 @@ impl Golden {
         let mut followed = self.recorded();
         followed.options.mode = Mode::Lockstep;
         followed
+    }
+
+    /// The same guest in the mode of this number: checkpoint, replay, lockstep, and so on.
+    pub(crate) fn in_mode(self, number: u64) -> Self {
+        match number % MODES {
+            0 => self,
+            1 => self.recorded(),
+            _ => self.followed(),
+        }
     }
 
     pub(crate) fn spec(&self, name: &str) -> VmSpec {

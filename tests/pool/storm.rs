@@ -1,8 +1,8 @@
 //! At random and without mercy: hosts and controller are killed and frozen, bytes flip in journals, garbage comes over the
-//! socket. The guest says what an unprotected one says, to the last byte of its checksum.
+//! socket. The guest says what an unprotected one says, to the last byte of its checksum, in whichever mode it is protected.
 
 use crate::chance::{Chance, rounds};
-use crate::golden::Golden;
+use crate::golden::{Golden, MODES};
 use crate::run::{Plan, Run};
 use crate::support::kvm;
 use crate::{flips, garbage};
@@ -50,7 +50,11 @@ fn strike(run: &mut Run, attack: Attack, chance: &mut Chance) {
         }
         Attack::Flip => {
             for _ in 0..=chance.below(3) {
-                flips::flip(run, chance);
+                if chance.below(2) == 0 {
+                    flips::flip(run, chance)
+                } else {
+                    flips::flip_log(run, chance)
+                };
             }
         }
         Attack::Garbage => garbage::send(&run.socket(), chance),
@@ -82,7 +86,9 @@ fn rounds_of(what: &str, attacks: &[Attack], unsound: bool) {
     let mut chance = Chance::new(what);
     let golden = Golden::torture(STEPS);
     let (mut strikes, mut takeovers) = (0, 0);
-    for _ in 0..rounds(2) {
+    let first = chance.below(MODES);
+    for mode in (first..).take(usize::try_from(rounds(3)).expect("a number of rounds")) {
+        let golden = golden.clone().in_mode(mode);
         let (more_strikes, more_takeovers) = storm(&golden, attacks, unsound, &mut chance);
         strikes += more_strikes;
         takeovers += more_takeovers;

@@ -14,8 +14,8 @@ mod report;
 mod vm;
 
 pub use report::{
-    BootReport, ConsoleReport, ControlReport, Finding, HostReport, JournalReport, JournalRole, LogReport, PoolReport,
-    RecordReport, Recoverable, Severity, StateReport, Verdict, VmInCluster, VmReport,
+    BootReport, ConsoleReport, ControlReport, DeviceReport, Finding, HostReport, JournalReport, JournalRole, LogReport,
+    PoolReport, RecordReport, Recoverable, Severity, StateReport, Verdict, VmInCluster, VmReport,
 };
 
 use ft_protocol::controller::{ClusterState, ClusterStateError, HostRecord, VmRecord};
@@ -35,8 +35,8 @@ const LOOKS_MAX: u32 = 50;
 /// Why there is nothing to inspect.
 #[derive(Debug, thiserror::Error)]
 pub enum InspectError {
-    /// No directory is there.
-    #[error("there is no pool directory {}", .0.display())]
+    /// Nothing is there.
+    #[error("there is no pool directory or device {}", .0.display())]
     Missing(PathBuf),
     /// What is there is no pool.
     #[error(transparent)]
@@ -68,13 +68,14 @@ pub fn check(dir: &Path) -> Result<PoolReport, InspectError> {
 /// As [`inspect`], with a bound for the wait for heartbeats.
 fn inspect_within(dir: &Path, beat_bound: Duration) -> Result<PoolReport, InspectError> {
     survive_truncation().map_err(InspectError::Sigbus)?;
-    if !dir.is_dir() {
+    if !dir.exists() {
         return Err(InspectError::Missing(dir.to_owned()));
     }
     let view = Pool::inspect(dir).map_err(|error| match error {
-        PoolError::Superblock { .. } | PoolError::Directory(_) | PoolError::FileLength { .. } => {
-            InspectError::Damaged(error)
-        }
+        PoolError::Superblock { .. }
+        | PoolError::Directory(_)
+        | PoolError::FileLength { .. }
+        | PoolError::Device { .. } => InspectError::Damaged(error),
         error => InspectError::Pool(error),
     })?;
     Ok(Inspection { view: &view, beat_bound, findings: Vec::new() }.run())
@@ -152,6 +153,7 @@ impl Inspection<'_> {
             host_slots: superblock.host_slots,
             cluster_bytes: superblock.cluster_bytes,
             held,
+            device: self.view.device_table().ok().flatten().map(|table| table.usage().into()),
             available_bytes: self.view.available_bytes().ok(),
             hosts,
             vms,
@@ -297,5 +299,7 @@ impl Inspection<'_> {
     }
 }
 
+#[cfg(test)]
+mod device_tests;
 #[cfg(test)]
 mod tests;

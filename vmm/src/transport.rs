@@ -3,6 +3,7 @@
 //! Received bytes are hostile: a message that does not decode, is too long, or whose descriptors do not match its tags
 //! closes the connection that it came over, and nothing else.
 
+pub mod frame;
 pub mod remote;
 
 use ft_protocol::wire::{EXTENTS_MAX, Envelope, ExtentTag, MESSAGE_BYTES_MAX};

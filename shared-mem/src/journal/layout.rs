@@ -88,6 +88,10 @@ pub struct JournalGeometry {
     pub reserved_bytes: u64,
 }
 
+/// A record's space is kept for the next one in its slot only while the pool has so many times as much left as all slots of
+/// the journal would keep.
+const KEPT_SHARE_MIN: u64 = 8;
+
 impl JournalGeometry {
     /// Slots that can hold a record of every page of a guest with `memory_bytes`, of which `reserved` bytes
     /// each have their space from the beginning.
@@ -144,6 +148,12 @@ impl JournalGeometry {
     #[must_use]
     pub fn is_free(&self, epoch: Epoch, freed: Epoch) -> bool {
         epoch.get() <= freed.get().saturating_add(u64::from(self.slots))
+    }
+
+    /// What the pool must have left for slots to keep the space of records of so many bytes.
+    #[must_use]
+    pub fn plenty_bytes(&self, record_bytes: u64) -> u64 {
+        record_bytes.saturating_mul(self.slots.into()).saturating_mul(KEPT_SHARE_MIN)
     }
 }
 

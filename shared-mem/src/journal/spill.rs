@@ -46,6 +46,14 @@ pub trait SpillSpace {
     /// # Errors
     /// When the kernel refuses.
     fn release(&self, at: Offset, len: u64) -> Result<(), SpillError>;
+
+    /// What the pool has left for anybody; all there is where space is not counted.
+    ///
+    /// # Errors
+    /// When the kernel does not say.
+    fn available(&self) -> Result<u64, SpillError> {
+        Ok(u64::MAX)
+    }
 }
 
 /// For memory in which all has space from the beginning.
@@ -73,5 +81,9 @@ impl<S: SpillSpace> SpillSpace for &S {
 
     fn release(&self, at: Offset, len: u64) -> Result<(), SpillError> {
         (**self).release(at, len)
+    }
+
+    fn available(&self) -> Result<u64, SpillError> {
+        (**self).available()
     }
 }

@@ -157,22 +157,32 @@ impl<M: PoolWrite, S: SpillSpace> JournalWriter<M, S> {
         true
     }
 
-    /// Gives back what free slots other than that of `epoch` hold beyond their reserved parts: space that was kept for
-    /// records to come, or taken by [`prepare`](Self::prepare). For a writer whose pool is out of space.
+    /// Gives back what free slots from that of epoch `next` on hold beyond their reserved parts: space that was kept for
+    /// records to come, or taken by [`prepare`](Self::prepare). For when the pool is short of space. No record of these
+    /// epochs may have been begun.
     ///
     /// # Errors
     /// When the kernel refuses.
-    pub fn release_free_slots(&self, epoch: Epoch, freed: Epoch) -> Result<(), SpillError> {
+    pub fn release_free_slots(&self, next: Epoch, freed: Epoch) -> Result<(), SpillError> {
         let mut prepared = self.prepared();
         *prepared = Prepared::default();
         let spilled = self.geometry.slot_bytes - self.geometry.reserved_bytes;
-        for ahead in 1..u64::from(self.geometry.slots) {
-            let other = Epoch::new(epoch.get() + ahead);
-            if spilled > 0 && self.geometry.is_free(other, freed) {
-                self.spill.release(self.geometry.slot_at(other).plus(self.geometry.reserved_bytes), spilled)?;
+        for ahead in 0..u64::from(self.geometry.slots) {
+            let epoch = Epoch::new(next.get() + ahead);
+            if spilled > 0 && self.geometry.is_free(epoch, freed) {
+                self.spill.release(self.geometry.slot_at(epoch).plus(self.geometry.reserved_bytes), spilled)?;
             }
         }
         Ok(())
+    }
+
+    /// Whether the pool has little left beside what slots keep for records of so many bytes: what is kept is worth more to
+    /// others then.
+    ///
+    /// # Errors
+    /// When the kernel does not say.
+    pub fn is_pool_short(&self, record_bytes: u64) -> Result<bool, SpillError> {
+        Ok(self.spill.available()? < self.geometry.plenty_bytes(record_bytes))
     }
 
     fn prepared(&self) -> MutexGuard<'_, Prepared> {

@@ -152,11 +152,15 @@ impl SpillSpace for Extent {
     }
 
     fn reserve_spare(&self, at: Offset, len: u64, spare: u64) -> Result<(), SpillError> {
-        let available = available_bytes(&self.fd).map_err(SpillError::Refused)?;
+        let available = self.available()?;
         if available < spare.saturating_add(len) {
             return Err(SpillError::NoSpace { needed: len, available });
         }
         self.reserve(at, len)
+    }
+
+    fn available(&self) -> Result<u64, SpillError> {
+        self.available_bytes().map_err(SpillError::Refused)
     }
 
     fn release(&self, at: Offset, len: u64) -> Result<(), SpillError> {

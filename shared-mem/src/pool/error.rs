@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use thiserror::Error;
 
+use super::device::DeviceError;
 use crate::blob_store::BlobError;
 use crate::boot_image::BootImageError;
 use crate::console::ConsoleError;
@@ -89,6 +90,14 @@ pub enum PoolError {
         path: PathBuf,
         /// What is wrong.
         source: SuperblockError,
+    },
+    /// The beginning of the pool's device is refused.
+    #[error("device {} cannot be used", path.display())]
+    Device {
+        /// The device.
+        path: PathBuf,
+        /// What is wrong.
+        source: DeviceError,
     },
     /// The VM directory is refused.
     #[error("the VM directory cannot be used")]

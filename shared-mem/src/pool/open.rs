@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use nix::fcntl::{FcntlArg, fcntl};
 
-use super::device;
+use super::device::{self, Table};
 use super::error::PoolError;
 use super::files;
 use super::reserve::{NewFile, is_unfinished, open_extent};
@@ -70,10 +70,15 @@ impl Pool {
     }
 
     /// Whether there is a pool at `dir`, complete: what is to be opened and not made.
-    #[must_use]
-    pub fn is_at(dir: &Path) -> bool {
+    ///
+    /// # Errors
+    /// When a device is damaged, so that nobody can tell: nothing must be made over what may be a pool.
+    pub fn is_at(dir: &Path) -> Result<bool, PoolError> {
         let superblock = dir.join(files::SUPERBLOCK);
-        device::place(&superblock).map_or_else(|| superblock.exists(), |place| place.exists())
+        match device::place(&superblock) {
+            Some(place) => place.exists(),
+            None => superblock.try_exists().map_err(|error| PoolError::file("look for", &superblock, error)),
+        }
     }
 
     /// Opens the pool in `dir` as its one controller, and removes what a crash has left half made.
@@ -81,7 +86,7 @@ impl Pool {
     /// # Errors
     /// When another controller has it, or it is damaged, or there is none.
     pub fn open(dir: &Path) -> Result<Self, PoolError> {
-        if !Self::is_at(dir) {
+        if !Self::is_at(dir)? {
             return Err(PoolError::NotAPool(dir.to_owned()));
         }
         let lock = lock(dir)?;
@@ -297,6 +302,14 @@ impl PoolView {
         available.map_err(|error| PoolError::file("examine", &path, error))
     }
 
+    /// The table of the device that the pool lies on; `None`: it lies in a directory.
+    ///
+    /// # Errors
+    /// When the table cannot be read.
+    pub fn device_table(&self) -> Result<Option<Table>, PoolError> {
+        device::whole(&self.path).map(|place| place.table()).transpose()
+    }
+
     /// Names of all files and directories in the pool's directory, sorted.
     ///
     /// # Errors
@@ -331,7 +344,7 @@ fn random_id() -> [u8; 16] {
 fn make_dir(dir: &Path) -> Result<bool, PoolError> {
     if let Some(place) = device::whole(dir) {
         // What a creation that was interrupted has left is not a pool.
-        if Pool::is_at(dir) {
+        if Pool::is_at(dir)? {
             return Err(PoolError::NotEmpty(dir.to_owned()));
         }
         place.format()?;
@@ -422,26 +435,22 @@ fn read_superblock(dir: &Path) -> Result<Superblock, PoolError> {
     let path = dir.join(files::SUPERBLOCK);
     let read = match device::place(&path) {
         Some(_) => read_extent(&path),
-        None => fs::read(&path),
+        None => fs::read(&path).map_err(|error| PoolError::file("read", &path, error)),
     };
-    let bytes = match read {
-        Ok(bytes) => bytes,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            return Err(PoolError::NotAPool(dir.to_owned()));
+    let bytes = read.map_err(|error| match error {
+        PoolError::File { source, .. } if source.kind() == io::ErrorKind::NotFound => {
+            PoolError::NotAPool(dir.to_owned())
         }
-        Err(error) => return Err(PoolError::file("read", &path, error)),
-    };
+        error => error,
+    })?;
     Superblock::parse(&bytes).map_err(|source: SuperblockError| PoolError::Superblock { path: dir.to_owned(), source })
 }
 
-fn read_extent(path: &Path) -> io::Result<Vec<u8>> {
-    let extent = open_extent(path, Access::ReadOnly, Some(SUPERBLOCK_BYTES)).map_err(|error| match error {
-        PoolError::File { source, .. } => source,
-        other => io::Error::other(other),
-    })?;
+fn read_extent(path: &Path) -> Result<Vec<u8>, PoolError> {
+    let memory = Mapping::read_only(&open_extent(path, Access::ReadOnly, Some(SUPERBLOCK_BYTES))?)?;
     let mut bytes = vec![0; PAGE_BYTES];
-    let memory = Mapping::read_only(&extent).map_err(io::Error::other)?;
-    memory.read(Offset::ZERO, &mut bytes).map_err(io::Error::other)?;
+    let refused = |error| PoolError::file("read", path, io::Error::other(error));
+    memory.read(Offset::ZERO, &mut bytes).map_err(refused)?;
     Ok(bytes)
 }
 

@@ -302,6 +302,12 @@ fn a_spilled_record_takes_and_gives_back_space() {
     assert!(writer.prepare(Epoch::new(3), Epoch::new(1), taken - reserved, || true));
     reader.release_spill(Epoch::new(1), &extent).unwrap();
     assert_eq!(blocks(), reserved);
+    assert!(!writer.is_pool_short(4096).unwrap() && writer.is_pool_short(u64::MAX / 64).unwrap());
+    // What an idle VM keeps goes back as a whole, whichever slots it lies in.
+    assert!(writer.prepare(Epoch::new(3), Epoch::new(2), taken - reserved, || true));
+    assert!(blocks() > reserved);
+    writer.release_free_slots(Epoch::new(3), Epoch::new(2)).unwrap();
+    assert_eq!(blocks(), reserved);
     assert!(extent.reserve(Offset::ZERO, 1 << 45).is_err());
 }
 
@@ -316,7 +322,7 @@ fn device(dir: &tempfile::TempDir, bytes: u64) -> std::path::PathBuf {
 fn a_pool_on_a_device_is_a_pool() {
     let dir = on_tmpfs();
     let path = device(&dir, 256 << 20);
-    assert!(!Pool::is_at(&path));
+    assert!(!Pool::is_at(&path).unwrap());
     assert!(matches!(Pool::open(&path), Err(PoolError::NotAPool(_))));
     let pool = Pool::create(&path, &CONFIG).unwrap();
     assert!(matches!(Pool::open(&path), Err(PoolError::AlreadyLocked(_))));
@@ -351,7 +357,7 @@ fn a_pool_on_a_device_is_a_pool() {
     crate::mem::PoolRead::read(&memory, crate::numbers::Offset::new(4096), &mut page).unwrap();
     assert_eq!(page, [0; 4096]);
     pool.destroy().unwrap();
-    assert!(!Pool::is_at(&path));
+    assert!(!Pool::is_at(&path).unwrap());
     Pool::create(&path, &CONFIG).unwrap();
 }
 

@@ -146,7 +146,7 @@ impl Pool {
             let path = files::vm_dir(&self.path, slot);
             let geometry = &entry.geometry;
             let redo = path.join(files::REDO);
-            if !device::place(&redo).map_or_else(|| redo.exists(), |place| place.exists()) {
+            if !device::place(&redo).map_or_else(|| Ok(redo.exists()), |place| place.exists())? {
                 make_redo(&path, geometry, geometry.journal.reserved_bytes).or_else(|error| match error {
                     PoolError::NoSpace { .. } => make_redo(&path, geometry, 0),
                     error => Err(error),

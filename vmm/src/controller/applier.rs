@@ -137,19 +137,14 @@ impl Drop for Applier {
     }
 }
 
-/// A record's space is kept for the next one in its slot only while the pool has so many times as much left as all slots of
-/// the journal would keep.
-const KEPT_SHARE_MIN: u64 = 8;
-
 /// How much of a slot keeps its space when its record is applied: as much as the record took, for the next one there, since
 /// fresh memory costs a guest that commits a lot more than the copy into it. A smaller record gives the rest back.
 /// Nothing when the pool is short, or no record will follow.
 fn space_to_keep(journal: &Journal, record_bytes: u64, ended: bool) -> u64 {
     let geometry = journal.reader.geometry();
-    let wanted = record_bytes.saturating_mul(geometry.slots.into()).saturating_mul(KEPT_SHARE_MIN);
     let large = record_bytes > geometry.reserved_bytes;
     // What cannot be asked is taken for nothing.
-    let plenty = || journal.spill.available_bytes().unwrap_or(0) >= wanted;
+    let plenty = || journal.spill.available_bytes().unwrap_or(0) >= geometry.plenty_bytes(record_bytes);
     if large && !ended && plenty() { record_bytes } else { 0 }
 }
 

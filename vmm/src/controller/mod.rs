@@ -171,7 +171,7 @@ const _: () = assert!(VMS_MAX as u64 * (VM_GROWTH_BYTES as u64 + 512) < CLUSTER_
 fn open_pool(options: &ControllerOptions) -> Result<Pool, ControllerError> {
     let config = PoolConfig { vm_slots: VMS_MAX, host_slots: HOSTS_MAX, cluster_bytes: CLUSTER_BYTES };
     let failed = |source| ControllerError::Pool { dir: options.dir.clone(), source: Box::new(source) };
-    if Pool::is_at(&options.dir) {
+    if Pool::is_at(&options.dir).map_err(failed)? {
         Pool::open(&options.dir).map_err(failed)
     } else {
         Pool::create(&options.dir, &config).map_err(failed)

@@ -117,6 +117,9 @@ impl Partition {
             }
             partition.control.set_freed(applied)?;
         }
+        if record.ended.is_some() {
+            partition.release_all_slots()?;
+        }
         let applied = Epoch::new(applied.get());
         let console = ConsoleRing::open(Mapping::read_only(&partition.parts.console(Access::ReadOnly)?)?)?;
         let tail = console.tail()?.get();
@@ -233,12 +236,18 @@ impl Partition {
         if !matches!(created, Err(PoolError::NoSpace { .. })) {
             return Ok(created?);
         }
+        self.release_all_slots()?;
+        Ok(self.parts.create_journal(generation, base)?)
+    }
+
+    /// Gives back what all slots have beyond their reserved parts: all records are applied, and none follows.
+    fn release_all_slots(&self) -> Result<(), Failure> {
         for journal in self.journals.values() {
             for slot in 0..u64::from(self.geometry.slots) {
                 journal.reader.release_spill(shared_mem::Epoch::new(slot), &journal.spill)?;
             }
         }
-        Ok(self.parts.create_journal(generation, base)?)
+        Ok(())
     }
 
     /// Lays out the log of a new generation. It begins with the entries that the one before has for the time after `base`,

@@ -10,13 +10,13 @@ use crate::clock;
 use crate::failpoint;
 use crate::machine::Kicker;
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
-use ft_protocol::activity::Activity;
+use ft_protocol::activity::{Activity, Doing};
 use ft_protocol::primary::{Action, Input, Primary};
 use ft_protocol::spec::Mode;
 use ft_protocol::wire::FromHost;
-use ft_protocol::{Epoch, Generation, Time, VmId};
+use ft_protocol::{Epoch, Generation, Span, Time, VmId};
 use shared_mem::journal::UnchecksummedRecord;
-use shared_mem::{ActivityWriter, Extent, JournalWriter, Mapping, PublishError, ReadWrite};
+use shared_mem::{ActivityWriter, ControlBlock, Extent, JournalWriter, Mapping, PublishError, ReadOnly, ReadWrite};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard};
 use std::time::Duration;
@@ -93,6 +93,7 @@ pub(super) struct Committer<'a> {
     pub(super) outbox: &'a Outbox,
     pub(super) log: RecordLog,
     pub(super) journal: &'a Journal,
+    pub(super) control: &'a ControlBlock<Mapping<ReadOnly>>,
     pub(super) link: &'a SharedLink,
     pub(super) kicker: Kicker,
     pub(super) to_vcpu: Sender<Command>,
@@ -187,14 +188,35 @@ impl Gate {
     }
 }
 
+/// Between two looks whether what an idle guest keeps is needed by others.
+const SPACE_LOOK_INTERVAL: Span = Span::from_ms(1_000);
+
+/// Space beyond the reserved parts of the journal's slots that is kept for records to come.
+#[derive(Default)]
+struct KeptSpace {
+    /// The largest record since it was given back last.
+    bytes: u64,
+    look_at: Option<Time>,
+}
+
+impl KeptSpace {
+    fn note(&mut self, record_bytes: u64, reserved_bytes: u64) {
+        if record_bytes > reserved_bytes {
+            self.bytes = self.bytes.max(record_bytes);
+        }
+        self.look_at = (self.bytes > 0).then(|| clock::monotonic() + SPACE_LOOK_INTERVAL);
+    }
+}
+
 impl Committer<'_> {
     /// Works until the channel of jobs closes.
     pub(super) fn run(&self, jobs: &Receiver<Job>) {
         let mut publishing = Publishing::default();
+        let mut kept = KeptSpace::default();
         loop {
             let due = self.gate.deadline();
             self.gate.armed_ns.store(due.map_or(u64::MAX, Time::ns), Ordering::Relaxed);
-            let job = match due {
+            let job = match due.into_iter().chain(kept.look_at).min() {
                 Some(due) => jobs.recv_timeout(Duration::from_nanos(due.since(clock::monotonic()).ns())),
                 None => jobs.recv().map_err(|_| RecvTimeoutError::Disconnected),
             };
@@ -212,6 +234,7 @@ impl Committer<'_> {
                     let published = matches!(input, Input::Published(_));
                     self.feed(input);
                     if published {
+                        kept.note(bytes, self.journal.geometry().reserved_bytes);
                         // The next record will be about as large; whatever else there is to do goes first.
                         let next = shared_mem::Epoch::new(to.next().get());
                         self.journal.prepare(next, freed, bytes, || jobs.is_empty() && self.cut_is_ahead());
@@ -221,9 +244,39 @@ impl Committer<'_> {
                 // What made the deadline earlier may have found it past.
                 Ok(Job::Rearm) => self.feed(Input::Tick),
                 // The vCPU stops and looks at the clock itself. Should it be busy with something longer, it does so then.
-                Err(RecvTimeoutError::Timeout) => self.feed(Input::Tick),
+                Err(RecvTimeoutError::Timeout) => {
+                    self.feed(Input::Tick);
+                    self.look_after(&mut kept);
+                }
                 Err(RecvTimeoutError::Disconnected) => return,
             }
+        }
+    }
+
+    /// Gives back what the journal keeps for records to come when the pool is short of space and this guest has nothing to
+    /// commit: its neighbours may wait for it.
+    fn look_after(&self, kept: &mut KeptSpace) {
+        let now = clock::monotonic();
+        if kept.look_at.is_none_or(|at| now < at) {
+            return;
+        }
+        kept.look_at = Some(now + SPACE_LOOK_INTERVAL);
+        // While the core is locked and rests, no record is written, nor in flight: the next one begins with an action of it.
+        let inner = self.gate.lock();
+        if inner.core.doing() != Doing::Waits || !self.journal.is_pool_short(kept.bytes).unwrap_or(false) {
+            return;
+        }
+        *kept = KeptSpace::default();
+        let next = shared_mem::Epoch::new(inner.core.committed().next().get());
+        let released = self
+            .control
+            .freed()
+            .map_err(Failure::from)
+            .and_then(|freed| Ok(self.journal.release_free_slots(next, freed)?));
+        match released {
+            Ok(()) => tracing::debug!("{} gives back the space kept for its records: the pool is short of it", self.vm),
+            // It is found again by whoever uses the control block next, or it is given back with the generation.
+            Err(error) => tracing::warn!("{} keeps space that others need: {}", self.vm, crate::chain(&*error)),
         }
     }
 

@@ -1,6 +1,7 @@
 //! What an inspection finds, as data: printed for people by `ftvm pool inspect`, for programs as JSON.
 
 use serde::Serialize;
+use shared_mem::pool::device::DeviceUsage;
 use std::fmt;
 use std::path::PathBuf;
 
@@ -21,7 +22,9 @@ pub struct PoolReport {
     pub cluster_bytes: u64,
     /// Whether a controller holds it.
     pub held: bool,
-    /// What the memory behind it has left; `None`: it does not say.
+    /// The device that it lies on; `None`: it lies in a directory.
+    pub device: Option<DeviceReport>,
+    /// What the memory behind it has left (on a device: the largest piece); `None`: it does not say.
     pub available_bytes: Option<u64>,
     /// The hosts that the cluster state names.
     pub hosts: Vec<HostReport>,
@@ -96,6 +99,28 @@ impl fmt::Display for Severity {
             Self::InChange => "in change",
             Self::Notice => "notice",
         })
+    }
+}
+
+/// How a pool uses its device.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct DeviceReport {
+    /// Its length.
+    pub bytes: u64,
+    /// Files that only the controller writes lie below this.
+    pub controllers_end: u64,
+    /// Files that hosts write lie from here on.
+    pub hosts_begin: u64,
+    /// Files in its table.
+    pub files: usize,
+    /// Pages that were the first of files of hosts that are gone: no such file begins there again.
+    pub spent_pages: usize,
+}
+
+impl From<DeviceUsage> for DeviceReport {
+    fn from(usage: DeviceUsage) -> Self {
+        let DeviceUsage { bytes, controllers_end, hosts_begin, files, spent_pages } = usage;
+        Self { bytes, controllers_end, hosts_begin, files, spent_pages }
     }
 }
 

@@ -21,6 +21,7 @@ const STATE: &[u8] = include_bytes!("../machine/state/golden-v1.bin");
 const MEMORY_BYTES: u64 = 1 << 20;
 const DISK_BYTES: u64 = 64 << 10;
 const SLOTS: u32 = 4;
+const DEVICE_BYTES: u64 = 256 << 20;
 
 /// What the guest of [`STATE`] had written.
 fn console_bytes() -> u64 {
@@ -39,23 +40,39 @@ fn geometry() -> VmGeometry {
     }
 }
 
-struct World {
+pub(super) struct World {
     dir: tempfile::TempDir,
+    /// The pool: the directory, or a device in it.
+    pub(super) path: PathBuf,
     /// `None` once its controller is dead.
-    pool: Option<Pool>,
-    parts: VmPartition,
+    pub(super) pool: Option<Pool>,
+    pub(super) parts: VmPartition,
 }
 
 impl World {
     /// A pool with one VM that has committed four epochs, two of which are applied, and one host that has beaten.
     fn new() -> Self {
+        Self::on(|dir| dir.to_owned())
+    }
+
+    /// The same on a device; a file is one.
+    pub(super) fn on_device() -> Self {
+        Self::on(|dir| {
+            let path = dir.join("device");
+            fs::File::create(&path).unwrap().set_len(DEVICE_BYTES).unwrap();
+            path
+        })
+    }
+
+    fn on(place: impl FnOnce(&Path) -> PathBuf) -> Self {
         let dir = tempfile::Builder::new().prefix("ftvm-inspect-").tempdir_in("/dev/shm").unwrap();
-        let pool = Pool::create(dir.path(), &PoolConfig { vm_slots: 4, host_slots: 3, cluster_bytes: 4096 }).unwrap();
+        let path = place(dir.path());
+        let pool = Pool::create(&path, &PoolConfig { vm_slots: 4, host_slots: 3, cluster_bytes: 4096 }).unwrap();
         let parts = pool.create_vm(&"guest".parse().unwrap(), &geometry()).unwrap();
         parts.store_boot(b"what the guest is booted from").unwrap();
         pool.cluster().store(&state(1, None).encode()).unwrap();
         parts.create_journal(Generation::new(1), Epoch::ZERO).unwrap();
-        let world = Self { dir, pool: Some(pool), parts };
+        let world = Self { dir, path, pool: Some(pool), parts };
         world.control().set_generation(Generation::new(1)).unwrap();
         for epoch in 1..=4 {
             world.commit(epoch);
@@ -117,11 +134,12 @@ impl World {
         RedoArea::new(Mapping::read_write(&extent).unwrap(), extent, geometry().journal.reserved_bytes).unwrap()
     }
 
-    fn inspect(&self) -> PoolReport {
-        check(self.dir.path()).unwrap()
+    pub(super) fn inspect(&self) -> PoolReport {
+        check(&self.path).unwrap()
     }
 
-    fn flip(&self, file: &str, at: u64) {
+    /// Flips a bit of a file of the pool's directory, or of the device itself.
+    pub(super) fn flip(&self, file: &str, at: u64) {
         let path = self.dir.path().join(file);
         let file = fs::File::options().read(true).write(true).open(path).unwrap();
         let mut byte = [0];
@@ -170,7 +188,7 @@ fn state(generation: u64, primary: Option<u16>) -> ClusterState {
     }
 }
 
-fn lines(report: &PoolReport) -> Vec<String> {
+pub(super) fn lines(report: &PoolReport) -> Vec<String> {
     report.findings.iter().map(ToString::to_string).collect()
 }
 

@@ -11,8 +11,9 @@
 //! The address is `tcp:HOST:PORT,DEVICE`. Nobody is asked who he is: whoever reaches the port, and whoever has the device, is
 //! trusted. The network and the device must be the cluster's own.
 
-use super::{ConnectError, Connection, MESSAGE_BYTES_MAX, Outgoing, ReceiveError};
-use ft_protocol::wire::EXTENTS_MAX;
+use super::frame::{self, Carried, Frame, FrameError};
+use super::{ConnectError, Connection, Outgoing, ReceiveError, SendError};
+use crate::log_burst::LogBurst;
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::sys::memfd::{MFdFlags, memfd_create};
@@ -20,7 +21,7 @@ use nix::sys::socket::{setsockopt, sockopt};
 use nix::sys::stat::fstat;
 use std::collections::BTreeMap;
 use std::fs::{File, OpenOptions};
-use std::io::{self, Read, Write};
+use std::io::{self, Read};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream, ToSocketAddrs};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::FileExt;
@@ -34,16 +35,6 @@ const SCHEME: &str = "tcp:";
 const CONNECT_BOUND: Duration = Duration::from_secs(5);
 /// A peer whose kernel has not acknowledged for so long is gone. Nothing is decided by it: heartbeats tell earlier.
 const SILENCE_MS_MAX: u32 = 10_000;
-/// Largest content of a descriptor that is no part of the pool.
-const CONTENT_BYTES_MAX: u64 = 1 << 30;
-/// As much of a content as is carried at once.
-const PIECE_BYTES: usize = 256 << 10;
-
-/// What goes in place of a descriptor.
-const DEVICE_READ_ONLY: u8 = 1;
-const DEVICE_READ_WRITE: u8 = 2;
-const CONTENT: u8 = 3;
-
 /// The pool's device as this machine has it, opened once: a host that has confined itself cannot open it again.
 #[derive(Debug)]
 struct Device {
@@ -147,7 +138,7 @@ fn pump(stream: TcpStream, link: Connection, device: Arc<Device>) -> io::Result<
         Box::new(move || {
             let mut stream = outward;
             let ended = carry_out(&from, &mut stream, &theirs);
-            tracing::debug!("to another machine: {ended:?}");
+            tell_end("to another machine", ended);
             // Fails when it is closed already.
             let _ = stream.shutdown(Shutdown::Both);
             from.shut_down();
@@ -158,96 +149,86 @@ fn pump(stream: TcpStream, link: Connection, device: Arc<Device>) -> io::Result<
         Box::new(move || {
             let mut stream = stream;
             let ended = carry_in(&mut stream, &link, &device);
-            tracing::debug!("from another machine: {ended:?}");
+            tell_end("from another machine", ended);
             let _ = stream.shutdown(Shutdown::Both);
             link.shut_down();
         }),
     )
 }
 
-/// Frame: length of the message, number of descriptors, the message; for each descriptor its kind, for a content its length and
-/// bytes.
-fn carry_out(from: &Connection, to: &mut TcpStream, device: &Device) -> io::Result<()> {
+/// What peers send that no program of ftvm sends is told, in bursts; connections end for many good reasons.
+fn tell_end(which: &str, ended: Result<(), CarryError>) {
+    static REFUSED: Mutex<Option<LogBurst>> = Mutex::new(None);
+    let Err(error) = ended else { return };
+    let refused =
+        matches!(error, CarryError::Frame(FrameError::Head { .. } | FrameError::Kind(_) | FrameError::TooLarge(_)));
+    let mut bursts = REFUSED.lock().unwrap_or_else(PoisonError::into_inner);
+    let burst = bursts.get_or_insert_default();
+    let now = crate::clock::monotonic();
+    if let Some(more) = burst.ended(now) {
+        tracing::warn!("{more} more connections with other machines were given up for what came over them");
+    }
+    if refused && burst.begins(now) {
+        tracing::warn!("a connection {which} is given up: {}", crate::chain(&error));
+    } else {
+        tracing::debug!("a connection {which} has ended: {}", crate::chain(&error));
+    }
+}
+
+fn carry_out(from: &Connection, to: &mut TcpStream, device: &Device) -> Result<(), CarryError> {
     loop {
         let (bytes, descriptors) = match from.receive_raw() {
             Ok(received) => received,
             Err(ReceiveError::Closed) => return Ok(()),
-            Err(error) => return Err(io::Error::other(error)),
+            Err(error) => return Err(error.into()),
         };
-        let length = u32::try_from(bytes.len()).map_err(io::Error::other)?;
-        let mut frame = length.to_le_bytes().to_vec();
-        frame.push(u8::try_from(descriptors.len()).map_err(io::Error::other)?);
-        frame.extend_from_slice(&bytes);
-        to.write_all(&frame)?;
+        frame::write_message(to, &bytes, descriptors.len())?;
         for descriptor in descriptors {
-            send_descriptor(File::from(descriptor), to, device)?;
+            frame::write_carried(to, &mut device.carried(File::from(descriptor))?)?;
         }
     }
 }
 
-fn send_descriptor(descriptor: File, to: &mut TcpStream, device: &Device) -> io::Result<()> {
-    if device.is(&descriptor)? {
-        let flags = OFlag::from_bits_truncate(fcntl(&descriptor, FcntlArg::F_GETFL)?);
-        let read_only = flags & OFlag::O_ACCMODE == OFlag::O_RDONLY;
-        return to.write_all(&[if read_only { DEVICE_READ_ONLY } else { DEVICE_READ_WRITE }]);
-    }
-    let bytes = descriptor.metadata()?.len();
-    if bytes > CONTENT_BYTES_MAX {
-        return Err(io::Error::other(format!("a file of {bytes} bytes is not carried to another machine")));
-    }
-    to.write_all(&[CONTENT])?;
-    to.write_all(&bytes.to_le_bytes())?;
-    let mut piece = vec![0; PIECE_BYTES];
-    let mut at = 0;
-    while at < bytes {
-        let wanted = usize::try_from(bytes - at).unwrap_or(PIECE_BYTES).min(PIECE_BYTES);
-        descriptor.read_exact_at(&mut piece[..wanted], at)?;
-        to.write_all(&piece[..wanted])?;
-        at += u64::try_from(wanted).map_err(io::Error::other)?;
+fn carry_in(from: &mut TcpStream, to: &Connection, device: &Device) -> Result<(), CarryError> {
+    while let Some(Frame { message, carried }) = frame::read_frame(from, receive_content)? {
+        let descriptors =
+            carried.into_iter().map(|carried| device.descriptor(carried)).collect::<io::Result<Vec<_>>>()?;
+        to.send(&Outgoing::raw(message, descriptors))?;
     }
     Ok(())
 }
 
-fn carry_in(from: &mut TcpStream, to: &Connection, device: &Device) -> io::Result<()> {
-    loop {
-        let mut head = [0; 5];
-        match from.read_exact(&mut head) {
-            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Ok(()),
-            other => other?,
-        }
-        let [a, b, c, d, count] = head;
-        let length = usize::try_from(u32::from_le_bytes([a, b, c, d])).map_err(io::Error::other)?;
-        if length > MESSAGE_BYTES_MAX || usize::from(count) > EXTENTS_MAX {
-            return Err(io::Error::other(format!("a frame of {length} bytes and {count} descriptors")));
-        }
-        let mut bytes = vec![0; length];
-        from.read_exact(&mut bytes)?;
-        let descriptors = (0..count).map(|_| receive_descriptor(from, device)).collect::<io::Result<Vec<_>>>()?;
-        to.send(&Outgoing::raw(bytes, descriptors)).map_err(io::Error::other)?;
-    }
-}
-
-fn receive_descriptor(from: &mut TcpStream, device: &Device) -> io::Result<OwnedFd> {
-    let mut kind = [0];
-    from.read_exact(&mut kind)?;
-    match kind[0] {
-        DEVICE_READ_ONLY => Ok(device.read_only.try_clone()?.into()),
-        DEVICE_READ_WRITE => Ok(device.read_write.try_clone()?.into()),
-        CONTENT => receive_content(from),
-        other => Err(io::Error::other(format!("a descriptor of kind {other}"))),
-    }
-}
-
-fn receive_content(from: &mut TcpStream) -> io::Result<OwnedFd> {
-    let mut length = [0; 8];
-    from.read_exact(&mut length)?;
-    let length = u64::from_le_bytes(length);
-    if length > CONTENT_BYTES_MAX {
-        return Err(io::Error::other(format!("a content of {length} bytes")));
-    }
+fn receive_content(mut content: io::Take<&mut TcpStream>) -> io::Result<(File, u64)> {
     let mut file = File::from(memfd_create(c"from-remote", MFdFlags::MFD_CLOEXEC)?);
-    let copied = io::copy(&mut from.take(length), &mut file)?;
-    if copied == length { Ok(file.into()) } else { Err(io::ErrorKind::UnexpectedEof.into()) }
+    let copied = io::copy(&mut content, &mut file)?;
+    Ok((file, copied))
+}
+
+/// Why a connection between machines ended.
+#[derive(Debug, thiserror::Error)]
+enum CarryError {
+    #[error(transparent)]
+    Receive(#[from] ReceiveError),
+    #[error(transparent)]
+    Frame(#[from] FrameError),
+    #[error("the other end does not take it")]
+    Send(#[from] SendError),
+    #[error("a descriptor cannot be carried")]
+    Descriptor(#[from] io::Error),
+}
+
+/// A file from its beginning, wherever its own position is.
+struct FromStart {
+    file: File,
+    at: u64,
+}
+
+impl Read for FromStart {
+    fn read(&mut self, bytes: &mut [u8]) -> io::Result<usize> {
+        let count = self.file.read_at(bytes, self.at)?;
+        self.at += count as u64;
+        Ok(count)
+    }
 }
 
 impl Device {
@@ -262,6 +243,26 @@ impl Device {
             Arc::new(opened.map_err(|source| ConnectError::Device { path: path.to_owned(), source: errno(&source) })?);
         devices.insert(path.to_owned(), Arc::clone(&device));
         Ok(device)
+    }
+
+    /// What goes in place of a descriptor.
+    fn carried(&self, descriptor: File) -> io::Result<Carried<(FromStart, u64)>> {
+        if !self.is(&descriptor)? {
+            let bytes = descriptor.metadata()?.len();
+            return Ok(Carried::Content((FromStart { file: descriptor, at: 0 }, bytes)));
+        }
+        let flags = OFlag::from_bits_truncate(fcntl(&descriptor, FcntlArg::F_GETFL)?);
+        let read_only = flags & OFlag::O_ACCMODE == OFlag::O_RDONLY;
+        Ok(if read_only { Carried::DeviceReadOnly } else { Carried::DeviceReadWrite })
+    }
+
+    /// The descriptor that something came in place of.
+    fn descriptor(&self, carried: Carried<File>) -> io::Result<OwnedFd> {
+        Ok(match carried {
+            Carried::DeviceReadOnly => self.read_only.try_clone()?.into(),
+            Carried::DeviceReadWrite => self.read_write.try_clone()?.into(),
+            Carried::Content(file) => file.into(),
+        })
     }
 
     /// Whether a descriptor is one of this device.
@@ -281,6 +282,7 @@ mod tests {
     use crate::transport::{Listener, Received, tagged};
     use ft_protocol::wire::{Access, Grant, Part};
     use shared_mem::{Extent, Offset};
+    use std::io::Write;
 
     #[test]
     fn messages_and_what_comes_with_them_arrive_on_the_other_machine() {

@@ -12,7 +12,11 @@
 //!
 //! Only the controller changes the table. It is read anew for each operation: they are rare.
 
+mod error;
 mod table;
+
+pub use error::DeviceError;
+pub use table::{DeviceUsage, Table, TableError};
 
 use std::fs::{self, File, OpenOptions};
 use std::io;
@@ -25,19 +29,20 @@ use zerocopy::byteorder::little_endian::U64;
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
 use super::error::PoolError;
+use super::files::SUPERBLOCK;
 use crate::blob_store::BlobStore;
 use crate::header::{Closing, Header, OPEN, Preamble};
-use crate::mem::{Access, Extent, Mapping, PoolRead, PoolWrite, device_bytes};
+use crate::mem::{Access, AccessError, Extent, Mapping, PoolRead, PoolWrite, device_bytes};
 use crate::numbers::{Offset, PAGE_BYTES, PAGE_SIZE};
 use crate::planted;
-use table::{Entry, Owner, Table};
+use table::{Entry, Owner};
 
 /// Where the table is.
 const TABLE_AT: Offset = Offset::new(PAGE_SIZE);
 /// Room for some thousand files.
 const TABLE_CAPACITY: u64 = 512 << 10;
 /// Where files begin.
-const FILES_AT: u64 = 2 << 20;
+pub const FILES_AT: u64 = 2 << 20;
 const _: () = assert!(PAGE_SIZE + crate::blob_store::total_bytes(TABLE_CAPACITY) <= FILES_AT);
 
 #[derive(Debug, Clone, Copy, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
@@ -87,13 +92,6 @@ pub(super) fn whole(path: &Path) -> Option<Place> {
     (kind.is_char_device() || kind.is_file()).then(|| Place { device: path.to_owned(), name: String::new() })
 }
 
-/// A device with its table.
-struct Device<M> {
-    path: PathBuf,
-    store: BlobStore<M>,
-    bytes: u64,
-}
-
 impl Place {
     /// The device itself, opened.
     pub(super) fn open_device(&self, access: Access) -> Result<File, PoolError> {
@@ -102,21 +100,29 @@ impl Place {
         OpenOptions::new().read(true).write(write).custom_flags(libc::O_NOFOLLOW).open(&self.device).map_err(failed)
     }
 
-    /// Lays out an empty table on a device whose beginning is empty.
+    /// Lays out an empty table on a device whose beginning is empty, or holds a pool that was never completed.
     pub(super) fn format(&self) -> Result<(), PoolError> {
         let (memory, bytes) = self.map_start(Access::ReadWrite, Mapping::read_write)?;
         if bytes <= FILES_AT {
             return Err(PoolError::NoSpace { what: "a pool", needed: FILES_AT + PAGE_SIZE, available: bytes });
         }
         let refused = |error| PoolError::file("write to", &self.device, io::Error::other(error));
-        let mut page = [0; PAGE_BYTES];
-        memory.read(Offset::ZERO, &mut page).map_err(refused)?;
-        if page != [0; PAGE_BYTES] && self.check_head(&memory, bytes).is_err() {
-            return Err(PoolError::NotEmpty(self.device.clone()));
+        match self.load(&memory, bytes) {
+            Ok(table) if table.find(SUPERBLOCK).is_some() => return Err(PoolError::NotEmpty(self.device.clone())),
+            // Without its head it is no pool while its table is laid out anew.
+            Ok(_) => wipe_head(&memory).map_err(refused)?,
+            Err(PoolError::NotAPool(_)) => {
+                let mut page = [0; PAGE_BYTES];
+                memory.read(Offset::ZERO, &mut page).map_err(refused)?;
+                if page != [0; PAGE_BYTES] {
+                    return Err(PoolError::NotEmpty(self.device.clone()));
+                }
+            }
+            Err(error) => return Err(error),
         }
         let store = BlobStore::new(&memory, TABLE_AT, TABLE_CAPACITY)?;
         store.format()?;
-        store.store(&Table::new(FILES_AT, bytes).to_bytes())?;
+        store.store(&Table::new(FILES_AT, bytes).to_bytes()).map_err(|error| self.damaged(error))?;
         let head = Head { preamble: Head::preamble(), device_bytes: U64::new(bytes), reserved: [0; 32], closing: OPEN };
         memory.write(Offset::ZERO, &head.sealed_bytes()).map_err(refused)?;
         planted::settle(&memory, Offset::ZERO, PAGE_SIZE).map_err(refused)
@@ -124,10 +130,12 @@ impl Place {
 
     /// Makes the device one without a pool.
     pub(super) fn wipe(&self) -> Result<(), PoolError> {
+        self.change(|table| {
+            *table = table.emptied();
+            Ok(())
+        })?;
         let (memory, _) = self.map_start(Access::ReadWrite, Mapping::read_write)?;
-        let refused = |error| PoolError::file("write to", &self.device, io::Error::other(error));
-        memory.write(Offset::ZERO, &[0; PAGE_BYTES]).map_err(refused)?;
-        planted::settle(&memory, Offset::ZERO, PAGE_SIZE).map_err(refused)
+        wipe_head(&memory).map_err(|error| PoolError::file("write to", &self.device, io::Error::other(error)))
     }
 
     /// A file, as it is.
@@ -137,9 +145,13 @@ impl Place {
         self.extent(&entry, access)
     }
 
-    /// Whether there is such a file, or something below it.
-    pub(super) fn exists(&self) -> bool {
-        self.table().is_ok_and(|table| table.find(&self.name).is_some() || !table.below(&self.name).is_empty())
+    /// Whether there is such a file, or something below it. A table that cannot be read says neither yes nor no.
+    pub(super) fn exists(&self) -> Result<bool, PoolError> {
+        match self.table() {
+            Ok(table) => Ok(table.find(&self.name).is_some() || !table.below(&self.name).is_empty()),
+            Err(PoolError::NotAPool(_)) => Ok(false),
+            Err(error) => Err(error),
+        }
     }
 
     /// Makes a file of so many bytes; one that is there goes. Hosts write those whose names say so.
@@ -198,22 +210,24 @@ impl Place {
         Ok(self.table()?.largest_gap())
     }
 
-    fn table(&self) -> Result<Table, PoolError> {
+    pub(super) fn table(&self) -> Result<Table, PoolError> {
         let (memory, bytes) = self.map_start(Access::ReadOnly, Mapping::read_only)?;
-        self.check_head(&memory, bytes)?;
-        Device { path: self.device.clone(), store: BlobStore::new(memory, TABLE_AT, TABLE_CAPACITY)?, bytes }.load()
+        self.load(&memory, bytes)
     }
 
     fn change<T>(&self, how: impl FnOnce(&mut Table) -> Result<T, PoolError>) -> Result<T, PoolError> {
         let _turn: MutexGuard<'_, ()> = CHANGING.lock().unwrap_or_else(PoisonError::into_inner);
         let (memory, bytes) = self.map_start(Access::ReadWrite, Mapping::read_write)?;
-        self.check_head(&memory, bytes)?;
-        let store = BlobStore::new(memory, TABLE_AT, TABLE_CAPACITY)?;
-        let device = Device { path: self.device.clone(), store, bytes };
-        let mut table = device.load()?;
+        let mut table = self.load(&memory, bytes)?;
         let result = how(&mut table)?;
-        device.store.store(&table.to_bytes())?;
+        let store = BlobStore::new(memory, TABLE_AT, TABLE_CAPACITY)?;
+        store.store(&table.to_bytes()).map_err(|error| self.damaged(error))?;
         Ok(result)
+    }
+
+    fn load<M: PoolRead>(&self, memory: &M, bytes: u64) -> Result<Table, PoolError> {
+        self.check_head(memory, bytes)?;
+        read_table(memory, bytes).map_err(|error| self.damaged(error))
     }
 
     /// Maps head and table.
@@ -230,14 +244,22 @@ impl Place {
         Ok((map(&Extent::new(file.into(), Offset::ZERO, FILES_AT)?)?, bytes))
     }
 
+    /// A head that is damaged is told from none by the table behind it.
     fn check_head<M: PoolRead>(&self, memory: &M, bytes: u64) -> Result<(), PoolError> {
         let mut head = [0; HEAD_BYTES];
         let refused = |error| PoolError::file("read", &self.device, io::Error::other(error));
         memory.read(Offset::ZERO, &mut head).map_err(refused)?;
+        let holds_pool = || read_table(memory, bytes).is_ok_and(|table| table.find(SUPERBLOCK).is_some());
         match Head::parse(&head) {
             Ok(head) if head.device_bytes.get() == bytes => Ok(()),
-            _ => Err(PoolError::NotAPool(self.device.clone())),
+            Ok(head) => Err(self.damaged(DeviceError::Length { found: bytes, expected: head.device_bytes.get() })),
+            Err(error) if holds_pool() => Err(self.damaged(error)),
+            Err(_) => Err(PoolError::NotAPool(self.device.clone())),
         }
+    }
+
+    fn damaged(&self, source: impl Into<DeviceError>) -> PoolError {
+        PoolError::Device { path: self.device.clone(), source: source.into() }
     }
 
     fn extent(&self, entry: &Entry, access: Access) -> Result<Extent, PoolError> {
@@ -249,12 +271,14 @@ impl Place {
     }
 }
 
-impl<M: PoolRead> Device<M> {
-    fn load(&self) -> Result<Table, PoolError> {
-        let bytes = self.store.load()?.ok_or_else(|| PoolError::NotAPool(self.path.clone()))?;
-        Table::parse(&bytes, FILES_AT, self.bytes)
-            .map_err(|error| PoolError::file("use the table of", &self.path, io::Error::other(error)))
-    }
+fn read_table<M: PoolRead>(memory: &M, device_bytes: u64) -> Result<Table, DeviceError> {
+    let bytes = BlobStore::new(memory, TABLE_AT, TABLE_CAPACITY)?.load()?.ok_or(DeviceError::NoTable)?;
+    Ok(Table::parse(&bytes, FILES_AT, device_bytes)?)
+}
+
+fn wipe_head<M: PoolWrite>(memory: &M) -> Result<(), AccessError> {
+    memory.write(Offset::ZERO, &[0; PAGE_BYTES])?;
+    planted::settle(memory, Offset::ZERO, PAGE_SIZE)
 }
 
 /// Journals, record logs and heartbeat pages, finished or not.

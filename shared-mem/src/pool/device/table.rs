@@ -11,13 +11,37 @@ const NAME_BYTES_MAX: usize = 255;
 
 /// The table on a device is not one.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
-pub(super) enum TableError {
+pub enum TableError {
     /// It ends in the middle.
     #[error("the table ends after {0} bytes, in the middle of an entry")]
     CutOff(usize),
+    /// The controller's part and the hosts' part overlap, or lie outside of the device.
+    #[error("the table's parts of controller and hosts overlap, or leave the device")]
+    Parts,
+    /// A spent page makes no sense.
+    #[error("the table's spent page {0} lies outside of the hosts' part, or is out of order")]
+    Spent(u64),
     /// An entry makes no sense.
     #[error("the table's entry {0} lies outside of the device, over another one, or has an impossible name")]
-    Entry(usize),
+    Entry(u64),
+    /// Something lies behind its end.
+    #[error("the table has {0} bytes behind its end")]
+    Behind(usize),
+}
+
+/// How a device is used.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct DeviceUsage {
+    /// Length of the device, in whole pages.
+    pub bytes: u64,
+    /// The controller's files lie below this.
+    pub controllers_end: u64,
+    /// Files that hosts write lie from here on.
+    pub hosts_begin: u64,
+    /// Files there are.
+    pub files: usize,
+    /// Pages that hold no file's beginning again.
+    pub spent_pages: usize,
 }
 
 /// Who writes a file.
@@ -39,7 +63,7 @@ pub(super) struct Entry {
 
 /// All files of a device.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Table {
+pub struct Table {
     start: u64,
     end: u64,
     /// Below this all space is, or was, the controller's.
@@ -56,6 +80,23 @@ impl Table {
     pub(super) fn new(start: u64, end: u64) -> Self {
         let end = end / PAGE_SIZE * PAGE_SIZE;
         Self { start, end, controllers: start, hosts: end, spent: BTreeSet::new(), files: BTreeMap::new() }
+    }
+
+    /// The table of the same device without any file.
+    pub(super) fn emptied(&self) -> Self {
+        Self::new(self.start, self.end)
+    }
+
+    /// How the device is used.
+    #[must_use]
+    pub fn usage(&self) -> DeviceUsage {
+        DeviceUsage {
+            bytes: self.end,
+            controllers_end: self.controllers,
+            hosts_begin: self.hosts,
+            files: self.files.len(),
+            spent_pages: self.spent.len(),
+        }
     }
 
     pub(super) fn find(&self, name: &str) -> Option<&Entry> {
@@ -143,7 +184,9 @@ impl Table {
         None
     }
 
-    pub(super) fn to_bytes(&self) -> Vec<u8> {
+    /// As it is stored.
+    #[must_use]
+    pub fn to_bytes(&self) -> Vec<u8> {
         let mut bytes = Vec::new();
         let counts = [len_u64(self.spent.len()), len_u64(self.files.len())];
         for number in [self.controllers, self.hosts].into_iter().chain(counts).chain(self.spent.iter().copied()) {
@@ -159,23 +202,30 @@ impl Table {
         bytes
     }
 
+    /// Reads what [`to_bytes`](Self::to_bytes) has made: one table, one encoding.
+    ///
     /// # Errors
     /// When the bytes are no table of a device with files between `start` and `end`.
-    pub(super) fn parse(bytes: &[u8], start: u64, end: u64) -> Result<Self, TableError> {
+    pub fn parse(bytes: &[u8], start: u64, end: u64) -> Result<Self, TableError> {
         let mut rest = Rest { bytes, length: bytes.len() };
         let mut table = Self::new(start, end);
         table.controllers = rest.number()?;
         table.hosts = rest.number()?;
         if table.controllers < start || table.hosts > table.end || table.controllers > table.hosts {
-            return Err(TableError::Entry(0));
+            return Err(TableError::Parts);
         }
         let (spent, files) = (rest.number()?, rest.number()?);
         for _ in 0..spent {
-            table.spent.insert(rest.number()?);
+            let at = rest.number()?;
+            let is_page = at.is_multiple_of(PAGE_SIZE) && (table.hosts..table.end).contains(&at);
+            if !is_page || table.spent.last().is_some_and(|last| *last >= at) {
+                return Err(TableError::Spent(at));
+            }
+            table.spent.insert(at);
         }
         let mut taken = Vec::new();
         for index in 0..files {
-            let wrong = TableError::Entry(usize::try_from(index).unwrap_or(usize::MAX));
+            let wrong = TableError::Entry(index);
             let [name_len, owner] = rest.take(2)? else { return Err(wrong) };
             let owner = match owner {
                 0 => Owner::Controller,
@@ -190,17 +240,19 @@ impl Table {
                 Owner::Hosts => (table.hosts, table.end),
             };
             let fits = entry.at >= low && entry.len <= end && entry.end() <= high && entry.at.is_multiple_of(PAGE_SIZE);
-            if !fits || !is_name(&name) {
+            let is_next = table.files.last_key_value().is_none_or(|(last, _)| *last < name);
+            if !fits || !is_name(&name) || !is_next {
                 return Err(wrong);
             }
             taken.push((entry.at, entry.end(), index));
-            if table.files.insert(name, entry).is_some() {
-                return Err(wrong);
-            }
+            table.files.insert(name, entry);
+        }
+        if !rest.bytes.is_empty() {
+            return Err(TableError::Behind(rest.bytes.len()));
         }
         taken.sort_unstable();
         match taken.windows(2).find(|pair| pair[0].1 > pair[1].0) {
-            Some(pair) => Err(TableError::Entry(usize::try_from(pair[1].2).unwrap_or(usize::MAX))),
+            Some(pair) => Err(TableError::Entry(pair[1].2)),
             None => Ok(table),
         }
     }
@@ -284,6 +336,13 @@ mod tests {
             assert!(Table::parse(&bytes[..length], START, END).is_err(), "{length} bytes");
         }
         assert!(matches!(Table::parse(&bytes, START + PAGE_SIZE, END), Err(TableError::Entry(_))));
+        assert_eq!(Table::parse(&bytes, START, END - 3 * PAGE_SIZE), Err(TableError::Parts));
+        assert_eq!(Table::parse(&[&bytes[..], &[0]].concat(), START, END), Err(TableError::Behind(1)));
+        for page in [START, END, END - 1] {
+            let mut astray = table.clone();
+            astray.spent.insert(page);
+            assert_eq!(Table::parse(&astray.to_bytes(), START, END), Err(TableError::Spent(page)));
+        }
         let mut overlapping = table.clone();
         overlapping.files.insert("b".to_owned(), Entry { at: START, len: 1, owner: Owner::Controller });
         assert!(matches!(Table::parse(&overlapping.to_bytes(), START, END), Err(TableError::Entry(_))));

@@ -39,7 +39,7 @@ impl Reign<'_> {
             Err(WriteError::NoSpace(_)) => {
                 // What is kept for later records is of more use now.
                 let freed = self.parts.control.freed()?;
-                self.journal.release_free_slots(shared_mem::Epoch::new(epoch.get()), freed)?;
+                self.journal.release_free_slots(shared_mem::Epoch::new(epoch.next().get()), freed)?;
                 self.try_write(epoch, ended.clone())
             }
             written => written,
