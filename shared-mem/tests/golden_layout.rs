@@ -2,7 +2,8 @@
 //! version of the crate writes.
 //!
 //! A golden pool is text: `= file length` begins a file, `offset hex` is a line of 32 bytes that are not all zero. To
-//! make one for a new layout version: `cargo test -p shared-mem --test golden_layout -- --ignored`.
+//! make one for a new layout version: `cargo test -p shared-mem --test golden_layout -- --ignored`. A device is a file named
+//! `device`; it has a version of its own.
 
 mod whole_pool;
 
@@ -14,9 +15,23 @@ use shared_mem::{Offset, PageIndex, PagePlace};
 use whole_pool::{Survey, build, files, on_tmpfs, survey};
 
 const ROW_BYTES: usize = 32;
+const DEVICE_VERSION: u32 = 1;
+const DEVICE_BYTES: u64 = 4 << 20;
 
 fn golden_path(version: u32) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("tests/golden/pool-v{version}.txt"))
+}
+
+fn golden_device_path() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("tests/golden/device-v{DEVICE_VERSION}.txt"))
+}
+
+/// A device in a directory, with the same pool on it.
+fn build_on_device(dir: &Path) -> PathBuf {
+    let device = dir.join("device");
+    std::fs::File::create(&device).unwrap().set_len(DEVICE_BYTES).unwrap();
+    build(&device).unwrap();
+    device
 }
 
 fn dump(pool: &Path) -> String {
@@ -134,6 +149,33 @@ fn this_version_writes_what_its_golden_pool_holds() {
         assert_eq!(golden, now, "line {}: the layout changed without a new version", line + 1);
     }
     assert_eq!(golden.len(), now.len());
+}
+
+#[test]
+fn the_golden_device_opens_and_is_what_this_version_writes() {
+    let dir = on_tmpfs();
+    let (old, new, plain) = (dir.path().join("old"), dir.path().join("new"), dir.path().join("plain"));
+    std::fs::create_dir(&old).unwrap();
+    std::fs::create_dir(&new).unwrap();
+    build(&plain).unwrap();
+    let fresh = build_on_device(&new);
+    let golden = std::fs::read_to_string(golden_device_path()).unwrap();
+    assert!(golden == dump(&new), "the layout of devices changed without a new version");
+    restore(&golden, &old);
+    let device = old.join("device");
+    drop(shared_mem::Pool::open(&device).unwrap());
+    for path in [device, fresh] {
+        assert!(survey(&path).unwrap() == survey(&plain).unwrap(), "{} reads differently", path.display());
+    }
+}
+
+#[test]
+#[ignore = "writes the golden device of a new version; refuses to replace one"]
+fn write_golden_device() {
+    let dir = on_tmpfs();
+    build_on_device(dir.path());
+    assert!(!golden_device_path().exists(), "{} exists: raise the version instead", golden_device_path().display());
+    std::fs::write(golden_device_path(), dump(dir.path())).unwrap();
 }
 
 #[test]

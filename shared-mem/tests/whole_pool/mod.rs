@@ -1,6 +1,7 @@
 //! A small pool with something in every structure, and a survey that reads all of it back.
 
 use std::num::NonZeroU32;
+use std::os::unix::fs::FileExt as _;
 use std::path::Path;
 
 use shared_mem::apply::{ApplyParts, ApplyTargets, apply_record, no_step};
@@ -47,6 +48,7 @@ pub(crate) fn build(dir: &Path) -> Anything<()> {
     vm.create_log(GENERATION, LogPosition::new(4000))?;
     commit_two_epochs(&vm)?;
     fill_log(&vm)?;
+    let superblock_at = pool.superblock_extent()?.offset().get();
     drop(pool);
     let superblock = Superblock {
         layout: LAYOUT_VERSION,
@@ -57,7 +59,8 @@ pub(crate) fn build(dir: &Path) -> Anything<()> {
     };
     let mut page = superblock.to_bytes();
     page.resize(PAGE_BYTES, 0);
-    std::fs::write(dir.join("superblock"), page)?;
+    let file = if dir.is_dir() { dir.join("superblock") } else { dir.to_owned() };
+    std::fs::File::options().write(true).open(file)?.write_all_at(&page, superblock_at)?;
     Ok(())
 }
 
