@@ -9,9 +9,7 @@ use nix::sys::signal::Signal;
 use std::time::Duration;
 
 /// Enough for some freezes; when the guest has ended, another one follows.
-const STEPS: u64 = 300_000_000;
-/// Freezes of one guest at most, so that all modes get their share.
-const FREEZES_MAX: u64 = 8;
+const STEPS: u64 = 100_000_000;
 
 #[test]
 fn a_zombie_cannot_hurt_wherever_it_froze() {
@@ -27,12 +25,10 @@ fn a_zombie_cannot_hurt_wherever_it_froze() {
         let golden = golden.clone().in_mode(mode);
         let hosts = [("a", None), ("b", None), ("c", None)];
         let mut run = Run::start(&golden, &Plan { hosts: &hosts, ..Plan::default() });
-        let mut of_this_guest = 0;
-        while left > 0 && of_this_guest < FREEZES_MAX && freeze(&mut run, &mut chance) {
+        while left > 0 && freeze(&mut run, &mut chance) {
             left -= 1;
-            of_this_guest += 1;
+            freezes += 1;
         }
-        freezes += of_this_guest;
         takeovers += run.finish();
     }
     eprintln!("{freezes} freezes, {takeovers} takeovers");

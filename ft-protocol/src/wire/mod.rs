@@ -114,3 +114,6 @@ pub struct Envelope<M> {
     /// One tag per descriptor, in the same order.
     pub extents: Vec<ExtentTag>,
 }
+
+#[cfg(test)]
+mod tests;
