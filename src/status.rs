@@ -163,6 +163,8 @@ fn describe(vm: &VmStatus) -> String {
         ("moving to", &vm.moving_to),
         ("spare", &vm.spare),
         ("diverged", &vm.diverged),
+        ("log lost", &vm.log_lost),
+        ("NOT followed", &vm.not_following),
         ("at risk", &vm.at_risk),
         ("waits", &vm.waits),
     ] {
@@ -208,7 +210,9 @@ mod tests {
             spare: None,
             mode: Mode::Checkpoint,
             diverged: None,
+            log_lost: None,
             following: None,
+            not_following: None,
             memory_bytes: 64 << 20,
             nets: vec![NetSpec { mac: [2, 0, 0, 0, 0, 7], backend: NetBackend::Tap("tap0".to_owned()) }],
             disk_bytes: 1 << 20,

@@ -16,8 +16,8 @@ use crate::time::{Span, Time};
 use crate::timeline::Shortage;
 use crate::versions::VersionRange;
 use crate::wire::{
-    FollowStep, FromHost, HeldRole, HostHello, HostProfile, LiveReport, Order, PROTOCOLS, RECORDED_SINCE, Role,
-    SPACE_SINCE, ToHost,
+    FollowStep, FromHost, HeldRole, HostHello, HostProfile, LOG_LOST_SINCE, LiveReport, Order, PROTOCOLS,
+    RECORDED_SINCE, Role, SPACE_SINCE, ToHost,
 };
 use std::collections::BTreeMap;
 
@@ -107,6 +107,24 @@ pub enum Input {
         turn: Option<FollowTurn>,
         /// One line.
         report: String,
+    },
+    /// The log that a primary's machine replayed at its beginning is damaged.
+    LogLost {
+        /// The VM.
+        vm: VmId,
+        /// The generation it reigns.
+        generation: Generation,
+        /// One line.
+        report: String,
+    },
+    /// A secondary's machine cannot follow.
+    FollowFailed {
+        /// The VM.
+        vm: VmId,
+        /// The order by which it followed.
+        turn: FollowTurn,
+        /// One line.
+        reason: String,
     },
     /// A primary's machine waits for space in the pool, or (`None`) has got it.
     Space {
@@ -293,6 +311,29 @@ impl Host {
                     let message = match follow {
                         Some(follow) => FromHost::DivergedAs { follow, vm, generation, report },
                         None => FromHost::Diverged { vm, generation, report },
+                    };
+                    self.send(message, actions);
+                }
+            }
+            Input::LogLost { vm, generation, report } => {
+                if self.reigns(vm, generation) {
+                    let message = match self.tells_of_lost_logs() {
+                        true => FromHost::LogLost { vm, generation, report },
+                        false => FromHost::Diverged { vm, generation, report },
+                    };
+                    self.send(message, actions);
+                }
+            }
+            Input::FollowFailed { vm, turn, reason } => {
+                if let Some((generation, follow)) = self.follows(vm, turn) {
+                    // A step that cannot be: an older controller does not wait for this secondary any more either.
+                    let (epoch, step) = (Epoch::ZERO, FollowStep::Adopted);
+                    let message = match follow {
+                        Some(follow) if self.tells_of_lost_logs() => {
+                            FromHost::FollowFailed { follow, vm, generation, reason }
+                        }
+                        Some(follow) => FromHost::FollowedAs { follow, vm, generation, epoch, step },
+                        None => FromHost::Followed { vm, generation, epoch, step },
                     };
                     self.send(message, actions);
                 }
@@ -535,6 +576,10 @@ impl Host {
         let Some(Held::Standby { generation, follows: Some(follows), .. }) = self.held.get(&vm) else { return None };
         let present = follows.turn == turn || planted(PlantedBug::StaleReportSent);
         present.then_some((*generation, follows.id))
+    }
+
+    fn tells_of_lost_logs(&self) -> bool {
+        self.protocol.is_some_and(|protocol| protocol >= LOG_LOST_SINCE)
     }
 
     fn stands_by(&self, vm: VmId, generation: Generation) -> bool {

@@ -214,6 +214,10 @@ fn what_a_machine_says_of_an_earlier_order_to_follow_is_not_passed_on() {
     assert_eq!(bench.input(Input::Followed { vm: VM, turn: second, epoch, step }), [Action::Send(said)]);
     let said = FromHost::DivergedAs { follow, vm: VM, generation, report: "exit 9".to_owned() };
     assert_eq!(bench.input(diverged(second)), [Action::Send(said)]);
+    let failed = |turn| Input::FollowFailed { vm: VM, turn, reason: "no log".to_owned() };
+    assert_eq!(bench.input(failed(first)), []);
+    let said = FromHost::FollowFailed { follow, vm: VM, generation, reason: "no log".to_owned() };
+    assert_eq!(bench.input(failed(second)), [Action::Send(said)]);
 }
 
 /// A controller of protocol 4 gives no numbers and understands none.
@@ -228,4 +232,8 @@ fn an_older_controller_is_answered_in_its_own_words() {
     let (epoch, step) = (Epoch::new(5), FollowStep::Compared);
     let said = FromHost::Followed { vm: VM, generation, epoch, step };
     assert_eq!(bench.input(Input::Followed { vm: VM, turn, epoch, step }), [Action::Send(said)]);
+    let (epoch, step) = (Epoch::ZERO, FollowStep::Adopted);
+    let said = FromHost::Followed { vm: VM, generation, epoch, step };
+    let failed = Input::FollowFailed { vm: VM, turn, reason: "no log".to_owned() };
+    assert_eq!(bench.input(failed), [Action::Send(said)], "a step that cannot be");
 }

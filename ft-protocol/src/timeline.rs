@@ -16,8 +16,21 @@ pub const LINE_BYTES_MAX: usize = 1024;
 /// What a host or guest says of itself, as one line of bounded length: it goes into messages, logs and the cluster state.
 #[must_use]
 pub fn one_line(text: &str) -> String {
+    line_of(text, LINE_BYTES_MAX)
+}
+
+/// Longest report of a divergence, in bytes: it names registers and pages.
+pub const REPORT_BYTES_MAX: usize = 2048;
+
+/// A report of a divergence, as one line of bounded length.
+#[must_use]
+pub fn one_report(text: &str) -> String {
+    line_of(text, REPORT_BYTES_MAX)
+}
+
+fn line_of(text: &str, bytes_max: usize) -> String {
     let mut line: String = text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
-    line.truncate(line.floor_char_boundary(LINE_BYTES_MAX));
+    line.truncate(line.floor_char_boundary(bytes_max));
     line
 }
 
@@ -253,7 +266,17 @@ pub enum Happening {
         generation: Generation,
         /// Where the replay ran.
         host: HostId,
-        /// One line: at which exit, expected and got.
+        /// One line: at which exit, expected and got; registers and pages that differ.
+        report: String,
+    },
+    /// A part of a record log is damaged. What lies before it was, or will be, replayed; the guest goes on from there by
+    /// itself, and its outputs that have left are not said again.
+    LogLost {
+        /// The VM.
+        vm: VmId,
+        /// The generation whose log it is.
+        generation: Generation,
+        /// One line: from where on, and what is wrong there.
         report: String,
     },
     /// The pool has no space for what the VM needs next: its guest stands still until it has.

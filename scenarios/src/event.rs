@@ -177,6 +177,7 @@ pub fn vm_of(happening: &Happening) -> Option<VmId> {
         | Happening::LogRefused { vm, .. }
         | Happening::ModeChanged { vm, .. }
         | Happening::Diverged { vm, .. }
+        | Happening::LogLost { vm, .. }
         | Happening::Following { vm, .. }
         | Happening::FollowingEnded { vm, .. }
         | Happening::PoolFull { vm, .. }
@@ -239,6 +240,8 @@ pub enum HappeningKind {
     ModeChanged,
     /// [`Happening::Diverged`]
     Diverged,
+    /// [`Happening::LogLost`]
+    LogLost,
     /// [`Happening::Following`]
     Following,
     /// [`Happening::FollowingEnded`]
@@ -282,6 +285,7 @@ impl From<&Happening> for HappeningKind {
             Happening::LogRefused { .. } => Self::LogRefused,
             Happening::ModeChanged { .. } => Self::ModeChanged,
             Happening::Diverged { .. } => Self::Diverged,
+            Happening::LogLost { .. } => Self::LogLost,
             Happening::Following { .. } => Self::Following,
             Happening::FollowingEnded { .. } => Self::FollowingEnded,
             Happening::PoolFull { .. } => Self::PoolFull,

@@ -192,6 +192,10 @@ fn warn_of(run: &impl Followed, events: &[Event], status: &mut Option<StatusLine
                 clear();
                 tracing::warn!("a replay diverged at {report}; the guest goes on in checkpoint mode");
             }
+            What::Happened(Happening::LogLost { report, .. }) => {
+                clear();
+                tracing::warn!("{report}");
+            }
             What::Happened(Happening::Stranded { recoverable, .. }) if run.waits_for_hosts() => {
                 clear();
                 tracing::warn!("no host can run the guest; {recoverable} waits in the pool");

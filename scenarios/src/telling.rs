@@ -112,6 +112,7 @@ impl Names {
             Happening::Diverged { vm, host: on, report, .. } => {
                 about(vm, format!("a replay on host {} diverged: {report}", host(on)))
             }
+            Happening::LogLost { vm, report, .. } => about(vm, report.clone()),
             Happening::PoolFull { vm, shortage, .. } => about(vm, format!("stands still: {shortage}")),
             Happening::OutputsMeasured { vm, summary, .. } => about(vm, format!("its outputs waited {summary}")),
             Happening::SpaceAgain { vm, waited, .. } => {

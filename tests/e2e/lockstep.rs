@@ -136,6 +136,7 @@ fn a_rebel_is_found_out_by_its_follower() {
     let vm = cluster.await_vm("g", "the divergence", |vm| has_ended(vm) || !vm["diverged"].is_null());
     let report = vm["diverged"].as_str().expect("it is found out before its end");
     assert!(report.contains("exit") && report.contains("expected") && report.contains("got"), "{report}");
+    assert!(report.contains("of page 0x"), "it is told what it has in its memory: {report}");
     cluster.await_vm("g", "checkpoint mode, protected", |vm| {
         has_ended(vm) || (vm["mode"] == "Checkpoint" && is_protected(vm))
     });

@@ -5,6 +5,7 @@ mod bench;
 mod cleanup;
 mod cluster_by_hand;
 mod consoles;
+mod damaged_logs;
 mod descriptors;
 mod devices;
 mod full_pool;

@@ -119,6 +119,34 @@ fn a_recording_goes_on_over_takeovers_and_controllers() {
     assert_eq!(place.leftovers(), Vec::<PathBuf>::new());
 }
 
+/// A disk with a first content, recorded over takeovers: what the guest reads of it, and what it wrote at each commit.
+#[test]
+fn a_recorded_disk_is_replayed_from_its_first_content() {
+    const STEPS: &str = "4000";
+    let Some(_machine) = kvm() else { return };
+    let place = Place::new();
+    let image = place.file("disk.img");
+    let disk = format!("--disk={},size=512KiB", image.display());
+    // What an earlier guest with the same seed has left, its successor finds as it is to be.
+    let disk_guest = |steps| ["builtin:disk", "--", "--seed", "5", "--flush-every", "16", "--steps", steps];
+    place.run(&[&["run", "--mode=none", &disk][..], &disk_guest("300")].concat()).ok();
+    let before = std::fs::read(&image).expect("the disk");
+    assert!(before.iter().any(|byte| *byte != 0));
+    let guest = [&[disk.as_str()][..], &disk_guest(STEPS), &["--every-us", "500"]].concat();
+    let (run, file, events) = start_recorded(&place, &guest);
+    for takeover in 0..2 {
+        await_true("protection", || count_of(&read_events(&events), "protected") > takeover);
+        let live = count_of(&read_events(&events), "live");
+        signal(primary(&run, &events), Signal::SIGKILL);
+        await_true("the takeover", || count_of(&read_events(&events), "live") > live);
+    }
+    let ended = run.end().ok();
+    let (report, console) = replayed(&place, &file, 0);
+    assert!(console == ended.stdout, "another console");
+    assert_eq!(report["why"], "guest-ended", "{report}");
+    assert!(number(&report, "commits_verified") >= 2, "{report}");
+}
+
 /// Begins to run and to record a guest in replay mode.
 fn start_recorded(place: &Place, guest: &[&str]) -> (Running, PathBuf, PathBuf) {
     let (file, events) = (place.file("recording"), place.file("events"));
@@ -159,6 +187,8 @@ fn a_rebel_is_found_out_and_goes_on() {
     let report = events.iter().find_map(|event| event["happened"].get("diverged")).expect("counted");
     let line = report["report"].as_str().expect("a line");
     assert!(line.contains("expected") && line.contains("got"), "{line}");
+    assert!(line.contains("executed twice more from") && line.contains("not deterministic"), "{line}");
+    assert!(line.contains("other registers") && line.contains("of page 0x"), "it is told in what: {line}");
     assert!(String::from_utf8_lossy(&ended.stdout).contains("line 000400 at tick"), "it came to its end");
     // The recording is whole; executed once more, such a guest diverges again.
     let (report, _) = replayed(&place, &file, 80);

@@ -12,8 +12,8 @@ use crate::latency::OutputLatency;
 use crate::planted::{PlantedBug, planted};
 use crate::spec::Mode;
 use crate::time::{Span, Time};
-use crate::timeline::Happening;
-use crate::wire::{Access, FOLLOW_SINCE, FollowStatus, FollowStep, Grant, Part, ToHost};
+use crate::timeline::{Happening, one_line};
+use crate::wire::{Access, FOLLOW_SINCE, FollowStatus, FollowStep, Grant, Part, RECORDED_SINCE, ToHost};
 use std::collections::VecDeque;
 
 /// Commits whose time is remembered, to tell the lag; a journal has fewer slots.
@@ -116,6 +116,7 @@ impl Controller {
         self.follows += 1;
         let follow = FollowId::new(self.follows);
         entry.following = Some(Following::new(host, follow, base));
+        entry.unfollowed = None;
         entry.follow_progress_at = turn.now;
         let read = |part| Grant { part, access: Access::ReadOnly };
         let grants = vec![read(Part::Journal(vm, generation)), read(Part::Log(vm, generation))];
@@ -180,6 +181,7 @@ impl Controller {
         let entry = self.vms.get_mut(&vm)?;
         let following = entry.following.take()?;
         let (host, status) = (following.host, following.status(entry.committed));
+        entry.unfollowed = Some(reason.to_owned());
         let (reason, lags) = (reason.to_owned(), following.lags);
         self.tell(turn, Happening::FollowingEnded { vm, generation, host, reason, status, lags });
         Some(host)
@@ -203,6 +205,51 @@ impl Controller {
         for vm in stuck {
             self.unfollow(turn, vm, &format!("it has not come any further for {bound}"));
         }
+    }
+
+    /// The secondary says that it cannot follow any more.
+    pub(super) fn follow_failed(
+        &mut self,
+        turn: &mut Turn<'_>,
+        vm: VmId,
+        generation: Generation,
+        reason: &str,
+        (host, follow): (HostId, FollowId),
+    ) {
+        let Some(entry) = self.vms.get(&vm) else { return };
+        let concerned = entry.following.as_ref().is_some_and(|following| following.is(host, follow));
+        if concerned && entry.generation == generation {
+            self.unfollow(turn, vm, &one_line(reason));
+        }
+    }
+
+    /// Why the secondary of a VM in lockstep mode does not follow, in one line; `None`: it does, or is not to.
+    pub(super) fn not_followed_because(&self, entry: &super::Vm) -> Option<String> {
+        let Phase::Running { host: primary } = entry.phase else { return None };
+        if entry.spec.mode != Mode::Lockstep || entry.following.is_some() {
+            return None;
+        }
+        let too_old = |host: HostId, wanted: u32| {
+            let protocol = self.hosts.get(&host).and_then(|host| host.protocol).filter(|spoken| *spoken < wanted)?;
+            let name = self.host_name(host);
+            Some(format!("host `{name}` speaks protocol {protocol}, which takes {wanted}: use a newer ftvm there"))
+        };
+        if let Some(why) = too_old(primary, RECORDED_SINCE) {
+            return Some(format!("the primary does not say what is in its log: {why}"));
+        }
+        let Some(standby) = entry.standby.filter(|standby| standby.ready) else {
+            return Some("there is no secondary yet".to_owned());
+        };
+        if let Some(why) = too_old(standby.host, FOLLOW_SINCE) {
+            return Some(format!("its secondary cannot follow: {why}"));
+        }
+        if let Some(reason) = &entry.unfollowed {
+            return Some(format!("it followed until {reason}; it is given another try soon"));
+        }
+        Some(match entry.recorded_since {
+            Some(since) if since <= entry.applied => "its secondary is about to follow".to_owned(),
+            _ => "its primary is yet to commit what the log begins with".to_owned(),
+        })
     }
 
     /// How the secondary follows, for `status`.

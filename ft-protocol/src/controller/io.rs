@@ -140,6 +140,15 @@ pub enum Input {
         /// One line when it failed.
         result: Result<(), String>,
     },
+    /// The log of the generation before the one that [`Input::GenerationOpened`] tells of, which follows, is damaged.
+    LogLost {
+        /// The VM.
+        vm: VmId,
+        /// The generation whose log it is.
+        generation: Generation,
+        /// One line: from where on, and what is wrong there.
+        report: String,
+    },
     /// Why the [`Input::GenerationOpened`] that follows failed: the pool is full.
     NoSpace {
         /// The VM.

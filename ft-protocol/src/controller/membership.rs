@@ -178,6 +178,12 @@ impl Controller {
             FromHost::DivergedAs { follow, vm, generation, report } => {
                 self.diverged(turn, vm, generation, &report, (host, Some(follow)));
             }
+            FromHost::LogLost { vm, generation, report } => {
+                self.log_lost_by(turn, vm, generation, &report, host);
+            }
+            FromHost::FollowFailed { follow, vm, generation, reason } => {
+                self.follow_failed(turn, vm, generation, &reason, (host, follow));
+            }
             FromHost::OutOfSpace { vm, generation, shortage } => {
                 if self.vms.get(&vm).is_some_and(|entry| entry.primary() == Some(host)) {
                     self.out_of_space(turn, vm, generation, shortage);

@@ -157,6 +157,7 @@ impl Controller {
             Input::Beat { host, count } => self.beat(turn, host, count),
             Input::Committed { vm, generation, epoch } => self.committed(turn, vm, generation, epoch),
             Input::Activity { vm, generation, said } => self.activity(turn, vm, generation, said),
+            Input::LogLost { vm, generation, report } => self.log_lost(turn, vm, generation, &report),
             Input::WordDamaged { vm, generation } => self.word_damaged(turn, vm, generation),
             Input::PartitionCreated { vm, result } => self.partition_created(turn, vm, result),
             Input::Sealed { vm, generation, final_epoch } => self.sealed(turn, vm, generation, final_epoch),

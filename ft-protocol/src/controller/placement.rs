@@ -5,7 +5,8 @@ use super::{Controller, HostId, VmId};
 use crate::ids::Epoch;
 use crate::planted::{PlantedBug, planted};
 use crate::policy::shared_domains;
-use crate::wire::HostProfile;
+use crate::spec::Mode;
+use crate::wire::{FOLLOW_SINCE, HostProfile};
 
 /// What a host is wanted for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -23,6 +24,8 @@ pub(super) struct Merit {
     pub(super) domains: usize,
     /// VMs that should be kept apart from this one and are, or may come to be, there.
     pub(super) rivals: usize,
+    /// It cannot follow, where the VM is protected in lockstep mode.
+    cannot_follow: bool,
     /// It is not the one that the VM's creator prefers.
     pub(super) second_choice: bool,
     /// What it has to do already.
@@ -60,10 +63,16 @@ impl Controller {
         Merit {
             domains: partners.iter().map(|partner| self.domains_of_both(host, *partner)).sum(),
             rivals: self.rivals(host, vm, role),
+            cannot_follow: role != Role::Primary && self.cannot_follow(host, vm),
             second_choice: role == Role::Primary && preferred.is_some() && preferred != name,
             load: self.load(host),
             host,
         }
+    }
+
+    fn cannot_follow(&self, host: HostId, vm: VmId) -> bool {
+        let spoken = self.hosts.get(&host).and_then(|host| host.protocol);
+        self.vms.get(&vm).is_some_and(|vm| vm.spec.mode == Mode::Lockstep) && spoken < Some(FOLLOW_SINCE)
     }
 
     /// Failure domains that would take both hosts down.

@@ -6,7 +6,7 @@ use super::vm::Phase;
 use super::{Controller, Generation, HostId, LinkId, Turn, VmId};
 use crate::ids::FollowId;
 use crate::spec::Mode;
-use crate::timeline::{Happening, one_line};
+use crate::timeline::{Happening, one_line, one_report};
 use crate::wire::{Answer, RequestError, TakeoverReason, ToHost};
 
 impl Controller {
@@ -141,6 +141,36 @@ impl Controller {
         }
     }
 
+    /// The log of a generation that is over is damaged from some entry on.
+    pub(super) fn log_lost(&mut self, turn: &mut Turn<'_>, vm: VmId, generation: Generation, report: &str) {
+        let Some(entry) = self.vms.get_mut(&vm) else { return };
+        let report = one_line(report);
+        // A generation that is opened again after a failure finds the same.
+        if entry.log_lost.as_ref() != Some(&report) {
+            entry.log_lost = Some(report.clone());
+            self.tell(turn, Happening::LogLost { vm, generation, report });
+        }
+    }
+
+    /// A primary could not read its own log to its end when it began, and went on in checkpoint mode.
+    pub(super) fn log_lost_by(
+        &mut self,
+        turn: &mut Turn<'_>,
+        vm: VmId,
+        generation: Generation,
+        report: &str,
+        host: HostId,
+    ) {
+        let Some(entry) = self.vms.get_mut(&vm) else { return };
+        if entry.generation != generation || entry.primary() != Some(host) {
+            return;
+        }
+        entry.fall_back();
+        self.persist(turn);
+        self.log_lost(turn, vm, generation, report);
+        self.unfollow(turn, vm, "its log is damaged");
+    }
+
     /// A replay did not do what the log says: this guest is not deterministic between exits.
     pub(super) fn diverged(
         &mut self,
@@ -160,9 +190,8 @@ impl Controller {
         if entry.generation != generation || !concerned {
             return;
         }
-        let report = one_line(report);
-        entry.spec.epoch_interval = entry.spec.mode.interval_in(Mode::Checkpoint, entry.spec.epoch_interval);
-        entry.spec.mode = Mode::Checkpoint;
+        let report = one_report(report);
+        entry.fall_back();
         entry.diverged = Some(report.clone());
         let primary = entry.primary();
         self.persist(turn);

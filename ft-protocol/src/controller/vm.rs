@@ -8,7 +8,7 @@ use crate::controller::space::Waiting;
 use crate::controller::state::VmRecord;
 use crate::cpu::CpuProfile;
 use crate::ids::{Epoch, Generation, HostId, LinkId, VmId};
-use crate::spec::VmSpec;
+use crate::spec::{Mode, VmSpec};
 use crate::time::{Span, Time};
 use std::collections::BTreeMap;
 
@@ -101,6 +101,10 @@ pub(super) struct Vm {
     pub(super) mode_waiters: Vec<(LinkId, u64)>,
     /// What a replay did that the record log does not say, if one ever did.
     pub(super) diverged: Option<String>,
+    /// What part of a record log was damaged, if one ever was while this controller lived.
+    pub(super) log_lost: Option<String>,
+    /// Why its secondary followed no more, the last time.
+    pub(super) unfollowed: Option<String>,
     /// The secondary that follows, in lockstep mode; application waits for it.
     pub(super) following: Option<Following>,
     /// Since which epoch all inputs of the reigning generation are in its log.
@@ -172,6 +176,8 @@ impl Vm {
             log_moved: false,
             mode_waiters: Vec::new(),
             diverged: None,
+            log_lost: None,
+            unfollowed: None,
             following: None,
             recorded_since: None,
             follow_progress_at: Time::ZERO,
@@ -191,6 +197,12 @@ impl Vm {
             home: None,
             settled_at: None,
         }
+    }
+
+    /// Protected in checkpoint mode from now on.
+    pub(super) fn fall_back(&mut self) {
+        self.spec.epoch_interval = self.spec.mode.interval_in(Mode::Checkpoint, self.spec.epoch_interval);
+        self.spec.mode = Mode::Checkpoint;
     }
 
     /// The host that was told to run the guest, whether it does already or not.

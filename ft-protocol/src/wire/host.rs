@@ -263,6 +263,26 @@ pub enum FromHost {
         /// One line: at which exit, expected and got.
         report: String,
     },
+    /// The record log that the sender replayed is damaged: its guest went on by itself from there, in checkpoint mode.
+    LogLost {
+        /// The VM.
+        vm: VmId,
+        /// The sender's generation.
+        generation: Generation,
+        /// One line: where, and what is wrong.
+        report: String,
+    },
+    /// A secondary that was told by [`ToHost::FollowAs`] cannot: it only stands by again.
+    FollowFailed {
+        /// The order that it followed.
+        follow: FollowId,
+        /// The VM.
+        vm: VmId,
+        /// The generation.
+        generation: Generation,
+        /// One line: why.
+        reason: String,
+    },
 }
 
 /// How a secondary that follows came to the end of an epoch.

@@ -20,7 +20,7 @@ use crate::versions::VersionRange;
 use serde::{Deserialize, Serialize};
 
 /// Newest version of these messages that is spoken here.
-pub const PROTOCOL_VERSION: u32 = 5;
+pub const PROTOCOL_VERSION: u32 = 6;
 
 /// All versions of these messages that are spoken here. Hosts and controller use the highest one that both have; a peer
 /// with none of them is refused at its first message. What a version added is not relied upon below it:
@@ -30,6 +30,8 @@ pub const PROTOCOL_VERSION: u32 = 5;
 /// 4: a secondary follows its primary ([`ToHost::Follow`]), where the guest is protected in lockstep mode.
 /// 5: orders to follow have numbers, and what a secondary says of it names the one that it has ([`ToHost::FollowAs`]). A
 /// controller of this version has no secondary of an older one follow: it could not tell an old report from a new one.
+/// 6: a host tells a damaged log from a divergence ([`FromHost::LogLost`]), and why a secondary follows no more
+/// ([`FromHost::FollowFailed`]).
 pub const PROTOCOLS: VersionRange = VersionRange { min: 1, max: PROTOCOL_VERSION };
 
 /// The first version whose primaries say what they do.
@@ -43,6 +45,9 @@ pub const RECORDED_SINCE: u32 = 4;
 
 /// The first version whose secondaries say which order to follow it is that they speak of.
 pub const FOLLOW_SINCE: u32 = 5;
+
+/// The first version whose hosts tell a damaged log from a divergence, and why they follow no more.
+pub const LOG_LOST_SINCE: u32 = 6;
 
 /// Largest message in bytes; larger ones are refused unread.
 pub const MESSAGE_BYTES_MAX: usize = 64 * 1024;

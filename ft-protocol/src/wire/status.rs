@@ -64,6 +64,8 @@ pub struct VmStatus {
     pub mode: Mode,
     /// What a replay of it did that the record log does not say, in one line, if one ever did.
     pub diverged: Option<String>,
+    /// What part of a record log was damaged, in one line, if one ever was.
+    pub log_lost: Option<String>,
     /// Its generation.
     pub generation: Generation,
     /// The last applied epoch: what is recoverable without any journal.
@@ -86,6 +88,8 @@ pub struct VmStatus {
     pub spare: Option<String>,
     /// How the secondary follows, in lockstep mode.
     pub following: Option<FollowStatus>,
+    /// Why the secondary does not follow, in lockstep mode, in one line.
+    pub not_following: Option<String>,
     /// Guest memory in bytes.
     pub memory_bytes: u64,
     /// Network devices.

@@ -241,7 +241,7 @@ impl Target {
         let Some(recording) = &job.recording else { return Ok(()) };
         let applied = self.control.applied()?;
         let applied_log = logged_to(&self.state, applied);
-        let due = Due { job, record, meta, state, image: &self.image, applied, applied_log };
+        let due = Due { job, record, meta, state, image: &self.image, disk: self.disk.as_ref(), applied, applied_log };
         recording.lock().unwrap_or_else(PoisonError::into_inner).record(&due);
         Ok(())
     }

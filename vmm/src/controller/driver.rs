@@ -5,6 +5,7 @@ mod peers;
 use super::applier::{DrainJob, Event, Job};
 use super::disk_filling;
 use super::link::{Kind, Link, LinkError};
+use super::partition::LogLoss;
 use super::partition::Partition;
 use super::recording::PoolRecording;
 use super::{ControllerError, ControllerOptions};
@@ -270,16 +271,21 @@ impl Driver {
             }
             Action::OpenGeneration { vm, generation, base } => {
                 let result = match self.partitions.get_mut(&vm) {
-                    Some(partition) => partition.open_generation(generation, base).map_err(|error| {
-                        if let Some(PoolError::NoSpace { needed, available, .. }) = error.downcast_ref() {
-                            let (needed, available) = (*needed, *available);
-                            let shortage = Shortage { wanted: Wanted::Journal, needed, available };
-                            self.inputs.push_back(Input::NoSpace { vm, generation, shortage });
+                    Some(partition) => partition.open_generation(generation, base).map(|lost| {
+                        if let Some(LogLoss { generation, report }) = lost {
+                            self.inputs.push_back(Input::LogLost { vm, generation, report });
                         }
-                        crate::chain(&*error)
                     }),
-                    None => Err("it has no place in the pool".to_owned()),
+                    None => Err("it has no place in the pool".into()),
                 };
+                let result = result.map_err(|error: Box<dyn std::error::Error + Send + Sync>| {
+                    if let Some(PoolError::NoSpace { needed, available, .. }) = error.downcast_ref() {
+                        let (needed, available) = (*needed, *available);
+                        let shortage = Shortage { wanted: Wanted::Journal, needed, available };
+                        self.inputs.push_back(Input::NoSpace { vm, generation, shortage });
+                    }
+                    crate::chain(&*error)
+                });
                 failpoint::pass("controller.takeover.opened");
                 self.inputs.push_back(Input::GenerationOpened { vm, generation, result });
             }

@@ -34,6 +34,14 @@ const CONSOLE_BYTES: u64 = 1 << 20;
 /// One of the two slots for machine state; a flat guest's takes some KiB.
 const STATE_SLOT_BYTES: u64 = 256 << 10;
 
+/// A log that is damaged from some entry on.
+pub(super) struct LogLoss {
+    /// The generation whose log it is.
+    pub(super) generation: Generation,
+    /// One line.
+    pub(super) report: String,
+}
+
 pub(super) struct Partition {
     parts: VmPartition,
     geometry: JournalGeometry,
@@ -215,7 +223,8 @@ impl Partition {
 
     /// Makes the journal of a generation and lets it reign. What was reserved for it, or left by an earlier try, is laid
     /// out anew: nobody has it yet.
-    pub(super) fn open_generation(&mut self, generation: Generation, base: Epoch) -> Result<(), Failure> {
+    /// Says what is damaged of the log that it goes on with.
+    pub(super) fn open_generation(&mut self, generation: Generation, base: Epoch) -> Result<Option<LogLoss>, Failure> {
         let raw = shared_mem::Generation::new(generation.get());
         let base = shared_mem::Epoch::new(base.get());
         match self.parts.journal(raw, Access::ReadWrite) {
@@ -224,10 +233,10 @@ impl Partition {
             }
             Err(_) => self.create_journal(raw, base)?,
         }
-        self.open_log(raw, base)?;
+        let lost = self.open_log(raw, base)?;
         self.open_journal(generation)?;
         self.control.set_generation(raw)?;
-        Ok(())
+        Ok(lost)
     }
 
     /// Makes a journal. The records of those before are applied: when space is short, what they keep is given back first.
@@ -252,16 +261,22 @@ impl Partition {
 
     /// Lays out the log of a new generation. It begins with the entries that the one before has for the time after `base`,
     /// at the same positions: what left because of them is covered, whoever dies next.
-    fn open_log(&self, generation: shared_mem::Generation, base: shared_mem::Epoch) -> Result<(), Failure> {
+    /// Says what of that is damaged, and cannot go on with it.
+    fn open_log(
+        &self,
+        generation: shared_mem::Generation,
+        base: shared_mem::Epoch,
+    ) -> Result<Option<LogLoss>, Failure> {
         let from = logged_to(&self.state, base);
         let reigned = self.control.generation()?;
         let before = self.parts.log(reigned, Access::ReadOnly).ok().filter(|_| reigned < generation);
         let Some(before) = before else {
             self.parts.create_log(generation, from)?;
-            return Ok(());
+            return Ok(None);
         };
         let before = LogReader::new(Mapping::read_only(&before)?, self.log_bytes)?;
-        let to = match before.tail() {
+        let tail = before.tail();
+        let to = match &tail {
             // A commit is published after the entries that it covers; a tail before it has been tampered with.
             Ok(tail) if tail.position >= from && tail.position.get() - from.get() <= self.log_bytes => tail.position,
             // The entries themselves say how far they go.
@@ -269,12 +284,21 @@ impl Partition {
         };
         let range = LogRange { from, to, after_sequence: None };
         let copied = self.parts.continue_log(reigned, range, generation)?;
-        if let Some(error) = copied.stopped {
-            // What lies behind cannot be trusted: the guest goes on from there by itself.
-            tracing::warn!("the record log of {reigned} is lost from {} on: {}", copied.end, crate::chain(&error));
-        }
+        // What lies behind cannot be trusted: the guest goes on from there by itself.
+        let lost = copied.stopped.map(|error| {
+            let report = format!(
+                "the record log of {reigned} is damaged behind entry {} of its last epoch, at {}: {}; the guest goes on from \
+                 there by itself",
+                copied.entries,
+                copied.end,
+                // Where nobody can say how far it goes, its end looks like damage.
+                tail.as_ref().err().map_or_else(|| crate::chain(&error), |tail| crate::chain(tail)),
+            );
+            tracing::warn!("{report}");
+            LogLoss { generation: Generation::new(reigned.get()), report }
+        });
         failpoint::pass("controller.takeover.log-copied");
-        Ok(())
+        Ok(lost)
     }
 
     fn open_journal(&mut self, generation: Generation) -> Result<Arc<Journal>, Failure> {

@@ -11,7 +11,10 @@ use ft_protocol::commit_meta::CommitMeta;
 use ft_protocol::cpu::CpuProfile;
 use ft_protocol::record::{CommitPoint, Entry, EntryBody};
 use ft_protocol::spec::{Mode, VmSpec};
-use shared_mem::{Extent, LogPosition, Mapping, Offset, PAGE_BYTES, PoolRead, ReadWrite, Record, boot_image};
+use shared_mem::{
+    DISK_PAGE_BASE, Extent, LogPosition, Mapping, Offset, PAGE_BYTES, PagePlace, PoolRead, ReadWrite, Record,
+    boot_image,
+};
 use std::fs::File;
 use std::io::BufReader;
 use std::num::NonZeroU32;
@@ -59,6 +62,7 @@ pub(super) struct Due<'a> {
     pub(super) meta: &'a CommitMeta<'a>,
     pub(super) state: &'a MachineState,
     pub(super) image: &'a Mapping<ReadWrite>,
+    pub(super) disk: Option<&'a Mapping<ReadWrite>>,
     /// The last epoch that is applied, and where the log of the time after it begins.
     pub(super) applied: shared_mem::Epoch,
     pub(super) applied_log: LogPosition,
@@ -95,15 +99,15 @@ impl PoolRecording {
 
     /// Begins, or goes on behind the last applied epoch. `None`: there is nothing more to be recorded.
     fn begin(&self, due: &Due<'_>) -> Result<Option<Running>, Failure> {
-        if self.spec.disk_bytes > 0 {
-            return Err("VMs with a disk are not recorded".into());
-        }
         let pages = usize::try_from(self.spec.memory_bytes)? / PAGE_BYTES;
         let hashes = PageHashes::new(pages);
         let payload = Vec::new();
         if due.applied == shared_mem::Epoch::ZERO {
             let mut writer = RecordingWriter::create(&self.path, &self.described())?;
             writer.boot(&boot_image::load(&Mapping::read_only(&self.boot)?)?);
+            if let Some(disk) = due.disk {
+                record_disk(&mut writer, disk)?;
+            }
             return Ok(Some(Running { writer, hashes, position: LogPosition::ZERO, payload }));
         }
         let index = Index::read(BufReader::new(File::open(&self.path)?))?;
@@ -159,7 +163,9 @@ impl Running {
         for (page, content) in due.record.pages() {
             let content: &[u8; PAGE_BYTES] = content.try_into()?;
             let hash = page_hash(page.get(), content);
-            if self.hashes.set(page.get(), hash) {
+            // The record was checked: what is no page of memory is a block of the disk.
+            let is_block = matches!(page.place(), PagePlace::Disk(_));
+            if is_block || self.hashes.set(page.get(), hash) {
                 match kind.has_pages() {
                     true => self.writer.page(page.get(), content),
                     false => self.writer.hash(page.get(), hash),
@@ -223,6 +229,19 @@ impl Running {
             position = position.saturating_add(bytes.len() as u64);
         }
     }
+}
+
+/// The disk as the guest finds it.
+fn record_disk(writer: &mut RecordingWriter, disk: &Mapping<ReadWrite>) -> Result<(), Failure> {
+    let mut content = [0; PAGE_BYTES];
+    for block in 0..PoolRead::len(disk) / PAGE_BYTES as u64 {
+        disk.read(Offset::new(block * PAGE_BYTES as u64), &mut content)?;
+        if content.iter().any(|byte| *byte != 0) {
+            writer.disk_block(DISK_PAGE_BASE + block, &content);
+        }
+    }
+    writer.close_disk();
+    Ok(())
 }
 
 fn hashes_of(image: &Mapping<ReadWrite>, mut hashes: PageHashes) -> Result<PageHashes, Failure> {

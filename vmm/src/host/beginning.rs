@@ -1,6 +1,7 @@
 //! How a reign begins: the machine is put where the base epoch left the guest, and brought from there to the end of the
 //! record log.
 
+use super::examine::{self, Scene};
 use super::follow::Warm;
 use super::kicks::Kicks;
 use super::outbox::Outbox;
@@ -36,12 +37,20 @@ pub(super) struct Loaded {
     pub(super) entries: u64,
     /// How the guest is protected from here on.
     pub(super) mode: Mode,
-    /// What the guest did that the log does not say.
-    pub(super) diverged: Option<String>,
+    /// Why the log was not replayed to its end, if it was not.
+    pub(super) given_up: Option<GivenUp>,
     /// The host was told meanwhile to have no part in this any more.
     pub(super) discarded: bool,
     /// Orders that came meanwhile.
     pub(super) waiting: Vec<Command>,
+}
+
+/// Why a replay was given up, in one line.
+pub(super) enum GivenUp {
+    /// The guest did something that the log does not say.
+    Diverged(String),
+    /// The log could not be read.
+    LogLost(String),
 }
 
 /// What a reign begins with.
@@ -76,6 +85,7 @@ pub(super) fn load(
     around: &Surroundings,
 ) -> Result<Loaded, Failure> {
     let Start { order, log, live, warm } = start;
+    let scene = Scene { around, order, parts, log };
     let state = match order.base {
         Epoch::ZERO => None,
         base => Some(MachineState::decode(&parts.state.read(shared_mem::Epoch::new(base.get()))?)?),
@@ -98,7 +108,7 @@ pub(super) fn load(
         replayed_at: None,
         entries: found.entries(),
         mode: if unfit { Mode::Checkpoint } else { order.spec.mode },
-        diverged: unfit.then(|| CHECKPOINT_ONLY.to_owned()),
+        given_up: unfit.then(|| GivenUp::Diverged(CHECKPOINT_ONLY.to_owned())),
         discarded: false,
         waiting: Vec::new(),
     };
@@ -108,7 +118,7 @@ pub(super) fn load(
         warm.meter.go_on_when_diverged();
         warm.meter.pass_all_commits();
         let deliver = warm.core.take_delivery();
-        return replay_all(machine, (order, &found, deliver), &warm.meter, outbox, around, loaded(log));
+        return replay_all(machine, (&scene, &found, deliver), &warm.meter, outbox, loaded(log));
     }
     let replay = (found.entries() > 0).then(|| Replayer::new(Inherited::new(reader, found), OutputsLogged::Yes));
     let meter = replay.as_ref().map(Replayer::meter);
@@ -124,7 +134,7 @@ pub(super) fn load(
         }
     }
     match meter {
-        Some(meter) => replay_all(machine, (order, &found, true), &meter, outbox, around, loaded(log)),
+        Some(meter) => replay_all(machine, (&scene, &found, true), &meter, outbox, loaded(log)),
         None => Ok(loaded(log)),
     }
 }
@@ -132,12 +142,12 @@ pub(super) fn load(
 /// Runs the guest through what the log says, to the point where it goes on by itself.
 fn replay_all(
     machine: &mut Machine,
-    (order, found, deliver): (&Order, &Found, bool),
+    (scene, found, deliver): (&Scene<'_>, &Found, bool),
     meter: &Arc<ReplayMeter>,
     outbox: &Outbox,
-    around: &Surroundings,
     mut loaded: Loaded,
 ) -> Result<Loaded, Failure> {
+    let Scene { order, around, .. } = *scene;
     let bound = order.spec.epoch_interval.times(REPLAY_EPOCHS_MAX).max(REPLAY_SPAN_MIN);
     let begun = clock::spent_by_this_thread();
     let _kicks = Kicks::start(machine.kicker());
@@ -146,7 +156,7 @@ fn replay_all(
         machine.deliver()?;
     }
     let mut unsent = Vec::new();
-    while !meter.is_live() && loaded.diverged.is_none() {
+    while !meter.is_live() && loaded.given_up.is_none() {
         match machine.run() {
             Ok(Stop::Exited(_) | Stop::Crashed(_)) => break,
             Ok(Stop::Kicked) => {
@@ -157,8 +167,9 @@ fn replay_all(
                 }
                 if clock::spent_by_this_thread().ns() - begun.ns() >= bound.ns() {
                     let (exit, last) = (machine.exits().0, found.last_exit());
-                    loaded.diverged =
-                        Some(format!("exit {exit}: expected to come to exit {last}, got {bound} of computing without"));
+                    let report =
+                        format!("exit {exit}: expected to come to exit {last}, got {bound} of computing without");
+                    loaded.given_up = Some(GivenUp::Diverged(report));
                 }
             }
             Ok(Stop::Output | Stop::Flush | Stop::SourcePaused | Stop::Wait { .. }) => {}
@@ -169,17 +180,15 @@ fn replay_all(
         if !Cursor::was_released(exit, found.extent()) {
             unsent.extend(packets);
         }
-        if let Some(divergence) = meter.divergence() {
-            loaded.diverged = Some(divergence.to_owned());
-        }
+        loaded.given_up = loaded.given_up.or_else(|| given_up(meter, scene, found));
     }
     loaded.replayed_at = Some(clock::monotonic());
     // What the log has left already; the rest is for the next commit, or is in the log by now.
     machine.drop_console_before(found.console_end());
-    let end = match &loaded.diverged {
+    let end = match &loaded.given_up {
         None => ReplayEnd::Complete,
-        Some(_) if meter.log_was_damaged() => ReplayEnd::LogDamaged,
-        Some(_) => ReplayEnd::Diverged,
+        Some(GivenUp::LogLost(_)) => ReplayEnd::LogDamaged,
+        Some(GivenUp::Diverged(_)) => ReplayEnd::Diverged,
     };
     let landing = Landing::of(order.spec.mode, end);
     loaded.mode = landing.mode;
@@ -194,4 +203,18 @@ fn replay_all(
         outbox.hold(order.base.next(), unsent);
     }
     Ok(loaded)
+}
+
+/// Why the replay was given up, if it was.
+fn given_up(meter: &ReplayMeter, scene: &Scene<'_>, found: &Found) -> Option<GivenUp> {
+    let line = meter.divergence()?;
+    let Some(exit) = meter.diverged_at() else {
+        let (generation, entry) = (scene.order.generation, meter.entries());
+        return Some(GivenUp::LogLost(format!(
+            "the record log that {generation} began with is damaged behind entry {entry} of {}: {line}; the guest goes on \
+             from there in checkpoint mode",
+            found.entries()
+        )));
+    };
+    Some(GivenUp::Diverged(format!("{line}; {}", examine::at_takeover(scene, found, exit))))
 }

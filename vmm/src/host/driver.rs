@@ -172,6 +172,8 @@ impl Driver {
                 VmEvent::Followed { turn, epoch, step } => Input::Followed { vm, turn, epoch, step },
                 VmEvent::ModeIs { generation, mode } => Input::ModeIs { vm, generation, mode },
                 VmEvent::Diverged { generation, turn, report } => Input::Diverged { vm, generation, turn, report },
+                VmEvent::LogLost { generation, report } => Input::LogLost { vm, generation, report },
+                VmEvent::FollowFailed { turn, reason } => Input::FollowFailed { vm, turn, reason },
                 VmEvent::Outputs { generation, latency } => Input::OutputsMeasured { vm, generation, latency },
                 VmEvent::Space { generation, shortage } => Input::Space { vm, generation, shortage },
                 VmEvent::GuestEnded => Input::GuestEnded { vm },

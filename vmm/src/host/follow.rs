@@ -4,6 +4,7 @@
 //! The stable image stands still under it until it says that it has come to an epoch. Where the primary was stopped
 //! somewhere between two exits, no replay can stop at the same place: there it goes on from the record.
 
+use super::examine::{self, Scene};
 use super::followed_log::{FollowedLog, SharedLog};
 use super::kicks::Kicks;
 use super::parts::FollowParts;
@@ -42,6 +43,9 @@ const EXIT_SPAN_MAX: Span = Span::from_ms(10_000);
 
 /// Largest meta part of a commit record that makes sense; the controller's bound, too.
 const META_BYTES_MAX: u64 = 8 << 20;
+
+/// Registers of a difference that are named.
+const REGISTERS_NAMED: usize = 8;
 
 /// Pages of a difference that are named.
 const PAGES_NAMED: usize = 4;
@@ -171,7 +175,8 @@ impl Follower<'_> {
         let stop = match self.standby.machine.run() {
             Ok(stop) => stop,
             Err(MachineError::Input(InputError::Diverged(divergence))) => {
-                return Ok(self.diverged(divergence.to_string()));
+                let more = self.examined(divergence.exit)?;
+                return Ok(self.diverged(format!("{divergence}{more}")));
             }
             Err(error) => return Err(error.into()),
         };
@@ -274,11 +279,16 @@ impl Follower<'_> {
             self.dirty.clear();
             machine.harvest(&mut self.dirty)?;
             let own = machine.save()?;
-            let difference = match state.differences(&own).first() {
-                Some(first) => Some(format!("{}: expected {}, got {}", first.what, first.expected, first.got)),
-                None => self.other_pages(&record)?,
-            };
-            (own, difference)
+            let mut differences: Vec<String> = Vec::new();
+            let registers = state.differences(&own);
+            let registers =
+                registers.iter().map(|one| format!("{}: expected {}, got {}", one.what, one.expected, one.got));
+            let registers: Vec<String> = registers.collect();
+            if !registers.is_empty() {
+                differences.push(examine::listed(&registers, REGISTERS_NAMED));
+            }
+            differences.extend(self.other_pages(&record)?);
+            (own, (!differences.is_empty()).then(|| differences.join("; ")))
         };
         if !self.is_awaited()? {
             return Ok(Next::End(FollowEnd::Reset));
@@ -351,10 +361,7 @@ impl Follower<'_> {
             }
             others.extend(blocks.keys().map(|block| format!("block {:#x} of the disk was not written", block.get())));
         }
-        let count = others.len();
-        others.truncate(PAGES_NAMED);
-        let more = if count > PAGES_NAMED { format!(" and {} more pages", count - PAGES_NAMED) } else { String::new() };
-        Ok((count > 0).then(|| others.join("; ") + &more))
+        Ok((!others.is_empty()).then(|| examine::listed(&others, PAGES_NAMED)))
     }
 
     /// Goes on from the record of an epoch whose end no replay comes by.
@@ -409,6 +416,18 @@ impl Follower<'_> {
             ));
         }
         Next::GoOn
+    }
+
+    /// What is behind a divergence at this exit, as far as it can be found out while the stable image waits.
+    fn examined(&self, exit: u64) -> Result<String, Failure> {
+        if !self.is_awaited()? {
+            return Ok(String::new());
+        }
+        let (order, parts) = (self.order, &self.standby.parts);
+        let scene = Scene { around: self.around, order, parts, log: &self.parts.log };
+        let found = examine::while_following(&scene, self.warm.core.reached(), exit);
+        // Otherwise it may have been of two epochs.
+        Ok(if self.is_awaited()? { format!("; {found}") } else { String::new() })
     }
 
     /// The guest is not deterministic between its exits, or one of the two hosts is broken.

@@ -10,6 +10,7 @@ mod beginning;
 mod commit;
 mod commit_times;
 mod driver;
+mod examine;
 mod follow;
 mod followed_log;
 mod kicks;

@@ -38,6 +38,8 @@ pub(super) enum VmEvent {
     Recorded { generation: Generation, since: Epoch },
     Followed { turn: FollowTurn, epoch: Epoch, step: FollowStep },
     Diverged { generation: Generation, turn: Option<FollowTurn>, report: String },
+    LogLost { generation: Generation, report: String },
+    FollowFailed { turn: FollowTurn, reason: String },
     Outputs { generation: Generation, latency: OutputLatency },
     Space { generation: Generation, shortage: Option<Shortage> },
     GuestEnded,
@@ -77,6 +79,7 @@ pub(super) struct VmThread {
 
 /// All that the thread has from the host.
 pub(super) struct Surroundings {
+    pub(super) kvm: Arc<Kvm>,
     pub(super) vm: VmId,
     pub(super) commands: Receiver<Command>,
     pub(super) to_self: Sender<Command>,
@@ -104,6 +107,7 @@ impl VmThread {
         let heartbeat = parts.heartbeat.take();
         let kicker = Arc::new(Mutex::new(None));
         let around = Surroundings {
+            kvm: Arc::clone(kvm),
             vm: order.vm,
             commands: received,
             to_self: commands.clone(),
@@ -111,13 +115,12 @@ impl VmThread {
             link: Arc::clone(link),
             host,
         };
-        let kvm = Arc::clone(kvm);
         let mut generation = order.generation;
         let order = order.clone();
         let spec = order.spec.clone();
         let thread = std::thread::Builder::new().name(format!("{}", order.vm)).spawn(move || {
             // What a panic leaves behind of the machine is dropped; the host goes on without it, and says so.
-            let life = AssertUnwindSafe(|| live(&kvm, &order, parts, &around, &mut generation));
+            let life = AssertUnwindSafe(|| live(&order, parts, &around, &mut generation));
             let reason = match catch_unwind(life) {
                 Ok(Ok(())) => return,
                 Ok(Err(error)) => crate::chain(&*error),
@@ -194,20 +197,7 @@ pub(super) struct Standby {
 
 impl Standby {
     fn make(kvm: &Kvm, order: &Order, parts: StandbyParts) -> Result<Self, Failure> {
-        let memory = WorkingMemory::over_image(&parts.image)?;
-        // The placement compares what hosts have said; a controller that knows nothing shows what is here.
-        let cpu = (!order.cpu.leaves.is_empty()).then(|| order.cpu.clone());
-        let disk = match &parts.disk {
-            Some(image) => {
-                let base = DiskBase::Pool(Mapping::read_only(image)?);
-                Some(Arc::new(Mutex::new(Disk::new(base, order.spec.disk_bytes)?)))
-            }
-            None => None,
-        };
-        let mmio_devices = virtio::devices(&order.spec.nets, disk.clone());
-        let linux = guest_vcpus(&boot_image::load_start(&Mapping::read_only(&parts.boot)?, BUNDLE_HEADER_BYTES)?)?;
-        let config = MachineConfig { cpu, mmio_devices, linux, ..MachineConfig::live() };
-        let machine = Machine::prepare(kvm, memory.guest_memory().clone(), config)?;
+        let (machine, memory, disk) = make_machine(kvm, order, &parts)?;
         Ok(Self { machine, memory, disk, parts })
     }
 
@@ -225,14 +215,32 @@ impl Standby {
     }
 }
 
-/// The thread's life.
-fn live(
+/// A machine over the stable image, with its disk.
+pub(super) fn make_machine(
     kvm: &Kvm,
     order: &Order,
-    parts: StandbyParts,
-    around: &Surroundings,
-    generation: &mut Generation,
-) -> Result<(), Failure> {
+    parts: &StandbyParts,
+) -> Result<(Machine, WorkingMemory, Option<SharedDisk>), Failure> {
+    let memory = WorkingMemory::over_image(&parts.image)?;
+    // The placement compares what hosts have said; a controller that knows nothing shows what is here.
+    let cpu = (!order.cpu.leaves.is_empty()).then(|| order.cpu.clone());
+    let disk = match &parts.disk {
+        Some(image) => {
+            let base = DiskBase::Pool(Mapping::read_only(image)?);
+            Some(Arc::new(Mutex::new(Disk::new(base, order.spec.disk_bytes)?)))
+        }
+        None => None,
+    };
+    let mmio_devices = virtio::devices(&order.spec.nets, disk.clone());
+    let linux = guest_vcpus(&boot_image::load_start(&Mapping::read_only(&parts.boot)?, BUNDLE_HEADER_BYTES)?)?;
+    let config = MachineConfig { cpu, mmio_devices, linux, ..MachineConfig::live() };
+    let machine = Machine::prepare(kvm, memory.guest_memory().clone(), config)?;
+    Ok((machine, memory, disk))
+}
+
+/// The thread's life.
+fn live(order: &Order, parts: StandbyParts, around: &Surroundings, generation: &mut Generation) -> Result<(), Failure> {
+    let kvm = &*around.kvm;
     let mut standby = Standby::make(kvm, order, parts)?;
     failpoint::pass("host.standby.made");
     around.say(VmEvent::StandbyMade { generation: *generation });
@@ -244,10 +252,10 @@ fn live(
                 match standby.follow(*parts, order, around) {
                     Ok(FollowEnd::Promoted(promotion, warm)) => (promotion, Some(warm)),
                     Err(error) => {
-                        tracing::warn!("{} is not followed any more: {}", order.vm, crate::chain(&*error));
-                        // A step that cannot be: the controller does not wait for this secondary any more. It still stands by.
-                        let (epoch, step) = (Epoch::ZERO, FollowStep::Adopted);
-                        around.say(VmEvent::Followed { turn, epoch, step });
+                        // The controller does not wait for this secondary any more. It still stands by.
+                        let reason = crate::chain(&*error);
+                        tracing::warn!("{} is not followed any more: {reason}", order.vm);
+                        around.say(VmEvent::FollowFailed { turn, reason });
                         standby = standby.renew(kvm, order)?;
                         continue;
                     }

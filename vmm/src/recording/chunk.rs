@@ -100,6 +100,8 @@ pub enum Chunk {
     Boot(Vec<u8>),
     /// Entries of the record log.
     Entries(Vec<Entry<'static>>),
+    /// Blocks of the disk that the guest begins with: number and content.
+    Disk(Vec<NumberedPage>),
     /// Pages: number and content.
     Pages(Vec<NumberedPage>),
     /// Hashes of pages: number and hash.
@@ -219,6 +221,7 @@ impl Chunk {
             ChunkKind::Hashes => Self::Hashes(items::<16>(&content)?.iter().map(pair).collect()),
             ChunkKind::Commit => commit(content)?,
             ChunkKind::End => Self::End(end(&content)?),
+            ChunkKind::Disk => Self::Disk(pages(&content)?),
         })
     }
 }

@@ -4,8 +4,11 @@ use super::reader::ReadError;
 use std::io::{self, Read};
 
 const MAGIC: [u8; 8] = *b"FTVMRECD";
-/// The version of the format that is written and read.
-pub const FORMAT_VERSION: u32 = 1;
+/// The version of the format that is written. 2: a recording that begins with a boot file has its disk behind that, and hashes of
+/// disk blocks.
+pub const FORMAT_VERSION: u32 = 2;
+/// The oldest version that is read.
+pub(super) const FORMAT_VERSION_MIN: u32 = 1;
 /// Bytes of the file's head.
 pub(super) const FILE_HEAD_BYTES: usize = 16;
 /// Bytes of a chunk's envelope.
@@ -36,11 +39,13 @@ pub enum ChunkKind {
     Commit = 6,
     /// The recording's end. The last chunk.
     End = 7,
+    /// Blocks of the disk that a guest with a boot file begins with.
+    Disk = 8,
 }
 
 impl ChunkKind {
-    const ALL: [Self; 7] =
-        [Self::Machine, Self::Boot, Self::Entries, Self::Pages, Self::Hashes, Self::Commit, Self::End];
+    const ALL: [Self; 8] =
+        [Self::Machine, Self::Boot, Self::Entries, Self::Pages, Self::Hashes, Self::Commit, Self::End, Self::Disk];
 }
 
 /// The head of a file.
@@ -63,7 +68,7 @@ pub(super) fn check_file_head(head: &[u8; FILE_HEAD_BYTES]) -> Result<(), ReadEr
         return Err(ReadError::HeadCrc { expected, got });
     }
     match number(head, 8) {
-        FORMAT_VERSION => Ok(()),
+        FORMAT_VERSION_MIN..=FORMAT_VERSION => Ok(()),
         got => Err(ReadError::Version { got }),
     }
 }

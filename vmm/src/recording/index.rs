@@ -50,6 +50,8 @@ struct Order {
     /// Since the last commit there was a chunk of pages or hashes.
     has_pages: bool,
     has_hashes: bool,
+    /// The disk's first content has begun.
+    has_disk: bool,
     /// The exit of the last entry, or of the last commit.
     reached: u64,
 }
@@ -120,10 +122,20 @@ impl Index {
             Chunk::Machine(_) => return misplaced("a second description of the machine"),
             Chunk::Boot(part) => {
                 let boot = self.boot.get_or_insert_default();
-                if !begins || order.has_pages || order.has_hashes || boot.len() + part.len() > BOOT_BYTES_MAX {
+                let late = order.has_disk || order.has_pages || order.has_hashes;
+                if !begins || late || boot.len() + part.len() > BOOT_BYTES_MAX {
                     return misplaced("a part of the boot file that belongs to none");
                 }
                 boot.extend_from_slice(&part);
+            }
+            Chunk::Disk(blocks) => {
+                if !begins || self.boot.is_none() || order.has_pages || order.has_hashes {
+                    return misplaced("a part of the disk that belongs to no beginning");
+                }
+                if blocks.iter().any(|(number, _)| *number < shared_mem::DISK_PAGE_BASE || !self.has_page(*number)) {
+                    return misplaced("a block outside the guest's disk");
+                }
+                order.has_disk = true;
             }
             Chunk::Entries(entries) => {
                 if !self.has_beginning() || order.has_pages || order.has_hashes {

@@ -1,7 +1,7 @@
 //! Reads a recording, chunk by chunk.
 
 use super::chunk::{Chunk, ChunkError};
-use super::envelope::{self, FILE_HEAD_BYTES, FORMAT_VERSION, PLAIN_BYTES_MAX};
+use super::envelope::{self, FILE_HEAD_BYTES, FORMAT_VERSION, FORMAT_VERSION_MIN, PLAIN_BYTES_MAX};
 use std::io::{self, Read};
 
 /// Why a recording cannot be read, or not any further.
@@ -22,7 +22,7 @@ pub enum ReadError {
         got: u32,
     },
     /// A version that this program does not know.
-    #[error("a recording of format version {got}, this program knows {FORMAT_VERSION}")]
+    #[error("a recording of format version {got}, this program knows {FORMAT_VERSION_MIN} to {FORMAT_VERSION}")]
     Version {
         /// Its version.
         got: u32,

@@ -166,6 +166,29 @@ fn hostile_chunks_are_refused() {
         let index = parse(&bytes).expect("it begins like a recording");
         assert!(index.damage.is_some(), "{kind:?} {content:?}");
     }
+    let with_disk = postcard::to_allocvec(&RecordedMachine { disk_bytes: 8192, ..described() }).expect("encodes");
+    let block = |number: u64| page(shared_mem::DISK_PAGE_BASE + number);
+    let boot = || (ChunkKind::Boot, b"boot".to_vec());
+    let disk = |number| (ChunkKind::Disk, block(number));
+    let damaged = |chunks: &[(ChunkKind, Vec<u8>)]| {
+        let mut bytes = envelope::file_head().to_vec();
+        bytes.extend(envelope::seal(ChunkKind::Machine, 0, &with_disk));
+        for (sequence, (kind, content)) in (1..).zip(chunks) {
+            bytes.extend(envelope::seal(*kind, sequence, content));
+        }
+        parse(&bytes).expect("it begins like a recording").damage.is_some()
+    };
+    assert!(!damaged(&[boot(), boot(), disk(0), disk(1)]));
+    let pages = (ChunkKind::Pages, block(1));
+    for chunks in [
+        vec![disk(0)],
+        vec![boot(), disk(2)],
+        vec![boot(), (ChunkKind::Disk, page(0))],
+        vec![boot(), disk(0), boot()],
+        vec![boot(), pages, disk(0)],
+    ] {
+        assert!(damaged(&chunks), "{:?}", chunks.iter().map(|(kind, _)| kind).collect::<Vec<_>>());
+    }
     for memory_bytes in [0, 4095, u64::MAX] {
         let wrong = RecordedMachine { memory_bytes, ..described() };
         let mut bytes = envelope::file_head().to_vec();
@@ -179,10 +202,10 @@ proptest! {
 
     /// Past all checksums.
     #[test]
-    fn hostile_bytes_never_panic(kind in 1u32..=7, content in prop::collection::vec(any::<u8>(), 0..300)) {
+    fn hostile_bytes_never_panic(kind in 1u32..=8, content in prop::collection::vec(any::<u8>(), 0..300)) {
         let kinds = [
             ChunkKind::Machine, ChunkKind::Boot, ChunkKind::Entries, ChunkKind::Pages, ChunkKind::Hashes,
-            ChunkKind::Commit, ChunkKind::End,
+            ChunkKind::Commit, ChunkKind::End, ChunkKind::Disk,
         ];
         let kind = kinds[usize::try_from(kind - 1).expect("small")];
         let mut bytes = envelope::file_head().to_vec();

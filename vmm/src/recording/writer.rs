@@ -64,6 +64,7 @@ pub struct RecordingWriter {
     entries: Vec<u8>,
     pages: Vec<u8>,
     hashes: Vec<u8>,
+    disk: Vec<u8>,
 }
 
 impl RecordingWriter {
@@ -113,6 +114,7 @@ impl RecordingWriter {
             entries: Vec::new(),
             pages: Vec::new(),
             hashes: Vec::new(),
+            disk: Vec::new(),
         })
     }
 
@@ -133,6 +135,21 @@ impl RecordingWriter {
         for part in file.chunks(CLOSE_BYTES) {
             self.send(ChunkKind::Boot, part.to_vec());
         }
+    }
+
+    /// Adds a block of the disk that a guest with a boot file begins with: before everything else.
+    pub fn disk_block(&mut self, number: u64, content: &[u8; PAGE_BYTES]) {
+        self.disk.extend(number.to_le_bytes());
+        self.disk.extend_from_slice(content);
+        if self.disk.len() >= CLOSE_BYTES {
+            self.close_disk();
+        }
+    }
+
+    /// The disk is complete.
+    pub fn close_disk(&mut self) {
+        let content = std::mem::take(&mut self.disk);
+        self.send(ChunkKind::Disk, content);
     }
 
     /// Adds an entry, as a record log stores it.

@@ -203,6 +203,66 @@ fn a_secondary_that_could_not_say_of_which_order_it_speaks_does_not_follow() {
     assert_eq!(told_to_follow(&cluster), []);
     cluster.commit(0, 1, 2);
     assert_eq!(applied(&cluster), 2);
+    let why = cluster.status().not_following.expect("it is said why");
+    assert!(why.contains("`h1` speaks protocol 4") && why.contains("which takes 5"), "{why}");
+    // One that could is the better choice.
+    cluster.join(2, &[]);
+    cluster.close(1);
+    assert_eq!(cluster.status().secondary.as_deref(), Some("h2"));
+}
+
+#[test]
+fn of_two_hosts_the_one_that_can_follow_stands_by() {
+    let mut cluster = Cluster::new();
+    cluster.join(0, &[]);
+    cluster.create();
+    set_mode(&mut cluster, Mode::Lockstep);
+    cluster.hello(1, VersionRange { min: 1, max: FOLLOW_SINCE - 1 }, Cluster::profile(1), &[]);
+    cluster.join(2, &[]);
+    cluster.live(0, 1);
+    assert_eq!(cluster.status().secondary.as_deref(), Some("h2"));
+}
+
+#[test]
+fn why_nobody_follows_is_said() {
+    let mut cluster = Cluster::protected();
+    assert_eq!(cluster.status().not_following, None, "nobody is to");
+    set_mode(&mut cluster, Mode::Lockstep);
+    cluster.commit(0, 1, 1);
+    assert!(cluster.status().not_following.is_some_and(|why| why.contains("yet to commit")));
+    cluster.said(0, FromHost::Recorded { vm: VM, generation: GENERATION, since: Epoch::new(1) });
+    assert_eq!(cluster.status().not_following, None, "it does");
+    let (follow, reason) = (follow(&cluster), "the log is\nburnt".to_owned());
+    let failed = |follow| FromHost::FollowFailed { follow, vm: VM, generation: GENERATION, reason: reason.clone() };
+    cluster.said(1, failed(FollowId::new(follow.get() + 1)));
+    assert_eq!(cluster.status().not_following, None, "of another order");
+    cluster.commit(0, 1, 2);
+    cluster.said(1, failed(follow));
+    assert!(told_not_to(&cluster));
+    assert_eq!(applied(&cluster), 2, "it is not waited for any more");
+    let why = cluster.status().not_following.expect("it is said why");
+    assert!(why.contains("the log is burnt"), "{why}");
+}
+
+#[test]
+fn a_damaged_log_is_told_as_what_it_is() {
+    let mut cluster = following();
+    let lost = || Input::LogLost { vm: VM, generation: GENERATION, report: "damaged behind entry 7".to_owned() };
+    cluster.input(lost());
+    cluster.input(lost());
+    let told = |cluster: &Cluster| {
+        cluster.happened.iter().filter(|happening| matches!(happening, Happening::LogLost { .. })).count()
+    };
+    assert_eq!(told(&cluster), 1, "the same once");
+    assert_eq!(cluster.core.vms[&VM].spec.mode, Mode::Lockstep, "the guest is what it was");
+    let report = "damaged behind entry 9".to_owned();
+    cluster.said(1, FromHost::LogLost { vm: VM, generation: GENERATION, report: report.clone() });
+    assert_eq!(told(&cluster), 1, "not the primary");
+    cluster.said(0, FromHost::LogLost { vm: VM, generation: GENERATION, report });
+    let status = cluster.status();
+    assert_eq!((status.mode, status.diverged), (Mode::Checkpoint, None));
+    assert_eq!(status.log_lost.as_deref(), Some("damaged behind entry 9"));
+    assert!(told_not_to(&cluster));
 }
 
 #[test]

@@ -4,7 +4,7 @@ mod actions;
 mod write;
 
 use super::arrivals::Arrivals;
-use super::beginning::{self, Loaded, Start};
+use super::beginning::{self, GivenUp, Loaded, Start};
 use super::commit::{Committer, Gate, Job, Journal};
 use super::commit_times::{self, CommitTimes};
 use super::follow::Warm;
@@ -138,7 +138,7 @@ pub(super) fn run(beginning: Beginning, around: &Surroundings) -> Result<(), Fai
     let start = Start { order: &order, log: &primary.log, live, warm };
     let loaded = beginning::load(&mut machine, &parts, start, &outbox, around)?;
     failpoint::pass("host.takeover.loaded");
-    let Loaded { log, loaded_at, replayed_at, entries, mode, diverged, discarded, waiting } = loaded;
+    let Loaded { log, loaded_at, replayed_at, entries, mode, given_up, discarded, waiting } = loaded;
     if replayed_at.is_some() {
         failpoint::pass("host.takeover.replayed");
     }
@@ -219,8 +219,10 @@ pub(super) fn run(beginning: Beginning, around: &Surroundings) -> Result<(), Fai
             around.say(VmEvent::Recorded { generation, since });
         }
         outbox.announce();
-        if let Some(report) = diverged {
-            around.say(VmEvent::Diverged { generation, turn: None, report });
+        match given_up {
+            Some(GivenUp::Diverged(report)) => around.say(VmEvent::Diverged { generation, turn: None, report }),
+            Some(GivenUp::LogLost(report)) => around.say(VmEvent::LogLost { generation, report }),
+            None => {}
         }
         waiting.into_iter().for_each(|command| reign.command(command));
         reign.run()

@@ -44,8 +44,8 @@ pub struct ReplayMeter {
 #[derive(Debug)]
 struct GivenUp {
     line: String,
-    /// The log could not be read.
-    damaged: bool,
+    /// Where the guest did something else; `None`: the log could not be read.
+    diverged_at: Option<u64>,
 }
 
 /// What a replay and those who look at its commits tell each other.
@@ -86,10 +86,16 @@ impl ReplayMeter {
         self.divergence.get().map(|given_up| given_up.line.as_str())
     }
 
+    /// The exit at which what the guest did was something else than the log says.
+    #[must_use]
+    pub fn diverged_at(&self) -> Option<u64> {
+        self.divergence.get().and_then(|given_up| given_up.diverged_at)
+    }
+
     /// Whether it was given up because the log could not be read, rather than because the guest did something else.
     #[must_use]
     pub fn log_was_damaged(&self) -> bool {
-        self.divergence.get().is_some_and(|given_up| given_up.damaged)
+        self.divergence.get().is_some_and(|given_up| given_up.diverged_at.is_none())
     }
 
     /// The commit at which the replay stands, until it is told to pass it.
@@ -133,12 +139,11 @@ impl ReplayMeter {
     }
 
     pub(super) fn give_up(&self, error: &InputError) {
-        let line = match error {
-            InputError::Diverged(divergence) => divergence.to_string(),
-            other => crate::chain(other),
+        let (line, diverged_at) = match error {
+            InputError::Diverged(divergence) => (divergence.to_string(), Some(divergence.exit)),
+            other => (crate::chain(other), None),
         };
-        let damaged = !matches!(error, InputError::Diverged(_));
-        let _said_once = self.divergence.set(GivenUp { line, damaged });
+        let _said_once = self.divergence.set(GivenUp { line, diverged_at });
     }
 }
 
@@ -156,6 +161,8 @@ pub struct Replayer<H> {
     packet_position: u64,
     stop_after: Option<ExitNumber>,
     stops_at: Option<Generation>,
+    /// From this exit on nothing is looked up: the guest is served with zeroes, and pauses.
+    ends_at: Option<ExitNumber>,
     meter: Arc<ReplayMeter>,
 }
 
@@ -173,6 +180,7 @@ impl<H: HistorySource> Replayer<H> {
             packet_position: 0,
             stop_after: None,
             stops_at: None,
+            ends_at: None,
             meter: Arc::default(),
         }
     }
@@ -181,6 +189,18 @@ impl<H: HistorySource> Replayer<H> {
     #[must_use]
     pub fn stopping_after(self, exit: ExitNumber) -> Self {
         Self { stop_after: Some(exit), ..self }
+    }
+
+    /// Pauses the guest when that exit has been served, with zeroes and nothing, whatever the log has for it: for somebody
+    /// who wants to see the guest as it comes there.
+    #[must_use]
+    pub fn ending_at(self, exit: ExitNumber) -> Self {
+        Self { ends_at: Some(exit), ..self }
+    }
+
+    fn has_ended(&self) -> bool {
+        let at = self.meter.exit();
+        self.ends_at.is_some_and(|end| at >= end)
     }
 
     /// Has the guest stand still wherever this generation made a commit, before its next instruction; the meter says where
@@ -277,6 +297,9 @@ fn failed(at: ExitNumber, error: CursorError<HistoryError>) -> InputError {
 impl<H: HistorySource> InputSource for Replayer<H> {
     fn begin_exit(&mut self, at: ExitNumber, digest: u32) -> Result<(), InputError> {
         self.meter.exit.store(at.0, Ordering::Release);
+        if self.has_ended() {
+            return Ok(());
+        }
         if let Some(expected) = self.source.exit_digest(at).map_err(|source| InputError::Log { at, source })?
             && expected != digest
         {
@@ -288,6 +311,9 @@ impl<H: HistorySource> InputSource for Replayer<H> {
 
     fn produced(&mut self, at: ExitNumber, output: &Produced<'_>) -> Result<(), InputError> {
         self.packet_position = output.packet_position + output.packets.len() as u64;
+        if self.has_ended() {
+            return Ok(());
+        }
         let frames = output.packets.iter().map(|packet| frame_digest(packet.nic.0, &packet.frame));
         self.cursor.produced(output.console, frames, &mut self.source).map_err(|error| failed(at, error))?;
         self.meter.entries.store(self.cursor.taken(), Ordering::Release);
@@ -295,6 +321,9 @@ impl<H: HistorySource> InputSource for Replayer<H> {
     }
 
     fn clock(&mut self, at: ExitNumber) -> Result<GuestTime, InputError> {
+        if self.has_ended() {
+            return Ok(self.now);
+        }
         match self.ask(at, Request::Clock)? {
             Some(EntryBody::Clock(ns)) => {
                 self.now = self.now.max(GuestTime(ns));
@@ -308,6 +337,10 @@ impl<H: HistorySource> InputSource for Replayer<H> {
         if bytes.is_empty() {
             return Ok(());
         }
+        if self.has_ended() {
+            bytes.fill(0);
+            return Ok(());
+        }
         match self.ask(at, Request::Entropy { length: bytes.len() as u64 })? {
             Some(EntryBody::Entropy(logged)) => bytes.copy_from_slice(&logged),
             other => unreachable!("entropy answers with {other:?}"),
@@ -316,6 +349,9 @@ impl<H: HistorySource> InputSource for Replayer<H> {
     }
 
     fn packet(&mut self, at: ExitNumber, nic: NicIndex) -> Result<Option<Vec<u8>>, InputError> {
+        if self.has_ended() {
+            return Ok(None);
+        }
         match self.ask(at, Request::Packet { nic: nic.0 })? {
             Some(EntryBody::Packet { frame, .. }) => Ok(Some(frame.into_owned())),
             None => Ok(None),
@@ -324,6 +360,9 @@ impl<H: HistorySource> InputSource for Replayer<H> {
     }
 
     fn console(&mut self, at: ExitNumber, room: usize) -> Result<Vec<u8>, InputError> {
+        if self.has_ended() {
+            return Ok(Vec::new());
+        }
         match self.ask(at, Request::ConsoleInput { room: room as u64 })? {
             Some(EntryBody::ConsoleInput(bytes)) => {
                 self.waiting.drain(..bytes.len().min(self.waiting.len()));
@@ -347,6 +386,9 @@ impl<H: HistorySource> InputSource for Replayer<H> {
     }
 
     fn must_pause(&mut self) -> bool {
+        if self.has_ended() {
+            return true;
+        }
         self.stand_or_pass();
         self.stop_after.is_some_and(|stop| self.at() >= stop) || !self.cursor.may_run(self.source.extent())
     }

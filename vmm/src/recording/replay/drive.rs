@@ -6,8 +6,9 @@ use super::super::live::read_page;
 use super::super::page_hash::page_hash;
 use super::report::{PAGE_BYTES_TOLD, PAGES_TOLD_MAX};
 use super::tape::Between;
-use super::{DivergenceReport, PageDifference, Replay, ReplayError, ReplayReport, StopAt, Stopped};
+use super::{BlockDifference, DivergenceReport, PageDifference, Replay, ReplayError, ReplayReport, StopAt, Stopped};
 use crate::machine::{InputError, MachineError, MachineState, PageIndex, StateDifference, Stop};
+use ft_protocol::Epoch;
 use ft_protocol::commit_meta::GuestEnd;
 use ft_protocol::record::EntryBody;
 use shared_mem::DISK_PAGE_BASE;
@@ -199,13 +200,15 @@ impl Replay {
             }
         }
         let pages = self.page_differences();
+        let blocks = if head.kind.has_pages() { Vec::new() } else { self.block_differences(head)? };
         let registers = match head.kind.has_pages() || !compares_state {
             true => Vec::new(),
             false => expected.differences(&before),
         };
-        if pages.1 > 0 || !registers.is_empty() || self.hashes.digest() != head.memory {
-            return Ok(Some(self.differs(head, registers, pages)));
+        if pages.1 > 0 || !blocks.is_empty() || !registers.is_empty() || self.hashes.digest() != head.memory {
+            return Ok(Some(self.differs(head, registers, pages, blocks)));
         }
+        self.blocks_agree(head.epoch);
         if head.kind.has_pages() {
             self.machine.restore(&expected)?;
             self.taken += 1;
@@ -223,8 +226,9 @@ impl Replay {
         self.machine.harvest(&mut self.dirty)?;
         let pages = self.page_differences();
         if pages.1 > 0 || self.hashes.digest() != head.memory {
-            return Ok(Some(self.differs(head, Vec::new(), pages)));
+            return Ok(Some(self.differs(head, Vec::new(), pages, Vec::new())));
         }
+        self.blocks_agree(head.epoch);
         self.taken += 1;
         self.agreed = (head.exits, Some(head.epoch));
         Ok(None)
@@ -242,7 +246,9 @@ impl Replay {
                 }
                 Between::Hashes(hashes) => {
                     for (number, hash) in hashes {
-                        if self.hashes.set(number, hash) {
+                        if number >= DISK_PAGE_BASE {
+                            self.blocks.insert(number - DISK_PAGE_BASE, hash);
+                        } else if self.hashes.set(number, hash) {
                             self.dirty.insert(PageIndex(number));
                         }
                     }
@@ -264,7 +270,37 @@ impl Replay {
         }
     }
 
-    fn take_page(&mut self, number: u64, page: &[u8; PAGE_BYTES]) -> Result<(), ReplayError> {
+    /// The blocks of the disk that are not what the recording says, of those that either guest wrote.
+    fn block_differences(&mut self, head: &CommitHead) -> Result<Vec<BlockDifference>, ReplayError> {
+        let expected = std::mem::take(&mut self.blocks);
+        let Some(disk) = &self.disk else { return Ok(Vec::new()) };
+        let disk = disk.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut differences = Vec::new();
+        // The recording of an unprotected guest has no hashes of blocks.
+        let unexpected = disk.dirty_blocks().map(|(block, _)| block.get()).filter(|_| head.generation != 0);
+        for block in unexpected.filter(|block| !expected.contains_key(block)) {
+            differences.push(BlockDifference { block, expected: None, got: None });
+        }
+        let mut content = [0; PAGE_BYTES];
+        for (block, expected) in expected {
+            disk.read(block * PAGE_BYTES as u64, &mut content)?;
+            let got = page_hash(DISK_PAGE_BASE + block, &content);
+            if got != expected {
+                differences.push(BlockDifference { block, expected: Some(expected), got: Some(got) });
+            }
+        }
+        Ok(differences)
+    }
+
+    /// The disk is as the recording has it at this epoch.
+    pub(super) fn blocks_agree(&mut self, epoch: u64) {
+        self.blocks.clear();
+        if let Some(disk) = &self.disk {
+            disk.lock().unwrap_or_else(PoisonError::into_inner).committed(Epoch::new(epoch));
+        }
+    }
+
+    pub(super) fn take_page(&mut self, number: u64, page: &[u8; PAGE_BYTES]) -> Result<(), ReplayError> {
         if let (Some(block), Some(disk)) = (number.checked_sub(DISK_PAGE_BASE), &self.disk) {
             let mut disk = disk.lock().unwrap_or_else(PoisonError::into_inner);
             disk.write(block * PAGE_BYTES as u64, page)?;
@@ -301,16 +337,23 @@ impl Replay {
         head: &CommitHead,
         registers: Vec<StateDifference>,
         (pages, pages_in_all): (Vec<PageDifference>, u64),
+        mut blocks: Vec<BlockDifference>,
     ) -> Stopped {
         let exit = self.machine.exits().0;
-        let what = match (registers.is_empty(), pages_in_all) {
-            (true, 0) => "got another digest of all memory".to_owned(),
-            (true, pages) => format!("got {pages} other pages"),
-            (false, 0) => format!("got {} other registers", registers.len()),
-            (false, pages) => format!("got {} other registers and {pages} other pages", registers.len()),
+        let counted = [
+            (registers.len() as u64, "other registers"),
+            (pages_in_all, "other pages"),
+            (blocks.len() as u64, "other blocks on its disk"),
+        ];
+        let counted = counted.iter().filter(|(count, _)| *count > 0);
+        let counted: Vec<String> = counted.map(|(count, what)| format!("{count} {what}")).collect();
+        let what = match counted.is_empty() {
+            true => "got another digest of all memory".to_owned(),
+            false => format!("got {}", counted.join(" and ")),
         };
+        blocks.truncate(PAGES_TOLD_MAX);
         let line = format!("exit {exit}: expected the state and memory of epoch {}, {what}", head.epoch);
-        Stopped::Diverged(DivergenceReport { registers, pages, pages_in_all, ..self.report_of(line) })
+        Stopped::Diverged(DivergenceReport { registers, pages, pages_in_all, blocks, ..self.report_of(line) })
     }
 
     fn diverged(&self, line: String) -> Stopped {
@@ -326,6 +369,7 @@ impl Replay {
             registers: Vec::new(),
             pages: Vec::new(),
             pages_in_all: 0,
+            blocks: Vec::new(),
         }
     }
 

@@ -12,7 +12,7 @@ mod drive;
 mod report;
 mod tape;
 
-pub use report::{DivergenceReport, PageDifference, ReplayReport, Stopped};
+pub use report::{BlockDifference, DivergenceReport, PageDifference, ReplayReport, Stopped};
 
 use super::index::Index;
 use super::page_hash::PageHashes;
@@ -28,6 +28,7 @@ use crate::machine::{
 use ft_protocol::cpu::CpuMismatch;
 use ft_protocol::record::OutputsLogged;
 use ft_protocol::spec::{NetBackend, NetSpec};
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{self, BufReader, Write};
 use std::path::{Path, PathBuf};
@@ -159,6 +160,8 @@ pub struct Replay {
     /// What the recording says of memory.
     hashes: PageHashes,
     dirty: DirtyPages,
+    /// Hashes of the blocks of the disk that the recorded guest wrote since the last commit.
+    blocks: BTreeMap<u64, u64>,
     progress: Arc<Progress>,
     /// The last exit and epoch at which everything agreed.
     agreed: (u64, Option<u64>),
@@ -204,6 +207,7 @@ impl Replay {
         let mut replay = Self {
             hashes: PageHashes::new(pages),
             dirty: DirtyPages::new(recorded.memory_bytes),
+            blocks: BTreeMap::new(),
             index,
             machine,
             disk,
@@ -256,6 +260,10 @@ impl Replay {
         if let Some(elf) = &self.index.boot {
             let entry = flat::load(self.machine.memory(), elf, &self.index.machine.args)?;
             self.machine.enter(&entry)?;
+            while let Some(blocks) = self.tape.next_of_disk()? {
+                blocks.iter().try_for_each(|(number, block)| self.take_page(*number, block))?;
+            }
+            self.blocks_agree(0);
         }
         Ok(())
     }

@@ -65,6 +65,21 @@ pub struct DivergenceReport {
     pub pages: Vec<PageDifference>,
     /// How many pages differ.
     pub pages_in_all: u64,
+    /// Blocks of the disk that differ, the first of them.
+    pub blocks: Vec<BlockDifference>,
+}
+
+/// A block of the disk that is not what was recorded.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct BlockDifference {
+    /// Its number.
+    pub block: u64,
+    /// Its hash in the recording; `None`: the recorded guest did not write it.
+    #[serde(serialize_with = "some_as_hex")]
+    pub expected: Option<u64>,
+    /// Its hash here.
+    #[serde(serialize_with = "some_as_hex")]
+    pub got: Option<u64>,
 }
 
 /// A page that is not what was recorded.
@@ -118,6 +133,13 @@ fn as_hex<S: Serializer>(number: &u64, serializer: S) -> Result<S::Ok, S::Error>
     serializer.collect_str(&format_args!("{number:#x}"))
 }
 
+fn some_as_hex<S: Serializer>(number: &Option<u64>, serializer: S) -> Result<S::Ok, S::Error> {
+    match number {
+        Some(number) => as_hex(number, serializer),
+        None => serializer.serialize_none(),
+    }
+}
+
 impl fmt::Display for DivergenceReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "diverged at {}", self.line)?;
@@ -130,6 +152,15 @@ impl fmt::Display for DivergenceReport {
         for page in &self.pages {
             let PageDifference { address, expected, got, got_bytes } = page;
             write!(f, "\n  page at {address:#x}: expected hash {expected:#018x}, got {got:#018x}; it has {got_bytes}")?;
+        }
+        for block in &self.blocks {
+            let BlockDifference { block, expected, got } = block;
+            match expected.zip(*got) {
+                Some((expected, got)) => {
+                    write!(f, "\n  block {block} of the disk: expected hash {expected:#018x}, got {got:#018x}")?;
+                }
+                None => write!(f, "\n  block {block} of the disk: expected not to be written, got written")?,
+            }
         }
         match self.pages_in_all.saturating_sub(self.pages.len() as u64) {
             0 => Ok(()),

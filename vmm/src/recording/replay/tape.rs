@@ -71,6 +71,21 @@ impl Tape {
         self.lock().runs_out = true;
     }
 
+    /// The next part of the disk that the guest begins with, before everything else is taken.
+    pub(super) fn next_of_disk(&self) -> Result<Option<Vec<NumberedPage>>, ReadError> {
+        let mut inner = self.lock();
+        while inner.entries.is_empty() && inner.next.is_none() {
+            match inner.read()? {
+                Some(Chunk::Disk(blocks)) => return Ok(Some(blocks)),
+                Some(Chunk::Machine(_) | Chunk::Boot(_)) => {}
+                Some(Chunk::Entries(entries)) => inner.entries.extend(entries),
+                Some(other) => inner.next = Some(other),
+                None => break,
+            }
+        }
+        Ok(None)
+    }
+
     /// Whether the next entry, if there is one in this epoch, is of that exit or an earlier one.
     pub(super) fn has_entry_up_to(&self, exit: u64) -> Result<bool, ReadError> {
         let mut inner = self.lock();
@@ -93,8 +108,8 @@ impl Tape {
             Some(Chunk::Hashes(hashes)) => Between::Hashes(hashes),
             Some(Chunk::Commit(_, state)) => Between::Commit(state),
             Some(Chunk::Entries(entries)) => Between::Entries(entries),
-            // They come before everything else, and were taken with the index.
-            Some(Chunk::Machine(_) | Chunk::Boot(_)) => Between::Entries(Vec::new()),
+            // They come before everything else, and were taken with the index, or at the beginning.
+            Some(Chunk::Machine(_) | Chunk::Boot(_) | Chunk::Disk(_)) => Between::Entries(Vec::new()),
             Some(Chunk::End(_)) | None => Between::End,
         })
     }
@@ -115,7 +130,7 @@ impl Inner {
         while self.entries.is_empty() && self.next.is_none() {
             match self.read()? {
                 Some(Chunk::Entries(entries)) => self.entries.extend(entries),
-                Some(Chunk::Machine(_) | Chunk::Boot(_)) => {}
+                Some(Chunk::Machine(_) | Chunk::Boot(_) | Chunk::Disk(_)) => {}
                 Some(other) => self.next = Some(other),
                 None => return Ok(()),
             }
