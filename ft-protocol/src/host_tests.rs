@@ -4,7 +4,7 @@ use crate::ids::Incarnation;
 use crate::ids::{Epoch, FollowId, HostId};
 use crate::spec::{JournalShape, Mode, VmSpec};
 use crate::timeline::Wanted;
-use crate::wire::{FollowStep, StateFormats, TakeoverReason};
+use crate::wire::{FollowStep, LOG_LOST_SINCE, StateFormats, TakeoverReason};
 
 const VM: VmId = VmId::new(3);
 
@@ -214,10 +214,30 @@ fn what_a_machine_says_of_an_earlier_order_to_follow_is_not_passed_on() {
     assert_eq!(bench.input(Input::Followed { vm: VM, turn: second, epoch, step }), [Action::Send(said)]);
     let said = FromHost::DivergedAs { follow, vm: VM, generation, report: "exit 9".to_owned() };
     assert_eq!(bench.input(diverged(second)), [Action::Send(said)]);
-    let failed = |turn| Input::FollowFailed { vm: VM, turn, reason: "no log".to_owned() };
-    assert_eq!(bench.input(failed(first)), []);
-    let said = FromHost::FollowFailed { follow, vm: VM, generation, reason: "no log".to_owned() };
-    assert_eq!(bench.input(failed(second)), [Action::Send(said)]);
+}
+
+#[test]
+fn a_machine_that_cannot_follow_says_why_and_a_damaged_log_is_no_divergence() {
+    let mut bench = Bench::joined();
+    bench.message(ToHost::Welcome {
+        host: HostId::new(1),
+        heartbeat_bound: Span::from_ms(50),
+        heartbeat_interval: Span::from_ms(5),
+        suspicion: None,
+        protocol: LOG_LOST_SINCE,
+    });
+    bench.message(ToHost::Standby(order(2)));
+    let (generation, follow, reason) = (Generation::new(2), FollowId::new(1), "no log".to_owned());
+    bench.input(Input::StandbyMade { vm: VM, generation });
+    let actions = bench.message(ToHost::FollowAs { follow, vm: VM, generation, base: Epoch::new(4) });
+    let [Action::Follow(VM, _, _, turn)] = actions[..] else { panic!("it does not follow: {actions:?}") };
+    let said = FromHost::FollowFailed { follow, vm: VM, generation, reason: reason.clone() };
+    assert_eq!(bench.input(Input::FollowFailed { vm: VM, turn, reason: reason.clone() }), [Action::Send(said)]);
+    let lost = || Input::LogLost { vm: VM, generation: Generation::new(3), report: reason.clone() };
+    assert_eq!(bench.input(lost()), [], "it does not reign");
+    bench.message(ToHost::Promote(order(3)));
+    let said = FromHost::LogLost { vm: VM, generation: Generation::new(3), report: reason.clone() };
+    assert_eq!(bench.input(lost()), [Action::Send(said)]);
 }
 
 /// A controller of protocol 4 gives no numbers and understands none.

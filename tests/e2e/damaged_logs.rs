@@ -34,7 +34,7 @@ fn survives_a_damaged_log(mode: &str) {
     let guest = ["builtin:counter", "--", "--lines", "1500", "--every-us", "2000"];
     let golden = cluster.golden(&guest);
     // One long epoch: the log holds all of the guest's life.
-    let options = ["run", "--name", "g", "--mode", mode, "--epoch-ms", "600000"];
+    let options = ["run", "--name", "g", "--mode", mode, "--epoch-ms", "60000"];
     let run = cluster.start_command(&options, &guest);
     let vm = cluster.await_vm("g", "protection", |vm| is_protected(vm) && vm["primary"].is_string());
     let directory = cluster.place.pool().join("pool/vm-0");

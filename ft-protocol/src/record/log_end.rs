@@ -64,16 +64,14 @@ pub enum ReplayEnd {
     LogDamaged,
 }
 
-/// How the guest goes on behind a replay.
+/// How the guest goes on behind a replay. Its console goes on where what has left ends, by position: whatever became of the
+/// replay, what it writes again before that place is not shown again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Landing {
     /// How it is protected.
     pub mode: Mode,
     /// Packets that may not have left before leave at once; otherwise with the next commit.
     pub packets_leave: bool,
-    /// Its console output follows what has left, whatever its own count is. A guest that has diverged is not quite the one
-    /// that wrote what has left: its bytes follow those. One whose log was damaged writes them again, at the same places.
-    pub console_renumbered: bool,
 }
 
 impl Landing {
@@ -82,7 +80,7 @@ impl Landing {
     pub fn of(mode: Mode, end: ReplayEnd) -> Self {
         // A guest that is not deterministic cannot be protected by what it was given.
         let mode = if end == ReplayEnd::Complete { mode } else { Mode::Checkpoint };
-        Self { mode, packets_leave: mode.records(), console_renumbered: end == ReplayEnd::Diverged }
+        Self { mode, packets_leave: mode.records() }
     }
 }
 
@@ -93,13 +91,10 @@ mod tests {
     #[test]
     fn a_guest_that_left_its_log_goes_on_in_checkpoint_mode() {
         let landing = Landing::of(Mode::Lockstep, ReplayEnd::Complete);
-        assert_eq!((landing.mode, landing.packets_leave, landing.console_renumbered), (Mode::Lockstep, true, false));
+        assert_eq!((landing.mode, landing.packets_leave), (Mode::Lockstep, true));
         let diverged = Landing::of(Mode::Lockstep, ReplayEnd::Diverged);
-        assert_eq!(
-            (diverged.mode, diverged.packets_leave, diverged.console_renumbered),
-            (Mode::Checkpoint, false, true)
-        );
-        assert!(!Landing::of(Mode::Replay, ReplayEnd::LogDamaged).console_renumbered);
+        assert_eq!((diverged.mode, diverged.packets_leave), (Mode::Checkpoint, false));
+        assert_eq!(Landing::of(Mode::Replay, ReplayEnd::LogDamaged), diverged);
         assert!(!Landing::of(Mode::Checkpoint, ReplayEnd::Complete).packets_leave);
     }
 

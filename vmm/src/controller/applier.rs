@@ -1,7 +1,7 @@
 //! Application of commit records, one thread per VM: a large record of one VM delays no other, nor any takeover.
 
 use super::log_drain::LogDrain;
-use super::partition::logged_to;
+use super::partition::{console_of, logged_to};
 use super::recording::{Due, PoolRecording};
 use crate::failpoint;
 use crate::machine::MachineState;
@@ -214,6 +214,8 @@ impl Target {
         }
         self.control.set_freed(epoch)?;
         failpoint::pass("controller.apply.freed");
+        // A guest that did not replay its log to its end is not yet where its console is.
+        let console_end = console_end.max(self.console.tail()?.get());
         Ok(ApplyOutcome::Done { epoch: job.epoch, console_end, ended: meta.ended })
     }
 }
@@ -240,8 +242,18 @@ impl Target {
     ) -> Result<(), Failure> {
         let Some(recording) = &job.recording else { return Ok(()) };
         let applied = self.control.applied()?;
-        let applied_log = logged_to(&self.state, applied);
-        let due = Due { job, record, meta, state, image: &self.image, disk: self.disk.as_ref(), applied, applied_log };
+        let (applied_log, applied_console) = (logged_to(&self.state, applied), console_of(&self.state, applied));
+        let due = Due {
+            job,
+            record,
+            meta,
+            state,
+            image: &self.image,
+            disk: self.disk.as_ref(),
+            applied,
+            applied_log,
+            applied_console,
+        };
         recording.lock().unwrap_or_else(PoisonError::into_inner).record(&due);
         Ok(())
     }

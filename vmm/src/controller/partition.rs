@@ -287,7 +287,7 @@ impl Partition {
         // What lies behind cannot be trusted: the guest goes on from there by itself.
         let lost = copied.stopped.map(|error| {
             let report = format!(
-                "the record log of {reigned} is damaged behind entry {} of its last epoch, at {}: {}; the guest goes on from \
+                "the record log of generation {reigned} is damaged behind entry {} of its last epoch, at {}: {}; the guest goes on from \
                  there by itself",
                 copied.entries,
                 copied.end,
@@ -403,17 +403,25 @@ fn read_upload(upload: &Extent) -> Result<Vec<u8>, Failure> {
 
 /// Where in the record log the inputs begin that came after an epoch.
 pub(super) fn logged_to<M: PoolRead>(state: &StateArea<M>, epoch: shared_mem::Epoch) -> LogPosition {
+    state_of(state, epoch).map_or(LogPosition::ZERO, |state| LogPosition::new(state.log_position()))
+}
+
+/// How many console bytes the guest of an epoch had written.
+pub(super) fn console_of<M: PoolRead>(state: &StateArea<M>, epoch: shared_mem::Epoch) -> u64 {
+    state_of(state, epoch).map_or(0, |state| state.console_position())
+}
+
+fn state_of<M: PoolRead>(state: &StateArea<M>, epoch: shared_mem::Epoch) -> Option<MachineState> {
     if epoch == shared_mem::Epoch::ZERO {
-        return LogPosition::ZERO;
+        return None;
     }
     let read = state.read(epoch).map_err(Failure::from);
-    let state = read.and_then(|bytes| Ok(MachineState::decode(&bytes)?));
-    match state {
-        Ok(state) => LogPosition::new(state.log_position()),
+    match read.and_then(|bytes| Ok(MachineState::decode(&bytes)?)) {
+        Ok(state) => Some(state),
         // Without its machine state nobody can go on from the epoch, with a log or without.
         Err(error) => {
             tracing::error!("the machine state of {epoch} cannot be read: {}", crate::chain(&*error));
-            LogPosition::ZERO
+            None
         }
     }
 }

@@ -45,6 +45,8 @@ struct Running {
     hashes: PageHashes,
     /// Where the log goes on that is not recorded yet.
     position: LogPosition,
+    /// Up to where the recording has the console's output.
+    console_end: u64,
     payload: Vec<u8>,
 }
 
@@ -66,6 +68,8 @@ pub(super) struct Due<'a> {
     /// The last epoch that is applied, and where the log of the time after it begins.
     pub(super) applied: shared_mem::Epoch,
     pub(super) applied_log: LogPosition,
+    /// Up to where the console is, of the guest of that epoch.
+    pub(super) applied_console: u64,
 }
 
 impl PoolRecording {
@@ -108,7 +112,7 @@ impl PoolRecording {
             if let Some(disk) = due.disk {
                 record_disk(&mut writer, disk)?;
             }
-            return Ok(Some(Running { writer, hashes, position: LogPosition::ZERO, payload }));
+            return Ok(Some(Running { writer, hashes, position: LogPosition::ZERO, console_end: 0, payload }));
         }
         let index = Index::read(BufReader::new(File::open(&self.path)?))?;
         if index.machine != self.described() {
@@ -120,7 +124,7 @@ impl PoolRecording {
         };
         let writer = RecordingWriter::resume(&self.path, last.end, last.sequence)?;
         let hashes = hashes_of(due.image, hashes)?;
-        Ok(Some(Running { writer, hashes, position: due.applied_log, payload }))
+        Ok(Some(Running { writer, hashes, position: due.applied_log, console_end: due.applied_console, payload }))
     }
 
     fn described(&self) -> RecordedMachine {
@@ -158,6 +162,9 @@ impl Running {
         } else {
             for Logged { tag, at_exit, payload } in &entries {
                 self.writer.entry(*tag, *at_exit, payload);
+                if let EntryBody::Output { position, bytes } = Entry::decode(*tag, *at_exit, payload)?.body {
+                    self.console_end = self.console_end.max(position.saturating_add(bytes.len() as u64));
+                }
             }
         }
         for (page, content) in due.record.pages() {
@@ -219,7 +226,12 @@ impl Running {
         Ok(())
     }
 
-    fn output(&mut self, due: &Due<'_>, mut position: u64, bytes: &[u8]) {
+    /// A guest that did not replay its log to its end writes again what has left, before it comes to something new.
+    fn output(&mut self, due: &Due<'_>, position: u64, bytes: &[u8]) {
+        let known = self.console_end.saturating_sub(position);
+        let bytes = usize::try_from(known).ok().and_then(|known| bytes.get(known..)).unwrap_or_default();
+        let mut position = position.saturating_add(known);
+        self.console_end = self.console_end.max(position.saturating_add(bytes.len() as u64));
         for bytes in bytes.chunks(OUTPUT_BYTES_MAX) {
             let body = EntryBody::Output { position, bytes: bytes.into() };
             let entry = Entry { at_exit: due.state.exits().0, digest: due.state.history_digest(), body };

@@ -193,9 +193,6 @@ fn replay_all(
     let landing = Landing::of(order.spec.mode, end);
     loaded.mode = landing.mode;
     loaded.log.record(landing.mode.records());
-    if landing.console_renumbered {
-        machine.renumber_console(found.console_end());
-    }
     if landing.packets_leave {
         machine.take_console();
         outbox.send(&unsent);
@@ -209,11 +206,10 @@ fn replay_all(
 fn given_up(meter: &ReplayMeter, scene: &Scene<'_>, found: &Found) -> Option<GivenUp> {
     let line = meter.divergence()?;
     let Some(exit) = meter.diverged_at() else {
-        let (generation, entry) = (scene.order.generation, meter.entries());
+        let (generation, entry, all) = (scene.order.generation.get(), meter.entries(), found.entries());
         return Some(GivenUp::LogLost(format!(
-            "the record log that {generation} began with is damaged behind entry {entry} of {}: {line}; the guest goes on \
-             from there in checkpoint mode",
-            found.entries()
+            "the record log that generation {generation} began with is damaged behind entry {entry} of {all}: {line}; the \
+             guest goes on from there in checkpoint mode"
         )));
     };
     Some(GivenUp::Diverged(format!("{line}; {}", examine::at_takeover(scene, found, exit))))

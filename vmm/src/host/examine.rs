@@ -90,7 +90,7 @@ fn examine<S: HistorySource + 'static>(
         match execute(scene, state.as_ref(), source(state.as_ref())?, exit, began)? {
             Came::There(execution) => match &first {
                 None => first = Some(execution),
-                Some(first) => return compared(first, &execution, base),
+                Some(first) => return compared(first, &execution, base.get()),
             },
             Came::Elsewhere(at) => (exit, first) = (at, None),
             Came::Late => break,
@@ -98,7 +98,9 @@ fn examine<S: HistorySource + 'static>(
     }
     Ok(match is_late(began) || exit == showed {
         true => "it was not executed again: that takes too long".to_owned(),
-        false => format!("executed again from {base}, it left the log at an earlier exit: {NOT_DETERMINISTIC}"),
+        false => {
+            format!("executed again from epoch {}, it left the log at an earlier exit: {NOT_DETERMINISTIC}", base.get())
+        }
     })
 }
 
@@ -166,7 +168,7 @@ fn execute<S: HistorySource + 'static>(
     Ok(Came::There(Box::new(Execution { _machine: machine, memory, _disk: disk, state, dirty })))
 }
 
-fn compared(first: &Execution, second: &Execution, base: Epoch) -> Result<String, Failure> {
+fn compared(first: &Execution, second: &Execution, base: u64) -> Result<String, Failure> {
     let registers: Vec<String> = first
         .state
         .differences(&second.state)
@@ -185,18 +187,21 @@ fn compared(first: &Execution, second: &Execution, base: Epoch) -> Result<String
         }
     }
     let exit = second.state.exits().0;
-    if registers.is_empty() && pages.is_empty() {
-        return Ok(format!(
-            "executed twice more from {base}, it came to exit {exit} with the same registers and pages: it is \
+    let others: Vec<String> =
+        [("registers", listed(&registers, REGISTERS_NAMED)), ("pages", listed(&pages, PAGES_NAMED))]
+            .into_iter()
+            .filter_map(|(what, listed)| Some(format!("other {what} ({})", listed?)))
+            .collect();
+    Ok(match others.is_empty() {
+        true => format!(
+            "executed twice more from epoch {base}, it came to exit {exit} with the same registers and pages: it is \
              deterministic here, and the host that wrote the log had something else"
-        ));
-    }
-    Ok(format!(
-        "executed twice more from {base}, it came to exit {exit} with other registers ({}) and other pages ({}): \
-         {NOT_DETERMINISTIC}",
-        listed(&registers, REGISTERS_NAMED),
-        listed(&pages, PAGES_NAMED)
-    ))
+        ),
+        false => format!(
+            "executed twice more from epoch {base}, it came to exit {exit} with {}: {NOT_DETERMINISTIC}",
+            others.join(" and ")
+        ),
+    })
 }
 
 fn copy_page(memory: &WorkingMemory, page: u64, into: &mut [u8]) -> Result<(), Failure> {
@@ -204,13 +209,12 @@ fn copy_page(memory: &WorkingMemory, page: u64, into: &mut [u8]) -> Result<(), F
     Ok(())
 }
 
-/// The first of them, and how many more there are.
-pub(super) fn listed(items: &[String], named: usize) -> String {
+/// The first of them, and how many more there are; `None`: there are none.
+pub(super) fn listed(items: &[String], named: usize) -> Option<String> {
     let shown = items[..items.len().min(named)].join("; ");
     match items.len().saturating_sub(named) {
-        0 if items.is_empty() => "none".to_owned(),
-        0 => shown,
-        more => format!("{shown}; and {more} more"),
+        0 => (!items.is_empty()).then_some(shown),
+        more => Some(format!("{shown}; and {more} more")),
     }
 }
 

@@ -284,9 +284,7 @@ impl Follower<'_> {
             let registers =
                 registers.iter().map(|one| format!("{}: expected {}, got {}", one.what, one.expected, one.got));
             let registers: Vec<String> = registers.collect();
-            if !registers.is_empty() {
-                differences.push(examine::listed(&registers, REGISTERS_NAMED));
-            }
+            differences.extend(examine::listed(&registers, REGISTERS_NAMED));
             differences.extend(self.other_pages(&record)?);
             (own, (!differences.is_empty()).then(|| differences.join("; ")))
         };
@@ -361,7 +359,7 @@ impl Follower<'_> {
             }
             others.extend(blocks.keys().map(|block| format!("block {:#x} of the disk was not written", block.get())));
         }
-        Ok((!others.is_empty()).then(|| examine::listed(&others, PAGES_NAMED)))
+        Ok(examine::listed(&others, PAGES_NAMED))
     }
 
     /// Goes on from the record of an epoch whose end no replay comes by.

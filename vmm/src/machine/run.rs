@@ -157,12 +157,6 @@ impl Machine {
         self.progress.console.drain(..known);
     }
 
-    /// Has the console go on at `position`, whatever the guest's own count is: for a guest whose replay has diverged, and
-    /// whose bytes follow what has left.
-    pub fn renumber_console(&mut self, position: u64) {
-        self.progress.console_position = position + self.progress.console.len() as u64;
-    }
-
     /// How many packets the guest has ever sent.
     #[must_use]
     pub fn packet_position(&self) -> u64 {
