@@ -117,6 +117,12 @@ fn a_recording_goes_on_over_takeovers_and_controllers() {
     assert_eq!(report["why"], "guest-ended", "{report}");
     assert!(number(&report, "commits_verified") >= 3, "{report}");
     assert_eq!(place.leftovers(), Vec::<PathBuf>::new());
+    // Cut off in its last commit: the replay comes to the guest's end, but the recording does not say so.
+    let bytes = std::fs::read(&file).expect("a recording");
+    std::fs::write(&file, &bytes[..bytes.len() - 150]).expect("cut off");
+    let (report, console) = replayed(&place, &file, 85);
+    assert_eq!(report["why"], "damaged", "{report}");
+    assert!(ended.stdout.starts_with(&console), "another console");
 }
 
 /// A disk with a first content, recorded over takeovers: what the guest reads of it, and what it wrote at each commit.
@@ -188,7 +194,7 @@ fn a_rebel_is_found_out_and_goes_on() {
     let line = report["report"].as_str().expect("a line");
     assert!(line.contains("expected") && line.contains("got"), "{line}");
     assert!(line.contains("executed twice more from") && line.contains("not deterministic"), "{line}");
-    assert!(line.contains("other registers") && line.contains("of page 0x"), "it is told in what: {line}");
+    assert!(line.contains("of page 0x"), "it is told in what: {line}");
     // Nothing that had left is said again: its lines are all of one length.
     let text = String::from_utf8_lossy(&ended.stdout);
     let numbers: Vec<_> = text.lines().filter_map(|line| line.strip_prefix("line ")?.get(..6)).collect();

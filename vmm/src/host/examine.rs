@@ -194,8 +194,8 @@ fn compared(first: &Execution, second: &Execution, base: u64) -> Result<String, 
             .collect();
     Ok(match others.is_empty() {
         true => format!(
-            "executed twice more from epoch {base}, it came to exit {exit} with the same registers and pages: it is \
-             deterministic here, and the host that wrote the log had something else"
+            "executed twice more from epoch {base}, it came to exit {exit} with the same registers and pages: the host that \
+             wrote the log had something else, or what the guest does is not another each time"
         ),
         false => format!(
             "executed twice more from epoch {base}, it came to exit {exit} with {}: {NOT_DETERMINISTIC}",

@@ -110,8 +110,8 @@ impl Replay {
             if last > self.machine.exits().0 || asked <= last {
                 match self.run_to(last.min(asked), false, console)? {
                     Ran::There if asked <= last => return Ok(Stopped::AsAsked),
-                    Ran::There | Ran::CutOff => {}
-                    Ran::Ended(end) => return Ok(Stopped::of_end(&end)),
+                    // That the guest ended here is not in the recording any more: it is cut off, however near to its end.
+                    Ran::There | Ran::CutOff | Ran::Ended(_) => {}
                     // Of the last exit the recording may have only a part.
                     Ran::Diverged(_) if self.machine.exits().0 == last => {}
                     Ran::Diverged(line) => return Ok(self.diverged(line)),
