@@ -51,7 +51,10 @@ pub(crate) fn run(command: PoolCommand) -> CommandResult {
 
 /// Prints all that is in the pool.
 fn show(args: &Args) -> CommandResult {
-    let report = inspect(&args.dir)?;
+    let report = match inspect(&args.dir) {
+        Ok(report) => report,
+        Err(error) => return lost(error, args),
+    };
     if args.json {
         output::json(&report)?;
     } else {
@@ -64,13 +67,7 @@ fn show(args: &Args) -> CommandResult {
 fn check(args: &Args) -> CommandResult {
     let report = match vmm::inspect::check(&args.dir) {
         Ok(report) => report,
-        // Nothing more can be said of such a pool, but that it is damaged is what was asked.
-        Err(error @ InspectError::Damaged(_)) if args.json => {
-            let found = serde_json::json!({ "verdict": Verdict::Damaged, "error": vmm::chain(&error) });
-            output::json(&found)?;
-            return Ok(ExitStatus::Own(ExitCode::ExpectationFailed));
-        }
-        Err(error) => return Err(error.into()),
+        Err(error) => return lost(error, args),
     };
     let verdict = report.verdict();
     if args.json {
@@ -83,6 +80,22 @@ fn check(args: &Args) -> CommandResult {
         Verdict::InChange => ExitCode::TimeOut,
         Verdict::Damaged => ExitCode::ExpectationFailed,
     }))
+}
+
+/// A pool of which nothing can be shown, or none. That one is damaged is what was asked, and is said in JSON too.
+fn lost(error: InspectError, args: &Args) -> CommandResult {
+    if !args.json || !matches!(error, InspectError::Damaged(_)) {
+        return Err(error.into());
+    }
+    let finding = Finding {
+        severity: Severity::Damage,
+        place: args.dir.display().to_string(),
+        what: vmm::chain(&error),
+        meaning: "no controller can start over this pool".to_owned(),
+    };
+    let found = serde_json::json!({ "verdict": Verdict::Damaged, "error": finding.what, "findings": [finding] });
+    output::json(&found)?;
+    Ok(ExitStatus::Own(ExitCode::ExpectationFailed))
 }
 
 impl From<InspectError> for Failure {

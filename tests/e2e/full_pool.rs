@@ -2,6 +2,13 @@
 
 use crate::support::{Mounted, Place, await_true, count_of, kvm, read_events};
 
+/// What a guest writes at once, so that its record spills even if it is cut into a few.
+const TOUCHED_MIB: u64 = 12;
+/// What a journal has of its own, whatever is in it: four slots of 2 MiB.
+const RESERVED_MIB: u64 = 8;
+/// Plenty beside that, so that space is kept.
+const LARGE_POOL_MIB: u64 = 768;
+
 #[test]
 fn a_pool_that_does_not_fit_is_refused_at_the_start() {
     let Some(_machine) = kvm() else { return };
@@ -60,6 +67,39 @@ fn a_guest_that_waits_for_space_says_so_in_status_events_and_on_standard_error()
         assert!(ended.stderr.contains(line), "{ended:?}");
     }
     assert_eq!(count_of(&read_events(&events), "sealed"), 0, "waiting is no failure");
+    drop((hosts, controller));
+}
+
+/// What an idle guest's journal keeps for its next large record goes back when others have filled the pool.
+#[test]
+fn an_idle_guest_keeps_no_space_that_others_need() {
+    let Some(_machine) = kvm() else { return };
+    let place = Place::new();
+    let Some(tmpfs) = Mounted::tmpfs(&place, LARGE_POOL_MIB) else { return };
+    let pool = tmpfs.path().join("pool");
+    let controller =
+        place.start(&["pool", "--socket", "sock", "--heartbeat-ms", "2000", "--dir", pool.to_str().unwrap()]);
+    await_true("the controller", || place.run(&["status", "--pool", "sock"]).code == Some(0));
+    let hosts = ["a", "b"].map(|host| place.start(&["host", "--id", host, "--pool", "sock"]));
+    let touch = (TOUCHED_MIB * 1024).to_string();
+    let guest = ["builtin:idle", "--", "--ticks", "1000", "--tick-ms", "3600000", "--touch-kib", &touch];
+    place
+        .run(&[&["run", "--pool", "sock", "--name", "g", "--detach", "--memory", "64MiB"][..], &guest[..]].concat())
+        .ok();
+
+    let journal = pool.join("vm-0/journal.1");
+    let taken_mib = || std::fs::metadata(&journal).map_or(0, |metadata| metadata.blocks() * 512 >> 20);
+    let at_rest = || {
+        let report = place.run(&["pool", "inspect", "--json", pool.to_str().unwrap()]).stdout;
+        let report: serde_json::Value = serde_json::from_slice(&report).expect("JSON");
+        let vm = &report["vms"][0];
+        let committed = vm["journals"][0]["committed"].as_u64().unwrap_or(0);
+        committed > 1 && vm["control"]["freed"].as_u64() == Some(committed)
+    };
+    await_true("a large record that is applied, and its space", || at_rest() && taken_mib() > RESERVED_MIB);
+    let filler = tmpfs.fill();
+    await_true("the space to be given back", || taken_mib() <= RESERVED_MIB);
+    std::fs::remove_file(filler).expect("the filler is there");
     drop((hosts, controller));
 }
 

@@ -63,12 +63,46 @@ fn sound_damaged_missing_and_foreign_are_told_apart() {
     let check = ftvm(&place, &["pool", "check"], &dir);
     assert_eq!(code(&check), Some(80), "{check:?}");
     assert!(text(&check.stderr).starts_with("ftvm: the pool is damaged: "), "{check:?}");
+    for verb in ["check", "inspect"] {
+        let lost = ftvm(&place, &["pool", verb, "--json"], &dir);
+        assert_eq!(code(&lost), Some(80), "{lost:?}");
+        let json: Value = serde_json::from_slice(&lost.stdout).expect("JSON");
+        assert_eq!((&json["verdict"], &json["findings"][0]["severity"]), (&"damaged".into(), &"damage".into()));
+    }
 
     assert_eq!(code(&ftvm(&place, &["pool", "check"], &dir.join("missing"))), Some(66));
     let empty = place.file("empty");
     fs::create_dir(&empty).expect("a directory");
     assert_eq!(code(&ftvm(&place, &["pool", "check"], &empty)), Some(73));
     assert_eq!(code(&place.ftvm(&["pool"]).output().expect("a start")), Some(2));
+}
+
+/// A file in place of a device: all of the above on it, from the command line.
+#[test]
+fn a_pool_on_a_device_is_shown_and_checked() {
+    let place = Place::new();
+    let device = place.pool();
+    File::create(&device).and_then(|file| file.set_len(64 << 20)).expect("a sparse file");
+    assert_eq!(code(&ftvm(&place, &["pool", "check"], &device)), Some(73), "it is empty");
+    make_pool(&place);
+    let check = ftvm(&place, &["pool", "check"], &device);
+    assert_eq!(code(&check), Some(0), "{check:?}");
+    assert!(text(&check.stdout).ends_with(": sound (0 VMs checked)\n"), "{check:?}");
+    let inspect = ftvm(&place, &["pool", "inspect"], &device);
+    assert!(text(&inspect.stdout).contains("device  64 MiB, "), "{inspect:?}");
+    let inspect = ftvm(&place, &["pool", "inspect", "--json"], &device);
+    let json: Value = serde_json::from_slice(&inspect.stdout).expect("JSON");
+    assert_eq!((&json["device"]["bytes"], &json["held"]), (&(64 << 20).into(), &false.into()));
+    // The selector of the table.
+    flip(&device, 4096);
+    let check = ftvm(&place, &["pool", "check"], &device);
+    assert_eq!(code(&check), Some(80), "{check:?}");
+    assert!(text(&check.stderr).contains("its table cannot be used"), "{check:?}");
+    let dir = device.to_str().expect("text");
+    let start = place.ftvm(&["pool", "--socket", "sock", "--dir", dir]).output().expect("a start");
+    assert_eq!(code(&start), Some(73), "no controller makes a new pool over it: {start:?}");
+    flip(&device, 4096);
+    assert_eq!(code(&ftvm(&place, &["pool", "check"], &device)), Some(0), "nothing was changed");
 }
 
 #[test]

@@ -41,7 +41,9 @@ fn attack<M: Serialize + DeserializeOwned + PartialEq + Debug>(message: M) {
     let bytes = postcard::to_stdvec(&sent).unwrap();
     assert!(bytes.len() <= MESSAGE_BYTES_MAX);
     assert_eq!(postcard::from_bytes::<Envelope<M>>(&bytes).unwrap(), sent);
-    for length in 0..bytes.len() {
+    // Miri takes its time.
+    let step = if cfg!(miri) { 11 } else { 1 };
+    for length in (0..bytes.len()).step_by(step) {
         let cut = postcard::from_bytes::<Envelope<M>>(&bytes[..length]);
         assert!(cut.is_err(), "{length} of {} bytes: {cut:?}", bytes.len());
         for mask in [1, 0x80, 0xff] {
