@@ -9,8 +9,8 @@ use std::fmt::Write as _;
 use std::io;
 use std::path::PathBuf;
 use vmm::inspect::{
-    DeviceReport, Finding, HostReport, InspectError, JournalReport, JournalRole, LogReport, PoolReport, Verdict,
-    VmReport, inspect,
+    DeviceReport, Finding, HostReport, InspectError, JournalReport, JournalRole, LogReport, PoolReport, Severity,
+    Verdict, VmReport, inspect,
 };
 
 #[derive(clap::Args)]

@@ -1,6 +1,7 @@
 //! A pool without space: at the start, and while a guest runs.
 
 use crate::support::{Mounted, Place, await_true, count_of, kvm, read_events};
+use std::os::unix::fs::MetadataExt as _;
 
 /// What a guest writes at once, so that its record spills even if it is cut into a few.
 const TOUCHED_MIB: u64 = 12;
@@ -88,7 +89,7 @@ fn an_idle_guest_keeps_no_space_that_others_need() {
         .ok();
 
     let journal = pool.join("vm-0/journal.1");
-    let taken_mib = || std::fs::metadata(&journal).map_or(0, |metadata| metadata.blocks() * 512 >> 20);
+    let taken_mib = || std::fs::metadata(&journal).map_or(0, |metadata| (metadata.blocks() * 512) >> 20);
     let at_rest = || {
         let report = place.run(&["pool", "inspect", "--json", pool.to_str().unwrap()]).stdout;
         let report: serde_json::Value = serde_json::from_slice(&report).expect("JSON");
