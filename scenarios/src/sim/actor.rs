@@ -37,6 +37,8 @@ pub(crate) struct Actor {
     pub(crate) disturbed: bool,
     /// When its life began.
     pub(crate) risen_ns: u64,
+    /// When the life before it began.
+    pub(crate) risen_before_ns: u64,
     /// When its last life ended.
     pub(crate) died_ns: u64,
     draw: Draw,
@@ -56,6 +58,7 @@ impl Actor {
             turning: false,
             disturbed: false,
             risen_ns: 0,
+            risen_before_ns: 0,
             died_ns: 0,
             draw: Draw::new(seed, stream),
         }
@@ -100,6 +103,7 @@ impl Actor {
     /// Begins a new life with an empty cache.
     pub(crate) fn rise(&mut self, now_ns: u64) {
         assert!(!self.alive, "only the dead rise");
+        self.risen_before_ns = self.risen_ns;
         self.risen_ns = now_ns;
         self.alive = true;
         self.stopped = false;

@@ -6,7 +6,7 @@
 use super::drive::At;
 use super::follow::FollowerMachine;
 use super::guest::{Packet, Program, Registers, Tick};
-use super::rebuild::rebuild;
+use super::rebuild::{Scratch, rebuild};
 use super::truth::{Oracle, Truth};
 use super::violation::Violation;
 use super::weather::PAGE_SIZE;
@@ -50,6 +50,11 @@ pub(crate) struct VmFacts {
     pub(crate) damaged: Vec<Epoch>,
     /// The guest at the applied epoch.
     pub(crate) oracle: Oracle,
+    /// The guest where it could be rebuilt last.
+    ahead: Oracle,
+    /// How often control block and console had changed when they were looked at last.
+    pub(crate) control_changes: Option<u64>,
+    pub(crate) console_changes: Option<u64>,
     /// The commit words of its open journals, as they were seen last.
     pub(crate) words: Vec<(Generation, Option<u64>)>,
     /// Generations up to this one are of lives that were deleted.
@@ -66,7 +71,7 @@ pub(crate) struct Checker {
     pub(crate) auditor: LossyCache,
     /// How many accesses there were when the pool was looked at last.
     pub(crate) accesses: u64,
-    pub(crate) scratch: Vec<u8>,
+    scratch: Scratch,
 }
 
 impl Checker {
@@ -82,12 +87,15 @@ impl Checker {
             shown: 0,
             damaged: Vec::new(),
             oracle: Oracle::new(truth.program),
+            ahead: Oracle::new(truth.program),
+            control_changes: None,
+            console_changes: None,
             words: Vec::new(),
             buried: Generation::new(0),
             failed_back_ns: None,
         };
         let vms = truths.iter().map(facts).collect();
-        Self { vms, auditor: LossyCache::new(), accesses: 0, scratch: Vec::new() }
+        Self { vms, auditor: LossyCache::new(), accesses: 0, scratch: Scratch::default() }
     }
 
     pub(crate) fn facts(&mut self, vm: VmId) -> &mut VmFacts {
@@ -129,6 +137,8 @@ impl Checker {
         facts.damaged.clear();
         (facts.attempt, facts.fork_from) = (None, None);
         facts.oracle = Oracle::new(next);
+        facts.ahead = Oracle::new(next);
+        (facts.control_changes, facts.console_changes) = (None, None);
         facts.failed_back_ns = None;
     }
 
@@ -151,6 +161,14 @@ impl VmFacts {
 
     pub(crate) fn is_damaged(&self) -> bool {
         !self.damaged.is_empty()
+    }
+
+    /// From here on the history is open again.
+    fn forget_from(&mut self, truth: &mut Truth, ticks: u64) {
+        truth.forget_from(ticks);
+        if self.ahead.registers().ticks() > ticks {
+            self.ahead.set_to(&self.oracle);
+        }
     }
 
     /// Takes an epoch for committed under a generation, which ends with this; `None` when that cannot be.
@@ -184,7 +202,7 @@ impl World {
                 let tick = at as u64;
                 return self.violate(Violation::Forked { vm, generation, tick });
             }
-            truth.forget_from(at as u64);
+            facts.forget_from(truth, at as u64);
         }
         let known = truth.history.len().min(history.len());
         history[known..].iter().for_each(|tick| truth.goes_on(*tick));
@@ -322,8 +340,9 @@ impl World {
         }
         self.catch_up(vm);
         let truth = &self.truths[usize::from(vm.get())];
-        let facts = &self.checker.vms[usize::from(vm.get())];
-        let violation = match rebuild(&self.pool, vm, (&facts.oracle, &truth.history), &mut self.checker.scratch) {
+        let facts = &mut self.checker.vms[usize::from(vm.get())];
+        let known = (&facts.oracle, &mut facts.ahead, truth.history.as_slice());
+        let violation = match rebuild(&self.pool, vm, known, &mut self.checker.scratch) {
             Ok(rebuilt) => leaks(rebuilt.step, rebuilt.console),
             Err(why) => Some(Violation::Unrecoverable { vm, epoch: facts.last_committed(), why }),
         };
@@ -390,7 +409,7 @@ impl World {
             if fork_from.is_none_or(|from| reached < from) {
                 return self.violate(Violation::LostHistory { vm, generation, reached, known });
             }
-            truth.forget_from(reached);
+            self.checker.vms[usize::from(vm.get())].forget_from(truth, reached);
         }
         self.fix(vm, generation, &history);
         self.checker.facts(vm).fork_from = None;

@@ -63,6 +63,10 @@ impl World {
     fn check_applied(&mut self, vm: VmId) {
         let auditor = &self.checker.auditor;
         let Some(partition) = self.pool.partition(vm) else { return };
+        let changes = Some(partition.control.changes());
+        if std::mem::replace(&mut self.checker.vms[usize::from(vm.get())].control_changes, changes) == changes {
+            return;
+        }
         let Ok(control) = ControlBlock::open(partition.control.through(auditor)) else { return };
         let Ok(applied) = control.applied() else { return };
         let epoch = Epoch::new(applied.get());
@@ -102,6 +106,10 @@ impl World {
     /// What is in the console ring is out: it must be true (I4), and the pool must be able to rebuild it (I1).
     fn check_ring(&mut self, vm: VmId) {
         let Some(partition) = self.pool.partition(vm) else { return };
+        let changes = Some(partition.console.changes());
+        if std::mem::replace(&mut self.checker.vms[usize::from(vm.get())].console_changes, changes) == changes {
+            return;
+        }
         let Ok(ring) = ConsoleRing::open(partition.console.through(&self.checker.auditor)) else { return };
         let Ok(tail) = ring.tail() else { return };
         let shown = self.checker.vms[usize::from(vm.get())].shown;

@@ -25,6 +25,29 @@ pub(crate) struct Rebuilt {
     pub(crate) console: u64,
 }
 
+/// What a rebuilding works with, kept for the next one.
+#[derive(Debug, Default)]
+pub(crate) struct Scratch {
+    record: Vec<u8>,
+    /// Where in `content` each page that a record has is.
+    places: Vec<Option<usize>>,
+    content: Vec<u8>,
+}
+
+impl Scratch {
+    fn clear(&mut self, pages: u64) {
+        self.places.clear();
+        self.places.resize(index(pages), None);
+        self.content.clear();
+    }
+
+    fn keep(&mut self, page: u64, content: &[u8]) {
+        let at = *self.places[index(page)].get_or_insert(self.content.len());
+        self.content.resize(self.content.len().max(at + PAGE_BYTES), 0);
+        self.content[at..at + PAGE_BYTES].copy_from_slice(content);
+    }
+}
+
 /// Memory as it would be found after all caches were lost.
 struct Durable<'a>(&'a LossyMemory);
 
@@ -53,19 +76,21 @@ impl PoolRead for Durable<'_> {
 }
 
 /// Recovers the VM by the book: cluster state, control block, stable image, machine state, committed records. Says in
-/// one line why it cannot be done, or what differs from the true history.
+/// one line why it cannot be done, or what differs from the true history. `known` are the guest at the applied epoch, the guest
+/// where it was rebuilt last, and the history.
 pub(crate) fn rebuild(
     pool: &Pool,
     vm: VmId,
-    applied: (&Oracle, &[Tick]),
-    scratch: &mut Vec<u8>,
+    known: (&Oracle, &mut Oracle, &[Tick]),
+    scratch: &mut Scratch,
 ) -> Result<Rebuilt, String> {
     let partition = pool.partition(vm).ok_or("there is no partition")?;
     let state = cluster_store(Durable(&pool.cluster));
     let generation = persisted_generation(&state, vm)?;
     let control = ControlBlock::open(Durable(&partition.control)).map_err(|error| error.to_string())?;
     let base = control.applied().map_err(|error| error.to_string())?;
-    let mut pages: Vec<Option<[u8; PAGE_BYTES]>> = vec![None; index(partition.limits.image_pages)];
+    scratch.clear(partition.limits.image_pages);
+    let mut bytes = std::mem::take(&mut scratch.record);
     let (mut registers, mut position) = machine_state(partition, base)?;
     if let Some(journal) = partition.journal(generation) {
         let number = numbers::Generation::new(generation.get());
@@ -75,23 +100,22 @@ pub(crate) fn rebuild(
         let mut epoch = base;
         while committed.is_none_or(|committed| epoch < committed) {
             epoch = epoch.next();
-            let record = match reader.load(epoch, &partition.limits, scratch) {
+            let record = match reader.load(epoch, &partition.limits, &mut bytes) {
                 Ok(record) => record,
                 // Under a damaged word all whole records count.
                 Err(_) if committed.is_none() => break,
                 Err(error) => return Err(chain(error)),
             };
             for (page, content) in record.pages() {
-                let mut copy = [0; PAGE_BYTES];
-                copy.copy_from_slice(content);
-                pages[index(page.get())] = Some(copy);
+                scratch.keep(page.get(), content);
             }
             let meta = CommitMeta::decode(record.meta()).map_err(|error| error.to_string())?;
             registers = Registers::decode(meta.machine_state).ok_or("the machine state does not decode")?;
             position = super::guest::log_position(meta.machine_state);
         }
     }
-    compare(&Durable(&partition.image), &pages, registers, applied)?;
+    scratch.record = bytes;
+    compare(&Durable(&partition.image), scratch, registers, known)?;
     let opened = ft_protocol::Generation::new(control.generation().map_err(|error| error.to_string())?.get());
     let (step, console) = replayable(partition, opened, position, (registers.step, registers.console))?;
     Ok(Rebuilt { step, console })
@@ -136,9 +160,9 @@ fn machine_state(partition: &super::pool::Partition, epoch: numbers::Epoch) -> R
 /// Holds what was rebuilt against an unbroken run.
 fn compare(
     image: &Durable<'_>,
-    pages: &[Option<[u8; PAGE_BYTES]>],
+    scratch: &Scratch,
     registers: Registers,
-    (applied, history): (&Oracle, &[Tick]),
+    (applied, ahead, history): (&Oracle, &mut Oracle, &[Tick]),
 ) -> Result<(), String> {
     let ticks = registers.ticks();
     if ticks > history.len() as u64 {
@@ -147,21 +171,23 @@ fn compare(
     if ticks < applied.registers().ticks() {
         return Err(format!("it would be set back to step {}", registers.step));
     }
-    let mut oracle = applied.clone();
-    oracle.advance_to(ticks, history);
-    if oracle.registers() != registers.at_exit() {
-        return Err(format!("the registers are {registers:?}, in the true history {:?}", oracle.registers()));
+    if !(applied.registers().ticks()..=ticks).contains(&ahead.registers().ticks()) {
+        ahead.set_to(applied);
+    }
+    ahead.advance_to(ticks, history);
+    if ahead.registers() != registers.at_exit() {
+        return Err(format!("the registers are {registers:?}, in the true history {:?}", ahead.registers()));
     }
     let mut content = [0; PAGE_BYTES];
-    for (page, private) in (0..).zip(pages) {
+    for (page, private) in (0..).zip(&scratch.places) {
         let found = match private {
-            Some(private) => private,
+            Some(at) => &scratch.content[*at..*at + PAGE_BYTES],
             None => {
                 image.read(Offset::new(page * PAGE_BYTES as u64), &mut content).map_err(|error| error.to_string())?;
                 &content
             }
         };
-        if oracle.page(page) != found {
+        if ahead.page(page) != found {
             return Err(format!("page {page} is not that of the true history"));
         }
     }

@@ -49,6 +49,13 @@ impl Oracle {
         Self { program, memory: Flat { bytes }, registers: Registers::default() }
     }
 
+    /// Goes where another one of the same program is.
+    pub(crate) fn set_to(&mut self, other: &Self) {
+        self.program = other.program;
+        self.registers = other.registers;
+        self.memory.bytes.clone_from(&other.memory.bytes);
+    }
+
     /// One tick; what a step shows.
     fn tick(&mut self, tick: Tick) -> Option<Shown> {
         if tick & DELIVERY != 0 {

@@ -178,10 +178,12 @@ impl World {
         }
         let hold_ns = self.plan.weather.failback_us * 1_000;
         let actor = &self.hosts[host].actor;
-        // Of a death the controller may not have heard yet.
+        // Of a death the controller may not have heard yet, even if the next life has begun: the dead one's link can stall.
         let news_ns = 3_000 * self.plan.weather.heartbeat_us * self.plan.weather.heartbeats_missing;
-        let there = actor.alive || self.now_ns <= actor.died_ns + news_ns;
-        let rested = there && self.now_ns >= actor.risen_ns + hold_ns;
+        let unheard = actor.life > 1 && self.now_ns <= actor.died_ns + news_ns;
+        let there = actor.alive || unheard;
+        let known_since_ns = if actor.alive && unheard { actor.risen_before_ns } else { actor.risen_ns };
+        let rested = there && self.now_ns >= known_since_ns + hold_ns;
         let facts = self.checker.facts(vm);
         let often = facts.failed_back_ns.is_some_and(|at_ns| self.now_ns < at_ns + hold_ns);
         // A controller that dies forgets when it moved a VM last, and begins again what was begun.

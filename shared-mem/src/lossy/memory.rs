@@ -50,6 +50,8 @@ pub(super) struct Shared {
     len: u64,
     pages: Pages,
     pending: Vec<Pending>,
+    /// Stores and losses, see [`LossyMemory::changes`].
+    changes: u64,
 }
 
 impl Shared {
@@ -69,6 +71,7 @@ impl Shared {
     }
 
     pub(super) fn crash(&mut self, cache: u32, choose: &mut dyn FnMut(u64, usize) -> Kept) {
+        self.changes += 1;
         self.pending.retain(|entry| entry.cache != cache);
         let mut numbers: Vec<u64> =
             self.pages.iter().filter(|(_, page)| !page.is_clean()).map(|(number, _)| *number).collect();
@@ -121,7 +124,7 @@ impl LossyMemory {
     /// Zeroed, durable memory of `len` bytes, reached through `cache`. Costs nothing until it is written.
     #[must_use]
     pub fn new(len: u64, cache: &LossyCache) -> Self {
-        let shared = Rc::new(RefCell::new(Shared { len, pages: Pages::default(), pending: Vec::new() }));
+        let shared = Rc::new(RefCell::new(Shared { len, pages: Pages::default(), pending: Vec::new(), changes: 0 }));
         cache.meets(&shared);
         Self { shared, cache: cache.clone() }
     }
@@ -151,6 +154,7 @@ impl LossyMemory {
     /// Back to zeroes, durably, whatever any cache holds.
     pub fn reset(&self) {
         let mut shared = self.shared.borrow_mut();
+        shared.changes += 1;
         shared.pages.clear();
         shared.pending.clear();
     }
@@ -158,10 +162,17 @@ impl LossyMemory {
     /// Gives the space of whole pages back: they read as zeroes, durably.
     pub fn punch(&self, at: Offset, len: u64) {
         let mut shared = self.shared.borrow_mut();
+        shared.changes += 1;
         let page = len_u64(PAGE_BYTES);
         let range = at.get().div_ceil(page)..at.plus(len).get() / page;
         shared.pages.retain(|number, _| !range.contains(number));
         shared.pending.retain(|entry| !range.contains(&entry.page));
+    }
+
+    /// Counts what may have changed the bytes that hosts read: as long as it stays, they are the same.
+    #[must_use]
+    pub fn changes(&self) -> u64 {
+        self.shared.borrow().changes
     }
 
     /// Reads what would be left if every host lost its cache now; for tests.
@@ -197,6 +208,7 @@ impl LossyMemory {
                 }
                 let until = ((first + granted) * LINE).min(end);
                 let mut shared = self.shared.borrow_mut();
+                shared.changes += 1;
                 let page = shared.page_mut(piece.page);
                 page.touch(first, first + granted - 1, self.cache.id());
                 copy(&mut page.bytes_mut()[start..until], piece.done + (start - piece.start));
