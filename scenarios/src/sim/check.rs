@@ -48,6 +48,8 @@ pub(crate) struct VmFacts {
     pub(crate) shown: u64,
     /// Committed records that a fault has damaged: their epochs may be lost.
     pub(crate) damaged: Vec<Epoch>,
+    /// Who has published epochs that a fault has destroyed since: their output may still leave, and nobody can rebuild it.
+    bereft: Vec<Generation>,
     /// The guest at the applied epoch.
     pub(crate) oracle: Oracle,
     /// The guest where it could be rebuilt last.
@@ -86,6 +88,7 @@ impl Checker {
             applied: 0,
             shown: 0,
             damaged: Vec::new(),
+            bereft: Vec::new(),
             oracle: Oracle::new(truth.program),
             ahead: Oracle::new(truth.program),
             control_changes: None,
@@ -266,6 +269,8 @@ impl World {
         let facts = self.checker.facts(vm);
         let committed = facts.last_committed();
         if base < committed && facts.damaged.iter().any(|damaged| base.next() >= *damaged) {
+            let lost = facts.written.iter().skip(index(base.get()) + 1).flatten();
+            facts.bereft.extend(lost.map(|(generation, _)| *generation));
             facts.committed.truncate(index(base.get()) + 1);
             facts.damaged.clear();
             facts.fork_from = facts.committed.last().map(Registers::ticks);
@@ -325,6 +330,9 @@ impl World {
         if let Some(pair) = packets.windows(2).find(|pair| pair[0].number >= pair[1].number) {
             let (before, number) = (pair[0].number, pair[1].number);
             return self.violate(Violation::DisorderedPackets { vm, generation, before, number });
+        }
+        if self.checker.facts(vm).bereft.contains(&generation) {
+            return;
         }
         let Some(step) = packets.iter().map(|packet| packet.step).max() else { return };
         self.check_rebuildable(vm, |rebuildable, _| {
