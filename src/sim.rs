@@ -27,7 +27,7 @@ pub(crate) struct Args {
     /// VMs of a run
     #[arg(long, value_name = "N", default_value_t = 1)]
     vms: u16,
-    /// Kinds of fault: swarm (drawn anew for each run), none, crash, hang, network, pool, client, planned
+    /// Kinds of fault: swarm (drawn anew for each run), none, crash, hang, network, pool, client, planned, replay, lockstep
     #[arg(long, value_name = "PROFILE", default_value = "swarm")]
     faults: FaultProfile,
     /// Go on with fresh seeds for this long
