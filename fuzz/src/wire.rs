@@ -175,6 +175,8 @@ pub(crate) fn a_cluster() -> ClusterState {
         home: Some(HostId::new(1)),
         cpu: cpu(),
         state_version: Some(2),
+        writes: Some(2),
+        base: ft_protocol::ids::Epoch::ZERO,
         diverged: None,
         ended: None,
     };

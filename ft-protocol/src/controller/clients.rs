@@ -140,6 +140,8 @@ impl Controller {
             answer(turn, link, id, Err(RequestError::NotNow(why)), Vec::new());
             return;
         }
+        self.requests_over(turn, vm, "the VM is deleted");
+        let Some(entry) = self.vms.get_mut(&vm) else { return };
         let (generation, primary) = (entry.generation, entry.primary());
         let sealable =
             entry.given && !matches!(entry.phase, Phase::Ended { .. }) && !planted(PlantedBug::DeletedUnsealed);

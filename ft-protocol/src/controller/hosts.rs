@@ -40,6 +40,8 @@ pub(super) struct Host {
     pub(super) incarnation: Option<Incarnation>,
     pub(super) health: Health,
     pub(super) draining: bool,
+    /// Its process is known to have ended, and has not come back.
+    pub(super) is_dead: bool,
     failures: u32,
     failed_at: Option<Time>,
     /// Since when it is awaited.
@@ -69,6 +71,7 @@ impl Host {
             incarnation: None,
             health,
             draining: false,
+            is_dead: false,
             failures: 0,
             failed_at: None,
             awaited_since: None,
@@ -98,6 +101,7 @@ impl Host {
     pub(super) fn connect(&mut self, now: Time, link: LinkId, profile: HostProfile, config: &ControllerConfig) {
         assert!(self.link.is_none(), "the old connection is closed first");
         self.link = Some(link);
+        self.is_dead = false;
         self.incarnation = Some(profile.incarnation);
         self.profile = Some(profile);
         self.health = match self.flap_hold(now, config) {

@@ -76,6 +76,13 @@ impl Controller {
                 hello.profile.cpu.leaves.len()
             ));
         }
+        if let Some(reads) = self.config.states.filter(|reads| !reads.reads(hello.profile.states.writes)) {
+            return never(format!(
+                "host `{}` writes machine states of version {}, the controller reads {} to {}: use a newer ftvm for the \
+                 controller first",
+                hello.profile.name, hello.profile.states.writes, reads.reads_from, reads.writes
+            ));
+        }
         let labels = &hello.profile.labels;
         if labels.len() > LABELS_MAX || !labels.iter().all(|label| label_is_valid(label)) {
             return never(format!(
@@ -119,7 +126,10 @@ impl Controller {
                     self.adopt_primary(turn, vm, host, live);
                 }
                 Some(HeldRole { generation: held, role: Role::Secondary { prepared }, .. })
-                    if held == generation && !is_primary && (is_standby || entry.standby.is_none()) =>
+                    if held == generation
+                        && !is_primary
+                        && !entry.is_over()
+                        && (is_standby || entry.standby.is_none()) =>
                 {
                     self.adopt_standby(turn, vm, host, prepared);
                 }
@@ -201,13 +211,12 @@ impl Controller {
             }
             FromHost::Yielded { vm, generation } => self.yielded(turn, vm, generation, host),
             FromHost::GaveUp { vm, generation, reason } => {
-                if self.vms.get(&vm).is_some_and(|entry| entry.generation == generation) {
+                let concerned = |entry: &super::Vm| entry.generation == generation && entry.has_role_on(host);
+                if self.vms.get(&vm).is_some_and(concerned) {
                     self.tell(turn, Happening::GaveUp { vm, host, reason: one_line(&reason) });
                     // A host that failed once would be chosen again at once: let it rest.
-                    let until = turn.now + self.config.hold_down;
                     if let Some(entry) = self.hosts.get_mut(&host) {
-                        entry.health = Health::HeldDown { until };
-                        entry.up_since = None;
+                        entry.distrust(turn.now, &self.config);
                     }
                     self.forget_roles(turn, vm, host, TakeoverReason::GivenUp);
                 }
@@ -227,9 +236,17 @@ impl Controller {
         self.client_closed(turn, link);
     }
 
-    /// Known before the connection closes. A host that is not connected has been given up already, or is awaited by a
-    /// controller that has just started: then nobody else will tell.
+    /// The kernel says so: known before the connection closes, and beyond doubt.
     pub(super) fn host_died(&mut self, turn: &mut Turn<'_>, host: HostId) {
+        if let Some(entry) = self.hosts.get_mut(&host) {
+            entry.is_dead = true;
+        }
+        self.host_gone(turn, host);
+    }
+
+    /// A host that is not connected has been given up already, or is awaited by a
+    /// controller that has just started: then nobody else will tell.
+    fn host_gone(&mut self, turn: &mut Turn<'_>, host: HostId) {
         let Some(entry) = self.hosts.get_mut(&host) else { return };
         match (entry.link, entry.health) {
             (Some(link), _) => {
@@ -256,7 +273,7 @@ impl Controller {
         };
         let overdue: Vec<HostId> = self.hosts.iter().filter(|(_, host)| late(host)).map(|(id, _)| *id).collect();
         for host in overdue {
-            self.host_died(turn, host);
+            self.host_gone(turn, host);
         }
     }
 

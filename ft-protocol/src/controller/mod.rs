@@ -36,7 +36,7 @@ use crate::spec::VmSpec;
 use crate::time::{Span, Time};
 use crate::timeline::Happening;
 use crate::versions::VersionRange;
-use crate::wire::{ToClient, ToHost};
+use crate::wire::{StateFormats, ToClient, ToHost};
 use hosts::Host;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use vm::{Phase, Vm};
@@ -59,6 +59,8 @@ pub struct ControllerConfig {
     pub stall_bound: Span,
     /// What is spoken here.
     pub protocols: VersionRange,
+    /// Machine states that can be read here; a host that writes others could not be followed. `None`: any.
+    pub states: Option<StateFormats>,
     /// How long a host may take from the order to become primary to the running guest, and from the order to stand by to
     /// the standby.
     pub promotion_bound: Span,

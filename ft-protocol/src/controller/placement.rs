@@ -132,7 +132,7 @@ impl Controller {
         if entry.applied == Epoch::ZERO && entry.phase == Phase::Unled || planted(PlantedBug::FormatIgnored) {
             return None;
         }
-        if let Some(version) = entry.state_version.filter(|version| !profile.states.reads(*version)) {
+        if let Some(version) = entry.versions_needed().find(|version| !profile.states.reads(*version)) {
             let states = profile.states;
             return Some(format!(
                 "host `{}` reads machine states of version {} to {}, this one's is {version}: use a newer ftvm there",

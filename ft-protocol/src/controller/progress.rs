@@ -44,6 +44,11 @@ impl super::vm::Vm {
         let seen = self.progress.filter(|seen| seen.generation == self.generation)?;
         matches!(self.phase, Phase::Running { .. }).then_some(seen.activity.doing)
     }
+
+    /// The reigning primary was seen to move within this time.
+    pub(super) fn gets_on(&self, bound: Span) -> bool {
+        self.progress.is_some_and(|seen| seen.generation == self.generation && seen.silence < bound)
+    }
 }
 
 impl Controller {

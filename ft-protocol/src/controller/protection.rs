@@ -22,7 +22,8 @@ impl Controller {
     fn protect(&mut self, turn: &mut Turn<'_>, vm: VmId) {
         let entry = &self.vms[&vm];
         let Phase::Running { host: primary } = entry.phase else { return };
-        if entry.standby.is_some() || !self.hosts.get(&primary).is_some_and(super::Host::is_fit) {
+        // A primary that was silent for a while may be anything but reliable: it needs a secondary all the more.
+        if entry.standby.is_some() || !self.hosts.get(&primary).is_some_and(super::Host::is_beating) {
             return;
         }
         let elsewhere: &[HostId] = if planted(PlantedBug::SamePlace) { &[] } else { &[primary] };

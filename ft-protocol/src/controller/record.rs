@@ -2,7 +2,7 @@
 
 use super::clients::answer;
 use super::io::{Action, DrainOutcome};
-use super::vm::Phase;
+use super::vm::{ModeWaiter, Phase};
 use super::{Controller, Generation, HostId, LinkId, Turn, VmId};
 use crate::ids::FollowId;
 use crate::spec::Mode;
@@ -61,6 +61,8 @@ impl Controller {
         }
         match outcome {
             DrainOutcome::Done { .. } if again => self.drain_log(turn, vm),
+            // Of a generation that is over; the present one's was to be moved meanwhile.
+            DrainOutcome::Refused { .. } if again && !reigns => self.drain_log(turn, vm),
             DrainOutcome::Done { .. } => {}
             DrainOutcome::ConsoleFull { .. } => {
                 if let Some(entry) = self.vms.get_mut(&vm) {
@@ -109,8 +111,9 @@ impl Controller {
             Some(host) => {
                 self.to_host(turn, host, ToHost::SetMode { vm, generation, mode }, Vec::new());
                 if let Some(entry) = self.vms.get_mut(&vm) {
-                    entry.mode_waiters.push((link, id));
+                    entry.mode_waiters.push(ModeWaiter { mode, link, id });
                 }
+                self.mode_settled(turn, vm, None);
             }
             None => answer(turn, link, id, Ok(Answer::Done), Vec::new()),
         }
@@ -128,16 +131,23 @@ impl Controller {
             entry.recorded_since = None;
         }
         self.tell(turn, Happening::ModeChanged { vm, generation, mode });
-        if self.vms[&vm].spec.mode == mode {
-            self.mode_settled(turn, vm);
-        }
+        self.mode_settled(turn, vm, Some(mode));
     }
 
-    /// The VM is protected as its description says.
-    pub(super) fn mode_settled(&mut self, turn: &mut Turn<'_>, vm: VmId) {
+    /// The VM is protected in a mode, or is said to be: who has asked for it, or for one that is not wanted any more, is
+    /// answered.
+    pub(super) fn mode_settled(&mut self, turn: &mut Turn<'_>, vm: VmId, is: Option<Mode>) {
         let Some(entry) = self.vms.get_mut(&vm) else { return };
-        for (link, id) in std::mem::take(&mut entry.mode_waiters) {
-            answer(turn, link, id, Ok(Answer::Done), Vec::new());
+        let wanted = entry.spec.mode;
+        let settled = |waiter: &mut ModeWaiter| waiter.mode != wanted || Some(waiter.mode) == is;
+        let why = match &entry.diverged {
+            Some(report) if wanted == Mode::Checkpoint => format!("it is protected in {wanted} mode now: {report}"),
+            _ => format!("it is to be protected in {wanted} mode now"),
+        };
+        let waiters: Vec<ModeWaiter> = entry.mode_waiters.extract_if(.., settled).collect();
+        for ModeWaiter { mode, link, id } in waiters {
+            let result = if mode == wanted { Ok(Answer::Done) } else { Err(RequestError::NotNow(why.clone())) };
+            answer(turn, link, id, result, Vec::new());
         }
     }
 
@@ -194,6 +204,7 @@ impl Controller {
         entry.fall_back();
         entry.diverged = Some(report.clone());
         let primary = entry.primary();
+        self.mode_settled(turn, vm, None);
         self.persist(turn);
         self.tell(turn, Happening::Diverged { vm, generation, host, report });
         self.unfollow(turn, vm, "it diverged");

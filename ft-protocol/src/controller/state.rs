@@ -2,13 +2,16 @@
 
 use crate::commit_meta::GuestEnd;
 use crate::cpu::{CpuProfile, LEAVES_MAX};
-use crate::ids::{Generation, HostId, VmId};
+use crate::ids::{Epoch, Generation, HostId, VmId};
 use crate::spec::VmSpec;
 use crate::timeline::LINE_BYTES_MAX;
 use serde::{Deserialize, Serialize};
 
 /// Version of the encoding; its first byte.
-pub const CLUSTER_STATE_VERSION: u8 = 2;
+pub const CLUSTER_STATE_VERSION: u8 = 3;
+
+/// The version before it, which is read as well: the format that the primary writes and the base of its reign were not kept.
+const CLUSTER_STATE_BEFORE: u8 = 2;
 
 /// Cluster state: who exists and who reigns.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -58,19 +61,82 @@ pub struct VmRecord {
     pub home: Option<HostId>,
     /// The processor that the guest is shown; settled when it is given to its first host.
     pub cpu: CpuProfile,
-    /// The format of the machine state in the pool: what the last primary wrote.
+    /// The format of the machine state at `base`.
     pub state_version: Option<u32>,
+    /// The format that the reigning primary writes: that of the machine state in the pool, once an epoch after `base` is
+    /// committed.
+    pub writes: Option<u32>,
+    /// The epoch that `generation` goes on from.
+    pub base: Epoch,
     /// What a replay of it did that its record log does not say, if one ever did.
     pub diverged: Option<String>,
     /// Set when its life has ended.
     pub ended: Option<GuestEnd>,
 }
 
+/// [`ClusterState`] as version 2 had it.
+#[derive(Deserialize)]
+struct ClusterStateV2 {
+    hosts: Vec<HostRecord>,
+    vms: Vec<VmRecordV2>,
+    first_generation: Generation,
+}
+
+/// [`VmRecord`] as version 2 had it.
+#[derive(Deserialize)]
+#[cfg_attr(test, derive(Serialize))]
+struct VmRecordV2 {
+    vm: VmId,
+    spec: VmSpec,
+    generation: Generation,
+    primary: Option<HostId>,
+    takeovers: u64,
+    switchovers: u64,
+    moving_to: Option<HostId>,
+    home: Option<HostId>,
+    cpu: CpuProfile,
+    state_version: Option<u32>,
+    diverged: Option<String>,
+    ended: Option<GuestEnd>,
+}
+
+impl From<ClusterStateV2> for ClusterState {
+    fn from(before: ClusterStateV2) -> Self {
+        let ClusterStateV2 { hosts, vms, first_generation } = before;
+        Self { hosts, vms: vms.into_iter().map(VmRecord::from).collect(), first_generation }
+    }
+}
+
+impl From<VmRecordV2> for VmRecord {
+    fn from(before: VmRecordV2) -> Self {
+        let VmRecordV2 { vm, spec, generation, primary, takeovers, switchovers, moving_to, home, cpu, .. } = before;
+        let VmRecordV2 { state_version, diverged, ended, .. } = before;
+        // What was kept then was what the primary would write, whether it had come to that or not.
+        let (writes, base) = (state_version, Epoch::ZERO);
+        Self {
+            vm,
+            spec,
+            generation,
+            primary,
+            takeovers,
+            switchovers,
+            moving_to,
+            home,
+            cpu,
+            state_version,
+            writes,
+            base,
+            diverged,
+            ended,
+        }
+    }
+}
+
 /// Why stored bytes are no cluster state.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 pub enum ClusterStateError {
     /// Written by another version.
-    #[error("cluster state has version {found:?}, expected {CLUSTER_STATE_VERSION}")]
+    #[error("cluster state has version {found:?}, expected {CLUSTER_STATE_BEFORE} or {CLUSTER_STATE_VERSION}")]
     Version {
         /// The version found, if there was a byte at all.
         found: Option<u8>,
@@ -119,11 +185,15 @@ impl ClusterState {
     /// Decodes what an earlier life stored.
     pub fn decode(bytes: &[u8]) -> Result<Self, ClusterStateError> {
         match bytes.split_first() {
-            Some((&CLUSTER_STATE_VERSION, body)) => {
-                let (state, rest) = postcard::take_from_bytes(body).map_err(ClusterStateError::Malformed)?;
-                if rest.is_empty() { Ok(state) } else { Err(ClusterStateError::Trailing { extra: rest.len() }) }
-            }
+            Some((&CLUSTER_STATE_VERSION, body)) => whole(body),
+            Some((&CLUSTER_STATE_BEFORE, body)) => whole::<ClusterStateV2>(body).map(Self::from),
             other => Err(ClusterStateError::Version { found: other.map(|(version, _)| *version) }),
         }
     }
+}
+
+/// All of an encoding.
+fn whole<'a, T: Deserialize<'a>>(body: &'a [u8]) -> Result<T, ClusterStateError> {
+    let (state, rest) = postcard::take_from_bytes(body).map_err(ClusterStateError::Malformed)?;
+    if rest.is_empty() { Ok(state) } else { Err(ClusterStateError::Trailing { extra: rest.len() }) }
 }

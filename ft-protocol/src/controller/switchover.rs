@@ -27,6 +27,11 @@ impl Controller {
         if entry.switchover.is_some() || entry.suspected.is_some() {
             return not_now("the VM is already being moved".to_owned());
         }
+        if entry.console_full {
+            return not_now(
+                "its console is full, and it cannot commit what it prints: read it (`ftvm console`)".to_owned(),
+            );
+        }
         let standby = entry.standby.map(|standby| standby.host);
         let target = match to {
             None => standby
@@ -131,24 +136,35 @@ impl Controller {
         self.begin_takeover(turn, vm, to);
     }
 
-    /// A primary that does not yield in time is sealed like any other; not so the one that is being promoted after it,
-    /// which was never asked.
+    /// A primary that does not yield in time is sealed like any other: it hangs. Not so one that gets on, or that waits for
+    /// what is not its own doing: it would be ended for nothing, with all other VMs of its host. And not so the one that is
+    /// being promoted after it, which was never asked.
     pub(super) fn overdue_yields(&mut self, turn: &mut Turn<'_>) {
         let bound = self.config.ask_bound;
-        let overdue: Vec<(VmId, HostId)> = self
-            .vms
-            .values()
-            .filter_map(|vm| match vm.switchover {
-                Some(Switchover { to, step: SwitchoverStep::Yielding { since }, .. })
-                    if turn.now.since(since) > bound && matches!(vm.phase, Phase::Running { .. }) =>
-                {
-                    Some((vm.id, to))
-                }
-                _ => None,
-            })
-            .collect();
+        let mut overdue = Vec::new();
+        for vm in self.vms.values_mut().filter(|vm| matches!(vm.phase, Phase::Running { .. })) {
+            let excused = vm.is_held_up() || vm.gets_on(bound);
+            let Some(Switchover { to, step: SwitchoverStep::Yielding { since }, .. }) = &mut vm.switchover else {
+                continue;
+            };
+            if excused {
+                *since = turn.now;
+            } else if turn.now.since(*since) > bound {
+                overdue.push((vm.id, *to));
+            }
+        }
         for (vm, to) in overdue {
             self.begin_takeover(turn, vm, Some(to));
+        }
+    }
+
+    /// The requests to move a VM or to change its mode that are still open, answered: nothing comes of them any more.
+    pub(super) fn requests_over(&mut self, turn: &mut Turn<'_>, vm: VmId, why: &str) {
+        let Some(entry) = self.vms.get_mut(&vm) else { return };
+        let moved = entry.switchover.take().and_then(|switchover| switchover.client);
+        let turned = std::mem::take(&mut entry.mode_waiters).into_iter().map(|waiter| (waiter.link, waiter.id));
+        for (link, id) in turned.chain(moved) {
+            answer(turn, link, id, Err(RequestError::NotNow(why.to_owned())), Vec::new());
         }
     }
 

@@ -20,7 +20,7 @@ impl Controller {
         let mut entry = Vm::new(vm, spec, Phase::Unled);
         entry.generation = generation;
         entry.cpu = record.cpu;
-        entry.state_version = record.state_version;
+        (entry.state_version, entry.writes, entry.base) = (record.state_version, record.writes, record.base);
         entry.home = record.home;
         entry.diverged = record.diverged;
         entry.takeovers = takeovers;
@@ -144,9 +144,10 @@ impl Controller {
             return self.sealed(turn, vm, generation, committed);
         }
         turn.actions.push(Action::Seal { vm, generation });
-        // A host that has yielded is not deposed; one that is known to be dead needs no agent.
+        // A host that has yielded is not deposed; one that is known to be dead needs no agent. That its connection has
+        // closed is no proof of it.
         let yielded = self.vms[&vm].switchover.is_some_and(|switchover| switchover.step == SwitchoverStep::Yielded);
-        if !yielded && self.hosts.get(&old).is_some_and(|host| host.link.is_some()) {
+        if !yielded && self.hosts.get(&old).is_some_and(|host| !host.is_dead) {
             turn.actions.push(Action::Fence { host: old, name: self.host_name(old) });
         }
         // An idle primary publishes nothing and would not notice the seal by itself.
@@ -334,7 +335,9 @@ impl Controller {
             entry.cpu = common;
         }
         // What the new primary will write is in the pool from its first commit on; until then, what is there stays.
-        entry.state_version = writes;
+        entry.state_version = entry.pool_version();
+        entry.writes = writes;
+        entry.base = entry.applied;
         if entry.given && !planted(PlantedBug::GenerationKept) {
             entry.generation = entry.generation.next();
             match entry.switchover {
@@ -429,7 +432,8 @@ impl Controller {
         entry.settled_at = Some(turn.now);
         entry.home = entry.home.filter(|home| *home != host);
         self.tell(turn, Happening::Live { vm, generation, host, report });
-        self.mode_settled(turn, vm);
+        let mode = self.vms[&vm].spec.mode;
+        self.mode_settled(turn, vm, Some(mode));
         // What was logged under the generation before went over into this one's log.
         self.drain_recorded(turn, vm);
         Self::make_room(turn, vm, generation);
@@ -510,6 +514,7 @@ impl Controller {
         let (generation, console_end) = (entry.generation, entry.console_end);
         let readers: Vec<_> = entry.readers.keys().copied().collect();
         entry.phase = Phase::Ended { end: end.clone() };
+        self.requests_over(turn, vm, "the guest has ended");
         self.persist(turn);
         for link in readers {
             let message = ToClient::VmEnded { vm, end: end.clone(), console_end };

@@ -3,6 +3,7 @@ mod follow;
 mod hosts;
 mod outputs;
 mod places;
+mod requests;
 mod restart;
 mod space;
 mod stalls;
@@ -26,6 +27,7 @@ use crate::wire::{
 const BOOT_BOUND: Span = Span::from_ms(10_106);
 
 const CONFIG: ControllerConfig = ControllerConfig {
+    states: None,
     detector: DetectorConfig { bound: Span::from_ms(50), interval: Span::from_ms(5), suspicion: None },
     hold_down: Span::from_ms(250),
     flaps_free: 5,

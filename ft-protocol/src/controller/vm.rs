@@ -51,6 +51,14 @@ pub(super) struct Standby {
     pub(super) since: Time,
 }
 
+/// A client that has asked for a mode.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct ModeWaiter {
+    pub(super) mode: Mode,
+    pub(super) link: LinkId,
+    pub(super) id: u64,
+}
+
 /// A planned change of primary.
 ///
 /// ```text
@@ -82,7 +90,12 @@ pub(super) struct Vm {
     pub(super) phase: Phase,
     pub(super) standby: Option<Standby>,
     pub(super) cpu: CpuProfile,
+    /// The format of the machine state at `base`.
     pub(super) state_version: Option<u32>,
+    /// The format that the reigning primary writes.
+    pub(super) writes: Option<u32>,
+    /// The epoch that the reigning generation goes on from.
+    pub(super) base: Epoch,
     pub(super) takeovers: u64,
     pub(super) switchovers: u64,
     pub(super) switchover: Option<Switchover>,
@@ -97,8 +110,8 @@ pub(super) struct Vm {
     /// Console output of the record log is with the driver; more may have come since.
     pub(super) draining_log: bool,
     pub(super) log_moved: bool,
-    /// Who waits for the mode to be the one that the description says.
-    pub(super) mode_waiters: Vec<(LinkId, u64)>,
+    /// Who waits for the VM to be protected in another mode.
+    pub(super) mode_waiters: Vec<ModeWaiter>,
     /// What a replay did that the record log does not say, if one ever did.
     pub(super) diverged: Option<String>,
     /// What part of a record log was damaged, if one ever was while this controller lived.
@@ -164,6 +177,8 @@ impl Vm {
             standby: None,
             cpu: CpuProfile::default(),
             state_version: None,
+            writes: None,
+            base: Epoch::ZERO,
             takeovers: 0,
             switchovers: 0,
             switchover: None,
@@ -226,6 +241,22 @@ impl Vm {
         self.standby.filter(|standby| standby.ready).map(|standby| standby.host)
     }
 
+    /// What it waits for is not its primary's doing: a reader of the console, space in the pool, the application of what is
+    /// committed.
+    pub(super) fn is_held_up(&self) -> bool {
+        self.console_full || self.waiting.is_some() || self.applied < self.committed
+    }
+
+    /// The format of the machine state in the pool: a primary that has committed nothing yet has changed nothing.
+    pub(super) fn pool_version(&self) -> Option<u32> {
+        if self.committed.max(self.applied) > self.base { self.writes } else { self.state_version }
+    }
+
+    /// The formats that a host must read that is to go on with what is in the pool, or will be when it is to go on.
+    pub(super) fn versions_needed(&self) -> impl Iterator<Item = u32> {
+        self.pool_version().into_iter().chain(self.primary().and(self.writes))
+    }
+
     /// Up to where the console was read by all who must not lose any of it.
     pub(super) fn console_floor(&self) -> Option<u64> {
         let slowest = self.readers.values().copied().min();
@@ -255,6 +286,8 @@ impl Vm {
             switchovers: self.switchovers,
             cpu: self.cpu.clone(),
             state_version: self.state_version,
+            writes: self.writes,
+            base: self.base,
             home: self.home,
             diverged: self.diverged.clone(),
             moving_to: self.switchover.as_ref().map(|switchover| switchover.to),
@@ -263,6 +296,11 @@ impl Vm {
                 _ => None,
             },
         }
+    }
+
+    /// Nobody is to have a role for it any more.
+    pub(super) fn is_over(&self) -> bool {
+        matches!(self.phase, Phase::Ended { .. } | Phase::Deleting { .. } | Phase::Damaged { .. })
     }
 
     pub(super) fn phase_word(&self) -> &'static str {

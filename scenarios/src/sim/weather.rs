@@ -306,6 +306,7 @@ impl Weather {
     /// The controller's bounds.
     pub(crate) fn controller(&self) -> ControllerConfig {
         ControllerConfig {
+            states: None,
             detector: self.detector(),
             hold_down: Span::from_us(self.hold_down_us),
             // A run is shorter than the time after which a host's record is clean again.

@@ -13,6 +13,7 @@ use crate::clock;
 use crate::failpoint;
 use crate::fence::{self, FenceAgent, ProcessHandle};
 use crate::life::{self, Watch};
+use crate::machine::{STATE_VERSION, STATE_VERSION_OLDEST};
 use crate::transport::tagged;
 use crate::wake::WakingSender;
 use ft_protocol::activity::Activity;
@@ -20,7 +21,7 @@ use ft_protocol::controller::{Action, ClusterState, Controller, ControllerConfig
 use ft_protocol::detector::DetectorConfig;
 use ft_protocol::spec::VmSpec;
 use ft_protocol::timeline::{Shortage, Wanted};
-use ft_protocol::wire::{Grant, PROTOCOLS, ToClient, ToHost};
+use ft_protocol::wire::{Grant, PROTOCOLS, StateFormats, ToClient, ToHost};
 use ft_protocol::{HostId, LinkId, Span, VmId};
 use peers::{Complaints, Uploads};
 use serde::Serialize;
@@ -86,6 +87,7 @@ impl Driver {
             },
             hold_down: bound.times(HOLD_DOWN_BOUNDS),
             flaps_free: FLAPS_FREE,
+            states: Some(StateFormats { writes: STATE_VERSION, reads_from: STATE_VERSION_OLDEST }),
             ask_bound: ASK_BOUND,
             promotion_bound: PROMOTION_BOUND,
             stall_bound: span(options.stall_bound),

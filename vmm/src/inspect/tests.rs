@@ -182,6 +182,8 @@ fn state(generation: u64, primary: Option<u16>) -> ClusterState {
             cpu: ft_protocol::cpu::CpuProfile::default(),
             diverged: None,
             state_version: None,
+            writes: None,
+            base: ft_protocol::ids::Epoch::ZERO,
             ended: None,
         }],
         ..ClusterState::default()

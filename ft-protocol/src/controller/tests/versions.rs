@@ -57,6 +57,66 @@ fn a_host_of_a_version_without_activity_words_is_not_judged_by_them() {
     assert_eq!(cluster.core.running().count(), 0);
 }
 
+/// A VM that was moved from a host of version 1 to one of version 2.
+fn moved_to_a_newer_host() -> Cluster {
+    let mut cluster = Cluster::new();
+    cluster.join_version(0, 1);
+    cluster.join_version(1, 1);
+    cluster.create();
+    cluster.live(0, 1);
+    cluster.ready(1, 1);
+    cluster.commit(0, 1, 4);
+    cluster.join_version(2, 2);
+    cluster.request(Request::Switchover { vm: VM, to: Some("h2".to_owned()) });
+    cluster.ready(2, 1);
+    cluster.said(0, FromHost::Yielded { vm: VM, generation: Generation::new(1) });
+    cluster.live(2, 2);
+    cluster
+}
+
+/// Found by a reviewer in the planned profile: the VM was stranded as long as the newer host was away.
+#[test]
+fn a_newer_host_that_dies_before_its_first_commit_has_changed_nothing() {
+    let mut cluster = moved_to_a_newer_host();
+    cluster.close(2);
+    assert_eq!(cluster.promotions(0).last(), Some(&(3, 4)), "an older host reads what is there");
+    let mut cluster = moved_to_a_newer_host();
+    cluster.commit(2, 2, 5);
+    cluster.close(2);
+    assert_eq!(cluster.status().phase, "stranded", "no older host reads what is there now");
+    cluster.join_version(2, 2);
+    assert_eq!(cluster.promotions(2).last(), Some(&(3, 5)));
+}
+
+/// The same, where the controller dies, too: what it has stored tells the next one.
+#[test]
+fn a_controller_knows_after_its_restart_what_was_committed_by_whom() {
+    for (epoch, stranded) in [(4, false), (5, true)] {
+        let cluster = moved_to_a_newer_host();
+        let word = Word { epoch: Epoch::new(epoch), sealed: false };
+        let found = super::restart::recovered(Some(word), 4);
+        let mut next = super::restart::restart(&cluster, &found);
+        next.committed = Epoch::new(epoch);
+        next.join_version(0, 1);
+        next.input(Input::HostDied { host: HostId::new(2) });
+        assert_eq!(next.status().phase == "stranded", stranded, "epoch {epoch}: {:?}", next.status());
+    }
+}
+
+#[test]
+fn a_host_whose_machine_states_the_controller_cannot_read_is_refused() {
+    let mut cluster = Cluster::new();
+    let states = Some(StateFormats { writes: 2, reads_from: 1 });
+    cluster.core = Controller::new(ControllerConfig { states, ..CONFIG });
+    cluster.join_version(0, 2);
+    assert_eq!(cluster.core.status().hosts.len(), 1);
+    cluster.join_version(1, 3);
+    let Some((_, ToHost::Rejected { reason, retry: false })) = cluster.told.last() else { panic!("not refused") };
+    let expected = "host `h1` writes machine states of version 3, the controller reads 1 to 2: use a newer ftvm for the \
+                    controller first";
+    assert_eq!(reason, expected);
+}
+
 #[test]
 fn a_rolling_upgrade_goes_from_old_to_new_and_never_back() {
     let mut cluster = Cluster::new();

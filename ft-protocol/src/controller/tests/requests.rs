@@ -1,0 +1,189 @@
+//! What planned changes must not do: end what works, or leave a client without an answer.
+
+use super::switchover::{switch, was_told_to_yield, yielded};
+use super::*;
+use crate::activity::{Activity, Doing};
+use crate::commit_meta::GuestEnd;
+use crate::controller::Recovered;
+
+const GENERATION: Generation = Generation::FIRST;
+
+fn not_now(cluster: &Cluster) -> String {
+    match cluster.answered.last() {
+        Some(Err(RequestError::NotNow(why))) => why.clone(),
+        other => panic!("the last answer is {other:?}"),
+    }
+}
+
+fn set_mode(cluster: &mut Cluster, mode: Mode) {
+    cluster.request(Request::SetMode { vm: VM, mode });
+}
+
+fn mode_is(cluster: &mut Cluster, mode: Mode) {
+    cluster.said(0, FromHost::ModeIs { vm: VM, generation: GENERATION, mode });
+}
+
+#[test]
+fn a_primary_that_waits_for_a_reader_of_the_console_may_yield_late() {
+    let mut cluster = Cluster::protected();
+    switch(&mut cluster, None);
+    cluster.hold_applies = true;
+    cluster.commit(0, 1, 1);
+    let (vm, generation, _) = cluster.held.remove(0);
+    cluster.input(Input::Applied { vm, generation, outcome: ApplyOutcome::ConsoleFull { epoch: Epoch::new(1) } });
+    for _ in 0..5 {
+        cluster.now = cluster.now + CONFIG.ask_bound;
+        cluster.input(Input::Tick);
+    }
+    assert_eq!((cluster.promotions(1), cluster.fenced.len()), (vec![], 0), "nothing is wrong with it");
+    cluster.hold_applies = false;
+    let consumed = Request::AttachConsole { vm: VM, from: 0 };
+    cluster.request(consumed);
+    assert_eq!(cluster.applies, 2, "a reader is there");
+    yielded(&mut cluster, 0, 1);
+    assert_eq!(cluster.promotions(1), [(2, 1)]);
+    assert_eq!(cluster.status().takeovers, 0);
+}
+
+#[test]
+fn a_primary_that_gets_on_may_yield_late_and_one_that_does_not_is_sealed() {
+    let mut cluster = Cluster::protected();
+    switch(&mut cluster, None);
+    let mut count = 0;
+    let mut look = |cluster: &mut Cluster, moves: bool| {
+        count += u64::from(moves);
+        cluster.now = cluster.now + CONFIG.stall_bound.times(1);
+        let said = Some(Activity { doing: Doing::Writes, count });
+        cluster.input(Input::Activity { vm: VM, generation: GENERATION, said });
+        cluster.input(Input::Tick);
+    };
+    for _ in 0..20 {
+        look(&mut cluster, true);
+    }
+    assert_eq!(cluster.promotions(1), [], "a record takes as long as it is large");
+    for _ in 0..20 {
+        look(&mut cluster, false);
+    }
+    assert!(cluster.told.iter().any(|(link, message)| {
+        *link == LinkId::new(1)
+            && matches!(message, ToHost::PrimaryGone { reason: TakeoverReason::CommitStalled(_), .. })
+    }));
+}
+
+#[test]
+fn a_vm_whose_console_is_full_is_not_moved() {
+    let mut cluster = Cluster::protected();
+    cluster.hold_applies = true;
+    cluster.commit(0, 1, 1);
+    let (vm, generation, _) = cluster.held.remove(0);
+    cluster.input(Input::Applied { vm, generation, outcome: ApplyOutcome::ConsoleFull { epoch: Epoch::new(1) } });
+    switch(&mut cluster, None);
+    assert!(not_now(&cluster).contains("its console is full"));
+    assert!(!was_told_to_yield(&cluster, 0));
+}
+
+#[test]
+fn whoever_waits_for_a_vm_that_ends_or_is_deleted_is_answered() {
+    for delete in [false, true] {
+        let mut cluster = Cluster::protected();
+        switch(&mut cluster, Some("h2"));
+        set_mode(&mut cluster, Mode::Replay);
+        let before = cluster.answered.len();
+        if delete {
+            cluster.request(Request::DeleteVm(VM));
+            assert_eq!(cluster.answered.len(), before + 3);
+            assert_eq!(cluster.answered.last(), Some(&Ok(Answer::Done)), "the deletion itself");
+            continue;
+        }
+        cluster.hold_applies = true;
+        cluster.commit(0, 1, 1);
+        let (vm, generation, epoch) = cluster.held.remove(0);
+        let ended = Some(GuestEnd::Exited(0));
+        let outcome = ApplyOutcome::Done { epoch, console_end: 0, ended };
+        cluster.input(Input::Applied { vm, generation, outcome });
+        assert_eq!(cluster.answered.len(), before + 2);
+        assert_eq!(not_now(&cluster), "the guest has ended");
+        assert_eq!(cluster.status().moving_to, None);
+    }
+}
+
+#[test]
+fn a_mode_is_said_to_be_set_only_to_whoever_asked_for_that_one() {
+    let mut cluster = Cluster::protected();
+    set_mode(&mut cluster, Mode::Replay);
+    let before = cluster.answered.len();
+    set_mode(&mut cluster, Mode::Lockstep);
+    assert_eq!(cluster.answered.len(), before + 1);
+    assert_eq!(not_now(&cluster), "it is to be protected in lockstep mode now");
+    mode_is(&mut cluster, Mode::Replay);
+    assert_eq!(cluster.answered.len(), before + 1, "that is not the one");
+    mode_is(&mut cluster, Mode::Lockstep);
+    assert_eq!(cluster.answered.last(), Some(&Ok(Answer::Done)));
+}
+
+#[test]
+fn a_guest_that_cannot_be_replayed_is_not_said_to_be() {
+    let mut cluster = Cluster::protected();
+    set_mode(&mut cluster, Mode::Replay);
+    let report = "it is not deterministic between exits".to_owned();
+    cluster.said(0, FromHost::Diverged { vm: VM, generation: GENERATION, report });
+    mode_is(&mut cluster, Mode::Checkpoint);
+    let why = "it is protected in checkpoint mode now: it is not deterministic between exits";
+    assert_eq!(not_now(&cluster), why);
+}
+
+#[test]
+fn a_secondary_that_comes_back_after_the_guests_end_is_released() {
+    let mut cluster = Cluster::protected();
+    cluster.persisted.vms[0].ended = Some(GuestEnd::Exited(3));
+    let found = Recovered { word: None, ..super::restart::recovered(None, 4) };
+    let mut next = super::restart::restart(&cluster, &found);
+    let role = HeldRole { vm: VM, generation: GENERATION, role: Role::Secondary { prepared: true } };
+    next.join(1, &[role]);
+    assert_eq!(next.status().secondary, None);
+    let released = |(link, message): &(LinkId, ToHost)| {
+        *link == LinkId::new(1) && matches!(message, ToHost::Release { deposed: false, .. })
+    };
+    assert!(next.told.iter().any(released));
+}
+
+#[test]
+fn a_closed_connection_is_no_proof_of_a_death() {
+    let mut cluster = Cluster::protected();
+    cluster.close(0);
+    cluster.ask(1, 1);
+    assert_eq!(cluster.fenced, [HostId::new(0)]);
+    let mut cluster = Cluster::protected();
+    cluster.input(Input::HostDied { host: HostId::new(0) });
+    cluster.ask(1, 1);
+    assert_eq!((cluster.fenced.len(), cluster.promotions(1).len()), (0, 1), "the kernel has said so");
+}
+
+#[test]
+fn who_gives_up_what_it_does_not_have_gives_up_nothing() {
+    let mut cluster = Cluster::protected();
+    let gave_up = FromHost::GaveUp { vm: VM, generation: GENERATION, reason: "none of its business".to_owned() };
+    cluster.said(2, gave_up);
+    assert_eq!(cluster.core.status().hosts[2].health, "up");
+    assert_eq!(cluster.status().unprotected, None);
+}
+
+#[test]
+fn a_primary_that_is_held_down_gets_a_secondary() {
+    let mut cluster = Cluster::new();
+    cluster.join(0, &[]);
+    cluster.create();
+    cluster.live(0, 1);
+    cluster.commit(0, 1, 1);
+    for _ in 0..20 {
+        cluster.now = cluster.now + CONFIG.detector.interval;
+        cluster.input(Input::Beat { host: HostId::new(0), count: Some(1) });
+    }
+    cluster.input(Input::Beat { host: HostId::new(0), count: Some(2) });
+    cluster.input(Input::Tick);
+    assert_eq!(cluster.core.status().hosts[0].health, "held-down");
+    assert_eq!(cluster.promotions(0).last(), Some(&(2, 1)), "there is no better host");
+    cluster.live(0, 2);
+    cluster.join(1, &[]);
+    assert_eq!(cluster.status().secondary.as_deref(), Some("h1"));
+}
