@@ -84,10 +84,13 @@ impl Controller {
         self.switch_if_prepared(turn, vm);
     }
 
-    /// Asks the primary to yield as soon as the target's standby is ready.
+    /// Asks the primary to yield as soon as the target's standby is ready and the primary can be asked.
     pub(super) fn switch_if_prepared(&mut self, turn: &mut Turn<'_>, vm: VmId) {
         let Some(entry) = self.vms.get_mut(&vm) else { return };
         let Phase::Running { host: primary } = entry.phase else { return };
+        if self.hosts.get(&primary).is_none_or(|host| host.link.is_none()) {
+            return;
+        }
         let ready = entry.ready_standby();
         let generation = entry.generation;
         let Some(switchover) = &mut entry.switchover else { return };
@@ -95,6 +98,16 @@ impl Controller {
             switchover.step = SwitchoverStep::Yielding { since: turn.now };
             self.to_host(turn, primary, ToHost::Yield { vm, generation }, Vec::new());
         }
+    }
+
+    /// The primary is there again, and may not have heard that it is to yield.
+    pub(super) fn ask_again_to_yield(&mut self, turn: &mut Turn<'_>, vm: VmId) {
+        if let Some(switchover) = self.vms.get_mut(&vm).and_then(|entry| entry.switchover.as_mut())
+            && matches!(switchover.step, SwitchoverStep::Yielding { .. })
+        {
+            switchover.step = SwitchoverStep::Preparing;
+        }
+        self.switch_if_prepared(turn, vm);
     }
 
     /// Goes on with the switchovers that an earlier controller had begun and whose target does not make its standby: with a

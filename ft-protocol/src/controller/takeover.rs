@@ -454,6 +454,7 @@ impl Controller {
             self.to_host(turn, host, ToHost::SetMode { vm, generation, mode }, Vec::new());
             self.drain_recorded(turn, vm);
             Self::make_room(turn, vm, generation);
+            self.ask_again_to_yield(turn, vm);
         } else {
             entry.phase = Phase::Promoting { host, since: turn.now };
         }

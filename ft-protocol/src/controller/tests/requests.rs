@@ -187,3 +187,23 @@ fn a_primary_that_is_held_down_gets_a_secondary() {
     cluster.join(1, &[]);
     assert_eq!(cluster.status().secondary.as_deref(), Some("h1"));
 }
+
+/// Found by the simulator (crash profile, seed 7000730): the order to yield went to nobody, and the host was ended for not
+/// doing it.
+#[test]
+fn a_primary_that_comes_back_after_its_secondary_is_asked_to_yield() {
+    let mut cluster = Cluster::protected();
+    switch(&mut cluster, Some("h1"));
+    let word = Word { epoch: Epoch::ZERO, sealed: false };
+    let mut next = super::restart::restart(&cluster, &super::restart::recovered(Some(word), 0));
+    let role = |role| [HeldRole { vm: VM, generation: GENERATION, role }];
+    next.join(1, &role(Role::Secondary { prepared: true }));
+    assert!(!was_told_to_yield(&next, 0));
+    next.join(0, &role(Role::Primary { live: true }));
+    assert!(was_told_to_yield(&next, 0));
+    // It may come back once more before it has heard of it.
+    next.told.clear();
+    next.close(0);
+    next.join(0, &role(Role::Primary { live: true }));
+    assert!(was_told_to_yield(&next, 0));
+}
