@@ -1,8 +1,9 @@
 //! What processors offer to guests, compared: a guest is shown only what every host that may run it has.
 //!
 //! The registers are CPUID's (Intel SDM volume 2A, CPUID; AMD APM volume 3, appendix E), as KVM_GET_SUPPORTED_CPUID gives
-//! them. In feature leaves each bit is an ability; common is what all have. The other leaves describe (names, caches,
-//! topology): there the first host's are shown everywhere.
+//! them. In feature leaves each bit is an ability; common is what all have, and of address widths the narrowest. KVM's own
+//! features are such a leaf (Linux Documentation/virt/kvm/x86/cpuid.rst). The other leaves describe (names, caches, topology):
+//! there the first host's are shown everywhere.
 
 use serde::{Deserialize, Serialize};
 use std::fmt;
@@ -47,6 +48,13 @@ pub enum CpuMismatch {
         /// The bits.
         bits: u32,
     },
+    /// Addresses that are wider than the host's.
+    Narrow {
+        /// Bits of an address that the guest was shown.
+        shown: u32,
+        /// Bits that the host has.
+        has: u32,
+    },
 }
 
 impl fmt::Display for CpuMismatch {
@@ -57,11 +65,19 @@ impl fmt::Display for CpuMismatch {
                 let register = ["EAX", "EBX", "ECX", "EDX"][*register];
                 write!(f, "its processor lacks CPUID {function:#x}.{index} {register} {bits:#010x}")
             }
+            Self::Narrow { shown, has } => {
+                write!(f, "its processor's addresses have {has} bits, the guest was shown {shown}")
+            }
         }
     }
 }
 
 const LEAF_VENDOR: u32 = 0;
+
+/// Its EAX has the widths of addresses in bits: physical ones in the lowest byte, linear ones in the next.
+const LEAF_ADDRESSES: u32 = 0x8000_0008;
+/// Where these are, as shifts.
+const ADDRESS_WIDTHS: [u32; 2] = [0, 8];
 
 /// Which registers of a leaf are abilities, a bit each.
 const fn ability_registers(function: u32, index: u32) -> [bool; 4] {
@@ -70,10 +86,24 @@ const fn ability_registers(function: u32, index: u32) -> [bool; 4] {
         (0x7, 0) => [false, true, true, true],
         (0x7, _) | (0xd, 1) => [true, true, true, true],
         (0xd, 0) => [true, false, false, true],
-        (0x8000_0007, _) => [false, false, false, true],
+        (0x8000_0007 | 0x8000_000a, _) => [false, false, false, true],
+        (0x4000_0001, _) => [true, false, false, true],
+        (0x8000_0021, _) => [true, false, false, false],
         (0x8000_0008, _) => [false, true, false, false],
         _ => [false; 4],
     }
+}
+
+const fn width(eax: u32, shift: u32) -> u32 {
+    eax >> shift & 0xff
+}
+
+/// The widths of addresses that both have; what else is in the register describes, and is the first's.
+fn narrowest(first: u32, other: u32) -> u32 {
+    ADDRESS_WIDTHS.into_iter().fold(first, |eax, shift| {
+        let narrow = width(first, shift).min(width(other, shift));
+        eax & !(0xff << shift) | narrow << shift
+    })
 }
 
 impl CpuProfile {
@@ -97,6 +127,9 @@ impl CpuProfile {
                 for register in (0..4).filter(|register| abilities[*register]) {
                     leaf.registers[register] &= theirs[register];
                 }
+                if leaf.function == LEAF_ADDRESSES {
+                    leaf.registers[0] = narrowest(leaf.registers[0], theirs[0]);
+                }
             }
             common
         })
@@ -115,6 +148,12 @@ impl CpuProfile {
                 let bits = leaf.registers[register] & !ours[register];
                 if bits != 0 {
                     return Err(CpuMismatch::Missing { function, index, register, bits });
+                }
+            }
+            if function == LEAF_ADDRESSES {
+                let widths = ADDRESS_WIDTHS.map(|shift| (width(leaf.registers[0], shift), width(ours[0], shift)));
+                if let Some(&(shown, has)) = widths.iter().find(|(shown, has)| shown > has) {
+                    return Err(CpuMismatch::Narrow { shown, has });
                 }
             }
         }
@@ -142,6 +181,23 @@ mod tests {
         assert_eq!(other.can_run(&one), Err(missing));
         assert_eq!(missing.to_string(), "its processor lacks CPUID 0x1.0 ECX 0x00000008");
         assert_eq!(profile(6, 0b1111).can_run(&common), Err(CpuMismatch::Vendor));
+    }
+
+    #[test]
+    fn addresses_are_as_wide_as_the_narrowest_host_s_and_features_of_kvm_are_abilities() {
+        let host = |eax, kvm| {
+            let mut host = profile(5, 1);
+            let leaf = |function, eax| CpuLeaf { function, index: 0, flags: 0, registers: [eax, 0, 0, 0] };
+            host.leaves.extend([leaf(0x8000_0008, eax), leaf(0x4000_0001, kvm)]);
+            host
+        };
+        let (wide, narrow) = (host(0x77_3934, 0b11), host(0x99_302e, 0b10));
+        let common = CpuProfile::common([&wide, &narrow]);
+        assert_eq!(common, host(0x77_302e, 0b10), "the rest of the register is the first host's");
+        assert_eq!((wide.can_run(&common), narrow.can_run(&common)), (Ok(()), Ok(())));
+        let error = CpuMismatch::Narrow { shown: 0x34, has: 0x2e };
+        assert_eq!(narrow.can_run(&host(0x77_3034, 0)), Err(error));
+        assert_eq!(error.to_string(), "its processor's addresses have 46 bits, the guest was shown 52");
     }
 
     #[test]
