@@ -13,7 +13,8 @@ use scenarios::golden::GoldenError;
 use scenarios::language::{Axis, Scenario, ScenarioError, json_schema};
 use scenarios::report::{FolderError, RunFolder, explain};
 use scenarios::runner::{
-    Campaign, Progress, Report, RunnerError, RunnerOptions, github_annotations, junit, run_campaign, simulate,
+    Campaign, Progress, Report, RunnerError, RunnerOptions, check_guests, github_annotations, junit, run_campaign,
+    simulate,
 };
 use std::fmt::Write as _;
 use std::os::fd::AsFd as _;
@@ -44,6 +45,29 @@ enum Command {
 #[derive(clap::Args)]
 struct RunArgs {
     #[command(flatten)]
+    rounds: RoundArgs,
+    /// Run this many at once
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=64))]
+    jobs: u16,
+    /// Where pools are made: a tmpfs
+    #[arg(long, value_name = "DIR", env = "FTVM_POOL_DIR", default_value_os_t = default_pool_parent())]
+    pool_dir: PathBuf,
+    #[command(flatten)]
+    reporting: ReportArgs,
+}
+
+#[derive(clap::Args)]
+struct SimArgs {
+    #[command(flatten)]
+    rounds: RoundArgs,
+    #[command(flatten)]
+    reporting: ReportArgs,
+}
+
+/// What is run, and how often, in either world.
+#[derive(clap::Args)]
+struct RoundArgs {
+    #[command(flatten)]
     files: FilesArgs,
     /// Where random numbers start, instead of the scenarios' own seeds
     #[arg(long, value_name = "N")]
@@ -54,18 +78,30 @@ struct RunArgs {
     /// Go on, with a seed more each time, until one fails
     #[arg(long, conflicts_with = "repeat")]
     until_fail: bool,
-    /// Run this many at once
-    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=64))]
-    jobs: u16,
     /// Where the runs' directories are made; those of runs that went well are removed again
     #[arg(long, value_name = "DIR", default_value = "scenario-runs")]
     runs: PathBuf,
     /// Keep the directories of runs that went well
     #[arg(long)]
     keep: bool,
-    /// Where pools are made: a tmpfs
-    #[arg(long, value_name = "DIR", env = "FTVM_POOL_DIR", default_value_os_t = default_pool_parent())]
-    pool_dir: PathBuf,
+}
+
+impl RoundArgs {
+    fn runner(&self, executable: PathBuf, pool_parent: PathBuf) -> RunnerOptions {
+        RunnerOptions {
+            executable,
+            commit: env!("FTVM_COMMIT").to_owned(),
+            pool_parent,
+            runs: self.runs.clone(),
+            seed: self.seed,
+            keep: self.keep,
+        }
+    }
+}
+
+/// How it is told what came of them, in either world.
+#[derive(clap::Args)]
+struct ReportArgs {
     /// Write a report that machines that build can read
     #[arg(long, value_name = "FILE")]
     junit: Option<PathBuf>,
@@ -75,36 +111,6 @@ struct RunArgs {
     /// Show every expectation, also of scenarios that hold
     #[arg(long, short)]
     verbose: bool,
-    /// Print JSON
-    #[arg(long)]
-    json: bool,
-}
-
-#[derive(clap::Args)]
-struct SimArgs {
-    #[command(flatten)]
-    files: FilesArgs,
-    /// Where random numbers start, instead of the scenarios' own seeds
-    #[arg(long, value_name = "N")]
-    seed: Option<u64>,
-    /// Play each this often, with a seed more each time
-    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..))]
-    repeat: u64,
-    /// Go on, with a seed more each time, until one fails
-    #[arg(long, conflicts_with = "repeat")]
-    until_fail: bool,
-    /// Where the runs' directories are made; those of runs that went well are removed again
-    #[arg(long, value_name = "DIR", default_value = "scenario-runs")]
-    runs: PathBuf,
-    /// Keep the directories of runs that went well
-    #[arg(long)]
-    keep: bool,
-    /// Write a report that machines that build can read
-    #[arg(long, value_name = "FILE")]
-    junit: Option<PathBuf>,
-    /// Print annotations for GitHub Actions, which also sets the variable
-    #[arg(long, env = "GITHUB_ACTIONS")]
-    github: bool,
     /// Print JSON
     #[arg(long)]
     json: bool,
@@ -162,7 +168,7 @@ fn list(args: &FilesArgs) -> CommandResult {
     let width = scenarios.iter().map(|scenario| scenario.name.len()).max().unwrap_or(0);
     let mut text = String::new();
     for scenario in &scenarios {
-        let description = scenario.description.as_deref().unwrap_or("-");
+        let description = show::plain(scenario.description.as_deref().unwrap_or("-"));
         // Writing to a String cannot fail.
         let _ = writeln!(text, "{:width$}  {description}", scenario.name);
     }
@@ -172,81 +178,85 @@ fn list(args: &FilesArgs) -> CommandResult {
 
 fn run_all(args: &RunArgs) -> CommandResult {
     // All of them are read before the first one runs: a typing error in the last file is said at once.
-    let scenarios = read_all(&args.files)?;
+    let scenarios = read_all(&args.rounds.files)?;
+    check_guests(&scenarios)?;
     drop(vmm::machine::open_kvm()?);
     let signals = EndSignals::new()?;
     let campaign = Campaign {
-        runner: RunnerOptions {
-            executable: this_program()?,
-            commit: env!("FTVM_COMMIT").to_owned(),
-            pool_parent: args.pool_dir.clone(),
-            runs: args.runs.clone(),
-            seed: args.seed,
-            keep: args.keep,
-        },
-        repeat: args.repeat,
-        until_fail: args.until_fail,
+        runner: args.rounds.runner(this_program()?, args.pool_dir.clone()),
+        repeat: args.rounds.repeat,
+        until_fail: args.rounds.until_fail,
         jobs: usize::from(args.jobs),
     };
-    let show = show::Show::new(scenarios.len(), args.verbose, args.json);
-    let reports = run_campaign(&scenarios, &campaign, signals.as_fd(), &|progress| show.take(progress));
+    let show = show::Show::new(scenarios.len(), args.reporting.verbose, args.reporting.json);
+    let campaigned = run_campaign(&scenarios, &campaign, signals.as_fd(), &|progress| show.take(progress));
     show.finish();
-    let reports = match reports {
-        Ok(reports) => reports,
-        Err(RunnerError::Interrupted) => {
-            return Ok(ExitStatus::Own(signals.received().unwrap_or(ExitCode::Terminated)));
+    // Those that ended are told, whatever came then.
+    let told = tell(&campaigned.reports, &args.reporting);
+    match campaigned.broken {
+        None => told,
+        Some(RunnerError::Interrupted) => {
+            let ended = campaigned.reports.len();
+            let line = format!(
+                "interrupted: {ended} runs had ended; what the others left is in {}",
+                args.rounds.runs.display()
+            );
+            Err(Failure::line(signals.received().unwrap_or(ExitCode::Terminated), line))
         }
-        Err(error) => return Err(error.into()),
-    };
-    tell(&reports, args.junit.as_deref(), args.json, args.github)
+        Some(error) => Err(error.into()),
+    }
 }
 
 /// Plays scenarios one after the other: each takes some milliseconds.
 fn simulate_all(args: &SimArgs) -> CommandResult {
-    let scenarios = read_all(&args.files)?;
+    let RoundArgs { files, seed, repeat, until_fail, .. } = &args.rounds;
+    let scenarios = read_all(files)?;
     let signals = EndSignals::new()?;
-    let show = show::Show::new(scenarios.len(), false, args.json);
-    let rounds = if args.until_fail { u64::MAX } else { args.repeat };
+    let show = show::Show::new(scenarios.len(), args.reporting.verbose, args.reporting.json);
+    let rounds = if *until_fail { u64::MAX } else { *repeat };
     let mut reports: Vec<Report> = Vec::new();
+    let mut ended: Option<Failure> = None;
     'rounds: for round in 0..rounds {
         for scenario in &scenarios {
             if let Some(signal) = signals.received() {
-                return Ok(ExitStatus::Own(signal));
+                ended = Some(Failure::line(signal, format!("interrupted: {} runs had ended", reports.len())));
+                break 'rounds;
             }
-            let options = RunnerOptions {
-                executable: PathBuf::new(),
-                commit: env!("FTVM_COMMIT").to_owned(),
-                pool_parent: PathBuf::new(),
-                runs: args.runs.clone(),
-                seed: Some(args.seed.unwrap_or(scenario.seed).wrapping_add(round)),
-                keep: args.keep,
+            let mut options = args.rounds.runner(PathBuf::new(), PathBuf::new());
+            options.seed = Some(seed.unwrap_or(scenario.seed).wrapping_add(round));
+            let report = match simulate(scenario, &options) {
+                Ok(report) => report,
+                Err(error) => {
+                    ended = Some(error.into());
+                    break 'rounds;
+                }
             };
-            let report = simulate(scenario, &options)?;
             show.take(Progress::Ended { run: reports.len(), report: &report });
             let failed = !report.holds;
             reports.push(report);
-            if failed && args.until_fail {
+            if failed && *until_fail {
                 break 'rounds;
             }
         }
     }
     show.finish();
-    tell(&reports, args.junit.as_deref(), args.json, args.github)
+    let told = tell(&reports, &args.reporting);
+    ended.map_or(told, Err)
 }
 
 /// Says what came of all of them, in all the ways that are wanted.
-fn tell(reports: &[Report], junit_file: Option<&Path>, json: bool, github: bool) -> CommandResult {
-    if let Some(path) = junit_file {
+fn tell(reports: &[Report], args: &ReportArgs) -> CommandResult {
+    if let Some(path) = &args.junit {
         let xml = junit(reports).map_err(|error| Failure::new(ExitCode::Internal, &error))?;
         std::fs::write(path, xml).map_err(|error| {
             Failure::line(ExitCode::FileMissing, format!("cannot write {}: {error}", path.display()))
         })?;
     }
-    if json {
+    if args.json {
         output::json(&reports)?;
     } else {
         output::text(&show::summary(reports))?;
-        if github {
+        if args.github {
             output::text(&github_annotations(reports))?;
         }
     }

@@ -332,6 +332,20 @@ impl EventLog {
     }
 }
 
+/// Puts a file of events into the order of their times, once nothing is appended any more: what the controller tells comes a
+/// moment after what was seen outside meanwhile.
+///
+/// # Errors
+/// When the file cannot be read or written.
+pub fn put_in_order(path: &Path, start: Time) -> Result<(), EventsError> {
+    let mut events = read_events(path)?;
+    events.sort_by_key(|event| event.at);
+    let lines: io::Result<String> = events.iter().map(|event| json_line(event, start)).collect();
+    lines
+        .and_then(|lines| std::fs::write(path, lines))
+        .map_err(|source| EventsError::Unwritable { path: path.to_owned(), source })
+}
+
 /// An event as a line of JSON; its time is also given relative to `start`.
 ///
 /// # Errors
@@ -372,6 +386,14 @@ pub enum EventsError {
         line: usize,
         /// Why.
         source: serde_json::Error,
+    },
+    /// It cannot be written in another order.
+    #[error("cannot write events {}", path.display())]
+    Unwritable {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
     },
 }
 

@@ -100,7 +100,7 @@ fn steps(takeover: &Takeover, run_start: Time) -> TakeoverSteps {
         ends_generation: takeover.ends.get(),
         from: takeover.old_primary.as_ref().map(ToString::to_string),
         to: takeover.live.as_ref().map(|(_, host)| host.to_string()),
-        fault_known: takeover.fault.is_some(),
+        fault_known: takeover.cause().is_some(),
         start_ms: start.map(|start| ms(start.since(run_start))),
         reason: takeover.detected.map(|(_, reason)| reason.to_string()),
         detected_ms: after(takeover.detected.map(|(at, _)| at)),

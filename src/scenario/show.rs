@@ -1,7 +1,7 @@
 //! How scenarios go, for people.
 
 use crate::output;
-use scenarios::runner::{Glimpse, Progress, Report, Verdict};
+use scenarios::runner::{Glimpse, Progress, Report};
 use scenarios::units::show_span;
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -102,14 +102,14 @@ fn glimpse_line(glimpse: &Glimpse) -> String {
 fn describe(report: &Report, verbose: bool) -> String {
     let name = format!("{} (seed {}, {:.1} s)", report.scenario, report.seed, report.duration_ms / 1_000.0);
     if let Some(reason) = &report.skipped {
-        return format!("skip  {name}: {reason}\n");
+        return format!("skip  {name}: {}\n", plain(reason));
     }
     let mut text = format!("{}  {name}\n", if report.holds { "ok  " } else { "FAIL" });
-    for Verdict { expectation, holds, found, .. } in &report.verdicts {
-        if verbose || !holds {
-            let mark = if *holds { "ok  " } else { "FAIL" };
+    for verdict in &report.verdicts {
+        if verbose || !verdict.holds {
+            let mark = if verdict.holds { "ok  " } else { "FAIL" };
             // Writing to a String cannot fail.
-            let _ = writeln!(text, "  {mark}  {expectation}: {found}");
+            let _ = writeln!(text, "  {mark}  {}", plain(&verdict.to_string()));
         }
     }
     if let Some(directory) = &report.directory {
@@ -119,6 +119,14 @@ fn describe(report: &Report, verbose: bool) -> String {
         let _ = writeln!(text, "  again {}", report.again);
     }
     text
+}
+
+/// Text of guests and files, which must not steer a terminal.
+pub(super) fn plain(text: &str) -> String {
+    let steers = |c: char| {
+        c.is_control() || matches!(c, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+    };
+    text.chars().flat_map(|c| if steers(c) { c.escape_default().collect::<Vec<_>>() } else { vec![c] }).collect()
 }
 
 /// All runs in a line.

@@ -79,16 +79,16 @@ fn fails(name: &str, text: &str, code: i32, expected: &str) {
 #[test]
 fn a_scenario_without_what_it_is_about_fails() {
     let Some(_machine) = kvm() else { return };
-    fails("no-takeover", &format!("{VM}[expect]\ntakeovers = 1\n"), 80, "FAIL  1 takeovers: 0 takeovers");
+    fails("no-takeover", &format!("{VM}[expect]\ntakeovers = 1\n"), 80, "FAIL  1 takeovers (line 6): 0 takeovers");
     let step = "[[step]]\nname = \"never\"\nconsole = \"line 99\"\naction = \"kill\"\nhost = \"a\"\n";
-    fails("no-step", &format!("{VM}{step}[expect]\n"), 80, "FAIL  never (line 5) fires 1 times: it fired 0 times");
+    fails("no-step", &format!("{VM}{step}[expect]\n"), 80, "FAIL  never fires 1 times (line 5): it fired 0 times");
     fails(
         "wrong-code",
         &format!("{VM}[expect]\nexit-code = 7\n"),
         80,
-        "FAIL  the guest exits with 7: it exited with 0",
+        "FAIL  the guest exits with 7 (line 6): it exited with 0",
     );
-    fails("wrong-end", &format!("{VM}[expect]\nend = \"lost\"\n"), 80, "FAIL  the VM is lost");
+    fails("wrong-end", &format!("{VM}[expect]\nend = \"lost\"\n"), 80, "FAIL  the VM is lost (line 6)");
 }
 
 #[test]

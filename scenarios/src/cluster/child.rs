@@ -2,7 +2,7 @@
 
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::sys::signal::{Signal, kill};
+use nix::sys::signal::{Signal, kill, killpg};
 use nix::unistd::Pid;
 use rustix::process::{PidfdFlags, pidfd_open};
 use serde::{Deserialize, Serialize};
@@ -88,6 +88,17 @@ impl Child {
         match kill(Pid::from_raw(pid), signal) {
             Ok(()) | Err(Errno::ESRCH) => Ok(()),
             Err(errno) => Err(errno.into()),
+        }
+    }
+
+    /// Sends a signal to it and to all that it has started, as far as they are in its process group. Who is left of them can be
+    /// signalled after its own end, too.
+    pub(crate) fn signal_group(pid: u32, signal: Signal) {
+        if let Ok(group) = i32::try_from(pid)
+            && group > 1
+        {
+            // Nobody is left, or nobody who may be signalled.
+            let _ = killpg(Pid::from_raw(group), signal);
         }
     }
 

@@ -6,6 +6,7 @@ use ft_protocol::Span;
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::process::Command;
+use vmm::clock::CLOCK_STEP_VARIABLE;
 use vmm::failpoint::{FAILPOINTS_VARIABLE, GATES};
 
 /// What a private cluster has beyond the ordinary.
@@ -19,6 +20,8 @@ pub struct ClusterCustom {
     pub hosts: BTreeMap<HostName, HostCustom>,
     /// Failpoints of the controller's first life.
     pub controller_failpoints: String,
+    /// The controller's clock can be stepped.
+    pub controller_clock_can_step: bool,
     /// What hosts log (`RUST_LOG`); `None`: as whoever starts them.
     pub host_log: Option<String>,
 }
@@ -36,6 +39,8 @@ pub struct HostCustom {
     pub pool_can_be_cut: bool,
     /// Its messages can be held.
     pub network_can_be_cut: bool,
+    /// Its clock can be stepped.
+    pub clock_can_step: bool,
 }
 
 impl ClusterCustom {
@@ -44,7 +49,10 @@ impl ClusterCustom {
     }
 
     /// Gives a controller its arguments.
-    pub(super) fn for_controller(&self, command: &mut Command, life: u32) {
+    pub(super) fn for_controller(&self, command: &mut Command, life: u32, clock: &Path) {
+        if self.controller_clock_can_step {
+            command.env(CLOCK_STEP_VARIABLE, clock);
+        }
         if let Some(bound) = self.stall_bound {
             command.arg("--stall-ms").arg(bound.ms().max(1).to_string());
         }
@@ -56,8 +64,12 @@ impl ClusterCustom {
 }
 
 impl HostCustom {
-    /// Gives a host its arguments. While there is a file at `gate`, its stores into the pool are held.
-    pub(super) fn for_host(&self, command: &mut Command, life: u32, gate: &Path) {
+    /// Gives a host its arguments. While there is a file at `gate`, its stores into the pool are held; the file at `clock`
+    /// says how far its clock is ahead.
+    pub(super) fn for_host(&self, command: &mut Command, life: u32, gate: &Path, clock: &Path) {
+        if self.clock_can_step {
+            command.env(CLOCK_STEP_VARIABLE, clock);
+        }
         if let Some(memory) = self.memory {
             command.arg("--memory").arg(memory.get().to_string());
         }

@@ -104,17 +104,19 @@ impl ClusterError {
     #[must_use]
     pub fn child_line(&self) -> Option<&str> {
         match self {
-            Self::ControllerEnded { stderr, .. } | Self::HostEnded(ExitedHost { stderr, .. }) => {
-                stderr.lines().last().filter(|line| !line.is_empty())
-            }
+            Self::ControllerEnded { stderr, .. } | Self::HostEnded(ExitedHost { stderr, .. }) => telling_line(stderr),
             _ => None,
         }
     }
 }
 
-fn last_words(stderr: &str) -> String {
-    match stderr.lines().last() {
-        Some(line) if !line.is_empty() => format!(": {line}"),
-        _ => String::new(),
-    }
+/// What somebody said last, behind a colon.
+pub(crate) fn last_words(stderr: &str) -> String {
+    telling_line(stderr).map_or(String::new(), |line| format!(": {line}"))
+}
+
+/// The last line, but for what is wrong with arguments: that comes first, and advice after it.
+fn telling_line(stderr: &str) -> Option<&str> {
+    let of_arguments = stderr.lines().find(|line| line.starts_with("error: "));
+    of_arguments.or_else(|| stderr.lines().last()).filter(|line| !line.is_empty())
 }

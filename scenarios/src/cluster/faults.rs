@@ -8,12 +8,27 @@ use super::throttle::Throttle;
 use super::{Cluster, ClusterError};
 use std::fs::{self, File};
 use std::io;
-use std::path::PathBuf;
+use std::os::unix::fs::FileExt as _;
+use std::path::{Path, PathBuf};
 
 impl Cluster {
     /// While a file is there, the host's stores into the pool are held.
     pub(super) fn gate_of(&self, name: &HostName) -> PathBuf {
         self.run_directory().join(format!("{name}.cut"))
+    }
+
+    /// How far the clock of a process is ahead.
+    pub(super) fn clock_of(&self, name: &HostName) -> PathBuf {
+        clock_in(self.run_directory(), name)
+    }
+
+    /// Steps the clock of a host or of the controller: from now on it is ahead by so many nanoseconds, in its later lives, too.
+    ///
+    /// # Errors
+    /// When the file that says so cannot be written.
+    pub fn set_clock(&mut self, name: &HostName, ahead_ns: i64) -> Result<(), ClusterError> {
+        let file = File::options().write(true).open(self.clock_of(name));
+        file.and_then(|file| file.write_all_at(&ahead_ns.to_le_bytes(), 0)).map_err(ClusterError::fault("step a clock"))
     }
 
     /// Where a host finds the controller: directly, or through its relay.
@@ -81,6 +96,16 @@ impl Cluster {
         }
         self.host(name)?.child.as_ref().ok_or_else(|| ClusterError::HostDead { name: name.clone() })
     }
+}
+
+/// The file that says how far the clock of a process is ahead.
+pub(super) fn clock_in(directory: &Path, name: &HostName) -> PathBuf {
+    directory.join(format!("{name}.clock"))
+}
+
+/// Makes it, for a clock that is right, unless it is there.
+pub(super) fn make_clock(path: &Path) -> io::Result<()> {
+    if path.exists() { Ok(()) } else { fs::write(path, 0_i64.to_le_bytes()) }
 }
 
 /// It says that it will stop a moment before it has.

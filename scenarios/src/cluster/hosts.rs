@@ -1,6 +1,7 @@
 //! The hosts of a private cluster: their names, processes and lives.
 
 use super::child::{Child, ChildExit};
+use super::faults::make_clock;
 use super::{Cluster, ClusterError};
 use nix::sys::signal::Signal;
 use serde::{Deserialize, Serialize};
@@ -136,7 +137,11 @@ impl Cluster {
         let custom = self.options.custom.host(name);
         let socket = self.socket_for(name, &custom)?;
         let mut command = host_command(&self.options.executable, name, &socket);
-        custom.for_host(&mut command, lives, &self.gate_of(name));
+        let clock = self.clock_of(name);
+        if custom.clock_can_step {
+            make_clock(&clock).map_err(ClusterError::fault("step clocks"))?;
+        }
+        custom.for_host(&mut command, lives, &self.gate_of(name), &clock);
         if let Some(log) = &self.options.custom.host_log {
             command.env("RUST_LOG", log);
         }

@@ -23,6 +23,7 @@ pub(crate) use child::{Child, wait_for};
 pub use custom::{ClusterCustom, HostCustom};
 pub use directories::OwnedDirectory;
 pub use error::ClusterError;
+pub(crate) use error::last_words;
 pub use hosts::{CONTROLLER, ExitedHost, HostName, HostSignal};
 pub use relay::Held;
 
@@ -316,6 +317,10 @@ fn start_controller(
     if options.keep {
         command.arg("--keep");
     }
-    options.custom.for_controller(&mut command, life);
+    let clock = faults::clock_in(run_directory, &HostName::new(CONTROLLER));
+    if options.custom.controller_clock_can_step {
+        faults::make_clock(&clock)?;
+    }
+    options.custom.for_controller(&mut command, life, &clock);
     Child::start(command, Stdio::piped(), Stdio::null(), stderr)
 }

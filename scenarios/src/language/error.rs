@@ -76,11 +76,6 @@ impl Source<'_> {
         ScenarioError::Invalid { path: self.path.to_owned(), line, column, message, suggestion }
     }
 
-    /// Where the header of a table stands.
-    pub(super) fn find_key(&self, path: &str) -> Range<usize> {
-        self.text.find(&format!("[{path}]")).map_or(0..0, |start| start..start + path.len() + 2)
-    }
-
     pub(super) fn place(&self, byte: usize) -> (usize, usize) {
         let before = self.text.get(..byte).unwrap_or(self.text);
         let line_start = before.rfind('\n').map_or(0, |newline| newline + 1);
@@ -89,7 +84,7 @@ impl Source<'_> {
 
     /// An error of the TOML reader, which names what it knows between backticks.
     pub(super) fn toml(&self, error: &toml::de::Error) -> ScenarioError {
-        let message = error.message().split_whitespace().collect::<Vec<_>>().join(" ");
+        let message = in_words(&error.message().split_whitespace().collect::<Vec<_>>().join(" "));
         let names: Vec<&str> = message.split('`').skip(1).step_by(2).collect();
         let suggestion = match names.split_first() {
             Some((given, known)) if message.starts_with("unknown ") => {
@@ -99,6 +94,20 @@ impl Source<'_> {
         };
         self.with_suggestion(&error.span().unwrap_or(0..0), message, suggestion)
     }
+}
+
+/// What the reader of TOML says of types, as people say it.
+fn in_words(message: &str) -> String {
+    const WORDS: [(&str, &str); 7] = [
+        (" as i128", ""),
+        ("expected u16", "expected a whole number, 0 to 65535"),
+        ("expected u32", "expected a whole number, 0 to 4294967295"),
+        ("expected u64", "expected a whole number, not negative, that fits into 64 bits"),
+        ("expected i32", "expected a whole number"),
+        ("expected a sequence", "expected a list"),
+        ("invalid type: map", "invalid type: table"),
+    ];
+    WORDS.iter().fold(message.to_owned(), |message, (word, better)| message.replace(word, better))
 }
 
 /// The known name that is most like the given one, if one is at all.

@@ -28,6 +28,8 @@ pub struct Expect {
 /// What must come of one VM.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct VmExpect {
+    /// Where its own keys stand, of those in `[expect.vm.NAME]`.
+    pub lines: BTreeMap<String, usize>,
     /// How it ends.
     pub end: End,
     /// The guest's exit code.

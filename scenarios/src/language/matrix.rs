@@ -34,7 +34,7 @@ impl std::str::FromStr for Axis {
     fn from_str(text: &str) -> Result<Self, AxisError> {
         let bad = || AxisError(text.chars().take(80).collect());
         let (key, values) = text.split_once('=').ok_or_else(bad)?;
-        let values: Vec<String> = values.split(',').map(|value| value.trim().to_owned()).collect();
+        let values = parted(values);
         if key.trim().is_empty() || values.iter().any(String::is_empty) {
             return Err(bad());
         }
@@ -42,9 +42,32 @@ impl std::str::FromStr for Axis {
     }
 }
 
-/// A cell: its coordinates, and what is written in it.
+/// Parts values at commas, but not within brackets, braces and quotes.
+fn parted(text: &str) -> Vec<String> {
+    let (mut values, mut depth, mut quote) = (vec![String::new()], 0_usize, None);
+    let mut escaped = false;
+    for c in text.chars() {
+        match (quote, c) {
+            (None, '"' | '\'') => quote = Some(c),
+            (Some(open), _) if c == open && !escaped => quote = None,
+            (None, '[' | '{') => depth += 1,
+            (None, ']' | '}') => depth = depth.saturating_sub(1),
+            (None, ',') if depth == 0 => {
+                values.push(String::new());
+                continue;
+            }
+            _ => {}
+        }
+        escaped = quote == Some('"') && c == '\\' && !escaped;
+        values.last_mut().expect("there is one from the beginning").push(c);
+    }
+    values.into_iter().map(|value| value.trim().to_owned()).collect()
+}
+
+/// A cell: its coordinates, how the command line gives them, and what is written in it.
 pub(super) struct Cell<'a> {
     pub(super) at: Vec<(String, String)>,
+    pub(super) given: Vec<(String, String)>,
     pub(super) table: Spanned<DeTable<'a>>,
 }
 
@@ -66,17 +89,19 @@ pub(super) fn expand<'a>(source: &Source<'a>, given: &'a [Axis]) -> Result<Vec<C
         let span = axes.first().map_or(0..0, |(_, span, _)| span.clone());
         return Err(source.invalid(&span, format!("a matrix has at most {CELLS_MAX} cells")));
     }
-    let mut cells = vec![Cell { at: Vec::new(), table }];
+    let mut cells = vec![Cell { at: Vec::new(), given: Vec::new(), table }];
     for (key, span, values) in &axes {
         let mut next = Vec::new();
         for cell in &cells {
             for value in values {
                 let mut at = cell.at.clone();
                 at.push((key.clone(), shown(value.get_ref())));
+                let mut given = cell.given.clone();
+                given.push((key.clone(), as_given(value.get_ref())));
                 let mut table = cell.table.clone();
                 put(table.get_mut(), key, value)
                     .map_err(|message| source.invalid(span, format!("matrix `{key}`: {message}")))?;
-                next.push(Cell { at, table });
+                next.push(Cell { at, given, table });
             }
         }
         cells = next;
@@ -129,6 +154,35 @@ fn shown(value: &DeValue<'_>) -> String {
     }
 }
 
+/// A value as the command line takes it, for exactly this one to come of it.
+fn as_given(value: &DeValue<'_>) -> String {
+    let bare = |text: &str| {
+        let plain = !text.is_empty() && text.chars().all(|c| c.is_ascii_alphanumeric() || "-_./:".contains(c));
+        plain && DeValue::parse(text).is_err()
+    };
+    match value {
+        DeValue::String(text) if bare(text) => text.to_string(),
+        value => in_toml(value),
+    }
+}
+
+fn in_toml(value: &DeValue<'_>) -> String {
+    match value {
+        DeValue::String(text) => toml::Value::String(text.to_string()).to_string(),
+        DeValue::Array(values) => {
+            let values: Vec<String> = values.iter().map(|value| in_toml(value.get_ref())).collect();
+            format!("[{}]", values.join(", "))
+        }
+        DeValue::Table(table) => {
+            let pair = |(key, value): (&Spanned<Cow<'_, str>>, &Spanned<DeValue<'_>>)| {
+                format!("{} = {}", toml::Value::String(key.get_ref().to_string()), in_toml(value.get_ref()))
+            };
+            format!("{{ {} }}", table.iter().map(pair).collect::<Vec<_>>().join(", "))
+        }
+        value => shown(value),
+    }
+}
+
 /// Puts a value where a path leads: through tables by key, through lists of tables by name.
 fn put<'a>(table: &mut DeTable<'a>, path: &str, value: &Spanned<DeValue<'a>>) -> Result<(), String> {
     let Some((first, rest)) = path.split_once('.') else {
@@ -162,4 +216,39 @@ fn put_in_list<'l, 'a: 'l>(
         }
     }
     Err(format!("there is no `{kind}` named `{name}`"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::Scenario;
+    use super::*;
+    use std::path::Path;
+
+    #[test]
+    fn commas_within_a_value_part_nothing() {
+        let parts = |text: &str| text.parse::<Axis>().unwrap().values;
+        assert_eq!(parts("k=a, b"), ["a", "b"]);
+        assert_eq!(parts("k=[\"1ms\", \"5ms\"],[ \"6ms\" ]"), ["[\"1ms\", \"5ms\"]", "[ \"6ms\" ]"]);
+        assert_eq!(parts("k={ min = 1, max = 2 },3"), ["{ min = 1, max = 2 }", "3"]);
+        assert_eq!(parts(r#"k="a,\"b",'c,"'"#), [r#""a,\"b""#, r#"'c,"'"#]);
+        assert_eq!(parts("k=]],[a"), ["]]", "[a"], "what is no value is refused later");
+        assert!("k=a,,b".parse::<Axis>().is_err());
+    }
+
+    #[test]
+    fn a_cell_comes_again_from_what_the_command_line_is_given() {
+        let text = "[matrix]\n\"vm.args\" = [[\"--a,b\", \"5\"], []]\n\"step.one.delay\" = [\"1ms\", [\"1ms\", \"5ms\"]]\n\
+                    \"step.one.repeat\" = [2, { min = 1, max = 3 }]\n\"description\" = [\"7\", \"it's\", \"true\"]\n\
+                    [vm]\nguest = \"builtin:idle\"\n[[step]]\nname = \"one\"\nevent = \"live\"\naction = \"mark\"\n[expect]\n";
+        let all = Scenario::parse_all(Path::new("x.toml"), text, &[]).unwrap();
+        assert_eq!(all.len(), 24);
+        for scenario in all {
+            let axes: Vec<Axis> =
+                scenario.given.iter().map(|(key, value)| format!("{key}={value}").parse().unwrap()).collect();
+            assert!(axes.iter().all(|axis| axis.values.len() == 1), "{axes:?}");
+            let again = Scenario::parse_all(Path::new("x.toml"), text, &axes).unwrap();
+            assert_eq!(again.len(), 1);
+            assert_eq!(format!("{:?}", again[0]), format!("{scenario:?}"));
+        }
+    }
 }

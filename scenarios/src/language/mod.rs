@@ -33,7 +33,12 @@ pub use worlds::NotSimulated;
 pub(crate) use worlds::SIMULATED_FAILPOINTS;
 
 use ft_protocol::Span;
+use std::fs::File;
+use std::io::Read as _;
 use std::path::{Path, PathBuf};
+
+/// Nobody reads longer ones.
+const TEXT_BYTES_MAX: u64 = 1 << 20;
 
 /// A scenario, checked: one cell of its file's matrix.
 #[derive(Clone, Debug)]
@@ -44,6 +49,8 @@ pub struct Scenario {
     pub name: String,
     /// The cell of the matrix: each axis with its value.
     pub cell: Vec<(String, String)>,
+    /// The same, as `--matrix` takes it.
+    pub given: Vec<(String, String)>,
     /// What it proves.
     pub description: Option<String>,
     /// Where its random numbers start, unless the command line says otherwise.
@@ -99,5 +106,16 @@ impl Scenario {
 }
 
 fn text_of(path: &Path) -> Result<String, ScenarioError> {
-    std::fs::read_to_string(path).map_err(|source| ScenarioError::Unreadable { path: path.to_owned(), source })
+    let unreadable = |source| ScenarioError::Unreadable { path: path.to_owned(), source };
+    let mut bytes = Vec::new();
+    File::open(path).and_then(|file| file.take(TEXT_BYTES_MAX + 1).read_to_end(&mut bytes)).map_err(unreadable)?;
+    if bytes.len() as u64 > TEXT_BYTES_MAX {
+        let message = format!("a scenario file has at most {} KiB", TEXT_BYTES_MAX >> 10);
+        return Err(error::Source { path, text: "" }.invalid(&(0..0), message));
+    }
+    String::from_utf8(bytes).map_err(|error| {
+        let good = error.utf8_error().valid_up_to();
+        let text = String::from_utf8_lossy(&error.as_bytes()[..good]).into_owned();
+        error::Source { path, text: &text }.invalid(&(good..good), "this is no text (UTF-8)")
+    })
 }

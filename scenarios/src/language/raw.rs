@@ -1,7 +1,7 @@
 //! Scenario files as they are written: what serde takes from TOML, with places kept for what is checked later. The
 //! comments here are the descriptions in the JSON schema.
 
-use super::values::{OneOrList, OneOrMany, RawCount, RawDelay, Size, Time};
+use super::values::{OneOrList, OneOrMany, RawCount, RawDelay, Size, Step, Time};
 use super::{Action, CorruptWhat, CutFrom, End, ModePart, WaysPart};
 use crate::event::HappeningKind;
 use schemars::JsonSchema;
@@ -18,7 +18,8 @@ pub(super) struct RawScenario {
     /// Where random numbers start (default 1).
     pub(super) seed: Option<u64>,
     /// Of each run, the unprotected one too (default 60s).
-    pub(super) time_limit: Option<Time>,
+    #[schemars(with = "Option<Time>")]
+    pub(super) time_limit: Option<Spanned<Time>>,
     /// Paths of keys, each with a list of values: the scenario is run for every combination.
     #[serde(rename = "matrix", default)]
     #[schemars(with = "BTreeMap<String, Vec<serde_json::Value>>")]
@@ -48,12 +49,14 @@ pub(super) struct RawCluster {
     #[schemars(with = "Option<u16>")]
     pub(super) hosts: Option<Spanned<u16>>,
     /// Silence after which a host is suspected.
-    pub(super) heartbeat: Option<Time>,
+    #[schemars(with = "Option<Time>")]
+    pub(super) heartbeat: Option<Spanned<Time>>,
     /// Start hosts that die again at once.
     #[serde(default)]
     pub(super) respawn: bool,
     /// A primary that owes a commit for so long, while its host lives, is suspected.
-    pub(super) stall: Option<Time>,
+    #[schemars(with = "Option<Time>")]
+    pub(super) stall: Option<Spanned<Time>>,
     /// What ends deposed hosts, beside the seal: none, kill, or the path of a Pacemaker fence agent.
     #[schemars(with = "Option<String>")]
     pub(super) fence_agent: Option<Spanned<String>>,
@@ -63,7 +66,8 @@ pub(super) struct RawCluster {
     /// How long the fence agent may take.
     pub(super) fence_timeout: Option<Time>,
     /// Put the pool on a tmpfs of its own of this size; needs the right to mount.
-    pub(super) pool_size: Option<Size>,
+    #[schemars(with = "Option<Size>")]
+    pub(super) pool_size: Option<Spanned<Size>>,
     /// Frames of a thousand that the guests' network segment loses.
     #[schemars(with = "Option<u16>")]
     pub(super) segment_loss: Option<Spanned<u16>>,
@@ -96,29 +100,35 @@ pub(super) struct RawVm {
     #[schemars(with = "Option<String>")]
     pub(super) name: Option<Spanned<String>>,
     /// builtin:NAME, or a path relative to the scenario's file.
-    pub(super) guest: String,
+    #[schemars(with = "String")]
+    pub(super) guest: Spanned<String>,
     /// Arguments for the guest.
     #[serde(default)]
     pub(super) args: Vec<String>,
     /// Guest memory (default 64MiB).
-    pub(super) memory: Option<Size>,
+    #[schemars(with = "Option<Size>")]
+    pub(super) memory: Option<Spanned<Size>>,
     /// How it is protected (default checkpoint).
     #[serde(default)]
     pub(super) mode: ModePart,
     /// Longest time between two commits.
-    pub(super) epoch: Option<Time>,
+    #[schemars(with = "Option<Time>")]
+    pub(super) epoch: Option<Spanned<Time>>,
     /// It is on the network segment of the scenario's guests.
     #[serde(default)]
     pub(super) net: bool,
     /// It has a disk of this size, empty at first.
-    pub(super) disk: Option<Size>,
+    #[schemars(with = "Option<Size>")]
+    pub(super) disk: Option<Spanned<Size>>,
     /// Bounds the copies of written pages that the primary's host keeps.
-    pub(super) working_set: Option<Size>,
+    #[schemars(with = "Option<Size>")]
+    pub(super) working_set: Option<Spanned<Size>>,
     /// The host on which it would best run.
     #[schemars(with = "Option<String>")]
     pub(super) prefer: Option<Spanned<String>>,
     /// Move it back there once that host has been healthy for so long.
-    pub(super) failback: Option<Time>,
+    #[schemars(with = "Option<Time>")]
+    pub(super) failback: Option<Spanned<Time>>,
     /// Refuse it unless a third host has room for it.
     #[serde(default)]
     pub(super) require_spare: bool,
@@ -216,8 +226,16 @@ pub(super) struct RawStep {
     pub(super) percent: Option<Spanned<u32>>,
     /// cut: from what.
     pub(super) from: Option<CutFrom>,
-    /// cut: which way of the network.
+    /// cut, segment: which way of the network, or of the VM's link.
     pub(super) ways: Option<WaysPart>,
+    /// segment: frames of a thousand that are lost.
+    #[schemars(with = "Option<u16>")]
+    pub(super) loss: Option<Spanned<u16>>,
+    /// segment: how much longer frames take.
+    pub(super) latency: Option<Time>,
+    /// clock: how far it steps, such as 2s or -500ms.
+    #[schemars(with = "Option<Step>")]
+    pub(super) by: Option<Spanned<Step>>,
     /// corrupt: what.
     pub(super) what: Option<CorruptWhat>,
     /// corrupt: how many bits (default 1).
@@ -255,8 +273,16 @@ pub(super) struct RawAct {
     pub(super) percent: Option<Spanned<u32>>,
     /// cut: from what.
     pub(super) from: Option<CutFrom>,
-    /// cut: which way of the network.
+    /// cut, segment: which way of the network, or of the VM's link.
     pub(super) ways: Option<WaysPart>,
+    /// segment: frames of a thousand that are lost.
+    #[schemars(with = "Option<u16>")]
+    pub(super) loss: Option<Spanned<u16>>,
+    /// segment: how much longer frames take.
+    pub(super) latency: Option<Time>,
+    /// clock: how far it steps, such as 2s or -500ms.
+    #[schemars(with = "Option<Step>")]
+    pub(super) by: Option<Spanned<Step>>,
     /// corrupt: what.
     pub(super) what: Option<CorruptWhat>,
     /// corrupt: how many bits.
@@ -277,6 +303,9 @@ impl RawStep {
             percent: self.percent.clone(),
             from: self.from,
             ways: self.ways,
+            loss: self.loss.clone(),
+            latency: self.latency,
+            by: self.by.clone(),
             what: self.what,
             bits: self.bits.clone(),
         })

@@ -88,8 +88,12 @@ pub enum Action {
     Slow,
     /// Cut a host from the pool, from the network, or from both.
     Cut,
-    /// End a cut, a slowdown or a fill.
+    /// End a cut, a slowdown, a fill, or what is wrong with the segment.
     Heal,
+    /// Let the guests' network segment, or a VM's link to it, lose frames or take its time.
+    Segment,
+    /// Step the clock of a process.
+    Clock,
     /// Move a VM.
     Switchover,
     /// Take all roles from a host.
@@ -157,6 +161,28 @@ pub enum Act {
         /// Of which; none: fills of the pool.
         targets: Vec<Target>,
     },
+    /// Lets the segment lose frames, or take its time.
+    Segment {
+        /// Whose link: its place in the scenario's VMs; `None`: all frames.
+        link: Option<usize>,
+        /// Which way of that link.
+        ways: WaysPart,
+        /// Frames of a thousand that are lost.
+        loss: u16,
+        /// How long a frame takes beside what the whole segment lets it.
+        latency: Span,
+        /// For how long.
+        during: Option<Span>,
+    },
+    /// Steps clocks.
+    Clock {
+        /// Whose.
+        targets: Vec<Target>,
+        /// By so many nanoseconds.
+        by_ns: i64,
+        /// They step back after this.
+        during: Option<Span>,
+    },
     /// Moves a VM.
     Switchover {
         /// Which: its place in the scenario's VMs.
@@ -214,10 +240,11 @@ impl Act {
             | Self::Slow { targets, .. }
             | Self::Cut { targets, .. }
             | Self::Heal { targets }
+            | Self::Clock { targets, .. }
             | Self::Drain { targets, .. }
             | Self::Corrupt { targets, .. } => targets,
             Self::Switchover { to, .. } => to.as_slice(),
-            Self::Mode { .. } | Self::Fill { .. } | Self::Delete { .. } | Self::Mark => &[],
+            Self::Mode { .. } | Self::Fill { .. } | Self::Delete { .. } | Self::Segment { .. } | Self::Mark => &[],
         }
     }
 }
@@ -234,7 +261,7 @@ pub enum CutFrom {
     Both,
 }
 
-/// Which way of a host's connection is cut.
+/// Which way of a host's connection is cut, or of a guest's link to the segment is bad.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum WaysPart {
@@ -245,6 +272,10 @@ pub enum WaysPart {
     ToHost,
     /// What the host sends does not reach the controller.
     FromHost,
+    /// Frames to the guest.
+    ToGuest,
+    /// Frames from the guest.
+    FromGuest,
 }
 
 /// What is corrupted.

@@ -281,3 +281,75 @@ fn several_vms_have_names_steps_and_expectations_of_their_own() {
         assert!(message.contains(expected), "{message}");
     }
 }
+
+#[test]
+fn what_would_fail_in_the_run_is_refused_with_its_place() {
+    let segment = "event = \"live\"\naction = \"segment\"";
+    let clock = "event = \"live\"\naction = \"clock\"\nhost = \"a\"";
+    for (section, line, expected) in [
+        ("cluster", "heartbeat = \"1ms\"", "2:13: `heartbeat` is 10.0 ms to 600.00 s"),
+        ("cluster", "stall = \"307445734min\"", "is too long: a scenario asks for a week at most"),
+        ("cluster", "pool-size = \"0\"", "`pool-size` is more than nothing"),
+        ("cluster", "fence-agent = \"./nowhere\"", "there is no fence agent `./nowhere` beside this file"),
+        ("cluster", "host = [{ name = \"a\" }, { name = \"a\" }]", "there is another table for host `a`"),
+        ("vm", "memory = \"1MiB\"", "a VM has 2 MiB to 64 GiB of memory"),
+        ("vm", "disk = \"1000\"", "a disk has blocks of 4096 bytes"),
+        ("vm", "epoch = \"0ms\"", "`epoch` is longer than no time at all"),
+        ("vm", "failback = \"1s\"", "`failback` goes with `prefer`"),
+        ("[step]", "event = \"live\"\naction = \"switchover\"\nto = \"controller\"\n[[step]]", "a VM moves to a host"),
+        ("[step]", "name = \"x\"\nafter = \"x\"\naction = \"mark\"\n[[step]]", "`x` is this step itself"),
+        ("[step]", "after = \"step 2\"\naction = \"mark\"\n[[step]]", "`step 2` stands behind it, in line "),
+        (
+            "[step]",
+            "name = \"step 2\"\nevent = \"live\"\naction = \"mark\"\n[[step]]",
+            "there is another step named `step 2`",
+        ),
+        (
+            "[step]",
+            "event = \"live\"\naction = \"corrupt\"\nwhat = \"log\"\n[[step]]",
+            "in checkpoint mode there is no log",
+        ),
+        ("[step]", &format!("{segment}\nloss = 1\n[[step]]"), "there is no such link"),
+        ("[step]", &format!("{segment}\n[[step]]"), "say what is wrong with the segment"),
+        ("[step]", &format!("{segment}\nloss = 1001\n[[step]]"), "a segment loses 0 to 1000 frames"),
+        ("[step]", &format!("{segment}\nloss = 1\nways = \"to-guest\"\n[[step]]"), "say which `vm`"),
+        ("[step]", &format!("{clock}\n[[step]]"), "say how far the clock steps"),
+        ("[step]", &format!("{clock}\nby = \"0s\"\n[[step]]"), "a clock steps, and by a minute at most"),
+        ("[step]", &format!("{clock}\nby = \"-61s\"\n[[step]]"), "a clock steps, and by a minute at most"),
+        ("expect", "takeovers = { min = 3, max = 2 }", "expected a `min` that is not above the `max`"),
+    ] {
+        let error = line_of_error(section, line);
+        assert!(error.contains(expected), "{section}: {line}: {error}");
+    }
+}
+
+#[test]
+fn a_bundled_guest_is_known_when_the_file_is_read() {
+    let error = parse("[vm]\nguest = \"builtin:tortur\"\n[expect]\n").unwrap_err().to_string();
+    assert!(error.contains("some.toml:2:9: there is no bundled guest `tortur`"), "{error}");
+    assert!(error.ends_with("did you mean `torture`?"), "{error}");
+}
+
+#[test]
+fn segments_and_clocks_are_understood() {
+    let text = "[[vm]]\nname = \"s\"\nguest = \"builtin:kv\"\nnet = true\n[[step]]\nevent = \"live\"\n\
+                do = [{ action = \"segment\", loss = 5 }, { action = \"segment\", vm = \"s\", ways = \"from-guest\", latency = \"2ms\" }, \
+                { action = \"clock\", host = [\"primary\", \"controller\"], by = \"-1.5s\", for = \"1s\" }]\n[expect]\n";
+    let scenario = parse(text).unwrap();
+    let [all, link, clock] = &scenario.steps[0].acts[..] else { panic!("{:?}", scenario.steps) };
+    assert!(matches!(all, Act::Segment { link: None, ways: WaysPart::Both, loss: 5, .. }), "{all:?}");
+    assert!(matches!(link, Act::Segment { link: Some(0), ways: WaysPart::FromGuest, loss: 0, .. }), "{link:?}");
+    assert!(matches!(clock, Act::Clock { by_ns: -1_500_000_000, during: Some(_), .. }), "{clock:?}");
+    assert!(scenario.check_simulated().unwrap_err().to_string().contains("no devices"), "no segment there");
+}
+
+#[test]
+fn what_is_no_text_is_told_with_its_line() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("latin.toml");
+    std::fs::write(&path, b"seed = 1\ndescription = \"caf\xe9\"\n").unwrap();
+    let error = Scenario::read(&path).unwrap_err().to_string();
+    assert!(error.ends_with("latin.toml:2:19: this is no text (UTF-8)"), "{error}");
+    std::fs::write(&path, vec![b'#'; 2 << 20]).unwrap();
+    assert!(Scenario::read(&path).unwrap_err().to_string().contains("at most 1024 KiB"));
+}

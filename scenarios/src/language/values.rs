@@ -11,14 +11,47 @@ use std::borrow::Cow;
 use std::fmt;
 use std::marker::PhantomData;
 
+/// The longest time that a file may ask for: a week. Sums of a few of them, and of clocks, stay far from what 64 bits hold.
+const TIME_MAX: Span = Span::from_ms(7 * 24 * 3_600_000);
+
 /// A length of time.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Time(pub(super) Span);
 
+/// Reads a time that a file may ask for.
+fn time<E: serde::de::Error>(text: &str) -> Result<Span, E> {
+    let span = parse_span(text).map_err(E::custom)?;
+    if span > TIME_MAX {
+        return Err(E::custom(format_args!("`{text}` is too long: a scenario asks for a week at most")));
+    }
+    Ok(span)
+}
+
 impl<'de> Deserialize<'de> for Time {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let text = String::deserialize(deserializer)?;
-        parse_span(&text).map(Self).map_err(D::Error::custom)
+        time(&text).map(Self)
+    }
+}
+
+/// The furthest that a clock steps: a machine may not have run for longer, and no clock shows less than nothing.
+const STEP_MAX: Span = Span::from_ms(60_000);
+
+/// How far a clock steps, in nanoseconds.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Step(pub(super) i64);
+
+impl<'de> Deserialize<'de> for Step {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        let (back, span) = match text.strip_prefix('-') {
+            Some(rest) => (true, time(rest)?),
+            None => (false, time(text.strip_prefix('+').unwrap_or(&text))?),
+        };
+        match i64::try_from(span.ns()) {
+            Ok(ns) if ns > 0 && span <= STEP_MAX => Ok(Self(if back { -ns } else { ns })),
+            _ => Err(D::Error::custom(format_args!("`{text}`: a clock steps, and by a minute at most"))),
+        }
     }
 }
 
@@ -70,8 +103,7 @@ pub(super) struct RawDelay(pub(super) Delay);
 impl<'de> Deserialize<'de> for RawDelay {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let texts = OneOrMany::deserialize(deserializer)?.0;
-        let times =
-            texts.iter().map(|text| parse_span(text)).collect::<Result<Vec<_>, _>>().map_err(D::Error::custom)?;
+        let times = texts.iter().map(|text| time(text)).collect::<Result<Vec<_>, _>>()?;
         match times[..] {
             [time] => Ok(Self(Delay { min: time, max: time })),
             [min, max] if min <= max => Ok(Self(Delay { min, max })),
@@ -108,7 +140,12 @@ impl<'de> Deserialize<'de> for RawCount {
                         other => return Err(A::Error::unknown_field(other, &["min", "max"])),
                     }
                 }
-                Ok(RawCount(count))
+                match count.max {
+                    Some(max) if max < count.min => {
+                        Err(A::Error::custom("expected a `min` that is not above the `max`"))
+                    }
+                    _ => Ok(RawCount(count)),
+                }
             }
         }
         deserializer.deserialize_any(Numbers)
@@ -160,6 +197,11 @@ schema!(Time, "Time", {
     "description": "A length of time: 80us, 250ms, 1.5s, 2min",
     "type": "string",
     "pattern": "^[0-9]+(\\.[0-9]*)? *(us|ms|s|min)$"
+});
+schema!(Step, "Step", {
+    "description": "How far a clock steps: 2s, -500ms",
+    "type": "string",
+    "pattern": "^[+-]?[0-9]+(\\.[0-9]*)? *(us|ms|s|min)$"
 });
 schema!(Size, "Size", {
     "description": "A number of bytes: 4096, 512KiB, 64MiB, 1GiB",

@@ -57,6 +57,9 @@ pub(crate) const SIMULATED_FAILPOINTS: [&str; 19] = [
     "controller.state.persisted",
 ];
 
+/// What clocks show there at the beginning.
+const CLOCK_AT_START_NS: i64 = 1_000_000_000;
+
 /// The guests that the model guest can stand for: they only compute, wait and print.
 const MODELLED: [&str; 5] = ["builtin:torture", "builtin:counter", "builtin:idle", "builtin:burn", "builtin:rebel"];
 
@@ -106,6 +109,14 @@ impl Scenario {
             return at(format!("failpoint {name} lies within one step of the simulator"));
         }
         for act in &step.acts {
+            match act {
+                Act::Segment { .. } => return at("there is no network segment".to_owned()),
+                // No clock shows less than nothing.
+                Act::Clock { by_ns, .. } if *by_ns < -CLOCK_AT_START_NS => {
+                    return at("clocks begin at one second there, and step back by no more".to_owned());
+                }
+                _ => {}
+            }
             let early = matches!(&step.when, When::Failpoint { name, .. } if *name != "host.commit.published");
             if early && matches!(act, Act::Corrupt { what: CorruptWhat::Journal, .. }) {
                 return at("records are corrupted there once they are committed".to_owned());

@@ -2,12 +2,14 @@
 //! pull: whoever runs it calls [`ProtectedRun::turn`] until there is an [`Outcome`].
 
 mod chronicle;
+mod clocks;
 mod console;
 mod disk;
 mod error;
 mod spec;
 
 pub(crate) use chronicle::Chronicle;
+use clocks::Clocks;
 pub use console::ConsoleStart;
 pub(crate) use console::ConsoleTap;
 pub use disk::{ExportError as DiskExportError, GuestDisk, export as export_disk};
@@ -87,6 +89,7 @@ pub struct ProtectedRun {
     client: Client,
     vms: Vec<Tapped>,
     chronicle: Chronicle,
+    clocks: Clocks,
     respawn: Respawn,
     /// How often each host failed in a row, by itself.
     failures: BTreeMap<HostName, u32>,
@@ -127,6 +130,7 @@ impl ProtectedRun {
             client,
             vms: Vec::new(),
             chronicle,
+            clocks: Clocks::default(),
             respawn,
             failures: BTreeMap::new(),
             hostless_since: None,
@@ -249,7 +253,10 @@ impl ProtectedRun {
     fn message(&mut self, message: ToClient) -> Result<(), RunError> {
         let now = monotonic();
         match message {
-            ToClient::Happened { at, happening } => self.note(Event { at, what: What::Happened(happening) }),
+            ToClient::Happened { at, happening } => {
+                let event = self.clocks.righted(at, happening, self.chronicle.timeline());
+                self.note(event)
+            }
             ToClient::ConsoleMoved { vm, tail } => self.note(Event { at: now, what: What::ConsoleMoved { vm, tail } }),
             ToClient::VmEnded { vm, end, console_end } => {
                 if let Some(tapped) = self.vms.iter_mut().find(|tapped| tapped.vm == vm) {
@@ -323,6 +330,15 @@ impl ProtectedRun {
         }
         self.note(Event { at: monotonic(), what: What::Signalled { host: host.clone(), signal } })?;
         Ok(self.cluster.signal(host, signal)?)
+    }
+
+    /// Steps the clock of a host or of the controller, as far as scenarios can: what it tells of times is put right here.
+    ///
+    /// # Errors
+    /// When its clock cannot be stepped.
+    pub fn step_clock(&mut self, who: &HostName, by_ns: i64) -> Result<(), RunError> {
+        let ahead_ns = self.clocks.step(who, by_ns);
+        Ok(self.cluster.set_clock(who, ahead_ns)?)
     }
 
     /// Starts a host whose process has ended.

@@ -70,7 +70,7 @@ pub(super) fn takeover_in_words(folder: &RunFolder, vm: VmId, takeover: &Takeove
     let old = takeover.old_primary.as_ref().map_or("?", |host| host.as_str());
     let mut words =
         format!("vm {}, end of generation {} on host {old}: a {kind}", folder.names.vm(vm), takeover.ends.get());
-    if let Some(fault) = takeover.fault.as_ref().filter(|_| !takeover.planned) {
+    if let Some(fault) = takeover.cause() {
         let at = show_span(fault.at.since(folder.start()));
         let _ = write!(words, " after `{}` of host {} at {at}", fault.what, fault.host);
     }

@@ -95,8 +95,9 @@ fn pictures(folder: &RunFolder, page: &mut String) -> std::fmt::Result {
     page.push_str(
         "<h2>What happened, and when</h2><p class=\"key\"><i class=\"primary\"></i> primary <i class=\"secondary\"></i> \
          secondary <i class=\"alive\"></i> alive <i class=\"stopped\"></i> stands still <i class=\"hampered\"></i> slow or cut \
-         off <i class=\"blackout\"></i> blackout (until the successor runs) <i class=\"fault\"></i> fault. Epochs are those that are applied; silence is the time \
-         since the last console output (logarithm). Point at anything to see what it is.</p>",
+         off <i class=\"blackout\"></i> blackout of a takeover (from \
+         the fault until the successor runs) <i class=\"planned\"></i> of a switchover <i class=\"fault\"></i> fault. Epochs are those that are applied; silence is the time since the last \
+         console output, latency that of the workloads' operations (both on logarithmic scales, whose top is at the left). Point at anything to see what it is.</p>",
     );
     let (lanes, vms) = (lanes(folder), folder.vms());
     let length = folder.length();

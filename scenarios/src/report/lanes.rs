@@ -7,6 +7,9 @@ use ft_protocol::timeline::Happening;
 use ft_protocol::{Time, VmId};
 use std::collections::BTreeMap;
 
+/// How faults begin that go on until they are ended.
+const HAMPERS: [&str; 5] = ["slow", "cut", "pool full", "segment", "clock"];
+
 /// What a host was for some time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Kind {
@@ -118,7 +121,7 @@ impl Builder<'_> {
             }
             What::FaultBegan { fault, target } => {
                 self.mark(target, at, fault.clone());
-                if fault.starts_with("slow") || fault.starts_with("cut") || fault.starts_with("pool full") {
+                if HAMPERS.iter().any(|start| fault.starts_with(start)) {
                     self.begin(target, Kind::Hampered, at);
                 }
             }

@@ -36,7 +36,7 @@ impl Strip<'_> {
         let rows = u32::try_from(self.lanes.len()).unwrap_or(0);
         let plots = 1 + u32::from(!self.folder.histories.is_empty());
         let height = TOP + f64::from(rows) * LANE + f64::from(plots + 1) * (PLOT + 14.0) + 10.0;
-        let mut svg = format!("<svg viewBox=\"0 0 {WIDTH} {height}\" role=\"img\">");
+        let mut svg = format!("<div class=\"strip\"><svg viewBox=\"0 0 {WIDTH} {height}\" role=\"img\">");
         // Writing to a String cannot fail.
         let _ = self.axis(&mut svg, height);
         let mut y = TOP;
@@ -62,7 +62,7 @@ impl Strip<'_> {
         if !latencies.is_empty() {
             let _ = self.bars(&mut svg, "latency ms", &latencies, y, "latency");
         }
-        svg.push_str("</svg>");
+        svg.push_str("</svg></div>");
         svg
     }
 
@@ -78,13 +78,16 @@ impl Strip<'_> {
     fn axis(&self, svg: &mut String, height: f64) -> std::fmt::Result {
         let tick = tick_of(self.length);
         let since = self.from.since(self.folder.start()).ns();
-        let mut ns = since.div_ceil(tick) * tick;
-        while ns <= since + self.length.ns() {
+        let end = since.saturating_add(self.length.ns());
+        let first = since.div_ceil(tick).checked_mul(tick);
+        for ns in std::iter::successors(first, |ns| ns.checked_add(tick)).take_while(|ns| *ns <= end) {
             let at = self.folder.start() + Span::from_ns(ns);
             let x = self.x(at);
             write!(svg, "<line class=\"grid\" x1=\"{x:.1}\" x2=\"{x:.1}\" y1=\"{TOP}\" y2=\"{height}\"/>")?;
-            write!(svg, "<text class=\"tick\" x=\"{x:.1}\" y=\"12\">{}</text>", tick_text(ns, tick))?;
-            ns += tick;
+            // The last one would be cut off at the edge.
+            let class = if x > WIDTH - 24.0 { "tick end" } else { "tick" };
+            let x = x.min(WIDTH - 2.0);
+            write!(svg, "<text class=\"{class}\" x=\"{x:.1}\" y=\"12\">{}</text>", tick_text(ns, tick))?;
         }
         Ok(())
     }
@@ -147,9 +150,10 @@ impl Strip<'_> {
                 }
                 let x = self.x(from.max(self.from));
                 let width = (self.x(to) - x).max(1.0);
+                let class = if takeover.planned { "blackout planned" } else { "blackout" };
                 write!(
                     svg,
-                    "<rect class=\"blackout\" x=\"{x:.1}\" y=\"{TOP}\" width=\"{width:.1}\" height=\"{height:.1}\">\
+                    "<rect class=\"{class}\" x=\"{x:.1}\" y=\"{TOP}\" width=\"{width:.1}\" height=\"{height:.1}\">\
                      <title>{}: {} until its successor ran</title></rect>",
                     escaped(&self.folder.names.vm(*vm)),
                     show_span(to.since(from))
@@ -221,7 +225,7 @@ fn tick_of(length: Span) -> u64 {
     const STEPS: [u64; 12] = [1, 2, 5, 10, 20, 50, 100, 200, 500, 1_000, 2_000, 5_000];
     let ms = length.ms().max(1);
     let step = STEPS.into_iter().chain([10_000, 30_000, 60_000]).find(|step| ms / step <= 12);
-    step.unwrap_or(120_000) * 1_000_000
+    step.unwrap_or(ms.div_ceil(12)).saturating_mul(1_000_000)
 }
 
 fn tick_text(ns: u64, tick: u64) -> String {

@@ -138,3 +138,44 @@ fn what_is_no_run_is_refused() {
     std::fs::write(directory.path().join("manifest.json"), "{}").unwrap();
     assert!(RunFolder::read(directory.path()).unwrap_err().to_string().contains("is not what a run leaves"));
 }
+
+#[test]
+fn files_of_a_run_that_were_damaged_are_told_or_refused() {
+    use rand::{RngExt as _, SeedableRng as _};
+    let directory = tempfile::tempdir().unwrap();
+    let write = |name: &str, bytes: &[u8]| std::fs::write(directory.path().join(name), bytes).unwrap();
+    let path = directory.path().join("events.jsonl");
+    let mut log = EventLog::create(&path, START).unwrap();
+    for (at, what) in events(3_000) {
+        log.append(&Event { at: START + ft_protocol::Span::from_ms(at), what }).unwrap();
+    }
+    let whole =
+        [("manifest.json", serde_json::to_vec(&manifest()).unwrap()), ("events.jsonl", std::fs::read(&path).unwrap())];
+    let (mut random, mut read) = (rand_chacha::ChaCha8Rng::seed_from_u64(6), 0);
+    let numbers = ["18446744073709551615", "0", "-1", "9223372036854775808", "65535", "1e300"];
+    for _ in 0..400 {
+        for (name, bytes) in &whole {
+            let mut text = bytes.clone();
+            for _ in 0..random.random_range(1..4) {
+                let mut at = random.random_range(0..text.len());
+                if random.random_range(0..20) == 0 {
+                    text[at] = random.random();
+                    continue;
+                }
+                // What has other numbers is still JSON.
+                at = (0..at).rev().find(|at| text[*at].is_ascii_digit()).unwrap_or(at);
+                while at > 0 && text[at - 1].is_ascii_digit() {
+                    at -= 1;
+                }
+                let digits = text[at..].iter().take_while(|byte| byte.is_ascii_digit()).count();
+                text.splice(at..at + digits, numbers[random.random_range(0..numbers.len())].bytes());
+            }
+            write(name, &text);
+        }
+        if let Ok(folder) = RunFolder::read(directory.path()) {
+            read += 1;
+            assert!(!explain(&folder).is_empty() && html::html(&folder).ends_with("</html>\n"));
+        }
+    }
+    assert!(read > 20, "only {read} could be read at all");
+}

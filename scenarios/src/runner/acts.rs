@@ -3,14 +3,18 @@
 use super::RunnerError;
 use super::corrupt::Corruption;
 use super::perform::{Performance, Undo, name_of, ways_held};
+use super::prepare::mac;
 use crate::cluster::{CONTROLLER, Held, HostName, HostSignal};
 use crate::event::{Event, What};
-use crate::language::{Act, CorruptWhat, CutFrom, Step, Target};
+use crate::language::{Act, CorruptWhat, CutFrom, Step, Target, WaysPart};
 use crate::protected::{Roles, UnreadConsole};
 use ft_protocol::Span;
 use ft_protocol::wire::Request;
 use std::io::Write as _;
+use std::ops::RangeFrom;
+use std::time::Duration;
 use vmm::clock::monotonic;
+use vmm::net::{Stretch, Trouble};
 
 /// Where in the pool's parent the pool is.
 const POOL: &str = "pool";
@@ -24,10 +28,11 @@ impl Performance<'_> {
     /// For each act of a step, the hosts that it is about; `None` while a role is vacant.
     pub(super) fn targets(&mut self, index: usize, step: &Step) -> Result<Option<Vec<Vec<HostName>>>, RunnerError> {
         let mut all = Vec::new();
+        let mut draws = 0..;
         for act in &step.acts {
             let mut hosts: Vec<HostName> = Vec::new();
             for target in act.targets() {
-                match self.target(index, target)? {
+                match self.target(index, target, &mut draws)? {
                     Some(found) => {
                         hosts.extend(found.into_iter().filter(|host| !hosts.contains(host)).collect::<Vec<_>>())
                     }
@@ -38,12 +43,24 @@ impl Performance<'_> {
             if matches!(act, Act::Start { .. }) && hosts.iter().any(|host| self.dying.contains(host)) {
                 return Ok(None);
             }
+            // What is not there cannot be corrupted: a log without a recording mode, a journal between two generations.
+            if let Act::Corrupt { what, vm, bits, .. } = act
+                && *what != CorruptWhat::Heartbeat
+                && !self.corruption(*what, *vm, *bits, 0).has_place()
+            {
+                return Ok(None);
+            }
             all.push(hosts);
         }
         Ok(Some(all))
     }
 
-    fn target(&mut self, index: usize, target: &Target) -> Result<Option<Vec<HostName>>, RunnerError> {
+    fn target(
+        &mut self,
+        index: usize,
+        target: &Target,
+        draws: &mut RangeFrom<usize>,
+    ) -> Result<Option<Vec<HostName>>, RunnerError> {
         let alive =
             |this: &Self, host: &HostName| this.run.cluster().host_pid(host).is_some() && !this.dying.contains(host);
         // A host that has just died still has its role until the controller knows.
@@ -68,7 +85,8 @@ impl Performance<'_> {
             Target::Any => {
                 let names: Vec<HostName> = self.run.cluster().host_names().cloned().collect();
                 // Drawn from all, so that the draw does not depend on who happens to be alive.
-                let first = self.schedule.draw(index, names.len());
+                let nth = draws.next().unwrap_or_default();
+                let first = self.schedule.draw(index, nth, names.len());
                 let turned = (0..names.len()).map(|offset| names[(first + offset) % names.len()].clone());
                 turned.into_iter().find(|name| alive(self, name)).map(|host| vec![host])
             }
@@ -138,6 +156,21 @@ impl Performance<'_> {
                 }
             }
             Act::Heal { .. } => self.heal(hosts)?,
+            Act::Segment { link, ways, loss, latency, during } => {
+                self.trouble(act, (*link, *ways), (*loss, *latency), *during)?;
+            }
+            Act::Clock { by_ns, during, .. } => {
+                for host in hosts {
+                    self.began(act, host.as_str())?;
+                    let done = self.run.step_clock(host, *by_ns);
+                    self.of_step(step, done)?;
+                    if during.is_none() {
+                        // It goes on from there: nothing of it is still to come.
+                        self.ended("clock", host.as_str())?;
+                    }
+                    self.undo_later(*during, || Undo::Step(host.clone(), -by_ns));
+                }
+            }
             Act::Switchover { vm, to } => {
                 let to = to.as_ref().and(hosts.first()).map(|host| host.as_str().to_owned());
                 let vm = self.run.vm_id(*vm);
@@ -231,6 +264,12 @@ impl Performance<'_> {
             Undo::Hurry(host) => self.hurry(host)?,
             Undo::Heal(host, from) => self.reconnect(host, *from)?,
             Undo::Empty(path) => self.empty(path)?,
+            Undo::Calm(stretch, fault) if self.troubles.get(stretch) == Some(fault) => self.calm(*stretch)?,
+            Undo::Calm(..) => {}
+            Undo::Step(host, by_ns) => {
+                self.run.step_clock(host, *by_ns)?;
+                self.ended("clock", host.as_str())?;
+            }
         }
         Ok(true)
     }
@@ -241,11 +280,63 @@ impl Performance<'_> {
             self.reconnect(host, CutFrom::Both)?;
         }
         if hosts.is_empty() {
+            for stretch in self.troubles.keys().copied().collect::<Vec<_>>() {
+                self.calm(stretch)?;
+            }
             for path in std::mem::take(&mut self.fillers) {
                 self.empty(&path)?;
             }
         }
         Ok(())
+    }
+
+    /// Something is wrong with the segment, or with a link to it, from now on.
+    fn trouble(
+        &mut self,
+        act: &Act,
+        (link, ways): (Option<usize>, WaysPart),
+        (loss, delay): (u16, Span),
+        during: Option<Span>,
+    ) -> Result<(), RunnerError> {
+        let Some(switch) = self.segment.clone() else { return Ok(()) };
+        let trouble = Trouble { loss: f64::from(loss) / 1_000.0, delay: Duration::from_nanos(delay.ns()) };
+        let stretches = match link.map(mac) {
+            None => vec![Stretch::Segment],
+            Some(mac) if ways == WaysPart::ToGuest => vec![Stretch::To(mac)],
+            Some(mac) if ways == WaysPart::FromGuest => vec![Stretch::From(mac)],
+            Some(mac) => vec![Stretch::To(mac), Stretch::From(mac)],
+        };
+        for stretch in stretches {
+            self.troubles_ever += 1;
+            let fault = self.troubles_ever;
+            if self.troubles.insert(stretch, fault).is_some() {
+                self.ended("segment", &self.name_of_stretch(stretch))?;
+            }
+            switch.set_trouble(stretch, Some(trouble));
+            self.began(act, &self.name_of_stretch(stretch))?;
+            self.undo_later(during, || Undo::Calm(stretch, fault));
+        }
+        Ok(())
+    }
+
+    fn calm(&mut self, stretch: Stretch) -> Result<(), RunnerError> {
+        self.troubles.remove(&stretch);
+        if let Some(switch) = &self.segment {
+            switch.set_trouble(stretch, None);
+        }
+        self.ended("segment", &self.name_of_stretch(stretch))
+    }
+
+    fn name_of_stretch(&self, stretch: Stretch) -> String {
+        let vm = |device| {
+            let place = (0..self.scenario.vms.len()).find(|place| mac(*place) == device);
+            place.map_or("?", |place| self.scenario.vms[place].name.as_str())
+        };
+        match stretch {
+            Stretch::Segment => "segment".to_owned(),
+            Stretch::From(device) => format!("from {}", vm(device)),
+            Stretch::To(device) => format!("to {}", vm(device)),
+        }
     }
 
     fn hurry(&mut self, host: &HostName) -> Result<(), RunnerError> {
@@ -271,9 +362,6 @@ impl Performance<'_> {
         (what, vm, bits): (CorruptWhat, usize, u32),
         hosts: &[HostName],
     ) -> Result<(), RunnerError> {
-        let pool = self.run.cluster().pool_directory().join(POOL);
-        let journal =
-            super::prepare::vm(&self.scenario.vms[vm], Vec::new()).spec("guest", UnreadConsole::Waits).journal;
         let vm_name = self.scenario.vms[vm].name.clone();
         let pages: Vec<(u16, String)> = match what {
             CorruptWhat::Heartbeat => {
@@ -282,21 +370,26 @@ impl Performance<'_> {
             _ => vec![(0, vm_name)],
         };
         for (host, target) in pages {
-            let corruption = Corruption {
-                pool: &pool,
-                what,
-                vm: u16::try_from(vm).unwrap_or(u16::MAX),
-                generation: self.run.timeline_of(vm).generation().map_or(1, ft_protocol::Generation::get),
-                host,
-                slots: journal.slots,
-                slot_bytes: journal.slot_bytes,
-                bits,
-            };
-            let places = corruption.flip(&mut self.random)?;
+            let places = self.corruption(what, vm, bits, host).flip(&mut self.random)?;
             let fault = format!("{}: {}", name_of(act), places.join(", "));
             self.run.note(Event { at: monotonic(), what: What::FaultBegan { fault, target } })?;
         }
         Ok(())
+    }
+
+    fn corruption(&self, what: CorruptWhat, vm: usize, bits: u32, host: u16) -> Corruption {
+        let part = &self.scenario.vms[vm];
+        let journal = super::prepare::vm(part, Vec::new()).spec("guest", UnreadConsole::Waits).journal;
+        Corruption {
+            pool: self.run.cluster().pool_directory().join(POOL),
+            what,
+            vm: u16::try_from(vm).unwrap_or(u16::MAX),
+            generation: self.run.timeline_of(vm).generation().map_or(1, ft_protocol::Generation::get),
+            host,
+            slots: journal.slots,
+            slot_bytes: journal.slot_bytes,
+            bits,
+        }
     }
 
     fn fill(&mut self, act: &Act, during: Option<Span>) -> Result<(), RunnerError> {

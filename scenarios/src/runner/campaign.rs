@@ -47,16 +47,22 @@ pub enum Progress<'a> {
     },
 }
 
-/// Runs them all; reports come in the order of the runs. `progress` is called by several threads.
-///
-/// # Errors
-/// When one cannot be run for a reason that lies outside of it, or the user wants to end.
+/// What came of a campaign.
+#[derive(Debug)]
+pub struct Campaigned {
+    /// Of the runs that ended, in their order.
+    pub reports: Vec<Report>,
+    /// Why it ended early: something that lies outside of a run, or the user wants it.
+    pub broken: Option<RunnerError>,
+}
+
+/// Runs them all. `progress` is called by several threads.
 pub fn run_campaign(
     scenarios: &[Scenario],
     campaign: &Campaign,
     interrupt: BorrowedFd<'_>,
     progress: &(dyn Fn(Progress<'_>) + Sync),
-) -> Result<Vec<Report>, RunnerError> {
+) -> Campaigned {
     let rounds = if campaign.until_fail { usize::MAX } else { usize::try_from(campaign.repeat).unwrap_or(usize::MAX) };
     let runs = scenarios.len().saturating_mul(rounds);
     let (next, over, goldens) = (AtomicUsize::new(0), AtomicBool::new(false), Goldens::default());
@@ -86,7 +92,15 @@ pub fn run_campaign(
     });
     let mut results: Vec<(usize, Result<Report, RunnerError>)> = receiver.try_iter().collect();
     results.sort_by_key(|(run, _)| *run);
-    results.into_iter().map(|(_, result)| result).collect()
+    let mut campaigned = Campaigned { reports: Vec::new(), broken: None };
+    for (_, result) in results {
+        match result {
+            Ok(report) => campaigned.reports.push(report),
+            // The first is the cause: runs beside it are interrupted by the same.
+            Err(error) => campaigned.broken = campaigned.broken.or(Some(error)),
+        }
+    }
+    campaigned
 }
 
 fn one(

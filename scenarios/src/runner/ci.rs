@@ -46,7 +46,7 @@ fn status(report: &Report) -> TestCaseStatus {
 
 fn line(verdict: &Verdict) -> String {
     let mark = if verdict.holds { "ok  " } else { "FAIL" };
-    format!("{mark}  {}: {}", verdict.expectation, verdict.found)
+    format!("{mark}  {verdict}")
 }
 
 /// An annotation for each expectation that does not hold, at its line of the scenario's file.

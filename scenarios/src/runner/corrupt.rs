@@ -23,9 +23,9 @@ const HEARTBEAT_BYTES: u64 = 64;
 const RECORD_BYTES: u64 = 64;
 
 /// What is to be corrupted.
-pub(super) struct Corruption<'a> {
+pub(super) struct Corruption {
     /// The pool.
-    pub(super) pool: &'a Path,
+    pub(super) pool: PathBuf,
     /// What.
     pub(super) what: CorruptWhat,
     /// The number of the VM that it belongs to.
@@ -42,7 +42,12 @@ pub(super) struct Corruption<'a> {
     pub(super) bits: u32,
 }
 
-impl Corruption<'_> {
+impl Corruption {
+    /// Whether there is something to corrupt at the moment.
+    pub(super) fn has_place(&self) -> bool {
+        self.file().exists()
+    }
+
     /// Flips bits; says where. A file that goes meanwhile has nothing to flip.
     pub(super) fn flip(&self, random: &mut ChaCha8Rng) -> Result<Vec<String>, RunnerError> {
         let path = self.file();

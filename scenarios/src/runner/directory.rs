@@ -1,6 +1,6 @@
 //! The directory of one run: what was seen, for whoever wants to know why.
 
-use super::RunnerError;
+use super::{Manifest, RunnerError};
 use serde::Serialize;
 use std::fs;
 use std::io;
@@ -86,6 +86,20 @@ impl RunDirectory {
         let json = serde_json::to_vec_pretty(value)
             .map_err(|error| RunnerError::File { path: self.file(name), source: error.into() })?;
         self.write(name, &json)
+    }
+
+    /// Makes what a run leaves that broke before it could.
+    ///
+    /// # Errors
+    /// When a file cannot be written.
+    pub fn complete(&self, manifest: &Manifest) -> Result<(), RunnerError> {
+        if !self.file("manifest.json").exists() {
+            self.write_json("manifest.json", manifest)?;
+        }
+        if !self.file("events.jsonl").exists() {
+            self.write("events.jsonl", b"")?;
+        }
+        Ok(())
     }
 
     /// Copies what the processes of a cluster said.

@@ -75,7 +75,7 @@ impl Manifest {
 #[must_use]
 pub fn again(scenario: &Scenario, seed: u64) -> String {
     let mut line = format!("ftvm scenario run --seed {seed}");
-    for (key, value) in &scenario.cell {
+    for (key, value) in &scenario.given {
         line.push_str(&format!(" --matrix {}", quoted(&format!("{key}={value}"))));
     }
     line + " " + &quoted(&scenario.path.to_string_lossy())

@@ -14,7 +14,7 @@ mod simulate;
 mod verdict;
 mod workload;
 
-pub use campaign::{Campaign, Progress, run_campaign};
+pub use campaign::{Campaign, Campaigned, Progress, run_campaign};
 pub use ci::{github_annotations, junit};
 pub use directory::RunDirectory;
 pub use manifest::{MachineFacts, Manifest, again};
@@ -24,6 +24,7 @@ pub use verdict::{Observed, ObservedVm, Verdict, judge};
 
 use crate::cluster::{Cluster, ClusterError};
 use crate::devices::DiskOption;
+use crate::event::put_in_order;
 use crate::golden::{Golden, GoldenError, GoldenOptions, run_unprotected};
 use crate::guest::{GuestError, GuestImage};
 use crate::language::{Scenario, VmPart};
@@ -171,6 +172,19 @@ pub enum RunnerError {
     Interrupted,
 }
 
+impl RunnerError {
+    /// What breaks in one scenario is that scenario's failure, and the others run. What the user wants, or what will be wrong
+    /// with the next one, too, ends them all.
+    fn is_of_the_scenario(&self) -> bool {
+        match self {
+            Self::Interrupted | Self::File { .. } | Self::Page(_) | Self::Skipped { .. } => false,
+            Self::Run(RunError::EventLog { .. }) => false,
+            Self::Guest(_) | Self::Golden(_) | Self::Cluster(_) | Self::Run(_) => true,
+            Self::Step { .. } | Self::Workload { .. } | Self::Segment(_) | Self::Disk(_) => true,
+        }
+    }
+}
+
 /// Runs a scenario. `interrupt` becomes readable when the user wants to end; `watch` is shown how it goes.
 ///
 /// # Errors
@@ -183,24 +197,38 @@ pub fn run_scenario(
     watch: &mut dyn FnMut(&Glimpse),
 ) -> Result<Report, RunnerError> {
     let seed = options.seed.unwrap_or(scenario.seed);
-    let images = images(scenario)?;
     let directory = RunDirectory::create(&options.runs, &scenario.name)?;
-    match run_in(scenario, options, goldens, (&images, seed), &directory, interrupt, watch) {
+    match run_in(scenario, options, goldens, seed, &directory, interrupt, watch) {
         Ok(report) if report.holds && !options.keep => {
             directory.remove();
             Ok(report)
         }
         Ok(report) => keep(report, &directory),
-        // What breaks in one scenario is that scenario's failure.
-        Err(error @ (RunnerError::Run(_) | RunnerError::Step { .. } | RunnerError::Workload { .. })) => {
-            keep(Report::broken(scenario, seed, &error), &directory)
-        }
         Err(RunnerError::Skipped { reason }) => {
             directory.remove();
             Ok(Report::skipped(scenario, seed, reason))
         }
+        Err(error) if error.is_of_the_scenario() => {
+            let manifest = Manifest::new(scenario, options, seed, monotonic());
+            directory.complete(&manifest)?;
+            keep(Report::broken(scenario, seed, &error), &directory)
+        }
         Err(error) => Err(error),
     }
+}
+
+/// Looks at all guests before the first run: a file that is missing for the last one is said at once.
+///
+/// # Errors
+/// When one cannot be started.
+pub fn check_guests(scenarios: &[Scenario]) -> Result<(), GuestError> {
+    let mut seen = BTreeSet::new();
+    for vm in scenarios.iter().flat_map(|scenario| &scenario.vms) {
+        if seen.insert((vm.guest.to_string(), vm.memory.get(), &vm.args)) {
+            image(vm)?;
+        }
+    }
+    Ok(())
 }
 
 /// Writes down what came of a run that is kept.
@@ -249,25 +277,23 @@ impl Report {
     }
 }
 
-fn images(scenario: &Scenario) -> Result<Vec<GuestImage>, RunnerError> {
-    let image = |vm: &VmPart| {
-        let image = vm.guest.read()?;
-        image.check(vm.memory.get(), &vm.args)?;
-        Ok(image)
-    };
-    scenario.vms.iter().map(image).collect()
+fn image(vm: &VmPart) -> Result<GuestImage, GuestError> {
+    let image = vm.guest.read()?;
+    image.check(vm.memory.get(), &vm.args)?;
+    Ok(image)
 }
 
 fn run_in(
     scenario: &Scenario,
     options: &RunnerOptions,
     goldens: &Goldens,
-    (images, seed): (&[GuestImage], u64),
+    seed: u64,
     directory: &RunDirectory,
     interrupt: BorrowedFd<'_>,
     watch: &mut dyn FnMut(&Glimpse),
 ) -> Result<Report, RunnerError> {
     let start = monotonic();
+    let images = scenario.vms.iter().map(image).collect::<Result<Vec<_>, _>>()?;
     let tmpfs = scenario.cluster.pool_size.map(|size| Tmpfs::mount(directory.file("tmpfs"), size.get())).transpose()?;
     let golden = golden(scenario, options, goldens, directory)?;
     let pool_parent = tmpfs.as_ref().map_or(options.pool_parent.as_path(), Tmpfs::path);
@@ -277,7 +303,7 @@ fn run_in(
     directory.write_json("manifest.json", &Manifest::new(scenario, options, seed, run.started_at()))?;
     let segment = prepare::segment(scenario, run.cluster().run_directory(), seed)?;
     let segment_path = segment.as_ref().map(|(path, _)| path.as_path());
-    let (vms, refusal) = add_vms(scenario, &with_disks(scenario, images, directory)?, segment_path, &mut run)?;
+    let (vms, refusal) = add_vms(scenario, &with_disks(scenario, &images, directory)?, segment_path, &mut run)?;
     let around = Surroundings {
         socket: run.cluster().socket(),
         executable: &options.executable,
@@ -298,6 +324,9 @@ fn run_in(
         schedule: Schedule::new(scenario, seed),
         workloads,
         tmpfs,
+        segment: segment.as_ref().map(|(_, switch)| switch.clone()),
+        troubles: BTreeMap::new(),
+        troubles_ever: 0,
         hit: vec![Vec::new(); scenario.steps.len()],
         dying: BTreeSet::new(),
         stopped: BTreeSet::new(),
@@ -319,9 +348,14 @@ fn run_in(
     }
     directory.take_logs(performance.run.cluster().run_directory())?;
     let outcomes = performed?;
+    // No frame moves while it is judged.
+    performance.segment = None;
     drop(segment);
+    let started_at = performance.run.started_at();
     let finished = Finished { scenario, outcomes, refusal, golden, start };
-    finished.judge(seed, performance)
+    let report = finished.judge(seed, performance)?;
+    put_in_order(&directory.file("events.jsonl"), started_at).map_err(FolderError::from)?;
+    Ok(report)
 }
 
 /// A run whose guests have ended, or whose time is over.

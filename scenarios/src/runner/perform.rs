@@ -8,13 +8,16 @@ use crate::event::{Event, HappeningKind, What};
 use crate::language::{Act, CutFrom, Facts, Scenario, Step, WaysPart};
 use crate::protected::{Outcome, ProtectedRun, RunError};
 use crate::runner::schedule::Schedule;
+use crate::units::show_span;
 use ft_protocol::{Span, Time};
 use nix::poll::PollFlags;
 use rand_chacha::ChaCha8Rng;
 use std::collections::{BTreeMap, BTreeSet};
 use std::os::fd::{AsFd as _, BorrowedFd};
 use std::path::PathBuf;
+use std::sync::Arc;
 use vmm::clock::monotonic;
+use vmm::net::{Stretch, Switch};
 
 /// How long a deposed host may take to find out, once the guests have ended.
 const FENCED_BOUND: Span = Span::from_ms(10_000);
@@ -40,6 +43,10 @@ pub(super) enum Undo {
     Heal(HostName, CutFrom),
     /// The pool has space again.
     Empty(PathBuf),
+    /// A stretch of the segment is as good as ever, unless something else was done to it since.
+    Calm(Stretch, u64),
+    /// A clock steps by so many nanoseconds.
+    Step(HostName, i64),
 }
 
 /// A scenario while it runs.
@@ -50,6 +57,11 @@ pub(super) struct Performance<'a> {
     pub(super) workloads: Vec<Workload>,
     /// Of the pool, if it has one of its own.
     pub(super) tmpfs: Option<Tmpfs>,
+    /// Of the guests' network, if there is one.
+    pub(super) segment: Option<Arc<Switch>>,
+    /// What is wrong with it: by which fault, counted.
+    pub(super) troubles: BTreeMap<Stretch, u64>,
+    pub(super) troubles_ever: u64,
     /// For each step, the hosts that it hit last.
     pub(super) hit: Vec<Vec<HostName>>,
     /// Hosts that were killed, and whose end was not seen yet.
@@ -323,13 +335,24 @@ pub(super) fn name_of(act: &Act) -> String {
         Act::Cut { from, ways, .. } => {
             let what = if *from == CutFrom::Both { "pool and network" } else { "network" };
             match ways {
-                WaysPart::Both => format!("cut from the {what}"),
+                WaysPart::Both | WaysPart::ToGuest | WaysPart::FromGuest => format!("cut from the {what}"),
                 WaysPart::ToHost => format!("cut from the {what}, to the host only"),
                 WaysPart::FromHost => format!("cut from the {what}, from the host only"),
             }
         }
         Act::Corrupt { what, .. } => format!("corrupt {what:?}").to_lowercase(),
         Act::Fill { .. } => "pool full".to_owned(),
+        Act::Segment { loss, latency, .. } => match (loss, latency) {
+            (loss, &Span::ZERO) => format!("segment: {loss} of 1000 frames are lost"),
+            (0, latency) => format!("segment: frames take {} longer", show_span(*latency)),
+            (loss, latency) => {
+                format!("segment: {loss} of 1000 frames are lost, others take {} longer", show_span(*latency))
+            }
+        },
+        Act::Clock { by_ns, .. } => {
+            let (way, by) = (if *by_ns < 0 { "back" } else { "forward" }, Span::from_ns(by_ns.unsigned_abs()));
+            format!("clock steps {way} by {}", show_span(by))
+        }
         _ => String::new(),
     }
 }

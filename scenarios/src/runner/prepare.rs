@@ -10,8 +10,9 @@ use ft_protocol::spec::{NetBackend, NetSpec};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::Arc;
 use std::time::Duration;
-use vmm::net::{Faults, Switch};
+use vmm::net::{Faults, MacAddress, Switch};
 
 /// The cluster that a scenario asks for.
 pub(super) fn cluster(scenario: &Scenario, options: &RunnerOptions, pool_parent: &Path) -> ClusterOptions {
@@ -21,6 +22,7 @@ pub(super) fn cluster(scenario: &Scenario, options: &RunnerOptions, pool_parent:
         fence_arguments: fence_arguments(scenario),
         hosts: hosts(scenario),
         controller_failpoints: failpoints_of(scenario, CONTROLLER),
+        controller_clock_can_step: acts(scenario).any(|act| matches!(act, Act::Clock { .. })),
         host_log: None,
     };
     for (name, host) in &mut custom.hosts {
@@ -49,16 +51,20 @@ fn fence_arguments(scenario: &Scenario) -> Vec<String> {
     arguments
 }
 
+/// All that is done.
+fn acts(scenario: &Scenario) -> impl Iterator<Item = &Act> {
+    scenario.steps.iter().flat_map(|step| &step.acts)
+}
+
 /// Any host may be hit by a cut that names a role: all are made so that they can be.
 fn hosts(scenario: &Scenario) -> BTreeMap<HostName, HostCustom> {
-    let acts = || scenario.steps.iter().flat_map(|step| &step.acts);
+    let acts = || acts(scenario);
     let pool_can_be_cut = acts().any(|act| matches!(act, Act::Cut { from, .. } if from.pool()));
     let network_can_be_cut = acts().any(|act| matches!(act, Act::Cut { from, .. } if from.network()));
-    let mut hosts: BTreeMap<HostName, HostCustom> = (0..scenario.cluster.hosts)
-        .map(|index| {
-            (HostName::nth(index), HostCustom { pool_can_be_cut, network_can_be_cut, ..HostCustom::default() })
-        })
-        .collect();
+    let clock_can_step = acts().any(|act| matches!(act, Act::Clock { .. }));
+    let custom = HostCustom { pool_can_be_cut, network_can_be_cut, clock_can_step, ..HostCustom::default() };
+    let mut hosts: BTreeMap<HostName, HostCustom> =
+        (0..scenario.cluster.hosts).map(|index| (HostName::nth(index), custom.clone())).collect();
     for part in &scenario.cluster.host {
         if let Some(host) = hosts.get_mut(&part.name) {
             host.memory = part.memory;
@@ -82,7 +88,7 @@ pub(super) fn segment(
     scenario: &Scenario,
     directory: &Path,
     seed: u64,
-) -> Result<Option<(PathBuf, Switch)>, RunnerError> {
+) -> Result<Option<(PathBuf, Arc<Switch>)>, RunnerError> {
     if !scenario.vms.iter().any(|vm| vm.net) {
         return Ok(None);
     }
@@ -93,15 +99,20 @@ pub(super) fn segment(
         seed,
     };
     let switch = Switch::start(&path, faults)?;
-    Ok(Some((path, switch)))
+    Ok(Some((path, Arc::new(switch))))
 }
 
 /// The network of the VM with this place among the scenario's.
 pub(super) fn nets(part: &VmPart, place: usize, segment: Option<&Path>) -> Vec<NetSpec> {
     let Some(path) = segment.filter(|_| part.net) else { return Vec::new() };
-    let number = u8::try_from(place + 1).unwrap_or(u8::MAX);
     let backend = NetBackend::Segment(path.to_string_lossy().into_owned());
-    vec![NetSpec { mac: [2, 0, 0, 0, 0, number], backend }]
+    vec![NetSpec { mac: mac(place).0, backend }]
+}
+
+/// The address of that VM's device.
+pub(super) fn mac(place: usize) -> MacAddress {
+    let number = u8::try_from(place + 1).unwrap_or(u8::MAX);
+    MacAddress([2, 0, 0, 0, 0, number])
 }
 
 /// The VM that a scenario asks for.

@@ -33,6 +33,8 @@ struct Entry {
     fired: u32,
     /// Each step has its own, so that its delays do not depend on when other steps fire.
     random: ChaCha8Rng,
+    /// What was drawn for the next firing: it may be tried often, and is drawn for once.
+    drawn: Vec<u64>,
 }
 
 /// The steps of one run.
@@ -62,7 +64,7 @@ impl Schedule {
             let mut random = ChaCha8Rng::seed_from_u64(seed);
             random.set_stream(index);
             let state = if step.after.is_some() { State::Waiting } else { armed(0) };
-            Entry { step: step.clone(), state, fired: 0, random }
+            Entry { step: step.clone(), state, fired: 0, random, drawn: Vec::new() }
         };
         Self {
             entries: (0..).zip(&scenario.steps).map(entry).collect(),
@@ -190,6 +192,7 @@ impl Schedule {
         let entry = &mut self.entries[index];
         assert!(matches!(entry.state, State::Counting { .. }), "step {index} fired though it was not due");
         entry.fired += 1;
+        entry.drawn.clear();
         let from = line_starts[entry.step.vm];
         entry.state = if entry.fired < entry.step.repeat { armed(from) } else { State::Done };
         for entry in &mut self.entries {
@@ -207,9 +210,14 @@ impl Schedule {
         }
     }
 
-    /// A number below `bound`, drawn for a step.
-    pub fn draw(&mut self, index: usize, bound: usize) -> usize {
-        self.entries[index].random.random_range(0..bound.max(1))
+    /// The `nth` number below `bound` for the next firing of a step: the same until it has fired.
+    pub fn draw(&mut self, index: usize, nth: usize, bound: usize) -> usize {
+        let Entry { random, drawn, .. } = &mut self.entries[index];
+        while drawn.len() <= nth {
+            drawn.push(random.random());
+        }
+        let bound = bound.max(1);
+        usize::try_from(drawn[nth] % bound as u64).unwrap_or(0)
     }
 
     /// The steps.
@@ -325,6 +333,25 @@ mod tests {
         schedule.observed(ms(5), &[Facts { epoch: 100, ..Facts::default() }]);
         assert_eq!(schedule.due(ms(5)), [1]);
         assert!(!schedule.wants_facts());
+    }
+
+    #[test]
+    fn a_firing_that_is_tried_often_is_drawn_for_once() {
+        let steps = "[[step]]\nat = \"1ms\"\nrepeat = 20\naction = \"kill\"\nhost = \"any\"";
+        let draws = |tries: usize| {
+            let mut schedule = schedule(steps);
+            schedule.running(ms(0));
+            let mut drawn = Vec::new();
+            for _ in 0..20 {
+                let due = schedule.next_due().unwrap();
+                let hosts: Vec<usize> = (0..tries).map(|_| schedule.draw(0, 1, 26)).collect();
+                assert!(hosts.iter().all(|host| *host == hosts[0]), "{hosts:?}");
+                drawn.push((schedule.draw(0, 0, 26), hosts[0]));
+                schedule.fired(0, due);
+            }
+            drawn
+        };
+        assert_eq!(draws(1), draws(7), "what others make it wait for changes nothing");
     }
 
     #[test]

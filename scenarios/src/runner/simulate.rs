@@ -153,9 +153,53 @@ mod tests {
         let not = scenario.check_simulated().expect_err("there is no network there");
         assert_eq!(not.to_string(), "x.toml:1: not in the simulator: the model guest has no devices");
         let step = "[[step]]\nat = \"1ms\"\naction = \"corrupt\"\nwhat = \"log\"\n";
-        let text = format!("[vm]\nguest = \"builtin:torture\"\n{step}[expect]\n");
+        let text = format!("[vm]\nguest = \"builtin:torture\"\nmode = \"replay\"\n{step}[expect]\n");
         let scenario = Scenario::parse(Path::new("x.toml"), &text).expect("it is a scenario");
-        assert_eq!(scenario.check_simulated().map_err(|not| not.line()), Err(3));
+        assert_eq!(scenario.check_simulated().map_err(|not| not.line()), Err(4));
+    }
+
+    #[test]
+    fn who_was_deposed_may_find_out_after_the_guests_have_ended() {
+        let runs = tempfile::tempdir().expect("a directory can be made");
+        let text = "[cluster]\nheartbeat = \"200ms\"\n[vm]\nguest = \"builtin:torture\"\n[[step]]\nevent = \"protected\"\naction = \"stop\"\n\
+                    host = \"primary\"\nfor = \"4s\"\n[expect]\nfenced = 1\ntakeovers = 1\n";
+        let scenario = Scenario::parse(Path::new("x.toml"), text).expect("it is a scenario");
+        for seed in 1..=5 {
+            let report = simulate(&scenario, &options(runs.path(), seed, true)).expect("it can be played");
+            assert!(report.holds, "{seed}: {:?}", report.verdicts);
+            let directory = report.directory.expect("it was kept");
+            let events = std::fs::read_to_string(directory.join("events.jsonl")).expect("it is there");
+            assert!(events.contains("\"signal\":\"cont\""), "what ends is told: {events}");
+        }
+    }
+
+    #[test]
+    fn times_of_hosts_and_of_the_controller_are_the_same_times() {
+        let runs = tempfile::tempdir().expect("a directory can be made");
+        let text = "[vm]\nguest = \"builtin:torture\"\n[expect]\nprotected-within = \"200ms\"\n";
+        let scenario = Scenario::parse(Path::new("x.toml"), text).expect("it is a scenario");
+        let report = simulate(&scenario, &options(runs.path(), 1, false)).expect("it can be played");
+        assert!(report.holds, "it was told a second late: {:?}", report.verdicts);
+    }
+
+    #[test]
+    fn clocks_step_forth_and_back_and_events_have_right_times() {
+        let runs = tempfile::tempdir().expect("a directory can be made");
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("library/clock-steps.toml");
+        let scenario = Scenario::read(&path).expect("the library is sound");
+        let report = simulate(&scenario, &options(runs.path(), 3, true)).expect("it can be played");
+        assert!(report.holds, "{:?}", report.verdicts);
+        let events = crate::event::read_events(&report.directory.expect("it was kept").join("events.jsonl"));
+        let events = events.expect("they can be read");
+        assert!(events.windows(2).all(|pair| pair[0].at <= pair[1].at), "one order");
+        let lives = events.iter().filter_map(|event| match &event.what {
+            crate::event::What::Happened(ft_protocol::timeline::Happening::Live { report, .. }) => {
+                Some(event.at.ns().abs_diff(report.live_at.ns()))
+            }
+            _ => None,
+        });
+        let off: Vec<u64> = lives.collect();
+        assert!(off.len() >= 2 && off.iter().all(|ns| *ns < 500_000_000), "{off:?}");
     }
 
     #[test]

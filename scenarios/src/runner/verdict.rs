@@ -3,13 +3,14 @@
 use super::schedule::Schedule;
 use crate::compare::first_difference;
 use crate::golden::Golden;
-use crate::language::{End, Pattern, Scenario, VmExpect};
+use crate::language::{End, Expect, Pattern, Scenario, VmExpect};
 use crate::protected::Outcome;
 use crate::timeline::Timeline;
 use crate::units::show_span;
 use ft_protocol::commit_meta::GuestEnd;
 use ft_protocol::{Span, Time};
 use serde::{Deserialize, Serialize};
+use std::fmt;
 use std::path::Path;
 
 /// One expectation, and whether it holds.
@@ -23,6 +24,16 @@ pub struct Verdict {
     pub found: String,
     /// Where the file says so.
     pub line: Option<usize>,
+}
+
+impl fmt::Display for Verdict {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { expectation, found, .. } = self;
+        match self.line {
+            Some(line) => write!(f, "{expectation} (line {line}): {found}"),
+            None => write!(f, "{expectation}: {found}"),
+        }
+    }
 }
 
 /// What came of a run.
@@ -71,13 +82,13 @@ pub fn judge(scenario: &Scenario, observed: &Observed<'_>) -> Vec<Verdict> {
         })
         .collect();
     let mut verdicts: Vec<Verdict> = judges.iter().map(Judge::ending).collect();
-    verdicts.extend(steps(scenario, observed));
+    verdicts.extend(steps(observed));
     verdicts.extend(judges.iter().flat_map(Judge::rest));
     verdicts.extend(of_cluster(scenario, observed));
     verdicts
 }
 
-fn steps<'a>(scenario: &'a Scenario, observed: &'a Observed<'_>) -> impl Iterator<Item = Verdict> + 'a {
+fn steps<'a>(observed: &'a Observed<'_>) -> impl Iterator<Item = Verdict> + 'a {
     observed.schedule.steps().map(move |(step, fired)| {
         let refused = observed.refused.iter().find(|(name, _)| *name == step.name && step.fires_min > 0);
         let times = if step.fires_min == step.repeat {
@@ -90,8 +101,7 @@ fn steps<'a>(scenario: &'a Scenario, observed: &'a Observed<'_>) -> impl Iterato
             None if fired == step.repeat => (true, "it did".to_owned()),
             None => (fired >= step.fires_min, format!("it fired {fired} times")),
         };
-        let _ = scenario;
-        let expectation = format!("{} (line {}) fires {times}", step.name, step.line);
+        let expectation = format!("{} fires {times}", step.name);
         Verdict { expectation, holds, found, line: Some(step.line) }
     })
 }
@@ -166,8 +176,9 @@ impl Judge<'_> {
             Some(name) => format!("{name}: {expectation}"),
             None => expectation,
         };
-        let expect = &self.scenario.expect;
-        Verdict { expectation, holds, found, line: Some(expect.lines.get(key).copied().unwrap_or(expect.line)) }
+        let Expect { line, lines, .. } = &self.scenario.expect;
+        let line = self.expect.lines.get(key).or_else(|| lines.get(key)).unwrap_or(line);
+        Verdict { expectation, holds, found, line: Some(*line) }
     }
 
     fn ending(&self) -> Verdict {

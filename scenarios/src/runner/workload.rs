@@ -2,7 +2,7 @@
 
 use super::verdict::Verdict;
 use super::{RunDirectory, RunnerError};
-use crate::cluster::{Child, ChildExit};
+use crate::cluster::{Child, ChildExit, last_words};
 use crate::event::What;
 use crate::history;
 use crate::language::WorkloadPart;
@@ -39,6 +39,7 @@ pub(super) struct Workload {
     /// It was told to end.
     told: bool,
     history: PathBuf,
+    stderr: PathBuf,
 }
 
 impl Workload {
@@ -74,9 +75,9 @@ impl Workload {
             .env("FTVM_SEGMENT", segment)
             .env("FTVM_HISTORY", &history);
         let stderr = directory.file(&format!("{}.stderr", part.name));
-        let child = with_all_signals(|| Child::start(command, Stdio::null(), file.into(), stderr))
+        let child = with_all_signals(|| Child::start(command, Stdio::null(), file.into(), stderr.clone()))
             .map_err(|source| RunnerError::Workload { name: part.name.clone(), source })?;
-        Ok(Self { part: part.clone(), child: Some(child), exit: None, told: false, history })
+        Ok(Self { part: part.clone(), child: Some(child), exit: None, told: false, history, stderr })
     }
 
     pub(super) fn started(&self) -> What {
@@ -93,6 +94,8 @@ impl Workload {
         let exit = child.try_reap().map_err(|source| RunnerError::Workload { name: self.part.name.clone(), source })?;
         let Some(exit) = exit else { return Ok(None) };
         self.exit = Some(exit);
+        // What it has started ends with it.
+        Child::signal_group(child.pid(), Signal::SIGKILL);
         self.child = None;
         Ok(Some(What::WorkloadEnded { workload: self.part.name.clone(), exit }))
     }
@@ -105,19 +108,20 @@ impl Workload {
     pub(super) fn guests_ended(&mut self) {
         if let Some(child) = self.child.as_ref().filter(|_| self.part.until_end && !self.told) {
             self.told = true;
-            // It may just have ended by itself.
-            let _ = child.signal(Signal::SIGTERM);
+            Child::signal_group(child.pid(), Signal::SIGTERM);
         }
     }
 
     /// Ends it, whatever it does.
     pub(super) fn end(&mut self) {
         let Some(mut child) = self.child.take() else { return };
-        let _ = child.signal(Signal::SIGTERM);
+        let group = child.pid();
+        Child::signal_group(group, Signal::SIGTERM);
         match child.wait_until(Instant::now() + END_BOUND) {
             Ok(Some(exit)) => self.exit = Some(exit),
             _ => child.kill_and_reap(),
         }
+        Child::signal_group(group, Signal::SIGKILL);
     }
 
     /// How it ended, and whether what it saw was right.
@@ -131,7 +135,11 @@ impl Workload {
             holds: self.exit == Some(expected) || as_told,
             found: match (self.exit, as_told) {
                 (_, true) => "it ended when the guests had".to_owned(),
-                (Some(exit), false) => format!("it ended with {exit}"),
+                (Some(exit), false) if exit == expected => format!("it ended with {exit}"),
+                (Some(exit), false) => {
+                    let said = std::fs::read(&self.stderr).unwrap_or_default();
+                    format!("it ended with {exit}{}", last_words(&String::from_utf8_lossy(&said)))
+                }
                 (None, false) => "it had not ended".to_owned(),
             },
             line: Some(self.part.line),
@@ -178,4 +186,44 @@ fn with_all_signals<T>(act: impl FnOnce() -> T) -> T {
         let _ = before.thread_set_mask();
     }
     done
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_it_has_started_ends_with_it() {
+        let place = tempfile::tempdir().unwrap();
+        let directory = RunDirectory::create(place.path(), "run").unwrap();
+        let command = ["sh", "-c", "sleep 1000 & echo $!; echo why >&2; wait"].map(ToOwned::to_owned).to_vec();
+        let part = WorkloadPart {
+            name: "w".to_owned(),
+            line: 1,
+            command,
+            directory: PathBuf::new(),
+            until_end: false,
+            linearizable: false,
+            exit_code: 0,
+        };
+        let around =
+            Surroundings { socket: Path::new(""), executable: Path::new("ftvm"), segment: None, seed: 1, vm: "guest" };
+        let mut workload = Workload::start(&part, &around, &directory).unwrap();
+        let limit = Instant::now() + Duration::from_secs(60);
+        let await_that = |what: &str, is_so: &dyn Fn() -> bool| {
+            while !is_so() {
+                assert!(Instant::now() < limit, "awaited: {what}");
+                std::thread::sleep(Duration::from_millis(5));
+            }
+        };
+        let said = || std::fs::read_to_string(directory.file("w.out")).unwrap();
+        await_that("the workload says whom it has started", &|| said().ends_with('\n'));
+        let state = || std::fs::read_to_string(format!("/proc/{}/stat", said().trim()));
+        assert!(state().is_ok());
+        workload.end();
+        // It may still wait for somebody to reap it.
+        await_that("that one is dead", &|| state().map_or(true, |state| state.contains(") Z ")));
+        let [verdict] = &workload.verdicts()[..] else { panic!("one verdict") };
+        assert!(!verdict.holds && verdict.found.ends_with(": why"), "{verdict:?}");
+    }
 }

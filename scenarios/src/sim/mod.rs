@@ -40,6 +40,7 @@ mod record;
 mod replay;
 mod shrink;
 mod stage;
+mod stage_acts;
 mod stage_failpoints;
 mod truth;
 mod vcpu;

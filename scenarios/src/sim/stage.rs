@@ -3,15 +3,15 @@
 
 use super::client::Client;
 use super::draw::Draw;
-use super::fault::{Fault, Lines, Point, Target as Whom, Ways};
-use super::plan::{Plan, Salted};
+use super::fault::{Fault, Point, Target as Whom};
+use super::plan::Plan;
 use super::queue::{Event as Simulated, Mend};
 use super::stage_failpoints::point_of;
 use super::weather::{FenceAgent, Weather};
 use super::world::World;
 use crate::cluster::{CONTROLLER, ChildExit, HostName, HostSignal};
 use crate::event::{Event, HappeningKind, What, vm_of};
-use crate::language::{Act, CorruptWhat, CutFrom, Facts, Scenario, Target, WaysPart, When};
+use crate::language::{Act, Facts, Scenario, When};
 use crate::protected::Outcome;
 use crate::runner::Schedule;
 use crate::timeline::{FENCED_EXIT_CODE, Timeline};
@@ -28,8 +28,11 @@ const LOOK_US: u64 = 250;
 /// How long guests go on after the last step, for what comes of it.
 const LINGER_US: u64 = 1_500_000;
 
+/// How long a deposed host may take to find out, once the guests have ended: as long as on real processes.
+const FENCED_US: u64 = 10_000_000;
+
 /// Faults that end with a step of their own last no longer than this.
-const FOR_EVER_US: u64 = 600_000_000;
+pub(super) const FOR_EVER_US: u64 = 600_000_000;
 
 /// Steps of a guest: more than any scenario of the library waits for.
 const GUEST_STEPS: u64 = 4_000;
@@ -38,7 +41,7 @@ const GUEST_STEPS: u64 = 4_000;
 pub(crate) const JOIN_SPACING_NS: u64 = 400_000;
 
 /// How long a process takes to be started again.
-const START_US: u64 = 20_000;
+pub(super) const START_US: u64 = 20_000;
 
 /// The streams of random numbers: of the weather, and of who is hit.
 const WEATHER_STREAM: u64 = 1 << 20;
@@ -54,16 +57,22 @@ pub(crate) struct Stage {
     pub(crate) refused: Vec<(String, String)>,
     pub(crate) facts: Vec<Facts>,
     /// Whom each step hit last.
-    hit: Vec<Vec<Whom>>,
+    pub(super) hit: Vec<Vec<Whom>>,
     /// How often the failpoint of each step was passed.
     passed: Vec<u64>,
     /// Who stands still until a step has fired.
     held: Vec<(usize, Whom)>,
     /// Steps whose orders the controller has not answered.
-    orders: Vec<(u64, String)>,
-    draw: Draw,
+    pub(super) orders: Vec<(u64, String)>,
+    /// What is over then, and is told.
+    endings: Vec<(Time, What)>,
+    /// Clocks that step back then.
+    pub(super) jumps_back: Vec<(Time, Fault)>,
+    pub(super) draw: Draw,
     /// When nothing was left to be done but to let the guests end.
     quiet_since_us: Option<u64>,
+    /// When all guests had ended.
+    over_since_us: Option<u64>,
     stranded: Option<Epoch>,
 }
 
@@ -82,8 +91,11 @@ impl Stage {
             passed: vec![0; scenario.steps.len()],
             held: Vec::new(),
             orders: Vec::new(),
+            endings: Vec::new(),
+            jumps_back: Vec::new(),
             draw: Draw::new(seed, HITS_STREAM),
             quiet_since_us: None,
+            over_since_us: None,
             stranded: None,
         }
     }
@@ -100,12 +112,19 @@ impl Stage {
         self.events.push(event);
     }
 
+    /// A deposed host may find out only after the guests have ended.
+    fn awaits_fenced(&mut self, now_us: u64) -> bool {
+        let Some(expected) = self.scenario.expect.fenced else { return false };
+        let since_us = *self.over_since_us.get_or_insert(now_us);
+        self.timelines.first().is_some_and(|vm| vm.fenced() < expected.min) && now_us < since_us + FENCED_US
+    }
+
     fn is_over(&self) -> bool {
         self.outcomes.iter().all(Option::is_some)
     }
 
     /// The name of the host with this index, or of the controller.
-    fn name(whom: Whom) -> HostName {
+    pub(super) fn name(whom: Whom) -> HostName {
         match whom {
             Whom::Host(host) => HostName::nth(host),
             _ => HostName::new(CONTROLLER),
@@ -160,7 +179,11 @@ fn weather(scenario: &Scenario, seed: u64) -> Weather {
     }
 }
 
-fn index_of_host(name: &HostName) -> Option<u16> {
+pub(super) fn ended(fault: &str, target: &str) -> What {
+    What::FaultEnded { fault: fault.to_owned(), target: target.to_owned() }
+}
+
+pub(super) fn index_of_host(name: &HostName) -> Option<u16> {
     let letter = name.as_str().bytes().next().filter(|_| name.as_str().len() == 1)?;
     Some(u16::from(letter.checked_sub(b'a')?))
 }
@@ -181,11 +204,11 @@ impl World {
     }
 
     /// This moment, as events have it.
-    fn stage_time(&self) -> Time {
+    pub(super) fn stage_time(&self) -> Time {
         Time::from_ns(super::actor::CLOCK_START_NS + self.now_ns)
     }
 
-    fn see(&mut self, what: What) {
+    pub(super) fn see(&mut self, what: What) {
         let at = self.stage_time();
         if let Some(stage) = &mut self.stage {
             stage.see(at, what);
@@ -195,6 +218,7 @@ impl World {
     /// The controller tells something.
     pub(crate) fn stage_happened(&mut self, happening: &Happening) {
         let at = self.stage_time();
+        let happening = &self.as_a_right_clock_shows(happening);
         let Some(stage) = &mut self.stage else { return };
         stage.see(at, What::Happened(happening.clone()));
         let vm = vm_of(happening).map(|vm| usize::from(vm.get()));
@@ -204,6 +228,29 @@ impl World {
             Happening::Stranded { recoverable, .. } => stage.stranded = Some(*recoverable),
             _ => {}
         }
+    }
+
+    /// What a host whose clock was stepped tells of times, put right.
+    fn as_a_right_clock_shows(&self, happening: &Happening) -> Happening {
+        let mut happening = happening.clone();
+        if let Happening::Live { host, report, .. } = &mut happening
+            && let Some(index) = self.host_index(*host)
+        {
+            let skew = self.hosts[index].actor.skew_ns;
+            let right = |at: Time| Time::from_ns(at.ns().saturating_add_signed(-skew));
+            report.ordered_at = right(report.ordered_at);
+            report.loaded_at = right(report.loaded_at);
+            report.live_at = right(report.live_at);
+            report.replayed_at = report.replayed_at.map(right);
+        }
+        happening
+    }
+
+    /// Whether steps move VMs, or clocks, so that nothing can be said of when one is moved back.
+    pub(crate) fn stage_moves(&self) -> bool {
+        let moves = |act: &Act| matches!(act, Act::Switchover { .. } | Act::Drain { .. } | Act::Clock { .. });
+        let steps = self.stage.iter().flat_map(|stage| &stage.scenario.steps);
+        steps.flat_map(|step| &step.acts).any(moves)
     }
 
     /// The client has read some of a console.
@@ -289,6 +336,7 @@ impl World {
             self.schedule(LOOK_US * 1_000, Simulated::Scene);
         }
         let at = self.stage_time();
+        self.tell_endings(at);
         self.learn_facts();
         loop {
             let Some(stage) = &mut self.stage else { return };
@@ -314,6 +362,26 @@ impl World {
             }
         }
         self.end_scene();
+    }
+
+    fn tell_endings(&mut self, now: Time) {
+        let Some(stage) = &mut self.stage else { return };
+        let mut over: Vec<(Time, What)> = stage.endings.extract_if(.., |(at, _)| *at <= now).collect();
+        over.sort_by_key(|(at, _)| *at);
+        for (_, what) in over {
+            stage.see(now, what);
+        }
+        let back: Vec<(Time, Fault)> = stage.jumps_back.extract_if(.., |(at, _)| *at <= now).collect();
+        for (_, fault) in back {
+            self.apply_fault(fault);
+        }
+    }
+
+    /// Something that was done to processes will be over after a time, if it has one.
+    pub(super) fn ends_later(&mut self, targets: &[Whom], during: Option<Span>, what: impl Fn(HostName) -> What) {
+        let Some(at) = during.map(|during| self.stage_time() + during) else { return };
+        let Some(stage) = &mut self.stage else { return };
+        stage.endings.extend(targets.iter().map(|who| (at, what(Stage::name(*who)))));
     }
 
     fn learn_facts(&mut self) {
@@ -375,7 +443,7 @@ impl World {
             stage.outcomes[vm] = outcome;
         }
         let Some(stage) = &mut self.stage else { return };
-        if stage.is_over() || now_us > limit_us {
+        if stage.is_over() && !stage.awaits_fenced(now_us) || now_us > limit_us {
             self.finished = true;
             return;
         }
@@ -392,176 +460,6 @@ impl World {
                 self.open_gates();
             }
         }
-    }
-
-    /// Whether there is somebody to whom the step can do all that it does.
-    fn has_targets(&mut self, index: usize) -> bool {
-        let Some(stage) = &self.stage else { return false };
-        let acts = stage.schedule.step(index).acts.clone();
-        let named = |target: &&Target| !matches!(target, Target::Host(_) | Target::HitBy(_) | Target::Any);
-        let targets: Vec<Target> = acts.iter().flat_map(Act::targets).filter(named).cloned().collect();
-        targets.iter().all(|target| !self.whom(target).is_empty())
-    }
-
-    /// The host that has a role for a VM, as the controller sees it.
-    fn role_host(&self, vm: u16, primary: bool) -> Option<Whom> {
-        let status = self.controller.core.status().vms.into_iter().find(|status| status.vm == VmId::new(vm))?;
-        let name = if primary { status.primary } else { status.secondary }?;
-        index_of_host(&HostName::new(&name)).map(Whom::Host)
-    }
-
-    /// Whom a step means.
-    fn whom(&mut self, target: &Target) -> Vec<Whom> {
-        let number = |vm: usize| u16::try_from(vm).unwrap_or(0);
-        let holds = |vm: usize, host: usize| {
-            self.hosts[host].machines.iter().any(|machine| usize::from(machine.vm.get()) == vm)
-        };
-        let alive: Vec<usize> = (0..self.hosts.len()).filter(|host| self.hosts[*host].actor.alive).collect();
-        let host = |host: usize| Whom::Host(u16::try_from(host).unwrap_or(0));
-        match target {
-            Target::Primary(vm) => self.role_host(number(*vm), true).into_iter().collect(),
-            Target::Secondary(vm) => self.role_host(number(*vm), false).into_iter().collect(),
-            Target::Spare(vm) => {
-                alive.iter().find(|host| !holds(*vm, **host)).map(|found| host(*found)).into_iter().collect()
-            }
-            Target::Any => {
-                let Some(stage) = self.stage.as_mut().filter(|_| !alive.is_empty()) else { return Vec::new() };
-                let at = stage.draw.below(alive.len() as u64);
-                vec![host(alive[usize::try_from(at).unwrap_or(0)])]
-            }
-            Target::Host(name) if name.as_str() == CONTROLLER => vec![Whom::Controller],
-            Target::Host(name) => index_of_host(name).map(Whom::Host).into_iter().collect(),
-            Target::HitBy(step) => self.last_hit(*step),
-        }
-    }
-
-    fn last_hit(&self, step: usize) -> Vec<Whom> {
-        self.stage.as_ref().map_or_else(Vec::new, |stage| stage.hit[step].clone())
-    }
-
-    fn perform(&mut self, step: &str, act: &Act, hit: &mut Vec<Whom>) {
-        let us = |span: &Span| span.ns() / 1_000;
-        let during = |span: &Option<Span>| span.as_ref().map_or(FOR_EVER_US, us);
-        let targets: Vec<Whom> = act.targets().iter().flat_map(|target| self.whom(target)).collect();
-        match act {
-            Act::Signal { signal, undo_after, .. } => {
-                for who in &targets {
-                    self.see(What::Signalled { host: Stage::name(*who), signal: *signal });
-                    match signal {
-                        HostSignal::Kill => self.kill(*who, Lines::Kept, Some(START_US)),
-                        HostSignal::Stop => {
-                            self.apply_fault(Fault::Stop { who: *who, for_us: during(undo_after) });
-                        }
-                        HostSignal::Cont => self.mend(Mend::Continue(*who)),
-                    }
-                }
-            }
-            Act::Start { .. } => {
-                for who in &targets {
-                    self.queue.push(self.now_ns + START_US * 1_000, 0, Simulated::Restart(*who));
-                }
-            }
-            Act::Restart { dead_for, .. } => {
-                for who in &targets {
-                    self.see(What::Signalled { host: Stage::name(*who), signal: HostSignal::Kill });
-                    self.kill(*who, Lines::Kept, Some(START_US));
-                    let again_ns = self.now_ns + dead_for.ns() + START_US * 1_000;
-                    self.queue.push(again_ns, 0, Simulated::Restart(*who));
-                }
-            }
-            Act::Slow { percent, during: span, .. } => {
-                let factor = u64::from((100 / (*percent).max(1)).max(1));
-                self.began("slow", &targets);
-                for who in &targets {
-                    self.apply_fault(Fault::Slow { who: *who, factor, for_us: during(span) });
-                }
-            }
-            Act::Cut { from, ways, during: span, .. } => {
-                self.began("cut", &targets);
-                let ways = match ways {
-                    WaysPart::Both => Ways::Both,
-                    WaysPart::ToHost => Ways::FromController,
-                    WaysPart::FromHost => Ways::ToController,
-                };
-                for who in targets.iter().copied() {
-                    if *from != CutFrom::Network {
-                        self.apply_fault(Fault::CutPool { who, accesses: 0, for_us: during(span) });
-                    }
-                    if *from != CutFrom::Pool {
-                        self.apply_fault(Fault::StallLink { who, ways, for_us: during(span) });
-                    }
-                }
-            }
-            Act::Heal { targets: of } => {
-                if of.is_empty() {
-                    self.mend(Mend::Drain);
-                }
-                for who in &targets {
-                    self.mend_all(*who);
-                }
-            }
-            Act::Switchover { vm, to } => {
-                let to = to.as_ref().and_then(|to| self.whom(to).first().copied());
-                let to = to.and_then(|to| if let Whom::Host(host) = to { Some(host) } else { None });
-                let vm = VmId::new(u16::try_from(*vm).unwrap_or(0));
-                let id = self.request_switchover(vm, to);
-                self.ordered(id, step);
-            }
-            Act::Drain { on, .. } => {
-                for who in &targets {
-                    if let Whom::Host(host) = who {
-                        let id = if *on { self.request_drain(*host) } else { self.request_drain_over(*host) };
-                        self.ordered(id, step);
-                    }
-                }
-            }
-            Act::Mode { vm, mode } => {
-                let id = self.request_mode(VmId::new(u16::try_from(*vm).unwrap_or(0)), Mode::from(*mode));
-                self.ordered(id, step);
-            }
-            Act::Corrupt { what, vm, bits, .. } => {
-                let what = if *what == CorruptWhat::CommitWord { Salted::Word } else { Salted::Record };
-                for _ in 0..*bits {
-                    let salt = self.stage.as_mut().map_or(0, |stage| stage.draw.bits());
-                    let vm = u16::try_from(*vm).unwrap_or(0);
-                    self.apply_fault(Fault::Corrupt { vm, salt: what.salt(salt) });
-                }
-                self.see(What::FaultBegan { fault: "corrupt".to_owned(), target: "pool".to_owned() });
-            }
-            Act::Fill { during: span } => {
-                self.see(What::FaultBegan { fault: "fill".to_owned(), target: "pool".to_owned() });
-                self.apply_fault(Fault::FillPool { for_us: during(span) });
-            }
-            Act::Delete { vm } => self.request_delete(VmId::new(u16::try_from(*vm).unwrap_or(0)), false),
-            Act::Mark => {}
-        }
-        hit.extend(targets);
-    }
-
-    fn began(&mut self, fault: &str, targets: &[Whom]) {
-        for who in targets {
-            let (fault, target) = (fault.to_owned(), Stage::name(*who).to_string());
-            self.see(What::FaultBegan { fault, target });
-        }
-    }
-
-    fn ordered(&mut self, id: u64, step: &str) {
-        if let Some(stage) = &mut self.stage {
-            stage.orders.push((id, step.to_owned()));
-        }
-    }
-
-    /// Ends all that was done to a process, but its death.
-    fn mend_all(&mut self, who: Whom) {
-        self.mend(Mend::Hurry(who));
-        if let Whom::Host(host) = who {
-            self.mend(Mend::Reconnect(usize::from(host)));
-            if let Some(link) = self.hosts[usize::from(host)].link {
-                self.flow_again(link);
-            }
-        }
-        let target = Stage::name(who).to_string();
-        self.see(What::FaultEnded { fault: "cut".to_owned(), target });
     }
 
     /// What became of the run's events: as bytes, the same for the same seed.

@@ -173,7 +173,7 @@ impl World {
         let asked = |event: &super::fault::FaultEvent| matches!(event.fault, Switchover { .. } | Drain { .. });
         let clocks = |event: &super::fault::FaultEvent| matches!(event.fault, super::fault::Fault::JumpClock { .. });
         let Some(host) = self.host_index(to) else { return };
-        if self.plan.faults.iter().any(|event| asked(event) || clocks(event)) {
+        if self.stage_moves() || self.plan.faults.iter().any(|event| asked(event) || clocks(event)) {
             return;
         }
         let hold_ns = self.plan.weather.failback_us * 1_000;

@@ -1,5 +1,6 @@
 //! Makes sense of a run's events: takeovers step by step, how long protection was lost, blackouts.
 
+mod faults;
 mod takeover;
 #[cfg(test)]
 mod tests;
@@ -8,6 +9,7 @@ pub use takeover::{Fault, Takeover};
 
 use crate::cluster::{ChildExit, HostName, HostSignal};
 use crate::event::{Event, What};
+use faults::Faults;
 use ft_protocol::timeline::Happening;
 use ft_protocol::{Epoch, Generation, HostId, Span, Time};
 use std::collections::BTreeMap;
@@ -30,10 +32,12 @@ pub struct Timeline {
     hosts: BTreeMap<HostId, HostName>,
     /// Who reigned.
     primaries: BTreeMap<Generation, HostName>,
+    /// Since when.
+    reigns: BTreeMap<Generation, Time>,
     secondary: Option<HostName>,
     takeovers: Vec<Takeover>,
     losses: Vec<ProtectionLoss>,
-    faults: Vec<Fault>,
+    faults: Faults,
     console_tail: u64,
     protected_since: Option<Time>,
     first_live: Option<Time>,
@@ -49,22 +53,23 @@ impl Timeline {
         let at = event.at;
         match &event.what {
             What::Happened(happening) => self.happened(at, happening),
-            What::Signalled { host, signal } if *signal != HostSignal::Cont => {
-                self.faults.push(Fault { at, host: host.clone(), what: signal.to_string() });
-            }
+            What::Signalled { host, signal } => self.signalled(at, host, *signal),
             What::FaultBegan { fault, target } => {
-                self.faults.push(Fault { at, host: HostName::new(target), what: fault.clone() });
+                self.faults.began(Fault { at, host: HostName::new(target), what: fault.clone() });
             }
-            What::HostExited { exit: ChildExit::Code(FENCED_EXIT_CODE), .. } => self.fenced += 1,
+            What::FaultEnded { fault, target } => {
+                self.faults.over(at, &HostName::new(target), |what| what.starts_with(fault.as_str()));
+            }
+            What::HostExited { host, exit, .. } => {
+                self.faults.over(at, host, |_| true);
+                self.fenced += u64::from(*exit == ChildExit::Code(FENCED_EXIT_CODE));
+            }
             What::ConsoleMoved { tail, .. } => self.console_moved(at, *tail),
             What::GuestEnded { console_end, .. } => self.console_moved(at, *console_end),
             What::ControllerRevived { .. }
             | What::ControllerGone
             | What::ControllerBack
-            | What::Signalled { .. }
             | What::HostStarted { .. }
-            | What::HostExited { .. }
-            | What::FaultEnded { .. }
             | What::OrderAnswered { .. }
             | What::FailpointReached { .. }
             | What::WorkloadStarted { .. }
@@ -74,19 +79,28 @@ impl Timeline {
         }
     }
 
+    fn signalled(&mut self, at: Time, host: &HostName, signal: HostSignal) {
+        let fault = Fault { at, host: host.clone(), what: signal.to_string() };
+        match signal {
+            HostSignal::Kill => self.faults.killed(fault),
+            HostSignal::Stop => self.faults.began(fault),
+            HostSignal::Cont => self.faults.over(at, host, |what| what == HostSignal::Stop.to_string()),
+        }
+    }
+
     fn happened(&mut self, at: Time, happening: &Happening) {
         match happening {
             Happening::HostJoined { host, name } => {
                 self.hosts.insert(*host, HostName::new(name));
             }
             Happening::PrimaryGone { generation, reason, .. } => {
-                let takeover = self.takeover_of(*generation);
+                let takeover = self.takeover_of(*generation, at);
                 takeover.detected.get_or_insert((at, *reason));
                 let since = takeover.fault.as_ref().map_or(at, |fault| fault.at);
                 self.protection_lost(since);
             }
             Happening::Sealed { generation, final_epoch, .. } => {
-                self.takeover_of(*generation).sealed.get_or_insert((at, *final_epoch));
+                self.takeover_of(*generation, at).sealed.get_or_insert((at, *final_epoch));
                 self.last_epoch = self.last_epoch.max(*final_epoch);
                 self.protection_lost(at);
             }
@@ -101,11 +115,12 @@ impl Timeline {
             Happening::Promoted { generation, host, .. } => {
                 let host = self.host_name(*host);
                 self.primaries.insert(*generation, host.clone());
+                self.reigns.entry(*generation).or_insert(at);
                 self.stranded_at = None;
                 if self.secondary.as_ref() == Some(&host) {
                     self.secondary = None;
                 }
-                if let Some(takeover) = self.takeover_to(*generation) {
+                if let Some(takeover) = self.takeover_to(*generation, at) {
                     takeover.promoted.get_or_insert((at, host));
                 }
             }
@@ -113,7 +128,8 @@ impl Timeline {
                 self.first_live.get_or_insert(report.live_at);
                 let host = self.host_name(*host);
                 self.primaries.insert(*generation, host.clone());
-                if let Some(takeover) = self.takeover_to(*generation) {
+                self.reigns.entry(*generation).or_insert(report.live_at);
+                if let Some(takeover) = self.takeover_to(*generation, at) {
                     takeover.live.get_or_insert((report.live_at, host));
                 }
             }
@@ -121,10 +137,10 @@ impl Timeline {
             Happening::Unprotected { host, .. } => {
                 let host = self.host_name(*host);
                 self.secondary = None;
-                let since = self.fault_of(&host).map_or(at, |fault| fault.at);
+                let since = self.faults.cause(&host, self.protected_since, at).map_or(at, |fault| fault.at);
                 self.protection_lost(since);
             }
-            Happening::Yielded { generation, .. } => self.takeover_of(*generation).planned = true,
+            Happening::Yielded { generation, .. } => self.takeover_of(*generation, at).planned = true,
             Happening::Stranded { recoverable, .. } => {
                 self.stranded_at = Some(*recoverable);
                 self.last_epoch = self.last_epoch.max(*recoverable);
@@ -164,12 +180,13 @@ impl Timeline {
         }
     }
 
-    /// The takeover that ends this generation.
-    fn takeover_of(&mut self, ends: Generation) -> &mut Takeover {
+    /// The takeover that ends this generation, and of which something is known `at` the latest.
+    fn takeover_of(&mut self, ends: Generation, at: Time) -> &mut Takeover {
         let known = self.takeovers.iter().rposition(|takeover| takeover.ends == ends);
         let index = known.unwrap_or_else(|| {
             let primary = self.primaries.get(&ends).cloned();
-            let fault = primary.as_ref().and_then(|primary| self.fault_of(primary)).cloned();
+            let since = self.reigns.get(&ends).copied();
+            let fault = primary.as_ref().and_then(|primary| self.faults.cause(primary, since, at)).cloned();
             self.takeovers.push(Takeover::new(ends, primary, fault));
             self.takeovers.len() - 1
         });
@@ -178,14 +195,9 @@ impl Timeline {
 
     /// The takeover that this generation began with. Its beginnings may be unknown: a controller that died has not told
     /// them. The first generation began with none.
-    fn takeover_to(&mut self, begins: Generation) -> Option<&mut Takeover> {
+    fn takeover_to(&mut self, begins: Generation, at: Time) -> Option<&mut Takeover> {
         let ended = Generation::new(begins.get().checked_sub(1).filter(|ended| *ended > 0)?);
-        Some(self.takeover_of(ended))
-    }
-
-    /// The last thing that was done to a host.
-    fn fault_of(&self, host: &HostName) -> Option<&Fault> {
-        self.faults.iter().rev().find(|fault| fault.host == *host)
+        Some(self.takeover_of(ended, at))
     }
 
     /// The name of a host that the controller gave a number.

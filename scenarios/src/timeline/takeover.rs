@@ -70,14 +70,20 @@ impl Takeover {
     #[must_use]
     pub fn start(&self) -> Option<Time> {
         let noticed = self.detected.map(|(at, _)| at).or(self.sealed.map(|(at, _)| at));
-        self.fault.as_ref().map(|fault| fault.at).or(noticed)
+        self.cause().map(|fault| fault.at).or(noticed)
+    }
+
+    /// What was done to the old primary's host, if that is why it reigns no more.
+    #[must_use]
+    pub fn cause(&self) -> Option<&Fault> {
+        self.fault.as_ref().filter(|_| !self.planned)
     }
 
     /// From the fault to the first console byte of the successor, as seen from outside. It includes the time in which the
     /// guest has nothing to say.
     #[must_use]
     pub fn blackout(&self) -> Option<Span> {
-        Some(self.console?.since(self.fault.as_ref()?.at))
+        Some(self.console?.since(self.cause()?.at))
     }
 
     /// From the fault, or its detection, until the successor's guest ran.

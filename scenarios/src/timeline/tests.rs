@@ -125,3 +125,57 @@ fn only_the_code_of_the_fenced_counts_as_fenced() {
     }
     assert_eq!(timeline.fenced(), 1);
 }
+
+fn fault(fault: &str, name: char) -> What {
+    What::FaultBegan { fault: fault.to_owned(), target: name.to_string() }
+}
+
+fn over(fault: &str, name: char) -> What {
+    What::FaultEnded { fault: fault.to_owned(), target: name.to_string() }
+}
+
+/// From when the takeover is counted that is noticed at this time.
+fn counted_from(mut timeline: Timeline, noticed: u64) -> Option<Time> {
+    let generation = Generation::FIRST;
+    told(&mut timeline, noticed, Happening::PrimaryGone { vm: VM, generation, reason: TakeoverReason::LinkClosed });
+    timeline.takeovers().last().and_then(Takeover::start)
+}
+
+#[test]
+fn what_was_over_long_ago_is_no_cause() {
+    let mut timeline = protected_run();
+    seen(&mut timeline, 20, fault("slow to 30 %", 'a'));
+    assert_eq!(counted_from(timeline.clone(), 9_000), Some(ms(20)), "it is still slow");
+    seen(&mut timeline, 2_020, over("slow", 'a'));
+    assert_eq!(counted_from(timeline.clone(), 2_030), Some(ms(20)), "it has just been slow");
+    assert_eq!(counted_from(timeline.clone(), 60_000), Some(ms(60_000)), "a minute later it was something else");
+    seen(&mut timeline, 59_000, What::Signalled { host: host('a'), signal: HostSignal::Stop });
+    assert_eq!(counted_from(timeline.clone(), 60_000), Some(ms(59_000)));
+    seen(&mut timeline, 59_010, What::Signalled { host: host('a'), signal: HostSignal::Cont });
+    assert_eq!(counted_from(timeline, 70_000), Some(ms(70_000)));
+}
+
+#[test]
+fn a_death_before_a_reign_did_not_end_it() {
+    let mut timeline = protected_run();
+    seen(&mut timeline, 1, What::Signalled { host: host('a'), signal: HostSignal::Kill });
+    assert_eq!(counted_from(timeline.clone(), 60_000), Some(ms(60_000)), "that was another life");
+    seen(&mut timeline, 50, What::Signalled { host: host('a'), signal: HostSignal::Kill });
+    let what = What::HostStarted { host: host('a'), pid: 7 };
+    seen(&mut timeline, 60, what);
+    assert_eq!(counted_from(timeline, 60_000), Some(ms(50)), "the controller was long away");
+}
+
+#[test]
+fn a_switchover_has_no_fault() {
+    let mut timeline = protected_run();
+    seen(&mut timeline, 20, fault("slow to 30 %", 'a'));
+    let old = Generation::FIRST;
+    told(&mut timeline, 30, Happening::Yielded { vm: VM, generation: old });
+    told(&mut timeline, 31, Happening::Sealed { vm: VM, generation: old, final_epoch: Epoch::new(7) });
+    told(&mut timeline, 31, Happening::Drained { vm: VM, applied: Epoch::new(7) });
+    told(&mut timeline, 33, live(33, 2, 1));
+    seen(&mut timeline, 40, What::ConsoleMoved { vm: VM, tail: 130 });
+    assert_eq!(timeline.takeovers()[0].until_live(), Some(Span::from_ms(2)));
+    assert_eq!((timeline.blackout_max(), timeline.switchovers_done()), (None, 1));
+}

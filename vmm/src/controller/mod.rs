@@ -109,6 +109,7 @@ impl ControllerError {
 /// Runs a controller until it is told to end.
 pub fn serve(options: &ControllerOptions) -> Result<(), ControllerError> {
     failpoint::arm()?;
+    clock::follow_steps().map_err(ControllerError::kernel("follow the steps of the clock"))?;
     // A host may cut its journal off: that must end its reign, not this process.
     shared_mem::mem::survive_truncation().map_err(ControllerError::kernel("handle SIGBUS"))?;
     let listener = Listener::bind(&options.socket)?;

@@ -109,6 +109,7 @@ const RECONNECT_INTERVAL: Duration = Duration::from_millis(20);
 /// Runs a host until the cluster ends, or the host is fenced.
 pub fn serve(options: &HostOptions) -> Result<HostEnd, HostError> {
     failpoint::arm()?;
+    clock::follow_steps().map_err(HostError::kernel("follow the steps of the clock"))?;
     // The heartbeat page of another host is that host's to cut off: that must not end this process.
     shared_mem::mem::survive_truncation().map_err(HostError::kernel("handle SIGBUS"))?;
     let kvm = crate::machine::open_kvm()?;

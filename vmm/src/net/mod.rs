@@ -31,7 +31,7 @@ mod tests;
 pub use error::NetError;
 pub use frame::{BadMac, MacAddress};
 pub use port::{NetPort, PortCounters, frame_queue};
-pub use switch::{Faults, Switch, SwitchCounters, SwitchError};
+pub use switch::{Faults, Stretch, Switch, SwitchCounters, SwitchError, Trouble};
 
 pub(crate) use tap::TUN_DEVICE;
 

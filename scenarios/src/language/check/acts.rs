@@ -2,8 +2,9 @@
 
 use super::super::raw::{RawAct, RawStep};
 use super::super::values::OneOrMany;
-use super::super::{Act, Action, CorruptWhat, CutFrom, ScenarioError, Step, Target};
+use super::super::{Act, Action, CorruptWhat, CutFrom, ScenarioError, Step, Target, WaysPart};
 use super::Known;
+use super::cluster::FRAMES_OF;
 use super::steps::{earlier_named, signal_of, ways_of};
 use crate::cluster::{CONTROLLER, HostName};
 use ft_protocol::Span;
@@ -37,7 +38,11 @@ pub(super) fn of_step(
     }
     // A step says once which VM it is about.
     let vm = |act: &RawAct| known.vm(act.vm.as_ref().or(raw.vm.as_ref()));
-    raws.iter().map(|(act, span)| Reader { known, raw: act, span, steps, vm: vm(act)? }.act()).collect()
+    let read = |(act, span): &(RawAct, Range<usize>)| {
+        let names_vm = act.vm.is_some() || raw.vm.is_some();
+        Reader { known, raw: act, span, steps, vm: vm(act)?, names_vm }.act()
+    };
+    raws.iter().map(read).collect()
 }
 
 struct Reader<'a, 'b, 'c> {
@@ -46,6 +51,8 @@ struct Reader<'a, 'b, 'c> {
     span: &'a Range<usize>,
     steps: &'a [Step],
     vm: usize,
+    /// It is named, and not just the first.
+    names_vm: bool,
 }
 
 impl Reader<'_, '_, '_> {
@@ -68,6 +75,11 @@ impl Reader<'_, '_, '_> {
                 Act::Cut { targets: self.hosts_only()?, from, ways, during }
             }
             Action::Heal => Act::Heal { targets: self.any_targets()? },
+            Action::Segment => self.segment(during)?,
+            Action::Clock => match &self.raw.by {
+                Some(by) => Act::Clock { targets: self.targets()?, by_ns: by.get_ref().0, during },
+                None => return Err(self.invalid("say how far the clock steps: `by = \"2s\"`, or `by = \"-2s\"`")),
+            },
             Action::Switchover => Act::Switchover { vm: self.vm, to: self.destination()? },
             Action::Drain => Act::Drain { targets: self.hosts_only()?, on: true },
             Action::Undrain => Act::Drain { targets: self.hosts_only()?, on: false },
@@ -91,16 +103,20 @@ impl Reader<'_, '_, '_> {
         use Action as A;
         let raw = self.raw;
         let with_host =
-            [A::Kill, A::Stop, A::Cont, A::Start, A::Restart, A::Slow, A::Cut, A::Heal, A::Drain, A::Undrain];
+            [A::Kill, A::Stop, A::Cont, A::Start, A::Restart, A::Slow, A::Cut, A::Heal, A::Drain, A::Undrain, A::Clock];
         let takes_host = with_host.contains(&raw.action) || raw.what == Some(CorruptWhat::Heartbeat);
-        let given: [(&str, bool, bool); 9] = [
+        let for_some_time = [A::Stop, A::Restart, A::Slow, A::Cut, A::Fill, A::Segment, A::Clock];
+        let given: [(&str, bool, bool); 12] = [
             ("host", raw.host.is_some(), takes_host),
-            ("for", raw.during.is_some(), [A::Stop, A::Restart, A::Slow, A::Cut, A::Fill].contains(&raw.action)),
+            ("for", raw.during.is_some(), for_some_time.contains(&raw.action)),
             ("to", raw.to.is_some(), raw.action == A::Switchover),
             ("mode", raw.mode.is_some(), raw.action == A::Mode),
             ("percent", raw.percent.is_some(), raw.action == A::Slow),
             ("from", raw.from.is_some(), raw.action == A::Cut),
-            ("ways", raw.ways.is_some(), raw.action == A::Cut),
+            ("ways", raw.ways.is_some(), [A::Cut, A::Segment].contains(&raw.action)),
+            ("loss", raw.loss.is_some(), raw.action == A::Segment),
+            ("latency", raw.latency.is_some(), raw.action == A::Segment),
+            ("by", raw.by.is_some(), raw.action == A::Clock),
             ("what", raw.what.is_some(), raw.action == A::Corrupt),
             ("bits", raw.bits.is_some(), raw.action == A::Corrupt),
         ];
@@ -108,6 +124,30 @@ impl Reader<'_, '_, '_> {
             Some((key, ..)) => Err(self.invalid(&format!("`{key}` has no meaning with this action"))),
             None => Ok(()),
         }
+    }
+
+    /// Of a link if a VM is named, else of the whole segment.
+    fn segment(&self, during: Option<Span>) -> Result<Act, ScenarioError> {
+        let loss = self.raw.loss.as_ref().map_or(0, |loss| *loss.get_ref());
+        let latency = self.raw.latency.map_or(Span::ZERO, |latency| latency.0);
+        if let Some(loss) = self.raw.loss.as_ref().filter(|loss| *loss.get_ref() > FRAMES_OF) {
+            let message = format!("a segment loses 0 to {FRAMES_OF} frames of {FRAMES_OF}");
+            return Err(self.known.source.invalid(&loss.span(), message));
+        }
+        if loss == 0 && latency == Span::ZERO {
+            return Err(self.invalid("say what is wrong with the segment: `loss`, `latency`, or both"));
+        }
+        let ways = match self.raw.ways {
+            None => WaysPart::Both,
+            Some(WaysPart::ToHost | WaysPart::FromHost) => {
+                return Err(self.invalid("the ways of a guest's link are both, to-guest and from-guest"));
+            }
+            Some(ways) if !self.names_vm && ways != WaysPart::Both => {
+                return Err(self.invalid("a way is one of a VM's link: say which `vm`"));
+            }
+            Some(ways) => ways,
+        };
+        Ok(Act::Segment { link: self.names_vm.then_some(self.vm), ways, loss, latency, during })
     }
 
     fn percent(&self) -> Result<u32, ScenarioError> {
@@ -132,6 +172,9 @@ impl Reader<'_, '_, '_> {
 
     fn destination(&self) -> Result<Option<Target>, ScenarioError> {
         let Some(to) = &self.raw.to else { return Ok(None) };
+        if to.get_ref() == CONTROLLER {
+            return Err(self.known.source.invalid(&to.span(), "a VM moves to a host, not to the controller"));
+        }
         self.target(to.get_ref(), &to.span()).map(Some)
     }
 

@@ -5,23 +5,39 @@ use super::super::raw::{RawExpect, RawVmExpect};
 use super::super::values::OneOrMany;
 use super::super::{Act, CorruptWhat, End, Expect, ScenarioError, Step, VmExpect};
 use super::Known;
+use std::borrow::Cow;
 use std::collections::BTreeMap;
+use std::ops::Range;
 use toml::Spanned;
-use toml::de::DeTable;
+use toml::de::{DeTable, DeValue};
 
 /// Where `[expect]` and its keys stand.
 pub(super) struct Places {
     line: usize,
     keys: BTreeMap<String, usize>,
+    /// Of single VMs, by name.
+    vms: BTreeMap<String, (Range<usize>, BTreeMap<String, usize>)>,
 }
 
 pub(super) fn places(source: &Source<'_>, table: &Spanned<DeTable<'_>>) -> Places {
     let Some((key, value)) = table.get_ref().get_key_value("expect") else {
-        return Places { line: 1, keys: BTreeMap::new() };
+        return Places { line: 1, keys: BTreeMap::new(), vms: BTreeMap::new() };
     };
-    let keys = value.get_ref().as_table().into_iter().flat_map(DeTable::iter);
-    let keys = keys.map(|(key, _)| (key.get_ref().to_string(), source.place(key.span().start).0)).collect();
-    Places { line: source.place(key.span().start).0, keys }
+    let line = |span: Range<usize>| source.place(span.start).0;
+    let keys = |table: &DeTable<'_>| -> BTreeMap<String, usize> {
+        table.iter().map(|(key, _)| (key.get_ref().to_string(), line(key.span()))).collect()
+    };
+    let table = value.get_ref().as_table();
+    let vms = table.and_then(|table| table.get("vm")).and_then(|vms| vms.get_ref().as_table());
+    let own = |(name, value): (&Spanned<Cow<'_, str>>, &Spanned<DeValue<'_>>)| {
+        let keys = value.get_ref().as_table().map(keys).unwrap_or_default();
+        (name.get_ref().to_string(), (name.span(), keys))
+    };
+    Places {
+        line: line(key.span()),
+        keys: table.map(keys).unwrap_or_default(),
+        vms: vms.into_iter().flat_map(DeTable::iter).map(own).collect(),
+    }
 }
 
 pub(super) fn expect(
@@ -38,6 +54,7 @@ pub(super) fn expect(
         return Err(source.invalid(&code.span(), "an exit code needs `end = \"ended\"`"));
     }
     let all = VmExpect {
+        lines: BTreeMap::new(),
         end,
         exit_code: raw.exit_code.map(Spanned::into_inner),
         console_as_unprotected: word(source, "console", raw.console.as_ref(), &["unprotected"])?.is_some(),
@@ -59,7 +76,7 @@ pub(super) fn expect(
     Ok(Expect {
         line: places.line,
         lines: places.keys,
-        vms: of_vms(known, &all, raw.vm)?,
+        vms: of_vms(known, &all, raw.vm, places.vms)?,
         fenced: raw.fenced.map(|count| count.0),
         events: raw.events.into_iter().map(|(kind, count)| (kind, count.0)).collect(),
         refused: raw.refused,
@@ -87,15 +104,17 @@ fn of_vms(
     known: &Known<'_, '_>,
     all: &VmExpect,
     own: BTreeMap<String, RawVmExpect>,
+    mut places: BTreeMap<String, (Range<usize>, BTreeMap<String, usize>)>,
 ) -> Result<Vec<VmExpect>, ScenarioError> {
     let mut vms = vec![all.clone(); known.vms.len()];
     for (name, raw) in own {
+        let (span, lines) = places.remove(&name).unwrap_or_default();
         let Some(index) = known.vms.iter().position(|known| *known == name) else {
-            let span = known.source.find_key(&format!("expect.vm.{name}"));
             let message = format!("there is no VM named `{name}`");
             return Err(known.source.unknown(&span, message, &name, known.vms.iter().map(String::as_str)));
         };
         let vm = &mut vms[index];
+        vm.lines = lines;
         let OneOrMany(contains) = raw.console_contains;
         vm.console_contains.extend(contains);
         if let Some(end) = raw.end {

@@ -1,31 +1,29 @@
 //! From what is written to a scenario: everything that the types of [`raw`](super::raw) do not see.
 
 mod acts;
+mod bounds;
+mod cluster;
 mod expect;
 mod steps;
+mod vms;
 
 use super::error::Source;
 use super::matrix::Cell;
-use super::raw::{RawCluster, RawScenario, RawVm, RawWorkload};
-use super::{ClusterPart, FencePart, HostPart, ModePart, PlacementPart, Scenario, ScenarioError, VmPart, WorkloadPart};
-use crate::cluster::{HOSTS_MAX, HostName};
-use crate::guest::GuestSource;
-use crate::units::ByteCount;
+use super::raw::{RawScenario, RawWorkload};
+use super::{Scenario, ScenarioError, VmPart, WorkloadPart};
+use crate::cluster::HostName;
 use ft_protocol::Span;
 use serde::Deserialize as _;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use toml::Spanned;
 
-const HOSTS: u16 = 3;
-const MEMORY: ByteCount = ByteCount::mib(64);
 const SEED: u64 = 1;
 const TIME_LIMIT: Span = Span::from_ms(60_000);
 /// The word for this program among commands.
 const ITSELF: &str = "ftvm";
-/// Lost frames are counted of so many.
-const FRAMES_OF: u16 = 1_000;
-/// The name of the only VM, unless it has one.
-const ONLY_VM: &str = "guest";
+/// Filled in with the path of the guests' segment.
+const SEGMENT: &str = "{segment}";
 
 /// What the parts of a scenario refer to.
 struct Known<'a, 'b> {
@@ -55,27 +53,28 @@ impl Known<'_, '_> {
 }
 
 pub(super) fn scenario(source: &Source<'_>, cell: Cell<'_>) -> Result<Scenario, ScenarioError> {
-    let Cell { at, table } = cell;
+    let Cell { at, given, table } = cell;
     let places = expect::places(source, &table);
     let raw = RawScenario::deserialize(toml::Deserializer::from(table)).map_err(|error| source.toml(&error))?;
     check_comparable(source, &raw)?;
-    let cluster = cluster(source, &raw.cluster)?;
+    let cluster = cluster::cluster(source, &raw.cluster)?;
     let path = source.path;
     let hosts = (0..cluster.hosts).map(HostName::nth).collect();
-    let names = vm_names(source, &raw.vm.0)?;
+    let names = vms::names(source, &raw.vm.0)?;
     let known = Known { source, hosts, vms: names };
-    check_cluster(&known, &raw.cluster)?;
-    let vms = vms(&known, raw.vm.0)?;
+    cluster::check_hosts(&known, &raw.cluster)?;
+    let vms = vms::vms(&known, raw.vm.0)?;
     let steps = steps::steps(&known, &raw.step)?;
-    steps::check_together(source, &raw.step, &steps, &cluster)?;
+    steps::check_together(source, &raw.step, &steps, (&cluster, &vms))?;
     Ok(Scenario {
         path: path.to_owned(),
         name: name_of(path, &at),
         cell: at,
+        given,
         description: raw.description,
         seed: raw.seed.unwrap_or(SEED),
-        time_limit: raw.time_limit.map_or(TIME_LIMIT, |limit| limit.0),
-        workloads: workloads(source, raw.workload)?,
+        time_limit: bounds::some_time(source, "time-limit", raw.time_limit.as_ref())?.unwrap_or(TIME_LIMIT),
+        workloads: workloads(source, raw.workload, &vms)?,
         expect: expect::expect(&known, raw.expect, places, &steps)?,
         cluster,
         vms,
@@ -101,42 +100,6 @@ fn name_of(path: &Path, cell: &[(String, String)]) -> String {
     if cell.is_empty() { stem } else { format!("{stem}[{}]", cell.join(",")) }
 }
 
-fn cluster(source: &Source<'_>, raw: &RawCluster) -> Result<ClusterPart, ScenarioError> {
-    let hosts = match &raw.hosts {
-        None => HOSTS,
-        Some(hosts) if (1..=HOSTS_MAX).contains(hosts.get_ref()) => *hosts.get_ref(),
-        Some(hosts) => return Err(source.invalid(&hosts.span(), format!("a cluster has 1 to {HOSTS_MAX} hosts"))),
-    };
-    let fence = raw.fence_agent.as_ref().map(|agent| FencePart {
-        agent: beside(source.path, agent.get_ref()),
-        parameters: raw.fence_parameters.clone(),
-        timeout: raw.fence_timeout.map(|timeout| timeout.0),
-    });
-    let host = raw.host.iter().map(|host| HostPart {
-        name: HostName::new(host.name.get_ref()),
-        memory: host.memory.map(|memory| memory.0),
-        labels: host.labels.clone(),
-    });
-    if let Some(loss) = raw.segment_loss.as_ref().filter(|loss| *loss.get_ref() > FRAMES_OF) {
-        return Err(source.invalid(&loss.span(), format!("a segment loses 0 to {FRAMES_OF} frames of {FRAMES_OF}")));
-    }
-    Ok(ClusterPart {
-        segment_loss: raw.segment_loss.as_ref().map_or(0, |loss| *loss.get_ref()),
-        segment_delay: raw.segment_delay.map_or(Span::ZERO, |delay| delay.0),
-        hosts,
-        heartbeat_bound: raw.heartbeat.map(|bound| bound.0),
-        respawn: raw.respawn,
-        stall_bound: raw.stall.map(|bound| bound.0),
-        fence,
-        pool_size: raw.pool_size.map(|size| size.0),
-        host: host.collect(),
-    })
-}
-
-fn check_cluster(known: &Known<'_, '_>, raw: &RawCluster) -> Result<(), ScenarioError> {
-    raw.host.iter().try_for_each(|host| known.host(&host.name).map(|_| ()))
-}
-
 /// A path with a slash is relative to the scenario's file; a bare word is what it is.
 fn beside(path: &Path, program: &str) -> String {
     if !program.contains('/') || program.starts_with('/') {
@@ -145,69 +108,25 @@ fn beside(path: &Path, program: &str) -> String {
     directory_of(path).join(program).to_string_lossy().into_owned()
 }
 
+/// A path beside the scenario's file must lead to something; what is installed elsewhere may not be so on this machine.
+fn check_beside(source: &Source<'_>, span: &Range<usize>, what: &str, program: &str) -> Result<(), ScenarioError> {
+    let relative = program.contains('/') && !program.starts_with('/');
+    if relative && !directory_of(source.path).join(program).exists() {
+        let message = format!("there is no {what} `{program}` beside this file");
+        return Err(source.invalid(span, message));
+    }
+    Ok(())
+}
+
 fn directory_of(path: &Path) -> PathBuf {
     path.parent().map_or(PathBuf::new(), Path::to_owned)
 }
 
-fn vm_names(source: &Source<'_>, raw: &[RawVm]) -> Result<Vec<String>, ScenarioError> {
-    let mut names: Vec<String> = Vec::new();
-    for vm in raw {
-        let name = match &vm.name {
-            Some(name) if names.contains(name.get_ref()) => {
-                return Err(source.invalid(&name.span(), format!("there is another VM named `{}`", name.get_ref())));
-            }
-            Some(name) if !ft_protocol::spec::name_is_valid(name.get_ref()) => {
-                let message = "the name of a VM is 1 to 63 of a-z 0-9 . _ -, and does not begin with a dot";
-                return Err(source.invalid(&name.span(), message));
-            }
-            Some(name) => name.get_ref().clone(),
-            None if raw.len() == 1 => ONLY_VM.to_owned(),
-            None => {
-                return Err(
-                    source.invalid(&source.find_key("[vm]"), "where there are several VMs, each needs a `name`")
-                );
-            }
-        };
-        names.push(name);
-    }
-    if names.is_empty() {
-        return Err(source.invalid(&(0..0), "a scenario needs a `vm`"));
-    }
-    Ok(names)
-}
-
-fn vms(known: &Known<'_, '_>, raw: Vec<RawVm>) -> Result<Vec<VmPart>, ScenarioError> {
-    let with_names = raw.into_iter().zip(&known.vms);
-    with_names.map(|(raw, name)| vm(known, raw, name.clone())).collect()
-}
-
-fn vm(known: &Known<'_, '_>, raw: RawVm, name: String) -> Result<VmPart, ScenarioError> {
-    let Ok(guest) = raw.guest.parse();
-    let guest = match guest {
-        GuestSource::File(file) => GuestSource::File(directory_of(known.source.path).join(file)),
-        builtin @ GuestSource::Builtin(_) => builtin,
-    };
-    let mode: ModePart = raw.mode;
-    Ok(VmPart {
-        name,
-        guest,
-        args: raw.args,
-        memory: raw.memory.map_or(MEMORY, |memory| memory.0),
-        mode,
-        epoch_interval: raw.epoch.map(|epoch| epoch.0),
-        net: raw.net,
-        disk: raw.disk.map(|size| size.0),
-        working_set: raw.working_set.map(|size| size.0),
-        placement: PlacementPart {
-            prefer: raw.prefer.as_ref().map(|host| known.host(host)).transpose()?,
-            failback: raw.failback.map(|hold| hold.0),
-            require_spare: raw.require_spare,
-            apart: raw.apart,
-        },
-    })
-}
-
-fn workloads(source: &Source<'_>, raw: Vec<Spanned<RawWorkload>>) -> Result<Vec<WorkloadPart>, ScenarioError> {
+fn workloads(
+    source: &Source<'_>,
+    raw: Vec<Spanned<RawWorkload>>,
+    vms: &[VmPart],
+) -> Result<Vec<WorkloadPart>, ScenarioError> {
     let mut workloads: Vec<WorkloadPart> = Vec::new();
     for spanned in raw {
         let (line, _) = source.place(spanned.span().start);
@@ -222,9 +141,13 @@ fn workloads(source: &Source<'_>, raw: Vec<Spanned<RawWorkload>>) -> Result<Vec<
         }
         let span = raw.command.span();
         let mut command = raw.command.into_inner();
+        if command.iter().any(|word| word.contains(SEGMENT)) && !vms.iter().any(|vm| vm.net) {
+            return Err(source.invalid(&span, "there is no segment: no VM of this file has `net = true`"));
+        }
         let Some(program) = command.first_mut() else {
             return Err(source.invalid(&span, "a workload needs a program"));
         };
+        check_beside(source, &span, "program", program)?;
         // Relative to the working directory that it is given, which is the scenario's.
         // This very program, wherever it is.
         if program == ITSELF {

@@ -2,7 +2,10 @@
 
 use super::super::error::Source;
 use super::super::raw::RawStep;
-use super::super::{Act, Action, ClusterPart, Condition, Delay, Pattern, ScenarioError, Step, WaysPart, When};
+use super::super::{
+    Act, Action, ClusterPart, Condition, CorruptWhat, Delay, ModePart, Pattern, ScenarioError, Step, VmPart, WaysPart,
+    When,
+};
 use super::{Known, acts};
 use crate::cluster::{CONTROLLER, HostName, HostSignal};
 use crate::language::step::CutFrom;
@@ -17,13 +20,14 @@ const OF_CONTROLLER: &str = "controller.";
 
 pub(super) fn steps(known: &Known<'_, '_>, raw: &[Spanned<RawStep>]) -> Result<Vec<Step>, ScenarioError> {
     let mut steps: Vec<Step> = Vec::new();
+    check_names(known.source, raw)?;
     for (index, spanned) in raw.iter().enumerate() {
         let raw = spanned.get_ref();
         let (line, _) = known.source.place(spanned.span().start);
         let (when, delay) = trigger(known, raw, &spanned.span())?;
         let (repeat, fires_min) = repeat(known.source, raw, &spanned.span())?;
         steps.push(Step {
-            name: name(known.source, raw, index, &steps)?,
+            name: name(raw, index),
             line,
             after: raw.after.as_ref().map(|after| earlier(known.source, after, &steps)).transpose()?,
             vm: known.vm(raw.vm.as_ref())?,
@@ -37,12 +41,32 @@ pub(super) fn steps(known: &Known<'_, '_>, raw: &[Spanned<RawStep>]) -> Result<V
     Ok(steps)
 }
 
-fn name(source: &Source<'_>, raw: &RawStep, index: usize, steps: &[Step]) -> Result<String, ScenarioError> {
-    let Some(name) = &raw.name else { return Ok(format!("step {}", index + 1)) };
-    if steps.iter().any(|step| step.name == *name.get_ref()) {
-        return Err(source.invalid(&name.span(), format!("there is another step named `{}`", name.get_ref())));
+fn name(raw: &RawStep, index: usize) -> String {
+    raw.name.as_ref().map_or_else(|| format!("step {}", index + 1), |name| name.get_ref().clone())
+}
+
+/// No two have the same, whether it is given or not; and what comes after something stands behind it.
+fn check_names(source: &Source<'_>, raw: &[Spanned<RawStep>]) -> Result<(), ScenarioError> {
+    let names: Vec<String> = raw.iter().enumerate().map(|(index, step)| name(step.get_ref(), index)).collect();
+    for (index, step) in raw.iter().enumerate() {
+        let RawStep { name, after, .. } = step.get_ref();
+        let others = names.iter().enumerate().filter(|(other, _)| *other != index);
+        if let Some(name) = name
+            && others.map(|(_, other)| other).any(|other| other == name.get_ref())
+        {
+            return Err(source.invalid(&name.span(), format!("there is another step named `{}`", name.get_ref())));
+        }
+        if let Some(after) = after
+            && let Some(later) = names[index..].iter().position(|name| name == after.get_ref())
+        {
+            let line = source.place(raw[index + later].span().start).0;
+            let which =
+                if later == 0 { "is this step itself".to_owned() } else { format!("stands behind it, in line {line}") };
+            let message = format!("a step comes `after` one that stands before it: `{}` {which}", after.get_ref());
+            return Err(source.invalid(&after.span(), message));
+        }
     }
-    Ok(name.get_ref().clone())
+    Ok(())
 }
 
 fn earlier(source: &Source<'_>, name: &Spanned<String>, steps: &[Step]) -> Result<usize, ScenarioError> {
@@ -70,7 +94,7 @@ fn repeat(source: &Source<'_>, raw: &RawStep, span: &Range<usize>) -> Result<(u3
     let bad = || source.invalid(&span, format!("a step can be repeated 1 to {REPEAT_MAX} times"));
     let in_range = |number: u64| u32::try_from(number).ok().filter(|number| *number <= REPEAT_MAX).ok_or_else(bad);
     let (min, max) = (in_range(min)?, in_range(max)?);
-    if max == 0 || min > max {
+    if max == 0 {
         return Err(bad());
     }
     Ok((max, if raw.optional { 0 } else { min }))
@@ -160,6 +184,9 @@ fn failpoint(known: &Known<'_, '_>, raw: &RawStep) -> Result<When, ScenarioError
             return Err(source.invalid(&on.span(), "this is a failpoint of the controller"));
         }
         Some(on) if on.get_ref() == CONTROLLER && name.starts_with(OF_CONTROLLER) => HostName::new(CONTROLLER),
+        Some(on) if on.get_ref() == CONTROLLER => {
+            return Err(source.invalid(&on.span(), "this is a failpoint of hosts"));
+        }
         Some(on) => known.host(on)?,
     };
     let hit = raw.hit.as_ref().map_or(1, |hit| *hit.get_ref());
@@ -174,8 +201,9 @@ pub(super) fn check_together(
     source: &Source<'_>,
     raw: &[Spanned<RawStep>],
     steps: &[Step],
-    cluster: &ClusterPart,
+    (cluster, vms): (&ClusterPart, &[VmPart]),
 ) -> Result<(), ScenarioError> {
+    let records = |mode: ModePart| mode != ModePart::Checkpoint;
     let kills = cluster.fence.as_ref().is_some_and(|fence| fence.agent == "kill");
     for (step, raw) in steps.iter().zip(raw) {
         for act in &step.acts {
@@ -184,6 +212,17 @@ pub(super) fn check_together(
                 Act::Cut { from: CutFrom::Network | CutFrom::Both, .. } if kills => {
                     let message = "hosts whose network is cut are behind a relay, which `fence-agent = \"kill\"` would \
                                    kill in their place: use another agent";
+                    return Err(source.invalid(&raw.span(), message));
+                }
+                Act::Corrupt { what: CorruptWhat::Log, vm, .. }
+                    if !records(vms[*vm].mode) && !turns(steps, *vm, records) =>
+                {
+                    let message =
+                        "in checkpoint mode there is no log that could be corrupted: give the VM another `mode`";
+                    return Err(source.invalid(&raw.span(), message));
+                }
+                Act::Segment { link, .. } if !link.map_or(vms.iter().any(|vm| vm.net), |vm| vms[vm].net) => {
+                    let message = "there is no such link: the VM, or any VM, has no `net = true`";
                     return Err(source.invalid(&raw.span(), message));
                 }
                 Act::Fill { .. } if cluster.pool_size.is_none() => {
@@ -195,6 +234,12 @@ pub(super) fn check_together(
         }
     }
     Ok(())
+}
+
+/// Whether a step turns a VM to such a mode.
+fn turns(steps: &[Step], vm: usize, wanted: impl Fn(ModePart) -> bool) -> bool {
+    let mut acts = steps.iter().flat_map(|step| &step.acts);
+    acts.any(|act| matches!(act, Act::Mode { vm: turned, mode } if *turned == vm && wanted(*mode)))
 }
 
 /// The signal that an action sends, if it sends one.
@@ -211,6 +256,7 @@ pub(super) fn signal_of(action: Action) -> Option<HostSignal> {
 pub(super) fn ways_of(from: CutFrom, ways: Option<WaysPart>) -> Result<WaysPart, &'static str> {
     match (from, ways) {
         (CutFrom::Pool, Some(_)) => Err("`ways` are those of the network: the pool is cut whole"),
+        (_, Some(WaysPart::ToGuest | WaysPart::FromGuest)) => Err("the ways of a host are both, to-host and from-host"),
         (_, ways) => Ok(ways.unwrap_or_default()),
     }
 }

@@ -6,12 +6,12 @@
 mod faults;
 mod table;
 
-pub use faults::Faults;
+pub use faults::{Faults, Stretch, Trouble};
 
 use super::frame::MacAddress;
 use super::segment::autobound;
 use crate::machine::device::virtio::{FRAME_BYTES_MAX, FRAME_BYTES_MIN};
-use faults::Weather;
+use faults::{Leg, Troubles, Weather};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::eventfd::{EfdFlags, EventFd};
 use nix::sys::socket::{MsgFlags, UnixAddr, connect, recvfrom, send};
@@ -79,6 +79,7 @@ struct Shared {
 pub struct Switch {
     path: PathBuf,
     shared: Arc<Shared>,
+    troubles: Troubles,
     stop: Arc<EventFd>,
     thread: Option<JoinHandle<()>>,
 }
@@ -93,6 +94,7 @@ impl Switch {
         let stop = EventFd::from_flags(EfdFlags::EFD_NONBLOCK | EfdFlags::EFD_CLOEXEC)
             .map_err(|errno| SwitchError::Resources(errno.into()))?;
         let (stop, shared) = (Arc::new(stop), Arc::new(Shared::default()));
+        let troubles = Troubles::default();
         let running = Running {
             listener,
             stop: stop.clone(),
@@ -100,18 +102,23 @@ impl Switch {
             ports: BTreeMap::new(),
             ports_ever: 0,
             table: Table::default(),
-            weather: Weather::new(faults),
+            weather: Weather::new(faults, troubles.clone()),
         };
         let thread = std::thread::Builder::new()
             .name("switch".to_owned())
             .spawn(move || running.run())
             .map_err(SwitchError::Resources)?;
-        Ok(Self { path: path.to_owned(), shared, stop, thread: Some(thread) })
+        Ok(Self { path: path.to_owned(), shared, troubles, stop, thread: Some(thread) })
     }
 
     /// Cuts all cables, or mends them.
     pub fn set_cut(&self, cut: bool) {
         self.shared.cut.store(cut, Ordering::Relaxed);
+    }
+
+    /// From now on this goes wrong there, beside what goes wrong everywhere and always; `None`: nothing any more.
+    pub fn set_trouble(&self, stretch: Stretch, trouble: Option<Trouble>) {
+        self.troubles.set(stretch, trouble);
     }
 
     /// What has become of frames until now.
@@ -191,8 +198,11 @@ impl Running {
                 self.take_frames(port);
             }
             let now = Instant::now();
-            while let Some((from, frame)) = self.weather.due(now) {
-                self.forward(from, &frame, now);
+            while let Some((leg, frame)) = self.weather.due(now) {
+                match leg {
+                    Leg::In(from) => self.forward(from, &frame, now),
+                    Leg::Out(to) => self.send(to, &frame),
+                }
             }
         }
     }
@@ -271,11 +281,21 @@ impl Running {
         }
         match self.table.way(port, from, to, now) {
             Way::Nowhere => {}
-            Way::One(to) => self.send(to, frame),
+            Way::One(to) => self.hand_out(to, frame, now),
             Way::AllOthers => {
                 let others: Vec<PortId> = self.ports.keys().copied().filter(|other| *other != port).collect();
-                others.into_iter().for_each(|other| self.send(other, frame));
+                others.into_iter().for_each(|other| self.hand_out(other, frame, now));
             }
+        }
+    }
+
+    /// The last leg, to the devices behind a port.
+    fn hand_out(&mut self, to: PortId, frame: &[u8], now: Instant) {
+        let table = &self.table;
+        match self.weather.hand_out(to, |device| table.port_of(device) == Some(to), frame, now) {
+            faults::Way::Now => self.send(to, frame),
+            faults::Way::Later => {}
+            faults::Way::Lost => _ = self.shared.lost.fetch_add(1, Ordering::Relaxed),
         }
     }
 
@@ -295,6 +315,7 @@ impl Running {
     fn remove(&mut self, port: PortId) {
         self.ports.remove(&port);
         self.table.forget(port);
+        self.weather.forget(port);
         self.count_ports();
     }
 

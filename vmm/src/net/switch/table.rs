@@ -50,6 +50,11 @@ impl Table {
         }
     }
 
+    /// Where a device spoke last.
+    pub(super) fn port_of(&self, device: MacAddress) -> Option<PortId> {
+        self.places.get(&device).map(|place| place.port)
+    }
+
     /// Forgets everything behind a port.
     pub(super) fn forget(&mut self, port: PortId) {
         self.places.retain(|_, place| place.port != port);

@@ -1,0 +1,62 @@
+//! The cluster.
+
+use super::super::error::Source;
+use super::super::raw::RawCluster;
+use super::super::{ClusterPart, FencePart, HostPart, ScenarioError};
+use super::{Known, beside, bounds, check_beside};
+use crate::cluster::{HOSTS_MAX, HostName};
+use ft_protocol::Span;
+
+const HOSTS: u16 = 3;
+/// Lost frames are counted of so many.
+pub(super) const FRAMES_OF: u16 = 1_000;
+/// What `ftvm pool` takes.
+const HEARTBEAT: std::ops::RangeInclusive<Span> = Span::from_ms(10)..=Span::from_ms(600_000);
+const STALL: std::ops::RangeInclusive<Span> = Span::from_ms(10)..=Span::from_ms(3_600_000);
+
+pub(super) fn cluster(source: &Source<'_>, raw: &RawCluster) -> Result<ClusterPart, ScenarioError> {
+    let hosts = match &raw.hosts {
+        None => HOSTS,
+        Some(hosts) if (1..=HOSTS_MAX).contains(hosts.get_ref()) => *hosts.get_ref(),
+        Some(hosts) => return Err(source.invalid(&hosts.span(), format!("a cluster has 1 to {HOSTS_MAX} hosts"))),
+    };
+    if let Some(agent) = &raw.fence_agent {
+        check_beside(source, &agent.span(), "fence agent", agent.get_ref())?;
+    }
+    let fence = raw.fence_agent.as_ref().map(|agent| FencePart {
+        agent: beside(source.path, agent.get_ref()),
+        parameters: raw.fence_parameters.clone(),
+        timeout: raw.fence_timeout.map(|timeout| timeout.0),
+    });
+    let host = raw.host.iter().map(|host| HostPart {
+        name: HostName::new(host.name.get_ref()),
+        memory: host.memory.map(|memory| memory.0),
+        labels: host.labels.clone(),
+    });
+    if let Some(loss) = raw.segment_loss.as_ref().filter(|loss| *loss.get_ref() > FRAMES_OF) {
+        return Err(source.invalid(&loss.span(), format!("a segment loses 0 to {FRAMES_OF} frames of {FRAMES_OF}")));
+    }
+    Ok(ClusterPart {
+        segment_loss: raw.segment_loss.as_ref().map_or(0, |loss| *loss.get_ref()),
+        segment_delay: raw.segment_delay.map_or(Span::ZERO, |delay| delay.0),
+        hosts,
+        heartbeat_bound: bounds::within(source, "heartbeat", raw.heartbeat.as_ref(), HEARTBEAT)?,
+        respawn: raw.respawn,
+        stall_bound: bounds::within(source, "stall", raw.stall.as_ref(), STALL)?,
+        fence,
+        pool_size: bounds::some_bytes(source, "pool-size", raw.pool_size.as_ref())?,
+        host: host.collect(),
+    })
+}
+
+/// Each host is one that there is, and is described once.
+pub(super) fn check_hosts(known: &Known<'_, '_>, raw: &RawCluster) -> Result<(), ScenarioError> {
+    for (index, host) in raw.host.iter().enumerate() {
+        known.host(&host.name)?;
+        if raw.host[..index].iter().any(|other| other.name.get_ref() == host.name.get_ref()) {
+            let message = format!("there is another table for host `{}`", host.name.get_ref());
+            return Err(known.source.invalid(&host.name.span(), message));
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,207 @@
+//! What the steps of a scenario do in the simulator, and to whom.
+
+use super::fault::{Fault, Lines, Target as Whom, Ways};
+use super::plan::Salted;
+use super::queue::{Event as Simulated, Mend};
+use super::stage::{FOR_EVER_US, START_US, Stage, ended, index_of_host};
+use super::world::World;
+use crate::cluster::{CONTROLLER, HostName, HostSignal};
+use crate::event::What;
+use crate::language::{Act, CorruptWhat, CutFrom, Target, WaysPart};
+use ft_protocol::Span;
+use ft_protocol::ids::VmId;
+use ft_protocol::spec::Mode;
+
+impl World {
+    /// Whether there is somebody to whom the step can do all that it does.
+    pub(super) fn has_targets(&mut self, index: usize) -> bool {
+        let Some(stage) = &self.stage else { return false };
+        let acts = stage.schedule.step(index).acts.clone();
+        let named = |target: &&Target| !matches!(target, Target::Host(_) | Target::HitBy(_));
+        let targets: Vec<Target> = acts.iter().flat_map(Act::targets).filter(named).cloned().collect();
+        let alive = self.hosts.iter().any(|host| host.actor.alive);
+        // Who any is must be drawn only when it is done.
+        targets.iter().all(|target| if *target == Target::Any { alive } else { !self.whom(target).is_empty() })
+    }
+
+    /// The host that has a role for a VM, as the controller sees it.
+    pub(super) fn role_host(&self, vm: u16, primary: bool) -> Option<Whom> {
+        let status = self.controller.core.status().vms.into_iter().find(|status| status.vm == VmId::new(vm))?;
+        let name = if primary { status.primary } else { status.secondary }?;
+        index_of_host(&HostName::new(&name)).map(Whom::Host)
+    }
+
+    /// Whom a step means.
+    fn whom(&mut self, target: &Target) -> Vec<Whom> {
+        let number = |vm: usize| u16::try_from(vm).unwrap_or(0);
+        let holds = |vm: usize, host: usize| {
+            self.hosts[host].machines.iter().any(|machine| usize::from(machine.vm.get()) == vm)
+        };
+        let alive: Vec<usize> = (0..self.hosts.len()).filter(|host| self.hosts[*host].actor.alive).collect();
+        let host = |host: usize| Whom::Host(u16::try_from(host).unwrap_or(0));
+        match target {
+            Target::Primary(vm) => self.role_host(number(*vm), true).into_iter().collect(),
+            Target::Secondary(vm) => self.role_host(number(*vm), false).into_iter().collect(),
+            Target::Spare(vm) => {
+                alive.iter().find(|host| !holds(*vm, **host)).map(|found| host(*found)).into_iter().collect()
+            }
+            Target::Any => {
+                let Some(stage) = self.stage.as_mut().filter(|_| !alive.is_empty()) else { return Vec::new() };
+                let at = stage.draw.below(alive.len() as u64);
+                vec![host(alive[usize::try_from(at).unwrap_or(0)])]
+            }
+            Target::Host(name) if name.as_str() == CONTROLLER => vec![Whom::Controller],
+            Target::Host(name) => index_of_host(name).map(Whom::Host).into_iter().collect(),
+            Target::HitBy(step) => self.last_hit(*step),
+        }
+    }
+
+    pub(super) fn last_hit(&self, step: usize) -> Vec<Whom> {
+        self.stage.as_ref().map_or_else(Vec::new, |stage| stage.hit[step].clone())
+    }
+
+    pub(super) fn perform(&mut self, step: &str, act: &Act, hit: &mut Vec<Whom>) {
+        let us = |span: &Span| span.ns() / 1_000;
+        let during = |span: &Option<Span>| span.as_ref().map_or(FOR_EVER_US, us);
+        let targets: Vec<Whom> = act.targets().iter().flat_map(|target| self.whom(target)).collect();
+        match act {
+            Act::Signal { signal, undo_after, .. } => {
+                for who in &targets {
+                    self.see(What::Signalled { host: Stage::name(*who), signal: *signal });
+                    match signal {
+                        HostSignal::Kill => self.kill(*who, Lines::Kept, Some(START_US)),
+                        HostSignal::Stop => {
+                            self.apply_fault(Fault::Stop { who: *who, for_us: during(undo_after) });
+                        }
+                        HostSignal::Cont => self.mend(Mend::Continue(*who)),
+                    }
+                }
+                self.ends_later(&targets, *undo_after, |host| What::Signalled { host, signal: HostSignal::Cont });
+            }
+            Act::Start { .. } => {
+                for who in &targets {
+                    self.queue.push(self.now_ns + START_US * 1_000, 0, Simulated::Restart(*who));
+                }
+            }
+            Act::Restart { dead_for, .. } => {
+                for who in &targets {
+                    self.see(What::Signalled { host: Stage::name(*who), signal: HostSignal::Kill });
+                    self.kill(*who, Lines::Kept, Some(START_US));
+                    let again_ns = self.now_ns + dead_for.ns() + START_US * 1_000;
+                    self.queue.push(again_ns, 0, Simulated::Restart(*who));
+                }
+            }
+            Act::Slow { percent, during: span, .. } => {
+                let factor = u64::from((100 / (*percent).max(1)).max(1));
+                self.began("slow", &targets);
+                self.ends_later(&targets, *span, |host| ended("slow", host.as_str()));
+                for who in &targets {
+                    self.apply_fault(Fault::Slow { who: *who, factor, for_us: during(span) });
+                }
+            }
+            Act::Cut { from, ways, during: span, .. } => {
+                self.began("cut", &targets);
+                self.ends_later(&targets, *span, |host| ended("cut", host.as_str()));
+                let ways = match ways {
+                    WaysPart::Both | WaysPart::ToGuest | WaysPart::FromGuest => Ways::Both,
+                    WaysPart::ToHost => Ways::FromController,
+                    WaysPart::FromHost => Ways::ToController,
+                };
+                for who in targets.iter().copied() {
+                    if *from != CutFrom::Network {
+                        self.apply_fault(Fault::CutPool { who, accesses: 0, for_us: during(span) });
+                    }
+                    if *from != CutFrom::Pool {
+                        self.apply_fault(Fault::StallLink { who, ways, for_us: during(span) });
+                    }
+                }
+            }
+            Act::Heal { targets: of } => {
+                if of.is_empty() {
+                    self.mend(Mend::Drain);
+                }
+                for who in &targets {
+                    self.mend_all(*who);
+                }
+            }
+            // Such files are not played at all.
+            Act::Segment { .. } => {}
+            Act::Clock { by_ns, during: span, .. } => {
+                self.began("clock steps", &targets);
+                let over = span.unwrap_or(Span::ZERO);
+                self.ends_later(&targets, Some(over), |host| ended("clock", host.as_str()));
+                for who in targets.iter().copied() {
+                    self.apply_fault(Fault::JumpClock { who, by_us: by_ns / 1_000 });
+                    let at = self.stage_time() + over;
+                    if let Some(stage) = self.stage.as_mut().filter(|_| span.is_some()) {
+                        stage.jumps_back.push((at, Fault::JumpClock { who, by_us: -(by_ns / 1_000) }));
+                    }
+                }
+            }
+            Act::Switchover { vm, to } => {
+                let to = to.as_ref().and_then(|to| self.whom(to).first().copied());
+                let to = to.and_then(|to| if let Whom::Host(host) = to { Some(host) } else { None });
+                let vm = VmId::new(u16::try_from(*vm).unwrap_or(0));
+                let id = self.request_switchover(vm, to);
+                self.ordered(id, step);
+            }
+            Act::Drain { on, .. } => {
+                for who in &targets {
+                    if let Whom::Host(host) = who {
+                        let id = if *on { self.request_drain(*host) } else { self.request_drain_over(*host) };
+                        self.ordered(id, step);
+                    }
+                }
+            }
+            Act::Mode { vm, mode } => {
+                let id = self.request_mode(VmId::new(u16::try_from(*vm).unwrap_or(0)), Mode::from(*mode));
+                self.ordered(id, step);
+            }
+            Act::Corrupt { what, vm, bits, .. } => {
+                let what = if *what == CorruptWhat::CommitWord { Salted::Word } else { Salted::Record };
+                for _ in 0..*bits {
+                    let salt = self.stage.as_mut().map_or(0, |stage| stage.draw.bits());
+                    let vm = u16::try_from(*vm).unwrap_or(0);
+                    self.apply_fault(Fault::Corrupt { vm, salt: what.salt(salt) });
+                }
+                self.see(What::FaultBegan { fault: "corrupt".to_owned(), target: "pool".to_owned() });
+            }
+            Act::Fill { during: span } => {
+                self.see(What::FaultBegan { fault: "pool full".to_owned(), target: "pool".to_owned() });
+                let pool = [Whom::Controller];
+                self.ends_later(&pool, *span, |_| ended("pool full", "pool"));
+                self.apply_fault(Fault::FillPool { for_us: during(span) });
+            }
+            Act::Delete { vm } => self.request_delete(VmId::new(u16::try_from(*vm).unwrap_or(0)), false),
+            Act::Mark => {}
+        }
+        hit.extend(targets);
+    }
+
+    fn began(&mut self, fault: &str, targets: &[Whom]) {
+        for who in targets {
+            let (fault, target) = (fault.to_owned(), Stage::name(*who).to_string());
+            self.see(What::FaultBegan { fault, target });
+        }
+    }
+
+    fn ordered(&mut self, id: u64, step: &str) {
+        if let Some(stage) = &mut self.stage {
+            stage.orders.push((id, step.to_owned()));
+        }
+    }
+
+    /// Ends all that was done to a process, but its death.
+    fn mend_all(&mut self, who: Whom) {
+        self.mend(Mend::Hurry(who));
+        if let Whom::Host(host) = who {
+            self.mend(Mend::Reconnect(usize::from(host)));
+            if let Some(link) = self.hosts[usize::from(host)].link {
+                self.flow_again(link);
+            }
+        }
+        for fault in ["slow", "cut"] {
+            self.see(ended(fault, Stage::name(who).as_str()));
+        }
+    }
+}
