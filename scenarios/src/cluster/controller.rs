@@ -1,7 +1,7 @@
 //! The controller of a private cluster: it may die and is started again; all that it knows is in the pool.
 
 use super::child::{Child, ChildExit};
-use super::hosts::HostSignal;
+use super::hosts::{CONTROLLER, HostName, HostSignal};
 use super::{Cluster, ClusterError, READY_BOUND, start_controller};
 use std::time::{Duration, Instant};
 use vmm::client::Client;
@@ -15,7 +15,7 @@ impl Cluster {
     /// # Errors
     /// When the kernel refuses.
     pub fn signal_controller(&mut self, signal: HostSignal) -> Result<(), ClusterError> {
-        self.controller.signal(signal.number()).map_err(ClusterError::Wait)
+        self.signal_child(&HostName::new(CONTROLLER), &self.controller, signal)
     }
 
     /// The controller's process.

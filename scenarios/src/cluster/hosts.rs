@@ -161,7 +161,16 @@ impl Cluster {
     pub fn signal(&mut self, name: &HostName, signal: HostSignal) -> Result<(), ClusterError> {
         let host = self.host(name)?;
         let child = host.child.as_ref().ok_or_else(|| ClusterError::HostDead { name: name.clone() })?;
-        child.signal(signal.number()).map_err(ClusterError::Wait)
+        self.signal_child(name, child, signal)
+    }
+
+    /// A process that is slow meanwhile stands still for as long as it is stopped.
+    pub(super) fn signal_child(&self, name: &HostName, child: &Child, signal: HostSignal) -> Result<(), ClusterError> {
+        let send = || child.signal(signal.number()).map_err(ClusterError::Wait);
+        match self.throttles.get(name) {
+            Some(throttle) if signal != HostSignal::Kill => throttle.hold(signal == HostSignal::Stop, send),
+            _ => send(),
+        }
     }
 
     /// The process of a host that lives.
