@@ -133,6 +133,16 @@ mod tests {
     }
 
     #[test]
+    fn the_example_for_other_repositories_holds() {
+        let runs = tempfile::tempdir().expect("a directory can be made");
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../examples/ci/scenarios/primary-dies.toml");
+        for scenario in Scenario::read_all(&path, &[]).expect("the example is sound") {
+            let report = simulate(&scenario, &options(runs.path(), 1, false)).expect("it can be played");
+            assert!(report.holds && report.skipped.is_none(), "{:?}", report.verdicts);
+        }
+    }
+
+    #[test]
     fn a_seed_is_one_file_of_events_to_the_byte() {
         let runs = tempfile::tempdir().expect("a directory can be made");
         let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("library/primary-killed.toml");
