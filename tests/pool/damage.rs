@@ -2,8 +2,9 @@
 //! away: once repaired, it goes on.
 
 use crate::golden::Golden;
+use crate::process::Process;
 use crate::run::{Plan, Run};
-use crate::support::kvm;
+use crate::support::{await_some, kvm};
 use ft_protocol::wire::{Request, RequestError};
 use std::fs::File;
 use std::os::unix::fs::FileExt as _;
@@ -59,4 +60,38 @@ fn a_damaged_vm_can_be_given_up() {
     client.request(Request::CreateVm(golden.spec("guest")), vec![golden.upload()]).expect("its name is free");
     // The guest is another one now, from the beginning.
     run.finish();
+}
+
+/// The word by which slots are given back is stored anew for the next generation: it costs one takeover, not one after the other.
+#[test]
+fn a_word_that_ends_a_primary_ends_no_other_one() {
+    let Some(_machine) = kvm() else { return };
+    let hosts = [("a", None), ("b", None), ("c", None)];
+    let golden = Golden::torture(100_000_000).recorded();
+    let mut run = Run::start(&golden, &Plan { hosts: &hosts, unsound: true, ..Plan::default() });
+    run.await_protection();
+    flip(&run, "control", 129);
+    // An epoch that is applied before the primary looks stores it, too.
+    let takeovers = run.finish();
+    assert!(takeovers <= 1, "{takeovers} takeovers");
+}
+
+#[test]
+fn who_reads_the_console_of_a_damaged_vm_is_told_so() {
+    let Some(_machine) = kvm() else { return };
+    let hosts = [("a", None), ("b", None)];
+    let golden = Golden::torture(300_000_000);
+    let mut run = Run::start(&golden, &Plan { hosts: &hosts, unsound: true, ..Plan::default() });
+    run.step_until("something on the console", Run::has_moved);
+    let socket = run.socket();
+    let events = run.place.file("reader.events");
+    let mut command = run.place.ftvm(&["console", "guest", "--pool"]);
+    command.arg(&socket).arg("--events").arg(&events);
+    let mut reader = Process::start(&run.place, "reader", command);
+    // It notes what there is when it has attached.
+    run.step_until("an attached reader", |_| std::fs::metadata(&events).is_ok_and(|file| file.len() > 0));
+    run.restart_controller(|run| flip(run, "console", 3));
+    let end = await_some("the reader's end", || reader.end());
+    let said = reader.stderr();
+    assert!(!said.contains("deleted") && said.contains("damaged"), "{end:?}: {said}");
 }

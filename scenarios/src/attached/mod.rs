@@ -176,7 +176,9 @@ impl AttachedVm {
     fn attach_again(&mut self) -> Result<(), RunError> {
         let Some(status) = watch(&mut self.link)? else { return Ok(()) };
         let position = self.console.position();
-        let is_ours = |vm: &VmStatus| vm.vm == self.vm && vm.name == self.name && vm.console_end >= position;
+        // Of a damaged one nobody knows where its console ends: it is refused, as what it is.
+        let fits = |vm: &VmStatus| vm.console_end >= position || vm.phase == "damaged";
+        let is_ours = |vm: &VmStatus| vm.vm == self.vm && vm.name == self.name && fits(vm);
         if !status.vms.iter().any(is_ours) {
             return Err(RunError::Deleted { name: self.name.clone() });
         }
