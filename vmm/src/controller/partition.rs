@@ -235,6 +235,10 @@ impl Partition {
         }
         let lost = self.open_log(raw, base)?;
         self.open_journal(generation)?;
+        // All is applied before a generation begins. A word that was damaged meanwhile would end one primary after the other.
+        if self.control.freed().ok() != Some(base) && self.control.applied()? >= base {
+            self.control.set_freed(base)?;
+        }
         self.control.set_generation(raw)?;
         Ok(lost)
     }
