@@ -7,12 +7,12 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 /// The controller's address, and the pool's device.
-pub(crate) const POOL: &str = "tcp:10.77.0.1:7700,/dev/dax0.0";
+const POOL: &str = "tcp:10.77.0.1:7700,/dev/dax0.0";
 /// Heartbeats go through the device; machines that wait for a processor are silent meanwhile.
 const HEARTBEAT_MS: &str = "5000";
 
 /// What a command says when it is asked until the answer is liked.
-pub(crate) fn await_output(machine: &Machine, argv: &[&str], what: &str, liked: impl Fn(&str) -> bool) -> String {
+fn await_output(machine: &Machine, argv: &[&str], what: &str, liked: impl Fn(&str) -> bool) -> String {
     let deadline = Instant::now() + crate::PATIENCE;
     loop {
         let output = machine.run(argv).unwrap_or_else(|error| panic!("{what}: {}", crate::chain(&error)));
@@ -26,7 +26,7 @@ pub(crate) fn await_output(machine: &Machine, argv: &[&str], what: &str, liked: 
 }
 
 /// Starts the controller on the first machine, and a host on each of the others.
-pub(crate) fn start_cluster(cluster: &Cluster) -> Vec<nested::machine::Process> {
+fn start_cluster(cluster: &Cluster) -> Vec<nested::machine::Process> {
     let controller = [
         "ftvm",
         "pool",

@@ -6,7 +6,6 @@
 mod flat_guests;
 mod hosts;
 mod linux_guests;
-mod linux_hosts;
 mod machines;
 
 use nested::{Cluster, Setup};
