@@ -128,7 +128,7 @@ fn a_recording_goes_on_over_takeovers_and_controllers() {
 /// A disk with a first content, recorded over takeovers: what the guest reads of it, and what it wrote at each commit.
 #[test]
 fn a_recorded_disk_is_replayed_from_its_first_content() {
-    const STEPS: &str = "4000";
+    const STEPS: &str = "2500";
     let Some(_machine) = kvm() else { return };
     let place = Place::new();
     let image = place.file("disk.img");
@@ -138,7 +138,7 @@ fn a_recorded_disk_is_replayed_from_its_first_content() {
     place.run(&[&["run", "--mode=none", &disk][..], &disk_guest("300")].concat()).ok();
     let before = std::fs::read(&image).expect("the disk");
     assert!(before.iter().any(|byte| *byte != 0));
-    let guest = [&[disk.as_str()][..], &disk_guest(STEPS), &["--every-us", "500"]].concat();
+    let guest = [&[disk.as_str()][..], &disk_guest(STEPS), &["--every-us", "3000"]].concat();
     let (run, file, events) = start_recorded(&place, &guest);
     for takeover in 0..2 {
         await_true("protection", || count_of(&read_events(&events), "protected") > takeover);
