@@ -31,7 +31,7 @@ fn log_of(vm: &Path) -> Option<(PathBuf, u64)> {
 fn survives_a_damaged_log(mode: &str) {
     let Some(_machine) = kvm() else { return };
     let mut cluster = ByHand::start(&["a", "b", "c"]);
-    let guest = ["builtin:counter", "--", "--lines", "1500", "--every-us", "2000"];
+    let guest = ["builtin:counter", "--", "--lines", "3000", "--every-us", "2000"];
     let golden = cluster.golden(&guest);
     // One long epoch: the log holds all of the guest's life.
     let options = ["run", "--name", "g", "--mode", mode, "--epoch-ms", "60000"];
