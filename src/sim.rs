@@ -7,6 +7,7 @@ use scenarios::sim::FaultProfile;
 use scenarios::sim::cli::{CampaignError, CampaignResult, Seeds, SimOptions, run_campaign};
 use std::fmt::Write as _;
 use std::io::IsTerminal as _;
+use std::num::NonZeroU16;
 use std::path::PathBuf;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -31,7 +32,7 @@ pub(crate) struct Args {
     #[arg(long, value_name = "PROFILE", default_value = "swarm")]
     faults: FaultProfile,
     /// Go on with fresh seeds for this long
-    #[arg(long, value_name = "M")]
+    #[arg(long, value_name = "M", value_parser = clap::value_parser!(u64).range(1..))]
     minutes: Option<u64>,
     /// Find the fewest faults with which a failing run still fails
     #[arg(long)]
@@ -42,12 +43,12 @@ pub(crate) struct Args {
     /// Run an event file again
     #[arg(long, value_name = "FILE")]
     replay: Option<PathBuf>,
-    /// Where event files of failing runs go
+    /// Where event files of failing runs go; what is left of a replayed one goes beside it
     #[arg(long, value_name = "DIR", default_value = "sim-runs")]
     event_dir: PathBuf,
     /// Threads; without it as many as there are cores
     #[arg(long, value_name = "N")]
-    threads: Option<usize>,
+    threads: Option<NonZeroU16>,
     /// Print JSON
     #[arg(long)]
     json: bool,
@@ -74,13 +75,10 @@ pub(crate) fn run(args: Args) -> CommandResult {
 
 fn options(args: Args) -> SimOptions {
     let seeds = match (args.seed, args.seeds, args.minutes) {
-        (Some(seed), ..) => Seeds::Range(seed, seed.saturating_add(1)),
+        (Some(seed), ..) => Seeds::one(seed),
         (None, Some(seeds), _) => seeds,
-        (None, None, Some(_)) => Seeds::From(fresh_seed()),
-        (None, None, None) => {
-            let first = fresh_seed();
-            Seeds::Range(first, first.saturating_add(SEEDS_DEFAULT))
-        }
+        (None, None, Some(_)) => Seeds { first: fresh_seed(), last: u64::MAX },
+        (None, None, None) => Seeds::many(fresh_seed(), SEEDS_DEFAULT),
     };
     SimOptions {
         seeds,
@@ -126,8 +124,45 @@ fn describe(result: &CampaignResult) -> String {
     for seed in &result.unstable {
         let _ = writeln!(text, "seed {seed}: its second run was another one than the first");
     }
-    let verdict =
-        if result.is_clean() { "nothing found".to_owned() } else { format!("{} runs fail", result.failures.len()) };
+    let verdict = match result.failures.len() {
+        _ if result.seeds == 0 => "no seed was run".to_owned(),
+        0 if result.is_clean() => "nothing found".to_owned(),
+        count => format!("{count} runs fail"),
+    };
     let _ = writeln!(text, "{verdict}");
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::Parser;
+
+    #[derive(Parser)]
+    struct Cli {
+        #[command(flatten)]
+        args: Args,
+    }
+
+    fn parse(words: &[&str]) -> Result<Args, clap::Error> {
+        Ok(Cli::try_parse_from(std::iter::once("sim").chain(words.iter().copied()))?.args)
+    }
+
+    #[test]
+    fn what_would_run_nothing_is_refused_and_the_last_seed_is_one() {
+        for words in [["--threads", "0"], ["--minutes", "0"], ["--seeds", "7..7"]] {
+            assert!(parse(&words).is_err(), "{words:?}");
+        }
+        let last = parse(&["--seed", "18446744073709551615"]).map(options).expect("it is a seed");
+        assert_eq!(last.seeds, Seeds::one(u64::MAX));
+        let minutes = parse(&["--minutes", "1"]).map(options).expect("it is a time");
+        assert_eq!((minutes.seeds.last, minutes.time_max), (u64::MAX, Some(Duration::from_secs(60))));
+    }
+
+    #[test]
+    fn nothing_run_is_not_nothing_found() {
+        assert!(describe(&CampaignResult::default()).contains("no seed was run"));
+        let one = CampaignResult { seeds: 1, ..CampaignResult::default() };
+        assert!(describe(&one).contains("nothing found"));
+    }
 }

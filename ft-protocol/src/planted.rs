@@ -42,6 +42,8 @@ pub enum PlantedBug {
     DeletedUnsealed,
     /// A switchover that an earlier controller had begun is neither resumed nor given up.
     SwitchoverForgotten,
+    /// Who waits for a VM to be moved or protected otherwise is told nothing when its life ends.
+    WaitersForgotten,
     /// A VM is moved back although its old place is not healthy.
     FailbackBlind,
     /// What a secondary says of an order to follow that is over is taken for said of the present one.

@@ -27,7 +27,9 @@ impl Controller {
     /// Has the driver move console output from the reigning generation's log to the ring, one move at a time.
     pub(super) fn drain_log(&mut self, turn: &mut Turn<'_>, vm: VmId) {
         let Some(entry) = self.vms.get_mut(&vm) else { return };
-        if !matches!(entry.phase, Phase::Promoting { .. } | Phase::Running { .. }) || entry.console_full {
+        // What was asked for need not have come: the pool may have had no space for it, which the driver is about to say.
+        let readable = entry.opened && matches!(entry.phase, Phase::Promoting { .. } | Phase::Running { .. });
+        if !readable || entry.console_full {
             return;
         }
         if entry.draining_log {

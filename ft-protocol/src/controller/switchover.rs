@@ -176,7 +176,7 @@ impl Controller {
         let Some(entry) = self.vms.get_mut(&vm) else { return };
         let moved = entry.switchover.take().and_then(|switchover| switchover.client);
         let turned = std::mem::take(&mut entry.mode_waiters).into_iter().map(|waiter| (waiter.link, waiter.id));
-        for (link, id) in turned.chain(moved) {
+        for (link, id) in turned.chain(moved).filter(|_| !planted(PlantedBug::WaitersForgotten)) {
             answer(turn, link, id, Err(RequestError::NotNow(why.to_owned())), Vec::new());
         }
     }

@@ -35,7 +35,7 @@ impl Controller {
         entry.committed = found.word.map_or(found.applied, |word| word.epoch).max(found.applied);
         entry.console_end = found.console_end;
         entry.unread_from = found.console_oldest;
-        entry.given = found.word.is_some();
+        (entry.given, entry.opened) = (found.word.is_some(), found.word.is_some());
         entry.phase = match (ended, primary, found.word) {
             (Some(end), _, _) => Phase::Ended { end },
             (None, Some(host), Some(word)) if !word.sealed => Phase::Running { host },
@@ -203,7 +203,7 @@ impl Controller {
         // A secondary that follows sees the stable image where it has not written itself.
         let awaited = entry.following.as_ref().filter(|_| !planted(PlantedBug::FollowerNotAwaited));
         let reached = awaited.is_none_or(|following| next <= following.reached);
-        let due = entry.applied < entry.committed && reached && !entry.applying && !entry.console_full;
+        let due = entry.opened && entry.applied < entry.committed && reached && !entry.applying && !entry.console_full;
         if !due || matches!(entry.phase, Phase::Ended { .. } | Phase::Creating { .. } | Phase::Deleting { .. }) {
             return;
         }
@@ -346,6 +346,7 @@ impl Controller {
             }
         }
         entry.given = true;
+        entry.opened = false;
         entry.committed = entry.applied;
         entry.phase = Phase::Promoting { host, since: turn.now };
         entry.stranded_told = false;
@@ -382,7 +383,9 @@ impl Controller {
             return;
         }
         self.space_again(turn, vm, generation);
-        let Some(entry) = self.vms.get(&vm) else { return };
+        let Some(entry) = self.vms.get_mut(&vm) else { return };
+        entry.opened = true;
+        let entry = &*entry;
         let order = Order {
             vm,
             generation,

@@ -87,6 +87,8 @@ pub(super) struct Vm {
     pub(super) generation: Generation,
     /// The generation was given to a host, or is about to be.
     pub(super) given: bool,
+    /// Its journal and log are there.
+    pub(super) opened: bool,
     pub(super) phase: Phase,
     pub(super) standby: Option<Standby>,
     pub(super) cpu: CpuProfile,
@@ -173,6 +175,7 @@ impl Vm {
             spec,
             generation: Generation::FIRST,
             given: false,
+            opened: false,
             phase,
             standby: None,
             cpu: CpuProfile::default(),

@@ -1,6 +1,6 @@
 //! Many seeds on many threads.
 
-use super::cli::{CampaignResult, SimOptions};
+use super::cli::{CampaignResult, Seeds, SimOptions};
 use super::outcome::{SimConfig, run};
 use super::violation::Violation;
 use std::io::Write;
@@ -24,14 +24,17 @@ pub(crate) struct Batch {
 }
 
 /// Runs seeds until there are none left or the campaign is over.
-pub(crate) fn work(options: &SimOptions, end: u64, next: &AtomicU64, over: &AtomicBool, sender: &Sender<Batch>) {
+pub(crate) fn work(options: &SimOptions, taken: &AtomicU64, over: &AtomicBool, sender: &Sender<Batch>) {
+    let Seeds { first, last } = options.seeds;
     loop {
-        let first = next.fetch_add(BATCH, Ordering::Relaxed);
-        if first >= end || over.load(Ordering::Relaxed) {
+        // Counted from the first seed: the last one may be the last that there is.
+        let begin = taken.fetch_add(BATCH, Ordering::Relaxed);
+        if begin > last - first || over.load(Ordering::Relaxed) {
             return;
         }
+        let (begin, end) = (first + begin, first + begin.saturating_add(BATCH - 1).min(last - first));
         let mut batch = Batch { totals: CampaignResult::default(), failed: Vec::new() };
-        for seed in first..end.min(first.saturating_add(BATCH)) {
+        for seed in begin..=end {
             let config = config_of(options, seed);
             let outcome = run(&config);
             batch.totals.add(&outcome);

@@ -61,6 +61,8 @@ pub(crate) struct VmFacts {
     pub(crate) words: Vec<(Generation, Option<u64>)>,
     /// Generations up to this one are of lives that were deleted.
     buried: Generation,
+    /// Those lives: their last generation, and what ran in them.
+    lives: Vec<(Generation, Program)>,
     /// When it was moved back to its old place last.
     pub(crate) failed_back_ns: Option<u64>,
 }
@@ -95,6 +97,7 @@ impl Checker {
             console_changes: None,
             words: Vec::new(),
             buried: Generation::new(0),
+            lives: Vec::new(),
             failed_back_ns: None,
         };
         let vms = truths.iter().map(facts).collect();
@@ -130,10 +133,11 @@ impl Checker {
     }
 
     /// A part of the pool goes; what comes under its number later is another VM.
-    pub(crate) fn bury(&mut self, vm: VmId, next: Program) {
+    pub(crate) fn bury(&mut self, vm: VmId, over: Program, next: Program) {
         let facts = self.facts(vm);
         let youngest = facts.reigns.iter().map(|(generation, _)| *generation).max();
         facts.buried = youngest.unwrap_or(facts.buried).max(facts.buried);
+        facts.lives.push((facts.buried, over));
         facts.written.clear();
         facts.committed = vec![Registers::default()];
         (facts.applied, facts.shown) = (0, 0);
@@ -149,6 +153,12 @@ impl Checker {
     pub(crate) fn ruler(&self, vm: VmId, generation: Generation) -> Option<usize> {
         let reigns = &self.vms.get(usize::from(vm.get()))?.reigns;
         reigns.iter().find(|(known, _)| *known == generation).map(|(_, host)| *host)
+    }
+
+    /// What ran in the life that a generation is of, if that is over: some host may not have heard of it yet.
+    pub(crate) fn former_program(&self, vm: VmId, generation: Generation) -> Option<Program> {
+        let lives = &self.vms.get(usize::from(vm.get()))?.lives;
+        lives.iter().find(|(last, _)| generation <= *last).map(|(_, program)| *program)
     }
 
     /// A fault has damaged the record of a committed epoch.

@@ -8,18 +8,36 @@ use super::shrink::shrink;
 use super::violation::Violation;
 use serde::Serialize;
 use std::io::Write;
-use std::path::PathBuf;
+use std::num::NonZeroU16;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::sync::mpsc::channel;
 use std::time::{Duration, Instant};
 
-/// Which seeds to run.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Seeds {
-    /// From the first to the one before the second.
-    Range(u64, u64),
-    /// From this one on, until the time is over.
-    From(u64),
+/// Most worker threads: more would only wait for each other.
+const THREADS_MAX: usize = 1024;
+
+/// Which seeds to run: both ends included, so that the last seed that there is can be one of them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Seeds {
+    /// The first.
+    pub first: u64,
+    /// The last.
+    pub last: u64,
+}
+
+impl Seeds {
+    /// This seed alone.
+    #[must_use]
+    pub fn one(seed: u64) -> Self {
+        Self { first: seed, last: seed }
+    }
+
+    /// So many from this one on, at least one, or as many as there are.
+    #[must_use]
+    pub fn many(first: u64, count: u64) -> Self {
+        Self { first, last: first.saturating_add(count.saturating_sub(1)) }
+    }
 }
 
 /// Text that names no seeds.
@@ -30,9 +48,9 @@ pub struct SeedsError(String);
 impl std::str::FromStr for Seeds {
     type Err = SeedsError;
     fn from_str(text: &str) -> Result<Self, SeedsError> {
-        let parsed = text.split_once("..").and_then(|(from, to)| Some((from.parse().ok()?, to.parse().ok()?)));
+        let parsed = text.split_once("..").and_then(|(from, to)| Some((from.parse().ok()?, to.parse::<u64>().ok()?)));
         match parsed {
-            Some((from, to)) if from < to => Ok(Self::Range(from, to)),
+            Some((first, to)) if first < to => Ok(Self { first, last: to - 1 }),
             _ => Err(SeedsError(text.chars().take(64).collect())),
         }
     }
@@ -57,12 +75,12 @@ pub struct SimOptions {
     pub verify: bool,
     /// Run this event file instead of seeds.
     pub replay: Option<PathBuf>,
-    /// Where event files of failing runs go.
+    /// Where event files of failing runs go; what is left of a replayed one goes beside it.
     pub event_dir: PathBuf,
     /// The commit that this program was built from, for messages and event files.
     pub commit: String,
     /// Worker threads; `None`: as many as there are cores.
-    pub threads: Option<usize>,
+    pub threads: Option<NonZeroU16>,
     /// The progress writer is a terminal: keep one line up to date there.
     pub live: bool,
 }
@@ -177,7 +195,7 @@ pub fn run_campaign(options: &SimOptions, progress: &mut dyn Write) -> Result<Ca
     }
     let start = Instant::now();
     let mut result = match &options.replay {
-        Some(path) => replay(options, EventFile::read(path)?)?,
+        Some(path) => replay(options, path, progress)?,
         None => campaign(options, progress, start)?,
     };
     result.time(start.elapsed());
@@ -185,20 +203,17 @@ pub fn run_campaign(options: &SimOptions, progress: &mut dyn Write) -> Result<Ca
 }
 
 fn campaign(options: &SimOptions, progress: &mut dyn Write, start: Instant) -> Result<CampaignResult, CampaignError> {
-    let (first, end) = match options.seeds {
-        Seeds::Range(first, end) => (first, end),
-        Seeds::From(first) => (first, u64::MAX),
-    };
-    let threads =
-        options.threads.or_else(|| std::thread::available_parallelism().ok().map(std::num::NonZero::get)).unwrap_or(1);
-    let (next, over) = (AtomicU64::new(first), AtomicBool::new(false));
+    let wanted = options.threads.map(|threads| usize::from(threads.get()));
+    let cores = || std::thread::available_parallelism().ok().map(std::num::NonZero::get);
+    let threads = wanted.or_else(cores).unwrap_or(1).min(THREADS_MAX);
+    let (taken, over) = (AtomicU64::new(0), AtomicBool::new(false));
     let (sender, receiver) = channel();
-    let mut result = CampaignResult { first_seed: first, ..CampaignResult::default() };
+    let mut result = CampaignResult { first_seed: options.seeds.first, ..CampaignResult::default() };
     let failed = std::thread::scope(|scope| {
         for _ in 0..threads {
             let sender = sender.clone();
-            let (next, over) = (&next, &over);
-            scope.spawn(move || work(options, end, next, over, &sender));
+            let (taken, over) = (&taken, &over);
+            scope.spawn(move || work(options, taken, over, &sender));
         }
         drop(sender);
         collect(options, &receiver, &over, start, &mut result, progress)
@@ -206,7 +221,10 @@ fn campaign(options: &SimOptions, progress: &mut dyn Write, start: Instant) -> R
     for (seed, violation) in failed {
         let config = config_of(options, seed);
         let plan = Plan::draw(seed, options.hosts, options.vms, options.faults);
-        let failure = record(options, &config, &plan, &violation)?;
+        let SimConfig { hosts, vms, faults: profile, .. } = config;
+        let found = Found { plan: &plan, violation: &violation, file: None };
+        let reproduce = format!("ftvm sim --seed {seed} --hosts {hosts} --vms {vms} --faults {profile}");
+        let failure = record(options, &config, found, &reproduce)?;
         tell_failure(progress, &failure);
         result.failures.push(failure);
     }
@@ -214,7 +232,8 @@ fn campaign(options: &SimOptions, progress: &mut dyn Write, start: Instant) -> R
 }
 
 /// Runs an event file, and tells what happens in it.
-fn replay(options: &SimOptions, file: EventFile) -> Result<CampaignResult, CampaignError> {
+fn replay(options: &SimOptions, path: &Path, progress: &mut dyn Write) -> Result<CampaignResult, CampaignError> {
+    let file = EventFile::read(path)?;
     let (outcome, story) = tell_plan(&file.config, &file.plan);
     let mut result = CampaignResult { first_seed: file.config.seed, story, ..CampaignResult::default() };
     result.add(&outcome);
@@ -222,40 +241,59 @@ fn replay(options: &SimOptions, file: EventFile) -> Result<CampaignResult, Campa
         result.unstable.push(file.config.seed);
     }
     if let Some(violation) = &outcome.violation {
-        result.failures.push(record(options, &file.config, &file.plan, violation)?);
+        let found = Found { plan: &file.plan, violation, file: Some(path) };
+        let failure = record(options, &file.config, found, &format!("ftvm sim --replay {}", path.display()))?;
+        tell_failure(progress, &failure);
+        result.failures.push(failure);
     }
     Ok(result)
 }
 
-/// Minimises a failing run if wanted, and writes its event file.
+/// A run that fails.
+struct Found<'a> {
+    plan: &'a Plan,
+    violation: &'a Violation,
+    /// The event file that it is from.
+    file: Option<&'a Path>,
+}
+
+/// Minimises a failing run if wanted, and writes its event file; one that has a file already keeps that as it is.
 fn record(
     options: &SimOptions,
     config: &SimConfig,
-    plan: &Plan,
-    violation: &Violation,
+    found: Found<'_>,
+    reproduce: &str,
 ) -> Result<Failure, CampaignError> {
+    let Found { plan, violation, file } = found;
     let faults = plan.faults.len();
+    let SimConfig { seed, hosts, vms, faults: profile } = *config;
     let small = options.shrink.then(|| shrink(config, plan, violation));
     let faults_needed = small.as_ref().map(|plan| plan.faults.len());
-    let plan = small.unwrap_or_else(|| plan.clone());
-    let (outcome, story) = tell_plan(config, &plan);
-    let found = outcome.violation.as_ref().unwrap_or(violation).to_string();
-    let SimConfig { seed, hosts, vms, faults: profile } = *config;
-    let event_file = options.event_dir.join(format!("sim-{seed}-{hosts}-{vms}-{profile}.jsonl"));
-    let file = EventFile {
-        config: config.clone(),
-        plan,
-        commit: options.commit.clone(),
-        violation: Some(found.clone()),
-        story,
+    let event_file = match file {
+        Some(replayed) if small.is_none() => replayed.to_owned(),
+        Some(replayed) => beside(replayed),
+        None => options.event_dir.join(format!("sim-{seed}-{hosts}-{vms}-{profile}.jsonl")),
     };
-    file.write(&event_file)?;
-    let reproduce = match &options.replay {
-        Some(path) => format!("ftvm sim --replay {}", path.display()),
-        None => format!("ftvm sim --seed {seed} --hosts {hosts} --vms {vms} --faults {profile}"),
-    };
+    let mut told = violation.to_string();
+    if file.is_none() || small.is_some() {
+        let plan = small.unwrap_or_else(|| plan.clone());
+        let (outcome, story) = tell_plan(config, &plan);
+        told = outcome.violation.as_ref().unwrap_or(violation).to_string();
+        let (config, commit) = (config.clone(), options.commit.clone());
+        EventFile { config, plan, commit, violation: Some(told.clone()), story }.write(&event_file)?;
+    }
     let reproduce = format!("{reproduce}    # commit {}", options.commit);
-    Ok(Failure { seed, violation: found, reproduce, event_file, faults, faults_needed })
+    Ok(Failure { seed, violation: told, reproduce, event_file, faults, faults_needed })
+}
+
+/// A name that no file has yet, for what is left of this one.
+fn beside(file: &Path) -> PathBuf {
+    let stem = file.file_stem().unwrap_or_default().to_string_lossy().into_owned();
+    let named = |number: u64| match number {
+        1 => file.with_file_name(format!("{stem}-shrunk.jsonl")),
+        more => file.with_file_name(format!("{stem}-shrunk-{more}.jsonl")),
+    };
+    (1..).map(named).find(|path| !path.exists()).unwrap_or_else(|| named(1))
 }
 
 fn tell_failure(progress: &mut dyn Write, failure: &Failure) {

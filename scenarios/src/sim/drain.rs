@@ -22,7 +22,9 @@ impl World {
         let cache = self.controller.actor.cache.clone();
         let drain = &mut self.controller.drains[usize::from(vm.get())];
         let Some((generation, floor)) = drain.job.take() else { return };
-        let Some(partition) = self.pool.partition(vm) else { return };
+        let partition = self.pool.partition(vm).expect("the core drains only logs of VMs that exist");
+        let open = partition.journal(generation).is_some_and(|journal| !journal.reserved);
+        assert!(open, "the core drains only open generations");
         let Some(log) = partition.log(generation, &cache) else { return };
         let (Ok(control), Ok(console)) = (
             ControlBlock::open(partition.control.through(&cache)),

@@ -2,6 +2,7 @@
 
 use super::draw::Range;
 use super::fault::{Point, Target};
+use super::guest::Program;
 use super::machine::{PrimaryMachine, Role, Vcpu};
 use super::net::Message;
 use super::planted::{PlantedBug, planted};
@@ -61,6 +62,13 @@ impl World {
             Role::Primary(primary) => Some(primary),
             Role::Standby { .. } => None,
         }
+    }
+
+    /// What the guest of a machine runs: a machine may outlive its VM.
+    pub(crate) fn program_of(&self, at: At) -> Option<Program> {
+        let machine = self.hosts[at.host].machines.iter().find(|found| found.number == at.machine)?;
+        let former = self.checker.former_program(at.vm, machine.generation);
+        Some(former.unwrap_or(self.truths[usize::from(at.vm.get())].program))
     }
 
     pub(crate) fn host_clock(&self, at: At) -> Time {

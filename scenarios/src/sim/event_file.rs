@@ -93,6 +93,14 @@ pub enum EventFileError {
         /// Which file.
         path: PathBuf,
     },
+    /// A fault that no run can have.
+    #[error("{}:{line}: a fault's times are at most 1000 s, its factor 1 to 1000, its count at least 1", path.display())]
+    Fault {
+        /// Which file.
+        path: PathBuf,
+        /// Which line, from 1.
+        line: usize,
+    },
     /// More faults than a run can have.
     #[error("{}: more than {FAULTS_MAX} faults", path.display())]
     TooLong {
@@ -166,6 +174,9 @@ impl EventFile {
                 Line::Run(_) => return Err(EventFileError::Header { path: path.to_owned() }),
                 Line::Fault(_) if faults.len() == FAULTS_MAX => {
                     return Err(EventFileError::TooLong { path: path.to_owned() });
+                }
+                Line::Fault(event) if !event.is_sound() => {
+                    return Err(EventFileError::Fault { path: path.to_owned(), line: index + 1 });
                 }
                 Line::Fault(event) => faults.push(event),
                 Line::Violation(text) => violation = Some(text),

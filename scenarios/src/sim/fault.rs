@@ -1,5 +1,6 @@
 //! What can go wrong in a run, and when: the vocabulary of event files.
 
+use super::weather::MICROSECONDS_MAX;
 use serde::{Deserialize, Serialize};
 
 /// What becomes of the cache lines that a dying process had not flushed.
@@ -267,4 +268,42 @@ pub struct FaultEvent {
     pub when: When,
     /// What.
     pub fault: Fault,
+}
+
+/// So many times slower at most.
+const FACTOR_MAX: u64 = 1_000;
+
+impl FaultEvent {
+    /// Whether a run can have this fault; asked of what an event file says.
+    pub(crate) fn is_sound(&self) -> bool {
+        use Fault::{
+            CutPool, DieInPool, FillPool, HangVcpu, JumpClock, Kill, PauseClient, Slow, StallClient, StallLink, Stop,
+        };
+        let due = match self.when {
+            When::At { us } => us <= MICROSECONDS_MAX,
+            When::After { nth, .. } => nth > 0,
+        };
+        due && match self.fault {
+            Slow { factor, for_us, .. } => (1..=FACTOR_MAX).contains(&factor) && for_us <= MICROSECONDS_MAX,
+            HangVcpu { for_us, .. } => for_us.is_none_or(|us| us <= MICROSECONDS_MAX),
+            JumpClock { by_us, .. } => by_us.unsigned_abs() <= MICROSECONDS_MAX,
+            Kill { restart_us: us, .. }
+            | DieInPool { restart_us: us, .. }
+            | Stop { for_us: us, .. }
+            | CutPool { for_us: us, .. }
+            | StallLink { for_us: us, .. }
+            | StallClient { for_us: us }
+            | PauseClient { for_us: us }
+            | FillPool { for_us: us } => us <= MICROSECONDS_MAX,
+            Fault::Continue { .. }
+            | Fault::Upgrade { .. }
+            | Fault::Delete { .. }
+            | Fault::CloseLink { .. }
+            | Fault::CloseClient
+            | Fault::Corrupt { .. }
+            | Fault::Switchover { .. }
+            | Fault::Drain { .. }
+            | Fault::SetMode { .. } => true,
+        }
+    }
 }

@@ -9,7 +9,7 @@ use super::guest::{self, Registers};
 use super::host::HostProcess;
 use super::machine::{Role, WorkingMemory};
 use super::queue::{Event, MachineStep};
-use super::replay::{Entries, Replay, ReplayError, Went};
+use super::replay::{Entries, Replay, ReplayError};
 use super::weather::PAGE_SIZE;
 use super::world::World;
 use ft_protocol::commit_meta::CommitMeta;
@@ -41,8 +41,6 @@ pub(crate) struct FollowerMachine {
     state: StateArea<LossyMemory>,
     image: LossyMemory,
     limits: RecordLimits,
-    /// The guest's end is in a record to come.
-    ended: bool,
     /// Stands still until this epoch is applied.
     adopting: Option<Epoch>,
 }
@@ -86,8 +84,7 @@ impl FollowerMachine {
         replay.deliver = false;
         let image = host.reader(Part::Image(vm))?;
         let working = WorkingMemory::new(image.clone(), limits.image_pages);
-        let (ended, adopting) = (false, None);
-        Some(Self { core, replay, working, turn, generation, journal, control, state, image, limits, ended, adopting })
+        Some(Self { core, replay, working, turn, generation, journal, control, state, image, limits, adopting: None })
     }
 
     /// It follows a generation of the VM's present life.
@@ -130,16 +127,15 @@ impl FollowerMachine {
                 return Ok(Next::GoOn);
             }
         }
-        if stands || self.ended || self.replay.registers.step == program.steps {
+        // The guest's end is in a record to come.
+        if stands || self.replay.exit().is_some() || self.replay.registers.step == program.steps {
             return Ok(Next::Later);
         }
         if self.core.take_delivery() {
             self.replay.deliver()?;
             return Ok(Next::GoOn);
         }
-        if let Went::Step(shown) = self.replay.step(program, &mut self.working)? {
-            self.ended = shown.exit.is_some();
-        }
+        let _went = self.replay.step(program, &mut self.working)?;
         Ok(Next::GoOn)
     }
 
@@ -209,7 +205,7 @@ impl FollowerMachine {
         self.replay.cursor.pass_commit();
         self.replay.resume(registers, trace);
         self.core.reach(epoch);
-        (self.adopting, self.ended) = (None, false);
+        self.adopting = None;
         Next::GoOn
     }
 }
@@ -252,7 +248,7 @@ impl World {
     /// Goes some steps on.
     pub(crate) fn follow(&mut self, at: At) {
         let steps = self.hosts[at.host].actor.between(self.plan.weather.slice_steps);
-        let program = self.truths[usize::from(at.vm.get())].program;
+        let Some(program) = self.program_of(at) else { return };
         let found = self.hosts[at.host].machines.iter_mut().find(|machine| machine.number == at.machine);
         let Some(Role::Standby { follower: slot, .. }) = found.map(|machine| &mut machine.role) else { return };
         let Some(mut follower) = slot.take() else { return };

@@ -80,7 +80,7 @@ impl World {
     pub(crate) fn replay(&mut self, at: At) {
         let weather = self.plan.weather;
         let steps = self.hosts[at.host].actor.between(weather.slice_steps);
-        let program = self.truths[usize::from(at.vm.get())].program;
+        let Some(program) = self.program_of(at) else { return };
         let Some(primary) = self.primary(at) else { return };
         let Some(mut approach) = primary.approach.take() else { return };
         for _ in 0..steps {
@@ -99,8 +99,9 @@ impl World {
                     return;
                 }
                 Ok(Went::Live) => {
+                    let exit = approach.replay.exit();
                     let unsent = self.land(at, *approach);
-                    return self.go_live(at, Some((unsent, guest::Shown::NOTHING)));
+                    return self.go_live(at, Some((unsent, guest::Shown { exit, ..guest::Shown::NOTHING })));
                 }
                 Err(ReplayError::Unreachable) => {
                     primary.approach = Some(approach);

@@ -97,7 +97,7 @@ pub(crate) enum Went {
     Step(Shown),
     /// It is done, and the log has nothing of what it has put out: that is for the live guest to say.
     LastStep(Shown),
-    /// The log has ended before the guest's next exit, or in the middle of it.
+    /// The log has ended before the guest's next exit, or in the middle of it; or the guest has.
     Live,
 }
 
@@ -112,6 +112,8 @@ pub(crate) struct Replay {
     /// The guest is at this exit already, and was given this.
     begun: bool,
     given: Option<u64>,
+    /// The guest has ended, with this code; it stays so.
+    exit: Option<u32>,
     /// What it has printed since the place at which it began.
     console: Vec<u8>,
     console_from: u64,
@@ -135,6 +137,7 @@ impl Replay {
             deliver: true,
             begun: false,
             given: None,
+            exit: None,
             console: Vec::new(),
             console_from: console,
         }
@@ -145,7 +148,7 @@ impl Replay {
         let Registers { step, console, packets, .. } = registers;
         self.cursor.resume(step, registers.last_digest(), console, packets);
         (self.registers, self.trace) = (registers, trace);
-        (self.begun, self.given) = (false, None);
+        (self.begun, self.given, self.exit) = (false, None, None);
         (self.console, self.console_from) = (Vec::new(), console);
     }
 
@@ -162,8 +165,16 @@ impl Replay {
         Ok(count)
     }
 
+    /// How the guest has ended, if it has.
+    pub(crate) fn exit(&self) -> Option<u32> {
+        self.exit
+    }
+
     /// One step.
     pub(crate) fn step(&mut self, program: &Program, working: &mut WorkingMemory) -> Result<Went, ReplayError> {
+        if self.exit.is_some() {
+            return Ok(Went::Live);
+        }
         if self.deliver && !self.begun {
             // What was delivered may have been the last thing before the guest must stand still.
             self.deliver()?;
@@ -185,7 +196,7 @@ impl Replay {
         let polls = program.wants(self.registers.step) == Wants::Packets;
         let shown = guest::step(program, &mut self.registers, working, given).map_err(|_| ReplayError::Unreachable)?;
         self.trace.push(given);
-        (self.begun, self.given) = (false, None);
+        (self.begun, self.given, self.exit) = (false, None, shown.exit);
         self.deliver |= polls || shown.wait_us > 0;
         if self.cursor.is_exhausted(&mut self.entries)? {
             return Ok(Went::LastStep(shown));

@@ -1,9 +1,11 @@
 //! The simulator finds nothing, and would find something.
 
 use super::cli::{Seeds, SimOptions, run_campaign};
+use super::fault::{Fault, FaultEvent, Lines, Point, Target, Ways, When};
 use super::planted::PlantedBug;
 use super::planted_tests::{Bug, Planted, first_finding};
 use super::{EventFile, FaultProfile, Plan, SimConfig, run, run_plan, shrink};
+use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 /// Fresh seeds per profile in every test run, unless `FTVM_SIM_SEEDS` says otherwise.
@@ -48,7 +50,7 @@ fn fresh_seeds_of_every_profile_find_nothing() {
         let recorded = matches!(profile, FaultProfile::Replay | FaultProfile::Lockstep);
         let count = if recorded { fresh.div_ceil(RECORDED_WEIGHT) } else { fresh };
         let first = now << 20;
-        let seeds = Seeds::Range(first, first + count);
+        let seeds = Seeds::many(first, count);
         let mut findings = Vec::new();
         let result = run_campaign(&options(seeds, profile), &mut findings).expect("event files can be written");
         println!(
@@ -112,7 +114,7 @@ fn a_failing_run_is_recorded_replayed_and_minimised() {
     let (seed, violation) = first_finding(bug, FaultProfile::Swarm, 50).expect("a planted bug is found");
     let _planted = Planted::new(bug);
     let directory = tempfile::tempdir().expect("a directory can be made");
-    let mut wanted = options(Seeds::Range(seed, seed + 1), FaultProfile::Swarm);
+    let mut wanted = options(Seeds::one(seed), FaultProfile::Swarm);
     // A planted bug is planted on this thread only, so the campaign's workers do not see it: replay runs here.
     let plan = Plan::draw(seed, 3, 1, FaultProfile::Swarm);
     let small = shrink(&config(seed, FaultProfile::Swarm), &plan, &violation);
@@ -139,11 +141,80 @@ fn a_failing_run_is_recorded_replayed_and_minimised() {
     wanted.replay = Some(path);
     wanted.shrink = true;
     wanted.verify = true;
-    let result = run_campaign(&wanted, &mut Vec::new()).expect("the file can be replayed");
-    assert_eq!(result.failures.len(), 1);
-    assert_eq!(result.failures[0].faults_needed, Some(small.faults.len()));
-    assert!(!result.story.is_empty() && result.unstable.is_empty());
-    assert!(EventFile::read(&result.failures[0].event_file).is_ok());
+    let replay = |wanted: &SimOptions| {
+        let mut told = Vec::new();
+        let result = run_campaign(wanted, &mut told).expect("the file can be replayed");
+        assert_eq!(result.failures.len(), 1);
+        let (told, failure) = (String::from_utf8_lossy(&told).into_owned(), result.failures[0].clone());
+        let shown = [failure.violation.as_str(), &failure.event_file.display().to_string(), "ftvm sim --replay"];
+        assert!(shown.iter().all(|part| told.contains(part)), "{shown:?} is not in: {told}");
+        assert!(!result.story.is_empty() && result.unstable.is_empty());
+        failure
+    };
+    let as_it_was = std::fs::read(&path).expect("the file is there");
+    let names: Vec<PathBuf> = (0..2)
+        .map(|_| replay(&wanted))
+        .map(|failure| {
+            assert_eq!(failure.faults_needed, Some(small.faults.len()));
+            let left = EventFile::read(&failure.event_file).expect("what is left can be read");
+            assert_eq!(left.plan.faults.len(), small.faults.len());
+            failure.event_file
+        })
+        .collect();
+    assert!(names[0] != names[1] && !names.contains(&path), "{names:?}");
+    wanted.shrink = false;
+    assert_eq!(replay(&wanted).event_file, path);
+    assert_eq!(std::fs::read(&path).expect("the file is still there"), as_it_was);
+}
+
+#[test]
+fn the_last_seeds_that_there_are_are_run_once_each() {
+    for (seeds, count) in [
+        (Seeds::one(u64::MAX), 1),
+        ("18446744073709551600..18446744073709551615".parse().expect("seeds"), 15),
+        (Seeds::many(u64::MAX - 40, 1_000), 41),
+    ] {
+        let result = run_campaign(&options(seeds, FaultProfile::None), &mut Vec::new()).expect("no files are needed");
+        assert_eq!((result.seeds, result.is_clean()), (count, true), "{seeds:?}");
+    }
+}
+
+/// Numbers that no run can have are a bad file, not a finding.
+#[test]
+fn faults_beyond_all_bounds_are_refused() {
+    let file = |fault| EventFile {
+        config: config(1, FaultProfile::Crash),
+        plan: Plan { faults: vec![fault], ..Plan::draw(1, 3, 1, FaultProfile::None) },
+        commit: "test".to_owned(),
+        violation: None,
+        story: Vec::new(),
+    };
+    let who = Target::Controller;
+    let (at, huge) = (When::At { us: 5 }, u64::MAX);
+    let kill = |restart_us| Fault::Kill { who, lines: Lines::Kept, restart_us };
+    let parse = |event| EventFile::parse(Path::new("x"), file(event).to_lines().as_bytes());
+    let bad = [
+        FaultEvent { when: at, fault: kill(huge) },
+        FaultEvent { when: When::At { us: huge }, fault: kill(5) },
+        FaultEvent { when: When::After { step: Point::HostJoined, nth: 0 }, fault: kill(5) },
+        FaultEvent { when: at, fault: Fault::DieInPool { who, accesses: 1, lines: Lines::Lost, restart_us: huge } },
+        FaultEvent { when: at, fault: Fault::Stop { who, for_us: huge } },
+        FaultEvent { when: at, fault: Fault::Slow { who, factor: huge, for_us: 5 } },
+        FaultEvent { when: at, fault: Fault::Slow { who, factor: 0, for_us: 5 } },
+        FaultEvent { when: at, fault: Fault::Slow { who, factor: 2, for_us: huge } },
+        FaultEvent { when: at, fault: Fault::HangVcpu { vm: 0, for_us: Some(huge) } },
+        FaultEvent { when: at, fault: Fault::JumpClock { who, by_us: i64::MIN } },
+        FaultEvent { when: at, fault: Fault::CutPool { who, accesses: huge, for_us: huge } },
+        FaultEvent { when: at, fault: Fault::StallLink { who, ways: Ways::Both, for_us: huge } },
+        FaultEvent { when: at, fault: Fault::PauseClient { for_us: huge } },
+        FaultEvent { when: at, fault: Fault::StallClient { for_us: huge } },
+        FaultEvent { when: at, fault: Fault::FillPool { for_us: huge } },
+    ];
+    for event in bad {
+        let error = parse(event).expect_err("no run can have it");
+        assert!(error.to_string().starts_with("x:2: "), "{error}");
+    }
+    assert!(parse(FaultEvent { when: at, fault: kill(5) }).is_ok());
 }
 
 #[test]
@@ -155,9 +226,9 @@ fn bad_event_files_and_options_are_refused_in_one_line() {
         let error = EventFile::read(&path).expect_err("it is no event file");
         assert!(!error.to_string().contains('\n'));
     }
-    let mut wanted = options(Seeds::Range(0, 1), FaultProfile::None);
+    let mut wanted = options(Seeds::one(0), FaultProfile::None);
     wanted.hosts = 0;
     assert!(run_campaign(&wanted, &mut Vec::new()).is_err());
     assert!("5..5".parse::<Seeds>().is_err() && "x".parse::<Seeds>().is_err());
-    assert_eq!("3..9".parse(), Ok(Seeds::Range(3, 9)));
+    assert_eq!("3..9".parse(), Ok(Seeds { first: 3, last: 8 }));
 }

@@ -29,7 +29,7 @@ impl World {
     pub(crate) fn slice(&mut self, at: At) {
         let weather = self.plan.weather;
         let steps = self.hosts[at.host].actor.between(weather.slice_steps);
-        let program = self.truths[usize::from(at.vm.get())].program;
+        let Some(program) = self.program_of(at) else { return };
         let gate = if self.gate_open { u64::MAX } else { program.steps - GATE_STEPS };
         let Some(primary) = self.primary(at) else { return };
         primary.slicing = false;
@@ -155,7 +155,7 @@ impl World {
         }
         if let Some(given) = primary.given.take() {
             // The exit at which it stands is finished first.
-            let program = self.truths[usize::from(at.vm.get())].program;
+            let Some(program) = self.program_of(at) else { return };
             let Some(primary) = self.primary(at) else { return };
             match primary.step(&program, given) {
                 Ok(shown) if self.put_out(at, &shown) && shown.exit.is_none() => {}

@@ -202,9 +202,10 @@ impl World {
     /// A VM's part of the pool goes.
     pub(crate) fn bury_vm(&mut self, vm: VmId) {
         let truth = &mut self.truths[usize::from(vm.get())];
-        let key = super::draw::mix(truth.program.key, 1);
-        *truth = Truth::of(Program { key, ..truth.program });
-        self.checker.bury(vm, truth.program);
+        let over = truth.program;
+        let key = super::draw::mix(over.key, 1);
+        *truth = Truth::of(Program { key, ..over });
+        self.checker.bury(vm, over, truth.program);
     }
 
     /// Everybody has ended: as in the true history?

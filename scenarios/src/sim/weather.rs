@@ -26,7 +26,7 @@ pub(crate) const NEW_VERSION: u32 = PROTOCOL_VERSION;
 const _: () = assert!(OLD_VERSION < NEW_VERSION && OLD_VERSION < ACTIVITY_SINCE && ACTIVITY_SINCE <= NEW_VERSION);
 
 /// Longest time that an event file may name.
-const MICROSECONDS_MAX: u64 = 1_000_000_000;
+pub(crate) const MICROSECONDS_MAX: u64 = 1_000_000_000;
 
 /// Hosts that a pool of the simulator has room for.
 pub const HOSTS_MAX: u16 = 16;

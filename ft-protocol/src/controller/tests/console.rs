@@ -55,3 +55,31 @@ fn a_record_that_lags_behind_the_log_takes_nothing_back_of_the_console() {
     say(&mut cluster, Request::ConsoleConsumed { vm: VM, position: 51 });
     assert_eq!(cluster.status().console_end, 50);
 }
+
+#[test]
+fn a_log_is_not_asked_for_before_it_is_known_to_be_there() {
+    let mut cluster = Cluster::protected();
+    let generation = Generation::FIRST;
+    cluster.request(Request::SetMode { vm: VM, mode: Mode::Replay });
+    say(&mut cluster, Request::AttachConsole { vm: VM, from: 0 });
+    cluster.input(Input::LogDrained { vm: VM, generation, outcome: DrainOutcome::Done { console_end: 10 } });
+    cluster.close(0);
+    let mut handle = |input| {
+        let mut actions = Vec::new();
+        cluster.core.handle(cluster.now, input, &mut actions);
+        actions
+    };
+    let read = || {
+        let request = Request::ConsoleConsumed { vm: VM, position: 5 };
+        Input::FromClient { link: CLIENT, message: FromClient { id: 9, request } }
+    };
+    let drains = |actions: &[Action]| actions.iter().any(|action| matches!(action, Action::DrainLog { .. }));
+    let ask = FromHost::AskTakeover { vm: VM, generation, reason: TakeoverReason::LinkClosed };
+    handle(Input::FromHost { link: LinkId::new(1), message: ask });
+    let opens = handle(Input::Sealed { vm: VM, generation, final_epoch: Epoch::ZERO });
+    assert!(opens.iter().any(|action| matches!(action, Action::OpenGeneration { .. })));
+    // Its answer is still to come: it may be that the pool has no space.
+    assert!(!drains(&handle(read())));
+    handle(Input::GenerationOpened { vm: VM, generation: generation.next(), result: Ok(()) });
+    assert!(drains(&handle(read())));
+}
