@@ -24,7 +24,9 @@ const CONNECT_AGAIN_US: Range = Range::new(300, 3_000);
 /// What the client knows of a VM.
 #[derive(Default)]
 pub(crate) struct Reading {
-    made: bool,
+    pub(crate) made: bool,
+    /// No host had room for it when it was asked for last.
+    pub(crate) refused: bool,
     /// Its deletion was asked for; whether another is to be made then.
     deleting: Option<bool>,
     /// It is deleted for good.
@@ -55,6 +57,8 @@ pub(crate) struct Client {
     pub(crate) paused_until_ns: u64,
     /// Hosts that it has drained and not let go again.
     draining: Vec<u16>,
+    /// Requests on the present connection that were not answered yet.
+    pub(crate) waiting: Vec<u64>,
 }
 
 impl Client {
@@ -65,6 +69,7 @@ impl Client {
             vms: (0..vms).map(|_| Reading::default()).collect(),
             paused_until_ns: 0,
             draining: Vec::new(),
+            waiting: Vec::new(),
         }
     }
 
@@ -107,6 +112,10 @@ impl World {
     }
 
     fn request(&mut self, id: u64, request: Request) {
+        // What is consumed is not answered.
+        if id != 0 && self.client.link.is_some() {
+            self.client.waiting.push(id);
+        }
         self.client_sends(Message::FromClient(FromClient { id, request }));
     }
 
@@ -205,11 +214,11 @@ impl World {
         let weather = &self.plan.weather;
         VmSpec {
             name: format!("v{}", vm.get()),
-            memory_bytes: weather.guest_pages * PAGE_SIZE,
+            memory_bytes: weather.pages_of(vm.get()) * PAGE_SIZE,
             mode: weather.mode,
             epoch_interval: Span::from_us(weather.epoch_us),
             args: Vec::new(),
-            journal: super::pool::journal_shape(weather.guest_pages, weather.slots),
+            journal: super::pool::journal_shape(weather.pages_of(vm.get()), weather.slots),
             console_lossless: true,
             working_set_bytes_max: None,
             policy: self.policy_of(),
@@ -243,6 +252,7 @@ impl World {
             Message::ToClient(message, descriptors) => self.client_told(message, &descriptors),
             Message::Closed => {
                 self.client.link = None;
+                self.client.waiting.clear();
                 for reading in &mut self.client.vms {
                     reading.console = None;
                 }
@@ -277,6 +287,9 @@ impl World {
 
     fn client_answered(&mut self, id: u64, answer: Result<Answer, RequestError>, descriptors: &[Descriptor]) {
         let number = u16::try_from(id & 0xffff).unwrap_or(0);
+        if let Some(at) = self.client.waiting.iter().position(|waiting| *waiting == id) {
+            self.client.waiting.remove(at);
+        }
         self.stage_answered(id, answer.as_ref().err().map(ToString::to_string));
         if id & DRAIN_OVER != 0 && answer.is_ok() {
             self.client.draining.retain(|host| *host != number);
@@ -293,11 +306,12 @@ impl World {
             match answer {
                 // The name is taken by what an earlier connection asked for.
                 Ok(Answer::VmCreated(_)) | Err(RequestError::NameTaken(_)) => {
-                    reading.made = true;
+                    (reading.made, reading.refused) = (true, false);
                     self.create_or_attach(vm);
                 }
-                // Not all hosts are there yet: ask again.
-                Err(RequestError::NoSpare(_)) => {
+                // Not all hosts are there yet, or others have their room: ask again.
+                Err(RequestError::NoSpare(_) | RequestError::NoCapacity(_)) => {
+                    reading.refused = true;
                     let delay = self.client.actor.takes(CONNECT_AGAIN_US);
                     self.schedule(delay, Event::ClientAsk(vm));
                 }

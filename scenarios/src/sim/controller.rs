@@ -232,7 +232,10 @@ impl World {
                 self.schedule(delay, Event::DrainLog(vm));
             }
             Action::WatchHost { host, link } => self.watch_host(host, link.is_some()),
-            Action::Fence { host, .. } => self.fence(host),
+            Action::Fence { host, .. } => {
+                self.check_fence(host);
+                self.fence(host);
+            }
             Action::Tell { .. } | Action::Exit => {}
         }
     }

@@ -92,7 +92,7 @@ impl World {
     pub(crate) fn yield_machine(&mut self, host: usize, vm: VmId) {
         let Some(machine) = self.hosts[host].machines.iter().find(|machine| machine.vm == vm) else { return };
         let at = At { host, machine: machine.number, vm };
-        if let Some(primary) = self.primary(at) {
+        if let Some(primary) = self.primary(at).filter(|_| !planted(PlantedBug::NeverYield)) {
             primary.yielding = true;
             self.core_input(at, Input::Yield);
         }

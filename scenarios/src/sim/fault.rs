@@ -273,6 +273,13 @@ pub struct FaultEvent {
 /// So many times slower at most.
 const FACTOR_MAX: u64 = 1_000;
 
+impl Fault {
+    /// It is no failure: roles are moved, nothing else.
+    pub(crate) fn is_planned(&self) -> bool {
+        matches!(self, Self::Switchover { .. } | Self::Drain { .. })
+    }
+}
+
 impl FaultEvent {
     /// Whether a run can have this fault; asked of what an event file says.
     pub(crate) fn is_sound(&self) -> bool {

@@ -10,10 +10,10 @@ use super::net::{Message, Peer};
 use super::planted::{PlantedBug, planted};
 use super::pool::Descriptor;
 use super::queue::{Event, MachineStep};
-use super::weather::{NEW_VERSION, OLD_VERSION, Weather};
+use super::weather::{NEW_VERSION, OLD_VERSION, PAGE_SIZE, Weather};
 use super::world::World;
 use ft_protocol::Span;
-use ft_protocol::cpu::CpuProfile;
+use ft_protocol::cpu::{CpuLeaf, CpuProfile};
 use ft_protocol::host::{Action, Host, Input};
 use ft_protocol::ids::{HostId, Incarnation, VmId};
 use ft_protocol::versions::VersionRange;
@@ -49,6 +49,35 @@ pub(crate) struct HostProcess {
     pub(crate) joining: bool,
     pub(crate) name: String,
     labels: Vec<String>,
+    hardware: Hardware,
+}
+
+/// What a host's machine is like.
+#[derive(Clone, Debug)]
+struct Hardware {
+    memory_bytes: u64,
+    cpu: CpuProfile,
+}
+
+/// The CPUID leaf of abilities, what every processor has of them, and what the richer ones have.
+const ABILITIES: (u32, u32, u32) = (1, 0b01, 0b11);
+
+impl Hardware {
+    fn of(host: u16, weather: &Weather) -> Self {
+        let (function, common, rich) = ABILITIES;
+        let abilities = if weather.is_rich(host) || planted(PlantedBug::ClaimAbilities) { rich } else { common };
+        let leaf = CpuLeaf { function, index: 0, flags: 0, registers: [0, 0, abilities, 0] };
+        let room = weather.room_of(host);
+        let claimed = if planted(PlantedBug::ClaimMemory) { u64::MAX } else { room };
+        let leaves = weather.rich_hosts.map(|_| leaf).into_iter().collect();
+        Self { memory_bytes: claimed.saturating_mul(PAGE_SIZE), cpu: CpuProfile { leaves } }
+    }
+}
+
+/// Whether a guest was shown what only the richer processors have.
+pub(crate) fn needs_rich(shown: &CpuProfile) -> bool {
+    let (function, common, _) = ABILITIES;
+    shown.leaves.iter().any(|leaf| leaf.function == function && leaf.registers[2] & !common != 0)
 }
 
 impl HostProcess {
@@ -56,7 +85,8 @@ impl HostProcess {
         let version = weather.version_of(index);
         let labels: Vec<String> = weather.rack_of(index).map(|rack| format!("rack={rack}")).into_iter().collect();
         let name = format!("h{index}");
-        let core = new_core(&name, &actor, version, &labels);
+        let hardware = Hardware::of(index, weather);
+        let core = new_core(&name, &actor, version, (&labels, &hardware));
         Self {
             index,
             actor,
@@ -75,6 +105,7 @@ impl HostProcess {
             joining: false,
             name,
             labels,
+            hardware,
         }
     }
 
@@ -95,13 +126,13 @@ impl HostProcess {
         if self.upgraded {
             self.version = NEW_VERSION;
         }
-        self.core = new_core(&self.name, &self.actor, self.version, &self.labels);
+        self.core = new_core(&self.name, &self.actor, self.version, (&self.labels, &self.hardware));
     }
 
     /// It has this name, and is in these failure domains.
     pub(crate) fn carry(&mut self, name: String, labels: Vec<String>) {
         (self.name, self.labels) = (name, labels);
-        self.core = new_core(&self.name, &self.actor, self.version, &self.labels);
+        self.core = new_core(&self.name, &self.actor, self.version, (&self.labels, &self.hardware));
     }
 
     /// It is a member whose heart can be watched.
@@ -139,12 +170,12 @@ impl HostProcess {
     }
 }
 
-fn new_core(name: &str, actor: &Actor, version: u32, labels: &[String]) -> Host {
+fn new_core(name: &str, actor: &Actor, version: u32, (labels, hardware): (&[String], &Hardware)) -> Host {
     let profile = HostProfile {
         name: name.to_owned(),
         incarnation: Incarnation::new(u64::from(actor.life)),
-        memory_bytes: u64::MAX,
-        cpu: CpuProfile::default(),
+        memory_bytes: hardware.memory_bytes,
+        cpu: hardware.cpu.clone(),
         labels: labels.to_vec(),
         states: StateFormats { writes: version, reads_from: OLD_VERSION },
     };
@@ -252,6 +283,7 @@ impl World {
             Action::Unfollow(vm) => self.end_following(host, vm),
             Action::MakeStandby(order) => self.make_standby(host, &order),
             Action::RunPrimary(order) => self.run_primary(host, order),
+            Action::Discard(_) if planted(PlantedBug::KeepRoles) => {}
             Action::Discard(vm) => {
                 let hangs = |machine: &Machine| machine.vm == vm && machine.is_hung();
                 if self.healed && !self.may_stay_behind(host) {
@@ -327,6 +359,7 @@ impl World {
     }
 
     fn make_standby(&mut self, host: usize, order: &Order) {
+        self.check_order(host, order);
         let machine =
             self.new_machine(host, order, Role::Standby { primary: order.primary, made: false, follower: None });
         if planted(PlantedBug::ReadyTooEarly) {
@@ -352,6 +385,7 @@ impl World {
     }
 
     fn run_primary(&mut self, host: usize, order: Order) {
+        self.check_order(host, &order);
         // A standby that is made needs only its state loaded; everything else is made first.
         let made = self.hosts[host]
             .machines

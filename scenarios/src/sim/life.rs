@@ -124,7 +124,8 @@ impl World {
     /// Threads that hang for ever must be found out; where nobody could, or nobody could take over, they go on.
     fn unhang_hopeless(&mut self) {
         for host in 0..self.hosts.len() {
-            let hopeless = self.hosts[host].version < NEW_VERSION || self.successors(host) == 0;
+            let lonely = self.plan.weather.is_uneven() || self.successors(host) == 0;
+            let hopeless = self.hosts[host].version < NEW_VERSION || lonely;
             if hopeless || self.hosts[host].joining && !self.may_stay_behind(host) {
                 self.unhang_all(host);
             }
@@ -149,7 +150,7 @@ impl World {
     pub(crate) fn may_stay_behind(&self, host: usize) -> bool {
         let others_needed = 2 + usize::from(self.spare_is_required());
         let first = self.hosts[..host].iter().chain(&self.hosts[host + 1..]).all(|other| !other.joining);
-        first && self.truths.len() == 1 && self.successors(host) >= others_needed
+        first && !self.plan.weather.is_uneven() && self.truths.len() == 1 && self.successors(host) >= others_needed
     }
 
     /// Ends all faults: from here on the cluster has to find its way back by itself.

@@ -6,7 +6,9 @@
 //! VM must be protected again (I6), run to its end, and have shown exactly its console. See docs/simulation.md.
 
 mod actor;
+mod admission;
 mod apply;
+mod calm;
 mod campaign;
 mod check;
 mod check_pool;

@@ -126,7 +126,7 @@ impl World {
         let mut content = [0; 4096];
         for partition in self.pool.partitions.iter().flatten() {
             let image = partition.image.through(&self.checker.auditor);
-            for page in 0..self.plan.weather.guest_pages {
+            for page in 0..partition.limits.image_pages {
                 if image.read(Offset::new(page * 4096), &mut content).is_ok() {
                     hash = mix(hash, u64::from(crc32fast::hash(&content)));
                 }

@@ -227,6 +227,9 @@ impl Salted {
 /// The stream that plans are drawn from; actors have the streams after it.
 pub(crate) const PLAN_STREAM: u64 = 0;
 
+/// What was added later, so that older draws stay what they were.
+const UNEVEN_STREAM: u64 = 3;
+
 impl Plan {
     /// The plan of a seed.
     #[must_use]
@@ -237,6 +240,9 @@ impl Plan {
             Mode::Checkpoint => weather,
             mode => weather.recorded(&mut draw, mode),
         };
+        let mut later = Draw::new(seed, UNEVEN_STREAM);
+        let weather = weather.uneven(&mut later, vms);
+        let only_planned = profile == FaultProfile::Planned && later.chance(10);
         let kinds: Vec<Kind> = profile.kinds().iter().copied().filter(|_| draw.chance(45)).collect();
         let mut drawer = Drawer { draw, hosts, vms, weather };
         let mut faults = Vec::new();
@@ -246,7 +252,15 @@ impl Plan {
                 drawer.add(kind, &mut faults);
             }
         }
+        if only_planned {
+            faults.retain(|event| event.fault.is_planned());
+        }
         Self { weather, faults }
+    }
+
+    /// Nothing fails, as far as the plan goes.
+    pub(crate) fn is_calm(&self) -> bool {
+        self.faults.iter().all(|event| event.fault.is_planned())
     }
 }
 

@@ -69,6 +69,14 @@ pub enum PlantedBug {
     LogNotCarried,
     /// What has left by the log is said again by the successor.
     SaidAgain,
+    /// A host says that it has all memory that there is.
+    ClaimMemory,
+    /// A host says that its processor can do what only the others' can.
+    ClaimAbilities,
+    /// A host that is to give a role up keeps it.
+    KeepRoles,
+    /// A primary that is to be moved goes on.
+    NeverYield,
     /// A standby gets a descriptor of the journal that lets it write.
     GrantJournalToStandby,
 }

@@ -74,13 +74,14 @@ fn bugs_of_the_cores_are_found() {
         (C::DeletedUnsealed, Planned, 200),
         (C::FailbackBlind, Crash, 200),
         (C::SwitchoverForgotten, Planned, 500),
+        (C::WaitersForgotten, Planned, 1_500),
     ];
     all_are_found(bugs.map(|(bug, profile, seeds)| (Bug::Core(bug), profile, seeds)));
 }
 
 #[test]
 fn bugs_of_the_drivers_are_found() {
-    use FaultProfile::{Client, Planned, Swarm};
+    use FaultProfile::{Client, None as Calm, Planned, Swarm};
     use PlantedBug as D;
     let bugs = [
         (D::ReleaseBeforePublish, Swarm, 5),
@@ -111,6 +112,10 @@ fn bugs_of_the_drivers_are_found() {
         (D::ForgetJournal, Swarm, 50),
         (D::GrantImageWrite, Swarm, 5),
         (D::GrantJournalToStandby, Planned, 5),
+        (D::KeepRoles, Calm, 5),
+        (D::NeverYield, Planned, 100),
+        (D::ClaimMemory, Calm, 500),
+        (D::ClaimAbilities, Calm, 500),
     ];
     all_are_found(bugs.map(|(bug, profile, seeds)| (Bug::Driver(bug), profile, seeds)));
 }

@@ -160,7 +160,8 @@ impl Program {
     /// The program of one VM of a run.
     pub(crate) fn of_run(seed: u64, vm: u16, weather: &Weather) -> Self {
         let key = mix(seed, 0x6775_6573_7400 + u64::from(vm));
-        let Weather { guest_pages: pages, guest_steps: steps, print_bytes_max, .. } = *weather;
+        let Weather { guest_steps: steps, print_bytes_max, .. } = *weather;
+        let pages = weather.pages_of(vm);
         Self { key, pages, steps, print_bytes_max, asks: weather.asks, says: weather.says }
     }
 }

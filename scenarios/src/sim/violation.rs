@@ -58,6 +58,16 @@ pub enum Violation {
     HastyFailback { vm: VmId, to: u16, why: String },
     #[error("I2: {generation} of {vm} is of a life that was deleted, host {host} goes on in it")]
     DeletedLifeGoesOn { vm: VmId, generation: Generation, host: u16 },
+    #[error("admission: host {host} was given a role of {vm}, and has no memory for it: {why}")]
+    Overcommitted { vm: VmId, host: u16, why: String },
+    #[error("versions: host {host} was given a role of {vm}, whose guest was shown what its processor lacks")]
+    UnfitProcessor { vm: VmId, host: u16 },
+    #[error("planned: nothing fails in this run, and all the same {what}")]
+    Uncalled { what: String },
+    #[error("the life of {vm} is over, and host {host} still has a role for it")]
+    RoleLeft { vm: VmId, host: u16 },
+    #[error("liveness: the client waits for an answer to request {id:#x} for ever")]
+    Unanswered { id: u64 },
     #[error("I6: {vm} is not protected in time: {why}")]
     Unprotected { vm: VmId, why: String },
     #[error("I7: host {host} was granted {grant:?}")]

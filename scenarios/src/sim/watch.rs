@@ -26,12 +26,14 @@ const HOSTS_MIN: usize = 2;
 pub(crate) struct Deadlines {
     protected_ns: u64,
     ended_ns: u64,
+    /// Since when every VM's life is over.
+    over_ns: Option<u64>,
 }
 
 impl World {
     pub(crate) fn begin_watch(&mut self) {
         let protected_ns = self.now_ns + self.plan.weather.protection_bound_us() * 1_000;
-        self.deadlines = Deadlines { protected_ns, ended_ns: protected_ns + ENDING_US * 1_000 };
+        self.deadlines = Deadlines { protected_ns, ended_ns: protected_ns + ENDING_US * 1_000, over_ns: None };
         if self.hosts.len() < HOSTS_MIN {
             self.open_gates();
         }
@@ -51,12 +53,25 @@ impl World {
                 Some(_) => {}
             }
         }
-        let unfinished = self.vms().find(|vm| !self.client.vms[usize::from(vm.get())].is_complete());
+        let complete = |vm: &VmId| self.client.vms[usize::from(vm.get())].is_complete() || self.is_given_up(*vm);
+        let unfinished = self.vms().find(|vm| !complete(vm));
         match unfinished {
-            None => self.finish(),
+            None => self.settle(),
             Some(vm) if self.now_ns > self.deadlines.ended_ns => {
                 let why = self.describe(vm);
                 self.violate(Violation::NotEnded { vm, why });
+            }
+            Some(_) => {}
+        }
+    }
+
+    /// All lives are over; what follows from that may take its time.
+    fn settle(&mut self) {
+        let over_ns = *self.deadlines.over_ns.get_or_insert(self.now_ns);
+        match self.unsettled() {
+            None => self.finish(),
+            Some(violation) if self.now_ns > over_ns + self.plan.weather.protection_bound_us() * 1_000 => {
+                self.violate(violation);
             }
             Some(_) => {}
         }
@@ -73,7 +88,7 @@ impl World {
         }
         let status = self.controller.core.status().vms.into_iter().find(|status| status.vm == vm);
         let Some(status) = status.filter(|_| self.controller.actor.alive) else {
-            return Some("the controller does not know it".to_owned());
+            return (!self.is_kept_out(vm)).then(|| "the controller does not know it".to_owned());
         };
         if status.phase == "ended" {
             return None;
@@ -82,7 +97,8 @@ impl World {
             return Some(format!("it is still being moved to {to}"));
         }
         if let Some(why) = status.unprotected {
-            return (!self.cannot_be_protected(vm)).then_some(why);
+            let excused = self.cannot_be_protected(vm) || self.cannot_be_led(vm, &status.phase);
+            return (!excused).then_some(why);
         }
         let control = ControlBlock::open(self.pool.partition(vm)?.control.through(&self.checker.auditor)).ok()?;
         let generation = control.generation().ok()?.get();
@@ -110,16 +126,15 @@ impl World {
         if runs != 1 || stands_by != 1 {
             return Some(format!("the controller says it is, but {runs} hosts run it and {stands_by} stand by"));
         }
-        self.shares_a_domain(&places).then(|| "both of its hosts are in one failure domain, needlessly".to_owned())
+        self.shares_a_domain(vm, &places).then(|| "both of its hosts are in one failure domain, needlessly".to_owned())
     }
 
     /// The two hosts of a VM could fail together, while another one is there that would not fail with the primary's.
-    fn shares_a_domain(&self, places: &[u16]) -> bool {
+    fn shares_a_domain(&self, vm: VmId, places: &[u16]) -> bool {
         let &[primary, standby] = places else { return false };
         let rack = |host: u16| self.plan.weather.rack_of(host);
-        let version = self.hosts[usize::from(primary)].version;
         let elsewhere = |host: &super::host::HostProcess| {
-            host.actor.alive && !host.joining && host.version >= version && rack(host.index) != rack(primary)
+            host.actor.alive && !host.joining && rack(host.index) != rack(primary) && self.is_able(host, primary, vm)
         };
         rack(primary).is_some() && rack(primary) == rack(standby) && self.hosts.iter().any(elsewhere)
     }
@@ -135,9 +150,19 @@ impl World {
         let Some(primary) = self.hosts.iter().filter(|host| reign(host).is_some()).max_by_key(reign) else {
             return false;
         };
-        let able = self.hosts.iter().filter(|host| host.index != primary.index && host.version >= primary.version);
-        let spare = self.spare_is_required();
-        able.filter(|host| !host.joining).count() < 1 + usize::from(spare)
+        let able = self.hosts.iter().filter(|host| host.index != primary.index && !host.joining);
+        able.filter(|host| self.is_able(host, primary.index, vm)).count() < 1 + usize::from(self.spare_is_required())
+    }
+
+    /// Whether a host could go on with what this primary's guest leaves, and has room for it.
+    fn is_able(&self, host: &super::host::HostProcess, primary: u16, vm: VmId) -> bool {
+        let leader = &self.hosts[usize::from(primary)];
+        let shown = leader.machines.iter().filter_map(|machine| match &machine.role {
+            Role::Primary(primary) if machine.vm == vm => Some(&primary.order.cpu),
+            _ => None,
+        });
+        let rich = shown.last().is_some_and(super::host::needs_rich);
+        host.version >= leader.version && (!rich || self.plan.weather.is_rich(host.index)) && self.has_room(host, vm)
     }
 
     /// Who is accused must have had something wrong with it; who is moved back must go to a place that has proved itself.
@@ -153,10 +178,11 @@ impl World {
                     }
                     _ => true,
                 };
+                let (vm, generation, reason) = (*vm, *generation, *reason);
                 if !fair {
-                    let (vm, generation, reason) = (*vm, *generation, *reason);
                     self.violate(Violation::FalseAccusation { vm, generation, reason });
                 }
+                self.check_gone(vm, reason);
             }
             Happening::SwitchoverBegan { vm, to, .. } => self.check_failback(*vm, *to),
             Happening::Diverged { vm, report, .. } if !self.checker.facts(*vm).is_damaged() => {
@@ -210,10 +236,11 @@ impl World {
 
     /// Everybody has ended: as in the true history?
     fn finish(&mut self) {
+        self.check_takeovers();
         for vm in self.vms() {
             let truth = &self.truths[usize::from(vm.get())];
             let reading = &self.client.vms[usize::from(vm.get())];
-            if reading.deleted {
+            if reading.deleted || self.is_given_up(vm) {
                 continue;
             }
             let expected = GuestEnd::Exited(truth.exit.unwrap_or(0));

@@ -28,6 +28,12 @@ const _: () = assert!(OLD_VERSION < NEW_VERSION && OLD_VERSION < ACTIVITY_SINCE 
 /// Longest time that an event file may name.
 pub(crate) const MICROSECONDS_MAX: u64 = 1_000_000_000;
 
+/// Sizes that guests of one run have.
+const VM_SIZES: u64 = 3;
+
+/// A flapping host is held down so many times as long as another, at most.
+const FLAP_HOLDS_MAX: u64 = 32;
+
 /// Hosts that a pool of the simulator has room for.
 pub const HOSTS_MAX: u16 = 16;
 
@@ -136,6 +142,24 @@ pub struct Weather {
     /// Exits without an entry after which the log gets a mark.
     #[serde(default = "marks_every")]
     pub marks_every: u64,
+    /// Failures after which a host that comes back is trusted at once.
+    #[serde(default = "flaps_free")]
+    pub flaps_free: u32,
+    /// Pages of guest memory that a host has room for; zero: as many as there are.
+    #[serde(default)]
+    pub host_pages: u64,
+    /// Bit n: host n has room for `small_pages` only.
+    #[serde(default)]
+    pub small_hosts: u64,
+    /// What small hosts have room for.
+    #[serde(default)]
+    pub small_pages: u64,
+    /// So many pages more has each VM than the one before, three sizes by turns.
+    #[serde(default)]
+    pub more_pages: u64,
+    /// Bit n: the processor of host n has an ability that the others' lack; `None`: hosts do not say what theirs can.
+    #[serde(default)]
+    pub rich_hosts: Option<u64>,
 }
 
 fn checkpoint() -> Mode {
@@ -156,6 +180,11 @@ fn patience_us() -> u64 {
 
 fn marks_every() -> u64 {
     64
+}
+
+/// A run is shorter than the time after which a host's record is clean again.
+fn flaps_free() -> u32 {
+    u32::MAX
 }
 
 impl Weather {
@@ -214,6 +243,12 @@ impl Weather {
             arrival_us: arrival_us(),
             patience_us: patience_us(),
             marks_every: marks_every(),
+            flaps_free: flaps_free(),
+            host_pages: 0,
+            small_hosts: 0,
+            small_pages: 0,
+            more_pages: 0,
+            rich_hosts: None,
         }
     }
 
@@ -234,6 +269,54 @@ impl Weather {
             old_hosts: if draw.chance(75) { 0 } else { self.old_hosts },
             ..self
         }
+    }
+
+    /// The same where hosts are not all alike, or are not trusted at once; drawn from a stream of its own.
+    pub(crate) fn uneven(self, draw: &mut Draw, vms: u16) -> Self {
+        let mut weather = self;
+        if draw.chance(30) {
+            weather.flaps_free = draw.pick(&[0, 1, 2, 3]);
+        }
+        let tight = draw.chance(20);
+        let more_pages = draw.below(4);
+        let sized = Self { more_pages: if vms > 1 { more_pages } else { 0 }, ..weather };
+        let sizes = || (0..vms).map(|vm| sized.pages_of(vm));
+        let largest = sizes().max().unwrap_or(1);
+        let host_pages = draw.between(Range::new(largest, sizes().sum::<u64>().max(largest)));
+        // The first host is never a small one.
+        let (small_hosts, small_pages) = (draw.bits() & draw.bits() & !1, draw.between(Range::new(1, largest)));
+        if tight {
+            weather = Self { host_pages, small_hosts, small_pages, ..sized };
+        }
+        let rich_hosts = draw.bits();
+        if draw.chance(20) {
+            weather.rich_hosts = Some(rich_hosts);
+        }
+        weather
+    }
+
+    /// Pages of a VM's guest.
+    pub(crate) fn pages_of(&self, vm: u16) -> u64 {
+        self.guest_pages + u64::from(vm) % VM_SIZES * self.more_pages
+    }
+
+    /// Pages that a host has room for.
+    pub(crate) fn room_of(&self, host: u16) -> u64 {
+        match self.small_hosts >> host & 1 {
+            _ if self.host_pages == 0 => u64::MAX,
+            1 => self.small_pages,
+            _ => self.host_pages,
+        }
+    }
+
+    /// Whether a host's processor has what not all have.
+    pub(crate) fn is_rich(&self, host: u16) -> bool {
+        self.rich_hosts.is_some_and(|rich| rich >> host & 1 == 1)
+    }
+
+    /// Not every host can have every role.
+    pub(crate) fn is_uneven(&self) -> bool {
+        self.host_pages > 0 || self.rich_hosts.is_some()
     }
 
     /// The version that a host begins with.
@@ -292,6 +375,9 @@ impl Weather {
             && self.log_bytes.is_multiple_of(PAGE_SIZE)
             && (1..=64).contains(&(self.log_bytes / PAGE_SIZE))
             && (1..=64).contains(&self.guest_pages)
+            && self.more_pages <= 64
+            && self.pages_of(u16::try_from(VM_SIZES - 1).unwrap_or(0)) <= 64
+            && [self.host_pages, self.small_pages].iter().all(|pages| *pages <= 1 << 20)
             && (16..=100_000).contains(&self.guest_steps)
             && (1..=PRINT_BYTES_MAX as u64).contains(&self.print_bytes_max)
             && self.console_pending_max + PRINT_BYTES_MAX as u64 <= CONSOLE_RING_BYTES
@@ -309,8 +395,7 @@ impl Weather {
             states: None,
             detector: self.detector(),
             hold_down: Span::from_us(self.hold_down_us),
-            // A run is shorter than the time after which a host's record is clean again.
-            flaps_free: u32::MAX,
+            flaps_free: self.flaps_free,
             ask_bound: Span::from_us(self.ask_us),
             promotion_bound: Span::from_us(self.promotion_us),
             stall_bound: Span::from_us(self.stall_us),
@@ -328,9 +413,11 @@ impl Weather {
         let making = 4 * self.make_us.most + 40 * self.message_us.most + 200 * self.turn_us.most;
         let draining = u64::from(self.slots) * 10 * self.apply_us.most;
         let stall = self.stall_bound_us();
+        let flapping = if self.flaps_free == u32::MAX { 0 } else { FLAP_HOLDS_MAX * self.hold_down_us };
         3 * (detection
             + stall
             + 3 * self.hold_down_us
+            + flapping
             + self.ask_us
             + self.promotion_us
             + self.restart_us.most
