@@ -2,7 +2,8 @@
 
 use super::violation::Violation;
 use super::world::World;
-use ft_protocol::ids::{HostId, VmId};
+use ft_protocol::controller::Action;
+use ft_protocol::ids::{Generation, HostId, VmId};
 use ft_protocol::wire::TakeoverReason;
 
 impl World {
@@ -15,6 +16,23 @@ impl World {
     pub(crate) fn check_fence(&mut self, host: HostId) {
         if self.is_calm() {
             self.violate(Violation::Uncalled { what: format!("a fence agent is asked to end {host}") });
+        }
+    }
+
+    /// A generation is ended: whoever had it and was not known to be dead, a fence agent is asked to end it. Not so at the end
+    /// of a life, where the primary has yielded, and where a new controller goes on from what it has found.
+    pub(crate) fn check_deposed(&mut self, vm: VmId, generation: Generation) {
+        let controller = &self.controller;
+        let Some(ruler) = self.checker.ruler(vm, generation) else { return };
+        let Some(number) = self.hosts[ruler].number else { return };
+        let excused = controller.actor.life > 1
+            || controller.told_dead.contains(&number)
+            || self.client.is_deleting(vm)
+            || self.checker.vms[usize::from(vm.get())].has_yielded(generation);
+        let asked = |action: &Action| matches!(action, Action::Fence { host, .. } if *host == number);
+        if !excused && !controller.actions.iter().any(asked) {
+            let host = u16::try_from(ruler).unwrap_or(0);
+            self.violate(Violation::NotFenced { vm, generation, host });
         }
     }
 

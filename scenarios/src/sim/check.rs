@@ -63,6 +63,8 @@ pub(crate) struct VmFacts {
     buried: Generation,
     /// Those lives: their last generation, and what ran in them.
     lives: Vec<(Generation, Program)>,
+    /// The last generation whose primary said that it has yielded.
+    pub(crate) yielded: Generation,
     /// When it was moved back to its old place last.
     pub(crate) failed_back_ns: Option<u64>,
 }
@@ -98,6 +100,7 @@ impl Checker {
             words: Vec::new(),
             buried: Generation::new(0),
             lives: Vec::new(),
+            yielded: Generation::new(0),
             failed_back_ns: None,
         };
         let vms = truths.iter().map(facts).collect();
@@ -170,6 +173,10 @@ impl Checker {
 impl VmFacts {
     pub(crate) fn last_committed(&self) -> Epoch {
         Epoch::new(self.committed.len() as u64 - 1)
+    }
+
+    pub(crate) fn has_yielded(&self, generation: Generation) -> bool {
+        self.yielded == generation
     }
 
     pub(crate) fn is_damaged(&self) -> bool {

@@ -41,6 +41,8 @@ pub(crate) struct ControllerProcess {
     pub(crate) late_state: Option<ClusterState>,
     /// How far this life applies records.
     pub(crate) limits: Vec<ApplyLimit>,
+    /// Hosts that it was told the death of, and that have not come back since.
+    pub(crate) told_dead: Vec<HostId>,
     scratch: Vec<Action>,
     reigns: Vec<(VmId, Generation, Epoch)>,
 }
@@ -69,6 +71,7 @@ impl ControllerProcess {
             drains: (0..config.vms_max).map(|_| super::drain::Drain::default()).collect(),
             late_state: None,
             limits: (0..config.vms_max).map(|_| ApplyLimit::default()).collect(),
+            told_dead: Vec::new(),
             scratch: Vec::new(),
             reigns: Vec::new(),
         }
@@ -135,10 +138,13 @@ impl World {
                 break;
             }
             let Some(input) = self.controller.inbox.pop_front() else { break };
+            self.note_deaths(&input);
             let now = self.controller.actor.clock(self.now_ns);
             let controller = &mut self.controller;
             controller.core.handle(now, input, &mut controller.scratch);
-            controller.actions.extend(controller.scratch.drain(..));
+            let forgotten =
+                |action: &Action| matches!(action, Action::Fence { .. }) && planted(PlantedBug::ForgetFence);
+            controller.actions.extend(controller.scratch.drain(..).filter(|action| !forgotten(action)));
         }
         if !self.controller.actions.is_empty() || !self.controller.inbox.is_empty() {
             self.wake_controller();
@@ -222,7 +228,10 @@ impl World {
                 }
                 self.reached(Point::GenerationClosed);
             }
-            Action::Seal { vm, generation } => self.seal(vm, generation),
+            Action::Seal { vm, generation } => {
+                self.check_deposed(vm, generation);
+                self.seal(vm, generation);
+            }
             Action::Apply { vm, generation, epoch, console_floor } => {
                 self.begin_apply(vm, generation, epoch, console_floor);
             }
@@ -238,6 +247,19 @@ impl World {
             }
             Action::Tell { .. } | Action::Exit => {}
         }
+    }
+
+    /// What the core is told of the deaths of hosts.
+    fn note_deaths(&mut self, input: &Input) {
+        let back = match input {
+            Input::HostDied { host } => return self.controller.told_dead.push(*host),
+            Input::HostHello { link, .. } => match self.links[index_of(*link)].peer {
+                Peer::Host(host) => self.hosts[host].number,
+                Peer::Client => None,
+            },
+            _ => None,
+        };
+        self.controller.told_dead.retain(|dead| Some(*dead) != back);
     }
 
     /// Watches a host's page, and the life word in it.

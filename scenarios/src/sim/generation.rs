@@ -77,6 +77,7 @@ impl World {
         self.controller.jobs.fill_with(|| None);
         self.controller.drains.fill_with(super::drain::Drain::default);
         self.controller.late_state = None;
+        self.controller.told_dead.clear();
         self.controller.limits.fill_with(ApplyLimit::default);
         let state = match cluster_store(self.pool.cluster.through(&cache)).load() {
             Ok(Some(bytes)) => ClusterState::decode(&bytes).map_err(|error| error.to_string()),

@@ -197,6 +197,11 @@ impl Shown {
     pub(crate) const NOTHING: Self =
         Self { console: [0; PRINT_BYTES_MAX], console_len: 0, packet: None, wait_us: 0, exit: None };
 
+    /// Of the end of a guest all of whose output was told before, if it has ended.
+    pub(crate) fn nothing_but(exit: Option<u32>) -> Self {
+        Self { exit, ..Self::NOTHING }
+    }
+
     /// The bytes printed.
     pub(crate) fn console(&self) -> &[u8] {
         &self.console[..self.console_len]

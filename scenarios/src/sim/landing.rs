@@ -101,7 +101,7 @@ impl World {
                 Ok(Went::Live) => {
                     let exit = approach.replay.exit();
                     let unsent = self.land(at, *approach);
-                    return self.go_live(at, Some((unsent, guest::Shown { exit, ..guest::Shown::NOTHING })));
+                    return self.go_live(at, Some((unsent, guest::Shown::nothing_but(exit))));
                 }
                 Err(ReplayError::Unreachable) => {
                     primary.approach = Some(approach);

@@ -69,6 +69,8 @@ pub enum PlantedBug {
     LogNotCarried,
     /// What has left by the log is said again by the successor.
     SaidAgain,
+    /// Nobody is ever asked to end a host.
+    ForgetFence,
     /// A host says that it has all memory that there is.
     ClaimMemory,
     /// A host says that its processor can do what only the others' can.

@@ -113,6 +113,7 @@ fn bugs_of_the_drivers_are_found() {
         (D::GrantImageWrite, Swarm, 5),
         (D::GrantJournalToStandby, Planned, 5),
         (D::KeepRoles, Calm, 5),
+        (D::ForgetFence, Swarm, 20),
         (D::NeverYield, Planned, 100),
         (D::ClaimMemory, Calm, 500),
         (D::ClaimAbilities, Calm, 500),

@@ -138,7 +138,7 @@ fn a_failing_run_is_recorded_replayed_and_minimised() {
     file.write(&path).expect("the file can be written");
     assert_eq!(EventFile::read(&path).expect("the file can be read"), file);
     directory.path().clone_into(&mut wanted.event_dir);
-    wanted.replay = Some(path);
+    wanted.replay = Some(path.clone());
     wanted.shrink = true;
     wanted.verify = true;
     let replay = |wanted: &SimOptions| {

@@ -62,6 +62,8 @@ pub enum Violation {
     Overcommitted { vm: VmId, host: u16, why: String },
     #[error("versions: host {host} was given a role of {vm}, whose guest was shown what its processor lacks")]
     UnfitProcessor { vm: VmId, host: u16 },
+    #[error("fencing: {vm} {generation} is ended, and no fence agent is asked to end host {host}, which may live")]
+    NotFenced { vm: VmId, generation: Generation, host: u16 },
     #[error("planned: nothing fails in this run, and all the same {what}")]
     Uncalled { what: String },
     #[error("the life of {vm} is over, and host {host} still has a role for it")]

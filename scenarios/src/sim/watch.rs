@@ -157,11 +157,11 @@ impl World {
     /// Whether a host could go on with what this primary's guest leaves, and has room for it.
     fn is_able(&self, host: &super::host::HostProcess, primary: u16, vm: VmId) -> bool {
         let leader = &self.hosts[usize::from(primary)];
-        let shown = leader.machines.iter().filter_map(|machine| match &machine.role {
+        let mut shown = leader.machines.iter().filter_map(|machine| match &machine.role {
             Role::Primary(primary) if machine.vm == vm => Some(&primary.order.cpu),
             _ => None,
         });
-        let rich = shown.last().is_some_and(super::host::needs_rich);
+        let rich = shown.next_back().is_some_and(super::host::needs_rich);
         host.version >= leader.version && (!rich || self.plan.weather.is_rich(host.index)) && self.has_room(host, vm)
     }
 
@@ -184,6 +184,7 @@ impl World {
                 }
                 self.check_gone(vm, reason);
             }
+            Happening::Yielded { vm, generation } => self.checker.facts(*vm).yielded = *generation,
             Happening::SwitchoverBegan { vm, to, .. } => self.check_failback(*vm, *to),
             Happening::Diverged { vm, report, .. } if !self.checker.facts(*vm).is_damaged() => {
                 let (vm, report) = (*vm, report.clone());
