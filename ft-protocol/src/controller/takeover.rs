@@ -133,6 +133,9 @@ impl Controller {
         let Some(entry) = self.vms.get_mut(&vm) else { return };
         let Some(old) = entry.primary() else { return };
         let generation = entry.generation;
+        // The one that was promoted after it has not yielded.
+        let led = matches!(entry.phase, Phase::Running { .. });
+        let yielded = led && entry.switchover.is_some_and(|switchover| switchover.step == SwitchoverStep::Yielded);
         entry.phase = Phase::Sealing { winner };
         entry.suspected = None;
         let driven_off = entry.switchover.is_none() && entry.spec.policy.failback.is_some();
@@ -146,7 +149,6 @@ impl Controller {
         turn.actions.push(Action::Seal { vm, generation });
         // A host that has yielded is not deposed; one that is known to be dead needs no agent. That its connection has
         // closed is no proof of it.
-        let yielded = self.vms[&vm].switchover.is_some_and(|switchover| switchover.step == SwitchoverStep::Yielded);
         if !yielded && self.hosts.get(&old).is_some_and(|host| !host.is_dead) {
             turn.actions.push(Action::Fence { host: old, name: self.host_name(old) });
         }

@@ -207,3 +207,14 @@ fn a_primary_that_comes_back_after_its_secondary_is_asked_to_yield() {
     next.join(0, &role(Role::Primary { live: true }));
     assert!(was_told_to_yield(&next, 0));
 }
+
+/// Found by the simulator (network profile): it passed for the one that had yielded.
+#[test]
+fn the_target_of_a_switchover_that_is_lost_before_it_is_live_is_fenced() {
+    let mut cluster = Cluster::protected();
+    switch(&mut cluster, Some("h1"));
+    yielded(&mut cluster, 0, 1);
+    assert_eq!((cluster.promotions(1).len(), cluster.fenced.len()), (1, 0));
+    cluster.close(1);
+    assert_eq!(cluster.fenced, [HostId::new(1)]);
+}
