@@ -15,7 +15,7 @@ pub(super) fn measure(options: &BenchOptions, rows: &mut Vec<Row>) -> Result<(),
     for round in 0..rounds {
         let first = round * seeds;
         let campaign = SimOptions {
-            seeds: Seeds::Range(first, first + seeds),
+            seeds: Seeds::many(first, seeds),
             hosts: 3,
             vms: 1,
             faults: FaultProfile::Swarm,
