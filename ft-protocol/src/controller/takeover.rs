@@ -520,6 +520,9 @@ impl Controller {
         let (generation, console_end) = (entry.generation, entry.console_end);
         let readers: Vec<_> = entry.readers.keys().copied().collect();
         entry.phase = Phase::Ended { end: end.clone() };
+        // It will not come to the places that were kept free for it.
+        entry.spare = None;
+        entry.intended.clear();
         self.requests_over(turn, vm, "the guest has ended");
         self.persist(turn);
         for link in readers {

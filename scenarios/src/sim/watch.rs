@@ -172,7 +172,11 @@ impl World {
             Happening::PrimaryGone { vm, generation, reason } => {
                 let watchers = self.controller.actor.disturbed;
                 let fair = match reason {
-                    TakeoverReason::CommitStalled(_) => watchers || disturbed(self.checker.ruler(*vm, *generation)),
+                    TakeoverReason::CommitStalled(_) => {
+                        watchers
+                            || disturbed(self.checker.ruler(*vm, *generation))
+                            || self.may_have_yielded_unheard(*vm)
+                    }
                     TakeoverReason::HeartbeatSilent(_) => {
                         watchers || self.hosts.iter().any(|host| host.actor.disturbed)
                     }
@@ -192,6 +196,15 @@ impl World {
             }
             _ => {}
         }
+    }
+
+    /// The VM was on its way to another host, and what its primary says of that may be held up: a primary that has yielded
+    /// commits nothing more.
+    fn may_have_yielded_unheard(&self, vm: VmId) -> bool {
+        use super::fault::Fault::StallLink;
+        let moves =
+            self.controller.core.status().vms.iter().any(|status| status.vm == vm && status.moving_to.is_some());
+        moves && self.plan.faults.iter().any(|event| matches!(event.fault, StallLink { .. }))
     }
 
     /// In runs in which nobody asks for a switchover, each one is a failback.

@@ -218,3 +218,26 @@ fn the_target_of_a_switchover_that_is_lost_before_it_is_live_is_fenced() {
     cluster.close(1);
     assert_eq!(cluster.fenced, [HostId::new(1)]);
 }
+
+/// Found by the simulator (4 hosts, 2 VMs, swarm seed 5000100084): nobody else ever got the places of a VM that had ended
+/// before it had come to them.
+#[test]
+fn places_that_were_kept_free_for_a_vm_are_free_after_its_end() {
+    let mut cluster = Cluster::new();
+    for host in 0..3 {
+        let profile = HostProfile { memory_bytes: 1 << 20, ..Cluster::profile(host) };
+        cluster.hello(host, PROTOCOLS, profile, &[]);
+    }
+    let policy = Policy { require_spare: true, ..Policy::default() };
+    cluster.create_with("one", policy.clone());
+    cluster.live(0, 1);
+    cluster.create_with("two", policy.clone());
+    assert!(matches!(cluster.answered.last(), Some(Err(RequestError::NoCapacity(_)))), "all of it is taken");
+    cluster.hold_applies = true;
+    cluster.commit(0, 1, 1);
+    let (vm, generation, epoch) = cluster.held.remove(0);
+    let ended = Some(GuestEnd::Exited(0));
+    cluster.input(Input::Applied { vm, generation, outcome: ApplyOutcome::Done { epoch, console_end: 0, ended } });
+    cluster.create_with("two", policy);
+    assert!(matches!(cluster.answered.last(), Some(Ok(Answer::VmCreated(_)))), "{:?}", cluster.answered.last());
+}
