@@ -132,7 +132,7 @@ struct LinuxArgs {
 enum RunMode {
     /// Outputs wait for the commit of their epoch
     Checkpoint,
-    /// Inputs go to a log and outputs leave at once; for guests that are deterministic between exits. Experimental
+    /// Inputs go to a log and outputs leave at once; for guests that are deterministic between exits
     Replay,
     /// Replay, and the secondary executes the same all along and compares: it finds what one of the two got wrong
     Lockstep,
