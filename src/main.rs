@@ -20,6 +20,7 @@ mod pool_inspect;
 mod replay;
 mod run;
 mod run_in_pool;
+mod same_file;
 mod scenario;
 mod signals;
 mod sim;

@@ -2,7 +2,7 @@
 
 use crate::exit_code::ExitCode;
 use crate::failure::Failure;
-use crate::{CommandResult, ExitStatus, output};
+use crate::{CommandResult, ExitStatus, output, same_file};
 use std::fs::File;
 use std::io::{self, BufWriter, IsTerminal as _, Write as _};
 use std::path::{Path, PathBuf};
@@ -44,6 +44,7 @@ pub(crate) fn run(args: &Args) -> CommandResult {
         (None, Some(epoch)) => StopAt::Epoch(epoch),
         (None, None) => StopAt::End,
     };
+    same_file::refuse(&[("the recording", Some(&args.file)), ("--dump-memory", args.dump_memory.as_deref())])?;
     let mut replay = Replay::open(&args.file)?;
     let progress = replay.progress();
     let (done, is_done) = channel::<()>();

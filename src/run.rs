@@ -5,7 +5,7 @@ use crate::failure::Failure;
 use crate::lineage::Parent;
 use crate::run_in_pool::{self, PoolRunArgs};
 use crate::signals::EndSignals;
-use crate::{CommandResult, ExitStatus, output};
+use crate::{CommandResult, ExitStatus, output, same_file};
 use ft_protocol::commit_meta::GuestEnd;
 use ft_protocol::policy::{Failback, Policy};
 use ft_protocol::spec::{Mode, NETS_MAX, NetSpec};
@@ -236,6 +236,8 @@ pub(crate) fn run(args: &Args) -> CommandResult {
             "--record needs a guest that is deterministic between exits: not Linux",
         ));
     }
+    let disk = args.disk.as_ref().map(|disk| disk.path.as_path());
+    same_file::refuse(&[("--disk", disk), ("--record", args.record.as_deref()), ("--events", args.events.as_deref())])?;
     image.check(args.memory().get(), &args.args)?;
     if args.net.len() > NETS_MAX {
         return Err(Failure::line(ExitCode::Usage, format!("--net was given more than {NETS_MAX} times")));
