@@ -32,6 +32,8 @@ use std::time::{Duration, Instant};
 const BOOT_TIMEOUT: Duration = Duration::from_secs(600);
 /// For what should be quick, and for programs whose caller states no bound.
 const TASK_TIMEOUT: Duration = Duration::from_secs(300);
+/// From the end of QEMU's side of a channel to QEMU's own.
+const END_TIMEOUT: Duration = Duration::from_secs(30);
 /// Between two looks at something that is about to happen.
 const POLL: Duration = Duration::from_millis(10);
 /// As much of consoles and complaints as errors repeat.
@@ -204,15 +206,21 @@ impl Booting {
             }
             thread::sleep(POLL);
         };
-        // QEMU's end closes the channel, so that this waits for no longer than it must.
         match Control::open(&self.machine.name, stream, BOOT_TIMEOUT.saturating_sub(self.started.elapsed())) {
             Ok(control) => Ok(Machine { boot_time: self.started.elapsed(), parts: self.machine, control }),
-            Err(MachineError::Channel { .. }) => {
-                self.still_there()?;
-                Err(self.mute())
-            }
+            Err(MachineError::Channel { .. }) => self.lost_channel(),
             Err(other) => Err(other),
         }
+    }
+
+    /// Says why the channel was lost. QEMU's end closes it, a moment before there is an exit status.
+    fn lost_channel(mut self) -> Result<Machine, MachineError> {
+        let lost = Instant::now();
+        while lost.elapsed() < END_TIMEOUT {
+            self.still_there()?;
+            thread::sleep(POLL);
+        }
+        Err(self.mute())
     }
 
     fn still_there(&mut self) -> Result<(), MachineError> {
