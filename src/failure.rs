@@ -205,6 +205,7 @@ impl From<ClientError> for Failure {
             ClientError::Refused(_) => ExitCode::Usage,
             ClientError::Rejected { .. }
             | ClientError::NoAnswer(_)
+            | ClientError::GivenUp
             | ClientError::Receive(_)
             | ClientError::Send(_) => ExitCode::Unreachable,
             ClientError::WrongAnswer | ClientError::Wait(_) => ExitCode::Internal,

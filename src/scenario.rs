@@ -326,6 +326,7 @@ impl From<GoldenError> for Failure {
     fn from(error: GoldenError) -> Self {
         let code = match &error {
             GoldenError::TimeOut(_) => ExitCode::TimeOut,
+            GoldenError::Interrupted => ExitCode::Terminated,
             GoldenError::Failed { exit: scenarios::cluster::ChildExit::Code(code), .. } => {
                 ExitCode::of_child(*code).unwrap_or(ExitCode::Internal)
             }

@@ -1,13 +1,15 @@
 //! The unprotected run that a protected one is held against.
 
-use crate::cluster::{Child, ChildExit};
+use crate::cluster::{Child, ChildExit, wait_for};
 use crate::guest::GuestSource;
 use crate::units::ByteCount;
 use std::fs::File;
 use std::io;
+use std::os::fd::AsFd as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
+use vmm::client::Patience;
 
 /// The exit code for a guest that crashed, which is an end like any other.
 pub const CRASHED_EXIT_CODE: i32 = 82;
@@ -29,8 +31,8 @@ pub struct GoldenOptions<'a> {
     pub disk: Option<(PathBuf, ByteCount)>,
     /// The console's file there.
     pub file: &'a str,
-    /// How long it may take.
-    pub limit: Duration,
+    /// How long it may take, and who may end it.
+    pub patience: Patience,
 }
 
 /// What came of it.
@@ -69,8 +71,11 @@ pub enum GoldenError {
     #[error("cannot wait for the unprotected run")]
     Wait(#[source] io::Error),
     /// It took too long.
-    #[error("the unprotected run did not end within {} s", .0.as_secs())]
+    #[error("the unprotected run had not ended after {:.1} s", .0.as_secs_f64())]
     TimeOut(Duration),
+    /// Whoever wanted it wants to end.
+    #[error("the unprotected run was interrupted")]
+    Interrupted,
     /// Something killed it, or it failed.
     #[error("the unprotected run failed ({exit}): {stderr}")]
     Failed {
@@ -102,9 +107,10 @@ pub fn run_unprotected(options: &GoldenOptions<'_>) -> Result<Golden, GoldenErro
     let start = Instant::now();
     let mut child = Child::start(command, Stdio::null(), out.into(), stderr)
         .map_err(|source| GoldenError::Spawn { program: options.executable.to_owned(), source })?;
-    let Some(exit) = child.wait_until(start + options.limit).map_err(GoldenError::Wait)? else {
+    let Some(exit) = await_end(&mut child, &options.patience).map_err(GoldenError::Wait)? else {
         child.kill_and_reap();
-        return Err(GoldenError::TimeOut(options.limit));
+        let interrupted = options.patience.is_interrupted();
+        return Err(if interrupted { GoldenError::Interrupted } else { GoldenError::TimeOut(start.elapsed()) });
     };
     let duration = start.elapsed();
     match exit {
@@ -114,5 +120,22 @@ pub fn run_unprotected(options: &GoldenOptions<'_>) -> Result<Golden, GoldenErro
             Ok(Golden { console: std::fs::read(&console).map_err(file_error)?, exit_code, memory_crc, duration })
         }
         exit => Err(GoldenError::Failed { exit, stderr: child.stderr() }),
+    }
+}
+
+/// `None`: patience was over first.
+fn await_end(child: &mut Child, patience: &Patience) -> io::Result<Option<ChildExit>> {
+    /// Whoever has no bound looks again this often.
+    const LOOK_INTERVAL: Duration = Duration::from_secs(60);
+    loop {
+        if let Some(exit) = child.try_reap()? {
+            return Ok(Some(exit));
+        }
+        if patience.is_over() {
+            return Ok(None);
+        }
+        let left = patience.until.map_or(LOOK_INTERVAL, |until| until.saturating_duration_since(Instant::now()));
+        let interrupt = patience.interrupt.as_ref().map(|fd| fd.as_fd());
+        wait_for(&std::iter::once(child.as_fd()).chain(interrupt).collect::<Vec<_>>(), left)?;
     }
 }

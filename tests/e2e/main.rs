@@ -20,6 +20,7 @@ mod memory_cost;
 mod outputs;
 mod protected_devices;
 mod recordings;
+mod scenario_ends;
 mod scenario_files;
 mod several_vms;
 mod support;

@@ -6,8 +6,9 @@ use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use shared_mem::Extent;
 use std::collections::VecDeque;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// How long an answer may take; making a large VM's part of the pool is the slowest request.
@@ -37,6 +38,9 @@ pub enum ClientError {
     /// No answer came.
     #[error("the controller did not answer within {} s", .0.as_secs())]
     NoAnswer(Duration),
+    /// Whoever asked wants to end, or its time is over.
+    #[error("the controller's answer was not waited for")]
+    GivenUp,
     /// The answer belongs to another request.
     #[error("the controller gave an answer of the wrong kind")]
     WrongAnswer,
@@ -45,10 +49,52 @@ pub enum ClientError {
     Wait(#[source] Errno),
 }
 
+/// How long somebody goes on waiting for answers; by default as long as answers may take.
+#[derive(Clone, Debug, Default)]
+pub struct Patience {
+    /// Not beyond this.
+    pub until: Option<Instant>,
+    /// Not once this is readable.
+    pub interrupt: Option<Arc<OwnedFd>>,
+}
+
+impl Patience {
+    /// For so long from now on, and not once `interrupt` is readable.
+    ///
+    /// # Errors
+    /// When there are no more descriptors.
+    pub fn new(bound: Duration, interrupt: BorrowedFd<'_>) -> std::io::Result<Self> {
+        let interrupt = Some(Arc::new(interrupt.try_clone_to_owned()?));
+        Ok(Self { until: Some(Instant::now() + bound), interrupt })
+    }
+
+    /// Until then.
+    #[must_use]
+    pub fn until(end: Instant) -> Self {
+        Self { until: Some(end), interrupt: None }
+    }
+
+    /// Whether it is over.
+    #[must_use]
+    pub fn is_over(&self) -> bool {
+        self.until.is_some_and(|until| until <= Instant::now()) || self.is_interrupted()
+    }
+
+    /// Whether whoever waits wants to end.
+    #[must_use]
+    pub fn is_interrupted(&self) -> bool {
+        self.interrupt.as_ref().is_some_and(|fd| {
+            let mut fds = [PollFd::new(fd.as_fd(), PollFlags::POLLIN)];
+            matches!(poll(&mut fds, PollTimeout::ZERO), Ok(ready) if ready > 0)
+        })
+    }
+}
+
 /// A client's connection to the controller.
 #[derive(Debug)]
 pub struct Client {
     connection: Connection,
+    patience: Patience,
     next_id: u64,
     unasked: VecDeque<ToClient>,
 }
@@ -56,15 +102,18 @@ pub struct Client {
 impl Client {
     /// Connects and introduces itself.
     pub fn connect(socket: &Path) -> Result<Self, ClientError> {
+        Self::connect_with(socket, Patience::default())
+    }
+
+    /// The same, and waits for this and later answers only so long.
+    pub fn connect_with(socket: &Path, patience: Patience) -> Result<Self, ClientError> {
         let connection = Connection::connect(socket)?;
         connection.send(&Outgoing::new(Hello::Client { protocol: PROTOCOL_VERSION }, Vec::new())?)?;
-        let mut client = Self { connection, next_id: 1, unasked: VecDeque::new() };
-        let deadline = Instant::now() + ANSWER_BOUND;
-        match client.receive_by(deadline)? {
-            Some(Received { message: ToClient::Welcome, .. }) => Ok(client),
-            Some(Received { message: ToClient::Rejected { reason }, .. }) => Err(ClientError::Rejected { reason }),
-            Some(_) => Err(ClientError::WrongAnswer),
-            None => Err(ClientError::NoAnswer(ANSWER_BOUND)),
+        let mut client = Self { connection, patience, next_id: 1, unasked: VecDeque::new() };
+        match client.receive_patiently(Instant::now() + ANSWER_BOUND)?.message {
+            ToClient::Welcome => Ok(client),
+            ToClient::Rejected { reason } => Err(ClientError::Rejected { reason }),
+            _ => Err(ClientError::WrongAnswer),
         }
     }
 
@@ -77,7 +126,7 @@ impl Client {
         let id = self.notify(request, extents)?;
         let deadline = Instant::now() + ANSWER_BOUND;
         loop {
-            let Some(received) = self.receive_by(deadline)? else { return Err(ClientError::NoAnswer(ANSWER_BOUND)) };
+            let received = self.receive_patiently(deadline)?;
             match received.message {
                 ToClient::Answer { id: answered, answer } if answered == id => {
                     return Ok((answer?, received.extents));
@@ -100,7 +149,7 @@ impl Client {
         if let Some(message) = self.unasked.pop_front() {
             return Ok(Some(message));
         }
-        Ok(self.receive_by(Instant::now() + bound)?.map(|received| received.message))
+        Ok(self.receive_by(Instant::now() + bound, None)?.map(|received| received.message))
     }
 
     /// The connection, to wait for it together with other descriptors. Call [`Client::next`] until it gives `None` first:
@@ -109,7 +158,28 @@ impl Client {
         &self.connection
     }
 
-    fn receive_by(&mut self, deadline: Instant) -> Result<Option<Received<ToClient>>, ClientError> {
+    /// Waits only so long for answers from now on.
+    pub fn set_patience(&mut self, patience: Patience) {
+        self.patience = patience;
+    }
+
+    /// The next message of all.
+    fn receive_patiently(&mut self, deadline: Instant) -> Result<Received<ToClient>, ClientError> {
+        let until = self.patience.until.map_or(deadline, |until| until.min(deadline));
+        let interrupt = self.patience.interrupt.clone();
+        match self.receive_by(until, interrupt.as_ref().map(|fd| fd.as_fd()))? {
+            Some(received) => Ok(received),
+            None if self.patience.is_over() => Err(ClientError::GivenUp),
+            None => Err(ClientError::NoAnswer(ANSWER_BOUND)),
+        }
+    }
+
+    /// `None` when none comes by then, or `interrupt` becomes readable before one does.
+    fn receive_by(
+        &mut self,
+        deadline: Instant,
+        interrupt: Option<BorrowedFd<'_>>,
+    ) -> Result<Option<Received<ToClient>>, ClientError> {
         loop {
             match self.connection.receive_now() {
                 Ok(received) => return Ok(Some(received)),
@@ -122,11 +192,46 @@ impl Client {
             }
             // Rounded up, so that the last fraction of a millisecond does not spin.
             let timeout = PollTimeout::try_from(left + Duration::from_millis(1)).unwrap_or(PollTimeout::MAX);
-            let mut fds = [PollFd::new(self.connection.as_fd(), PollFlags::POLLIN)];
+            let own = std::iter::once(self.connection.as_fd());
+            let mut fds: Vec<PollFd<'_>> = own.chain(interrupt).map(|fd| PollFd::new(fd, PollFlags::POLLIN)).collect();
             match poll(&mut fds, timeout) {
                 Ok(_) | Err(Errno::EINTR) => {}
                 Err(errno) => return Err(ClientError::Wait(errno)),
             }
+            // An answer that is there is taken first.
+            if fds.iter().map(|fd| fd.any().unwrap_or(false)).eq([false, true]) {
+                return Ok(None);
+            }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::transport::Listener;
+    use nix::sys::eventfd::EventFd;
+
+    /// A controller that listens, and says nothing.
+    fn silent() -> (tempfile::TempDir, std::path::PathBuf, Listener) {
+        let place = tempfile::tempdir().unwrap();
+        let socket = place.path().join("pool.sock");
+        let listener = Listener::bind(&socket).unwrap();
+        (place, socket, listener)
+    }
+
+    #[test]
+    fn whoever_wants_to_end_does_not_wait_for_a_silent_controller() {
+        let (_place, socket, _listener) = silent();
+        let wish = Arc::new(OwnedFd::from(EventFd::from_value(1).unwrap()));
+        let patience = Patience { until: None, interrupt: Some(wish) };
+        assert!(matches!(Client::connect_with(&socket, patience), Err(ClientError::GivenUp)));
+    }
+
+    #[test]
+    fn nobody_waits_beyond_his_time() {
+        let (_place, socket, _listener) = silent();
+        let patience = Patience::until(Instant::now() + Duration::from_millis(1));
+        assert!(matches!(Client::connect_with(&socket, patience), Err(ClientError::GivenUp)));
     }
 }

@@ -39,7 +39,7 @@ use std::path::{Path, PathBuf};
 use std::process::{ChildStdin, Command, Stdio};
 use std::time::{Duration, Instant};
 use throttle::Throttle;
-use vmm::client::{Client, ClientError};
+use vmm::client::{Client, ClientError, Patience};
 
 /// Most hosts of a private cluster: they are named by letters.
 pub const HOSTS_MAX: u16 = 26;
@@ -93,6 +93,8 @@ pub struct Cluster {
     /// The relays of hosts whose network can be cut.
     relays: BTreeMap<HostName, Relay>,
     throttles: BTreeMap<HostName, Throttle>,
+    /// How long the controller is waited for.
+    patience: Patience,
 }
 
 impl Cluster {
@@ -101,6 +103,14 @@ impl Cluster {
     /// # Errors
     /// When a directory or process cannot be made, or a child ends instead of getting ready.
     pub fn start(options: ClusterOptions) -> Result<Self, ClusterError> {
+        Self::start_with(options, Patience::default())
+    }
+
+    /// The same, for somebody who does not wait for ever.
+    ///
+    /// # Errors
+    /// Also when patience is over before it is ready.
+    pub fn start_with(options: ClusterOptions, patience: Patience) -> Result<Self, ClusterError> {
         if !(1..=HOSTS_MAX).contains(&options.hosts) {
             return Err(ClusterError::HostCount { given: options.hosts });
         }
@@ -140,6 +150,7 @@ impl Cluster {
             hosts: Vec::new(),
             relays: BTreeMap::new(),
             throttles: BTreeMap::new(),
+            patience,
         };
         cluster.await_ready()?;
         Ok(cluster)
@@ -159,7 +170,7 @@ impl Cluster {
 
     fn await_controller(&mut self, deadline: Instant) -> Result<Client, ClusterError> {
         loop {
-            match Client::connect(&self.socket) {
+            match Client::connect_with(&self.socket, self.patience.clone()) {
                 Ok(client) => return Ok(client),
                 Err(ClientError::Connect(_)) => {}
                 Err(error) => {
@@ -169,6 +180,9 @@ impl Cluster {
                 }
             }
             self.check_controller()?;
+            if self.patience.is_over() {
+                return Err(ClientError::GivenUp.into());
+            }
             if Instant::now() >= deadline {
                 return Err(ClusterError::NotReady { who: "the controller".to_owned(), bound: READY_BOUND });
             }
@@ -197,8 +211,14 @@ impl Cluster {
             if left.is_zero() {
                 return Err(ClusterError::NotReady { who: format!("host {name}"), bound: READY_BOUND });
             }
+            let patience = &self.patience;
+            if patience.is_over() {
+                return Err(ClientError::GivenUp.into());
+            }
+            let left = patience.until.map_or(left, |until| left.min(until.saturating_duration_since(Instant::now())));
             let mut fds = self.descriptors();
             fds.push(client.connection().as_fd());
+            fds.extend(patience.interrupt.as_ref().map(|fd| fd.as_fd()));
             wait_for(&fds, left).map_err(ClusterError::Wait)?;
         }
     }
@@ -256,16 +276,44 @@ impl Cluster {
         std::iter::once(self.controller.as_fd()).chain(hosts).collect()
     }
 
+    /// How long the controller is waited for.
+    #[must_use]
+    pub fn patience(&self) -> &Patience {
+        &self.patience
+    }
+
+    /// Waits only so long for the controller from now on.
+    pub fn set_patience(&mut self, patience: Patience) {
+        self.patience = patience;
+    }
+
     /// Asks everybody to end, and waits for it; then cleans up. Whoever does not end in time is killed.
     pub fn shut_down(mut self) {
+        self.lift_faults();
+        let deadline = Instant::now() + END_BOUND;
+        let heard = Client::connect_with(&self.socket, Patience::until(deadline))
+            .and_then(|mut client| client.request(Request::Shutdown, Vec::new()));
+        // Nobody tells the hosts of a dead controller to end.
+        self.end_hosts(if heard.is_ok() { deadline } else { Instant::now() });
+    }
+
+    /// A process that stands still, or is cut off, would not hear that it shall end.
+    fn lift_faults(&mut self) {
+        // First: one that is slow and stopped would be stopped again.
+        self.throttles.clear();
+        // Refused only for processes of others, which a child is not.
+        let _ = self.controller.signal(Signal::SIGCONT);
         for host in &mut self.hosts {
-            // A stopped process would not hear the request.
             host.signal_if_alive(Signal::SIGCONT);
         }
-        let heard = Client::connect(&self.socket).and_then(|mut client| client.request(Request::Shutdown, Vec::new()));
-        // Nobody tells the hosts of a dead controller to end.
-        let bound = if heard.is_ok() { END_BOUND } else { Duration::ZERO };
-        self.end_hosts(Instant::now() + bound);
+        for relay in self.relays.values() {
+            relay.hold(Held::default());
+        }
+        let names: Vec<HostName> = self.host_names().cloned().collect();
+        for name in &names {
+            // What cannot be lifted ends by force, a moment later.
+            let _ = self.cut_pool(name, false);
+        }
     }
 
     fn end_hosts(&mut self, deadline: Instant) {
@@ -275,6 +323,9 @@ impl Cluster {
     }
 
     fn end_controller(&mut self, deadline: Instant) {
+        self.throttles.remove(&HostName::new(CONTROLLER));
+        // One that stands still does not see that its lifeline has ended.
+        let _ = self.controller.signal(Signal::SIGCONT);
         drop(self.lifeline.take());
         if !matches!(self.controller.wait_until(deadline), Ok(Some(_))) {
             self.controller.kill_and_reap();

@@ -23,6 +23,7 @@ use std::io::{self, Write};
 use std::os::fd::BorrowedFd;
 use std::path::PathBuf;
 use std::time::Duration;
+use vmm::client::Patience;
 use vmm::clock::monotonic;
 
 /// Console bytes taken at once.
@@ -124,6 +125,7 @@ fn show_in(
     let image = guest.read()?;
     image.check(options.memory.get(), &options.args)?;
     say(out, &format!("ftvm demo: guest torture, {} of memory, seed {}\n\n", options.memory, options.seed))?;
+    let limit = Duration::from_nanos(options.time_limit.ns());
     let golden = run_unprotected(&GoldenOptions {
         executable: &options.executable,
         guest: &guest,
@@ -132,8 +134,12 @@ fn show_in(
         directory: scratch.path(),
         file: "console.unprotected",
         disk: None,
-        limit: Duration::from_nanos(options.time_limit.ns()),
-    })?;
+        patience: Patience::new(limit, interrupt).map_err(GoldenError::Wait)?,
+    });
+    let golden = match golden {
+        Err(GoldenError::Interrupted) => return Err(DemoError::Interrupted),
+        golden => golden?,
+    };
     let checksum = checksum(&golden.console);
     let unprotected = Span::from_ns(u64::try_from(golden.duration.as_nanos()).unwrap_or(u64::MAX));
     let line = format!(

@@ -30,7 +30,7 @@ use std::collections::BTreeMap;
 use std::os::fd::{AsFd as _, BorrowedFd};
 use std::path::Path;
 use std::time::{Duration, Instant};
-use vmm::client::{Client, ClientError};
+use vmm::client::{Client, ClientError, Patience};
 use vmm::clock::monotonic;
 use vmm::transport::SendError;
 
@@ -124,7 +124,7 @@ impl ProtectedRun {
     /// When the controller cannot be talked to, or the file of events cannot be made.
     pub fn begin(cluster: Cluster, respawn: Respawn, events: Option<&Path>) -> Result<Self, RunError> {
         let chronicle = Chronicle::begin(events, monotonic())?;
-        let mut client = Client::connect(cluster.socket())?;
+        let mut client = Client::connect_with(cluster.socket(), cluster.patience().clone())?;
         client.request(Request::Watch, Vec::new())?;
         let mut run = Self {
             client,
@@ -493,6 +493,12 @@ impl ProtectedRun {
             Err(error) => return Err(error.into()),
         }
         Ok(())
+    }
+
+    /// Waits only so long for the controller's answers from now on.
+    pub fn set_patience(&mut self, patience: Patience) {
+        self.client.set_patience(patience.clone());
+        self.cluster.set_patience(patience);
     }
 
     /// Ends a VM's life.

@@ -50,6 +50,10 @@ impl Performance<'_> {
             {
                 return Ok(None);
             }
+            // A controller that stands still would not answer.
+            if matches!(act, Act::Delete { .. }) && !self.controller_answers() {
+                return Ok(None);
+            }
             all.push(hosts);
         }
         Ok(Some(all))

@@ -32,6 +32,7 @@ use crate::protected::{GuestDisk, Outcome, ProtectedRun, Respawn, RunError};
 use crate::report::{self, FolderError};
 use crate::summary::{Summary, ms};
 use ft_protocol::Span;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use perform::Performance;
 use prepare::Tmpfs;
 use rand::SeedableRng as _;
@@ -43,7 +44,7 @@ use std::os::fd::BorrowedFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
-use vmm::client::ClientError;
+use vmm::client::{ClientError, Patience};
 use vmm::clock::monotonic;
 use vmm::disk_file::DiskFileError;
 use vmm::net::SwitchError;
@@ -173,6 +174,22 @@ pub enum RunnerError {
 }
 
 impl RunnerError {
+    /// Something was not waited for to its end: the user wants to end, or time has run out.
+    fn gave_up(&self) -> bool {
+        let by_run = |error: &RunError| {
+            matches!(
+                error,
+                RunError::Client(ClientError::GivenUp) | RunError::Cluster(ClusterError::Client(ClientError::GivenUp))
+            )
+        };
+        match self {
+            Self::Cluster(ClusterError::Client(ClientError::GivenUp)) | Self::Golden(GoldenError::Interrupted) => true,
+            Self::Run(error) => by_run(error),
+            Self::Step { source, .. } => by_run(source),
+            _ => false,
+        }
+    }
+
     /// What breaks in one scenario is that scenario's failure, and the others run. What the user wants, or what will be wrong
     /// with the next one, too, ends them all.
     fn is_of_the_scenario(&self) -> bool {
@@ -208,6 +225,7 @@ pub fn run_scenario(
             directory.remove();
             Ok(Report::skipped(scenario, seed, reason))
         }
+        Err(error) if error.gave_up() && is_readable(interrupt) => Err(RunnerError::Interrupted),
         Err(error) if error.is_of_the_scenario() => {
             let manifest = Manifest::new(scenario, options, seed, monotonic());
             directory.complete(&manifest)?;
@@ -295,9 +313,10 @@ fn run_in(
     let start = monotonic();
     let images = scenario.vms.iter().map(image).collect::<Result<Vec<_>, _>>()?;
     let tmpfs = scenario.cluster.pool_size.map(|size| Tmpfs::mount(directory.file("tmpfs"), size.get())).transpose()?;
-    let golden = golden(scenario, options, goldens, directory)?;
+    let golden = golden(scenario, options, goldens, directory, interrupt)?;
     let pool_parent = tmpfs.as_ref().map_or(options.pool_parent.as_path(), Tmpfs::path);
-    let cluster = Cluster::start(prepare::cluster(scenario, options, pool_parent))?;
+    let cluster = prepare::cluster(scenario, options, pool_parent);
+    let cluster = Cluster::start_with(cluster, patience(scenario, interrupt)?)?;
     let respawn = if scenario.cluster.respawn { Respawn::All } else { Respawn::Fenced };
     let mut run = ProtectedRun::begin(cluster, respawn, Some(&directory.file("events.jsonl")))?;
     directory.write_json("manifest.json", &Manifest::new(scenario, options, seed, run.started_at()))?;
@@ -342,7 +361,7 @@ fn run_in(
         last_step: None,
     };
     let performed = performance.perform(vms, interrupt, watch);
-    performance.workloads.iter_mut().for_each(Workload::end);
+    workload::end_all(&mut performance.workloads);
     for (vm, part) in scenario.vms.iter().enumerate() {
         directory.write(&console_file(scenario, part, "console"), performance.schedule.console(vm))?;
     }
@@ -406,6 +425,18 @@ impl Finished<'_> {
             ..Report::new(self.scenario, seed, verdicts)
         })
     }
+}
+
+/// Whether the user wants to end.
+fn is_readable(interrupt: BorrowedFd<'_>) -> bool {
+    let mut fds = [PollFd::new(interrupt, PollFlags::POLLIN)];
+    matches!(poll(&mut fds, PollTimeout::ZERO), Ok(ready) if ready > 0)
+}
+
+/// As long as a scenario may take, from now on.
+fn patience(scenario: &Scenario, interrupt: BorrowedFd<'_>) -> Result<Patience, RunnerError> {
+    let limit = Duration::from_nanos(scenario.time_limit.ns());
+    Patience::new(limit, interrupt).map_err(|source| RunError::Wait(source).into())
 }
 
 /// The guests with their disks, which lie in the run's directory and are empty.
@@ -485,6 +516,7 @@ fn golden(
     options: &RunnerOptions,
     goldens: &Goldens,
     directory: &RunDirectory,
+    interrupt: BorrowedFd<'_>,
 ) -> Result<Vec<Option<Golden>>, RunnerError> {
     let of_vm = |(part, expect): (&VmPart, &crate::language::VmExpect)| {
         if !expect.needs_unprotected() {
@@ -505,7 +537,7 @@ fn golden(
             directory: directory.path(),
             file: &file,
             disk,
-            limit: Duration::from_nanos(scenario.time_limit.ns()),
+            patience: patience(scenario, interrupt)?,
         })?;
         goldens.keep(key, &golden);
         Ok(Some(golden))

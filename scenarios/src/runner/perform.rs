@@ -94,6 +94,24 @@ impl Performance<'_> {
         watch: &mut dyn FnMut(&Glimpse),
     ) -> Result<Vec<Option<Outcome>>, RunnerError> {
         let limit = monotonic() + self.scenario.time_limit;
+        self.run.set_patience(super::patience(self.scenario, interrupt)?);
+        match self.turns(vms, limit, interrupt, watch) {
+            // The controller has not answered, and shall not be waited for any longer.
+            Err(error) if error.gave_up() => match super::is_readable(interrupt) {
+                true => Err(RunnerError::Interrupted),
+                false => Ok((0..vms).map(|vm| self.run.outcome_of(vm)).collect()),
+            },
+            performed => performed,
+        }
+    }
+
+    fn turns(
+        &mut self,
+        vms: usize,
+        limit: Time,
+        interrupt: BorrowedFd<'_>,
+        watch: &mut dyn FnMut(&Glimpse),
+    ) -> Result<Vec<Option<Outcome>>, RunnerError> {
         loop {
             self.listen(vms)?;
             self.look(vms, watch)?;

@@ -112,12 +112,19 @@ impl Workload {
         }
     }
 
-    /// Ends it, whatever it does.
-    pub(super) fn end(&mut self) {
+    fn ask_to_end(&self) {
+        if let Some(child) = &self.child {
+            Child::signal_group(child.pid(), Signal::SIGTERM);
+            // One that stands still would not hear it.
+            Child::signal_group(child.pid(), Signal::SIGCONT);
+        }
+    }
+
+    /// Ends it, whatever it does; until then it may end by itself.
+    fn end_by(&mut self, deadline: Instant) {
         let Some(mut child) = self.child.take() else { return };
         let group = child.pid();
-        Child::signal_group(group, Signal::SIGTERM);
-        match child.wait_until(Instant::now() + END_BOUND) {
+        match child.wait_until(deadline) {
             Ok(Some(exit)) => self.exit = Some(exit),
             _ => child.kill_and_reap(),
         }
@@ -177,6 +184,13 @@ impl Workload {
     }
 }
 
+/// Ends them all, whatever they do.
+pub(super) fn end_all(workloads: &mut [Workload]) {
+    let deadline = Instant::now() + END_BOUND;
+    workloads.iter().for_each(Workload::ask_to_end);
+    workloads.iter_mut().for_each(|workload| workload.end_by(deadline));
+}
+
 /// Does something while no signal is blocked for this thread: a child inherits what is, and could not be asked to end.
 fn with_all_signals<T>(act: impl FnOnce() -> T) -> T {
     // Neither call fails: the sets are valid.
@@ -220,7 +234,7 @@ mod tests {
         await_that("the workload says whom it has started", &|| said().ends_with('\n'));
         let state = || std::fs::read_to_string(format!("/proc/{}/stat", said().trim()));
         assert!(state().is_ok());
-        workload.end();
+        end_all(std::slice::from_mut(&mut workload));
         // It may still wait for somebody to reap it.
         await_that("that one is dead", &|| state().map_or(true, |state| state.contains(") Z ")));
         let [verdict] = &workload.verdicts()[..] else { panic!("one verdict") };
