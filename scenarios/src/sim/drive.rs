@@ -100,6 +100,7 @@ impl World {
 
     pub(crate) fn machine_failed(&mut self, at: At, reason: &str) {
         let Some(primary) = self.primary(at) else { return };
+        primary.fail();
         let input = HostInput::Failed { vm: at.vm, generation: primary.order.generation, reason: reason.to_owned() };
         self.host_input(at.host, input);
     }
@@ -189,7 +190,7 @@ impl World {
             }
             Action::Resume => self.resume(at),
             Action::Deliver => {
-                if self.deliver_packets(at)
+                if self.deliver_packets(at) == Some(true)
                     && let Some(primary) = self.primary(at)
                     && primary.vcpu == Vcpu::Waiting
                 {

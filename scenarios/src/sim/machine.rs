@@ -205,6 +205,13 @@ impl PrimaryMachine {
         }
     }
 
+    /// Its thread ends here.
+    pub(crate) fn fail(&mut self) {
+        (self.core, self.approach) = (None, None);
+        self.actions.clear();
+        (self.stopped, self.vcpu) = (true, Vcpu::Ended);
+    }
+
     /// Output that waits for the next cut.
     pub(crate) fn pending(&self) -> u64 {
         self.console.len() as u64 + self.packets.len() as u64

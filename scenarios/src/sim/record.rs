@@ -296,8 +296,9 @@ impl World {
         }
     }
 
-    /// Hands the guest what has come for it, between two steps; says whether there was anything.
-    pub(crate) fn deliver_packets(&mut self, at: At) -> bool {
+    /// Hands the guest what has come for it, between two steps; says whether there was anything. `None`: the machine is
+    /// over.
+    pub(crate) fn deliver_packets(&mut self, at: At) -> Option<bool> {
         let mut any = false;
         while let Some(primary) = self.primary(at) {
             // A packet can wait; what an exit brings has a bound.
@@ -313,7 +314,7 @@ impl World {
                 let frame = packet.to_le_bytes();
                 let body = EntryBody::Packet { nic: 0, frame: frame[..].into() };
                 if !self.append(at, exit, digest, body, history) {
-                    return any;
+                    return None;
                 }
             }
             let Some(primary) = self.primary(at) else { break };
@@ -322,7 +323,7 @@ impl World {
             any = true;
         }
         self.settle_events(at);
-        any
+        Some(any)
     }
 
     /// The machine protects its guest in this mode from now on.

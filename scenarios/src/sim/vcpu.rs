@@ -60,8 +60,9 @@ impl World {
                         if !self.put_out(at, &shown) {
                             return;
                         }
-                        if program.wants(step) == Wants::Packets && exit.is_none() {
-                            self.deliver_packets(at);
+                        let polls = program.wants(step) == Wants::Packets && exit.is_none();
+                        if polls && self.deliver_packets(at).is_none() {
+                            return;
                         }
                         if !self.mark_exit(at, wait_us > 0) {
                             return;
@@ -120,7 +121,9 @@ impl World {
     pub(crate) fn end_wait(&mut self, at: At) {
         let Some(primary) = self.primary(at) else { return };
         primary.vcpu = Vcpu::Running;
-        self.deliver_packets(at);
+        if self.deliver_packets(at).is_none() {
+            return;
+        }
         if !planted(PlantedBug::ForgetWake) {
             self.core_input(at, Input::Woke);
         }

@@ -42,6 +42,42 @@ fn entries_come_back_in_order_over_many_wraps() {
     }
 }
 
+/// The pool refuses at every access of an append in turn, and is back before the next one.
+#[test]
+fn what_may_be_in_the_log_is_never_written_over() {
+    let (mut refused, mut was_in) = (0, 0);
+    for accesses in 0.. {
+        let (memory, mut writer, reader) = log(0);
+        writer.append(TAG, 1, &[1; 100]).unwrap();
+        let cache = LossyCache::new();
+        let start = writer.tail();
+        let mut writer = LogWriter::resume(memory.through(&cache), RING, start, 1).unwrap();
+        cache.die_after(accesses);
+        let first = writer.append(TAG, 2, &[2; 100]);
+        cache.revive();
+        assert!(matches!(first, Ok(_) | Err(AppendError::Access(_))), "{first:?}");
+        let end = writer.append(TAG, 3, &[3; 70]).unwrap();
+        assert_eq!(reader.tail().unwrap().position, end);
+        let mut entries = reader.entries(LogPosition::new(0)).unwrap();
+        let mut found = Vec::new();
+        while let Some(entry) = entries.next_entry().unwrap() {
+            found.push((entry.sequence, entry.exit_counter, entry.payload.to_vec()));
+        }
+        let mut expected = vec![(1, 1, vec![1; 100])];
+        if found.len() == 3 {
+            expected.push((2, 2, vec![2; 100]));
+        }
+        expected.push((expected.len() as u64 + 1, 3, vec![3; 70]));
+        assert_eq!(found, expected, "refused after {accesses} accesses");
+        if first.is_ok() {
+            break;
+        }
+        refused += 1;
+        was_in += usize::from(found.len() == 3);
+    }
+    assert!(refused > was_in && was_in > 0, "{was_in} of {refused} refused entries were in");
+}
+
 #[test]
 fn a_full_log_says_so_and_freed_space_is_used_again() {
     let (_, mut writer, reader) = log(0);

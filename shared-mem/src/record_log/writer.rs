@@ -168,7 +168,8 @@ impl<M: PoolWrite> LogWriter<M> {
     /// Appends an entry durably and returns the new tail. Only after success may an output leave that depends on it.
     ///
     /// # Errors
-    /// When the log is sealed, full or damaged, or the pool refuses. The entry is not in then.
+    /// When the log is sealed, full or damaged: the entry is not in then. When the pool refuses, it may be in, and may
+    /// stay in; it is never written over.
     pub fn append(&mut self, tag: NonZeroU32, exit_counter: u64, payload: &[u8]) -> Result<LogPosition, AppendError> {
         let length = len_u64(payload.len());
         if length > PAYLOAD_BYTES_MAX {
@@ -183,23 +184,22 @@ impl<M: PoolWrite> LogWriter<M> {
         let entry = LogEntry { tag, sequence, exit_counter, position: self.tail, payload };
         self.scratch.clear();
         entry.encode_into(&mut self.scratch);
-        let after = self.tail.plus(needed);
+        let at = self.tail;
+        let after = at.plus(needed);
         if planted(PlantedBug::LogTailFirst) {
-            self.move_tail(after)?;
-            self.write_entry()?;
+            self.move_tail(after, sequence)?;
+            self.write_entry(at)?;
         } else {
-            self.write_entry()?;
-            self.move_tail(after)?;
+            self.write_entry(at)?;
+            self.move_tail(after, sequence)?;
         }
-        self.tail = after;
-        self.sequence = sequence;
         Ok(after)
     }
 
-    fn write_entry(&self) -> Result<(), AccessError> {
+    fn write_entry(&self, entry_at: LogPosition) -> Result<(), AccessError> {
         let mut done = 0;
         while done < self.scratch.len() {
-            let position = self.tail.get() + len_u64(done);
+            let position = entry_at.get() + len_u64(done);
             let (at, count) = run(self.ring_bytes, position, self.scratch.len() - done);
             self.memory.write(at, &self.scratch[done..done + count])?;
             planted::flush(&self.memory, at, len_u64(count), PlantedBug::LogEntryFlush)?;
@@ -208,7 +208,7 @@ impl<M: PoolWrite> LogWriter<M> {
         planted::fence(&self.memory, PlantedBug::LogEntryFence)
     }
 
-    fn move_tail(&mut self, after: LogPosition) -> Result<(), AppendError> {
+    fn move_tail(&mut self, after: LogPosition, sequence: u64) -> Result<(), AppendError> {
         let word = guarded_word::encode(after.get());
         let swap = self.memory.compare_exchange_u64(TAIL_AT, self.tail_word, word)?;
         if let Err(raw) = swap {
@@ -219,9 +219,10 @@ impl<M: PoolWrite> LogWriter<M> {
                 AppendError::Unexpected { expected: self.tail, found: found.position }
             });
         }
+        // Readers have the entry now: its place is taken, even where the pool refuses what is still to be done.
+        (self.tail, self.tail_word, self.sequence) = (after, word, sequence);
         planted::flush(&self.memory, TAIL_AT, WORD_BYTES, PlantedBug::LogTailFlush)?;
         planted::fence(&self.memory, PlantedBug::LogTailFence)?;
-        self.tail_word = word;
         Ok(())
     }
 }
