@@ -102,6 +102,7 @@ impl Controller {
         let quiet = matches!(entry.phase, Phase::Running { .. })
             && entry.switchover.is_none()
             && entry.suspected.is_none()
+            && (entry.mode_order.is_none() || planted(PlantedBug::ModeOrdersOverlap))
             && !entry.applying;
         let recorded = entry.recorded_since.is_some_and(|since| since <= entry.applied) && entry.applied > Epoch::ZERO;
         let Some(host) = entry.standby.filter(|standby| standby.ready).map(|standby| standby.host) else { return };
@@ -242,6 +243,9 @@ impl Controller {
         };
         if let Some(why) = too_old(standby.host, FOLLOW_SINCE) {
             return Some(format!("its secondary cannot follow: {why}"));
+        }
+        if entry.mode_order.is_some() {
+            return Some("its primary is yet to turn to lockstep mode".to_owned());
         }
         if let Some(reason) = &entry.unfollowed {
             return Some(format!("it followed until {reason}; it is given another try soon"));

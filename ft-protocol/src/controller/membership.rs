@@ -2,6 +2,7 @@
 
 use super::hosts::{Change, Health, Host};
 use super::io::Action;
+use super::vm::Phase;
 use super::{Controller, HostId, LinkId, Turn, VmId};
 use crate::cpu::LEAVES_MAX;
 use crate::planted::{PlantedBug, planted};
@@ -35,6 +36,7 @@ impl Controller {
         let restarted = entry.incarnation.is_some_and(|known| known != hello.profile.incarnation);
         let name = hello.profile.name.clone();
         entry.connect(turn.now, link, hello.profile, &self.config);
+        self.vms.values_mut().for_each(|vm| _ = vm.refusers.remove(&host));
         entry.protocol = Some(protocol);
         self.host_links.insert(link, host);
         if !known {
@@ -217,6 +219,11 @@ impl Controller {
                     // A host that failed once would be chosen again at once: let it rest.
                     if let Some(entry) = self.hosts.get_mut(&host) {
                         entry.distrust(turn.now, &self.config);
+                    }
+                    if let Some(entry) = self.vms.get_mut(&vm)
+                        && matches!(entry.phase, Phase::Promoting { host: to, .. } if to == host)
+                    {
+                        entry.refusers.insert(host);
                     }
                     self.forget_roles(turn, vm, host, TakeoverReason::GivenUp);
                 }

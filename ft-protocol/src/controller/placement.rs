@@ -98,12 +98,16 @@ impl Controller {
     }
 
     /// Any connected host that beats and has the memory, trusted or not, reserved or not: better than a VM that does not
-    /// run.
+    /// run. But a generation a time for a host that cannot run it would be no better.
     pub(super) fn place_at_need(&self, vm: VmId) -> Option<HostId> {
-        self.hosts
-            .iter()
-            .find(|(id, host)| host.is_beating() && self.room_left(**id, vm, 0) && self.mismatch(**id, vm).is_none())
-            .map(|(id, _)| *id)
+        let refuses = |host: &HostId| {
+            let refused = self.vms.get(&vm).is_some_and(|entry| entry.refusers.contains(host));
+            refused && !planted(PlantedBug::RefusersAsked)
+        };
+        let able = |id: HostId, host: &super::Host| {
+            host.is_beating() && self.room_left(id, vm, 0) && self.mismatch(id, vm).is_none() && !refuses(&id)
+        };
+        self.hosts.iter().find(|(id, host)| able(**id, host)).map(|(id, _)| *id)
     }
 
     /// Whether the host has the memory for the VM, beside what the roles that it holds may take (a standby's is reserved in

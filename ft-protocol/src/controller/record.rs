@@ -5,6 +5,7 @@ use super::io::{Action, DrainOutcome};
 use super::vm::{ModeWaiter, Phase};
 use super::{Controller, Generation, HostId, LinkId, Turn, VmId};
 use crate::ids::FollowId;
+use crate::planted::{PlantedBug, planted};
 use crate::spec::Mode;
 use crate::timeline::{Happening, one_line, one_report};
 use crate::wire::{Answer, RequestError, TakeoverReason, ToHost};
@@ -107,33 +108,49 @@ impl Controller {
         }
         // Persisted first: whoever takes over goes on in the mode that was asked for.
         self.persist(turn);
-        let entry = &self.vms[&vm];
-        let generation = entry.generation;
-        match entry.primary() {
-            Some(host) => {
-                self.to_host(turn, host, ToHost::SetMode { vm, generation, mode }, Vec::new());
-                if let Some(entry) = self.vms.get_mut(&vm) {
-                    entry.mode_waiters.push(ModeWaiter { mode, link, id });
-                }
-                self.mode_settled(turn, vm, None);
-            }
-            None => answer(turn, link, id, Ok(Answer::Done), Vec::new()),
+        let Some(entry) = self.vms.get_mut(&vm) else { return };
+        if entry.primary().is_none() {
+            return answer(turn, link, id, Ok(Answer::Done), Vec::new());
         }
+        entry.mode_waiters.push(ModeWaiter { mode, link, id });
+        self.order_mode(turn, vm);
+        self.mode_settled(turn, vm, None);
+    }
+
+    /// Tells the primary which mode is wanted, unless it still has to say that it is in the one it was told before.
+    pub(super) fn order_mode(&mut self, turn: &mut Turn<'_>, vm: VmId) {
+        let Some(entry) = self.vms.get_mut(&vm) else { return };
+        let Some(host) = entry.primary() else { return };
+        if entry.mode_order.is_some() && !planted(PlantedBug::ModeOrdersOverlap) {
+            return;
+        }
+        let (generation, mode) = (entry.generation, entry.spec.mode);
+        entry.mode_order = Some(mode);
+        self.to_host(turn, host, ToHost::SetMode { vm, generation, mode }, Vec::new());
     }
 
     /// The primary has turned to a mode.
     pub(super) fn mode_is(&mut self, turn: &mut Turn<'_>, vm: VmId, generation: Generation, mode: Mode, host: HostId) {
-        let Some(entry) = self.vms.get(&vm) else { return };
+        let Some(entry) = self.vms.get_mut(&vm) else { return };
         if entry.generation != generation || entry.primary() != Some(host) {
             return;
         }
-        if !mode.records()
-            && let Some(entry) = self.vms.get_mut(&vm)
-        {
+        if !mode.records() || !planted(PlantedBug::ModeOrdersOverlap) {
+            // Since when all inputs are in the log, the primary says next.
             entry.recorded_since = None;
         }
+        // A guest that cannot be recorded stays in checkpoint mode, whatever it was told.
+        let refused = !mode.records() && mode == entry.spec.mode;
+        if entry.mode_order == Some(mode) || refused {
+            entry.mode_order = None;
+        }
+        let settled = entry.mode_order.is_none();
+        let more = settled && entry.spec.mode != mode;
         self.tell(turn, Happening::ModeChanged { vm, generation, mode });
-        self.mode_settled(turn, vm, Some(mode));
+        if more {
+            self.order_mode(turn, vm);
+        }
+        self.mode_settled(turn, vm, settled.then_some(mode));
     }
 
     /// The VM is protected in a mode, or is said to be: who has asked for it, or for one that is not wanted any more, is
@@ -210,9 +227,8 @@ impl Controller {
         self.persist(turn);
         self.tell(turn, Happening::Diverged { vm, generation, host, report });
         self.unfollow(turn, vm, "it diverged");
-        if let Some(primary) = primary.filter(|primary| *primary != host) {
-            let mode = Mode::Checkpoint;
-            self.to_host(turn, primary, ToHost::SetMode { vm, generation, mode }, Vec::new());
+        if primary.is_some_and(|primary| primary != host) {
+            self.order_mode(turn, vm);
         }
     }
 }

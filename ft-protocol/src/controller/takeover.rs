@@ -354,6 +354,7 @@ impl Controller {
         entry.stranded_told = false;
         entry.poisoned = false;
         entry.recorded_since = None;
+        entry.mode_order = None;
         let (generation, base) = (entry.generation, entry.applied);
         if !planted(PlantedBug::PromoteUnpersisted) {
             self.persist(turn);
@@ -434,11 +435,15 @@ impl Controller {
             return;
         }
         entry.phase = Phase::Running { host };
+        entry.refusers.clear();
         entry.settled_at = Some(turn.now);
         entry.home = entry.home.filter(|home| *home != host);
         self.tell(turn, Happening::Live { vm, generation, host, report });
-        let mode = self.vms[&vm].spec.mode;
-        self.mode_settled(turn, vm, Some(mode));
+        let entry = &self.vms[&vm];
+        let mode = entry.spec.mode;
+        if entry.mode_order.is_none() {
+            self.mode_settled(turn, vm, Some(mode));
+        }
         // What was logged under the generation before went over into this one's log.
         self.drain_recorded(turn, vm);
         Self::make_room(turn, vm, generation);
@@ -452,11 +457,12 @@ impl Controller {
         assert_eq!(entry.primary(), Some(host), "adopted a primary that does not reign");
         let generation = entry.generation;
         entry.suspected = None;
+        // It may not have heard of the last change, nor its answer have come.
+        entry.mode_order = None;
+        self.order_mode(turn, vm);
+        let Some(entry) = self.vms.get_mut(&vm) else { return };
         if live {
             entry.phase = Phase::Running { host };
-            // It may not have heard of the last change.
-            let mode = entry.spec.mode;
-            self.to_host(turn, host, ToHost::SetMode { vm, generation, mode }, Vec::new());
             self.drain_recorded(turn, vm);
             Self::make_room(turn, vm, generation);
             self.ask_again_to_yield(turn, vm);

@@ -10,7 +10,7 @@ use crate::cpu::CpuProfile;
 use crate::ids::{Epoch, Generation, HostId, LinkId, VmId};
 use crate::spec::{Mode, VmSpec};
 use crate::time::{Span, Time};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// Where a VM is in its life.
 ///
@@ -112,6 +112,9 @@ pub(super) struct Vm {
     /// Console output of the record log is with the driver; more may have come since.
     pub(super) draining_log: bool,
     pub(super) log_moved: bool,
+    /// The mode that the primary was told to turn to and has not said it is in. It is told another one only then, so that
+    /// what it says of its log is known to be of the mode it is in.
+    pub(super) mode_order: Option<Mode>,
     /// Who waits for the VM to be protected in another mode.
     pub(super) mode_waiters: Vec<ModeWaiter>,
     /// What a replay did that the record log does not say, if one ever did.
@@ -142,6 +145,8 @@ pub(super) struct Vm {
     pub(super) poisoned: bool,
     /// Not to be given to a host before this time, after the pool refused a new generation.
     pub(super) retry_at: Time,
+    /// Hosts that gave it up before its guest ran there: they are not asked again while they are held down.
+    pub(super) refusers: BTreeSet<HostId>,
     /// What was seen of the primary's progress.
     pub(super) progress: Option<Progress>,
     /// What the reigning generation waits for, as long as the pool has no space.
@@ -192,6 +197,7 @@ impl Vm {
             applying_floor: None,
             draining_log: false,
             log_moved: false,
+            mode_order: None,
             mode_waiters: Vec::new(),
             diverged: None,
             log_lost: None,
@@ -207,6 +213,7 @@ impl Vm {
             suspected: None,
             poisoned: false,
             retry_at: Time::ZERO,
+            refusers: BTreeSet::new(),
             progress: None,
             waiting: None,
             outputs: Outputs::default(),

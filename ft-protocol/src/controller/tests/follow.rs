@@ -11,7 +11,7 @@ fn following() -> Cluster {
     let mut cluster = Cluster::protected();
     set_mode(&mut cluster, Mode::Lockstep);
     cluster.commit(0, 1, 1);
-    cluster.said(0, FromHost::Recorded { vm: VM, generation: GENERATION, since: Epoch::new(1) });
+    recorded(&mut cluster, 1);
     assert_eq!(told_to_follow(&cluster), [(LinkId::new(1), Epoch::new(1))]);
     cluster
 }
@@ -19,6 +19,12 @@ fn following() -> Cluster {
 fn set_mode(cluster: &mut Cluster, mode: Mode) {
     let message = FromClient { id: 2, request: Request::SetMode { vm: VM, mode } };
     cluster.input(Input::FromClient { link: CLIENT, message });
+}
+
+/// The primary is in lockstep mode, and all inputs since an epoch are in its log.
+fn recorded(cluster: &mut Cluster, since: u64) {
+    cluster.said(0, FromHost::ModeIs { vm: VM, generation: GENERATION, mode: Mode::Lockstep });
+    cluster.said(0, FromHost::Recorded { vm: VM, generation: GENERATION, since: Epoch::new(since) });
 }
 
 fn told_to_follow(cluster: &Cluster) -> Vec<(LinkId, Epoch)> {
@@ -62,7 +68,7 @@ fn nobody_follows_before_all_inputs_are_in_the_log() {
     set_mode(&mut cluster, Mode::Lockstep);
     cluster.commit(0, 1, 3);
     assert_eq!(told_to_follow(&cluster), []);
-    cluster.said(0, FromHost::Recorded { vm: VM, generation: GENERATION, since: Epoch::new(4) });
+    recorded(&mut cluster, 4);
     assert_eq!(told_to_follow(&cluster), [], "the image is still of the time before");
     cluster.commit(0, 1, 4);
     assert_eq!(told_to_follow(&cluster), [(LinkId::new(1), Epoch::new(4))]);
@@ -166,6 +172,56 @@ fn a_divergence_ends_lockstep_and_the_guest_goes_on() {
     assert_eq!(cluster.happened, []);
 }
 
+/// Between two times in lockstep mode, inputs were not in the log; what the primary says of the first may come in the second.
+#[test]
+fn what_a_primary_says_of_its_log_is_of_the_mode_it_is_in() {
+    let mut cluster = following();
+    let earlier = told_to_follow(&cluster).len();
+    cluster.commit(0, 1, 2);
+    let orders = |cluster: &Cluster| {
+        let order = |(_, message): &(LinkId, ToHost)| match message {
+            ToHost::SetMode { mode, .. } => Some(*mode),
+            _ => None,
+        };
+        cluster.told.iter().filter_map(order).collect::<Vec<_>>()
+    };
+    set_mode(&mut cluster, Mode::Checkpoint);
+    set_mode(&mut cluster, Mode::Lockstep);
+    assert_eq!(orders(&cluster), [Mode::Lockstep, Mode::Checkpoint], "the last order waits for the answer to this one");
+    cluster.now = cluster.now + CONFIG.hold_down;
+    recorded(&mut cluster, 1);
+    cluster.input(Input::Tick);
+    assert_eq!(told_to_follow(&cluster).len(), earlier, "this was of the time before");
+    let before = cluster.answered.len();
+    cluster.said(0, FromHost::ModeIs { vm: VM, generation: GENERATION, mode: Mode::Checkpoint });
+    assert_eq!(orders(&cluster).last(), Some(&Mode::Lockstep));
+    assert_eq!((orders(&cluster).len(), cluster.answered.len()), (3, before), "nobody waits for this mode any more");
+    cluster.input(Input::Tick);
+    assert_eq!(told_to_follow(&cluster).len(), earlier);
+    recorded(&mut cluster, 2);
+    assert_eq!(cluster.answered.last(), Some(&Ok(Answer::Done)));
+    assert_eq!(told_to_follow(&cluster).last(), Some(&(LinkId::new(1), Epoch::new(2))));
+}
+
+/// A primary that is not connected does not hear its orders: no answer to them is waited for when it comes.
+#[test]
+fn a_primary_that_comes_back_is_told_its_mode() {
+    let word = Word { epoch: Epoch::new(0), sealed: false };
+    let mut next = super::restart::restart(&Cluster::protected(), &super::restart::recovered(Some(word), 0));
+    next.input(Input::ClientHello { link: CLIENT, protocol: PROTOCOL_VERSION });
+    set_mode(&mut next, Mode::Replay);
+    set_mode(&mut next, Mode::Lockstep);
+    next.join(0, &[HeldRole { vm: VM, generation: GENERATION, role: Role::Primary { live: true } }]);
+    let told = next.told.iter().filter_map(|(_, message)| match message {
+        ToHost::SetMode { mode, .. } => Some(*mode),
+        _ => None,
+    });
+    assert_eq!(told.collect::<Vec<_>>(), [Mode::Lockstep]);
+    let answered = next.answered.len();
+    next.said(0, FromHost::ModeIs { vm: VM, generation: GENERATION, mode: Mode::Lockstep });
+    assert_eq!((next.answered.len(), next.answered.last()), (answered + 1, Some(&Ok(Answer::Done))));
+}
+
 /// What was said of an order that is over may come when the same host follows by another one already.
 #[test]
 fn what_is_said_of_an_earlier_order_is_not_believed() {
@@ -175,6 +231,8 @@ fn what_is_said_of_an_earlier_order_is_not_believed() {
     set_mode(&mut cluster, Mode::Replay);
     assert_eq!(applied(&cluster), 2);
     set_mode(&mut cluster, Mode::Lockstep);
+    cluster.said(0, FromHost::ModeIs { vm: VM, generation: GENERATION, mode: Mode::Replay });
+    recorded(&mut cluster, 1);
     cluster.now = cluster.now + CONFIG.hold_down;
     cluster.input(Input::Tick);
     assert_eq!(told_to_follow(&cluster).last(), Some(&(LinkId::new(1), Epoch::new(2))));
@@ -229,6 +287,8 @@ fn why_nobody_follows_is_said() {
     assert_eq!(cluster.status().not_following, None, "nobody is to");
     set_mode(&mut cluster, Mode::Lockstep);
     cluster.commit(0, 1, 1);
+    assert!(cluster.status().not_following.is_some_and(|why| why.contains("yet to turn to lockstep")));
+    cluster.said(0, FromHost::ModeIs { vm: VM, generation: GENERATION, mode: Mode::Lockstep });
     assert!(cluster.status().not_following.is_some_and(|why| why.contains("yet to commit")));
     cluster.said(0, FromHost::Recorded { vm: VM, generation: GENERATION, since: Epoch::new(1) });
     assert_eq!(cluster.status().not_following, None, "it does");

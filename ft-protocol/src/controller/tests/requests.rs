@@ -115,6 +115,12 @@ fn a_mode_is_said_to_be_set_only_to_whoever_asked_for_that_one() {
     set_mode(&mut cluster, Mode::Lockstep);
     assert_eq!(cluster.answered.len(), before + 1);
     assert_eq!(not_now(&cluster), "it is to be protected in lockstep mode now");
+    mode_is(&mut cluster, Mode::Lockstep);
+    assert_eq!(
+        cluster.answered.len(),
+        before + 1,
+        "that is of another time: it is to say first that it is in replay mode"
+    );
     mode_is(&mut cluster, Mode::Replay);
     assert_eq!(cluster.answered.len(), before + 1, "that is not the one");
     mode_is(&mut cluster, Mode::Lockstep);
@@ -166,6 +172,37 @@ fn who_gives_up_what_it_does_not_have_gives_up_nothing() {
     cluster.said(2, gave_up);
     assert_eq!(cluster.core.status().hosts[2].health, "up");
     assert_eq!(cluster.status().unprotected, None);
+}
+
+/// A host alone, whose pool is out of reach: it is asked again when its hold-down is over, not as fast as it can refuse.
+#[test]
+fn a_host_that_cannot_run_a_vm_is_not_asked_again_at_once() {
+    let gave_up = |cluster: &mut Cluster, generation| {
+        let generation = Generation::new(generation);
+        cluster.said(0, FromHost::GaveUp { vm: VM, generation, reason: "the pool cannot be read".to_owned() });
+    };
+    let mut cluster = Cluster::new();
+    cluster.join(0, &[]);
+    cluster.create();
+    cluster.live(0, 1);
+    cluster.commit(0, 1, 1);
+    gave_up(&mut cluster, 1);
+    assert_eq!(cluster.promotions(0), [(1, 0), (2, 1)], "nobody else can, and it did run it");
+    gave_up(&mut cluster, 2);
+    cluster.input(Input::Tick);
+    assert_eq!(cluster.promotions(0).len(), 2);
+    cluster.now = cluster.now + CONFIG.hold_down;
+    cluster.input(Input::Tick);
+    assert_eq!(cluster.promotions(0), [(1, 0), (2, 1), (3, 1)]);
+    // One that comes meanwhile is asked at once.
+    gave_up(&mut cluster, 3);
+    assert_eq!(cluster.promotions(0).len(), 3);
+    cluster.join(1, &[]);
+    assert_eq!(cluster.promotions(1), [(4, 1)]);
+    // Where the guest has run since, it is asked at need as before.
+    cluster.live(1, 4);
+    cluster.close(1);
+    assert_eq!(cluster.promotions(0).last(), Some(&(5, 1)));
 }
 
 #[test]
