@@ -69,6 +69,7 @@ impl Follower {
         if point.epoch != self.reached.next() {
             return Stand::Broken;
         }
+        self.stands_before_commit();
         match word {
             Some(word) if word.epoch >= point.epoch => {}
             Some(_) if planted(PlantedBug::FollowerRunsOn) => return Stand::Pass,
@@ -89,6 +90,11 @@ impl Follower {
     pub fn reach(&mut self, epoch: Epoch) {
         assert_eq!(epoch, self.reached.next(), "epochs are followed one by one");
         (self.reached, self.deliver, self.adopting) = (epoch, true, false);
+    }
+
+    /// The primary has made a commit at this exit: events may stand behind it, also if it was never published.
+    pub fn stands_before_commit(&mut self) {
+        self.deliver = !planted(PlantedBug::NothingBehindCommit);
     }
 
     /// Whether events are to be delivered before the guest runs on; asked once.
@@ -129,7 +135,10 @@ mod tests {
         assert_eq!(core.at_commit(point(5, true), word(5, true)), Stand::Adopt(Epoch::new(5)));
         assert!(!core.fits(Epoch::new(4), 0, 0), "it stands where nothing can be executed from");
         core.reach(Epoch::new(5));
+        assert!(core.take_delivery());
         assert_eq!(core.at_commit(point(6, false), word(5, true)), Stand::Pass, "never published");
+        assert!(core.take_delivery(), "events may stand behind it all the same");
+        assert!(!core.take_delivery(), "asked once");
         assert_eq!(core.at_commit(point(8, false), word(9, false)), Stand::Broken);
     }
 

@@ -48,6 +48,8 @@ pub enum PlantedBug {
     FailbackBlind,
     /// What a secondary says of an order to follow that is over is taken for said of the present one.
     StaleReportBelieved,
+    /// A secondary looks for events only behind commits that were published.
+    NothingBehindCommit,
     /// A host that gave a VM up before its guest ran is asked again at once.
     RefusersAsked,
     /// The primary is told another mode before it has said that it is in the one before.

@@ -16,6 +16,9 @@ use ft_protocol::wire::{Access, FollowStep, Grant, Part, ToHost};
 use shared_mem::lossy::LossyCache;
 use std::rc::Rc;
 
+/// Reigns in a row without a guest: faults alone do not come to as many.
+const VAIN_MAX: u32 = 40;
+
 /// A record as it was written: the guest at its end, and all that it was given up to there.
 #[derive(Clone, Debug)]
 pub(crate) struct Written {
@@ -44,6 +47,8 @@ pub(crate) struct VmFacts {
     fork_from: Option<u64>,
     /// Who may write which journal.
     reigns: Vec<(Generation, usize)>,
+    /// Reigns in a row in which the guest never ran.
+    vain: u32,
     pub(crate) applied: u64,
     pub(crate) shown: u64,
     /// Committed records that a fault has damaged: their epochs may be lost.
@@ -89,6 +94,7 @@ impl Checker {
             attempt: None,
             fork_from: None,
             reigns: Vec::new(),
+            vain: 0,
             applied: 0,
             shown: 0,
             damaged: Vec::new(),
@@ -416,6 +422,7 @@ impl World {
             return;
         }
         let fork_from = facts.fork_from;
+        facts.vain = 0;
         self.catch_up(vm);
         let Some(primary) = self.primary(at) else { return };
         let (registers, history) = (primary.registers, primary.trace.clone());
@@ -531,7 +538,14 @@ impl World {
         let facts = self.checker.facts(vm);
         let reigns = &mut facts.reigns;
         let free = generation > facts.buried && reigns.iter().all(|(known, by)| *known != generation || *by == host);
+        if !reigns.contains(&(generation, host)) {
+            facts.vain += 1;
+        }
         reigns.push((generation, host));
+        if facts.vain > VAIN_MAX {
+            let reigns = facts.vain;
+            self.violate(Violation::TakeoverStorm { vm, reigns });
+        }
         free
     }
 }

@@ -122,7 +122,7 @@ impl FollowerMachine {
             });
         }
         if stands && self.replay.entries.ahead.has_commit_at(self.replay.registers.step) {
-            self.core.take_delivery();
+            self.core.stands_before_commit();
             if self.replay.deliver()? > 0 {
                 return Ok(Next::GoOn);
             }

@@ -53,7 +53,7 @@ fn all_are_found(bugs: impl IntoIterator<Item = (Bug, FaultProfile, u64)>) {
 
 #[test]
 fn bugs_of_the_cores_are_found() {
-    use FaultProfile::{Crash, Hang, None as Calm, Planned, Swarm};
+    use FaultProfile::{Crash, Hang, None as Calm, Planned, Replay, Swarm};
     use core::PlantedBug as C;
     let bugs = [
         (C::GateOpensEarly, Swarm, 5),
@@ -75,6 +75,7 @@ fn bugs_of_the_cores_are_found() {
         (C::FailbackBlind, Crash, 200),
         (C::SwitchoverForgotten, Planned, 500),
         (C::WaitersForgotten, Planned, 1_500),
+        (C::RefusersAsked, Replay, 1_000),
     ];
     all_are_found(bugs.map(|(bug, profile, seeds)| (Bug::Core(bug), profile, seeds)));
 }

@@ -66,6 +66,8 @@ pub enum Violation {
     NotFenced { vm: VmId, generation: Generation, host: u16 },
     #[error("planned: nothing fails in this run, and all the same {what}")]
     Uncalled { what: String },
+    #[error("{vm} was given away {reigns} times, and its guest ran nowhere")]
+    TakeoverStorm { vm: VmId, reigns: u32 },
     #[error("the life of {vm} is over, and host {host} still has a role for it")]
     RoleLeft { vm: VmId, host: u16 },
     #[error("liveness: the client waits for an answer to request {id:#x} for ever")]

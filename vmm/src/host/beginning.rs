@@ -117,6 +117,8 @@ pub(super) fn load(
         warm.log.ends(reader, found);
         warm.meter.go_on_when_diverged();
         warm.meter.pass_all_commits();
+        // Done when the inputs are asked next, which must be before those behind a commit are.
+        machine.inputs().must_pause();
         let deliver = warm.core.take_delivery();
         return replay_all(machine, (&scene, &found, deliver), &warm.meter, outbox, loaded(log));
     }

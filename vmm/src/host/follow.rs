@@ -201,7 +201,7 @@ impl Follower<'_> {
             return Ok(false);
         }
         let taken = self.warm.meter.entries();
-        self.warm.core.take_delivery();
+        self.warm.core.stands_before_commit();
         machine.complete_pending()?;
         machine.deliver()?;
         Ok(self.warm.meter.entries() != taken)
