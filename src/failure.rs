@@ -47,6 +47,17 @@ impl Failure {
         self
     }
 
+    /// The place in a file that it is about.
+    pub(crate) fn at(mut self, place: &str) -> Self {
+        self.line = format!("{place}: {}", self.line);
+        self
+    }
+
+    /// What the program ends with.
+    pub(crate) fn code(&self) -> ExitCode {
+        self.code
+    }
+
     /// Says it on standard error.
     pub(crate) fn report(self) -> ExitCode {
         eprintln!("ftvm: {}", self.line.replace('\n', " "));

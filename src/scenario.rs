@@ -10,12 +10,12 @@ use crate::{CommandResult, ExitStatus, output};
 use clap::Subcommand;
 use scenarios::cluster::default_pool_parent;
 use scenarios::golden::GoldenError;
-use scenarios::language::{Axis, Scenario, ScenarioError, json_schema};
+use scenarios::language::{Axis, Scenario, ScenarioError, UnfitGuest, json_schema};
 use scenarios::report::{FolderError, RunFolder, explain};
 use scenarios::runner::{
-    Campaign, Progress, Report, RunnerError, RunnerOptions, check_guests, github_annotations, junit, run_campaign,
-    simulate,
+    Campaign, Progress, Report, RunnerError, RunnerOptions, github_annotations, junit, run_campaign, simulate,
 };
+use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::os::fd::AsFd as _;
 use std::path::{Path, PathBuf};
@@ -152,7 +152,23 @@ pub(crate) fn run(args: &Args) -> CommandResult {
 }
 
 fn check(args: &FilesArgs) -> CommandResult {
-    for scenario in read_all(args)? {
+    let mut wrong = Vec::new();
+    let mut scenarios = Vec::new();
+    for file in all_files(args)? {
+        match Scenario::read_all(&file, &args.matrix) {
+            Ok(cells) => scenarios.extend(cells),
+            Err(error) => wrong.push(error.into()),
+        }
+    }
+    // Many cells have the same guest.
+    let mut told = BTreeSet::new();
+    for scenario in scenarios {
+        let unfit = scenario.unfit_guests();
+        if !unfit.is_empty() {
+            let unfit = unfit.into_iter().filter(|unfit| told.insert(unfit.to_string()));
+            wrong.extend(unfit.map(Failure::from));
+            continue;
+        }
         let cell: String = scenario.cell.iter().map(|(key, value)| format!("  {key}={value}")).collect();
         let worlds = match scenario.check_simulated() {
             Ok(()) => "run, sim".to_owned(),
@@ -160,7 +176,15 @@ fn check(args: &FilesArgs) -> CommandResult {
         };
         output::text(&format!("ok  {}{cell}  {worlds}\n", scenario.path.display()))?;
     }
-    Ok(ExitStatus::Own(ExitCode::Ok))
+    // Each is told; the last one ends the command, as a file that is no scenario counts for more than a guest that is missing.
+    wrong.sort_by_key(|failure: &Failure| failure.code() == ExitCode::ScenarioInvalid);
+    match wrong.pop() {
+        None => Ok(ExitStatus::Own(ExitCode::Ok)),
+        Some(last) => {
+            wrong.into_iter().for_each(|failure| _ = failure.report());
+            Err(last)
+        }
+    }
 }
 
 fn list(args: &FilesArgs) -> CommandResult {
@@ -179,7 +203,6 @@ fn list(args: &FilesArgs) -> CommandResult {
 fn run_all(args: &RunArgs) -> CommandResult {
     // All of them are read before the first one runs: a typing error in the last file is said at once.
     let scenarios = read_all(&args.rounds.files)?;
-    check_guests(&scenarios)?;
     drop(vmm::machine::open_kvm()?);
     let signals = EndSignals::new()?;
     let campaign = Campaign {
@@ -275,12 +298,15 @@ fn code(reports: &[Report]) -> ExitCode {
 
 fn read_all(args: &FilesArgs) -> Result<Vec<Scenario>, Failure> {
     let mut scenarios = Vec::new();
-    for path in &args.paths {
-        for file in files(path)? {
-            scenarios.extend(Scenario::read_all(&file, &args.matrix)?);
-        }
+    for file in all_files(args)? {
+        scenarios.extend(Scenario::read_all(&file, &args.matrix)?);
     }
     Ok(scenarios)
+}
+
+fn all_files(args: &FilesArgs) -> Result<Vec<PathBuf>, Failure> {
+    let found = args.paths.iter().map(|path| files(path)).collect::<Result<Vec<_>, _>>()?;
+    Ok(found.into_iter().flatten().collect())
 }
 
 /// The file, or the scenario files in the directory by name.
@@ -316,6 +342,14 @@ impl From<ScenarioError> for Failure {
     }
 }
 
+impl From<UnfitGuest> for Failure {
+    fn from(unfit: UnfitGuest) -> Self {
+        let (place, suggestion) = (unfit.place(), unfit.suggestion().map(|name| format!("did you mean `{name}`?")));
+        let failure = Self::from(unfit.into_error()).at(&place);
+        suggestion.iter().fold(failure, |failure, suggestion| failure.with_advice(suggestion))
+    }
+}
+
 impl From<FolderError> for Failure {
     fn from(error: FolderError) -> Self {
         Self::new(ExitCode::FileMissing, &error)
@@ -340,7 +374,7 @@ impl From<GoldenError> for Failure {
 impl From<RunnerError> for Failure {
     fn from(error: RunnerError) -> Self {
         match error {
-            RunnerError::Guest(error) => error.into(),
+            RunnerError::Guest { source, .. } => source.into(),
             RunnerError::Golden(error) => error.into(),
             RunnerError::Cluster(error) => error.into(),
             RunnerError::Run(error) => error.into(),

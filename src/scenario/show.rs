@@ -105,12 +105,10 @@ fn describe(report: &Report, verbose: bool) -> String {
         return format!("skip  {name}: {}\n", plain(reason));
     }
     let mut text = format!("{}  {name}\n", if report.holds { "ok  " } else { "FAIL" });
-    for verdict in &report.verdicts {
-        if verbose || !verdict.holds {
-            let mark = if verdict.holds { "ok  " } else { "FAIL" };
-            // Writing to a String cannot fail.
-            let _ = writeln!(text, "  {mark}  {}", plain(&verdict.to_string()));
-        }
+    let held = report.verdicts.iter().filter(|verdict| verbose && verdict.holds);
+    for verdict in report.not_held().chain(held) {
+        // Writing to a String cannot fail.
+        let _ = writeln!(text, "  {:<4}  {}", verdict.mark(), plain(&verdict.to_string()));
     }
     if let Some(directory) = &report.directory {
         let _ = writeln!(text, "  see   {}", directory.display());

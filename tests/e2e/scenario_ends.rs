@@ -62,3 +62,58 @@ fn a_signal_ends_the_unprotected_run() {
     assert_eq!(ended.code, Some(130), "{}", ended.stderr);
     assert_eq!(place.leftovers(), Vec::<PathBuf>::new());
 }
+
+#[test]
+fn what_time_cut_short_is_told_after_the_cause_and_fails_nothing_else() {
+    let Some(_machine) = kvm() else { return };
+    let place = Place::new();
+    let rest = "[[workload]]\nname = \"a.1\"\ncommand = [\"sh\", \"-c\", \"echo working >&2; sleep 1000\"]\n\
+                [[step]]\nname = \"never\"\nconsole = \"no such line\"\naction = \"mark\"\n[expect]\nconsole-contains = \"none\"\ntakeovers = 1\n";
+    let ended = start(&place, &format!("time-limit = \"1s\"\n{VM}{rest}")).end();
+    let out = String::from_utf8_lossy(&ended.stdout);
+    assert_eq!(ended.code, Some(84), "{out}{}", ended.stderr);
+    let marks: Vec<&str> = out.lines().filter_map(|line| line.strip_prefix("  ")?.split(' ').next()).collect();
+    assert_eq!(marks, ["FAIL", "open", "open", "open", "open", "open", "see", "again"], "{out}");
+    let cause = "FAIL  the run ends within 1.00 s (line 1): time ran out: VM guest still ran, workload a.1 still ran, never had not fired";
+    assert!(out.contains(cause), "{out}");
+    // Its name is that of a process's file, too.
+    let said = |file: &str| std::fs::read_to_string(place.file("scenario-runs/endless-1").join(file)).expect(file);
+    assert_eq!(said("a.1.err"), "working\n");
+    assert!(!said("a.1.stderr").contains("working"));
+}
+
+#[test]
+fn an_unprotected_run_that_runs_out_of_time_is_told_with_its_line() {
+    let Some(_machine) = kvm() else { return };
+    let place = Place::new();
+    let ended = start(&place, &format!("time-limit = \"300ms\"\n{VM}[expect]\nconsole = \"unprotected\"\n")).end();
+    let out = String::from_utf8_lossy(&ended.stdout);
+    assert_eq!(ended.code, Some(84), "{out}{}", ended.stderr);
+    assert!(out.contains("FAIL  the unprotected run ends within 300.0 ms (line 1): it had not ended after "), "{out}");
+    assert!(!out.contains("(seed 1, 0.0 s)"), "it took its time: {out}");
+}
+
+#[test]
+fn a_guest_that_is_missing_fails_its_own_scenario_only() {
+    let Some(_machine) = kvm() else { return };
+    let place = Place::new();
+    let files = place.file("files");
+    std::fs::create_dir(&files).expect("a directory can be made");
+    place.write("files/1-missing.toml", "[vm]\nmemory = \"4MiB\"\nguest = \"gest.elf\"\n[expect]\n");
+    place.write("files/guest.elf", "no guest");
+    let good = "[vm]\nguest = \"builtin:counter\"\nargs = [\"--lines\", \"20\"]\nmemory = \"4MiB\"\n[expect]\n";
+    place.write("files/2-good.toml", good);
+    let files = files.to_str().expect("it is text");
+    let ended = place.run(&["scenario", "run", "--junit", "junit.xml", files]);
+    let out = String::from_utf8_lossy(&ended.stdout);
+    assert_eq!(ended.code, Some(80), "{out}{}", ended.stderr);
+    assert!(out.contains("1 scenarios hold, 1 fail: 1-missing"), "{out}");
+    assert!(out.contains("(line 3): the guest cannot be used: there is no guest file"), "{out}");
+    let xml = std::fs::read_to_string(place.file("junit.xml")).expect("it was written");
+    assert!(xml.contains("tests=\"2\"") && xml.contains("errors=\"1\"") && xml.contains("<error message="), "{xml}");
+    let checked = place.run(&["scenario", "check", files]);
+    let line = checked.one_line(66);
+    assert!(line.contains("1-missing.toml:3: there is no guest file"), "{line}");
+    assert!(line.ends_with("did you mean `guest.elf`?"), "{line}");
+    assert!(String::from_utf8_lossy(&checked.stdout).contains("2-good.toml"), "the others are told");
+}

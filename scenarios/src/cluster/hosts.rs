@@ -3,6 +3,7 @@
 use super::child::{Child, ChildExit};
 use super::faults::make_clock;
 use super::{Cluster, ClusterError};
+use ft_protocol::Time;
 use nix::sys::signal::Signal;
 use serde::{Deserialize, Serialize};
 use std::fmt;
@@ -10,6 +11,7 @@ use std::os::fd::{AsFd as _, BorrowedFd};
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Instant;
+use vmm::clock::monotonic;
 
 /// Name of a host in a private cluster: a, b, c...
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -93,6 +95,8 @@ pub(super) struct HostProcess {
     name: HostName,
     /// How often it was started.
     lives: u32,
+    /// When it was started last.
+    started_at: Time,
     pub(super) child: Option<Child>,
 }
 
@@ -126,7 +130,7 @@ impl Cluster {
     pub fn start_host(&mut self, name: &HostName) -> Result<u32, ClusterError> {
         let known = self.hosts.iter().position(|host| host.name == *name);
         let index = known.unwrap_or_else(|| {
-            self.hosts.push(HostProcess { name: name.clone(), lives: 0, child: None });
+            self.hosts.push(HostProcess { name: name.clone(), lives: 0, started_at: Time::ZERO, child: None });
             self.hosts.len() - 1
         });
         if self.hosts[index].child.is_some() {
@@ -145,11 +149,13 @@ impl Cluster {
         if let Some(log) = &self.options.custom.host_log {
             command.env("RUST_LOG", log);
         }
+        let started_at = monotonic();
         let child = Child::start(command, Stdio::null(), Stdio::null(), stderr)
             .map_err(|source| ClusterError::Spawn { program: self.options.executable.clone(), source })?;
         let pid = child.pid();
         let host = &mut self.hosts[index];
         host.lives = lives;
+        host.started_at = started_at;
         host.child = Some(child);
         Ok(pid)
     }
@@ -177,6 +183,13 @@ impl Cluster {
     #[must_use]
     pub fn host_pid(&self, name: &HostName) -> Option<u32> {
         self.hosts.iter().find(|host| host.name == *name)?.child.as_ref().map(Child::pid)
+    }
+
+    /// The hosts that live: since when, and their processes.
+    #[must_use]
+    pub fn hosts_started(&self) -> Vec<(Time, HostName, u32)> {
+        let started = |host: &HostProcess| Some((host.started_at, host.name.clone(), host.child.as_ref()?.pid()));
+        self.hosts.iter().filter_map(started).collect()
     }
 
     /// Names of all hosts that were ever started, dead ones included.

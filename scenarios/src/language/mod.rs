@@ -9,6 +9,7 @@ mod check;
 mod condition;
 mod error;
 mod expect;
+mod guests;
 mod matrix;
 mod parts;
 mod pattern;
@@ -23,6 +24,7 @@ mod worlds;
 pub use condition::{Condition, Fact, Facts, Relation};
 pub use error::ScenarioError;
 pub use expect::{Count, End, Expect, VmExpect};
+pub use guests::UnfitGuest;
 pub use matrix::Axis;
 pub use parts::{ClusterPart, FencePart, HostPart, ModePart, PlacementPart, VmPart, WorkloadPart};
 pub use pattern::Pattern;
@@ -57,6 +59,8 @@ pub struct Scenario {
     pub seed: u64,
     /// How long the whole run may take.
     pub time_limit: Span,
+    /// Where the file says so, if it does.
+    pub time_limit_line: Option<usize>,
     /// The cluster.
     pub cluster: ClusterPart,
     /// The VMs: at least one.

@@ -84,6 +84,8 @@ pub struct VmPart {
     pub name: String,
     /// The guest; a path is relative to the scenario's file.
     pub guest: GuestSource,
+    /// Where the file names it.
+    pub guest_line: usize,
     /// Its arguments.
     pub args: Vec<String>,
     /// Its memory.

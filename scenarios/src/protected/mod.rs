@@ -157,18 +157,12 @@ impl ProtectedRun {
         Ok(self.vms.len() - 1)
     }
 
-    /// The hosts joined before anybody watched.
+    /// The hosts were started before anybody watched; that they have joined is among the controller's first words.
     fn note_known_hosts(&mut self) -> Result<(), RunError> {
-        for host in self.status()?.hosts {
-            let name = HostName::new(&host.name);
-            let at = self.started_at();
-            let joined = ft_protocol::timeline::Happening::HostJoined { host: host.host, name: host.name };
-            self.note(Event { at, what: What::Happened(joined) })?;
-            if let Some(pid) = self.cluster.host_pid(&name) {
-                self.note(Event { at, what: What::HostStarted { host: name, pid } })?;
-            }
-        }
-        Ok(())
+        let started = self.cluster.hosts_started();
+        started
+            .into_iter()
+            .try_for_each(|(at, host, pid)| self.note(Event { at, what: What::HostStarted { host, pid } }))
     }
 
     /// Waits until something happens, one of the caller's descriptors is ready, or the time has come.

@@ -3,6 +3,7 @@
 use super::folder::RunFolder;
 use crate::cluster::HostSignal;
 use crate::event::{Event, What};
+use crate::runner::Grade;
 use crate::timeline::Takeover;
 use crate::units::show_span;
 use ft_protocol::{Span, Time, VmId};
@@ -45,9 +46,18 @@ fn head(folder: &RunFolder, text: &mut String) -> std::fmt::Result {
 
 fn verdicts(folder: &RunFolder, text: &mut String) -> std::fmt::Result {
     let Some(report) = &folder.report else { return Ok(()) };
-    for verdict in report.verdicts.iter().filter(|verdict| !verdict.holds) {
+    for verdict in report.failures() {
         let place = verdict.line.map_or(String::new(), |line| format!(" ({}:{line})", folder.manifest.path.display()));
         writeln!(text, "\nexpected: {}{place}\nfound:    {}", verdict.expectation, verdict.found)?;
+    }
+    let open: Vec<&str> = report
+        .verdicts
+        .iter()
+        .filter(|verdict| verdict.grade == Grade::Open)
+        .map(|verdict| verdict.expectation.as_str())
+        .collect();
+    if !open.is_empty() {
+        writeln!(text, "\nopen, because the run was cut short: {}", open.join("; "))?;
     }
     Ok(())
 }

@@ -76,9 +76,14 @@ fn verdicts(folder: &RunFolder, page: &mut String) -> std::fmt::Result {
     page.push_str("<h2>Expectations</h2><table><tr><th></th><th>expected</th><th>found</th><th>line</th></tr>");
     // What does not hold is what the reader came for.
     let mut verdicts: Vec<_> = report.verdicts.iter().collect();
-    verdicts.sort_by_key(|verdict| verdict.holds);
+    verdicts.sort_by_key(|verdict| (verdict.holds, !verdict.fails()));
     for verdict in verdicts {
-        let (class, mark) = if verdict.holds { ("good", "ok") } else { ("bad", "FAIL") };
+        let class = match (verdict.holds, verdict.fails()) {
+            (true, _) => "good",
+            (false, true) => "bad",
+            (false, false) => "open",
+        };
+        let mark = verdict.mark();
         let line = verdict.line.map_or(String::new(), |line| line.to_string());
         write!(
             page,

@@ -68,7 +68,7 @@ fn folder(length_ms: u64) -> (tempfile::TempDir, RunFolder) {
         log.append(&Event { at: START + ft_protocol::Span::from_ms(at), what }).unwrap();
     }
     let found = "0 < 1".to_owned();
-    let verdict = Verdict { expectation: "1 takeovers".to_owned(), holds: false, found, line: Some(9) };
+    let verdict = Verdict::decided("1 takeovers".to_owned(), false, found, Some(9));
     let report = Report {
         scenario: "a".to_owned(),
         path: PathBuf::from("a.toml"),

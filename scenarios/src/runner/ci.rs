@@ -1,6 +1,6 @@
 //! Reports for machines that build: JUnit XML, and annotations of GitHub Actions.
 
-use super::{Report, Verdict};
+use super::{Grade, Report, Verdict};
 use quick_junit::{NonSuccessKind, TestCase, TestCaseStatus, TestSuite};
 use std::fmt::Write as _;
 use std::time::Duration;
@@ -30,12 +30,16 @@ fn status(report: &Report) -> TestCaseStatus {
         status.set_message(reason.as_str());
         return status;
     }
-    let failed: Vec<&Verdict> = report.verdicts.iter().filter(|verdict| !verdict.holds).collect();
-    let Some(first) = failed.first() else { return TestCaseStatus::success() };
-    let mut status = TestCaseStatus::non_success(NonSuccessKind::Failure);
-    status.set_type("expectation");
+    let Some(first) = report.not_held().next() else { return TestCaseStatus::success() };
+    let (kind, of_type) = match first.grade {
+        Grade::Broken => (NonSuccessKind::Error, "broken"),
+        Grade::OutOfTime => (NonSuccessKind::Failure, "time-out"),
+        Grade::Decided | Grade::Open => (NonSuccessKind::Failure, "expectation"),
+    };
+    let mut status = TestCaseStatus::non_success(kind);
+    status.set_type(of_type);
     status.set_message(format!("{}: {}", first.expectation, first.found));
-    let lines: String = failed.iter().map(|verdict| line(verdict) + "\n").collect();
+    let lines: String = report.not_held().map(|verdict| line(verdict) + "\n").collect();
     let mut text = format!("{lines}again: {}\n", report.again);
     if let Some(directory) = &report.directory {
         let _ = writeln!(text, "see: {}", directory.display());
@@ -45,8 +49,7 @@ fn status(report: &Report) -> TestCaseStatus {
 }
 
 fn line(verdict: &Verdict) -> String {
-    let mark = if verdict.holds { "ok  " } else { "FAIL" };
-    format!("{mark}  {verdict}")
+    format!("{:<4}  {verdict}", verdict.mark())
 }
 
 /// An annotation for each expectation that does not hold, at its line of the scenario's file.
@@ -54,7 +57,7 @@ fn line(verdict: &Verdict) -> String {
 pub fn github_annotations(reports: &[Report]) -> String {
     let mut text = String::new();
     for report in reports {
-        for verdict in report.verdicts.iter().filter(|verdict| !verdict.holds) {
+        for verdict in report.failures() {
             let file = property(&report.path.to_string_lossy());
             let title = property(&format!("{} (seed {})", report.scenario, report.seed));
             let message = message(&format!("{}: {}\nagain: {}", verdict.expectation, verdict.found, report.again));
@@ -105,12 +108,7 @@ mod tests {
     }
 
     fn verdict(holds: bool) -> Verdict {
-        Verdict {
-            expectation: "1 takeovers".to_owned(),
-            holds,
-            found: "0 takeovers\n<none>".to_owned(),
-            line: Some(12),
-        }
+        Verdict::decided("1 takeovers".to_owned(), holds, "0 takeovers\n<none>".to_owned(), Some(12))
     }
 
     #[test]

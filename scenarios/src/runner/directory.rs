@@ -2,6 +2,7 @@
 
 use super::{Manifest, RunnerError};
 use serde::Serialize;
+use std::ffi::{OsStr, OsString};
 use std::fs;
 use std::io;
 use std::os::unix::fs::symlink;
@@ -25,7 +26,7 @@ pub struct RunDirectory {
 }
 
 impl RunDirectory {
-    /// Makes `RUNS/NAME-N` with the first N that is free, and lets `RUNS/latest` lead there.
+    /// Makes `RUNS/NAME-N` with the first N that is free, and lets `RUNS/latest` lead there as long as it is there and no later one.
     ///
     /// # Errors
     /// When it cannot be made.
@@ -38,7 +39,7 @@ impl RunDirectory {
             match fs::create_dir(&path) {
                 Ok(()) => {
                     let directory = Self { path };
-                    directory.become_latest();
+                    lead_to(runs, directory.path.file_name());
                     return Ok(directory);
                 }
                 Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
@@ -46,15 +47,6 @@ impl RunDirectory {
             }
         }
         Err(failed(runs, io::ErrorKind::AlreadyExists.into()))
-    }
-
-    /// The link is for people's convenience: where there can be none, there is none.
-    fn become_latest(&self) {
-        let (Some(runs), Some(name)) = (self.path.parent(), self.path.file_name()) else { return };
-        let new = runs.join(format!(".{LATEST}.{}", name.to_string_lossy()));
-        if symlink(name, &new).is_ok() && fs::rename(&new, runs.join(LATEST)).is_err() {
-            let _ = fs::remove_file(&new);
-        }
     }
 
     /// Where it is.
@@ -121,13 +113,83 @@ impl RunDirectory {
     pub fn remove(self) {
         // What cannot be removed stays for the user to see.
         let _ = fs::remove_dir_all(&self.path);
-        // Goes only when no other run is there.
         if let Some(runs) = self.path.parent() {
-            let latest = runs.join(LATEST);
-            if fs::read_link(&latest).ok().as_deref() == self.path.file_name().map(Path::new) {
-                let _ = fs::remove_file(&latest);
-            }
+            mend_latest(runs);
+            // Goes only when no other run is there.
             let _ = fs::remove_dir(runs);
         }
+    }
+}
+
+/// Lets the link lead to a run. It is for people's convenience: where there can be none, there is none.
+fn lead_to(runs: &Path, name: Option<&OsStr>) {
+    let Some(name) = name else { return };
+    let new = runs.join(format!(".{LATEST}.{}", name.to_string_lossy()));
+    if symlink(name, &new).is_ok() && fs::rename(&new, runs.join(LATEST)).is_err() {
+        let _ = fs::remove_file(&new);
+    }
+}
+
+/// A link that leads to nothing leads to the run that began last of those that are there; it goes when none is.
+fn mend_latest(runs: &Path) {
+    /// Runs beside this one may be removed as well, while it is looked for one.
+    const TRIES_MAX: u32 = 100;
+    let latest = runs.join(LATEST);
+    for _ in 0..TRIES_MAX {
+        let dangles = fs::symlink_metadata(&latest).is_ok() && fs::metadata(&latest).is_err();
+        if !dangles {
+            return;
+        }
+        match began_last(runs) {
+            Some(name) => lead_to(runs, Some(&name)),
+            None => _ = fs::remove_file(&latest),
+        }
+    }
+}
+
+fn began_last(runs: &Path) -> Option<OsString> {
+    let began = |entry: fs::DirEntry| {
+        // A run that has just begun has nothing in it yet.
+        let manifest = fs::metadata(entry.path().join("manifest.json")).or_else(|_| fs::metadata(entry.path())).ok()?;
+        let is_run = entry.file_type().ok()?.is_dir();
+        is_run.then_some((manifest.modified().ok()?, entry.file_name()))
+    };
+    fs::read_dir(runs).ok()?.flatten().filter_map(began).max().map(|(_, name)| name)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs::File;
+
+    fn latest(runs: &Path) -> Option<PathBuf> {
+        fs::read_link(runs.join(LATEST)).ok()
+    }
+
+    fn begin(runs: &Path, name: &str) -> RunDirectory {
+        let directory = RunDirectory::create(runs, name).unwrap();
+        directory.write("manifest.json", b"{}").unwrap();
+        directory
+    }
+
+    #[test]
+    fn latest_leads_to_the_run_that_began_last_of_those_that_are_there() {
+        let place = tempfile::tempdir().unwrap();
+        let runs = place.path().join("runs");
+        let old = begin(&runs, "old");
+        let failed = begin(&runs, "failed");
+        // However coarse the clock of the file system is.
+        let long_ago = std::time::SystemTime::UNIX_EPOCH;
+        File::options().write(true).open(old.file("manifest.json")).unwrap().set_modified(long_ago).unwrap();
+        let passed = begin(&runs, "passed");
+        assert_eq!(latest(&runs), Some(PathBuf::from("passed-1")), "while it goes on");
+        passed.remove();
+        assert_eq!(latest(&runs), Some(PathBuf::from("failed-1")), "it was kept");
+        let again = begin(&runs, "failed");
+        old.remove();
+        assert_eq!(latest(&runs), Some(PathBuf::from("failed-2")), "who goes does not touch another's link");
+        again.remove();
+        failed.remove();
+        assert!(!runs.exists(), "nothing is left");
     }
 }

@@ -6,9 +6,13 @@ mod campaign;
 mod ci;
 mod corrupt;
 mod directory;
+mod error;
+mod goldens;
+mod judge_vm;
 mod manifest;
 mod perform;
 mod prepare;
+mod report;
 mod schedule;
 mod simulate;
 mod verdict;
@@ -17,27 +21,30 @@ mod workload;
 pub use campaign::{Campaign, Campaigned, Progress, run_campaign};
 pub use ci::{github_annotations, junit};
 pub use directory::RunDirectory;
+pub use error::RunnerError;
+pub use goldens::Goldens;
 pub use manifest::{MachineFacts, Manifest, again};
+pub use report::Report;
 pub use schedule::Schedule;
 pub use simulate::simulate;
-pub use verdict::{Observed, ObservedVm, Verdict, judge};
+pub use verdict::{Grade, Observed, ObservedVm, Verdict, judge};
 
-use crate::cluster::{Cluster, ClusterError};
+use crate::cluster::Cluster;
 use crate::devices::DiskOption;
 use crate::event::put_in_order;
-use crate::golden::{Golden, GoldenError, GoldenOptions, run_unprotected};
-use crate::guest::{GuestError, GuestImage};
+use crate::golden::Golden;
+use crate::guest::GuestImage;
 use crate::language::{Scenario, VmPart};
 use crate::protected::{GuestDisk, Outcome, ProtectedRun, Respawn, RunError};
-use crate::report::{self, FolderError};
-use crate::summary::{Summary, ms};
+use crate::report::FolderError;
+use crate::summary::Summary;
 use ft_protocol::Span;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use perform::Performance;
+use perform::{Performance, Performed};
 use prepare::Tmpfs;
 use rand::SeedableRng as _;
 use rand_chacha::ChaCha8Rng;
-use serde::{Deserialize, Serialize};
+use report::keep;
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::os::fd::BorrowedFd;
@@ -46,8 +53,6 @@ use std::sync::Arc;
 use std::time::Duration;
 use vmm::client::{ClientError, Patience};
 use vmm::clock::monotonic;
-use vmm::disk_file::DiskFileError;
-use vmm::net::SwitchError;
 use workload::{Surroundings, Workload};
 
 /// The stream of random numbers that are no delays; steps have the streams before it.
@@ -85,123 +90,6 @@ pub struct Glimpse {
     pub last_step: Option<String>,
 }
 
-/// What came of a scenario.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct Report {
-    /// Its name.
-    pub scenario: String,
-    /// Its file.
-    pub path: PathBuf,
-    /// The seed that it ran with.
-    pub seed: u64,
-    /// Whether all expectations hold.
-    pub holds: bool,
-    /// Why it was not run at all, if it was not.
-    pub skipped: Option<String>,
-    /// Every expectation.
-    pub verdicts: Vec<Verdict>,
-    /// How long it took.
-    pub duration_ms: f64,
-    /// The line that runs it again.
-    pub again: String,
-    /// The run in numbers: of its first VM.
-    pub summary: Option<Summary>,
-    /// The run's directory, if it was kept.
-    pub directory: Option<PathBuf>,
-}
-
-/// Why a scenario could not be run at all.
-#[derive(Debug, thiserror::Error)]
-pub enum RunnerError {
-    /// The guest is none.
-    #[error(transparent)]
-    Guest(#[from] GuestError),
-    /// The unprotected run failed.
-    #[error(transparent)]
-    Golden(#[from] GoldenError),
-    /// The cluster does not come up.
-    #[error(transparent)]
-    Cluster(#[from] ClusterError),
-    /// The protected run broke.
-    #[error(transparent)]
-    Run(#[from] RunError),
-    /// A file of the run's directory cannot be written.
-    #[error("cannot write {}", path.display())]
-    File {
-        /// Which.
-        path: PathBuf,
-        /// Why.
-        source: io::Error,
-    },
-    /// A step asks for what cannot be done.
-    #[error("{} ({}:{line})", step, path.display())]
-    Step {
-        /// The scenario.
-        path: PathBuf,
-        /// Where the step stands.
-        line: usize,
-        /// Its name.
-        step: String,
-        /// Why.
-        source: Box<RunError>,
-    },
-    /// A workload cannot be started or watched.
-    #[error("cannot run workload {name}")]
-    Workload {
-        /// Which.
-        name: String,
-        /// Why.
-        source: io::Error,
-    },
-    /// The guests' network cannot be made.
-    #[error(transparent)]
-    Segment(#[from] SwitchError),
-    /// A guest's disk cannot be made.
-    #[error(transparent)]
-    Disk(#[from] DiskFileError),
-    /// The page of a run cannot be written.
-    #[error(transparent)]
-    Page(#[from] FolderError),
-    /// This machine does not offer what the scenario needs.
-    #[error("{reason}")]
-    Skipped {
-        /// One line.
-        reason: String,
-    },
-    /// The user wants to end.
-    #[error("interrupted")]
-    Interrupted,
-}
-
-impl RunnerError {
-    /// Something was not waited for to its end: the user wants to end, or time has run out.
-    fn gave_up(&self) -> bool {
-        let by_run = |error: &RunError| {
-            matches!(
-                error,
-                RunError::Client(ClientError::GivenUp) | RunError::Cluster(ClusterError::Client(ClientError::GivenUp))
-            )
-        };
-        match self {
-            Self::Cluster(ClusterError::Client(ClientError::GivenUp)) | Self::Golden(GoldenError::Interrupted) => true,
-            Self::Run(error) => by_run(error),
-            Self::Step { source, .. } => by_run(source),
-            _ => false,
-        }
-    }
-
-    /// What breaks in one scenario is that scenario's failure, and the others run. What the user wants, or what will be wrong
-    /// with the next one, too, ends them all.
-    fn is_of_the_scenario(&self) -> bool {
-        match self {
-            Self::Interrupted | Self::File { .. } | Self::Page(_) | Self::Skipped { .. } => false,
-            Self::Run(RunError::EventLog { .. }) => false,
-            Self::Guest(_) | Self::Golden(_) | Self::Cluster(_) | Self::Run(_) => true,
-            Self::Step { .. } | Self::Workload { .. } | Self::Segment(_) | Self::Disk(_) => true,
-        }
-    }
-}
-
 /// Runs a scenario. `interrupt` becomes readable when the user wants to end; `watch` is shown how it goes.
 ///
 /// # Errors
@@ -215,6 +103,7 @@ pub fn run_scenario(
 ) -> Result<Report, RunnerError> {
     let seed = options.seed.unwrap_or(scenario.seed);
     let directory = RunDirectory::create(&options.runs, &scenario.name)?;
+    let start = monotonic();
     match run_in(scenario, options, goldens, seed, &directory, interrupt, watch) {
         Ok(report) if report.holds && !options.keep => {
             directory.remove();
@@ -229,76 +118,10 @@ pub fn run_scenario(
         Err(error) if error.is_of_the_scenario() => {
             let manifest = Manifest::new(scenario, options, seed, monotonic());
             directory.complete(&manifest)?;
-            keep(Report::broken(scenario, seed, &error), &directory)
+            keep(Report::broken(scenario, seed, &error).took(monotonic().since(start)), &directory)
         }
         Err(error) => Err(error),
     }
-}
-
-/// Looks at all guests before the first run: a file that is missing for the last one is said at once.
-///
-/// # Errors
-/// When one cannot be started.
-pub fn check_guests(scenarios: &[Scenario]) -> Result<(), GuestError> {
-    let mut seen = BTreeSet::new();
-    for vm in scenarios.iter().flat_map(|scenario| &scenario.vms) {
-        if seen.insert((vm.guest.to_string(), vm.memory.get(), &vm.args)) {
-            image(vm)?;
-        }
-    }
-    Ok(())
-}
-
-/// Writes down what came of a run that is kept.
-fn keep(mut report: Report, directory: &RunDirectory) -> Result<Report, RunnerError> {
-    report.directory = Some(directory.path().to_owned());
-    directory.write_json("report.json", &report)?;
-    report::write_html(directory.path())?;
-    Ok(report)
-}
-
-impl Report {
-    fn skipped(scenario: &Scenario, seed: u64, reason: String) -> Self {
-        Self { skipped: Some(reason), ..Self::new(scenario, seed, Vec::new()) }
-    }
-
-    /// Of a run that broke.
-    fn broken(scenario: &Scenario, seed: u64, error: &RunnerError) -> Self {
-        let line = match error {
-            RunnerError::Step { line, .. } => Some(*line),
-            _ => None,
-        };
-        let expectation = "the scenario can be run to its end".to_owned();
-        let verdict = Verdict { expectation, holds: false, found: vmm::chain(error), line };
-        Self::new(scenario, seed, vec![verdict])
-    }
-
-    fn new(scenario: &Scenario, seed: u64, verdicts: Vec<Verdict>) -> Self {
-        Self {
-            scenario: scenario.name.clone(),
-            path: scenario.path.clone(),
-            seed,
-            holds: verdicts.iter().all(|verdict| verdict.holds),
-            skipped: None,
-            verdicts,
-            duration_ms: 0.0,
-            again: again(scenario, seed),
-            summary: None,
-            directory: None,
-        }
-    }
-
-    /// Nothing failed but that time ran out.
-    #[must_use]
-    pub fn ran_out_of_time(&self) -> bool {
-        !self.holds && self.summary.as_ref().is_some_and(|summary| summary.end == "interrupted")
-    }
-}
-
-fn image(vm: &VmPart) -> Result<GuestImage, GuestError> {
-    let image = vm.guest.read()?;
-    image.check(vm.memory.get(), &vm.args)?;
-    Ok(image)
 }
 
 fn run_in(
@@ -311,9 +134,10 @@ fn run_in(
     watch: &mut dyn FnMut(&Glimpse),
 ) -> Result<Report, RunnerError> {
     let start = monotonic();
+    let image = |vm: &VmPart| vm.read_guest().map_err(|source| RunnerError::Guest { line: vm.guest_line, source });
     let images = scenario.vms.iter().map(image).collect::<Result<Vec<_>, _>>()?;
     let tmpfs = scenario.cluster.pool_size.map(|size| Tmpfs::mount(directory.file("tmpfs"), size.get())).transpose()?;
-    let golden = golden(scenario, options, goldens, directory, interrupt)?;
+    let golden = goldens::golden(scenario, options, goldens, directory, interrupt)?;
     let pool_parent = tmpfs.as_ref().map_or(options.pool_parent.as_path(), Tmpfs::path);
     let cluster = prepare::cluster(scenario, options, pool_parent);
     let cluster = Cluster::start_with(cluster, patience(scenario, interrupt)?)?;
@@ -366,12 +190,12 @@ fn run_in(
         directory.write(&console_file(scenario, part, "console"), performance.schedule.console(vm))?;
     }
     directory.take_logs(performance.run.cluster().run_directory())?;
-    let outcomes = performed?;
+    let Performed { outcomes, in_time } = performed?;
     // No frame moves while it is judged.
     performance.segment = None;
     drop(segment);
     let started_at = performance.run.started_at();
-    let finished = Finished { scenario, outcomes, refusal, golden, start };
+    let finished = Finished { scenario, outcomes, in_time, refusal, golden, start };
     let report = finished.judge(seed, performance)?;
     put_in_order(&directory.file("events.jsonl"), started_at).map_err(FolderError::from)?;
     Ok(report)
@@ -381,6 +205,7 @@ fn run_in(
 struct Finished<'a> {
     scenario: &'a Scenario,
     outcomes: Vec<Option<Outcome>>,
+    in_time: bool,
     refusal: Option<Result<(), String>>,
     golden: Vec<Option<Golden>>,
     start: ft_protocol::Time,
@@ -415,15 +240,16 @@ impl Finished<'_> {
             refusal: self.refusal.as_ref(),
             refused: &refused,
             now,
+            cut_short: !self.in_time,
         };
-        let mut verdicts = judge(self.scenario, &observed);
+        let running = workloads.iter().filter_map(Workload::was_cut_short);
+        let mut verdicts: Vec<Verdict> =
+            (!self.in_time).then(|| verdict::time_ran_out(self.scenario, &observed, running)).into_iter().collect();
+        verdicts.extend(judge(self.scenario, &observed));
         verdicts.extend(workloads.iter().flat_map(Workload::verdicts));
         verdicts.extend(sound);
-        Ok(Report {
-            duration_ms: ms(monotonic().since(self.start)),
-            summary,
-            ..Report::new(self.scenario, seed, verdicts)
-        })
+        let report = Report { summary, ..Report::new(self.scenario, seed, verdicts) };
+        Ok(report.took(monotonic().since(self.start)))
     }
 }
 
@@ -493,54 +319,4 @@ fn memory_crc(pool: &Path, vm: usize) -> Option<u32> {
             count => hasher.update(&chunk[..count]),
         }
     }
-}
-
-/// Unprotected runs that were made already: many scenarios have the same guest.
-#[derive(Debug, Default)]
-pub struct Goldens {
-    made: std::sync::Mutex<BTreeMap<String, Golden>>,
-}
-
-impl Goldens {
-    fn get(&self, key: &str) -> Option<Golden> {
-        self.made.lock().unwrap_or_else(std::sync::PoisonError::into_inner).get(key).cloned()
-    }
-
-    fn keep(&self, key: String, golden: &Golden) {
-        self.made.lock().unwrap_or_else(std::sync::PoisonError::into_inner).insert(key, golden.clone());
-    }
-}
-
-fn golden(
-    scenario: &Scenario,
-    options: &RunnerOptions,
-    goldens: &Goldens,
-    directory: &RunDirectory,
-    interrupt: BorrowedFd<'_>,
-) -> Result<Vec<Option<Golden>>, RunnerError> {
-    let of_vm = |(part, expect): (&VmPart, &crate::language::VmExpect)| {
-        if !expect.needs_unprotected() {
-            return Ok(None);
-        }
-        let disk = part.disk.map(|size| (directory.file(&console_file(scenario, part, "disk.unprotected")), size));
-        let key = format!("{} {} {:?} {:?}", part.guest, part.memory.get(), part.args, part.disk);
-        let file = console_file(scenario, part, "console.unprotected");
-        if let Some(golden) = goldens.get(&key) {
-            directory.write(&file, &golden.console)?;
-            return Ok(Some(golden));
-        }
-        let golden = run_unprotected(&GoldenOptions {
-            executable: &options.executable,
-            guest: &part.guest,
-            memory: part.memory,
-            args: &part.args,
-            directory: directory.path(),
-            file: &file,
-            disk,
-            patience: patience(scenario, interrupt)?,
-        })?;
-        goldens.keep(key, &golden);
-        Ok(Some(golden))
-    };
-    scenario.vms.iter().zip(&scenario.expect.vms).map(of_vm).collect()
 }

@@ -49,6 +49,14 @@ pub(super) enum Undo {
     Step(HostName, i64),
 }
 
+/// How far it came.
+pub(super) struct Performed {
+    /// How the VMs ended; `None`: they had not.
+    pub(super) outcomes: Vec<Option<Outcome>>,
+    /// Guests and workloads had come to their ends before time was over.
+    pub(super) in_time: bool,
+}
+
 /// A scenario while it runs.
 pub(super) struct Performance<'a> {
     pub(super) scenario: &'a Scenario,
@@ -92,14 +100,17 @@ impl Performance<'_> {
         vms: usize,
         interrupt: BorrowedFd<'_>,
         watch: &mut dyn FnMut(&Glimpse),
-    ) -> Result<Vec<Option<Outcome>>, RunnerError> {
+    ) -> Result<Performed, RunnerError> {
         let limit = monotonic() + self.scenario.time_limit;
         self.run.set_patience(super::patience(self.scenario, interrupt)?);
         match self.turns(vms, limit, interrupt, watch) {
             // The controller has not answered, and shall not be waited for any longer.
             Err(error) if error.gave_up() => match super::is_readable(interrupt) {
                 true => Err(RunnerError::Interrupted),
-                false => Ok((0..vms).map(|vm| self.run.outcome_of(vm)).collect()),
+                false => {
+                    let outcomes = (0..vms).map(|vm| self.run.outcome_of(vm)).collect();
+                    Ok(Performed { outcomes, in_time: false })
+                }
             },
             performed => performed,
         }
@@ -111,7 +122,7 @@ impl Performance<'_> {
         limit: Time,
         interrupt: BorrowedFd<'_>,
         watch: &mut dyn FnMut(&Glimpse),
-    ) -> Result<Vec<Option<Outcome>>, RunnerError> {
+    ) -> Result<Performed, RunnerError> {
         loop {
             self.listen(vms)?;
             self.look(vms, watch)?;
@@ -122,12 +133,12 @@ impl Performance<'_> {
                 self.workloads.iter_mut().for_each(Workload::guests_ended);
                 if self.workloads.iter().all(Workload::is_over) {
                     self.await_fenced(interrupt)?;
-                    return Ok(outcomes);
+                    return Ok(Performed { outcomes, in_time: true });
                 }
             }
             let now = monotonic();
             if now >= limit {
-                return Ok(outcomes);
+                return Ok(Performed { outcomes, in_time: false });
             }
             self.turn(self.next_turn(now, undone).min(limit), interrupt)?;
         }

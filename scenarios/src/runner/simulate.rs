@@ -57,15 +57,24 @@ pub fn simulate(scenario: &Scenario, options: &RunnerOptions) -> Result<Report, 
         golden: Some(&goldens[vm]),
         memory_crc: Some(u32::from(!sound)),
     });
-    let observed =
-        Observed { vms: vms.collect(), schedule: &stage.schedule, refusal: None, refused: &stage.refused, now };
+    let cut_short = stage.outcomes.iter().any(Option::is_none);
+    let observed = Observed {
+        vms: vms.collect(),
+        schedule: &stage.schedule,
+        refusal: None,
+        refused: &stage.refused,
+        now,
+        cut_short,
+    };
     let mut verdicts = judge(scenario, &observed);
-    verdicts.push(Verdict {
-        expectation: "the checkers find nothing (I1 to I5, I7)".to_owned(),
-        holds: sound,
-        found: played.violation.as_ref().map_or_else(|| "they did not".to_owned(), ToString::to_string),
-        line: None,
-    });
+    let expectation = "the checkers find nothing (I1 to I5, I7)".to_owned();
+    let found = played.violation.as_ref().map_or_else(|| "they did not".to_owned(), ToString::to_string);
+    let checked = Verdict::decided(expectation, sound, found, None);
+    // What cut it short comes first.
+    verdicts.insert(if sound { verdicts.len() } else { 0 }, checked);
+    if sound && cut_short {
+        verdicts.insert(0, super::verdict::time_ran_out(scenario, &observed, std::iter::empty()));
+    }
     let summary = Summary::new(&stage.timelines[0], stage.outcomes[0].as_ref(), START, now, stage.facts[0].epoch);
     let mut report = Report {
         duration_ms: ms(monotonic().since(start)),

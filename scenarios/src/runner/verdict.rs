@@ -1,13 +1,13 @@
-//! Holds what came of a run against what must come of it.
+//! Holds what came of a run against what must come of it. A run that was cut short leaves open what it would have decided later:
+//! that is told apart from what is wrong, and what cut it short is told first.
 
+use super::judge_vm::Judge;
 use super::schedule::Schedule;
-use crate::compare::first_difference;
 use crate::golden::Golden;
-use crate::language::{End, Expect, Pattern, Scenario, VmExpect};
+use crate::language::{Count, Scenario};
 use crate::protected::Outcome;
 use crate::timeline::Timeline;
 use crate::units::show_span;
-use ft_protocol::commit_meta::GuestEnd;
 use ft_protocol::{Span, Time};
 use serde::{Deserialize, Serialize};
 use std::fmt;
@@ -24,6 +24,64 @@ pub struct Verdict {
     pub found: String,
     /// Where the file says so.
     pub line: Option<usize>,
+    /// What it is worth.
+    #[serde(default)]
+    pub grade: Grade,
+}
+
+/// What a verdict is worth.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Grade {
+    /// It was decided.
+    #[default]
+    Decided,
+    /// The run was cut short before it was decided.
+    Open,
+    /// This cut it short: its time was over.
+    OutOfTime,
+    /// This cut it short: it could not begin, or not go on.
+    Broken,
+}
+
+impl Verdict {
+    /// Of what was decided.
+    #[must_use]
+    pub fn decided(expectation: String, holds: bool, found: String, line: Option<usize>) -> Self {
+        Self { expectation, holds, found, line, grade: Grade::Decided }
+    }
+
+    /// That time was over: what had not come to its end by then is named.
+    #[must_use]
+    pub fn out_of_time(what: &str, limit: Span, found: String, line: usize) -> Self {
+        let expectation = format!("{what} ends within {}", show_span(limit));
+        Self { expectation, holds: false, found, line: Some(line), grade: Grade::OutOfTime }
+    }
+
+    /// What does not hold may have come yet.
+    #[must_use]
+    pub(super) fn open_if(mut self, cut_short: bool) -> Self {
+        if cut_short && !self.holds {
+            self.grade = Grade::Open;
+        }
+        self
+    }
+
+    /// Whether something is wrong, and not just open.
+    #[must_use]
+    pub fn fails(&self) -> bool {
+        !self.holds && self.grade != Grade::Open
+    }
+
+    /// How it is marked for people.
+    #[must_use]
+    pub fn mark(&self) -> &'static str {
+        match (self.holds, self.grade) {
+            (true, _) => "ok",
+            (false, Grade::Open) => "open",
+            (false, _) => "FAIL",
+        }
+    }
 }
 
 impl fmt::Display for Verdict {
@@ -49,12 +107,14 @@ pub struct Observed<'a> {
     pub refused: &'a [(String, String)],
     /// When it was over.
     pub now: Time,
+    /// Whether it was cut short: guests or workloads had not come to their ends.
+    pub cut_short: bool,
 }
 
 /// What came of a VM.
 #[derive(Debug)]
 pub struct ObservedVm<'a> {
-    /// How it ended; `None`: time ran out.
+    /// How it ended; `None`: it still ran.
     pub outcome: Option<&'a Outcome>,
     /// Its history.
     pub timeline: &'a Timeline,
@@ -79,6 +139,7 @@ pub fn judge(scenario: &Scenario, observed: &Observed<'_>) -> Vec<Verdict> {
             observed: vm,
             console: observed.schedule.console(index),
             now: observed.now,
+            cut_short: observed.cut_short && vm.outcome.is_none(),
         })
         .collect();
     let mut verdicts: Vec<Verdict> = judges.iter().map(Judge::ending).collect();
@@ -86,6 +147,25 @@ pub fn judge(scenario: &Scenario, observed: &Observed<'_>) -> Vec<Verdict> {
     verdicts.extend(judges.iter().flat_map(Judge::rest));
     verdicts.extend(of_cluster(scenario, observed));
     verdicts
+}
+
+/// What cut a run short that was not over in time: what had not come to its end, and what had not come about.
+pub(super) fn time_ran_out<'a>(
+    scenario: &Scenario,
+    observed: &Observed<'_>,
+    workloads: impl Iterator<Item = &'a str>,
+) -> Verdict {
+    let vms = scenario.vms.iter().zip(&observed.vms).filter(|(_, vm)| vm.outcome.is_none());
+    let running = vms.map(|(part, _)| format!("VM {} still ran", part.name));
+    let working = workloads.map(|name| format!("workload {name} still ran"));
+    let unfired = observed.schedule.steps().filter(|(step, fired)| *fired < step.fires_min);
+    let unfired = unfired.map(|(step, fired)| match fired {
+        0 => format!("{} had not fired", step.name),
+        _ => format!("{} had fired {fired} times of {}", step.name, step.fires_min),
+    });
+    let found = running.chain(working).chain(unfired).collect::<Vec<_>>().join(", ");
+    let line = scenario.time_limit_line.unwrap_or(scenario.expect.line);
+    Verdict::out_of_time("the run", scenario.time_limit, format!("time ran out: {found}"), line)
 }
 
 fn steps<'a>(observed: &'a Observed<'_>) -> impl Iterator<Item = Verdict> + 'a {
@@ -102,7 +182,8 @@ fn steps<'a>(observed: &'a Observed<'_>) -> impl Iterator<Item = Verdict> + 'a {
             None => (fired >= step.fires_min, format!("it fired {fired} times")),
         };
         let expectation = format!("{} fires {times}", step.name);
-        Verdict { expectation, holds, found, line: Some(step.line) }
+        let verdict = Verdict::decided(expectation, holds, found, Some(step.line));
+        verdict.open_if(observed.cut_short && refused.is_none())
     })
 }
 
@@ -113,23 +194,25 @@ fn of_cluster(scenario: &Scenario, observed: &Observed<'_>) -> Vec<Verdict> {
     if let Some(count) = expect.fenced {
         // Ends of hosts are in the history of every VM.
         let fenced = observed.vms.first().map_or(0, |vm| vm.timeline.fenced());
-        verdicts.push(Verdict {
-            expectation: format!("{count} hosts fenced"),
-            holds: count.holds(fenced),
-            found: format!("{fenced} hosts fenced"),
-            line: at("fenced"),
-        });
+        verdicts.push(counted(
+            observed,
+            (count, fenced),
+            format!("{count} hosts fenced"),
+            format!("{fenced} hosts fenced"),
+            at("fenced"),
+        ));
     }
     for (kind, count) in &expect.events {
         let happened: u64 = observed.schedule.happenings(*kind);
         let name = serde_json::to_value(kind).ok();
         let name = name.as_ref().and_then(serde_json::Value::as_str).unwrap_or("?");
-        verdicts.push(Verdict {
-            expectation: format!("{name} happens {count} times"),
-            holds: count.holds(happened),
-            found: format!("it happened {happened} times"),
-            line: at("events"),
-        });
+        verdicts.push(counted(
+            observed,
+            (*count, happened),
+            format!("{name} happens {count} times"),
+            format!("it happened {happened} times"),
+            at("events"),
+        ));
     }
     if let Some(text) = &expect.refused {
         let (holds, found) = match observed.refusal {
@@ -137,9 +220,21 @@ fn of_cluster(scenario: &Scenario, observed: &Observed<'_>) -> Vec<Verdict> {
             _ => (false, "it was accepted".to_owned()),
         };
         let expectation = format!("the VM is refused with `{text}`");
-        verdicts.push(Verdict { expectation, holds, found, line: at("refused") });
+        verdicts.push(Verdict::decided(expectation, holds, found, at("refused")));
     }
     verdicts
+}
+
+/// What has happened too often will not have happened less often in the end.
+fn counted(
+    observed: &Observed<'_>,
+    (count, number): (Count, u64),
+    expectation: String,
+    found: String,
+    line: Option<usize>,
+) -> Verdict {
+    let verdict = Verdict::decided(expectation, count.holds(number), found, line);
+    verdict.open_if(observed.cut_short && number < count.min)
 }
 
 /// Whether all that can be verified in a pool verifies.
@@ -156,169 +251,21 @@ pub(super) fn pool(dir: &Path) -> Verdict {
         },
         Err(error) => (false, vmm::chain(&error)),
     };
-    Verdict { expectation, holds, found, line: None }
-}
-
-/// Judges one VM.
-struct Judge<'a> {
-    scenario: &'a Scenario,
-    expect: &'a VmExpect,
-    /// Where there are several.
-    name: Option<&'a str>,
-    observed: &'a ObservedVm<'a>,
-    console: &'a [u8],
-    now: Time,
-}
-
-impl Judge<'_> {
-    fn verdict(&self, key: &str, expectation: String, holds: bool, found: String) -> Verdict {
-        let expectation = match self.name {
-            Some(name) => format!("{name}: {expectation}"),
-            None => expectation,
-        };
-        let Expect { line, lines, .. } = &self.scenario.expect;
-        let line = self.expect.lines.get(key).or_else(|| lines.get(key)).unwrap_or(line);
-        Verdict { expectation, holds, found, line: Some(*line) }
-    }
-
-    fn ending(&self) -> Verdict {
-        let (expect, outcome) = (self.expect, self.observed.outcome);
-        let expectation = match (expect.end, expect.exit_code) {
-            (End::Ended, Some(code)) => format!("the guest exits with {code}"),
-            (End::Ended, None) => "the guest exits".to_owned(),
-            (End::Crashed, _) => "the guest crashes".to_owned(),
-            (End::Lost, _) => "the VM is lost".to_owned(),
-            (End::Deleted, _) => "the VM is deleted".to_owned(),
-        };
-        let holds = match outcome {
-            Some(Outcome::Ended(GuestEnd::Exited(code))) => {
-                expect.end == End::Ended && expect.exit_code.is_none_or(|expected| expected == *code)
-            }
-            Some(Outcome::Ended(GuestEnd::Crashed(_))) => expect.end == End::Crashed,
-            Some(Outcome::Lost { .. }) => expect.end == End::Lost,
-            Some(Outcome::Deleted) => expect.end == End::Deleted,
-            None => false,
-        };
-        let found = match outcome {
-            Some(Outcome::Ended(GuestEnd::Exited(code))) => format!("it exited with {code}"),
-            Some(Outcome::Ended(GuestEnd::Crashed(line))) => format!("it crashed: {line}"),
-            Some(Outcome::Lost { recoverable: Some(epoch) }) => {
-                format!("no host is left, epoch {} is kept", epoch.get())
-            }
-            Some(Outcome::Lost { recoverable: None }) => "no host is left".to_owned(),
-            Some(Outcome::Deleted) => "it was deleted".to_owned(),
-            None => "time ran out".to_owned(),
-        };
-        let key = if expect.exit_code.is_some() { "exit-code" } else { "end" };
-        self.verdict(key, expectation, holds, found)
-    }
-
-    fn rest(&self) -> Vec<Verdict> {
-        let (expect, timeline) = (self.expect, self.observed.timeline);
-        let mut verdicts = Vec::new();
-        if expect.console_as_unprotected {
-            verdicts.push(self.console());
-        }
-        if expect.memory_as_unprotected {
-            verdicts.push(self.memory());
-        }
-        verdicts.extend(expect.console_contains.iter().map(|text| self.console_has(text, true)));
-        verdicts.extend(expect.console_lacks.iter().map(|text| self.console_has(text, false)));
-        let counts = [
-            ("takeovers", expect.takeovers, timeline.takeovers_done()),
-            ("switchovers", expect.switchovers, timeline.switchovers_done()),
-        ];
-        for (key, count, number) in counts {
-            verdicts.extend(count.map(|count| {
-                self.verdict(key, format!("{count} {key}"), count.holds(number), format!("{number} {key}"))
-            }));
-        }
-        verdicts.extend(expect.protected_within.map(|bound| self.first_protection(bound)));
-        verdicts.extend(expect.protected_again_within.map(|bound| self.protection(bound)));
-        verdicts.extend(expect.blackout_max.map(|bound| self.blackout(bound)));
-        verdicts
-    }
-
-    fn console(&self) -> Verdict {
-        let expectation = "the console is that of an unprotected run, byte for byte".to_owned();
-        let got = self.console;
-        let Some(golden) = self.observed.golden else {
-            return self.verdict("console", expectation, false, "there is no unprotected run".to_owned());
-        };
-        // A VM that is lost or deleted shows what came before, and nothing else.
-        let cut_short = matches!(self.observed.outcome, Some(Outcome::Lost { .. } | Outcome::Deleted));
-        let expected =
-            if cut_short { golden.console.get(..got.len()).unwrap_or(&golden.console) } else { &golden.console };
-        let (holds, found) = match first_difference(expected, got) {
-            None => (true, format!("{} bytes, all equal", got.len())),
-            Some(difference) => (false, difference.to_string()),
-        };
-        self.verdict("console", expectation, holds, found)
-    }
-
-    fn memory(&self) -> Verdict {
-        let expectation = "the memory at the end is that of an unprotected run, byte for byte".to_owned();
-        let golden = self.observed.golden.and_then(|golden| golden.memory_crc);
-        let (holds, found) = match (golden, self.observed.memory_crc) {
-            (Some(expected), Some(got)) if expected == got => (true, format!("checksum {got:08x} of both")),
-            (Some(expected), Some(got)) => {
-                (false, format!("checksum {got:08x}, of the unprotected run {expected:08x}"))
-            }
-            (_, None) => (false, "there is no image in the pool".to_owned()),
-            (None, _) => (false, "the unprotected run left no checksum".to_owned()),
-        };
-        self.verdict("memory", expectation, holds, found)
-    }
-
-    fn console_has(&self, text: &str, wanted: bool) -> Verdict {
-        let pattern = Pattern::Text(text.to_owned());
-        let has = self.console.split(|byte| *byte == b'\n').any(|line| pattern.matches(line));
-        let (verb, key) = if wanted { ("contains", "console-contains") } else { ("lacks", "console-lacks") };
-        let found = if has { "a line does contain it" } else { "no line does" };
-        let found = if has && wanted { "it does" } else { found };
-        self.verdict(key, format!("the console {verb} `{text}`"), has == wanted, found.to_owned())
-    }
-
-    fn first_protection(&self, bound: Span) -> Verdict {
-        let timeline = self.observed.timeline;
-        let took = timeline.first_live().zip(timeline.first_protected());
-        let took = took.map(|(live, protected)| protected.since(live.min(protected)));
-        let found = took.map_or("it never was".to_owned(), |took| format!("after {}", show_span(took)));
-        let expectation = format!("protected within {}", show_span(bound));
-        self.verdict("protected-within", expectation, took.is_some_and(|took| took <= bound), found)
-    }
-
-    fn protection(&self, bound: Span) -> Verdict {
-        let losses = self.observed.timeline.losses();
-        let lengths: Vec<Span> = losses.iter().map(|loss| loss.until.unwrap_or(self.now).since(loss.since)).collect();
-        let healed = losses.iter().filter(|loss| loss.until.is_some()).count();
-        let longest = lengths.iter().copied().max().unwrap_or(Span::ZERO);
-        let found = match (losses.len(), healed) {
-            (0, _) => "protection was never lost".to_owned(),
-            (lost, healed) => format!("lost {lost} times, healed {healed} times, longest {}", show_span(longest)),
-        };
-        // The guest may end before the last loss is healed, but something must have been.
-        let holds = healed > 0 && healed + 1 >= losses.len() && longest <= bound;
-        let expectation = format!("protected again within {}", show_span(bound));
-        self.verdict("protected-again-within", expectation, holds, found)
-    }
-
-    fn blackout(&self, bound: Span) -> Verdict {
-        let longest = self.observed.timeline.blackout_max();
-        let found =
-            longest.map_or("no blackout was measured".to_owned(), |longest| format!("longest {}", show_span(longest)));
-        let expectation = format!("no blackout longer than {}", show_span(bound));
-        self.verdict("blackout-max", expectation, longest.is_some_and(|longest| longest <= bound), found)
-    }
+    Verdict::decided(expectation, holds, found, None)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use ft_protocol::commit_meta::GuestEnd;
     use std::path::Path;
     use std::time::Duration;
 
     fn verdicts(expect: &str, outcome: Option<&Outcome>, console: &[u8]) -> Vec<Verdict> {
+        verdicts_of(expect, outcome, console, false)
+    }
+
+    fn verdicts_of(expect: &str, outcome: Option<&Outcome>, console: &[u8], cut_short: bool) -> Vec<Verdict> {
         let text = format!("[vm]\nguest = \"builtin:idle\"\n[expect]\n{expect}\n");
         let scenario = Scenario::parse(Path::new("x.toml"), &text).unwrap();
         let mut schedule = Schedule::new(&scenario, 1);
@@ -327,7 +274,8 @@ mod tests {
         let golden = Golden { console, exit_code: 0, memory_crc: Some(7), duration: Duration::ZERO };
         let timeline = &Timeline::default();
         let vm = ObservedVm { outcome, timeline, golden: Some(&golden), memory_crc: Some(7) };
-        let observed = Observed { vms: vec![vm], schedule: &schedule, refusal: None, refused: &[], now: Time::ZERO };
+        let observed =
+            Observed { vms: vec![vm], schedule: &schedule, refusal: None, refused: &[], now: Time::ZERO, cut_short };
         judge(&scenario, &observed)
     }
 
@@ -380,5 +328,22 @@ mod tests {
         }
         assert!(all_hold(&verdicts("takeovers = 0\nfenced = 0", Some(&EXITED), b"")));
         assert!(!all_hold(&verdicts("console-contains = [\"one\", \"three\"]", Some(&EXITED), b"one\n")));
+    }
+
+    #[test]
+    fn what_time_did_not_allow_to_decide_is_open_and_what_is_wrong_fails() {
+        let step = "[[step]]\nname = \"never\"\nevent = \"live\"\naction = \"mark\"\n";
+        let undecided = "exit-code = 0\nconsole = \"unprotected\"\nmemory = \"unprotected\"\ntakeovers = 1\nfenced = { min = 1 }\n\
+                         events = { sealed = 2 }\nprotected-within = \"1s\"\nprotected-again-within = \"1s\"\nblackout-max = \"1s\"\n\
+                         console-contains = \"three\"\n";
+        let verdicts = |expect: &str, console: &[u8]| verdicts_of(&format!("{expect}{step}"), None, console, true);
+        let open = verdicts(undecided, b"one\n");
+        assert!(open.len() >= 11 && open.iter().all(|verdict| verdict.mark() == "open"), "{open:?}");
+        for (expect, console) in
+            [("console = \"unprotected\"\n", &b"two\n"[..]), ("console-lacks = \"one\"\n", b"one\n")]
+        {
+            let found = verdicts(expect, console);
+            assert_eq!(found.iter().filter(|verdict| verdict.fails()).count(), 1, "{expect}: {found:?}");
+        }
     }
 }

@@ -54,6 +54,7 @@ fn vm(known: &Known<'_, '_>, raw: RawVm, name: String) -> Result<VmPart, Scenari
     Ok(VmPart {
         name,
         guest,
+        guest_line: source.place(raw.guest.span().start).0,
         args: raw.args,
         memory: memory(source, raw.memory.as_ref())?.unwrap_or(MEMORY),
         mode,
@@ -70,7 +71,7 @@ fn vm(known: &Known<'_, '_>, raw: RawVm, name: String) -> Result<VmPart, Scenari
     })
 }
 
-/// A bundled guest is known by name; a file may be built later than its scenario is checked.
+/// A bundled guest is known by name; a file may be built later than its scenario is read.
 fn guest(source: &Source<'_>, text: &Spanned<String>) -> Result<GuestSource, ScenarioError> {
     let Ok(guest) = text.get_ref().parse();
     match guest {
