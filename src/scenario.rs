@@ -87,6 +87,18 @@ struct RoundArgs {
 }
 
 impl RoundArgs {
+    /// How often all of them are run: as often as wanted, and while there are seeds.
+    fn rounds(&self, scenarios: &[Scenario]) -> Result<u64, Failure> {
+        let first = scenarios.iter().map(|scenario| self.seed.unwrap_or(scenario.seed)).max().unwrap_or(0);
+        // One more than this if the first seed is 0: nobody has the time to notice.
+        let most = (u64::MAX - first).saturating_add(1);
+        if !self.until_fail && self.repeat > most {
+            let line = format!("--repeat {}: seeds end at {}, and the first one is {first}", self.repeat, u64::MAX);
+            return Err(Failure::line(ExitCode::Usage, line));
+        }
+        Ok(if self.until_fail { most } else { self.repeat })
+    }
+
     fn runner(&self, executable: PathBuf, pool_parent: PathBuf) -> RunnerOptions {
         RunnerOptions {
             executable,
@@ -207,7 +219,7 @@ fn run_all(args: &RunArgs) -> CommandResult {
     let signals = EndSignals::new()?;
     let campaign = Campaign {
         runner: args.rounds.runner(this_program()?, args.pool_dir.clone()),
-        repeat: args.rounds.repeat,
+        repeat: args.rounds.rounds(&scenarios)?,
         until_fail: args.rounds.until_fail,
         jobs: usize::from(args.jobs),
     };
@@ -232,11 +244,11 @@ fn run_all(args: &RunArgs) -> CommandResult {
 
 /// Plays scenarios one after the other: each takes some milliseconds.
 fn simulate_all(args: &SimArgs) -> CommandResult {
-    let RoundArgs { files, seed, repeat, until_fail, .. } = &args.rounds;
+    let RoundArgs { files, seed, until_fail, .. } = &args.rounds;
     let scenarios = read_all(files)?;
+    let rounds = args.rounds.rounds(&scenarios)?;
     let signals = EndSignals::new()?;
     let show = show::Show::new(scenarios.len(), args.reporting.verbose, args.reporting.json);
-    let rounds = if *until_fail { u64::MAX } else { *repeat };
     let mut reports: Vec<Report> = Vec::new();
     let mut ended: Option<Failure> = None;
     'rounds: for round in 0..rounds {
@@ -336,7 +348,7 @@ impl From<ScenarioError> for Failure {
     fn from(error: ScenarioError) -> Self {
         let code = match &error {
             ScenarioError::Unreadable { .. } => ExitCode::FileMissing,
-            ScenarioError::Invalid { .. } => ExitCode::ScenarioInvalid,
+            ScenarioError::Invalid { .. } | ScenarioError::Given { .. } => ExitCode::ScenarioInvalid,
         };
         Self::new(code, &error)
     }

@@ -30,6 +30,26 @@ pub enum ScenarioError {
         /// What was probably meant.
         suggestion: Option<String>,
     },
+    /// The command line says something about the file that it must not.
+    #[error("--matrix {argument}: {message}{} (for {})", Hint(suggestion.as_deref()), path.display())]
+    Given {
+        /// The file.
+        path: PathBuf,
+        /// What the command line says.
+        argument: String,
+        /// One line.
+        message: String,
+        /// What was probably meant.
+        suggestion: Option<String>,
+    },
+}
+
+/// Where it stands, for errors.
+enum Place {
+    /// Line and column, from 1.
+    File(usize, usize),
+    /// An argument of the command line, by its place among the given values.
+    Given(usize),
 }
 
 struct Hint<'a>(Option<&'a str>);
@@ -47,6 +67,8 @@ impl fmt::Display for Hint<'_> {
 pub(super) struct Source<'a> {
     pub(super) path: &'a Path,
     pub(super) text: &'a str,
+    /// The values that the command line gives, each with its key. Their places lie behind the text, one for each.
+    pub(super) given: Vec<String>,
 }
 
 impl Source<'_> {
@@ -72,8 +94,30 @@ impl Source<'_> {
         message: String,
         suggestion: Option<String>,
     ) -> ScenarioError {
-        let (line, column) = self.place(span.start);
-        ScenarioError::Invalid { path: self.path.to_owned(), line, column, message, suggestion }
+        let path = self.path.to_owned();
+        match self.place_of(span.start) {
+            Place::File(line, column) => ScenarioError::Invalid { path, line, column, message, suggestion },
+            Place::Given(nth) => {
+                let argument = self.given.get(nth).cloned().unwrap_or_default();
+                ScenarioError::Given { path, argument, message, suggestion }
+            }
+        }
+    }
+
+    /// The place of a value that the command line gives.
+    pub(super) fn place_of_given(&self, nth: usize) -> Range<usize> {
+        let start = self.text.len() + 1 + nth;
+        start..start + 1
+    }
+
+    fn place_of(&self, byte: usize) -> Place {
+        match byte.checked_sub(self.text.len() + 1) {
+            Some(nth) => Place::Given(nth),
+            None => {
+                let (line, column) = self.place(byte);
+                Place::File(line, column)
+            }
+        }
     }
 
     pub(super) fn place(&self, byte: usize) -> (usize, usize) {
@@ -98,16 +142,30 @@ impl Source<'_> {
 
 /// What the reader of TOML says of types, as people say it.
 fn in_words(message: &str) -> String {
-    const WORDS: [(&str, &str); 7] = [
+    const WORDS: [(&str, &str); 13] = [
         (" as i128", ""),
         ("expected u16", "expected a whole number, 0 to 65535"),
         ("expected u32", "expected a whole number, 0 to 4294967295"),
         ("expected u64", "expected a whole number, not negative, that fits into 64 bits"),
         ("expected i32", "expected a whole number"),
         ("expected a sequence", "expected a list"),
+        ("expected a map", "expected a table"),
+        ("expected a string", "expected a text in quotes"),
+        ("expected a boolean", "expected true or false"),
         ("invalid type: map", "invalid type: table"),
+        ("invalid type: sequence", "invalid type: list"),
+        (
+            "invalid type: table, expected a list",
+            "invalid type: table, expected a list of them: `[[..]]`, or `[{ .. }]`",
+        ),
+        ("wanted string or table", "expected a word in quotes"),
     ];
-    WORDS.iter().fold(message.to_owned(), |message, (word, better)| message.replace(word, better))
+    let message = WORDS.iter().fold(message.to_owned(), |message, (word, better)| message.replace(word, better));
+    // Nobody knows how the types are called that take the tables.
+    match message.split_once("expected struct ") {
+        Some((before, _)) => format!("{before}expected a table of keys"),
+        None => message,
+    }
 }
 
 /// The known name that is most like the given one, if one is at all.

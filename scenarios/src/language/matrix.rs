@@ -4,8 +4,9 @@
 //! the places where they stand in the file, and errors point there.
 
 use super::ScenarioError;
-use super::error::Source;
+use super::error::{Source, nearest};
 use std::borrow::Cow;
+use std::ops::Range;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
@@ -71,17 +72,28 @@ pub(super) struct Cell<'a> {
     pub(super) table: Spanned<DeTable<'a>>,
 }
 
-type AxisValues<'a> = (String, std::ops::Range<usize>, Vec<Spanned<DeValue<'a>>>);
+type AxisValues<'a> = (String, Range<usize>, Vec<Spanned<DeValue<'a>>>);
+
+/// What the command line gives, as it is written there: a value each, in the order of [`expand`].
+pub(super) fn arguments(given: &[Axis]) -> Vec<String> {
+    given.iter().flat_map(|axis| axis.values.iter().map(|value| format!("{}={value}", axis.key))).collect()
+}
 
 /// All cells, in the order of the axes, the last one fastest.
 pub(super) fn expand<'a>(source: &Source<'a>, given: &'a [Axis]) -> Result<Vec<Cell<'a>>, ScenarioError> {
     let mut table = DeTable::parse(source.text).map_err(|error| source.toml(&error))?;
     let mut axes = written(source, &mut table)?;
+    let mut nth = 0;
     for axis in given {
-        let values = axis.values.iter().map(|value| given_value(value)).collect();
+        let first = source.place_of_given(nth);
+        let mut values = Vec::new();
+        for value in &axis.values {
+            values.push(given_value(value, &source.place_of_given(nth)));
+            nth += 1;
+        }
         match axes.iter_mut().find(|(key, ..)| *key == axis.key) {
-            Some((_, _, old)) => *old = values,
-            None => axes.push((axis.key.clone(), 0..0, values)),
+            Some((_, place, old)) => (*place, *old) = (first, values),
+            None => axes.push((axis.key.clone(), first, values)),
         }
     }
     let count = axes.iter().try_fold(1_usize, |count, (.., values)| count.checked_mul(values.len()));
@@ -99,8 +111,10 @@ pub(super) fn expand<'a>(source: &Source<'a>, given: &'a [Axis]) -> Result<Vec<C
                 let mut given = cell.given.clone();
                 given.push((key.clone(), as_given(value.get_ref())));
                 let mut table = cell.table.clone();
-                put(table.get_mut(), key, value)
-                    .map_err(|message| source.invalid(span, format!("matrix `{key}`: {message}")))?;
+                open(table.get_mut(), key);
+                put(table.get_mut(), key, value).map_err(|(message, meant)| {
+                    source.with_suggestion(span, format!("matrix `{key}`: {message}"), meant)
+                })?;
                 next.push(Cell { at, given, table });
             }
         }
@@ -133,8 +147,26 @@ fn written<'a>(source: &Source<'a>, table: &mut Spanned<DeTable<'a>>) -> Result<
 }
 
 /// What the command line means: TOML if it is some, else text.
-fn given_value(text: &str) -> Spanned<DeValue<'_>> {
-    DeValue::parse(text).unwrap_or_else(|_| Spanned::new(0..0, DeValue::String(Cow::Borrowed(text))))
+fn given_value<'a>(text: &'a str, place: &Range<usize>) -> Spanned<DeValue<'a>> {
+    match DeValue::parse(text) {
+        Ok(value) => placed(value, place),
+        Err(_) => Spanned::new(place.clone(), DeValue::String(Cow::Borrowed(text))),
+    }
+}
+
+/// The same value with all that is in it at one place: where it was read from is no file.
+fn placed<'a>(value: Spanned<DeValue<'a>>, place: &Range<usize>) -> Spanned<DeValue<'a>> {
+    let value = match value.into_inner() {
+        DeValue::Array(values) => DeValue::Array(values.into_iter().map(|value| placed(value, place)).collect()),
+        DeValue::Table(table) => DeValue::Table(
+            table
+                .into_iter()
+                .map(|(key, value)| (Spanned::new(place.clone(), key.into_inner()), placed(value, place)))
+                .collect(),
+        ),
+        value => value,
+    };
+    Spanned::new(place.clone(), value)
 }
 
 fn shown(value: &DeValue<'_>) -> String {
@@ -183,8 +215,22 @@ fn in_toml(value: &DeValue<'_>) -> String {
     }
 }
 
+/// Tables that each file may leave out are there as soon as something is put into them.
+fn open(table: &mut DeTable<'_>, path: &str) {
+    const LEFT_OUT: [&str; 2] = ["cluster", "expect"];
+    let first = path.split_once('.').map(|(first, _)| first);
+    if let Some(known) = LEFT_OUT.into_iter().find(|known| Some(*known) == first)
+        && !table.contains_key(known)
+    {
+        table.insert(Spanned::new(0..0, known.into()), Spanned::new(0..0, DeValue::Table(DeTable::new())));
+    }
+}
+
+/// Why a path leads nowhere, and what was probably meant.
+type Misled = (String, Option<String>);
+
 /// Puts a value where a path leads: through tables by key, through lists of tables by name.
-fn put<'a>(table: &mut DeTable<'a>, path: &str, value: &Spanned<DeValue<'a>>) -> Result<(), String> {
+fn put<'a>(table: &mut DeTable<'a>, path: &str, value: &Spanned<DeValue<'a>>) -> Result<(), Misled> {
     let Some((first, rest)) = path.split_once('.') else {
         let key = table.keys().find(|key| key.get_ref() == path).cloned();
         let key = key.unwrap_or_else(|| Spanned::new(value.span(), Cow::Owned(path.to_owned())));
@@ -194,8 +240,11 @@ fn put<'a>(table: &mut DeTable<'a>, path: &str, value: &Spanned<DeValue<'a>>) ->
     match table.get_mut(first).map(Spanned::get_mut) {
         Some(DeValue::Table(inner)) => put(inner, rest, value),
         Some(DeValue::Array(list)) => put_in_list(list.iter_mut(), first, rest, value),
-        Some(_) => Err(format!("`{first}` has no keys")),
-        None => Err(format!("there is no `{first}` in this file")),
+        Some(_) => Err((format!("`{first}` has no keys"), None)),
+        None => {
+            let meant = nearest(first, table.keys().map(|key| key.get_ref().as_ref())).map(ToOwned::to_owned);
+            Err((format!("there is no `{first}` in this file"), meant))
+        }
     }
 }
 
@@ -204,18 +253,20 @@ fn put_in_list<'l, 'a: 'l>(
     kind: &str,
     rest: &str,
     value: &Spanned<DeValue<'a>>,
-) -> Result<(), String> {
+) -> Result<(), Misled> {
     let Some((name, rest)) = rest.split_once('.') else {
-        return Err(format!("there are several of `{kind}`: write `{kind}.NAME.{rest}`"));
+        return Err((format!("there are several of `{kind}`: write `{kind}.NAME.{rest}`"), None));
     };
+    let mut names = Vec::new();
     for item in list {
-        if let DeValue::Table(table) = item.get_mut()
-            && table.get("name").and_then(|found| found.get_ref().as_str()) == Some(name)
-        {
-            return put(table, rest, value);
+        let DeValue::Table(table) = item.get_mut() else { continue };
+        match table.get("name").and_then(|found| found.get_ref().as_str()) {
+            Some(found) if found == name => return put(table, rest, value),
+            found => names.extend(found.map(ToOwned::to_owned)),
         }
     }
-    Err(format!("there is no `{kind}` named `{name}`"))
+    let meant = nearest(name, names.iter().map(String::as_str)).map(ToOwned::to_owned);
+    Err((format!("there is no `{kind}` named `{name}`"), meant))
 }
 
 #[cfg(test)]

@@ -103,7 +103,7 @@ impl Scenario {
     /// # Errors
     /// When the text does not say what a scenario needs.
     pub fn parse_all(path: &Path, text: &str, axes: &[Axis]) -> Result<Vec<Self>, ScenarioError> {
-        let source = error::Source { path, text };
+        let source = error::Source { path, text, given: matrix::arguments(axes) };
         let cells = matrix::expand(&source, axes)?;
         cells.into_iter().map(|cell| check::scenario(&source, cell)).collect()
     }
@@ -115,11 +115,11 @@ fn text_of(path: &Path) -> Result<String, ScenarioError> {
     File::open(path).and_then(|file| file.take(TEXT_BYTES_MAX + 1).read_to_end(&mut bytes)).map_err(unreadable)?;
     if bytes.len() as u64 > TEXT_BYTES_MAX {
         let message = format!("a scenario file has at most {} KiB", TEXT_BYTES_MAX >> 10);
-        return Err(error::Source { path, text: "" }.invalid(&(0..0), message));
+        return Err(error::Source { path, text: "", given: Vec::new() }.invalid(&(0..0), message));
     }
     String::from_utf8(bytes).map_err(|error| {
         let good = error.utf8_error().valid_up_to();
         let text = String::from_utf8_lossy(&error.as_bytes()[..good]).into_owned();
-        error::Source { path, text: &text }.invalid(&(good..good), "this is no text (UTF-8)")
+        error::Source { path, text: &text, given: Vec::new() }.invalid(&(good..good), "this is no text (UTF-8)")
     })
 }

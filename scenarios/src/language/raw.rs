@@ -37,7 +37,8 @@ pub(super) struct RawScenario {
     #[serde(default)]
     #[schemars(with = "Vec<RawStep>")]
     pub(super) step: Vec<Spanned<RawStep>>,
-    /// What must come of it.
+    /// What must come of it (default: the guests exit).
+    #[serde(default)]
     pub(super) expect: RawExpect,
 }
 
@@ -62,9 +63,11 @@ pub(super) struct RawCluster {
     pub(super) fence_agent: Option<Spanned<String>>,
     /// KEY=VALUE lines for the fence agent.
     #[serde(default)]
-    pub(super) fence_parameters: Vec<String>,
+    #[schemars(with = "Vec<String>")]
+    pub(super) fence_parameters: Vec<Spanned<String>>,
     /// How long the fence agent may take.
-    pub(super) fence_timeout: Option<Time>,
+    #[schemars(with = "Option<Time>")]
+    pub(super) fence_timeout: Option<Spanned<Time>>,
     /// Put the pool on a tmpfs of its own of this size; needs the right to mount.
     #[schemars(with = "Option<Size>")]
     pub(super) pool_size: Option<Spanned<Size>>,
@@ -89,7 +92,8 @@ pub(super) struct RawHost {
     pub(super) memory: Option<Size>,
     /// Its failure domains, such as rack=r1.
     #[serde(default)]
-    pub(super) labels: Vec<String>,
+    #[schemars(with = "Vec<String>")]
+    pub(super) labels: Vec<Spanned<String>>,
 }
 
 /// A VM.
@@ -134,7 +138,8 @@ pub(super) struct RawVm {
     pub(super) require_spare: bool,
     /// Groups: primaries of VMs with one in common are kept on different hosts.
     #[serde(default)]
-    pub(super) apart: Vec<String>,
+    #[schemars(with = "Vec<String>")]
+    pub(super) apart: Vec<Spanned<String>>,
 }
 
 /// A program that runs beside the guests.
@@ -154,8 +159,8 @@ pub(super) struct RawWorkload {
     #[serde(default)]
     pub(super) linearizable: bool,
     /// The exit code that it must end with (default 0).
-    #[serde(default)]
-    pub(super) exit_code: i32,
+    #[schemars(with = "Option<i32>")]
+    pub(super) exit_code: Option<Spanned<i32>>,
 }
 
 /// One thing that is done, and when.
@@ -168,6 +173,9 @@ pub(super) struct RawStep {
     /// Time after the first guest first ran.
     #[schemars(with = "Option<RawDelay>")]
     pub(super) at: Option<Spanned<RawDelay>>,
+    /// Time after the first guest first ran, and then after each firing; goes with repeat.
+    #[schemars(with = "Option<RawDelay>")]
+    pub(super) every: Option<Spanned<RawDelay>>,
     /// Arms the step when the named earlier step has fired.
     #[schemars(with = "Option<String>")]
     pub(super) after: Option<Spanned<String>>,
@@ -313,7 +321,7 @@ impl RawStep {
 }
 
 /// What must come of it.
-#[derive(Debug, Deserialize, JsonSchema)]
+#[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub(super) struct RawExpect {
     /// How the guests end (default ended).
@@ -344,11 +352,14 @@ pub(super) struct RawExpect {
     #[serde(default)]
     pub(super) events: BTreeMap<HappeningKind, RawCount>,
     /// There was a secondary this soon after the guest first ran.
-    pub(super) protected_within: Option<Time>,
+    #[schemars(with = "Option<Time>")]
+    pub(super) protected_within: Option<Spanned<Time>>,
     /// The secondary was lost, and after each loss there was a new one this soon.
-    pub(super) protected_again_within: Option<Time>,
+    #[schemars(with = "Option<Time>")]
+    pub(super) protected_again_within: Option<Spanned<Time>>,
     /// No blackout was longer: from a fault to the first console byte of the successor.
-    pub(super) blackout_max: Option<Time>,
+    #[schemars(with = "Option<Time>")]
+    pub(super) blackout_max: Option<Spanned<Time>>,
     /// The controller refuses the VM, with a line that contains this.
     pub(super) refused: Option<String>,
     /// sound: at the end all that can be verified in the pool verifies (default, unless a step corrupts it); any: not checked.
@@ -366,7 +377,8 @@ pub(super) struct RawVmExpect {
     /// How the guest ends.
     pub(super) end: Option<End>,
     /// The guest exits with this code.
-    pub(super) exit_code: Option<u32>,
+    #[schemars(with = "Option<u32>")]
+    pub(super) exit_code: Option<Spanned<u32>>,
     /// There is a console line that contains this, or each of these.
     #[serde(default)]
     pub(super) console_contains: OneOrMany,
@@ -375,5 +387,6 @@ pub(super) struct RawVmExpect {
     /// So many switchovers whose successor ran.
     pub(super) switchovers: Option<RawCount>,
     /// No blackout was longer.
-    pub(super) blackout_max: Option<Time>,
+    #[schemars(with = "Option<Time>")]
+    pub(super) blackout_max: Option<Spanned<Time>>,
 }

@@ -130,13 +130,21 @@ fn values_are_checked_where_they_stand() {
         ("cluster", "heartbeat = \"5 parsecs\"", "dir/some.toml:2:13: `5 parsecs` is no length of time"),
         ("vm", "memory = \"64mib\"", "is no size"),
         ("vm", "mode = \"checkpiont\"", "did you mean `checkpoint`?"),
-        ("vm", "memory = 64", "expected a string"),
+        ("vm", "memory = 64", "expected a text in quotes"),
         ("[step]", "repeat = 0", "1 to 10000 times"),
         ("[step]", "after = \"nobody\"", "no earlier step named `nobody`"),
         ("[step]", "console = \"x\"", "not several"),
         ("[step]", "delay = [\"9ms\", \"1ms\"]", "two in order"),
         ("expect", "end = \"los\"", "did you mean `lost`?"),
         ("expect", "takeovers = -1", "not negative"),
+        ("expect", "takeovers = {}", "10:13: expected a `min`, a `max`, or both"),
+        ("expect", "blackout-max = \"0s\"", "`blackout-max` is longer than no time at all"),
+        ("expect", "console-lacks = \"\"", "10:1: `console-lacks` is empty: any line would do"),
+        ("cluster", "host = 5", "expected a list"),
+        ("cluster", "host = [5]", "2:9: invalid type: integer `5`, expected a table of keys"),
+        ("cluster", "fence-timeout = \"1s\"", "this is for a `fence-agent`"),
+        ("cluster", "host = [{ name = \"a\", labels = [\"a b\"] }]", "`a b` is no label"),
+        ("vm", "mode = 5", "expected a word in quotes"),
         ("expect", "takeovers = { mim = 1 }", "did you mean `min`?"),
         ("expect", "console = \"unprotectd\"", "did you mean `unprotected`?"),
         ("expect", "end = \"lost\"\nexit-code = 0", "an exit code needs"),
@@ -168,6 +176,16 @@ fn steps_must_say_when_and_to_whom() {
         ("failpoint = \"host.commit.closd\"\non = \"a\"\naction = \"mark\"", "did you mean `host.commit.closed`?"),
         ("failpoint = \"host.commit.closed\"\naction = \"mark\"", "say `on` which host"),
         ("event = \"live\"\nhit = 3\naction = \"mark\"", "go with `failpoint`"),
+        ("at = \"1s\"\nhit = 3\naction = \"mark\"", "5:7: `on` and `hit` go with `failpoint`"),
+        ("at = \"1s\"\nname = \"\"\naction = \"mark\"", "5:8: the name of a step is a line of text"),
+        (
+            "at = \"1s\"\nrepeat = 2\naction = \"mark\"",
+            "5:10: `at` is one moment, which does not come again; did you mean `every`?",
+        ),
+        ("every = \"1s\"\naction = \"mark\"", "`every` goes with `repeat`"),
+        ("at = \"1s\"\naction = \"stop\"\nhost = \"a\"\nfor = \"0s\"", "7:7: `for` is longer than no time at all"),
+        ("console = \"\"\naction = \"mark\"", "`console` is empty: any line would do"),
+        ("at = \"1s\"\naction = \"switchover\"\nto = \"primary\"", "the VM is on its primary's host"),
         ("event = \"live\"\nvm = \"other\"\naction = \"mark\"", "no VM named `other`"),
         ("at = \"1ms\"\ndelay = \"1ms\"\naction = \"kill\"\nhost = \"a\"", "`at` counts from"),
         ("console-regex = \"(\"\naction = \"kill\"\nhost = \"a\"", "unclosed group"),
@@ -220,8 +238,8 @@ fn a_matrix_is_a_scenario_for_each_combination() {
     );
     assert_eq!(cells[3].vms[0].mode, ModePart::Replay);
     assert_eq!(cells[3].steps[0].delay, Delay { min: Span::from_ms(2), max: Span::from_ms(3) });
-    let chosen = all(MATRIX, &["vm.mode=replay", "cluster.hosts=2,4"]).unwrap_err();
-    assert!(chosen.to_string().contains("there is no `cluster`"), "{chosen}");
+    let chosen = all(MATRIX, &["vm.mode=replay", "cluster.hosts=2,4"]).unwrap();
+    assert_eq!((chosen[0].cluster.hosts, chosen[3].cluster.hosts), (2, 4), "a table that the file leaves out");
     let chosen = all(MATRIX, &["vm.mode=replay", "vm.memory=4MiB,8MiB"]).unwrap();
     assert_eq!(chosen.len(), 4);
     assert_eq!(chosen[3].vms[0].memory, ByteCount::mib(8));
@@ -352,4 +370,46 @@ fn what_is_no_text_is_told_with_its_line() {
     assert!(error.ends_with("latin.toml:2:19: this is no text (UTF-8)"), "{error}");
     std::fs::write(&path, vec![b'#'; 2 << 20]).unwrap();
     assert!(Scenario::read(&path).unwrap_err().to_string().contains("at most 1024 KiB"));
+}
+
+#[test]
+fn what_the_command_line_says_wrong_is_told_as_such() {
+    for (argument, expected) in [
+        ("vm.mode=replay,repaly", "--matrix vm.mode=repaly: unknown variant"),
+        ("vm.mdoe=replay", "--matrix vm.mdoe=replay: unknown field `mdoe`"),
+        ("step.hot.delay=1ms", "--matrix step.hot.delay=1ms: matrix `step.hot.delay`: there is no `step` named `hot`"),
+        ("expect.takeovers={ mim = 1 }", "--matrix expect.takeovers={ mim = 1 }: unknown field `mim`"),
+    ] {
+        let message = all(MATRIX, &["vm.epoch=1ms,2ms", argument]).unwrap_err().to_string();
+        assert!(message.starts_with(expected) && message.ends_with("(for dir/some.toml)"), "{message}");
+        assert!(!message.contains(":1:1"), "{message}");
+    }
+    let hint = all(MATRIX, &["step.hot.delay=1ms"]).unwrap_err().to_string();
+    assert!(hint.contains("did you mean `hit`?"), "{hint}");
+}
+
+#[test]
+fn a_file_that_expects_nothing_expects_that_guests_exit() {
+    let scenario = parse("[vm]\nguest = \"builtin:idle\"\n").unwrap();
+    assert_eq!((scenario.expect.vms[0].end, scenario.expect.pool_sound), (End::Ended, true));
+    for (top, message) in [("cluster = 5\n", "1:11"), ("expect = \"x\"\n", "1:10")] {
+        let message = format!("dir/some.toml:{message}: invalid type: ");
+        let error = parse(&format!("{top}[vm]\nguest = \"builtin:idle\"\n")).unwrap_err().to_string();
+        assert!(error.starts_with(&message) && error.ends_with("expected a table of keys"), "{error}");
+    }
+}
+
+#[test]
+fn roles_that_nobody_ever_has_are_refused() {
+    let text = |hosts: u16, role: &str, rest: &str| {
+        parse(&format!(
+            "[cluster]\nhosts = {hosts}\n[vm]\nguest = \"builtin:idle\"\n[[step]]\nevent = \"live\"\naction = \"kill\"\nhost = \"{role}\"\n{rest}"
+        ))
+    };
+    for (hosts, role) in [(1, "secondary"), (2, "spare")] {
+        let error = text(hosts, role, "").unwrap_err().to_string();
+        assert!(error.contains(&format!("5:1: nobody is ever {role} in a cluster of {hosts}")), "{error}");
+        assert!(text(hosts, role, "optional = true\n").is_ok());
+        assert!(text(hosts + 1, role, "").is_ok());
+    }
 }

@@ -133,7 +133,9 @@ impl<'de> Deserialize<'de> for RawCount {
 
             fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<RawCount, A::Error> {
                 let mut count = Count { min: 0, max: None };
+                let mut bounded = false;
                 while let Some(key) = map.next_key::<String>()? {
+                    bounded = true;
                     match key.as_str() {
                         "min" => count.min = map.next_value()?,
                         "max" => count.max = Some(map.next_value()?),
@@ -141,6 +143,7 @@ impl<'de> Deserialize<'de> for RawCount {
                     }
                 }
                 match count.max {
+                    None if !bounded => Err(A::Error::custom("expected a `min`, a `max`, or both")),
                     Some(max) if max < count.min => {
                         Err(A::Error::custom("expected a `min` that is not above the `max`"))
                     }

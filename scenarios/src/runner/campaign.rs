@@ -11,9 +11,9 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 pub struct Campaign {
     /// How each is run.
     pub runner: RunnerOptions,
-    /// How often each is run, with a seed more each time.
+    /// How often each is run at most, with a seed more each time.
     pub repeat: u64,
-    /// Go on until one fails, and end then.
+    /// End when one fails.
     pub until_fail: bool,
     /// How many run at once.
     pub jobs: usize,
@@ -63,7 +63,7 @@ pub fn run_campaign(
     interrupt: BorrowedFd<'_>,
     progress: &(dyn Fn(Progress<'_>) + Sync),
 ) -> Campaigned {
-    let rounds = if campaign.until_fail { usize::MAX } else { usize::try_from(campaign.repeat).unwrap_or(usize::MAX) };
+    let rounds = usize::try_from(campaign.repeat).unwrap_or(usize::MAX);
     let runs = scenarios.len().saturating_mul(rounds);
     let (next, over, goldens) = (AtomicUsize::new(0), AtomicBool::new(false), Goldens::default());
     let (sender, receiver) = unbounded();

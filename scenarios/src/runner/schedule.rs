@@ -337,7 +337,7 @@ mod tests {
 
     #[test]
     fn a_firing_that_is_tried_often_is_drawn_for_once() {
-        let steps = "[[step]]\nat = \"1ms\"\nrepeat = 20\naction = \"kill\"\nhost = \"any\"";
+        let steps = "[[step]]\nevery = \"1ms\"\nrepeat = 20\naction = \"kill\"\nhost = \"any\"";
         let draws = |tries: usize| {
             let mut schedule = schedule(steps);
             schedule.running(ms(0));

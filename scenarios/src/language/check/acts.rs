@@ -3,9 +3,9 @@
 use super::super::raw::{RawAct, RawStep};
 use super::super::values::OneOrMany;
 use super::super::{Act, Action, CorruptWhat, CutFrom, ScenarioError, Step, Target, WaysPart};
-use super::Known;
 use super::cluster::FRAMES_OF;
 use super::steps::{earlier_named, signal_of, ways_of};
+use super::{Known, bounds};
 use crate::cluster::{CONTROLLER, HostName};
 use ft_protocol::Span;
 use std::ops::Range;
@@ -58,7 +58,7 @@ struct Reader<'a, 'b, 'c> {
 impl Reader<'_, '_, '_> {
     fn act(&self) -> Result<Act, ScenarioError> {
         self.refuse_what_has_no_meaning()?;
-        let during = self.raw.during.as_ref().map(|during| during.get_ref().0);
+        let during = bounds::some_time(self.known.source, "for", self.raw.during.as_ref())?;
         Ok(match self.raw.action {
             Action::Kill | Action::Stop | Action::Cont => {
                 let Some(signal) = signal_of(self.raw.action) else { unreachable!("these send signals") };

@@ -4,7 +4,7 @@ use super::super::error::Source;
 use super::super::raw::{RawExpect, RawVmExpect};
 use super::super::values::OneOrMany;
 use super::super::{Act, CorruptWhat, End, Expect, ScenarioError, Step, VmExpect};
-use super::Known;
+use super::{Known, bounds};
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -14,6 +14,7 @@ use toml::de::{DeTable, DeValue};
 /// Where `[expect]` and its keys stand.
 pub(super) struct Places {
     line: usize,
+    spans: BTreeMap<String, Range<usize>>,
     keys: BTreeMap<String, usize>,
     /// Of single VMs, by name.
     vms: BTreeMap<String, (Range<usize>, BTreeMap<String, usize>)>,
@@ -21,7 +22,7 @@ pub(super) struct Places {
 
 pub(super) fn places(source: &Source<'_>, table: &Spanned<DeTable<'_>>) -> Places {
     let Some((key, value)) = table.get_ref().get_key_value("expect") else {
-        return Places { line: 1, keys: BTreeMap::new(), vms: BTreeMap::new() };
+        return Places { line: 1, spans: BTreeMap::new(), keys: BTreeMap::new(), vms: BTreeMap::new() };
     };
     let line = |span: Range<usize>| source.place(span.start).0;
     let keys = |table: &DeTable<'_>| -> BTreeMap<String, usize> {
@@ -33,8 +34,10 @@ pub(super) fn places(source: &Source<'_>, table: &Spanned<DeTable<'_>>) -> Place
         let keys = value.get_ref().as_table().map(keys).unwrap_or_default();
         (name.get_ref().to_string(), (name.span(), keys))
     };
+    let spans = table.into_iter().flat_map(DeTable::iter);
     Places {
         line: line(key.span()),
+        spans: spans.map(|(key, _)| (key.get_ref().to_string(), key.span())).collect(),
         keys: table.map(keys).unwrap_or_default(),
         vms: vms.into_iter().flat_map(DeTable::iter).map(own).collect(),
     }
@@ -53,6 +56,11 @@ pub(super) fn expect(
     {
         return Err(source.invalid(&code.span(), "an exit code needs `end = \"ended\"`"));
     }
+    let texts = [("console-contains", &raw.console_contains), ("console-lacks", &raw.console_lacks)];
+    if let Some((key, _)) = texts.into_iter().find(|(_, texts)| texts.0.iter().any(String::is_empty)) {
+        let place = places.spans.get(key).cloned().unwrap_or_default();
+        return Err(source.invalid(&place, format!("`{key}` is empty: any line would do")));
+    }
     let all = VmExpect {
         lines: BTreeMap::new(),
         end,
@@ -63,9 +71,13 @@ pub(super) fn expect(
         console_lacks: raw.console_lacks.0,
         takeovers: raw.takeovers.map(|count| count.0),
         switchovers: raw.switchovers.map(|count| count.0),
-        protected_within: raw.protected_within.map(|within| within.0),
-        protected_again_within: raw.protected_again_within.map(|within| within.0),
-        blackout_max: raw.blackout_max.map(|max| max.0),
+        protected_within: bounds::some_time(source, "protected-within", raw.protected_within.as_ref())?,
+        protected_again_within: bounds::some_time(
+            source,
+            "protected-again-within",
+            raw.protected_again_within.as_ref(),
+        )?,
+        blackout_max: bounds::some_time(source, "blackout-max", raw.blackout_max.as_ref())?,
     };
     let pool = word(source, "pool", raw.pool.as_ref(), &["sound", "any"])?;
     let corrupts = steps.iter().flat_map(|step| &step.acts).any(|act| match act {
@@ -121,10 +133,16 @@ fn of_vms(
             vm.end = end;
             vm.exit_code = if end == End::Ended { vm.exit_code } else { None };
         }
-        vm.exit_code = raw.exit_code.or(vm.exit_code);
+        if let Some(code) = &raw.exit_code
+            && vm.end != End::Ended
+        {
+            return Err(known.source.invalid(&code.span(), "an exit code needs `end = \"ended\"`"));
+        }
+        vm.exit_code = raw.exit_code.map(Spanned::into_inner).or(vm.exit_code);
         vm.takeovers = raw.takeovers.map(|count| count.0).or(vm.takeovers);
         vm.switchovers = raw.switchovers.map(|count| count.0).or(vm.switchovers);
-        vm.blackout_max = raw.blackout_max.map(|max| max.0).or(vm.blackout_max);
+        let blackout_max = bounds::some_time(known.source, "blackout-max", raw.blackout_max.as_ref())?;
+        vm.blackout_max = blackout_max.or(vm.blackout_max);
     }
     Ok(vms)
 }

@@ -119,6 +119,16 @@ fn check_beside(source: &Source<'_>, span: &Range<usize>, what: &str, program: &
     Ok(())
 }
 
+/// What the kernel lets a program say.
+fn exit_code(source: &Source<'_>, code: Option<&Spanned<i32>>) -> Result<i32, ScenarioError> {
+    match code {
+        Some(code) if !(0..=255).contains(code.get_ref()) => {
+            Err(source.invalid(&code.span(), "a program exits with 0 to 255"))
+        }
+        code => Ok(code.map_or(0, |code| *code.get_ref())),
+    }
+}
+
 fn directory_of(path: &Path) -> PathBuf {
     path.parent().map_or(PathBuf::new(), Path::to_owned)
 }
@@ -148,6 +158,9 @@ fn workloads(
         let Some(program) = command.first_mut() else {
             return Err(source.invalid(&span, "a workload needs a program"));
         };
+        if program.is_empty() {
+            return Err(source.invalid(&span, "a workload needs a program"));
+        }
         check_beside(source, &span, "program", program)?;
         // Relative to the working directory that it is given, which is the scenario's.
         // This very program, wherever it is.
@@ -165,7 +178,7 @@ fn workloads(
             directory: directory_of(source.path),
             until_end: raw.until_end,
             linearizable: raw.linearizable,
-            exit_code: raw.exit_code,
+            exit_code: exit_code(source, raw.exit_code.as_ref())?,
         });
     }
     Ok(workloads)

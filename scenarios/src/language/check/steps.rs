@@ -3,8 +3,8 @@
 use super::super::error::Source;
 use super::super::raw::RawStep;
 use super::super::{
-    Act, Action, ClusterPart, Condition, CorruptWhat, Delay, ModePart, Pattern, ScenarioError, Step, VmPart, WaysPart,
-    When,
+    Act, Action, ClusterPart, Condition, CorruptWhat, Delay, ModePart, Pattern, ScenarioError, Step, Target, VmPart,
+    WaysPart, When,
 };
 use super::{Known, acts};
 use crate::cluster::{CONTROLLER, HostName, HostSignal};
@@ -50,6 +50,11 @@ fn check_names(source: &Source<'_>, raw: &[Spanned<RawStep>]) -> Result<(), Scen
     let names: Vec<String> = raw.iter().enumerate().map(|(index, step)| name(step.get_ref(), index)).collect();
     for (index, step) in raw.iter().enumerate() {
         let RawStep { name, after, .. } = step.get_ref();
+        if let Some(name) = name
+            && (name.get_ref().trim().is_empty() || name.get_ref().chars().any(char::is_control))
+        {
+            return Err(source.invalid(&name.span(), "the name of a step is a line of text: leave it out, or say one"));
+        }
         let others = names.iter().enumerate().filter(|(other, _)| *other != index);
         if let Some(name) = name
             && others.map(|(_, other)| other).any(|other| other == name.get_ref())
@@ -102,8 +107,15 @@ fn repeat(source: &Source<'_>, raw: &RawStep, span: &Range<usize>) -> Result<(u3
 
 fn trigger(known: &Known<'_, '_>, raw: &RawStep, span: &Range<usize>) -> Result<(When, Delay), ScenarioError> {
     let source = known.source;
+    // Whatever else it waits for.
+    if let Some(only) = raw.on.as_ref().map(Spanned::span).or(raw.hit.as_ref().map(Spanned::span))
+        && raw.failpoint.is_none()
+    {
+        return Err(source.invalid(&only, "`on` and `hit` go with `failpoint`"));
+    }
     let given = [
         raw.at.is_some(),
+        raw.every.is_some(),
         raw.event.is_some(),
         raw.console.is_some(),
         raw.console_regex.is_some(),
@@ -113,31 +125,37 @@ fn trigger(known: &Known<'_, '_>, raw: &RawStep, span: &Range<usize>) -> Result<
     let count = given.iter().filter(|given| **given).count();
     if count > 1 {
         let message =
-            "a step has one of `at`, `event`, `console`, `console-regex`, `when` and `failpoint`, not several";
+            "a step has one of `at`, `every`, `event`, `console`, `console-regex`, `when` and `failpoint`, not several";
         return Err(source.invalid(span, message));
     }
     if count == 0 && raw.after.is_none() {
-        let message = "a step needs `at`, `event`, `console`, `console-regex`, `when`, `failpoint` or `after`";
+        let message = "a step needs `at`, `every`, `event`, `console`, `console-regex`, `when`, `failpoint` or `after`";
         return Err(source.invalid(span, message));
     }
     if let Some(of_event) = raw.count.as_ref().filter(|_| raw.event.is_none()) {
         return Err(source.invalid(&of_event.span(), "`count` says how often an `event` must happen"));
     }
-    if let Some(at) = &raw.at {
+    if let Some((key, at)) = raw.at.as_ref().map(|at| ("at", at)).or(raw.every.as_ref().map(|every| ("every", every))) {
         if raw.after.is_some() || raw.delay.is_some() {
-            let message = "`at` counts from the guest's start: use `delay` with `after`, and not both";
+            let message = format!("`{key}` counts from the guest's start: use `delay` with `after`, and not both");
             return Err(source.invalid(&at.span(), message));
         }
-        return Ok((When::Running, at.get_ref().0));
+        match &raw.repeat {
+            Some(repeat) if key == "at" && repeat.get_ref().0.max != Some(1) => {
+                let message = "`at` is one moment, which does not come again".to_owned();
+                return Err(source.with_suggestion(&repeat.span(), message, Some("every".to_owned())));
+            }
+            None if key == "every" => {
+                return Err(source.invalid(&at.span(), "say how often: `every` goes with `repeat`"));
+            }
+            _ => return Ok((When::Running, at.get_ref().0)),
+        }
     }
     let when = if raw.failpoint.is_some() { failpoint(known, raw)? } else { waited_for(source, raw)? };
     Ok((when, raw.delay.as_ref().map_or(Delay::default(), |delay| delay.get_ref().0)))
 }
 
 fn waited_for(source: &Source<'_>, raw: &RawStep) -> Result<When, ScenarioError> {
-    if let Some(only) = raw.on.as_ref().map(Spanned::span).or(raw.hit.as_ref().map(Spanned::span)) {
-        return Err(source.invalid(&only, "`on` and `hit` go with `failpoint`"));
-    }
     if let Some(event) = &raw.event {
         let count = raw.count.as_ref().map_or(1, |count| *count.get_ref());
         if let Some(zero) = raw.count.as_ref().filter(|_| count == 0) {
@@ -146,9 +164,11 @@ fn waited_for(source: &Source<'_>, raw: &RawStep) -> Result<When, ScenarioError>
         return Ok(When::Event { kind: *event.get_ref(), count, of_vm: raw.vm.is_some() });
     }
     if let Some(text) = &raw.console {
+        some_text(source, "console", text)?;
         return Ok(When::Console(Pattern::Text(text.get_ref().clone())));
     }
     if let Some(regex) = &raw.console_regex {
+        some_text(source, "console-regex", regex)?;
         let compiled = regex::bytes::Regex::new(regex.get_ref()).map_err(|error| {
             let line = error.to_string().split_whitespace().collect::<Vec<_>>().join(" ");
             source.invalid(&regex.span(), line)
@@ -161,6 +181,14 @@ fn waited_for(source: &Source<'_>, raw: &RawStep) -> Result<When, ScenarioError>
         return Ok(When::Condition(condition));
     }
     Ok(When::Running)
+}
+
+/// Every line contains no text at all.
+fn some_text(source: &Source<'_>, key: &str, text: &Spanned<String>) -> Result<(), ScenarioError> {
+    if text.get_ref().is_empty() {
+        return Err(source.invalid(&text.span(), format!("`{key}` is empty: any line would do")));
+    }
+    Ok(())
 }
 
 fn failpoint(known: &Known<'_, '_>, raw: &RawStep) -> Result<When, ScenarioError> {
@@ -225,11 +253,27 @@ pub(super) fn check_together(
                     let message = "there is no such link: the VM, or any VM, has no `net = true`";
                     return Err(source.invalid(&raw.span(), message));
                 }
+                Act::Switchover { vm, to: Some(Target::Primary(primary)) } if vm == primary => {
+                    return Err(
+                        source.invalid(&raw.span(), "the VM is on its primary's host: say another one `to` go to")
+                    );
+                }
                 Act::Fill { .. } if cluster.pool_size.is_none() => {
                     let message = "`fill` takes all space of the pool: give it a tmpfs of its own with `pool-size`";
                     return Err(source.invalid(&raw.span(), message));
                 }
                 _ => {}
+            }
+            let takes = |target: &Target| match target {
+                Target::Secondary(_) => ("secondary", 2),
+                Target::Spare(_) => ("spare", 3),
+                _ => ("", 0),
+            };
+            let vacant = act.targets().iter().map(takes).find(|(_, takes)| cluster.hosts < *takes);
+            if let Some((role, takes)) = vacant.filter(|_| step.fires_min > 0) {
+                let message =
+                    format!("nobody is ever {role} in a cluster of {}: that takes {takes} hosts", cluster.hosts);
+                return Err(source.invalid(&raw.span(), message));
             }
         }
     }

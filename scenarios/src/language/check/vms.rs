@@ -66,7 +66,7 @@ fn vm(known: &Known<'_, '_>, raw: RawVm, name: String) -> Result<VmPart, Scenari
             prefer: raw.prefer.as_ref().map(|host| known.host(host)).transpose()?,
             failback: raw.failback.map(|hold| hold.into_inner().0),
             require_spare: raw.require_spare,
-            apart: raw.apart,
+            apart: super::cluster::labels(source, &raw.apart)?,
         },
     })
 }
