@@ -16,12 +16,14 @@ mod open;
 mod partition;
 mod raise;
 mod reserve;
+mod space_reserve;
 mod vms;
 
 pub use error::PoolError;
 pub use files::FileKind;
 pub use open::{Pool, PoolConfig, PoolView};
 pub use partition::VmPartition;
+pub use space_reserve::SpaceReserve;
 
 #[cfg(test)]
 mod tests;

@@ -33,7 +33,47 @@ fn a_guest_that_does_not_fit_is_refused_at_the_start() {
     assert_eq!(std::fs::read_dir(tmpfs.path()).expect("it is mounted").count(), 0, "nothing is left");
 }
 
-/// A guest whose record finds no space stands still, says so everywhere, and goes on by itself.
+/// As much as the VM needs, but no large record beside what its slots have.
+const TIGHT_POOL_MIB: u64 = 44;
+/// And with that.
+const ENOUGH_POOL_MIB: u64 = 50;
+
+#[test]
+fn a_guest_whose_largest_record_the_pool_could_not_hold_is_refused_at_the_start() {
+    let Some(_machine) = kvm() else { return };
+    let place = Place::new();
+    let Some(tmpfs) = Mounted::tmpfs(&place, TIGHT_POOL_MIB) else { return };
+    let ended = place.run(&["run", "--pool-dir", tmpfs.text(), "--memory", "16MiB", "builtin:torture"]);
+    let line = ended.one_line(73);
+    assert!(line.contains("the largest commit record") && line.contains("bytes"), "{line}");
+    assert_eq!(std::fs::read_dir(tmpfs.path()).expect("it is mounted").count(), 0, "nothing is left");
+}
+
+/// A guest that dirties all its memory in each epoch gets on in a pool that has space for one such record only, also over a
+/// takeover.
+#[test]
+fn a_guest_alone_in_a_pool_just_large_enough_never_stands_still_for_ever() {
+    let Some(_machine) = kvm() else { return };
+    let place = Place::new();
+    let Some(tmpfs) = Mounted::tmpfs(&place, ENOUGH_POOL_MIB) else { return };
+    let guest = ["builtin:torture", "--", "--steps", "600000000", "--progress", "50000000"];
+    let memory = ["--memory", "16MiB"];
+    let golden = place.run(&[&["run", "--mode", "none"][..], &memory[..], &guest[..]].concat()).ok();
+    let events = place.file("events");
+    let options = ["run", "--pool-dir", tmpfs.text(), "--epoch-ms", "1000", "--respawn"];
+    let more = ["--heartbeat-ms", "2000", "--events", events.to_str().unwrap()];
+    let run = place.start(&[&options[..], &more[..], &memory[..], &guest[..]].concat());
+    await_true("protection", || count_of(&read_events(&events), "protected") == 1);
+    crate::support::signal(run.host("a").expect("it lives"), nix::sys::signal::Signal::SIGKILL);
+    await_true("a takeover", || count_of(&read_events(&events), "live") >= 2);
+    await_true("a new secondary", || count_of(&read_events(&events), "protected") >= 2);
+    let ended = run.end();
+    assert_eq!(ended.code, Some(0), "{ended:?}");
+    assert_eq!(ended.stdout, golden.stdout, "the console is exact");
+}
+
+/// A guest whose record finds no space, because others than VMs took what was kept for it, stands still, says so everywhere,
+/// and goes on by itself.
 #[test]
 fn a_guest_that_waits_for_space_says_so_in_status_events_and_on_standard_error() {
     let Some(_machine) = kvm() else { return };
@@ -53,8 +93,14 @@ fn a_guest_that_waits_for_space_says_so_in_status_events_and_on_standard_error()
     let options = ["run", "--pool", "sock", "--epoch-ms", "200", "--rm", "--events", events.to_str().unwrap()];
     let run = place.start(&[&options[..], &memory[..], &guest[..]].concat());
     await_true("protection", || count_of(&read_events(&events), "protected") == 1);
-    let filler = tmpfs.fill();
-    await_true("a full pool", || count_of(&read_events(&events), "pool-full") >= 1);
+    let mut filler = tmpfs.fill();
+    await_true("a full pool", || {
+        // What the controller holds is taken from it.
+        let reserve = std::fs::OpenOptions::new().write(true).open(pool.join("reserve")).expect("it is there");
+        reserve.set_len(0).expect("it is writable");
+        filler = tmpfs.fill();
+        count_of(&read_events(&events), "pool-full") >= 1
+    });
     await_true("its status", || {
         let status = place.run(&["status", "--pool", "sock"]).ok().stdout;
         String::from_utf8_lossy(&status).contains("waits: the pool has no space for the commit record of epoch ")

@@ -284,6 +284,16 @@ pub enum Action {
         /// The generation.
         generation: Generation,
     },
+    /// Give a record that has found no space what the pool keeps for such. Not being able to is no reason to stop: it is
+    /// asked for again.
+    GiveSpace {
+        /// The VM.
+        vm: VmId,
+        /// The generation.
+        generation: Generation,
+        /// The record's epoch.
+        epoch: Epoch,
+    },
     /// Forget journal and log of a generation that is over and applied.
     CloseGeneration {
         /// The VM.

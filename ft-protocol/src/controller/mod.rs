@@ -194,6 +194,7 @@ impl Controller {
         self.part_domains(turn);
         self.fail_back(turn);
         self.overdue_followers(turn);
+        self.look_for_space(turn);
         let vms: Vec<VmId> = self.vms.keys().copied().collect();
         vms.into_iter().for_each(|vm| self.follow(turn, vm));
     }

@@ -1,11 +1,17 @@
 //! VMs that stand still because the pool has no space: told to watchers, and shown for as long as it lasts.
 
-use super::{Controller, Generation, Turn, VmId};
+use super::{Action, Controller, Generation, Turn, VmId};
 use crate::activity::Doing;
 use crate::controller::vm::Vm;
 use crate::ids::Epoch;
-use crate::time::Time;
+use crate::time::{Span, Time};
 use crate::timeline::{Happening, Shortage, Wanted};
+
+/// How long a record waits for space before that is told: mostly it is given what the pool keeps for it at once.
+pub(super) const PATIENCE: Span = Span::from_ms(500);
+
+/// How often space is asked for that was not to be had.
+pub(super) const ASKED_EVERY: Span = Span::from_ms(500);
 
 /// A shortage of the VM's reigning generation.
 #[derive(Clone, Copy, Debug)]
@@ -13,6 +19,10 @@ pub(super) struct Waiting {
     generation: Generation,
     shortage: Shortage,
     since: Time,
+    /// Watchers know.
+    told: bool,
+    /// When space was asked for last.
+    asked: Time,
 }
 
 impl Controller {
@@ -20,19 +30,52 @@ impl Controller {
     pub(super) fn out_of_space(&mut self, turn: &mut Turn<'_>, vm: VmId, generation: Generation, shortage: Shortage) {
         let Some(entry) = self.vms.get_mut(&vm).filter(|entry| entry.generation == generation) else { return };
         let said = entry.waiting.filter(|said| said.generation == generation);
-        let news = said.is_none_or(|said| said.shortage.wanted != shortage.wanted);
+        let same = said.filter(|said| said.shortage.wanted == shortage.wanted);
         let since = said.map_or(turn.now, |said| said.since);
-        entry.waiting = Some(Waiting { generation, shortage, since });
-        if news {
-            self.tell(turn, Happening::PoolFull { vm, generation, shortage });
+        let told = same.is_some_and(|said| said.told);
+        entry.waiting = Some(Waiting { generation, shortage, since, told, asked: turn.now });
+        match shortage.wanted {
+            Wanted::Record(epoch) => turn.actions.push(Action::GiveSpace { vm, generation, epoch }),
+            Wanted::Journal => self.tell_waiting(turn, vm),
         }
+    }
+
+    /// Asks once more for space that was not to be had, and tells who waits for long.
+    pub(super) fn look_for_space(&mut self, turn: &mut Turn<'_>) {
+        let mut long = Vec::new();
+        for (&vm, entry) in &mut self.vms {
+            let generation = entry.generation;
+            let Some(waiting) = entry.waiting.as_mut().filter(|waiting| waiting.generation == generation) else {
+                continue;
+            };
+            if turn.now.since(waiting.since) >= PATIENCE {
+                long.push(vm);
+            }
+            if let Wanted::Record(epoch) = waiting.shortage.wanted
+                && turn.now.since(waiting.asked) >= ASKED_EVERY
+            {
+                waiting.asked = turn.now;
+                turn.actions.push(Action::GiveSpace { vm, generation, epoch });
+            }
+        }
+        long.into_iter().for_each(|vm| self.tell_waiting(turn, vm));
+    }
+
+    fn tell_waiting(&mut self, turn: &mut Turn<'_>, vm: VmId) {
+        let waiting = self.vms.get_mut(&vm).and_then(|entry| entry.waiting.as_mut());
+        let Some(waiting) = waiting.filter(|waiting| !waiting.told) else { return };
+        waiting.told = true;
+        let Waiting { generation, shortage, .. } = *waiting;
+        self.tell(turn, Happening::PoolFull { vm, generation, shortage });
     }
 
     /// What it waited for is there.
     pub(super) fn space_again(&mut self, turn: &mut Turn<'_>, vm: VmId, generation: Generation) {
         let Some(entry) = self.vms.get_mut(&vm) else { return };
         let Some(waiting) = entry.waiting.take_if(|waiting| waiting.generation == generation) else { return };
-        self.tell(turn, Happening::SpaceAgain { vm, generation, waited: turn.now.since(waiting.since) });
+        if waiting.told {
+            self.tell(turn, Happening::SpaceAgain { vm, generation, waited: turn.now.since(waiting.since) });
+        }
     }
 
     /// An epoch is committed: no record up to it waits any more.

@@ -52,6 +52,7 @@ struct Cluster {
     /// What the hosts were told, in order.
     told: Vec<(LinkId, ToHost)>,
     happened: Vec<Happening>,
+    given: Vec<(VmId, Generation, Epoch)>,
     persisted: ClusterState,
     applies: usize,
     hold_applies: bool,
@@ -71,6 +72,7 @@ impl Cluster {
             committed: Epoch::ZERO,
             told: Vec::new(),
             happened: Vec::new(),
+            given: Vec::new(),
             persisted: ClusterState::default(),
             applies: 0,
             hold_applies: false,
@@ -131,6 +133,7 @@ impl Cluster {
                 Action::ToClient { message: ToClient::Answer { answer, .. }, .. } => self.answered.push(answer),
                 Action::DeletePartition(vm) => self.deleted.push(vm),
                 Action::Fence { host, .. } => self.fenced.push(host),
+                Action::GiveSpace { vm, generation, epoch } => self.given.push((vm, generation, epoch)),
                 Action::Tell { happening, .. } => self.happened.push(happening),
                 _ => {}
             }

@@ -222,6 +222,8 @@ impl World {
                     let _reserved = partition.reserve_journal(&cache, generation);
                 }
             }
+            // Slots have all their space from the start here.
+            Action::GiveSpace { .. } => {}
             Action::CloseGeneration { vm, generation } => {
                 if let Some(partition) = self.pool.partition_mut(vm) {
                     partition.journals.retain(|journal| journal.generation > generation);

@@ -128,6 +128,18 @@ impl JournalGeometry {
         SLOTS_AT.get() + self.reserved_bytes * u64::from(self.slots)
     }
 
+    /// What the largest record takes beyond the reserved part of its slot.
+    #[must_use]
+    pub fn spill_bytes_max(&self) -> u64 {
+        self.slot_bytes - self.reserved_bytes
+    }
+
+    /// The part of an epoch's slot that has space only while a record needs it: where it begins, and its length.
+    #[must_use]
+    pub fn spill_range(&self, epoch: Epoch) -> (Offset, u64) {
+        (self.slot_at(epoch).plus(self.reserved_bytes), self.spill_bytes_max())
+    }
+
     /// Where the slot of an epoch begins.
     #[must_use]
     pub fn slot_at(&self, epoch: Epoch) -> Offset {

@@ -30,6 +30,9 @@ use crate::planted::{self, PlantedBug, planted};
 /// A slot is made ready ahead only while the pool has so many times its space left: what others need goes first.
 const PREPARED_SHARE_MIN: u64 = 4;
 
+/// What is taken for machine state and console output with the room for a record's pages.
+const ROOM_BESIDE_PAGES: u64 = 512 << 10;
+
 /// A commit record could not be written.
 #[derive(Debug, Error)]
 pub enum JournalError {
@@ -280,6 +283,23 @@ impl<M: PoolWrite, S: SpillSpace> RecordWriter<'_, M, S> {
         self.journal.memory.write(at, content)?;
         self.body_crc.update(content);
         self.index.push(page.get());
+        Ok(())
+    }
+
+    /// Takes the space for a record of so many pages, and what else it may have, before the first of them is added: all
+    /// of it or nothing, so that one who waits for space holds none that others wait for.
+    ///
+    /// # Errors
+    /// When there is no space.
+    pub fn take_room(&mut self, pages: u64) -> Result<(), JournalError> {
+        assert!(self.index.is_empty(), "room is taken beforehand");
+        let needed = PAGES_AT.saturating_add(pages.saturating_mul(PAGE_COST)).saturating_add(ROOM_BESIDE_PAGES);
+        let until = crate::numbers::round_up(needed.min(self.journal.geometry.slot_bytes), PAGE_SIZE);
+        if until > self.spilled_to {
+            let from = self.spilled_to;
+            self.journal.spill.reserve(self.slot.plus(from), until - from)?;
+            self.spilled_to = until;
+        }
         Ok(())
     }
 

@@ -7,7 +7,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use nix::fcntl::{FallocateFlags, FcntlArg, OFlag, fallocate, fcntl};
 use thiserror::Error;
 
-use super::backing::available_bytes;
+use super::backing::{available_bytes, page_bytes};
 use crate::journal::{SpillError, SpillSpace};
 use crate::numbers::{Offset, PAGE_SIZE};
 
@@ -127,7 +127,13 @@ impl Extent {
     fn allocate(&self, flags: FallocateFlags, at: Offset, len: u64) -> nix::Result<()> {
         let start = i64::try_from(self.offset.plus(at.get()).get()).map_err(|_| nix::Error::EFBIG)?;
         let len = i64::try_from(len).map_err(|_| nix::Error::EFBIG)?;
-        fallocate(&self.fd, flags | FallocateFlags::FALLOC_FL_KEEP_SIZE, start, len)
+        loop {
+            // What was taken until a signal came is given back by the kernel.
+            match fallocate(&self.fd, flags | FallocateFlags::FALLOC_FL_KEEP_SIZE, start, len) {
+                Err(nix::Error::EINTR) => {}
+                done => return done,
+            }
+        }
     }
 }
 
@@ -142,6 +148,10 @@ impl SpillSpace for Extent {
         match self.allocate(FallocateFlags::empty(), at, len) {
             Ok(()) => Ok(()),
             Err(nix::Error::ENOSPC) => {
+                // On tmpfs the call takes all or nothing; on hugetlbfs it keeps what it got.
+                if page_bytes(&self.fd).is_ok_and(|bytes| bytes > PAGE_SIZE) {
+                    self.release(at, len)?;
+                }
                 // Only told: what cannot be asked is shown as nothing.
                 Err(SpillError::NoSpace { needed: len, available: available_bytes(&self.fd).unwrap_or(0) })
             }

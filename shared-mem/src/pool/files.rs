@@ -27,6 +27,7 @@ pub(super) const SUPERBLOCK: &str = "superblock";
 pub(super) const LOCK: &str = "lock";
 pub(super) const VM_DIRECTORY: &str = "vm-directory";
 pub(super) const CLUSTER: &str = "cluster";
+pub(super) const RESERVE: &str = "reserve";
 pub(super) const IMAGE: &str = "image";
 pub(super) const STATE: &str = "state";
 pub(super) const CONTROL: &str = "control";
@@ -41,7 +42,7 @@ const VM: &str = "vm-";
 const HEARTBEAT: &str = "heartbeat.";
 
 const FIXED_OF_VM: [&str; 7] = [IMAGE, STATE, CONTROL, CONSOLE, DISK, BOOT, REDO];
-const FIXED_OF_POOL: [&str; 4] = [SUPERBLOCK, LOCK, VM_DIRECTORY, CLUSTER];
+const FIXED_OF_POOL: [&str; 5] = [SUPERBLOCK, LOCK, VM_DIRECTORY, CLUSTER, RESERVE];
 
 impl FileKind {
     /// What a file in the pool's own directory is.

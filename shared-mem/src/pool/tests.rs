@@ -309,6 +309,39 @@ fn a_spilled_record_takes_and_gives_back_space() {
     writer.release_free_slots(Epoch::new(3), Epoch::new(2)).unwrap();
     assert_eq!(blocks(), reserved);
     assert!(extent.reserve(Offset::ZERO, 1 << 45).is_err());
+    // Room that is taken at once is all there, whatever is asked for afterwards.
+    let mut record = writer.begin(Epoch::new(3), Epoch::new(2)).unwrap();
+    record.take_room(64).unwrap();
+    let taken = blocks();
+    assert!(taken > reserved);
+    record.push_page_bytes(PageIndex::new(0), &[5; PAGE_BYTES]).unwrap();
+    assert_eq!(blocks(), taken);
+}
+
+#[test]
+fn space_is_held_and_given_back() {
+    let dir = on_tmpfs();
+    let pool = Pool::create(&dir.path().join("pool"), &CONFIG).unwrap();
+    let reserve = pool.space_reserve().unwrap().expect("this is no device");
+    assert_eq!(reserve.held().unwrap(), 0);
+    while !reserve.take(40 << 20).unwrap() {
+        assert!(reserve.held().unwrap().is_multiple_of(16 << 20));
+    }
+    assert_eq!(reserve.held().unwrap(), 40 << 20);
+    assert!(reserve.available().unwrap() > 0);
+    // A later controller finds what is held; somebody has damaged it.
+    let again = pool.space_reserve().unwrap().unwrap();
+    assert_eq!(again.held().unwrap(), 40 << 20);
+    fs::OpenOptions::new().write(true).open(pool.path().join("reserve")).unwrap().set_len(5000).unwrap();
+    while !again.take(20 << 20).unwrap() {}
+    assert_eq!(again.held().unwrap(), 20 << 20);
+    again.give_back(4096).unwrap();
+    assert_eq!(reserve.held().unwrap(), 4096);
+    again.give_back(0).unwrap();
+    assert_eq!(reserve.held().unwrap(), 0);
+    assert!(again.take(1 << 45).is_ok_and(|all| !all), "step by step");
+    again.give_back(0).unwrap();
+    assert!(Pool::inspect(pool.path()).unwrap().file_names().unwrap().contains(&"reserve".to_owned()));
 }
 
 /// A regular file in place of a device.

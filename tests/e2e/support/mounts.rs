@@ -43,9 +43,9 @@ impl Mounted {
     /// Takes all space that is left.
     pub(crate) fn fill(&self) -> PathBuf {
         let file = self.at.join("filler");
+        let mut end = std::fs::OpenOptions::new().create(true).append(true).open(&file).expect("a file can be made");
         // Ends when the space does.
-        let _ =
-            std::io::copy(&mut std::io::repeat(0x55), &mut std::fs::File::create(&file).expect("a file can be made"));
+        let _ = std::io::copy(&mut std::io::repeat(0x55), &mut end);
         file
     }
 }

@@ -8,6 +8,7 @@ use super::link::{Kind, Link, LinkError};
 use super::partition::LogLoss;
 use super::partition::Partition;
 use super::recording::PoolRecording;
+use super::space_keeper::SpaceKeeper;
 use super::{ControllerError, ControllerOptions};
 use crate::clock;
 use crate::failpoint;
@@ -54,6 +55,7 @@ pub(super) struct Driver {
     writing: BTreeMap<LinkId, bool>,
     uploads: BTreeMap<LinkId, Uploads>,
     partitions: BTreeMap<VmId, Partition>,
+    space: SpaceKeeper,
     recordings: BTreeMap<VmId, Arc<Mutex<PoolRecording>>>,
     /// Names of VMs whose part of the pool could not be opened.
     unusable: BTreeMap<VmId, String>,
@@ -97,6 +99,8 @@ impl Driver {
             state_bytes_max: pool.cluster().capacity(),
             shutdown_allowed: true,
         };
+        let space = pool.space_reserve().map_err(|error| ControllerError::PoolFailed { what: crate::chain(&error) })?;
+        let space = SpaceKeeper::start(space).map_err(ControllerError::kernel("start a thread"))?;
         let mut driver = Self {
             options: options.clone(),
             pool,
@@ -106,6 +110,7 @@ impl Driver {
             writing: BTreeMap::new(),
             uploads: BTreeMap::new(),
             partitions: BTreeMap::new(),
+            space,
             recordings: BTreeMap::new(),
             unusable: BTreeMap::new(),
             heartbeats: BTreeMap::new(),
@@ -146,6 +151,7 @@ impl Driver {
                 }
             }
         }
+        self.want_space();
         let mut actions = Vec::new();
         self.core = Controller::recover(config, state, &recovered, clock::monotonic(), &mut actions);
         for action in actions {
@@ -209,6 +215,7 @@ impl Driver {
             self.inputs.push_back(Input::Activity { vm, generation, said });
         }
         self.inputs.push_back(Input::Tick);
+        self.space.look();
         self.sum_complaints_up();
         self.settle()
     }
@@ -273,7 +280,7 @@ impl Driver {
             }
             Action::OpenGeneration { vm, generation, base } => {
                 let result = match self.partitions.get_mut(&vm) {
-                    Some(partition) => partition.open_generation(generation, base).map(|lost| {
+                    Some(partition) => partition.open_generation(generation, base, &self.space).map(|lost| {
                         if let Some(LogLoss { generation, report }) = lost {
                             self.inputs.push_back(Input::LogLost { vm, generation, report });
                         }
@@ -293,7 +300,7 @@ impl Driver {
             }
             Action::ReserveGeneration { vm, generation } => {
                 if let Some(partition) = self.partitions.get_mut(&vm)
-                    && let Err(error) = partition.reserve_generation(generation)
+                    && let Err(error) = partition.reserve_generation(generation, &self.space)
                 {
                     tracing::warn!("no space is reserved for {vm} {generation}: {}", crate::chain(&*error));
                 }
@@ -325,6 +332,11 @@ impl Driver {
                 let journal = partition.journal(generation).expect("the core drains only open generations");
                 partition.drain(DrainJob { generation, journal, console_floor });
             }
+            Action::GiveSpace { vm, generation, epoch } => {
+                if let Some(journal) = self.partitions.get(&vm).and_then(|partition| partition.journal(generation)) {
+                    self.space.give(vm, journal, epoch);
+                }
+            }
             Action::WatchHost { host, link } => {
                 if let Err(error) = self.watch_host(host, link) {
                     // Its page is the host's to write: what is wrong with it is the host's problem.
@@ -346,6 +358,13 @@ impl Driver {
             return Err("a disk's content came with the request, but the VM has no disk".into());
         }
         let partition = Partition::create(&self.pool, vm, spec, &boot, &self.wake)?;
+        let wanted = self.wanted_space().max(partition.space_wanted());
+        // Others may be waiting for their disks, and have no journal yet either.
+        let others: u64 = self.partitions.values().map(Partition::space_unopened).sum();
+        if let Err(error) = self.space.check(wanted, others.saturating_add(partition.space_unopened())) {
+            let _ = partition.delete(&self.pool);
+            return Err(error.into());
+        }
         let is_complete = disk.is_none();
         if let Some(content) = disk
             && let Err(error) = disk_filling::start(vm, &partition, content, self.wake.clone())
@@ -355,7 +374,17 @@ impl Driver {
             return Err(error);
         }
         self.partitions.insert(vm, partition);
+        self.want_space();
         Ok(is_complete)
+    }
+
+    /// What the pool must always have left: one record, or one generation, of any of its VMs.
+    fn wanted_space(&self) -> u64 {
+        self.partitions.values().map(Partition::space_wanted).max().unwrap_or(0)
+    }
+
+    fn want_space(&self) {
+        self.space.want(self.wanted_space());
     }
 
     /// A new VM's disk has its first content, or cannot have it.
@@ -390,7 +419,9 @@ impl Driver {
 
     fn delete_partition(&mut self, vm: VmId) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
         if let Some(partition) = self.partitions.remove(&vm) {
-            return partition.delete(&self.pool);
+            let deleted = partition.delete(&self.pool);
+            self.want_space();
+            return deleted;
         }
         if let Some(name) = self.unusable.remove(&vm) {
             self.pool.delete_vm(self.pool.find_vm(&name.parse()?)?)?;
@@ -478,8 +509,8 @@ impl Driver {
 
     /// Ends everything; a private pool is removed unless it is to be kept.
     pub(super) fn finish(self) {
-        let Self { options, pool, partitions, links, heartbeats, deaths, .. } = self;
-        drop((partitions, links, heartbeats, deaths));
+        let Self { options, pool, partitions, space, links, heartbeats, deaths, .. } = self;
+        drop((partitions, space, links, heartbeats, deaths));
         if options.private
             && !options.keep
             && let Err(error) = pool.destroy()

@@ -11,6 +11,7 @@ mod link;
 mod log_drain;
 mod partition;
 mod recording;
+mod space_keeper;
 
 pub use log_drain::{DrainError, LogDrain};
 

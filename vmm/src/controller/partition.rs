@@ -2,6 +2,7 @@
 
 use super::applier::{Applier, DrainJob, Event, Job, Journal, Redo, Target};
 use super::log_drain::LogDrain;
+use super::space_keeper::SpaceKeeper;
 use crate::failpoint;
 use crate::machine::MachineState;
 use crate::wake::WakingSender;
@@ -11,7 +12,7 @@ use ft_protocol::{Epoch, Generation, VmId};
 use nix::sys::stat::{SFlag, fstat};
 use shared_mem::commit_word::CommitWordError;
 use shared_mem::journal::format_journal;
-use shared_mem::record_log::LogRange;
+use shared_mem::record_log::{LogRange, log_file_bytes};
 use shared_mem::{
     Access, ApplyLimit, ConsoleRing, ControlBlock, Extent, JournalGeometry, JournalReader, LogPosition, LogReader,
     Mapping, Pool, PoolError, PoolRead, ReadOnly, ReadWrite, RecordLimits, StateArea, VmGeometry, VmName, VmPartition,
@@ -214,7 +215,8 @@ impl Partition {
     }
 
     /// Makes the journal of a generation to come, with its space; it is laid out when the generation is opened.
-    pub(super) fn reserve_generation(&mut self, generation: Generation) -> Result<(), Failure> {
+    pub(super) fn reserve_generation(&mut self, generation: Generation, space: &SpaceKeeper) -> Result<(), Failure> {
+        space.check_beside(self.generation_bytes())?;
         let raw = shared_mem::Generation::new(generation.get());
         self.parts.create_journal(raw, shared_mem::Epoch::ZERO)?;
         self.parts.reserve_log(raw)?;
@@ -224,16 +226,24 @@ impl Partition {
     /// Makes the journal of a generation and lets it reign. What was reserved for it, or left by an earlier try, is laid
     /// out anew: nobody has it yet.
     /// Says what is damaged of the log that it goes on with.
-    pub(super) fn open_generation(&mut self, generation: Generation, base: Epoch) -> Result<Option<LogLoss>, Failure> {
+    pub(super) fn open_generation(
+        &mut self,
+        generation: Generation,
+        base: Epoch,
+        space: &SpaceKeeper,
+    ) -> Result<Option<LogLoss>, Failure> {
         let raw = shared_mem::Generation::new(generation.get());
         let base = shared_mem::Epoch::new(base.get());
         match self.parts.journal(raw, Access::ReadWrite) {
             Ok(reserved) => {
                 format_journal(&Mapping::read_write(&reserved)?, raw, &self.geometry, base)?;
             }
-            Err(_) => self.create_journal(raw, base)?,
+            Err(_) => self.create_journal(raw, base, space)?,
         }
-        let lost = self.open_log(raw, base)?;
+        let lost = match self.open_log(raw, base) {
+            Err(error) if lacks_space(&*error) => space.lend(|| self.open_log(raw, base))?,
+            opened => opened?,
+        };
         self.open_journal(generation)?;
         // All is applied before a generation begins. A word that was damaged meanwhile would end one primary after the other.
         if self.control.freed().ok() != Some(base) && self.control.applied()? >= base {
@@ -243,14 +253,39 @@ impl Partition {
         Ok(lost)
     }
 
-    /// Makes a journal. The records of those before are applied: when space is short, what they keep is given back first.
-    fn create_journal(&self, generation: shared_mem::Generation, base: shared_mem::Epoch) -> Result<(), Failure> {
-        let created = self.parts.create_journal(generation, base);
-        if !matches!(created, Err(PoolError::NoSpace { .. })) {
-            return Ok(created?);
+    /// Makes a journal. The records of those before are applied: when space is short, what they keep is given back first,
+    /// and then what is held for records: the generation before gives as much back.
+    fn create_journal(
+        &self,
+        generation: shared_mem::Generation,
+        base: shared_mem::Epoch,
+        space: &SpaceKeeper,
+    ) -> Result<(), Failure> {
+        let create = || self.parts.create_journal(generation, base);
+        let mut created = create();
+        if matches!(created, Err(PoolError::NoSpace { .. })) {
+            self.release_all_slots()?;
+            created = create();
         }
-        self.release_all_slots()?;
-        Ok(self.parts.create_journal(generation, base)?)
+        if matches!(created, Err(PoolError::NoSpace { .. })) {
+            created = space.lend(create);
+        }
+        Ok(created?)
+    }
+
+    /// What journal and log of a generation take, as long as nothing spills.
+    fn generation_bytes(&self) -> u64 {
+        self.geometry.reserved_total().saturating_add(log_file_bytes(self.log_bytes))
+    }
+
+    /// What the VM's first generation is still to take.
+    pub(super) fn space_unopened(&self) -> u64 {
+        if self.journals.is_empty() { self.generation_bytes() } else { 0 }
+    }
+
+    /// What the pool must have left for this VM to get on, whatever its guest does, and whoever dies.
+    pub(super) fn space_wanted(&self) -> u64 {
+        self.geometry.spill_bytes_max().max(self.generation_bytes())
     }
 
     /// Gives back what all slots have beyond their reserved parts: all records are applied, and none follows.
@@ -365,6 +400,10 @@ impl Partition {
         pool.delete_vm(slot)?;
         Ok(())
     }
+}
+
+fn lacks_space(error: &(dyn std::error::Error + 'static)) -> bool {
+    matches!(error.downcast_ref(), Some(PoolError::NoSpace { .. }))
 }
 
 fn redo(parts: &VmPartition) -> Result<Redo, Failure> {

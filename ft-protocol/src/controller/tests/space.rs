@@ -1,6 +1,7 @@
 //! A pool without space.
 
 use super::*;
+use crate::controller::space::{ASKED_EVERY, PATIENCE};
 
 fn of_record(epoch: u64, needed: u64) -> Shortage {
     Shortage { wanted: Wanted::Record(Epoch::new(epoch)), needed, available: 4096 }
@@ -20,6 +21,9 @@ fn a_primary_that_waits_for_space_is_told_of_once_and_shown_while_it_waits() {
     let generation = Generation::FIRST;
     let shortage = of_record(8, 1 << 20);
     cluster.said(0, FromHost::OutOfSpace { vm: VM, generation, shortage });
+    assert_eq!(told_of_space(&mut cluster), [], "it may be given space at once");
+    cluster.now = cluster.now + PATIENCE;
+    cluster.input(Input::Tick);
     assert_eq!(told_of_space(&mut cluster), [Happening::PoolFull { vm: VM, generation, shortage }]);
     let waits = cluster.status().waits.unwrap();
     assert_eq!(
@@ -35,9 +39,10 @@ fn a_primary_that_waits_for_space_is_told_of_once_and_shown_while_it_waits() {
     cluster.said(1, FromHost::SpaceAgain { vm: VM, generation });
     cluster.said(0, FromHost::SpaceAgain { vm: VM, generation: Generation::new(2) });
     assert!(cluster.status().waits.is_some());
-    cluster.now = Time::ZERO + Span::from_ms(30);
+    cluster.input(Input::Tick);
+    assert_eq!(told_of_space(&mut cluster), [], "still the same");
     cluster.said(0, FromHost::SpaceAgain { vm: VM, generation });
-    let waited = Span::from_ms(30);
+    let waited = PATIENCE;
     assert_eq!(told_of_space(&mut cluster), [Happening::SpaceAgain { vm: VM, generation, waited }]);
     assert_eq!(cluster.status().waits, None);
 }
@@ -48,6 +53,8 @@ fn a_commit_says_that_there_was_space() {
     let generation = Generation::FIRST;
     let shortage = of_record(8, 1);
     cluster.said(0, FromHost::OutOfSpace { vm: VM, generation, shortage });
+    cluster.now = cluster.now + PATIENCE;
+    cluster.input(Input::Tick);
     cluster.commit(0, 1, 7);
     assert!(cluster.status().waits.is_some(), "that was the epoch before");
     cluster.commit(0, 1, 8);
@@ -56,6 +63,36 @@ fn a_commit_says_that_there_was_space() {
     assert!(matches!(told[..], [Happening::PoolFull { .. }, Happening::SpaceAgain { .. }]), "{told:?}");
     cluster.said(0, FromHost::SpaceAgain { vm: VM, generation });
     assert_eq!(told_of_space(&mut cluster), []);
+}
+
+#[test]
+fn a_record_without_space_is_given_some_until_it_has_it() {
+    let mut cluster = Cluster::protected();
+    cluster.commit(0, 1, 7);
+    let (vm, generation, epoch) = (VM, Generation::FIRST, Epoch::new(8));
+    let given = |cluster: &mut Cluster| std::mem::take(&mut cluster.given);
+    cluster.said(0, FromHost::OutOfSpace { vm, generation, shortage: of_record(8, 1) });
+    assert_eq!(given(&mut cluster), [(vm, generation, epoch)]);
+    cluster.input(Input::Tick);
+    assert_eq!(given(&mut cluster), [], "asked for just now");
+    for _ in 0..3 {
+        cluster.now = cluster.now + ASKED_EVERY;
+        cluster.input(Input::Tick);
+        assert_eq!(given(&mut cluster), [(vm, generation, epoch)]);
+    }
+    cluster.said(1, FromHost::OutOfSpace { vm, generation, shortage: of_record(8, 1) });
+    assert_eq!(given(&mut cluster), [], "a host that does not run it has no say in it");
+    cluster.commit(0, 1, 8);
+    cluster.now = cluster.now + ASKED_EVERY;
+    cluster.input(Input::Tick);
+    assert_eq!(given(&mut cluster), []);
+    cluster.said(0, FromHost::OutOfSpace { vm, generation, shortage: of_record(9, 1) });
+    cluster.commit(0, 1, 9);
+    let told = told_of_space(&mut cluster);
+    assert!(
+        matches!(told[..], [Happening::PoolFull { .. }, Happening::SpaceAgain { .. }]),
+        "the long wait only: {told:?}"
+    );
 }
 
 #[test]

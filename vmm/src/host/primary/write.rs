@@ -35,12 +35,14 @@ impl Reign<'_> {
         self.machine.harvest(&mut self.dirty)?;
         self.times.harvested = clock::monotonic();
         failpoint::pass("host.commit.harvested");
-        let written = match self.try_write(epoch, ended.clone()) {
-            Err(WriteError::NoSpace(_)) => {
-                // What is kept for later records is of more use now.
+        let room = if self.out_of_space { Room::AtOnce } else { Room::AsItGrows };
+        let written = match self.try_write(epoch, ended.clone(), room) {
+            Err(WriteError::NoSpace(_)) if room == Room::AsItGrows => {
+                // What is kept for later records is of more use now, and so is what this one has got so far: others may
+                // need just that to get on.
                 let freed = self.parts.control.freed()?;
-                self.journal.release_free_slots(shared_mem::Epoch::new(epoch.next().get()), freed)?;
-                self.try_write(epoch, ended.clone())
+                self.journal.release_free_slots(shared_mem::Epoch::new(epoch.get()), freed)?;
+                self.try_write(epoch, ended.clone(), Room::AtOnce)
             }
             written => written,
         };
@@ -85,10 +87,19 @@ impl Reign<'_> {
         }
     }
 
-    fn try_write(&mut self, epoch: Epoch, ended: Option<GuestEnd>) -> Result<UnchecksummedRecord, WriteError> {
+    fn try_write(
+        &mut self,
+        epoch: Epoch,
+        ended: Option<GuestEnd>,
+        room: Room,
+    ) -> Result<UnchecksummedRecord, WriteError> {
         let freed = self.parts.control.freed()?;
         let mut record = self.journal.begin(shared_mem::Epoch::new(epoch.get()), freed)?;
         let pages = self.dirty.len();
+        if room == Room::AtOnce {
+            let blocks = self.disk.as_ref().map_or(0, |disk| lock(disk).dirty_blocks().count());
+            record.take_room((pages + blocks) as u64).map_err(|error| WriteError::of(error, epoch, 0))?;
+        }
         for (count, page) in self.dirty.iter().enumerate() {
             if count % BREATH_PAGES == BREATH_PAGES - 1 {
                 self.gate.breathe();
@@ -115,6 +126,15 @@ impl Reign<'_> {
         let meta = CommitMeta { console_start, console, machine_state: &state, ended }.encode();
         record.close(&meta).map_err(|error| WriteError::of(error, epoch, 0))
     }
+}
+
+/// How a record takes the space that its slot has not.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Room {
+    /// While it is written: where there is plenty, this is faster.
+    AsItGrows,
+    /// All of it beforehand, or nothing.
+    AtOnce,
 }
 
 #[derive(Debug)]

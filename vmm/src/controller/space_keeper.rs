@@ -1,0 +1,237 @@
+//! Keeps space of the pool for the largest commit record that a VM can have.
+//!
+//! What a guest dirties in an epoch can be all of its memory, whatever the epoch's length; its record then needs more than
+//! its slot has reserved, and stands still until there is space. So the pool always has as much, for one record at a time:
+//! while it has plenty, nothing has to be done for that; when it is short, the space is held, in the reserve, which only the
+//! controller takes from. A record that finds no space is given it: into its own slot, so that no other can take it. When
+//! it is applied, the space is free again, and held again. Who waits holds nothing that others wait for. So among
+//! the VMs that wait one always gets on, whatever the others do, and no VM is admitted for which that would not hold.
+//!
+//! Large amounts are taken by a thread of its own: the controller's has more urgent work.
+
+use super::applier::Journal;
+use crossbeam_channel::Sender;
+use ft_protocol::{Epoch, VmId};
+use shared_mem::journal::SpillError;
+use shared_mem::{PoolError, SpaceReserve, SpillSpace};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
+
+/// Space is held while the pool has less than so many times what must be there ...
+const HELD_BELOW: u64 = 2;
+/// ... and given back when it has this much without it.
+const GIVEN_BACK_FROM: u64 = 4;
+const _: () = assert!(GIVEN_BACK_FROM > HELD_BELOW + 1, "what is given back must not be taken again at once");
+
+/// Sees to it that the pool has space for one record. Without one on a device, where nothing can lack.
+pub(super) struct SpaceKeeper {
+    kept: Option<Kept>,
+}
+
+struct Kept {
+    reserve: Arc<Reserve>,
+    asks: Option<Sender<Ask>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+struct Reserve {
+    space: Mutex<SpaceReserve>,
+    /// What must be there.
+    wanted: AtomicU64,
+}
+
+enum Ask {
+    /// Hold as much as must be held.
+    Look,
+    /// Space for a record that has found none.
+    Give { vm: VmId, journal: Arc<Journal>, epoch: Epoch },
+}
+
+impl SpaceKeeper {
+    pub(super) fn start(space: Option<SpaceReserve>) -> std::io::Result<Self> {
+        let Some(space) = space else { return Ok(Self { kept: None }) };
+        let reserve = Arc::new(Reserve { space: Mutex::new(space), wanted: AtomicU64::new(0) });
+        let (asks, queue) = crossbeam_channel::unbounded::<Ask>();
+        let worker = Arc::clone(&reserve);
+        let thread = std::thread::Builder::new().name("space".to_owned()).spawn(move || {
+            for ask in queue {
+                match ask {
+                    Ask::Look => worker.hold(),
+                    Ask::Give { vm, journal, epoch } => worker.give(vm, &journal, epoch),
+                }
+            }
+        })?;
+        Ok(Self { kept: Some(Kept { reserve, asks: Some(asks), thread: Some(thread) }) })
+    }
+
+    /// Says how much must be there from now on.
+    pub(super) fn want(&self, bytes: u64) {
+        if let Some(kept) = &self.kept {
+            kept.reserve.wanted.store(bytes, Ordering::Relaxed);
+            self.look();
+        }
+    }
+
+    /// Whether so much can be there beside what else is to be taken from the pool.
+    ///
+    /// # Errors
+    /// When it cannot, with what is missing.
+    pub(super) fn check(&self, bytes: u64, beside: u64) -> Result<(), PoolError> {
+        let Some(kept) = &self.kept else { return Ok(()) };
+        let available = kept.reserve.lock().total();
+        let needed = bytes.saturating_add(beside);
+        if needed <= available {
+            return Ok(());
+        }
+        Err(PoolError::NoSpace {
+            what: "space for the largest commit record, which must always be there,",
+            needed,
+            available,
+        })
+    }
+
+    /// As [`check`](Self::check), for what is wanted already.
+    pub(super) fn check_beside(&self, bytes: u64) -> Result<(), PoolError> {
+        let wanted = self.kept.as_ref().map_or(0, |kept| kept.reserve.wanted());
+        self.check(wanted, bytes)
+    }
+
+    /// Looks whether space must be held, or need not be any more. Cheap; done often.
+    pub(super) fn look(&self) {
+        let Some(kept) = &self.kept else { return };
+        // Whoever has it looks when he is done.
+        let Ok(space) = kept.reserve.space.try_lock() else { return };
+        let wants = Want::of(&space, kept.reserve.wanted());
+        drop(space);
+        if wants != Want::Nothing {
+            kept.ask(Ask::Look);
+        }
+    }
+
+    /// Gives space to a record that has found none.
+    pub(super) fn give(&self, vm: VmId, journal: Arc<Journal>, epoch: Epoch) {
+        if let Some(kept) = &self.kept {
+            kept.ask(Ask::Give { vm, journal, epoch });
+        }
+    }
+
+    /// Lends all that is held to something that gives as much back: the journal of a generation, after which that of the one
+    /// before goes.
+    pub(super) fn lend<T>(&self, make: impl FnOnce() -> T) -> T {
+        let Some(kept) = &self.kept else { return make() };
+        let space = kept.reserve.lock();
+        told(space.give_back(0));
+        let made = make();
+        drop(space);
+        self.look();
+        made
+    }
+}
+
+impl Kept {
+    fn ask(&self, ask: Ask) {
+        let asks = self.asks.as_ref().expect("only dropping takes the channel");
+        assert!(asks.send(ask).is_ok(), "the thread ends only after its channel");
+    }
+}
+
+impl Drop for Kept {
+    fn drop(&mut self) {
+        self.asks = None;
+        if let Some(thread) = self.thread.take() {
+            // A panic there has been reported by its hook.
+            let _ = thread.join();
+        }
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Want {
+    Nothing,
+    Hold,
+    GiveBack,
+}
+
+impl Want {
+    fn of(space: &SpaceReserve, wanted: u64) -> Self {
+        // What cannot be asked is told when it is used.
+        let (held, available) = (space.held().unwrap_or(0), space.available().unwrap_or(0));
+        if held > wanted || (held > 0 && available >= wanted.saturating_mul(GIVEN_BACK_FROM)) {
+            Self::GiveBack
+        } else if held < wanted && available > 0 && available < wanted.saturating_mul(HELD_BELOW) {
+            Self::Hold
+        } else {
+            Self::Nothing
+        }
+    }
+}
+
+trait Total {
+    /// What is held, and what the pool has left.
+    fn total(&self) -> u64;
+}
+
+impl Total for SpaceReserve {
+    fn total(&self) -> u64 {
+        self.held().unwrap_or(0).saturating_add(self.available().unwrap_or(0))
+    }
+}
+
+impl Reserve {
+    fn lock(&self) -> MutexGuard<'_, SpaceReserve> {
+        // What is held is asked of the file each time.
+        self.space.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn wanted(&self) -> u64 {
+        self.wanted.load(Ordering::Relaxed)
+    }
+
+    /// Brings what is held to what must be held, as far as there is space; others get in between the steps.
+    fn hold(&self) {
+        loop {
+            let space = self.lock();
+            let wanted = self.wanted();
+            match Want::of(&space, wanted) {
+                Want::Nothing => return,
+                Want::GiveBack => {
+                    // Asked for again when the pool is short again.
+                    let keep = if space.held().is_ok_and(|held| held > wanted) { wanted } else { 0 };
+                    told(space.give_back(keep));
+                    return;
+                }
+                Want::Hold => match space.take(wanted) {
+                    Ok(false) => {}
+                    // The rest is taken when it comes back.
+                    Ok(true) | Err(SpillError::NoSpace { .. }) => return,
+                    Err(error) => return told(Err(error)),
+                },
+            }
+        }
+    }
+
+    /// Moves space into the slot of a record: all that it can need, or nothing.
+    fn give(&self, vm: VmId, journal: &Journal, epoch: Epoch) {
+        let (at, len) = journal.reader.geometry().spill_range(shared_mem::Epoch::new(epoch.get()));
+        let space = self.lock();
+        let mut given = journal.spill.reserve(at, len);
+        if matches!(given, Err(SpillError::NoSpace { .. })) {
+            told(space.give_back(0));
+            given = journal.spill.reserve(at, len);
+        }
+        drop(space);
+        match given {
+            Ok(()) => tracing::debug!("{vm} has space for the commit record of epoch {epoch}"),
+            // Tried again while it waits: what others have taken meanwhile they give back.
+            Err(error) => tracing::debug!("{vm} gets no space for the commit record of epoch {epoch}: {error}"),
+        }
+        self.hold();
+    }
+}
+
+fn told(result: Result<(), SpillError>) {
+    if let Err(error) = result {
+        tracing::warn!("space of the pool cannot be kept for commit records: {}", crate::chain(&error));
+    }
+}
