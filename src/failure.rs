@@ -16,6 +16,7 @@ use vmm::machine::flat::FlatGuestError;
 use vmm::machine::linux::LinuxGuestError;
 use vmm::machine::{BootError, OpenKvmError};
 use vmm::net::{NetError, SwitchError};
+use vmm::recording::ReadError;
 use vmm::recording::replay::ReplayError;
 use vmm::transport::ConnectError;
 use vmm::unprotected::UnprotectedError;
@@ -175,7 +176,9 @@ impl From<ReplayError> for Failure {
             ReplayError::Open { source, .. } if source.kind() == io::ErrorKind::PermissionDenied => {
                 ExitCode::NotPermitted
             }
-            ReplayError::Open { .. } | ReplayError::OutOfReach { .. } => ExitCode::FileMissing,
+            ReplayError::Open { .. }
+            | ReplayError::OutOfReach { .. }
+            | ReplayError::Unreadable { source: ReadError::File(_), .. } => ExitCode::FileMissing,
             ReplayError::Unreadable { .. } | ReplayError::NoBeginning { .. } => ExitCode::RecordingDamaged,
             ReplayError::Changed(_) | ReplayError::State(_) => ExitCode::RecordingDamaged,
             ReplayError::Kvm(error) => kvm_code(error),

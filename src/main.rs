@@ -17,6 +17,7 @@ mod output;
 mod planned;
 mod pool;
 mod pool_inspect;
+mod progress;
 mod replay;
 mod run;
 mod run_in_pool;

@@ -2,18 +2,11 @@
 
 use crate::exit_code::ExitCode;
 use crate::failure::Failure;
-use crate::{CommandResult, ExitStatus, output, same_file};
+use crate::{CommandResult, ExitStatus, output, progress, same_file};
 use std::fs::File;
-use std::io::{self, BufWriter, IsTerminal as _, Write as _};
+use std::io::{self, BufWriter, Write as _};
 use std::path::{Path, PathBuf};
-use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
-use std::time::Duration;
-use vmm::recording::replay::{Progress, Replay, StopAt, Stopped};
-
-/// A replay that takes longer says how far it is.
-const SILENCE: Duration = Duration::from_secs(2);
-/// Time between two lines of progress: on a terminal, elsewhere.
-const PROGRESS_INTERVALS: [Duration; 2] = [Duration::from_millis(500), Duration::from_secs(10)];
+use vmm::recording::replay::{Replay, StopAt, Stopped};
 
 #[derive(clap::Args)]
 pub(crate) struct Args {
@@ -47,15 +40,10 @@ pub(crate) fn run(args: &Args) -> CommandResult {
     same_file::refuse(&[("the recording", Some(&args.file)), ("--dump-memory", args.dump_memory.as_deref())])?;
     let mut replay = Replay::open(&args.file)?;
     let progress = replay.progress();
-    let (done, is_done) = channel::<()>();
-    let report = std::thread::scope(|scope| {
-        scope.spawn(move || show_progress(&progress, &is_done));
-        let report = match args.print_console {
-            true => replay.run(stop, &mut io::stdout().lock()),
-            false => replay.run(stop, &mut io::sink()),
-        };
-        drop(done);
-        report
+    let line = |_| format!("replaying: exit {}, {} % of the recording", progress.exit(), progress.percent());
+    let report = progress::show(line, || match args.print_console {
+        true => replay.run(stop, &mut io::stdout().lock()),
+        false => replay.run(stop, &mut io::sink()),
     })?;
     if let Some(path) = &args.dump_memory {
         dump(&replay, path)?;
@@ -81,23 +69,4 @@ fn dump(replay: &Replay, path: &Path) -> Result<(), Failure> {
     };
     let mut file = BufWriter::new(File::create(path).map_err(failed)?);
     replay.dump_memory(&mut file).and_then(|()| file.flush()).map_err(failed)
-}
-
-/// Says how far the replay is when it takes long, until it is done.
-fn show_progress(progress: &Progress, is_done: &Receiver<()>) {
-    let on_terminal = io::stderr().is_terminal();
-    let mut wait = SILENCE;
-    let mut shown = false;
-    while is_done.recv_timeout(wait) == Err(RecvTimeoutError::Timeout) {
-        let line = format!("replaying: exit {}, {} % of the recording", progress.exit(), progress.percent());
-        match on_terminal {
-            true => eprint!("\r\x1b[K{line}"),
-            false => eprintln!("ftvm: {line}"),
-        }
-        shown = true;
-        wait = PROGRESS_INTERVALS[usize::from(!on_terminal)];
-    }
-    if shown && on_terminal {
-        eprint!("\r\x1b[K");
-    }
 }

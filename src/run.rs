@@ -5,7 +5,7 @@ use crate::failure::Failure;
 use crate::lineage::Parent;
 use crate::run_in_pool::{self, PoolRunArgs};
 use crate::signals::EndSignals;
-use crate::{CommandResult, ExitStatus, output, same_file};
+use crate::{CommandResult, ExitStatus, output, progress, same_file};
 use ft_protocol::commit_meta::GuestEnd;
 use ft_protocol::policy::{Failback, Policy};
 use ft_protocol::spec::{Mode, NETS_MAX, NetSpec};
@@ -23,6 +23,7 @@ use std::io::{self, IsTerminal as _};
 use std::os::fd::AsFd as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 use vmm::clock::monotonic;
 use vmm::disk_file::DiskFile;
 use vmm::machine::linux::VcpuCount;
@@ -326,6 +327,15 @@ fn recorded_end(end: CommandResult, recording: Option<Result<u64, RecordError>>)
     }
 }
 
+/// What is shown while the pool makes a large VM: its memory takes space there, and its disk is copied.
+pub(crate) fn being_made(options: &VmOptions) -> impl Fn(Duration) -> String + Send + use<> {
+    let (memory, disk) = (options.memory, ByteCount::new(options.disk_bytes));
+    move |taken| {
+        let disk = if disk.get() > 0 { format!(" and copies its disk of {disk}") } else { String::new() };
+        format!("the pool makes room for a VM of {memory}{disk}: {} s so far", taken.as_secs())
+    }
+}
+
 fn run_protected(args: &Args, image: &GuestImage) -> CommandResult {
     let signals = EndSignals::new()?;
     let cluster = Cluster::start(ClusterOptions {
@@ -340,7 +350,9 @@ fn run_protected(args: &Args, image: &GuestImage) -> CommandResult {
     let (pool_directory, run_directory) = (cluster.pool_directory().to_owned(), cluster.run_directory().to_owned());
     let options = args.vm(image.disk().map_or(0, GuestDisk::bytes))?;
     let respawn = if args.respawn { Respawn::All } else { Respawn::Fenced };
-    let mut run = ProtectedRun::start(cluster, image, &options, respawn, args.events.as_deref())?;
+    let mut run = progress::show(being_made(&options), || {
+        ProtectedRun::start(cluster, image, &options, respawn, args.events.as_deref())
+    })?;
     let shown = follow(args.time_limit, &mut run, &signals)?;
     let outcome = match &shown {
         Shown::Over(outcome) => Some(outcome),

@@ -4,7 +4,7 @@ use crate::exit_code::ExitCode;
 use crate::failure::Failure;
 use crate::run::{self, follow, guest_end, write_summary};
 use crate::signals::EndSignals;
-use crate::{CommandResult, ExitStatus, output};
+use crate::{CommandResult, ExitStatus, output, progress};
 use ft_protocol::Span;
 use ft_protocol::spec::NAME_BYTES_MAX;
 use scenarios::attached::{AttachedVm, Following, NewName, start_detached};
@@ -96,13 +96,17 @@ pub(crate) fn run(socket: &Path, args: &run::Args, pool: &PoolRunArgs, image: &G
     output::require()?;
     let (name, options) = (pool.new_name(image), args.vm(image.disk().map_or(0, GuestDisk::bytes))?);
     if pool.detach {
-        let name = start_detached(socket, image, &options, &name, pool.unread())?;
+        let name = progress::show(run::being_made(&options), || {
+            start_detached(socket, image, &options, &name, pool.unread(), duration(pool.reconnect))
+        })?;
         output::text(&format!("{name}\n"))?;
         return Ok(ExitStatus::Own(ExitCode::Ok));
     }
     let signals = EndSignals::new()?;
     let following = Following { socket, patience: duration(pool.reconnect), events: args.events.as_deref() };
-    let mut vm = AttachedVm::start(following, image, &options, &name, pool.unread())?;
+    let mut vm = progress::show(run::being_made(&options), || {
+        AttachedVm::start(following, image, &options, &name, pool.unread())
+    })?;
     let shown = match follow(args.time_limit, &mut vm, &signals) {
         Ok(shown) => shown,
         // Whatever broke is here, not there: the guest does not pay for it.

@@ -387,6 +387,10 @@ impl Primary {
             if self.log_low {
                 return Some(Time::ZERO);
             }
+            if self.mode == Mode::Lockstep && self.published == Epoch::ZERO {
+                // A follower has nothing to begin with before the first commit.
+                return Some(self.last_cut);
+            }
             return Some(self.event_due_at().map_or(regular, |event| event.min(regular)));
         }
         if self.output_pending >= self.config.console_pending_max {

@@ -291,3 +291,24 @@ fn output_in_the_log_rings_at_once_and_then_in_bunches() {
     assert_eq!(bench.at(5_000, Input::Logged), [Action::LogDoorbell]);
     assert_eq!(bench.core.deadline(), Some(Time::ZERO + Span::from_us(100_000)));
 }
+
+#[test]
+fn a_guest_that_is_to_be_followed_is_committed_at_once_whatever_its_interval() {
+    let first_cut = |mode, base| {
+        let epoch_interval = Span::from_ms(60_000);
+        let config = PrimaryConfig { mode, base: Epoch::new(base), epoch_interval, ..CONFIG };
+        Primary::new(config, Time::ZERO).cut_deadline()
+    };
+    let regular = Some(Time::ZERO + Span::from_ms(60_000));
+    assert_eq!(first_cut(Mode::Lockstep, 0), Some(Time::ZERO));
+    assert_eq!(first_cut(Mode::Lockstep, 1), regular, "what is loaded is committed");
+    assert_eq!(first_cut(Mode::Replay, 0), regular);
+    let config = PrimaryConfig { mode: Mode::Lockstep, base: Epoch::ZERO, ..CONFIG };
+    let mut bench = Bench { core: Primary::new(config, Time::ZERO), now: Time::ZERO };
+    bench.cut(0, 1);
+    assert_eq!(
+        bench.at(60, Published(Epoch::new(1))),
+        [Action::Release(Epoch::new(1)), Action::Doorbell(Epoch::new(1))]
+    );
+    assert_eq!(bench.core.cut_deadline(), Some(Time::ZERO + Span::from_us(50) + CONFIG.epoch_interval));
+}

@@ -1,6 +1,6 @@
 //! `ftvm pool`, `ftvm host` and `ftvm status` without `ftvm run`.
 
-use crate::support::{Place, Running, await_true, kvm};
+use crate::support::{ByHand, Place, Running, await_true, kvm};
 use nix::sys::signal::Signal;
 
 fn start_pool(place: &Place, socket: &str) -> Running {
@@ -70,4 +70,31 @@ fn what_is_no_pool_is_refused() {
     let ended = place.run(&["pool", "--socket", file.to_str().unwrap(), "--dir", "pool"]);
     ended.one_line(75);
     assert_eq!(std::fs::read_to_string(file).unwrap(), "not a socket", "a file of the user's is not replaced");
+}
+
+/// Whether it died before the VM was registered or behind it, before it could say so: who asked for the VM waits for the next
+/// controller, and there is one VM in the end.
+#[test]
+fn a_controller_that_dies_while_a_vm_is_made_is_waited_for() {
+    let Some(_machine) = kvm() else { return };
+    // Two hosts have joined before.
+    for (failpoint, detach) in [("persisting", false), ("persisted", false), ("persisting", true), ("persisted", true)]
+    {
+        let mut cluster = ByHand::start_armed(&["a", "b"], &format!("controller.state.{failpoint}=kill@3"));
+        let guest = ["--name", "g", "builtin:counter", "--", "--lines", "300"];
+        let golden = cluster.golden(&guest[2..]);
+        let how: &[&str] = if detach { &["run", "--detach", "--unread", "wait"] } else { &["run"] };
+        let run = cluster.start_command(how, &guest);
+        cluster.await_dead_pool();
+        cluster.start_pool();
+        let ended = run.end();
+        assert_eq!(ended.code, Some(0), "{failpoint}: {ended:?}");
+        if detach {
+            assert_eq!(ended.stdout, b"g\n", "{failpoint}");
+            assert_eq!(cluster.command(&["console", "g"], &[]).ok().stdout, golden, "{failpoint}");
+        } else {
+            assert_eq!(ended.stdout, golden, "{failpoint}");
+        }
+        assert_eq!(cluster.status()["vms"].as_array().map(Vec::len), Some(1), "{failpoint}");
+    }
 }

@@ -126,6 +126,18 @@ fn a_guest_in_replay_mode_is_moved_and_repeats_nothing() {
     survives_switchovers("replay");
 }
 
+/// Long before its first regular commit.
+#[test]
+fn a_guest_with_long_epochs_is_followed_from_its_beginning() {
+    let Some(_machine) = kvm() else { return };
+    let cluster = ByHand::start(&["a", "b"]);
+    let guest = ["builtin:idle", "--", "--ticks", "1000", "--tick-ms", "3600000"];
+    let options = ["run", "--mode", "lockstep", "--epoch-ms", "60000", "--name", "g", "--detach"];
+    cluster.command(&options, &guest).ok();
+    cluster.await_vm("g", "its follower", |vm| !vm["following"].is_null());
+    cluster.command(&["switchover", "g"], &[]).ok();
+}
+
 /// A guest that reads what no log has is found out by its follower, without any failure, and goes on in checkpoint mode.
 #[test]
 fn a_rebel_is_found_out_by_its_follower() {

@@ -72,6 +72,11 @@ fn what_cannot_be_replayed_is_named() {
     assert!(place.run(&["replay", text(&file), "--to-exit", "99999999"]).one_line(66).contains("goes from"));
     assert!(place.run(&["replay", text(&file), "--to-epoch", "9999"]).one_line(66).contains("goes from"));
     assert!(place.run(&["replay", text(&place.file("nowhere"))]).one_line(66).contains("nowhere"));
+    let pipe = place.file("pipe");
+    nix::unistd::mkfifo(&pipe, nix::sys::stat::Mode::S_IRWXU).expect("a pipe can be made");
+    for no_file in [std::path::Path::new("."), &pipe] {
+        assert!(place.run(&["replay", text(no_file)]).one_line(66).contains("not a regular file"));
+    }
     let other = place.write("other", "something else");
     assert!(place.run(&["replay", text(&other)]).one_line(85).contains("not a recording"));
     let mut without_kvm = place.ftvm(&["replay", text(&file)]);

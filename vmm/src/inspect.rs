@@ -111,6 +111,20 @@ impl Findings {
         self.add(Severity::Notice, file, what, meaning);
     }
 
+    /// What is found in a part that nobody will read again as it is: worth a notice, and no damage.
+    fn of_unused<T>(&mut self, why: &str, look: impl FnOnce(&mut Self) -> T) -> T {
+        let mut found = Self::new(self.place.clone());
+        let seen = look(&mut found);
+        for mut finding in found.found {
+            if finding.severity == Severity::Damage {
+                finding.severity = Severity::Notice;
+                why.clone_into(&mut finding.meaning);
+            }
+            self.found.push(finding);
+        }
+        seen
+    }
+
     fn has_damage(&self) -> bool {
         self.found.iter().any(|finding| finding.severity == Severity::Damage)
     }

@@ -100,6 +100,36 @@ impl Link {
         }
     }
 
+    /// Asks for something that can be asked for twice, of the next controller if this one dies. What else came over a
+    /// connection that broke is forgotten.
+    ///
+    /// # Errors
+    /// When no controller comes in time, or it refuses.
+    pub(super) fn ask_patiently(&mut self, request: &Request) -> Result<(Answer, Vec<(ExtentTag, Extent)>), RunError> {
+        loop {
+            match self.ask(request.clone(), Vec::new())? {
+                Some(answer) => return Ok(answer),
+                None => self.wait_for_another()?,
+            }
+        }
+    }
+
+    /// Waits for the next controller; the connection to the last one is broken.
+    ///
+    /// # Errors
+    /// When none comes in time, or it refuses.
+    pub(super) fn wait_for_another(&mut self) -> Result<(), RunError> {
+        if matches!(self.state, State::Up(_)) {
+            let now = Instant::now();
+            self.state = State::Down { since: now, next_try: now };
+        }
+        while !matches!(self.next()?, Some(News::Back)) {
+            let (_, wait) = self.waits_for(TRY_INTERVAL);
+            std::thread::sleep(wait);
+        }
+        Ok(())
+    }
+
     /// Says something that has no answer.
     pub(super) fn tell(&mut self, request: Request) -> Result<(), RunError> {
         let State::Up(client) = &mut self.state else { return Ok(()) };

@@ -63,15 +63,16 @@ pub struct AttachedVm {
 /// Makes a VM and lets it run, and looks no further; says what it is called.
 ///
 /// # Errors
-/// When the controller cannot be reached, or refuses.
+/// When the controller cannot be reached, dies and none comes within the patience, or refuses.
 pub fn start_detached(
     socket: &Path,
     image: &GuestImage,
     options: &VmOptions,
     name: &NewName,
     unread: UnreadConsole,
+    patience: Duration,
 ) -> Result<String, RunError> {
-    let mut link = Link::connect(socket, Duration::ZERO)?;
+    let mut link = Link::connect(socket, patience)?;
     create(&mut link, image, options, name, unread).map(|(_, name)| name)
 }
 
@@ -83,17 +84,31 @@ fn create(
     unread: UnreadConsole,
 ) -> Result<(VmId, String), RunError> {
     let mut number = 1;
+    let mut before = watch_patiently(link)?;
     loop {
         let called = match name {
             NewName::Given(name) => name.clone(),
             NewName::Like(name) if number == 1 => name.clone(),
             NewName::Like(name) => format!("{name}-{number}"),
         };
-        let request = Request::CreateVm(options.spec(&called, unread));
-        match link.ask(request, image.uploads()?) {
+        let spec = options.spec(&called, unread);
+        let is_ours = |vm: &&VmStatus| {
+            (&vm.name, vm.memory_bytes, vm.disk_bytes) == (&called, spec.memory_bytes, spec.disk_bytes)
+                && vm.nets == spec.nets
+        };
+        match link.ask(Request::CreateVm(spec.clone()), image.uploads()?) {
             Ok(Some((Answer::VmCreated(vm), _))) => return Ok((vm, called)),
             Ok(Some(_)) => return Err(ClientError::WrongAnswer.into()),
-            Ok(None) => return Err(RunError::ControllerDied),
+            // It died with the answer, or before it had made anything: the next one knows which.
+            Ok(None) => {
+                link.wait_for_another()?;
+                let now = watch_patiently(link)?;
+                let was_there = before.vms.iter().any(|vm| vm.name == called);
+                if let Some(made) = now.vms.iter().find(is_ours).filter(|_| !was_there) {
+                    return Ok((made.vm, called));
+                }
+                before = now;
+            }
             Err(RunError::Client(ClientError::Refused(RequestError::NameTaken(_))))
                 if matches!(name, NewName::Like(_)) && number < NAMES_MAX =>
             {
@@ -142,8 +157,12 @@ impl AttachedVm {
         let mut chronicle = Chronicle::begin(following.events, monotonic())?;
         chronicle.follow(vm);
         let from = if let ConsoleStart::At(position) = start { position } else { 0 };
-        let Some((_, extents)) = link.ask(Request::AttachConsole { vm, from }, Vec::new())? else {
-            return Err(RunError::ControllerDied);
+        let extents = loop {
+            if let Some((_, extents)) = link.ask(Request::AttachConsole { vm, from }, Vec::new())? {
+                break extents;
+            }
+            link.wait_for_another()?;
+            watch_patiently(&mut link)?;
         };
         let console = ConsoleTap::open(vm, &extents, start)?;
         let mut attached = Self { link, vm, name, console, chronicle, ended: None };
@@ -297,8 +316,18 @@ impl Followed for AttachedVm {
 /// Connects and watches.
 fn open(following: Following<'_>) -> Result<(Link, Status), RunError> {
     let mut link = Link::connect(following.socket, following.patience)?;
-    let status = watch(&mut link)?.ok_or(RunError::ControllerDied)?;
+    let status = watch_patiently(&mut link)?;
     Ok((link, status))
+}
+
+/// As [`watch`], at the next controller if this one dies.
+fn watch_patiently(link: &mut Link) -> Result<Status, RunError> {
+    loop {
+        if let Some(status) = watch(link)? {
+            return Ok(status);
+        }
+        link.wait_for_another()?;
+    }
 }
 
 /// Asks to be told of everything from now on. What happened before is not ours: a VM that is gone may have had our number.

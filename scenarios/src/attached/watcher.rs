@@ -36,7 +36,7 @@ impl Watcher {
     /// When the controller cannot be reached.
     pub fn new(socket: &Path, patience: Duration) -> Result<Self, RunError> {
         let mut link = Link::connect(socket, patience)?;
-        link.ask(Request::Watch, Vec::new())?.ok_or(RunError::ControllerDied)?;
+        link.ask_patiently(&Request::Watch)?;
         Ok(Self { link })
     }
 

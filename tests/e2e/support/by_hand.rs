@@ -19,8 +19,13 @@ pub(crate) struct ByHand {
 
 impl ByHand {
     pub(crate) fn start(hosts: &[&str]) -> Self {
+        Self::start_armed(hosts, "")
+    }
+
+    /// Starts a cluster whose first controller has failpoints.
+    pub(crate) fn start_armed(hosts: &[&str], failpoints: &str) -> Self {
         let mut cluster = Self { place: Place::new(), pool: None, hosts: BTreeMap::new() };
-        cluster.start_pool();
+        cluster.start_armed_pool(failpoints);
         for host in hosts {
             cluster.start_host(host);
         }
@@ -29,11 +34,19 @@ impl ByHand {
 
     /// Starts the controller, over the pool that is there or a new one.
     pub(crate) fn start_pool(&mut self) {
+        self.start_armed_pool("");
+    }
+
+    fn start_armed_pool(&mut self, failpoints: &str) {
         let dir = self.place.pool().join("pool");
         // A loaded machine must not look like a hanging host.
         let heartbeat = ["--heartbeat-ms", "2000"];
         let arguments = ["pool", "--socket", SOCKET, "--dir", dir.to_str().expect("a plain path")];
-        self.pool = Some(self.place.start(&[&arguments[..], &heartbeat[..]].concat()));
+        let mut command = self.place.ftvm(&[&arguments[..], &heartbeat[..]].concat());
+        if !failpoints.is_empty() {
+            command.env("FTVM_FAILPOINTS", failpoints);
+        }
+        self.pool = Some(self.place.start_command(command));
         await_true("the controller", || self.command(&["status"], &[]).code == Some(0));
     }
 
@@ -42,6 +55,11 @@ impl ByHand {
         let pool = self.pool.take().expect("it runs");
         pool.signal(Signal::SIGKILL);
         assert_eq!(pool.end().code, None);
+    }
+
+    /// Waits until the controller has died of a failpoint.
+    pub(crate) fn await_dead_pool(&mut self) {
+        assert_eq!(self.pool.take().expect("it ran").end().code, None);
     }
 
     /// Starts a host and waits until it has joined.

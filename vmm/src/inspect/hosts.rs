@@ -67,7 +67,11 @@ pub(super) fn report(
     for (slot, heart) in before.iter().enumerate() {
         if let Heart::Unreadable(why) = heart {
             let mut found = Findings::new(format!("heartbeat.{slot}"));
-            found.damage("", why, "the host counts as silent until it beats again");
+            if slot < hosts.len() {
+                found.damage("", why, "the host counts as silent until it beats again");
+            } else {
+                found.notice("", why, "it is no host's: the host that is given it writes it anew");
+            }
             findings.append(&mut found.found);
         }
     }

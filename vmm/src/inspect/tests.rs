@@ -383,6 +383,31 @@ fn leftovers_are_worth_a_notice_and_no_more() {
     assert_eq!(report.verdict(), Verdict::Sound);
 }
 
+/// Space that nobody uses, or that is written anew before anybody does, cannot be damaged.
+#[test]
+fn what_nobody_will_read_is_worth_a_notice_and_no_more() {
+    let world = World::new();
+    world.flip("heartbeat.1", 20);
+    world.parts.create_journal(Generation::new(2), Epoch::new(0)).unwrap();
+    world.parts.reserve_log(Generation::new(2)).unwrap();
+    world.flip("vm-0/journal.2", 24);
+    world.flip("vm-0/log.2", 64);
+    let report = world.inspect();
+    assert!(report.findings.len() >= 3, "it is told all the same: {:?}", lines(&report));
+    assert_eq!(report.verdict(), Verdict::Sound, "{:?}", lines(&report));
+    // The journal of a guest that has ended.
+    let slot = 4096 + 3 % u64::from(SLOTS) * geometry().journal.slot_bytes;
+    world.flip("vm-0/journal.1", slot + 24);
+    world.flip("vm-0/journal.1", 24);
+    assert_eq!(world.inspect().verdict(), Verdict::Damaged);
+    let mut state = state(1, None);
+    state.vms[0].ended = Some(ft_protocol::commit_meta::GuestEnd::Exited(0));
+    world.pool.as_ref().unwrap().cluster().store(&state.encode()).unwrap();
+    let report = world.inspect();
+    assert_eq!(report.verdict(), Verdict::Sound, "{:?}", lines(&report));
+    assert!(lines(&report).iter().any(|line| line.contains("the guest's life is over")), "{:?}", lines(&report));
+}
+
 #[test]
 fn what_is_no_pool_is_told_apart() {
     let dir = tempfile::tempdir_in("/dev/shm").unwrap();

@@ -300,23 +300,42 @@ impl Look<'_> {
             }
         };
         let reigning = Generation::new(control.generation);
-        let ended = self.record.is_some_and(|record| record.ended.is_some());
-        if control.generation > 0 && !ended && !generations.contains(&reigning) {
+        if control.generation > 0 && !self.is_over() && !generations.contains(&reigning) {
             let meaning = "what was committed after the applied epoch is lost";
             findings.damage(&format!("journal.{reigning}"), "the reigning generation has no journal", meaning);
         }
         let applied = Applied { epoch: Epoch::new(control.applied), console_tail: console.map(|console| console.tail) };
         let report = |generation: Generation| {
-            journal::report(self.partition, generation, role(generation, reigning), &applied, findings)
+            let role = role(generation, reigning);
+            self.judge(role, findings, |findings| journal::report(self.partition, generation, role, &applied, findings))
         };
         generations.into_iter().map(report).collect()
+    }
+
+    /// The guest has ended, which was applied last.
+    fn is_over(&self) -> bool {
+        self.record.is_some_and(|record| record.ended.is_some())
+    }
+
+    /// Looks at a journal or log. Only what somebody will read can be damaged: one that is over is forgotten, one that is
+    /// reserved is laid out anew before it is used.
+    fn judge<T>(&self, role: JournalRole, findings: &mut Findings, look: impl FnOnce(&mut Findings) -> T) -> T {
+        match role {
+            _ if self.is_over() => findings.of_unused("the guest's life is over: nobody reads it again", look),
+            JournalRole::Over => findings.of_unused("its generation is over and applied: nobody reads it again", look),
+            JournalRole::Reserved => findings.of_unused("it is laid out anew before it is used", look),
+            JournalRole::Reigning => look(findings),
+        }
     }
 
     fn logs(&self, control: Option<ControlReport>, findings: &mut Findings) -> Vec<LogReport> {
         let reigning = Generation::new(control.map_or(0, |control| control.generation));
         // A directory that cannot be listed is told when the journals are looked for.
         let generations = self.partition.log_generations().unwrap_or_default();
-        let report = |generation| log::report(self.partition, generation, role(generation, reigning), findings);
+        let report = |generation| {
+            let role = role(generation, reigning);
+            self.judge(role, findings, |findings| log::report(self.partition, generation, role, findings))
+        };
         generations.into_iter().map(report).collect()
     }
 

@@ -54,6 +54,8 @@ const BREATH: Span = Span::from_ms(100);
 
 /// Time between two words on how long outputs waited.
 const OUTPUTS_INTERVAL: Span = Span::from_ms(1_000);
+/// The same at a generation's beginning: it may not live as long. Doubled each time, up to the usual.
+const OUTPUTS_INTERVAL_FIRST: Span = Span::from_ms(10);
 
 /// The guest's disk, which its device writes and commits carry on.
 pub(super) type SharedDisk = Arc<Mutex<Disk>>;
@@ -118,6 +120,9 @@ struct Reign<'a> {
     timed: bool,
     /// When the host was told last how long outputs waited.
     outputs_said: Time,
+    /// Outputs that were told of, and after how long the next are.
+    outputs_told: u64,
+    outputs_interval: Span,
     /// The host wants the guest handed over; the core is still to be told.
     yielding: bool,
     /// The mode that the VM is to be protected in; the core is still to be told.
@@ -208,6 +213,8 @@ pub(super) fn run(beginning: Beginning, around: &Surroundings) -> Result<(), Fai
             times: CommitTimes::default(),
             timed: false,
             outputs_said: Time::ZERO,
+            outputs_told: 0,
+            outputs_interval: OUTPUTS_INTERVAL_FIRST,
             yielding: false,
             turning: None,
             over: false,
@@ -238,6 +245,7 @@ impl Reign<'_> {
                 Guest::Stopped => self.stand_still()?,
             }
         }
+        self.say_outputs(true);
         Ok(())
     }
 
@@ -301,6 +309,7 @@ impl Reign<'_> {
         self.outbox.send(&packets);
         if !console.bytes.is_empty() || !packets.is_empty() {
             self.outbox.left(self.machine.exit_at());
+            self.say_outputs(false);
         }
         if console.bytes.is_empty() { Ok(()) } else { self.feed(Input::Logged) }
     }
@@ -419,13 +428,16 @@ impl Reign<'_> {
 
     /// Says how long outputs waited, now and then.
     fn say_outputs(&mut self, now: bool) {
-        let due = self.outputs_said + OUTPUTS_INTERVAL;
-        if now || clock::monotonic() >= due {
-            self.outputs_said = clock::monotonic();
-            let latency = self.outbox.latency();
-            if latency.count() > 0 {
-                self.around.say(VmEvent::Outputs { generation: self.order.generation, latency });
-            }
+        let moment = clock::monotonic();
+        if !now && moment < self.outputs_said + self.outputs_interval {
+            return;
+        }
+        let latency = self.outbox.latency();
+        if latency.count() > self.outputs_told {
+            self.outputs_told = latency.count();
+            self.outputs_said = moment;
+            self.outputs_interval = self.outputs_interval.times(2).min(OUTPUTS_INTERVAL);
+            self.around.say(VmEvent::Outputs { generation: self.order.generation, latency });
         }
     }
 

@@ -175,7 +175,7 @@ impl Replay {
     /// # Errors
     /// No such file, no recording, no KVM, a processor that cannot show what the recorded one did.
     pub fn open(path: &Path) -> Result<Self, ReplayError> {
-        let open = || File::open(path).map_err(|source| ReplayError::Open { path: path.to_owned(), source });
+        let open = || open_regular(path).map_err(|source| ReplayError::Open { path: path.to_owned(), source });
         let unreadable = |source| ReplayError::Unreadable { path: path.to_owned(), source };
         let index = Index::read(BufReader::new(open()?)).map_err(unreadable)?;
         if !index.has_beginning() {
@@ -283,4 +283,12 @@ impl Replay {
         let is_beyond = asked > last && self.index.damage.is_none();
         if asked < first || is_beyond { Err(ReplayError::OutOfReach { what, asked, first, last }) } else { Ok(()) }
     }
+}
+
+/// Opens a recording. It is read twice, so it must be a file: nobody waits for what comes out of a pipe.
+fn open_regular(path: &Path) -> io::Result<File> {
+    if !std::fs::metadata(path)?.is_file() {
+        return Err(io::Error::other("it is not a regular file"));
+    }
+    File::open(path)
 }
