@@ -50,6 +50,10 @@ pub enum PlantedBug {
     StaleReportBelieved,
     /// A secondary looks for events only behind commits that were published.
     NothingBehindCommit,
+    /// The log of a generation is given back while the driver reads it.
+    LogClosedUnderDrain,
+    /// A host that was to take a VM over is given it after it has died and come back, whatever it holds by then.
+    WinnerUnseated,
     /// A host that gave a VM up before its guest ran is asked again at once.
     RefusersAsked,
     /// The primary is told another mode before it has said that it is in the one before.

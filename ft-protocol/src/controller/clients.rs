@@ -160,7 +160,9 @@ impl Controller {
 
     /// Gives the VM's part of the pool back, once no record of it is with the driver.
     pub(super) fn finish_deleting(&mut self, turn: &mut Turn<'_>, vm: VmId) {
-        let Some(entry) = self.vms.get(&vm).filter(|entry| !entry.applying && !entry.draining_log) else { return };
+        let Some(entry) = self.vms.get(&vm).filter(|entry| !entry.applying && entry.draining_log.is_none()) else {
+            return;
+        };
         let Phase::Deleting { client, request } = entry.phase else { return };
         let name = entry.spec.name.clone();
         if !planted(PlantedBug::GenerationsReused) {

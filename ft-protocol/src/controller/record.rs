@@ -33,11 +33,11 @@ impl Controller {
         if !readable || entry.console_full {
             return;
         }
-        if entry.draining_log {
+        if entry.draining_log.is_some() {
             entry.log_moved = true;
             return;
         }
-        entry.draining_log = true;
+        entry.draining_log = Some(entry.generation);
         entry.log_moved = false;
         let console_floor = entry.console_floor();
         entry.applying_floor = console_floor;
@@ -46,12 +46,17 @@ impl Controller {
 
     pub(super) fn log_drained(&mut self, turn: &mut Turn<'_>, vm: VmId, generation: Generation, outcome: DrainOutcome) {
         let Some(entry) = self.vms.get_mut(&vm) else { return };
-        assert!(entry.draining_log, "an answer to a question that was not asked");
-        entry.draining_log = false;
+        assert_eq!(entry.draining_log, Some(generation), "an answer to a question that was not asked");
+        entry.draining_log = None;
         if matches!(entry.phase, Phase::Deleting { .. }) {
             self.finish_deleting(turn, vm);
             return;
         }
+        if generation < entry.generation && matches!(entry.phase, Phase::Running { .. }) {
+            // It was not given back before.
+            self.make_room(turn, vm);
+        }
+        let Some(entry) = self.vms.get_mut(&vm) else { return };
         let (DrainOutcome::Done { console_end }
         | DrainOutcome::ConsoleFull { console_end }
         | DrainOutcome::Refused { console_end, .. }) = outcome;

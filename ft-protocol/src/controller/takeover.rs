@@ -294,7 +294,12 @@ impl Controller {
         let applied = entry.applied;
         entry.phase = Phase::Unled;
         self.tell(turn, Happening::Drained { vm, applied });
-        let winner = winner.filter(|host| self.hosts.get(host).is_some_and(super::Host::is_fit));
+        let winner = winner.filter(|host| {
+            // It may have died meanwhile, and come back; its place is somebody else's then.
+            let stands_by = self.vms[&vm].standby.is_some_and(|standby| standby.host == *host);
+            let has_room = stands_by || self.has_room(*host, vm) || planted(PlantedBug::WinnerUnseated);
+            has_room && self.hosts.get(host).is_some_and(super::Host::is_fit)
+        });
         match winner {
             Some(host) => self.give(turn, vm, host),
             None => self.lead(turn, vm),
@@ -446,7 +451,7 @@ impl Controller {
         }
         // What was logged under the generation before went over into this one's log.
         self.drain_recorded(turn, vm);
-        Self::make_room(turn, vm, generation);
+        self.make_room(turn, vm);
         self.switchover_over(turn, vm, host);
         self.protect_all(turn);
     }
@@ -455,7 +460,6 @@ impl Controller {
     pub(super) fn adopt_primary(&mut self, turn: &mut Turn<'_>, vm: VmId, host: HostId, live: bool) {
         let Some(entry) = self.vms.get_mut(&vm) else { return };
         assert_eq!(entry.primary(), Some(host), "adopted a primary that does not reign");
-        let generation = entry.generation;
         entry.suspected = None;
         // It may not have heard of the last change, nor its answer have come.
         entry.mode_order = None;
@@ -464,7 +468,7 @@ impl Controller {
         if live {
             entry.phase = Phase::Running { host };
             self.drain_recorded(turn, vm);
-            Self::make_room(turn, vm, generation);
+            self.make_room(turn, vm);
             self.ask_again_to_yield(turn, vm);
         } else {
             entry.phase = Phase::Promoting { host, since: turn.now };
@@ -472,7 +476,13 @@ impl Controller {
     }
 
     /// Gives back what older generations hold, and reserves what the next one will need.
-    fn make_room(turn: &mut Turn<'_>, vm: VmId, generation: Generation) {
+    pub(super) fn make_room(&self, turn: &mut Turn<'_>, vm: VmId) {
+        let Some(entry) = self.vms.get(&vm) else { return };
+        let generation = entry.generation;
+        // The driver still reads the log of an older one: its place is nobody else's before that.
+        if entry.draining_log.is_some_and(|drained| drained < generation) && !planted(PlantedBug::LogClosedUnderDrain) {
+            return;
+        }
         if generation > Generation::FIRST {
             let over = Generation::new(generation.get() - 1);
             turn.actions.push(Action::CloseGeneration { vm, generation: over });

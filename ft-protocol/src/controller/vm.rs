@@ -109,8 +109,8 @@ pub(super) struct Vm {
     pub(super) applying: bool,
     /// The console floor that the driver was given with that record.
     pub(super) applying_floor: Option<u64>,
-    /// Console output of the record log is with the driver; more may have come since.
-    pub(super) draining_log: bool,
+    /// Console output of this generation's record log is with the driver; more may have come since.
+    pub(super) draining_log: Option<Generation>,
     pub(super) log_moved: bool,
     /// The mode that the primary was told to turn to and has not said it is in. It is told another one only then, so that
     /// what it says of its log is known to be of the mode it is in.
@@ -195,7 +195,7 @@ impl Vm {
             console_end: 0,
             applying: false,
             applying_floor: None,
-            draining_log: false,
+            draining_log: None,
             log_moved: false,
             mode_order: None,
             mode_waiters: Vec::new(),

@@ -18,6 +18,9 @@ use shared_mem::console::ConsoleRing;
 use shared_mem::lossy::LossyMemory;
 use shared_mem::numbers::ConsolePosition;
 
+/// How long a client that stands still may go on doing so when all else is healed.
+const PAUSED_ON_NS: u64 = 100_000_000;
+
 /// How long the client waits before it tries to connect again.
 const CONNECT_AGAIN_US: Range = Range::new(300, 3_000);
 
@@ -339,6 +342,17 @@ impl World {
         if !reading.reading && reading.console.is_some() && reading.position < reading.tail {
             reading.reading = true;
             self.schedule(delay.max(paused_ns), Event::ClientRead(vm));
+        }
+    }
+
+    /// It stands still for not much longer, and reads then what it was about to read.
+    pub(crate) fn resume_client(&mut self) {
+        let paused_ns = self.client.paused_until_ns.saturating_sub(self.now_ns).min(PAUSED_ON_NS);
+        self.client.paused_until_ns = 0;
+        for vm in self.vms() {
+            if self.client.vms[usize::from(vm.get())].reading {
+                self.schedule(paused_ns, Event::ClientRead(vm));
+            }
         }
     }
 

@@ -158,7 +158,7 @@ impl World {
         self.healed = true;
         self.tell(|| "everything is healed".to_owned());
         self.mend(Mend::Drain);
-        self.client.paused_until_ns = 0;
+        self.resume_client();
         let targets: Vec<Target> =
             (0..self.hosts.len()).map(host_target).chain(std::iter::once(Target::Controller)).collect();
         for target in targets {
