@@ -1,0 +1,68 @@
+//! What is done to the processes of a run.
+
+use super::{ProtectedRun, RunError};
+use crate::cluster::{CONTROLLER, Cluster, HostName, HostSignal};
+use crate::event::{Event, What};
+use ft_protocol::Span;
+use vmm::clock::monotonic;
+
+impl ProtectedRun {
+    /// Does something to a host.
+    ///
+    /// # Errors
+    /// When there is no such host, or it is dead.
+    pub fn signal(&mut self, host: &HostName, signal: HostSignal) -> Result<(), RunError> {
+        if host.as_str() == CONTROLLER {
+            self.note(Event { at: monotonic(), what: What::Signalled { host: host.clone(), signal } })?;
+            return Ok(self.cluster.signal_controller(signal)?);
+        }
+        if self.cluster.host_pid(host).is_none() {
+            return Err(crate::cluster::ClusterError::HostDead { name: host.clone() }.into());
+        }
+        self.note(Event { at: monotonic(), what: What::Signalled { host: host.clone(), signal } })?;
+        Ok(self.cluster.signal(host, signal)?)
+    }
+
+    /// Steps the clock of a host or of the controller, as far as scenarios can: what it tells of times is put right here.
+    ///
+    /// # Errors
+    /// When its clock cannot be stepped.
+    pub fn step_clock(&mut self, who: &HostName, by_ns: i64) -> Result<(), RunError> {
+        let ahead_ns = self.clocks.step(who, by_ns);
+        Ok(self.cluster.set_clock(who, ahead_ns)?)
+    }
+
+    /// Starts a host whose process has ended.
+    ///
+    /// # Errors
+    /// When it lives, or its process cannot be made.
+    pub fn start_host(&mut self, host: &HostName) -> Result<(), RunError> {
+        if host.as_str() == CONTROLLER {
+            // It is started again as soon as it has died.
+            return Err(crate::cluster::ClusterError::HostAlive { name: host.clone() }.into());
+        }
+        let pid = self.cluster.start_host(host)?;
+        self.note(Event { at: monotonic(), what: What::HostStarted { host: host.clone(), pid } })
+    }
+
+    /// Kills the controller; another one comes only after this time.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub fn take_controller_away(&mut self, during: Span) -> Result<(), RunError> {
+        self.signal(&HostName::new(CONTROLLER), HostSignal::Kill)?;
+        self.controller_away_until = Some(monotonic() + during);
+        Ok(())
+    }
+
+    /// Whether there is a controller to talk to.
+    #[must_use]
+    pub fn has_controller(&self) -> bool {
+        self.controller_away_until.is_none()
+    }
+
+    /// The cluster that runs it, to do things to it that are noted by whoever does them.
+    pub fn cluster_mut(&mut self) -> &mut Cluster {
+        &mut self.cluster
+    }
+}
