@@ -49,6 +49,12 @@ impl Pool {
 }
 
 impl SpaceReserve {
+    /// So many bytes in whole pages of the pool, as they are held.
+    #[must_use]
+    pub fn in_pages(&self, bytes: u64) -> u64 {
+        round_up(bytes, self.page_bytes)
+    }
+
     /// What is held.
     ///
     /// # Errors
@@ -75,9 +81,15 @@ impl SpaceReserve {
         if held >= bytes {
             return Ok(true);
         }
+        // Not more than there is: the kernel takes all of that from others before it says no.
+        let available = self.available()? / self.page_bytes * self.page_bytes;
+        if available == 0 {
+            return Err(SpillError::NoSpace { needed: bytes - held, available });
+        }
         // What is held lies at the beginning, unless somebody has changed the file: then it is taken once more.
         let from = if self.file.metadata().map_err(SpillError::Refused)?.len() == held { held } else { 0 };
-        let until = round_up(held + STEP_BYTES, self.page_bytes).min(bytes);
+        let step = self.in_pages(STEP_BYTES).min(available);
+        let until = (held + step).min(bytes);
         self.file.set_len(until).map_err(SpillError::Refused)?;
         self.extent.reserve(Offset::new(from), until - from)?;
         Ok(until == bytes)

@@ -157,6 +157,7 @@ impl Want {
     fn of(space: &SpaceReserve, wanted: u64) -> Self {
         // What cannot be asked is told when it is used.
         let (held, available) = (space.held().unwrap_or(0), space.available().unwrap_or(0));
+        let wanted = space.in_pages(wanted);
         if held > wanted || (held > 0 && available >= wanted.saturating_mul(GIVEN_BACK_FROM)) {
             Self::GiveBack
         } else if held < wanted && available > 0 && available < wanted.saturating_mul(HELD_BELOW) {
@@ -192,7 +193,7 @@ impl Reserve {
     fn hold(&self) {
         loop {
             let space = self.lock();
-            let wanted = self.wanted();
+            let wanted = space.in_pages(self.wanted());
             match Want::of(&space, wanted) {
                 Want::Nothing => return,
                 Want::GiveBack => {
