@@ -71,7 +71,7 @@ pub enum GoldenError {
     #[error("cannot wait for the unprotected run")]
     Wait(#[source] io::Error),
     /// It took too long.
-    #[error("the unprotected run had not ended after {:.1} s", .0.as_secs_f64())]
+    #[error("the unprotected run did not end within its time limit, {:.1} s", .0.as_secs_f64())]
     TimeOut(Duration),
     /// Whoever wanted it wants to end.
     #[error("the unprotected run was interrupted")]
