@@ -13,13 +13,16 @@
 //! ```
 //! The copy is as large as the record, but only while it is applied: beyond the reserved part its space is taken before and
 //! given back after. When the pool has none left the record is applied without a copy ([`Kept::No`]): waiting could
-//! last for ever, because the space that is missing may be the record's own.
+//! last for ever, because the space that is missing may be the record's own. Its header is kept all the same, and says to
+//! the next controller that image and disk may hold a part of the record: without the record they are lost.
 
 use std::cell::Cell;
 use std::fmt;
 
 use crate::commit_word::CommitWordError;
-use crate::journal::{JournalReader, LoadError, Record, RecordLimits, SpillError, SpillSpace, load_slot};
+use crate::journal::{
+    JournalReader, LoadError, Record, RecordHeader, RecordLimits, SpillError, SpillSpace, is_header_of, load_slot,
+};
 use crate::mem::{AccessError, PoolRead, PoolWrite, check_bounds};
 use crate::numbers::{Epoch, Generation, Offset, PAGE_SIZE, len_u64, round_up};
 use crate::planted::{self, PlantedBug, planted};
@@ -97,6 +100,16 @@ impl<M: PoolRead, S: SpillSpace> RedoArea<M, S> {
         }
     }
 
+    /// Whether the application of `epoch` may have begun: its header is kept, with or without the rest of the record.
+    ///
+    /// # Errors
+    /// When the area is out of reach.
+    pub fn is_begun(&self, generation: Generation, epoch: Epoch, limits: &RecordLimits) -> Result<bool, AccessError> {
+        let mut header = [0; size_of::<RecordHeader>()];
+        self.memory.read(Offset::ZERO, &mut header)?;
+        Ok(is_header_of(&header, generation, epoch, limits))
+    }
+
     /// The epoch that image and disk are at, or on their way to: no generation may end before it.
     ///
     /// # Errors
@@ -109,7 +122,8 @@ impl<M: PoolRead, S: SpillSpace> RedoArea<M, S> {
         buffer: &mut Vec<u8>,
     ) -> Result<Epoch, AccessError> {
         let next = applied.next();
-        let begun = self.holds(generation, next, limits, buffer)? && !planted(PlantedBug::RedoForgottenAtSeal);
+        let begun = self.holds(generation, next, limits, buffer)? || self.is_begun(generation, next, limits)?;
+        let begun = begun && !planted(PlantedBug::RedoForgottenAtSeal);
         Ok(if begun { next } else { applied })
     }
 
@@ -177,6 +191,11 @@ impl<M: PoolWrite + fmt::Debug, S: SpillSpace + fmt::Debug> KeepRecord for RedoA
         let (header, body_at, body) = record.stored();
         let total_bytes = body_at.get() + len_u64(body.len());
         if total_bytes > self.memory.len() || !self.has_space(total_bytes) {
+            if self.backed.get() >= len_u64(header.len()) {
+                self.memory.write(Offset::ZERO, header)?;
+                self.memory.flush(Offset::ZERO, len_u64(header.len()))?;
+                self.memory.fence()?;
+            }
             return Ok(Kept::No);
         }
         self.memory.write(body_at, body)?;
@@ -204,4 +223,60 @@ pub fn load_to_apply<'buffer, J: PoolRead, M: PoolRead, S: SpillSpace>(
         return redo.load(generation, epoch, limits, buffer);
     }
     journal.load(epoch, limits, buffer)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::journal::{JournalGeometry, JournalWriter, format_journal};
+    use crate::lossy::{LossyCache, LossyMemory};
+    use crate::numbers::{PAGE_BYTES, PageIndex};
+
+    const GENERATION: Generation = Generation::new(1);
+
+    /// Space for the reserved part only.
+    #[derive(Debug)]
+    struct NoMore(u64);
+
+    impl SpillSpace for NoMore {
+        fn reserve(&self, at: Offset, len: u64) -> Result<(), SpillError> {
+            if at.get() + len <= self.0 { Ok(()) } else { Err(SpillError::NoSpace { needed: len, available: 0 }) }
+        }
+        fn release(&self, _: Offset, _: u64) -> Result<(), SpillError> {
+            Ok(())
+        }
+        fn available(&self) -> Result<u64, SpillError> {
+            Ok(0)
+        }
+    }
+
+    /// Image and disk may hold a part of a record that was not copied: the next controller must know.
+    #[test]
+    fn what_is_applied_without_a_copy_is_known_to_have_begun() {
+        let cache = LossyCache::new();
+        let geometry = JournalGeometry::for_memory(64 * PAGE_SIZE, 2, 4 * PAGE_SIZE);
+        let journal = LossyMemory::new(geometry.file_bytes(), &cache);
+        format_journal(&journal, GENERATION, &geometry, Epoch::ZERO).unwrap();
+        let writer = JournalWriter::new(&journal, crate::journal::AllReserved, GENERATION, geometry).unwrap();
+        let reader = JournalReader::new(&journal, GENERATION, geometry).unwrap();
+        let memory = LossyMemory::new(geometry.slot_bytes, &cache);
+        let redo = RedoArea::new(&memory, NoMore(geometry.reserved_bytes), geometry.reserved_bytes).unwrap();
+        let limits = RecordLimits { image_pages: 64, disk_blocks: 1, meta_bytes_max: 4096 };
+        let (mut buffer, mut other) = (Vec::new(), Vec::new());
+        for (epoch, pages, kept) in [(1, 1, Kept::Yes), (2, 40, Kept::No)] {
+            let number = Epoch::new(epoch);
+            let mut record = writer.begin(number, Epoch::ZERO).unwrap();
+            for page in 0..pages {
+                record.push_page_bytes(PageIndex::new(page), &[7; PAGE_BYTES]).unwrap();
+            }
+            writer.publish(record.finish(b"").unwrap()).unwrap();
+            let before = Epoch::new(epoch - 1);
+            assert_eq!(redo.reached(GENERATION, before, &limits, &mut other), Ok(before));
+            let record = reader.load(number, &limits, &mut buffer).unwrap();
+            assert_eq!(redo.keep(&record), Ok(kept));
+            assert_eq!(redo.holds(GENERATION, number, &limits, &mut other), Ok(kept == Kept::Yes));
+            assert_eq!(redo.is_begun(GENERATION, number, &limits), Ok(true));
+            assert_eq!(redo.reached(GENERATION, before, &limits, &mut other), Ok(number));
+        }
+    }
 }

@@ -1,6 +1,7 @@
 //! A VM whose part of the pool is damaged while no controller looks is told to be lost, harms no other, and is not thrown
 //! away: once repaired, it goes on.
 
+use crate::flips::{SLOTS_AT, files};
 use crate::golden::Golden;
 use crate::process::Process;
 use crate::run::{Plan, Run};
@@ -9,6 +10,9 @@ use ft_protocol::wire::{Request, RequestError};
 use std::fs::File;
 use std::os::unix::fs::FileExt as _;
 use vmm::client::{Client, ClientError};
+
+/// Where a record's pages begin in their slot, and a little further.
+const RECORD_BODY_AT: u64 = 4096 + 100;
 
 fn flip(run: &Run, file: &str, at: u64) {
     let path = run.place.pool().join("vm-0").join(file);
@@ -40,6 +44,38 @@ fn a_damaged_vm_is_kept_for_repair() {
             run.restart_controller(|_| {});
         }
         run.restart_controller(|run| flip(run, file, at));
+        run.finish();
+    }
+}
+
+/// One bit of every record in the journals, beside the headers.
+fn flip_records(run: &Run) {
+    let journal = run.golden.spec("guest").journal;
+    for path in files(&run.place.pool(), "journal.") {
+        let file = File::options().read(true).write(true).open(path).expect("the VM's file");
+        for slot in 0..u64::from(journal.slots) {
+            let (mut byte, at) = ([0], SLOTS_AT + slot * journal.slot_bytes + RECORD_BODY_AT);
+            file.read_exact_at(&mut byte, at).expect("a byte");
+            file.write_all_at(&[byte[0] ^ 4], at).expect("a byte");
+        }
+    }
+}
+
+/// The controller dies in the middle of a record that is larger than the space its copy has always, and the record is
+/// damaged before the next one comes: the copy has all of it.
+#[test]
+fn a_large_record_is_finished_from_its_copy() {
+    let Some(_machine) = kvm() else { return };
+    let golden = Golden::of("torture", 16, &["--steps", "600000000", "--progress", "5000000"]).seldom_committed();
+    let hosts = [("a", None), ("b", None)];
+    for step in ["pages-written", "console-durable"] {
+        let armed = format!("controller.apply.{step}=kill@4");
+        let between_controllers = Some(flip_records as fn(&Run));
+        let plan =
+            Plan { controller: Some(&armed), hosts: &hosts, between_controllers, unsound: true, ..Plan::default() };
+        let mut run = Run::start(&golden, &plan);
+        run.step_until(&armed, |run| run.deaths > 0 || run.has_ended());
+        assert!(run.deaths > 0, "{armed} did not kill: {}", run.everything());
         run.finish();
     }
 }

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 const STEPS: u64 = 150_000_000;
-const SLOTS_AT: u64 = 4096;
+pub(crate) const SLOTS_AT: u64 = 4096;
 const RING_AT: u64 = 4096;
 /// Where most entries of the guest's log come to lie.
 const ENTRIES_BYTES: u64 = 32 << 10;
@@ -18,7 +18,7 @@ const ENTRIES_BYTES: u64 = 32 << 10;
 const RECORD_BYTES: u64 = 400 << 10;
 
 /// The files of the guest whose names begin so.
-fn files(pool: &Path, prefix: &str) -> Vec<PathBuf> {
+pub(crate) fn files(pool: &Path, prefix: &str) -> Vec<PathBuf> {
     let is_one = |path: &PathBuf| path.file_name().is_some_and(|name| name.to_string_lossy().starts_with(prefix));
     let entries = fs::read_dir(pool.join("vm-0")).map(|entries| entries.flatten().map(|entry| entry.path()));
     entries.map(|paths| paths.filter(is_one).collect()).unwrap_or_default()

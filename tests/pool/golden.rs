@@ -77,6 +77,12 @@ impl Golden {
         Self::of("torture", 8, &["--steps", &steps.to_string(), "--progress", &progress])
     }
 
+    /// The same guest, which commits so rarely that its records are large.
+    pub(crate) fn seldom_committed(mut self) -> Self {
+        self.options.epoch_interval = Some(Span::from_ms(1_000));
+        self
+    }
+
     /// The same guest in replay mode: its inputs are recorded, it commits rarely.
     pub(crate) fn recorded(mut self) -> Self {
         self.options.mode = Mode::Replay;

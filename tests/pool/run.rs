@@ -27,6 +27,8 @@ pub(crate) struct Plan<'a> {
     pub(crate) hosts: &'a [(&'a str, Option<&'a str>)],
     /// Most descriptors that the controller may have open.
     pub(crate) controller_descriptors_max: Option<u32>,
+    /// What happens to the pool while a controller that has died by itself is not there yet again.
+    pub(crate) between_controllers: Option<fn(&Run)>,
     /// Bytes flip in the pool: it is not expected to be sound, and not checked.
     pub(crate) unsound: bool,
 }
@@ -38,6 +40,7 @@ pub(crate) struct Run {
     controller_descriptors_max: Option<u32>,
     hosts: BTreeMap<String, Process>,
     client: Option<Client>,
+    between_controllers: Option<fn(&Run)>,
     unsound: bool,
     all_joined: bool,
     vm: Option<ft_protocol::VmId>,
@@ -71,6 +74,7 @@ impl Run {
             controller_descriptors_max: plan.controller_descriptors_max,
             hosts: BTreeMap::new(),
             client: None,
+            between_controllers: plan.between_controllers,
             unsound: plan.unsound,
             all_joined: false,
             vm: None,
@@ -224,6 +228,9 @@ impl Run {
                 self.deaths += 1;
                 self.client = None;
                 self.check_pool("after the controller's death");
+                if let Some(happens) = self.between_controllers {
+                    happens(self);
+                }
                 self.start_controller(None);
             }
             Some(end) => panic!("the controller ended with {end:?}: {}", controller.stderr()),

@@ -119,6 +119,11 @@ pub(super) struct Extents {
     pub(super) total_bytes: u64,
 }
 
+/// Whether this is the sound header of a record, whatever has become of the rest.
+pub(crate) fn is_header_of(bytes: &[u8], generation: Generation, epoch: Epoch, limits: &RecordLimits) -> bool {
+    check_header(bytes, generation, epoch, limits).is_ok()
+}
+
 /// Checks what can be known of a record from its header.
 pub(super) fn check_header(
     bytes: &[u8],

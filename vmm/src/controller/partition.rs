@@ -16,6 +16,7 @@ use shared_mem::record_log::{LogRange, log_file_bytes};
 use shared_mem::{
     Access, ApplyLimit, ConsoleRing, ControlBlock, Extent, JournalGeometry, JournalReader, LogPosition, LogReader,
     Mapping, Pool, PoolError, PoolRead, ReadOnly, ReadWrite, RecordLimits, StateArea, VmGeometry, VmName, VmPartition,
+    load_to_apply,
 };
 use std::collections::BTreeMap;
 use std::os::fd::AsFd;
@@ -118,7 +119,12 @@ impl Partition {
         let reached = partition.reached(record.generation, applied)?;
         // What an earlier controller has begun to apply was committed, whatever the word says by now.
         let word = word.map(|word| Word { epoch: word.epoch.max(reached), ..word });
-        partition.redo.release_spill()?;
+        if reached > Epoch::new(applied.get()) {
+            partition.check_begun(record.generation, applied.next())?;
+        } else {
+            // The copy of a large record is given back when it is applied.
+            partition.redo.release_spill()?;
+        }
         // An earlier controller may have died between applying a record and giving its slot back.
         if partition.control.freed()? < applied {
             if let Some(journal) = partition.journal(record.generation) {
@@ -256,19 +262,24 @@ impl Partition {
     /// Makes a journal. The records of those before are applied: when space is short, what they keep is given back first,
     /// and then what is held for records: the generation before gives as much back.
     fn create_journal(
-        &self,
+        &mut self,
         generation: shared_mem::Generation,
         base: shared_mem::Epoch,
         space: &SpaceKeeper,
     ) -> Result<(), Failure> {
-        let create = || self.parts.create_journal(generation, base);
-        let mut created = create();
+        let create = |parts: &VmPartition| parts.create_journal(generation, base);
+        let mut created = create(&self.parts);
         if matches!(created, Err(PoolError::NoSpace { .. })) {
             self.release_all_slots()?;
-            created = create();
+            created = create(&self.parts);
         }
         if matches!(created, Err(PoolError::NoSpace { .. })) {
-            created = space.lend(create);
+            // Those before the last one are given back when a new one lives; it may never have lived.
+            self.close_all_before(self.control.generation()?)?;
+            created = create(&self.parts);
+        }
+        if matches!(created, Err(PoolError::NoSpace { .. })) {
+            created = space.lend(|| create(&self.parts));
         }
         Ok(created?)
     }
@@ -352,16 +363,17 @@ impl Partition {
 
     /// Forgets a generation that is over and applied, and all before it.
     pub(super) fn close_generation(&mut self, generation: Generation) -> Result<(), Failure> {
-        self.journals.retain(|open, _| *open > generation);
-        for raw in self.parts.journal_generations()? {
-            if raw.get() <= generation.get() {
-                self.parts.delete_journal(raw)?;
-            }
+        self.close_all_before(shared_mem::Generation::new(generation.get()).next())
+    }
+
+    /// Forgets the generations before this one, which are over and applied.
+    fn close_all_before(&mut self, generation: shared_mem::Generation) -> Result<(), Failure> {
+        self.journals.retain(|open, _| open.get() >= generation.get());
+        for raw in self.parts.journal_generations()?.into_iter().filter(|raw| *raw < generation) {
+            self.parts.delete_journal(raw)?;
         }
-        for raw in self.parts.log_generations()? {
-            if raw.get() <= generation.get() {
-                self.parts.delete_log(raw)?;
-            }
+        for raw in self.parts.log_generations()?.into_iter().filter(|raw| *raw < generation) {
+            self.parts.delete_log(raw)?;
         }
         Ok(())
     }
@@ -386,6 +398,19 @@ impl Partition {
         let final_epoch =
             self.limit.seal(raw, |begun| self.redo.end_of(raw, closed, (applied, begun), &self.limits))?;
         Ok(Epoch::new(final_epoch.get()))
+    }
+
+    /// Image and disk may hold a part of the record of this epoch: without the whole of it nobody can go on from them.
+    fn check_begun(&self, generation: Generation, epoch: shared_mem::Epoch) -> Result<(), Failure> {
+        let (raw, mut buffer) = (shared_mem::Generation::new(generation.get()), Vec::new());
+        let found = match self.journals.get(&generation) {
+            Some(journal) => load_to_apply(&journal.reader, &self.redo, epoch, &self.limits, &mut buffer).map(drop),
+            None => self.redo.load(raw, epoch, &self.limits, &mut buffer).map(drop),
+        };
+        found.map_err(|error| {
+            let error = crate::chain(&error);
+            format!("a controller died while it applied {epoch}, and no whole record of it is left: {error}").into()
+        })
     }
 
     /// The epoch that image and disk are at, or on their way to.

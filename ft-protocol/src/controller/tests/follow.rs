@@ -203,6 +203,23 @@ fn what_a_primary_says_of_its_log_is_of_the_mode_it_is_in() {
     assert_eq!(told_to_follow(&cluster).last(), Some(&(LinkId::new(1), Epoch::new(2))));
 }
 
+/// The same with the bug: the secondary is told to follow from where inputs are missing.
+#[cfg(feature = "planted-bugs")]
+#[test]
+fn orders_of_modes_that_overlap_are_found_out() {
+    crate::planted::plant(Some(crate::planted::PlantedBug::ModeOrdersOverlap));
+    let mut cluster = following();
+    let earlier = told_to_follow(&cluster).len();
+    cluster.commit(0, 1, 2);
+    set_mode(&mut cluster, Mode::Checkpoint);
+    set_mode(&mut cluster, Mode::Lockstep);
+    cluster.now = cluster.now + CONFIG.hold_down;
+    recorded(&mut cluster, 1);
+    cluster.input(Input::Tick);
+    crate::planted::plant(None);
+    assert_eq!(told_to_follow(&cluster).len(), earlier + 1, "the planted bug does nothing");
+}
+
 /// A primary that is not connected does not hear its orders: no answer to them is waited for when it comes.
 #[test]
 fn a_primary_that_comes_back_is_told_its_mode() {
