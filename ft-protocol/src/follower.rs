@@ -142,6 +142,17 @@ mod tests {
         assert_eq!(core.at_commit(point(8, false), word(9, false)), Stand::Broken);
     }
 
+    #[cfg(feature = "planted-bugs")]
+    #[test]
+    fn events_behind_an_unpublished_commit_are_missed_with_the_bug() {
+        let mut core = Follower::new(GENERATION, Epoch::new(5));
+        assert!(core.take_delivery());
+        crate::planted::plant(Some(PlantedBug::NothingBehindCommit));
+        let stand = core.at_commit(point(6, false), word(5, true));
+        crate::planted::plant(None);
+        assert_eq!((stand, core.take_delivery()), (Stand::Pass, false), "the planted bug does nothing");
+    }
+
     #[test]
     fn it_goes_on_only_from_just_the_base_and_with_inputs_that_are_known() {
         let core = Follower::new(GENERATION, Epoch::new(3));

@@ -193,8 +193,8 @@ impl<M: PoolWrite + fmt::Debug, S: SpillSpace + fmt::Debug> KeepRecord for RedoA
         if total_bytes > self.memory.len() || !self.has_space(total_bytes) {
             if self.backed.get() >= len_u64(header.len()) {
                 self.memory.write(Offset::ZERO, header)?;
-                self.memory.flush(Offset::ZERO, len_u64(header.len()))?;
-                self.memory.fence()?;
+                planted::flush(&self.memory, Offset::ZERO, len_u64(header.len()), PlantedBug::RedoFlush)?;
+                planted::fence(&self.memory, PlantedBug::RedoFence)?;
             }
             return Ok(Kept::No);
         }

@@ -183,8 +183,9 @@ impl Pending<'_> {
 /// The epoch after the applied one, if a copy of its record is kept: image and disk may be on their way to it.
 pub(super) fn kept(partition: &VmPartition, control: ControlReport) -> Option<u64> {
     let (generation, applied) = (Generation::new(control.generation), Epoch::new(control.applied));
-    let reached = area(partition)?.reached(generation, applied, &limits(partition), &mut Vec::new()).ok()?;
-    (reached > applied).then_some(reached.get())
+    let next = applied.next();
+    let holds = area(partition)?.holds(generation, next, &limits(partition), &mut Vec::new()).ok()?;
+    holds.then_some(next.get())
 }
 
 fn area(partition: &VmPartition) -> Option<RedoArea<Mapping<ReadOnly>, AllReserved>> {
