@@ -3,6 +3,7 @@
 use super::log_drain::LogDrain;
 use super::partition::{console_of, logged_to};
 use super::recording::{Due, PoolRecording};
+use super::worker::Worker;
 use crate::failpoint;
 use crate::machine::MachineState;
 use crate::wake::WakingSender;
@@ -15,7 +16,6 @@ use shared_mem::{
     LogPosition, LogReader, Mapping, ReadWrite, Record, RecordLimits, RedoArea, StateArea, apply_record, load_to_apply,
 };
 use std::sync::{Arc, Mutex, PoisonError};
-use std::thread::JoinHandle;
 
 type Failure = Box<dyn std::error::Error + Send + Sync>;
 
@@ -81,59 +81,40 @@ pub(super) enum Event {
     Died(HostId),
 }
 
-/// Handle of a VM's thread. Dropping it lets the thread finish the job at hand and waits for that.
+/// Handle of a VM's thread.
 pub(super) struct Applier {
-    jobs: Option<crossbeam_channel::Sender<Work>>,
-    thread: Option<JoinHandle<()>>,
+    worker: Worker<Work>,
 }
 
 impl Applier {
     pub(super) fn start(vm: VmId, mut target: Target, done: WakingSender<Event>) -> std::io::Result<Self> {
-        let (jobs, queue) = crossbeam_channel::unbounded::<Work>();
-        let thread = std::thread::Builder::new().name(format!("apply-{vm}")).spawn(move || {
-            let mut buffer = Vec::new();
-            for work in queue {
-                match work {
-                    Work::Apply(job) => {
-                        let outcome = target.apply(&job, &mut buffer);
-                        done.send(Event::Applied { vm, generation: job.generation, outcome });
-                    }
-                    Work::Drain(job) => {
-                        target.read_log_of(job.generation);
-                        let outcome = target.log.outcome(&job.journal.log, job.console_floor, &target.console);
-                        done.send(Event::Drained { vm, generation: job.generation, outcome });
-                    }
+        let mut buffer = Vec::new();
+        let worker = Worker::start(format!("apply-{vm}"), move |work| {
+            match work {
+                Work::Apply(job) => {
+                    let outcome = target.apply(&job, &mut buffer);
+                    done.send(Event::Applied { vm, generation: job.generation, outcome });
                 }
-                // A large record should not cost the controller its memory for ever.
-                if buffer.len() > BUFFER_BYTES_KEPT {
-                    buffer = Vec::new();
+                Work::Drain(job) => {
+                    target.read_log_of(job.generation);
+                    let outcome = target.log.outcome(&job.journal.log, job.console_floor, &target.console);
+                    done.send(Event::Drained { vm, generation: job.generation, outcome });
                 }
             }
+            // A large record should not cost the controller its memory for ever.
+            if buffer.len() > BUFFER_BYTES_KEPT {
+                buffer = Vec::new();
+            }
         })?;
-        Ok(Self { jobs: Some(jobs), thread: Some(thread) })
+        Ok(Self { worker })
     }
 
     pub(super) fn apply(&self, job: Job) {
-        self.hand_on(Work::Apply(job));
+        self.worker.hand_on(Work::Apply(job));
     }
 
     pub(super) fn drain(&self, job: DrainJob) {
-        self.hand_on(Work::Drain(job));
-    }
-
-    fn hand_on(&self, work: Work) {
-        let jobs = self.jobs.as_ref().expect("only dropping takes the channel");
-        assert!(jobs.send(work).is_ok(), "the apply thread ends only after its channel");
-    }
-}
-
-impl Drop for Applier {
-    fn drop(&mut self) {
-        self.jobs = None;
-        if let Some(thread) = self.thread.take() {
-            // A panic there has been reported by its hook.
-            let _ = thread.join();
-        }
+        self.worker.hand_on(Work::Drain(job));
     }
 }
 

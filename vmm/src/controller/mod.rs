@@ -12,6 +12,7 @@ mod log_drain;
 mod partition;
 mod recording;
 mod space_keeper;
+mod worker;
 
 pub use log_drain::{DrainError, LogDrain};
 

@@ -10,13 +10,12 @@
 //! Large amounts are taken by a thread of its own: the controller's has more urgent work.
 
 use super::applier::Journal;
-use crossbeam_channel::Sender;
+use super::worker::Worker;
 use ft_protocol::{Epoch, VmId};
 use shared_mem::journal::SpillError;
 use shared_mem::{PoolError, SpaceReserve, SpillSpace};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::thread::JoinHandle;
 
 /// Space is held while the pool has less than so many times what must be there ...
 const HELD_BELOW: u64 = 2;
@@ -31,8 +30,7 @@ pub(super) struct SpaceKeeper {
 
 struct Kept {
     reserve: Arc<Reserve>,
-    asks: Option<Sender<Ask>>,
-    thread: Option<JoinHandle<()>>,
+    worker: Worker<Ask>,
 }
 
 struct Reserve {
@@ -52,17 +50,12 @@ impl SpaceKeeper {
     pub(super) fn start(space: Option<SpaceReserve>) -> std::io::Result<Self> {
         let Some(space) = space else { return Ok(Self { kept: None }) };
         let reserve = Arc::new(Reserve { space: Mutex::new(space), wanted: AtomicU64::new(0) });
-        let (asks, queue) = crossbeam_channel::unbounded::<Ask>();
-        let worker = Arc::clone(&reserve);
-        let thread = std::thread::Builder::new().name("space".to_owned()).spawn(move || {
-            for ask in queue {
-                match ask {
-                    Ask::Look => worker.hold(),
-                    Ask::Give { vm, journal, epoch } => worker.give(vm, &journal, epoch),
-                }
-            }
+        let asked = Arc::clone(&reserve);
+        let worker = Worker::start("space".to_owned(), move |ask| match ask {
+            Ask::Look => asked.hold(),
+            Ask::Give { vm, journal, epoch } => asked.give(vm, &journal, epoch),
         })?;
-        Ok(Self { kept: Some(Kept { reserve, asks: Some(asks), thread: Some(thread) }) })
+        Ok(Self { kept: Some(Kept { reserve, worker }) })
     }
 
     /// Says how much must be there from now on.
@@ -105,14 +98,14 @@ impl SpaceKeeper {
         let wants = Want::of(&space, kept.reserve.wanted());
         drop(space);
         if wants != Want::Nothing {
-            kept.ask(Ask::Look);
+            kept.worker.hand_on(Ask::Look);
         }
     }
 
     /// Gives space to a record that has found none.
     pub(super) fn give(&self, vm: VmId, journal: Arc<Journal>, epoch: Epoch) {
         if let Some(kept) = &self.kept {
-            kept.ask(Ask::Give { vm, journal, epoch });
+            kept.worker.hand_on(Ask::Give { vm, journal, epoch });
         }
     }
 
@@ -126,23 +119,6 @@ impl SpaceKeeper {
         drop(space);
         self.look();
         made
-    }
-}
-
-impl Kept {
-    fn ask(&self, ask: Ask) {
-        let asks = self.asks.as_ref().expect("only dropping takes the channel");
-        assert!(asks.send(ask).is_ok(), "the thread ends only after its channel");
-    }
-}
-
-impl Drop for Kept {
-    fn drop(&mut self) {
-        self.asks = None;
-        if let Some(thread) = self.thread.take() {
-            // A panic there has been reported by its hook.
-            let _ = thread.join();
-        }
     }
 }
 
