@@ -349,6 +349,15 @@ pub enum Happening {
         /// How.
         end: GuestEnd,
     },
+    /// A VM's part of the pool is damaged: nobody can go on from it. It is kept, and left alone.
+    Damaged {
+        /// The VM.
+        vm: VmId,
+        /// Its last generation.
+        generation: Generation,
+        /// One line: what is wrong with it.
+        reason: String,
+    },
 }
 
 #[cfg(test)]

@@ -184,6 +184,7 @@ pub fn vm_of(happening: &Happening) -> Option<VmId> {
         | Happening::OutputsMeasured { vm, .. }
         | Happening::SpaceAgain { vm, .. }
         | Happening::Stranded { vm, .. }
+        | Happening::Damaged { vm, .. }
         | Happening::Ended { vm, .. } => Some(*vm),
     }
 }
@@ -256,6 +257,8 @@ pub enum HappeningKind {
     Stranded,
     /// [`Happening::Ended`]
     Ended,
+    /// [`Happening::Damaged`]
+    Damaged,
 }
 
 impl From<&Happening> for HappeningKind {
@@ -293,6 +296,7 @@ impl From<&Happening> for HappeningKind {
             Happening::SpaceAgain { .. } => Self::SpaceAgain,
             Happening::Stranded { .. } => Self::Stranded,
             Happening::Ended { .. } => Self::Ended,
+            Happening::Damaged { .. } => Self::Damaged,
         }
     }
 }

@@ -196,6 +196,10 @@ fn warn_of(run: &impl Followed, events: &[Event], status: &mut Option<StatusLine
                 clear();
                 tracing::warn!("{report}");
             }
+            What::Happened(Happening::Damaged { reason, .. }) => {
+                clear();
+                tracing::warn!("the guest is lost, its part of the pool is damaged: {reason}");
+            }
             What::Happened(Happening::Stranded { recoverable, .. }) if run.waits_for_hosts() => {
                 clear();
                 tracing::warn!("no host can run the guest; {recoverable} waits in the pool");

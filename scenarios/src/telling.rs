@@ -113,6 +113,7 @@ impl Names {
                 about(vm, format!("a replay on host {} diverged: {report}", host(on)))
             }
             Happening::LogLost { vm, report, .. } => about(vm, report.clone()),
+            Happening::Damaged { vm, reason, .. } => about(vm, format!("its part of the pool is damaged: {reason}")),
             Happening::PoolFull { vm, shortage, .. } => about(vm, format!("stands still: {shortage}")),
             Happening::OutputsMeasured { vm, summary, .. } => about(vm, format!("its outputs waited {summary}")),
             Happening::SpaceAgain { vm, waited, .. } => {

@@ -6,7 +6,9 @@ use crate::golden::Golden;
 use crate::process::Process;
 use crate::run::{Plan, Run};
 use crate::support::{await_some, kvm};
-use ft_protocol::wire::{Request, RequestError};
+use ft_protocol::timeline::Happening;
+use ft_protocol::wire::{Request, RequestError, VmStatus};
+use nix::sys::signal::Signal;
 use std::fs::File;
 use std::os::unix::fs::FileExt as _;
 use vmm::client::{Client, ClientError};
@@ -15,7 +17,11 @@ use vmm::client::{Client, ClientError};
 const RECORD_BODY_AT: u64 = 4096 + 100;
 
 fn flip(run: &Run, file: &str, at: u64) {
-    let path = run.place.pool().join("vm-0").join(file);
+    flip_in(run, "vm-0", file, at);
+}
+
+fn flip_in(run: &Run, vm: &str, file: &str, at: u64) {
+    let path = run.place.pool().join(vm).join(file);
     let file = File::options().read(true).write(true).open(path).expect("the VM's file");
     let mut byte = [0];
     file.read_exact_at(&mut byte, at).expect("a byte");
@@ -44,6 +50,43 @@ fn a_damaged_vm_is_kept_for_repair() {
             run.restart_controller(|_| {});
         }
         run.restart_controller(|run| flip(run, file, at));
+        run.finish();
+    }
+}
+
+/// What the controller alone writes of one VM is damaged while it lives: that VM is lost, and no other.
+#[test]
+fn damage_of_one_vm_harms_no_other() {
+    let Some(_machine) = kvm() else { return };
+    let golden = Golden::torture(300_000_000);
+    for (file, at) in [("control", 64), ("control", 192)] {
+        let hosts = [("a", None), ("b", None)];
+        let mut run = Run::start(&golden, &Plan { hosts: &hosts, unsound: true, ..Plan::default() });
+        run.await_protection();
+        let mut client = Client::connect(&run.socket()).expect("it listens");
+        client.request(Request::CreateVm(golden.spec("other")), golden.uploads()).expect("there is room for two");
+        let other = |run: &mut Run| -> VmStatus {
+            run.step();
+            let status = run.try_status().expect("the controller lives");
+            status.vms.into_iter().find(|vm| vm.name == "other").expect("it was created")
+        };
+        run.step_until("the other VM's protection", |run| {
+            let vm = other(run);
+            vm.phase == "running" && vm.secondary.is_some()
+        });
+        flip_in(&run, "vm-1", file, at);
+        if let Some(primary) = other(&mut run).primary {
+            run.host(&primary).signal(Signal::SIGKILL);
+        }
+        run.step_until("the damage to be told", |run| other(run).phase == "damaged");
+        let vm = other(&mut run);
+        assert!(vm.damage.as_deref().is_some_and(|line| line.contains("damaged")), "{vm:?}");
+        assert_eq!((vm.primary, vm.secondary), (None, None));
+        assert!(
+            run.happenings.iter().any(|happening| matches!(happening, Happening::Damaged { vm, .. } if vm.get() == 1))
+        );
+        client.request(Request::DeleteVm(vm.vm), Vec::new()).expect("it can be deleted");
+        assert!(!run.place.pool().join("vm-1").exists(), "its space was not given back");
         run.finish();
     }
 }

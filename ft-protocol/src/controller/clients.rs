@@ -311,6 +311,7 @@ impl Controller {
             mode: entry.spec.mode,
             diverged: entry.diverged.clone(),
             log_lost: entry.log_lost.clone(),
+            damage: entry.damage.clone(),
             following: Self::follow_status(entry),
             not_following: self.not_followed_because(entry),
             generation: entry.generation,

@@ -108,6 +108,14 @@ pub enum Input {
         /// What it says; `None` when it says nothing, or cannot be read.
         said: Option<Activity>,
     },
+    /// What only the controller writes of a VM's part of the pool is damaged, or out of reach: nobody can go on from it. May
+    /// be the answer to [`Action::Seal`] and [`Action::OpenGeneration`], or come by itself.
+    PartitionDamaged {
+        /// The VM.
+        vm: VmId,
+        /// One line: what is wrong with it.
+        reason: String,
+    },
     /// A look at a VM's commit word found what no sane primary writes.
     WordDamaged {
         /// The VM.
@@ -200,6 +208,11 @@ pub enum DrainOutcome {
         /// One line.
         reason: String,
     },
+    /// As [`Input::PartitionDamaged`].
+    Damaged {
+        /// One line.
+        reason: String,
+    },
 }
 
 /// What became of a commit record.
@@ -225,6 +238,11 @@ pub enum ApplyOutcome {
     Refused {
         /// The record's epoch.
         epoch: Epoch,
+        /// One line.
+        reason: String,
+    },
+    /// As [`Input::PartitionDamaged`]: not the record is at fault, or a part of it was applied and the rest is lost.
+    Damaged {
         /// One line.
         reason: String,
     },
@@ -267,7 +285,7 @@ pub enum Action {
     /// Give a VM's part of the pool back.
     DeletePartition(VmId),
     /// Make journal and log of a generation, its words at `base`, and make it the reigning one; idempotent.
-    /// Answer: [`Input::GenerationOpened`].
+    /// Answer: [`Input::GenerationOpened`], or [`Input::PartitionDamaged`].
     OpenGeneration {
         /// The VM.
         vm: VmId,
@@ -301,7 +319,7 @@ pub enum Action {
         /// The generation.
         generation: Generation,
     },
-    /// Seal commit word and log; idempotent. Answer: [`Input::Sealed`]. Where the word is damaged, the final epoch is that
+    /// Seal commit word and log; idempotent. Answer: [`Input::Sealed`], or [`Input::PartitionDamaged`]. Where the word is damaged, the final epoch is that
     /// of the last whole record in the journal: its writer can publish no more, and outputs of unpublished records were
     /// never released.
     Seal {

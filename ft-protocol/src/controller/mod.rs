@@ -5,6 +5,7 @@
 //! controller that dies in between is followed by one that finishes the work.
 
 mod clients;
+mod damage;
 mod failback;
 mod follow;
 mod hosts;
@@ -116,7 +117,8 @@ impl Controller {
     /// A controller over a pool that an earlier one left: goes on where that one stopped.
     ///
     /// A VM whose word is sealed was being taken over; a VM whose primary was named but whose journal does not exist had
-    /// not been given away yet. A VM of which nothing was recovered is kept as it was stored, and left alone. Hosts are awaited: those whose heartbeat has stopped are found silent soon.
+    /// not been given away yet. A VM of which nothing was recovered is kept as it was stored, and left alone; why is to be
+    /// said by [`Input::PartitionDamaged`]. Hosts are awaited: those whose heartbeat has stopped are found silent soon.
     pub fn recover(
         config: ControllerConfig,
         state: ClusterState,
@@ -160,6 +162,7 @@ impl Controller {
             Input::Committed { vm, generation, epoch } => self.committed(turn, vm, generation, epoch),
             Input::Activity { vm, generation, said } => self.activity(turn, vm, generation, said),
             Input::LogLost { vm, generation, report } => self.log_lost(turn, vm, generation, &report),
+            Input::PartitionDamaged { vm, reason } => self.partition_damaged(turn, vm, &reason),
             Input::WordDamaged { vm, generation } => self.word_damaged(turn, vm, generation),
             Input::PartitionCreated { vm, result } => self.partition_created(turn, vm, result),
             Input::Sealed { vm, generation, final_epoch } => self.sealed(turn, vm, generation, final_epoch),

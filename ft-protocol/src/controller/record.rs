@@ -56,10 +56,16 @@ impl Controller {
             // It was not given back before.
             self.make_room(turn, vm);
         }
+        let console_end = match outcome {
+            DrainOutcome::Done { console_end }
+            | DrainOutcome::ConsoleFull { console_end }
+            | DrainOutcome::Refused { console_end, .. } => console_end,
+            DrainOutcome::Damaged { reason } => return self.partition_damaged(turn, vm, &reason),
+        };
         let Some(entry) = self.vms.get_mut(&vm) else { return };
-        let (DrainOutcome::Done { console_end }
-        | DrainOutcome::ConsoleFull { console_end }
-        | DrainOutcome::Refused { console_end, .. }) = outcome;
+        if matches!(entry.phase, Phase::Damaged { .. }) {
+            return;
+        }
         let grown = console_end > entry.console_end;
         entry.console_end = entry.console_end.max(console_end);
         let again = entry.log_moved;
@@ -85,7 +91,7 @@ impl Controller {
                 self.tell(turn, Happening::PrimaryGone { vm, generation, reason: TakeoverReason::LogDamaged });
                 self.begin_takeover(turn, vm, winner);
             }
-            DrainOutcome::Refused { .. } => {}
+            DrainOutcome::Refused { .. } | DrainOutcome::Damaged { .. } => {}
         }
     }
 

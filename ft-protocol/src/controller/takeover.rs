@@ -51,14 +51,6 @@ impl Controller {
         self.apply_next(turn, vm);
     }
 
-    /// A VM whose part of the pool cannot be used: forgotten, its name would be given away and its space with it.
-    pub(super) fn keep_damaged(&mut self, record: VmRecord) {
-        let (vm, generation) = (record.vm, record.generation);
-        let mut entry = Vm::new(vm, record.spec.clone(), Phase::Damaged { record: Box::new(record) });
-        entry.generation = generation;
-        self.vms.insert(vm, entry);
-    }
-
     /// The primary is known or thought to be gone. A ready secondary is told and will ask; without one, the controller
     /// itself begins.
     pub(super) fn primary_gone(&mut self, turn: &mut Turn<'_>, vm: VmId, reason: TakeoverReason) {
@@ -206,7 +198,7 @@ impl Controller {
         let awaited = entry.following.as_ref().filter(|_| !planted(PlantedBug::FollowerNotAwaited));
         let reached = awaited.is_none_or(|following| next <= following.reached);
         let due = entry.opened && entry.applied < entry.committed && reached && !entry.applying && !entry.console_full;
-        if !due || matches!(entry.phase, Phase::Ended { .. } | Phase::Creating { .. } | Phase::Deleting { .. }) {
+        if !due || entry.is_over() || matches!(entry.phase, Phase::Creating { .. }) {
             return;
         }
         let console_floor = entry.console_floor();
@@ -224,6 +216,9 @@ impl Controller {
         entry.applying = false;
         if matches!(entry.phase, Phase::Deleting { .. }) {
             self.finish_deleting(turn, vm);
+            return;
+        }
+        if matches!(entry.phase, Phase::Damaged { .. }) {
             return;
         }
         match outcome {
@@ -254,6 +249,10 @@ impl Controller {
             ApplyOutcome::ConsoleFull { .. } => entry.console_full = entry.console_floor() == entry.applying_floor,
             ApplyOutcome::Refused { epoch, reason } => {
                 self.record_refused(turn, vm, epoch, reason);
+                return;
+            }
+            ApplyOutcome::Damaged { reason } => {
+                self.partition_damaged(turn, vm, &reason);
                 return;
             }
         }

@@ -1,4 +1,5 @@
 mod console;
+mod damage;
 mod follow;
 mod hosts;
 mod outputs;

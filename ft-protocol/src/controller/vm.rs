@@ -37,7 +37,7 @@ pub(super) enum Phase {
     Draining { winner: Option<HostId>, final_epoch: Epoch },
     /// The guest's life is over.
     Ended { end: GuestEnd },
-    /// Its part of the pool cannot be used. What an earlier controller knew of it is kept for one that finds it repaired.
+    /// Its part of the pool cannot be used. What was known of it before is kept for a controller that finds it repaired.
     Damaged { record: Box<VmRecord> },
     /// Its part of the pool is given back as soon as nothing works on it any more.
     Deleting { client: LinkId, request: u64 },
@@ -121,6 +121,8 @@ pub(super) struct Vm {
     pub(super) diverged: Option<String>,
     /// What part of a record log was damaged, if one ever was while this controller lived.
     pub(super) log_lost: Option<String>,
+    /// What is wrong with its part of the pool.
+    pub(super) damage: Option<String>,
     /// Why its secondary followed no more, the last time.
     pub(super) unfollowed: Option<String>,
     /// The secondary that follows, in lockstep mode; application waits for it.
@@ -201,6 +203,7 @@ impl Vm {
             mode_waiters: Vec::new(),
             diverged: None,
             log_lost: None,
+            damage: None,
             unfollowed: None,
             following: None,
             recorded_since: None,

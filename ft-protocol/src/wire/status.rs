@@ -66,6 +66,8 @@ pub struct VmStatus {
     pub diverged: Option<String>,
     /// What part of a record log was damaged, in one line, if one ever was.
     pub log_lost: Option<String>,
+    /// What is wrong with its part of the pool, in one line, if it is damaged.
+    pub damage: Option<String>,
     /// Its generation.
     pub generation: Generation,
     /// The last applied epoch: what is recoverable without any journal.

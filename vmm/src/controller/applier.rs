@@ -1,5 +1,6 @@
 //! Application of commit records, one thread per VM: a large record of one VM delays no other, nor any takeover.
 
+use super::damage::{Damage, damage_of};
 use super::log_drain::LogDrain;
 use super::partition::{console_of, logged_to};
 use super::recording::{Due, PoolRecording};
@@ -11,6 +12,7 @@ use ft_protocol::commit_meta::CommitMeta;
 use ft_protocol::controller::{ApplyOutcome, DrainOutcome};
 use ft_protocol::fence::FenceOutcome;
 use ft_protocol::{Epoch, Generation, HostId, VmId};
+use shared_mem::journal::SpillError;
 use shared_mem::{
     ApplyLimit, ApplyParts, ApplyStep, ApplyTargets, ConsolePosition, ConsoleRing, ControlBlock, Extent, JournalReader,
     LogPosition, LogReader, Mapping, ReadWrite, Record, RecordLimits, RedoArea, StateArea, apply_record, load_to_apply,
@@ -97,7 +99,7 @@ impl Applier {
                 }
                 Work::Drain(job) => {
                     target.read_log_of(job.generation);
-                    let outcome = target.log.outcome(&job.journal.log, job.console_floor, &target.console);
+                    let outcome = target.drain(&job);
                     done.send(Event::Drained { vm, generation: job.generation, outcome });
                 }
             }
@@ -137,7 +139,18 @@ impl Target {
         let epoch = job.epoch;
         match self.try_apply(job, buffer) {
             Ok(outcome) => outcome,
-            Err(error) => ApplyOutcome::Refused { epoch, reason: crate::chain(&*error) },
+            Err(error) => match damage_of(&*error) {
+                Some(reason) => ApplyOutcome::Damaged { reason },
+                None => ApplyOutcome::Refused { epoch, reason: crate::chain(&*error) },
+            },
+        }
+    }
+
+    fn drain(&mut self, job: &DrainJob) -> DrainOutcome {
+        let outcome = self.log.outcome(&job.journal.log, job.console_floor, &self.console);
+        match self.console.tail() {
+            Ok(_) => outcome,
+            Err(error) => DrainOutcome::Damaged { reason: crate::chain(&error) },
         }
     }
 
@@ -159,7 +172,14 @@ impl Target {
         if end.is_ok_and(|end| epoch > end) || end.is_err() {
             return Ok(ApplyOutcome::NotCommitted);
         }
-        let record = load_to_apply(&job.journal.reader, &self.redo, epoch, &self.limits, buffer)?;
+        let record = match load_to_apply(&job.journal.reader, &self.redo, epoch, &self.limits, buffer) {
+            Ok(record) => record,
+            // Image and disk hold a part of it: the epoch before is not there any more to go on from.
+            Err(source) if self.redo.is_begun(generation, epoch, &self.limits)? => {
+                return Err(Damage::Torn { epoch, source }.into());
+            }
+            Err(error) => return Err(error.into()),
+        };
         let meta = CommitMeta::decode(record.meta())?;
         // Refused here rather than by the host that would have to load it in the middle of a takeover.
         let state = MachineState::decode(meta.machine_state)?;
@@ -184,14 +204,9 @@ impl Target {
         self.record(job, &record, &meta, &state)?;
         let keep = space_to_keep(&job.journal, record.total_bytes(), meta.ended.is_some());
         self.apply_parts(&record, &meta)?;
-        self.redo.release_spill_beyond(keep)?;
-        job.journal.reader.release_spill_beyond(epoch, keep, &job.journal.spill)?;
-        if meta.ended.is_some() {
-            // No record will need the other slots again.
-            let others = (1..u64::from(job.journal.reader.geometry().slots)).map(|ahead| epoch.get() + ahead);
-            for other in others {
-                job.journal.reader.release_spill(shared_mem::Epoch::new(other), &job.journal.spill)?;
-            }
+        // It is applied: what is not given back now is given back with the generation.
+        if let Err(error) = self.give_back(job, keep, meta.ended.is_some()) {
+            tracing::warn!("the space of {epoch} of {generation} is not given back: {}", crate::chain(&error));
         }
         self.control.set_freed(epoch)?;
         failpoint::pass("controller.apply.freed");
@@ -202,6 +217,21 @@ impl Target {
 }
 
 impl Target {
+    /// Gives back what a record has taken beyond `keep`, here and in its slot.
+    fn give_back(&self, job: &Job, keep: u64, ended: bool) -> Result<(), SpillError> {
+        let (journal, epoch) = (&job.journal, job.epoch.get());
+        self.redo.release_spill_beyond(keep)?;
+        journal.reader.release_spill_beyond(shared_mem::Epoch::new(epoch), keep, &journal.spill)?;
+        if ended {
+            // No record will need the other slots again.
+            let others = (1..u64::from(journal.reader.geometry().slots)).map(|ahead| epoch + ahead);
+            for other in others {
+                journal.reader.release_spill(shared_mem::Epoch::new(other), &journal.spill)?;
+            }
+        }
+        Ok(())
+    }
+
     /// Applies what an earlier controller has begun to apply under a generation whose journal is lost: the copy is all
     /// there is of it.
     pub(super) fn finish(&mut self, generation: shared_mem::Generation) -> Result<(), Failure> {

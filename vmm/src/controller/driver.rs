@@ -3,6 +3,7 @@
 mod peers;
 
 use super::applier::{DrainJob, Event, Job};
+use super::damage::damage_of;
 use super::disk_filling;
 use super::link::{Kind, Link, LinkError};
 use super::partition::LogLoss;
@@ -18,7 +19,7 @@ use crate::machine::{STATE_VERSION, STATE_VERSION_OLDEST};
 use crate::transport::tagged;
 use crate::wake::WakingSender;
 use ft_protocol::activity::Activity;
-use ft_protocol::controller::{Action, ClusterState, Controller, ControllerConfig, Input};
+use ft_protocol::controller::{Action, ApplyOutcome, ClusterState, Controller, ControllerConfig, DrainOutcome, Input};
 use ft_protocol::detector::DetectorConfig;
 use ft_protocol::spec::VmSpec;
 use ft_protocol::timeline::{Shortage, Wanted};
@@ -138,7 +139,7 @@ impl Driver {
             None => ClusterState::default(),
         };
         self.remove_orphans(&state)?;
-        let mut recovered = Vec::new();
+        let (mut recovered, mut damaged) = (Vec::new(), Vec::new());
         for record in &state.vms {
             match Partition::reopen(&self.pool, record, &self.wake) {
                 Ok((partition, found)) => {
@@ -146,12 +147,15 @@ impl Driver {
                     recovered.push(found);
                 }
                 Err(error) => {
-                    tracing::error!("{} cannot be reopened: {}", record.vm, crate::chain(&*error));
+                    let reason = crate::chain(&*error);
+                    tracing::error!("{} cannot be reopened: {reason}", record.vm);
+                    damaged.push(Input::PartitionDamaged { vm: record.vm, reason });
                     self.unusable.insert(record.vm, record.spec.name.clone());
                 }
             }
         }
         self.want_space();
+        self.inputs.extend(damaged);
         let mut actions = Vec::new();
         self.core = Controller::recover(config, state, &recovered, clock::monotonic(), &mut actions);
         for action in actions {
@@ -287,7 +291,12 @@ impl Driver {
                     }),
                     None => Err("it has no place in the pool".into()),
                 };
-                let result = result.map_err(|error: Box<dyn std::error::Error + Send + Sync>| {
+                failpoint::pass("controller.takeover.opened");
+                if let Some(reason) = result.as_ref().err().and_then(|error| damage_of(&**error)) {
+                    self.inputs.push_back(Input::PartitionDamaged { vm, reason });
+                    return Ok(());
+                }
+                let result = result.map_err(|error: Failure| {
                     if let Some(PoolError::NoSpace { needed, available, .. }) = error.downcast_ref() {
                         let (needed, available) = (*needed, *available);
                         let shortage = Shortage { wanted: Wanted::Journal, needed, available };
@@ -295,7 +304,6 @@ impl Driver {
                     }
                     crate::chain(&*error)
                 });
-                failpoint::pass("controller.takeover.opened");
                 self.inputs.push_back(Input::GenerationOpened { vm, generation, result });
             }
             Action::ReserveGeneration { vm, generation } => {
@@ -313,24 +321,41 @@ impl Driver {
                 }
             }
             Action::Seal { vm, generation } => {
-                let sealed = self.partitions.get_mut(&vm).ok_or_else(|| "no such partition".into());
-                let final_epoch = sealed
-                    .and_then(|partition| partition.seal(generation))
-                    .map_err(|error| ControllerError::PoolFailed { what: crate::chain(&*error) })?;
+                let partition = self.partitions.get_mut(&vm).ok_or_else(|| "it has no place in the pool".into());
+                let sealed = partition.and_then(|partition| partition.seal(generation));
                 failpoint::pass("controller.takeover.sealed");
-                self.inputs.push_back(Input::Sealed { vm, generation, final_epoch });
+                self.inputs.push_back(match sealed {
+                    Ok(final_epoch) => Input::Sealed { vm, generation, final_epoch },
+                    // Closed it is all the same, as far as there is anything to be closed; where it ended nobody can say.
+                    Err(error) => Input::PartitionDamaged { vm, reason: crate::chain(&*error) },
+                });
             }
             Action::Apply { vm, generation, epoch, console_floor } => {
-                let partition = self.partitions.get(&vm).expect("the core applies only to VMs that exist");
-                let journal = partition.journal(generation).expect("the core applies only open generations");
                 let recording = self.recording(vm);
-                let partition = self.partitions.get(&vm).expect("it is still there");
-                partition.apply(Job { generation, journal, epoch, console_floor, recording });
+                let partition = self.partitions.get(&vm).expect("the core applies only to VMs that exist");
+                match partition.journal(generation) {
+                    Some(journal) => partition.apply(Job { generation, journal, epoch, console_floor, recording }),
+                    // It was lost with its host, and the copy that an earlier controller left cannot be applied.
+                    None => {
+                        let reason = format!("the journal of {generation} is lost before {epoch} is applied");
+                        self.inputs.push_back(Input::Applied {
+                            vm,
+                            generation,
+                            outcome: ApplyOutcome::Damaged { reason },
+                        });
+                    }
+                }
             }
             Action::DrainLog { vm, generation, console_floor } => {
                 let partition = self.partitions.get(&vm).expect("the core drains only logs of VMs that exist");
-                let journal = partition.journal(generation).expect("the core drains only open generations");
-                partition.drain(DrainJob { generation, journal, console_floor });
+                match partition.journal(generation) {
+                    Some(journal) => partition.drain(DrainJob { generation, journal, console_floor }),
+                    None => {
+                        let reason = format!("the record log of {generation} is lost");
+                        let outcome = DrainOutcome::Damaged { reason };
+                        self.inputs.push_back(Input::LogDrained { vm, generation, outcome });
+                    }
+                }
             }
             Action::GiveSpace { vm, generation, epoch } => {
                 if let Some(journal) = self.partitions.get(&vm).and_then(|partition| partition.journal(generation)) {

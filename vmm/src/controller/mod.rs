@@ -4,6 +4,7 @@
 //! applies its records. All decisions are made in [`ft_protocol::controller`].
 
 mod applier;
+mod damage;
 mod disk_filling;
 mod driver;
 mod grants;

@@ -1,6 +1,7 @@
 //! One VM's part of the pool, as the controller uses it.
 
 use super::applier::{Applier, DrainJob, Event, Job, Journal, Redo, Target};
+use super::damage::Damage;
 use super::log_drain::LogDrain;
 use super::space_keeper::SpaceKeeper;
 use crate::failpoint;
@@ -387,13 +388,14 @@ impl Partition {
             tracing::warn!("the record log of {generation} is sealed, but {}", crate::chain(&error));
         }
         let raw = shared_mem::Generation::new(generation.get());
-        let applied = self.control.applied()?;
         let journal = self.journals.get(&generation);
         let word = journal.map(|journal| journal.reader.seal());
         if let Some(Err(CommitWordError::Word(error))) = &word {
             tracing::warn!("{generation} is sealed, but its commit word is damaged: {error}");
         }
         failpoint::pass("controller.takeover.word-closed");
+        // Whatever else is damaged, nothing can be published any more.
+        let applied = self.control.applied()?;
         let closed = journal.map(|journal| &journal.reader).zip(word);
         let final_epoch =
             self.limit.seal(raw, |begun| self.redo.end_of(raw, closed, (applied, begun), &self.limits))?;
@@ -407,10 +409,7 @@ impl Partition {
             Some(journal) => load_to_apply(&journal.reader, &self.redo, epoch, &self.limits, &mut buffer).map(drop),
             None => self.redo.load(raw, epoch, &self.limits, &mut buffer).map(drop),
         };
-        found.map_err(|error| {
-            let error = crate::chain(&error);
-            format!("a controller died while it applied {epoch}, and no whole record of it is left: {error}").into()
-        })
+        found.map_err(|source| Damage::Torn { epoch, source }.into())
     }
 
     /// The epoch that image and disk are at, or on their way to.

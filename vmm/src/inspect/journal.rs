@@ -188,6 +188,24 @@ pub(super) fn kept(partition: &VmPartition, control: ControlReport) -> Option<u6
     holds.then_some(next.get())
 }
 
+/// The epoch after the applied one, if a controller died while it applied it, and no whole record of it is left: image and disk
+/// hold a part of it.
+pub(super) fn torn(partition: &VmPartition, control: ControlReport) -> Option<u64> {
+    let (generation, next) = (Generation::new(control.generation), Epoch::new(control.applied).next());
+    let (area, limits) = (area(partition)?, limits(partition));
+    if !area.is_begun(generation, next, &limits).ok()? {
+        return None;
+    }
+    let reader = map(partition.journal(generation, Access::ReadOnly)).ok();
+    let reader = reader.and_then(|memory| JournalReader::new(memory, generation, partition.geometry().journal).ok());
+    let mut buffer = Vec::new();
+    let is_whole = match reader {
+        Some(reader) => load_to_apply(&reader, &area, next, &limits, &mut buffer).is_ok(),
+        None => area.load(generation, next, &limits, &mut buffer).is_ok(),
+    };
+    (!is_whole).then_some(next.get())
+}
+
 fn area(partition: &VmPartition) -> Option<RedoArea<Mapping<ReadOnly>, AllReserved>> {
     let memory = map(partition.redo(Access::ReadOnly)).ok()?;
     RedoArea::new(memory, AllReserved, partition.geometry().journal.reserved_bytes).ok()

@@ -83,7 +83,10 @@ impl Look<'_> {
         let journals = self.journals(control, console, findings);
         let logs = self.logs(control, findings);
         let kept = control.and_then(|control| journal::kept(self.partition, control));
-        let recoverable = recoverable(self.record, control, state.is_some(), boot.is_some(), &journals);
+        let recoverable = match self.torn(control, findings) {
+            Some(why) => Recoverable { epoch: None, why },
+            None => recoverable(self.record, control, state.is_some(), boot.is_some(), &journals),
+        };
         VmReport {
             slot: Some(self.partition.slot().get()),
             name: self.partition.name().to_string(),
@@ -310,6 +313,14 @@ impl Look<'_> {
             self.judge(role, findings, |findings| journal::report(self.partition, generation, role, &applied, findings))
         };
         generations.into_iter().map(report).collect()
+    }
+
+    /// Why no epoch is recoverable, if a part of a record was applied that is lost.
+    fn torn(&self, control: Option<ControlReport>, findings: &mut Findings) -> Option<String> {
+        let epoch = journal::torn(self.partition, control?)?;
+        let why = format!("epoch {epoch} was begun to be applied, and no whole record of it is left");
+        findings.damage("redo", &why, "image and disk may hold a part of it: the VM cannot be recovered");
+        Some(why)
     }
 
     /// The guest has ended, which was applied last.
