@@ -294,7 +294,7 @@ fn run_unprotected(args: &Args, image: &GuestImage) -> CommandResult {
     let end = vmm::unprotected::run_recorded(guest, record, &mut io::stdout().lock())?;
     if let Some(path) = &args.memory_crc {
         std::fs::write(path, format!("{:08x}\n", end.memory_crc())).map_err(|error| {
-            Failure::line(ExitCode::FileMissing, format!("cannot write {}: {error}", path.display()))
+            Failure::line(ExitCode::OutputFailed, format!("cannot write {}: {error}", path.display()))
         })?;
     }
     recorded_end(guest_end(end.guest), end.recording)
@@ -313,16 +313,7 @@ fn record_in_cluster(path: Option<&Path>) -> Result<Vec<(String, PathBuf)>, Fail
 /// A recording that is not whole is said at the end too; it changes what comes out only where all else went well.
 fn recorded_end(end: CommandResult, recording: Option<Result<u64, RecordError>>) -> CommandResult {
     match recording {
-        Some(Err(error)) => {
-            let failure = Failure::new(ExitCode::OutputFailed, &error);
-            match end {
-                Ok(ExitStatus::Guest(0) | ExitStatus::Own(ExitCode::Ok)) => Err(failure),
-                other => {
-                    failure.report();
-                    other
-                }
-            }
-        }
+        Some(Err(error)) => and_then_told(end, Err(Failure::new(ExitCode::OutputFailed, &error))),
         Some(Ok(_)) | None => end,
     }
 }
@@ -358,10 +349,11 @@ fn run_protected(args: &Args, image: &GuestImage) -> CommandResult {
         Shown::Over(outcome) => Some(outcome),
         Shown::Interrupted | Shown::OutputClosed | Shown::TimeOut => None,
     };
-    if let Some(to) = &args.json {
+    // Whatever becomes of it: what the guest wrote to its disk is worth more.
+    let told = args.json.as_ref().map_or(Ok(()), |to| {
         let since = run.started_at();
-        write_summary(&mut run, since, outcome, to.as_deref())?;
-    }
+        write_summary(&mut run, since, outcome, to.as_deref())
+    });
     let exported = match (&shown, image.disk()) {
         (Shown::Over(Outcome::Ended(_)), Some(disk)) => {
             run.disk_image().map_err(Failure::from).and_then(|found| Ok(export_disk(&found, disk.path())?))
@@ -369,14 +361,23 @@ fn run_protected(args: &Args, image: &GuestImage) -> CommandResult {
         _ => Ok(()),
     };
     run.shut_down();
-    exported?;
     if args.keep {
         eprintln!("ftvm: pool kept in {}, logs in {}", pool_directory.display(), run_directory.display());
     }
-    recorded_end(
-        came_to(shown, args, &signals, &pool_directory),
-        args.record.as_deref().map(vmm::recording::check_whole),
-    )
+    let end = exported.and_then(|()| came_to(shown, args, &signals, &pool_directory));
+    recorded_end(and_then_told(end, told), args.record.as_deref().map(vmm::recording::check_whole))
+}
+
+/// A summary that could not be written is said at the end; it changes what comes out only where all else went well.
+pub(crate) fn and_then_told(end: CommandResult, told: Result<(), Failure>) -> CommandResult {
+    let Err(failure) = told else { return end };
+    match end {
+        Ok(ExitStatus::Guest(0) | ExitStatus::Own(ExitCode::Ok)) => Err(failure),
+        other => {
+            failure.report();
+            other
+        }
+    }
 }
 
 /// What a run that is over, or was left, is to whoever started it.
@@ -424,7 +425,7 @@ pub(crate) fn write_summary(
     match to {
         None => eprintln!("{json}"),
         Some(path) => std::fs::write(path, json + "\n").map_err(|error| {
-            Failure::line(ExitCode::FileMissing, format!("cannot write {}: {error}", path.display()))
+            Failure::line(ExitCode::OutputFailed, format!("cannot write {}: {error}", path.display()))
         })?,
     }
     Ok(())

@@ -2,7 +2,7 @@
 
 use crate::exit_code::ExitCode;
 use crate::failure::Failure;
-use crate::run::{self, follow, guest_end, write_summary};
+use crate::run::{self, and_then_told, follow, guest_end, write_summary};
 use crate::signals::EndSignals;
 use crate::{CommandResult, ExitStatus, output, progress};
 use ft_protocol::Span;
@@ -121,10 +121,22 @@ pub(crate) fn run(socket: &Path, args: &run::Args, pool: &PoolRunArgs, image: &G
         Shown::Over(outcome) => Some(outcome),
         Shown::Interrupted | Shown::OutputClosed | Shown::TimeOut => None,
     };
-    if let Some(to) = &args.json {
+    // Whatever becomes of it: the VM is to be left as the user wants it.
+    let told = args.json.as_ref().map_or(Ok(()), |to| {
         let since = vm.started_at();
-        write_summary(&mut vm, since, outcome, to.as_deref())?;
-    }
+        write_summary(&mut vm, since, outcome, to.as_deref())
+    });
+    and_then_told(came_to(shown, vm, pool, (socket, image), &signals), told)
+}
+
+/// What a VM that is over, or is left, is to whoever started it.
+fn came_to(
+    shown: Shown,
+    mut vm: AttachedVm,
+    pool: &PoolRunArgs,
+    (socket, image): (&Path, &GuestImage),
+    signals: &EndSignals,
+) -> CommandResult {
     match shown {
         Shown::Over(Outcome::Ended(end)) => {
             if let Some(disk) = image.disk() {

@@ -103,6 +103,11 @@ pub enum What {
         /// Why not, in a line, if it refuses.
         refused: Option<String>,
     },
+    /// The controller has died before it answered what a step asked it for, and is not asked again: it may be done.
+    OrderLost {
+        /// The step.
+        order: String,
+    },
     /// A process stands still at a failpoint.
     FailpointReached {
         /// Whose: a host's, or the controller's.

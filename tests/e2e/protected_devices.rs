@@ -1,6 +1,6 @@
 //! Guests with networks and disks, protected: whoever talks to them, or reads their disks, finds no trace of kills.
 
-use crate::support::{ByHand, PATIENCE, SegmentSwitch, await_some, guest_at, has_ended, is_protected, kvm};
+use crate::support::{ByHand, PATIENCE, SOCKET, SegmentSwitch, await_some, guest_at, has_ended, is_protected, kvm};
 use scenarios::disk_image;
 use serde_json::Value;
 use std::io::{Read, Write};
@@ -143,6 +143,18 @@ fn a_file_is_the_disk_of_one_guest_and_gives_it_its_first_content() {
     let limit = [&["run", &disk, "--time-limit", "2s"][..], &endless].concat();
     assert_eq!(cluster.place.run(&limit).code, Some(84));
     assert!(std::fs::read(&image).expect("the file") == before);
+    // A summary that cannot be written costs nothing that the guest has written.
+    std::fs::remove_file(&image).expect("it is there");
+    let summary = format!("--json={}", cluster.place.file("missing/summary").display());
+    for pool in [&[][..], &["--pool", SOCKET]] {
+        let ended = cluster.place.run(&[&["run", &disk, &summary][..], pool, &options].concat());
+        assert!(ended.one_line(74).contains("missing/summary"), "{ended:?}");
+        assert_eq!(disk_image::verify(&image, 3, 200).expect("the image of a moment"), written);
+        std::fs::remove_file(&image).expect("it is there");
+    }
+    let ended = cluster.place.run(&["run", &summary, "--pool", SOCKET, "--rm", "--name", "gone", "builtin:counter"]);
+    ended.one_line(74);
+    assert!(cluster.vm("gone").is_none(), "it is deleted all the same");
     // Not a disk, or somebody else's.
     let odd = cluster.place.write("odd", vec![1; 1000]);
     let odd = format!("--disk={}", odd.display());

@@ -3,12 +3,10 @@
 use crate::support::{Place, Running, await_some, await_true, kvm, signal};
 use nix::sys::signal::Signal;
 use std::path::PathBuf;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// A guest that does not end by itself.
 const VM: &str = "[vm]\nguest = \"builtin:idle\"\nargs = [\"--ticks\", \"100000000\"]\nmemory = \"4MiB\"\n";
-/// Well below the 60 s that an answer of the controller may take, and far above what a run of a second does.
-const WITHOUT_THE_ANSWER: Duration = Duration::from_secs(45);
 
 fn start(place: &Place, text: &str) -> Running {
     let file = place.write("endless.toml", text);
@@ -23,11 +21,13 @@ fn a_controller_that_stands_still_does_not_outlast_the_time_limit() {
     let steps = "[[step]]\nevent = \"protected\"\ndo = [{ action = \"slow\", host = \"primary\", percent = 50 }, \
                  { action = \"cut\", host = \"secondary\", from = \"both\" }, { action = \"stop\", host = \"primary\" }, \
                  { action = \"stop\", host = \"controller\" }]\n[[step]]\nat = \"500ms\"\naction = \"delete\"\noptional = true\n";
-    let since = Instant::now();
-    let ended = start(&place, &format!("time-limit = \"2s\"\n{VM}{steps}[expect]\n")).end();
+    let ended = start(&place, &format!("time-limit = \"15s\"\n{VM}{steps}[expect]\n")).end();
     let out = String::from_utf8_lossy(&ended.stdout);
+    // Whoever waits for the controller's answer is told after a minute that none came, and that is another code.
     assert_eq!(ended.code, Some(84), "{out}{}", ended.stderr);
-    assert!(since.elapsed() < WITHOUT_THE_ANSWER, "the controller's answer was waited for: {:?}", since.elapsed());
+    let events = std::fs::read_to_string(place.file("scenario-runs/endless-1/events.jsonl")).expect("they are kept");
+    let stopped = |line: &str| line.contains("\"signal\":\"stop\"") && line.contains("\"host\":\"controller\"");
+    assert!(events.lines().any(stopped), "the controller stood still: {events}");
     assert_eq!(place.leftovers(), Vec::<PathBuf>::new());
 }
 
@@ -69,12 +69,12 @@ fn what_time_cut_short_is_told_after_the_cause_and_fails_nothing_else() {
     let place = Place::new();
     let rest = "[[workload]]\nname = \"a.1\"\ncommand = [\"sh\", \"-c\", \"echo working >&2; sleep 1000\"]\n\
                 [[step]]\nname = \"never\"\nconsole = \"no such line\"\naction = \"mark\"\n[expect]\nconsole-contains = \"none\"\ntakeovers = 1\n";
-    let ended = start(&place, &format!("time-limit = \"1s\"\n{VM}{rest}")).end();
+    let ended = start(&place, &format!("time-limit = \"15s\"\n{VM}{rest}")).end();
     let out = String::from_utf8_lossy(&ended.stdout);
     assert_eq!(ended.code, Some(84), "{out}{}", ended.stderr);
     let marks: Vec<&str> = out.lines().filter_map(|line| line.strip_prefix("  ")?.split(' ').next()).collect();
     assert_eq!(marks, ["FAIL", "open", "open", "open", "open", "open", "see", "again"], "{out}");
-    let cause = "FAIL  the run ends within 1.00 s (line 1): time ran out: VM guest still ran, workload a.1 still ran, never had not fired";
+    let cause = "FAIL  the run ends within 15.00 s (line 1): time ran out: VM guest still ran, workload a.1 still ran, never had not fired";
     assert!(out.contains(cause), "{out}");
     // Its name is that of a process's file, too.
     let said = |file: &str| std::fs::read_to_string(place.file("scenario-runs/endless-1").join(file)).expect(file);
@@ -91,6 +91,61 @@ fn an_unprotected_run_that_runs_out_of_time_is_told_with_its_line() {
     assert_eq!(ended.code, Some(84), "{out}{}", ended.stderr);
     assert!(out.contains("FAIL  the unprotected run ends within 300.0 ms (line 1): it had not ended after "), "{out}");
     assert!(!out.contains("(seed 1, 0.0 s)"), "it took its time: {out}");
+}
+
+#[test]
+fn fills_that_overlap_and_are_healed_end_once() {
+    let Some(_machine) = kvm() else { return };
+    let place = Place::new();
+    let steps = "[[step]]\nname = \"full\"\nevent = \"protected\"\naction = \"fill\"\nfor = \"1s\"\n\
+                 [[step]]\nname = \"fuller\"\nafter = \"full\"\naction = \"fill\"\nfor = \"2s\"\n\
+                 [[step]]\nname = \"healed\"\nafter = \"fuller\"\ndelay = \"500ms\"\naction = \"heal\"\n\
+                 [[step]]\nname = \"late\"\nafter = \"healed\"\ndelay = \"3s\"\naction = \"delete\"\n";
+    let file = place.write(
+        "fills.toml",
+        format!("[cluster]\npool-size = \"128MiB\"\n{VM}{steps}[expect]\nend = \"deleted\"\npool = \"any\"\n"),
+    );
+    let ended = place.run(&["scenario", "run", "--keep", file.to_str().expect("it is text")]);
+    let out = String::from_utf8_lossy(&ended.stdout);
+    if out.starts_with("skip") {
+        return crate::support::skipped("a tmpfs cannot be mounted here");
+    }
+    assert_eq!(ended.code, Some(0), "{out}{}", ended.stderr);
+    let events = std::fs::read_to_string(place.file("scenario-runs/fills-1/events.jsonl")).expect("they are kept");
+    let count = |word: &str| events.lines().filter(|line| line.contains(word) && line.contains("pool full")).count();
+    assert_eq!((count("fault-began"), count("fault-ended")), (2, 2), "{events}");
+}
+
+#[test]
+fn a_process_stands_still_at_each_passage_that_a_step_waits_for() {
+    let Some(_machine) = kvm() else { return };
+    let place = Place::new();
+    let at = |hit: u32| {
+        let when =
+            format!("[[step]]\nname = \"hit {hit}\"\nfailpoint = \"host.commit.closed\"\non = \"a\"\nhit = {hit}\n");
+        format!("{when}action = \"mark\"\n")
+    };
+    let vm = "[vm]\nguest = \"builtin:counter\"\nargs = [\"--lines\", \"20\"]\nmemory = \"4MiB\"\n";
+    let file = place.write("hits.toml", format!("{vm}{}{}[expect]\nconsole = \"unprotected\"\n", at(1), at(3)));
+    let ended = place.run(&["scenario", "run", "--keep", file.to_str().expect("it is text")]);
+    assert_eq!(ended.code, Some(0), "{}{}", String::from_utf8_lossy(&ended.stdout), ended.stderr);
+    let said = std::fs::read_to_string(place.file("scenario-runs/hits-1/a.1.stderr")).expect("it is kept");
+    let stops: Vec<&str> = said.lines().filter(|line| line.starts_with("failpoint ")).collect();
+    assert_eq!(stops, ["failpoint host.commit.closed@1: SIGSTOP", "failpoint host.commit.closed@3: SIGSTOP"]);
+}
+
+#[test]
+fn an_order_that_no_controller_was_there_to_hear_reaches_the_next_one() {
+    let Some(_machine) = kvm() else { return };
+    let place = Place::new();
+    let steps = "[[step]]\nname = \"away\"\nevent = \"protected\"\n\
+                 do = [{ action = \"restart\", host = \"controller\", for = \"1s\" }, { action = \"mode\", mode = \"replay\" }]\n\
+                 [[step]]\nname = \"gone\"\nafter = \"away\"\ndelay = \"2s\"\naction = \"delete\"\n";
+    let file = place.write("order.toml", format!("{VM}{steps}[expect]\nend = \"deleted\"\n"));
+    let ended = place.run(&["scenario", "run", "--keep", file.to_str().expect("it is text")]);
+    assert_eq!(ended.code, Some(0), "{}{}", String::from_utf8_lossy(&ended.stdout), ended.stderr);
+    let events = std::fs::read_to_string(place.file("scenario-runs/order-1/events.jsonl")).expect("they are kept");
+    assert!(events.lines().any(|line| line.contains("order-answered") && line.contains("away")), "{events}");
 }
 
 #[test]

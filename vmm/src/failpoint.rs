@@ -92,7 +92,10 @@ pub enum FailpointError {
     },
 }
 
-static ARMED: OnceLock<BTreeMap<&'static str, Armed>> = OnceLock::new();
+/// What is armed, by name: one failpoint may do something at several of its passages.
+type Armory = BTreeMap<&'static str, Vec<Armed>>;
+
+static ARMED: OnceLock<Armory> = OnceLock::new();
 
 /// Reads the environment variable. Before this, and without it, no failpoint does anything.
 pub fn arm() -> Result<(), FailpointError> {
@@ -111,32 +114,47 @@ pub fn arm() -> Result<(), FailpointError> {
 /// If the name is not in [`FAILPOINTS`]: then no scenario could name it either.
 pub(crate) fn pass(name: &'static str) {
     debug_assert!(FAILPOINTS.contains(&name) || GATES.contains(&name), "failpoint {name} is not listed");
-    let Some(armed) = ARMED.get().and_then(|armed| armed.get(name)) else { return };
-    let hit = armed.hits.fetch_add(1, Ordering::Relaxed) + 1;
-    match &armed.act {
-        Act::Delay(time) if hit >= armed.at => std::thread::sleep(*time),
-        Act::Gate(path) => {
-            while path.exists() {
-                std::thread::sleep(GATE_INTERVAL);
+    for armed in ARMED.get().and_then(|armed| armed.get(name)).into_iter().flatten() {
+        let hit = armed.hits.fetch_add(1, Ordering::Relaxed) + 1;
+        match &armed.act {
+            Act::Delay(time) if hit >= armed.at => std::thread::sleep(*time),
+            Act::Gate(path) => {
+                while path.exists() {
+                    std::thread::sleep(GATE_INTERVAL);
+                }
             }
+            Act::Kill if hit == armed.at => raise(name, hit, Signal::SIGKILL),
+            Act::Stop if hit == armed.at => raise(name, hit, Signal::SIGSTOP),
+            _ => {}
         }
-        Act::Kill if hit == armed.at => raise(name, Signal::SIGKILL),
-        Act::Stop if hit == armed.at => raise(name, Signal::SIGSTOP),
-        _ => {}
     }
 }
 
-fn raise(name: &str, signal: Signal) {
+/// What a process says before it stops at a passage of a failpoint.
+#[must_use]
+pub fn stops_at(name: &str, hit: u64) -> String {
+    says(name, hit, Signal::SIGSTOP)
+}
+
+fn says(name: &str, hit: u64, signal: Signal) -> String {
+    format!("failpoint {name}@{hit}: {signal}")
+}
+
+fn raise(name: &str, hit: u64, signal: Signal) {
     // Not a line of the log, whose level is the user's choice: scenarios wait for this one.
-    eprintln!("failpoint {name}: {signal}");
+    eprintln!("{}", says(name, hit, signal));
     // To this thread, not to the process: the kernel may hand a process's signal to another of its threads, and this one
     // would run on until that one has been scheduled. So nothing behind the failpoint is executed. It needs no permission.
     let _ = signal::raise(signal);
 }
 
-fn parse(text: &str) -> Result<BTreeMap<&'static str, Armed>, FailpointError> {
-    let parts = text.split(';').map(str::trim).filter(|part| !part.is_empty());
-    parts.map(|part| parse_one(part).ok_or_else(|| FailpointError::Form { part: part.to_owned() })?).collect()
+fn parse(text: &str) -> Result<Armory, FailpointError> {
+    let mut armory = Armory::new();
+    for part in text.split(';').map(str::trim).filter(|part| !part.is_empty()) {
+        let (name, armed) = parse_one(part).ok_or_else(|| FailpointError::Form { part: part.to_owned() })??;
+        armory.entry(name).or_default().push(armed);
+    }
+    Ok(armory)
 }
 
 fn parse_one(part: &str) -> Option<Result<(&'static str, Armed), FailpointError>> {
@@ -165,10 +183,10 @@ mod tests {
     #[test]
     fn the_variable_is_read_or_refused() {
         let armed = parse("host.commit.closed=kill@3; controller.apply.freed=delay:20;").unwrap();
-        assert_eq!((&armed["host.commit.closed"].act, armed["host.commit.closed"].at), (&Act::Kill, 3));
-        assert_eq!(armed["controller.apply.freed"].act, Act::Delay(Duration::from_millis(20)));
+        assert_eq!((&armed["host.commit.closed"][0].act, armed["host.commit.closed"][0].at), (&Act::Kill, 3));
+        assert_eq!(armed["controller.apply.freed"][0].act, Act::Delay(Duration::from_millis(20)));
         let gate = parse("host.beat=gate:/tmp/x@y").unwrap();
-        assert_eq!(gate["host.beat"].act, Act::Gate(PathBuf::from("/tmp/x@y")));
+        assert_eq!(gate["host.beat"][0].act, Act::Gate(PathBuf::from("/tmp/x@y")));
         assert!(matches!(parse("host.beat=kill"), Err(FailpointError::Unknown { .. })), "that is no place to die");
         for bad in [
             "x",
@@ -181,6 +199,12 @@ mod tests {
             assert_eq!(parse(bad).unwrap_err(), FailpointError::Form { part: bad.to_owned() });
         }
         assert!(matches!(parse("nowhere=kill"), Err(FailpointError::Unknown { .. })));
+    }
+
+    #[test]
+    fn several_passages_of_one_failpoint_are_armed() {
+        let armed = parse("host.commit.closed=stop@1;host.commit.closed=stop@2").unwrap();
+        assert_eq!(armed["host.commit.closed"].iter().map(|armed| armed.at).collect::<Vec<_>>(), [1, 2]);
     }
 
     #[test]

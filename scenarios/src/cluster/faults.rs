@@ -79,13 +79,13 @@ impl Cluster {
         Ok(())
     }
 
-    /// The process of a host or of the controller stands still at a failpoint of this name.
+    /// The process of a host or of the controller stands still at this passage of a failpoint.
     ///
     /// # Errors
     /// When it is dead.
-    pub fn stands_at(&self, name: &HostName, failpoint: &str) -> Result<bool, ClusterError> {
+    pub fn stands_at(&self, name: &HostName, failpoint: &str, hit: u64) -> Result<bool, ClusterError> {
         let child = self.process(name)?;
-        let said = format!("failpoint {failpoint}: SIGSTOP");
+        let said = vmm::failpoint::stops_at(failpoint, hit);
         let has_said = fs::read_to_string(child.stderr_path()).is_ok_and(|text| text.contains(&said));
         Ok(has_said && is_stopped(child.pid()))
     }

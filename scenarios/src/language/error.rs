@@ -120,7 +120,15 @@ impl Source<'_> {
         }
     }
 
-    pub(super) fn place(&self, byte: usize) -> (usize, usize) {
+    /// The line where something begins, from 1; `None` for what the command line gives.
+    pub(super) fn line(&self, span: &Range<usize>) -> Option<usize> {
+        match self.place_of(span.start) {
+            Place::File(line, _) => Some(line),
+            Place::Given(_) => None,
+        }
+    }
+
+    fn place(&self, byte: usize) -> (usize, usize) {
         let before = self.text.get(..byte).unwrap_or(self.text);
         let line_start = before.rfind('\n').map_or(0, |newline| newline + 1);
         (before.matches('\n').count() + 1, before[line_start..].chars().count() + 1)

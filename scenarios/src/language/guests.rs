@@ -7,20 +7,23 @@ use std::path::{Path, PathBuf};
 
 /// A guest that cannot run as the scenario's file has it.
 #[derive(Debug, thiserror::Error)]
-#[error("{}:{line}: {source}", path.display())]
+#[error("{}: {source}", self.place())]
 pub struct UnfitGuest {
     path: PathBuf,
-    line: usize,
+    line: Option<usize>,
     /// A file beside the one that is missing, with a name like it.
     suggestion: Option<String>,
     source: GuestError,
 }
 
 impl UnfitGuest {
-    /// Where the file names the guest.
+    /// Where the file names the guest, if it does.
     #[must_use]
     pub fn place(&self) -> String {
-        format!("{}:{}", self.path.display(), self.line)
+        match self.line {
+            Some(line) => format!("{}:{line}", self.path.display()),
+            None => self.path.display().to_string(),
+        }
     }
 
     /// What was probably meant.

@@ -84,8 +84,8 @@ pub struct VmPart {
     pub name: String,
     /// The guest; a path is relative to the scenario's file.
     pub guest: GuestSource,
-    /// Where the file names it.
-    pub guest_line: usize,
+    /// Where the file names it, if it does.
+    pub guest_line: Option<usize>,
     /// Its arguments.
     pub args: Vec<String>,
     /// Its memory.

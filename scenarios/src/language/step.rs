@@ -230,6 +230,17 @@ pub enum Act {
 }
 
 impl Act {
+    /// The VM that it names: its place in the scenario's VMs.
+    #[must_use]
+    pub fn vm(&self) -> Option<usize> {
+        match self {
+            Self::Switchover { vm, .. } | Self::Mode { vm, .. } | Self::Delete { vm } => Some(*vm),
+            Self::Corrupt { what, vm, .. } if *what != CorruptWhat::Heartbeat => Some(*vm),
+            Self::Segment { link, .. } => *link,
+            _ => None,
+        }
+    }
+
     /// To whom it is done.
     #[must_use]
     pub fn targets(&self) -> &[Target] {

@@ -294,10 +294,57 @@ fn several_vms_have_names_steps_and_expectations_of_their_own() {
         ("name = \"two\"", "name = \"one\"", "another VM named `one`"),
         ("expect.vm.two", "expect.vm.tow", "no VM named `tow`"),
         ("primary:one", "primary:three", "no VM named `three`"),
+        ("[expect.vm.two]\n", "[expect.vm.two]\nconsole-contains = \"\"\n", "17:1: `console-contains` is empty"),
     ] {
         let message = all(&TWO.replacen(from, to, 1), &[]).unwrap_err().to_string();
         assert!(message.contains(expected), "{message}");
     }
+}
+
+#[test]
+fn a_vm_that_is_to_be_refused_is_no_part_of_steps_and_expectations() {
+    let vms = "[[vm]]\nname = \"one\"\nguest = \"builtin:idle\"\n[[vm]]\nname = \"two\"\nguest = \"builtin:idle\"\n";
+    let step = |lines: &str| {
+        let expect = "[expect]\nrefused = \"memory\"\n";
+        parse(&format!("{vms}[[step]]\nevent = \"live\"\n{lines}\n{expect}"))
+    };
+    for lines in [
+        "action = \"kill\"\nhost = \"primary:two\"",
+        "action = \"switchover\"\nvm = \"two\"",
+        "action = \"switchover\"\nto = \"secondary:two\"",
+        "action = \"mark\"\nvm = \"two\"",
+        "do = [{ action = \"mode\", mode = \"replay\", vm = \"two\" }]",
+        "do = [{ action = \"delete\", vm = \"two\" }]",
+        "action = \"corrupt\"\nwhat = \"journal\"\nvm = \"two\"",
+    ] {
+        let message = step(lines).expect_err(lines).to_string();
+        assert!(message.contains(":7:1: VM `two` never runs"), "{message}");
+    }
+    assert!(step("action = \"kill\"\nhost = \"primary:one\"").is_ok());
+    let own = "[expect]\nrefused = \"memory\"\n[expect.vm.two]\ntakeovers = 0\n";
+    let message = parse(&format!("{vms}{own}")).expect_err("nothing comes of it").to_string();
+    assert!(message.contains("VM `two` is the one that is to be refused"), "{message}");
+    let message = parse(&format!("{vms}[expect]\nrefused = \"\"\n")).expect_err("any refusal would do").to_string();
+    assert!(message.contains(":8:1: `refused` is empty"), "{message}");
+}
+
+#[test]
+fn steps_may_wait_for_several_passages_of_a_failpoint_but_not_for_the_same() {
+    let step = |hit: u32| {
+        format!("[[step]]\nfailpoint = \"host.commit.closed\"\non = \"a\"\nhit = {hit}\naction = \"mark\"\n")
+    };
+    let with = |other: u32| parse(&format!("[vm]\nguest = \"builtin:idle\"\n{}{}[expect]\n", step(1), step(other)));
+    assert!(with(2).is_ok());
+    let message = with(1).expect_err("who lets it go on?").to_string();
+    assert!(message.contains(":8:1: `step 1` waits for this passage"), "{message}");
+}
+
+#[test]
+fn what_the_command_line_gives_has_no_line_in_the_file() {
+    let chosen = all(MATRIX, &["vm.guest=builtin:burn", "time-limit=5s", "expect.takeovers=1"]).unwrap().remove(0);
+    assert_eq!((chosen.vms[0].guest_line, chosen.time_limit_line), (None, None));
+    assert!(!chosen.expect.lines.contains_key("takeovers") && chosen.expect.line == 12, "{:?}", chosen.expect);
+    assert_eq!(all(MATRIX, &[]).unwrap()[0].vms[0].guest_line, Some(6));
 }
 
 #[test]

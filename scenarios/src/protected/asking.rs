@@ -1,11 +1,13 @@
 //! What is asked of the controller of a run.
 
-use super::{ProtectedRun, RunError};
+use super::{Order, ProtectedRun, RunError};
 use crate::cluster::HostName;
+use crate::event::{Event, What};
 use ft_protocol::VmId;
-use ft_protocol::wire::{Answer, ExtentTag, Part, Request, Status};
+use ft_protocol::wire::{Answer, ExtentTag, Part, Request, RequestError, Status};
 use shared_mem::Extent;
 use vmm::client::{ClientError, Patience};
+use vmm::clock::monotonic;
 use vmm::transport::SendError;
 
 /// Who does what for a VM.
@@ -76,17 +78,36 @@ impl ProtectedRun {
     }
 
     /// Asks the controller for something that takes its time, and does not wait for it: an event brings the answer, under
-    /// this name. It never comes from a controller that dies.
+    /// this name. If the controller dies before, the next one is asked again; but not for what must not be done twice, and an
+    /// event says so.
     ///
     /// # Errors
     /// When the controller cannot be talked to.
     pub fn order(&mut self, request: Request, name: &str) -> Result<(), RunError> {
-        match self.client.notify(request, Vec::new()) {
-            Ok(id) => _ = self.orders.insert(id, name.to_owned()),
-            Err(error) if is_broken(&error) => {}
+        self.give(Order { request, name: name.to_owned() })
+    }
+
+    fn give(&mut self, order: Order) -> Result<(), RunError> {
+        match self.client.notify(order.request.clone(), Vec::new()) {
+            Ok(id) => _ = self.orders.insert(id, order),
+            // It is gone, and has not heard it.
+            Err(error) if is_broken(&error) => self.unheard.push(order),
             Err(error) => return Err(error.into()),
         }
         Ok(())
+    }
+
+    /// Another controller has come: it is asked for what the one before has not answered.
+    pub(super) fn give_again(&mut self) -> Result<(), RunError> {
+        let unheard = std::mem::take(&mut self.unheard);
+        for order in std::mem::take(&mut self.orders).into_values() {
+            if order.can_be_repeated() {
+                self.give(order)?;
+            } else {
+                self.note(Event { at: monotonic(), what: What::OrderLost { order: order.name } })?;
+            }
+        }
+        unheard.into_iter().try_for_each(|order| self.give(order))
     }
 
     /// Waits only so long for the controller's answers from now on.
@@ -101,9 +122,21 @@ impl ProtectedRun {
     /// When the controller refuses.
     pub fn delete(&mut self, index: usize) -> Result<(), RunError> {
         let vm = self.vms[index].vm;
-        self.client.request(Request::DeleteVm(vm), Vec::new())?;
-        self.vms[index].deleted = true;
-        Ok(())
+        loop {
+            match self.client.request(Request::DeleteVm(vm), Vec::new()) {
+                Err(error) if is_broken(&error) => {
+                    // It may have done so before it died: then the next one knows no such VM, and no console of it.
+                    self.vms[index].deleted = true;
+                    self.revive()?;
+                }
+                Err(ClientError::Refused(RequestError::UnknownVm(_))) if self.vms[index].deleted => return Ok(()),
+                answer => {
+                    answer?;
+                    self.vms[index].deleted = true;
+                    return Ok(());
+                }
+            }
+        }
     }
 }
 

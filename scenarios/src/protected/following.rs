@@ -1,7 +1,7 @@
 //! What is seen of a run, turn by turn: the controller's messages, ends of hosts, and the controller's own end.
 
 use super::asking::is_broken;
-use super::{ProtectedRun, Respawn, RunError, STRANDED_BOUND};
+use super::{Order, ProtectedRun, Respawn, RunError, STRANDED_BOUND};
 use crate::cluster::{ChildExit, ClusterError, ExitedHost, HostName};
 use crate::event::{Event, What};
 use crate::timeline::FENCED_EXIT_CODE;
@@ -97,7 +97,6 @@ impl ProtectedRun {
     fn try_revive(&mut self) -> Result<(), RunError> {
         let (exit, mut client) = self.cluster.revive_controller()?;
         self.controller_away_until = None;
-        self.orders.clear();
         client.request(Request::Watch, Vec::new())?;
         for tapped in self.vms.iter().filter(|tapped| !tapped.deleted) {
             let from = tapped.console.position();
@@ -105,7 +104,8 @@ impl ProtectedRun {
         }
         self.client = client;
         let pid = self.cluster.controller_pid();
-        self.note(Event { at: monotonic(), what: What::ControllerRevived { exit, pid } })
+        self.note(Event { at: monotonic(), what: What::ControllerRevived { exit, pid } })?;
+        self.give_again()
     }
 
     fn message(&mut self, message: ToClient) -> Result<(), RunError> {
@@ -123,7 +123,7 @@ impl ProtectedRun {
                 self.note(Event { at: now, what: What::GuestEnded { vm, end, console_end } })
             }
             ToClient::Answer { id, answer } => match (self.orders.remove(&id), answer) {
-                (Some(order), answer) => {
+                (Some(Order { name: order, .. }), answer) => {
                     let refused = answer.err().map(|error| error.to_string());
                     self.note(Event { at: now, what: What::OrderAnswered { order, refused } })
                 }

@@ -87,7 +87,23 @@ pub struct ProtectedRun {
     /// A controller that has died is not started again before this.
     controller_away_until: Option<Time>,
     /// Orders that are not answered yet, by the numbers of their requests.
-    orders: BTreeMap<u64, String>,
+    orders: BTreeMap<u64, Order>,
+    /// Orders that no controller was there to hear: the next one is given them.
+    unheard: Vec<Order>,
+}
+
+/// Something that a controller was asked for, and its name.
+#[derive(Clone, Debug)]
+struct Order {
+    request: Request,
+    name: String,
+}
+
+impl Order {
+    /// It may be given twice. A VM that was moved already would be moved back.
+    fn can_be_repeated(&self) -> bool {
+        matches!(self.request, Request::Drain { .. } | Request::SetMode { .. })
+    }
 }
 
 impl ProtectedRun {
@@ -125,6 +141,7 @@ impl ProtectedRun {
             hostless_since: None,
             controller_away_until: None,
             orders: BTreeMap::new(),
+            unheard: Vec::new(),
             cluster,
         };
         run.note_known_hosts()?;

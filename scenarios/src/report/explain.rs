@@ -130,6 +130,7 @@ pub(super) fn line_of(folder: &RunFolder, event: &Event) -> Option<String> {
         What::OrderAnswered { order, refused: Some(why) } => {
             format!("the controller refuses what {order} asks for: {why}")
         }
+        What::OrderLost { order } => format!("the controller died before it answered what {order} asked for"),
         What::FailpointReached { process, failpoint } => format!("{process} stands still at {failpoint}"),
         What::WorkloadStarted { workload, pid } => format!("workload {workload} starts (process {pid})"),
         What::WorkloadEnded { workload, exit } => format!("workload {workload} has ended ({exit})"),

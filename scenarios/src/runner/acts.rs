@@ -267,7 +267,8 @@ impl Performance<'_> {
             Undo::Start(_) => {}
             Undo::Hurry(host) => self.hurry(host)?,
             Undo::Heal(host, from) => self.reconnect(host, *from)?,
-            Undo::Empty(path) => self.empty(path)?,
+            Undo::Empty(fault) if self.filled_by == Some(*fault) => self.empty()?,
+            Undo::Empty(_) => {}
             Undo::Calm(stretch, fault) if self.troubles.get(stretch) == Some(fault) => self.calm(*stretch)?,
             Undo::Calm(..) => {}
             Undo::Step(host, by_ns) => {
@@ -287,9 +288,7 @@ impl Performance<'_> {
             for stretch in self.troubles.keys().copied().collect::<Vec<_>>() {
                 self.calm(stretch)?;
             }
-            for path in std::mem::take(&mut self.fillers) {
-                self.empty(&path)?;
-            }
+            self.empty()?;
         }
         Ok(())
     }
@@ -311,8 +310,8 @@ impl Performance<'_> {
             Some(mac) => vec![Stretch::To(mac), Stretch::From(mac)],
         };
         for stretch in stretches {
-            self.troubles_ever += 1;
-            let fault = self.troubles_ever;
+            self.faults_ever += 1;
+            let fault = self.faults_ever;
             if self.troubles.insert(stretch, fault).is_some() {
                 self.ended("segment", &self.name_of_stretch(stretch))?;
             }
@@ -400,20 +399,27 @@ impl Performance<'_> {
         let chunk = vec![0x55; FILL_BYTES];
         let Some(tmpfs) = &self.tmpfs else { return Ok(()) };
         let path = tmpfs.path().join(FILLER);
-        let mut file =
-            std::fs::File::create(&path).map_err(|source| RunnerError::File { path: path.clone(), source })?;
+        // One fill follows another without any space between them.
+        let file = std::fs::File::options().create(true).append(true).open(&path);
+        let mut file = file.map_err(|source| RunnerError::File { path: path.clone(), source })?;
         // Ends when the space does; then page by page.
         while file.write_all(&chunk).is_ok() {}
         while file.write_all(&chunk[..PAGE_BYTES]).is_ok() {}
+        self.faults_ever += 1;
+        let fault = self.faults_ever;
+        if self.filled_by.replace(fault).is_some() {
+            self.ended("pool full", POOL)?;
+        }
         self.began(act, POOL)?;
-        self.fillers.push(path.clone());
-        self.undo_later(during, || Undo::Empty(path));
+        self.undo_later(during, || Undo::Empty(fault));
         Ok(())
     }
 
-    fn empty(&mut self, path: &std::path::Path) -> Result<(), RunnerError> {
-        self.fillers.retain(|filler| filler != path);
-        std::fs::remove_file(path).map_err(|source| RunnerError::File { path: path.to_owned(), source })?;
+    /// Ends a fill, if there is one.
+    fn empty(&mut self) -> Result<(), RunnerError> {
+        let (Some(tmpfs), Some(_)) = (&self.tmpfs, self.filled_by.take()) else { return Ok(()) };
+        let path = tmpfs.path().join(FILLER);
+        std::fs::remove_file(&path).map_err(|source| RunnerError::File { path, source })?;
         self.ended("pool full", POOL)
     }
 }

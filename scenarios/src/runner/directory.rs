@@ -36,7 +36,7 @@ impl RunDirectory {
         let name: String = name.chars().map(|c| if is_plain(c) { c } else { '_' }).collect();
         for number in 1..=RUNS_MAX {
             let path = runs.join(format!("{name}-{number}"));
-            match fs::create_dir(&path) {
+            match create_below(runs, &path) {
                 Ok(()) => {
                     let directory = Self { path };
                     lead_to(runs, directory.path.file_name());
@@ -121,6 +121,19 @@ impl RunDirectory {
     }
 }
 
+/// Makes a run's directory. Whoever removes the last run beside it removes the directory of all of them, too: it is made again.
+fn create_below(runs: &Path, path: &Path) -> io::Result<()> {
+    /// Each time somebody else has come to an end.
+    const TRIES_MAX: u32 = 1_000;
+    for _ in 0..TRIES_MAX {
+        match fs::create_dir(path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => fs::create_dir_all(runs)?,
+            made => return made,
+        }
+    }
+    Err(io::ErrorKind::NotFound.into())
+}
+
 /// Lets the link lead to a run. It is for people's convenience: where there can be none, there is none.
 fn lead_to(runs: &Path, name: Option<&OsStr>) {
     let Some(name) = name else { return };
@@ -170,6 +183,20 @@ mod tests {
         let directory = RunDirectory::create(runs, name).unwrap();
         directory.write("manifest.json", b"{}").unwrap();
         directory
+    }
+
+    #[test]
+    fn runs_that_begin_and_end_beside_each_other_do_not_lose_their_place() {
+        const RUNS: usize = 2_000;
+        let place = tempfile::tempdir().unwrap();
+        let runs = place.path().join("runs");
+        std::thread::scope(|scope| {
+            for name in ["one", "other", "third"] {
+                let runs = &runs;
+                scope.spawn(move || (0..RUNS).for_each(|_| RunDirectory::create(runs, name).unwrap().remove()));
+            }
+        });
+        assert!(!runs.exists(), "nothing is left");
     }
 
     #[test]

@@ -17,8 +17,8 @@ pub enum RunnerError {
     /// The guest is none.
     #[error("the guest cannot be used")]
     Guest {
-        /// Where the file names it.
-        line: usize,
+        /// Where the file names it, if it does.
+        line: Option<usize>,
         /// Why not.
         source: GuestError,
     },

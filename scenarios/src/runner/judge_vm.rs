@@ -4,6 +4,7 @@ use super::verdict::{ObservedVm, Verdict};
 use crate::compare::first_difference;
 use crate::language::{End, Expect, Pattern, Scenario, VmExpect};
 use crate::protected::Outcome;
+use crate::timeline::ProtectionLoss;
 use crate::units::show_span;
 use ft_protocol::commit_meta::GuestEnd;
 use ft_protocol::{Span, Time};
@@ -154,7 +155,13 @@ impl Judge<'_> {
 
     fn protection(&self, bound: Span) -> Verdict {
         let losses = self.observed.timeline.losses();
-        let lengths: Vec<Span> = losses.iter().map(|loss| loss.until.unwrap_or(self.now).since(loss.since)).collect();
+        // Nobody protects a VM any more that has ended, though others run on.
+        let end = self.observed.timeline.ended_at().map_or(self.now, |ended| ended.min(self.now));
+        let length = |loss: &ProtectionLoss| {
+            let until = loss.until.unwrap_or(end).max(loss.since);
+            until.since(loss.since)
+        };
+        let lengths: Vec<Span> = losses.iter().map(length).collect();
         let healed = losses.iter().filter(|loss| loss.until.is_some()).count();
         let longest = lengths.iter().copied().max().unwrap_or(Span::ZERO);
         let found = match (losses.len(), healed) {

@@ -169,16 +169,17 @@ fn run_in(
         tmpfs,
         segment: segment.as_ref().map(|(_, switch)| switch.clone()),
         troubles: BTreeMap::new(),
-        troubles_ever: 0,
+        faults_ever: 0,
         hit: vec![Vec::new(); scenario.steps.len()],
         dying: BTreeSet::new(),
         stopped: BTreeSet::new(),
         held: BTreeMap::new(),
         undos: Vec::new(),
         standing: BTreeMap::new(),
-        fillers: Vec::new(),
+        filled_by: None,
         random,
         refused: Vec::new(),
+        lost: Vec::new(),
         facts: vec![crate::language::Facts::default(); scenario.vms.len()],
         next_facts: monotonic(),
         next_sample: monotonic(),
@@ -213,7 +214,7 @@ struct Finished<'a> {
 
 impl Finished<'_> {
     fn judge(self, seed: u64, performance: Performance<'_>) -> Result<Report, RunnerError> {
-        let Performance { run, schedule, workloads, refused, facts, tmpfs, .. } = performance;
+        let Performance { run, schedule, workloads, refused, lost, facts, tmpfs, .. } = performance;
         let now = monotonic();
         let pool = run.cluster().pool_directory().join("pool");
         let memory: Vec<Option<u32>> = (0..self.outcomes.len())
@@ -239,6 +240,7 @@ impl Finished<'_> {
             schedule: &schedule,
             refusal: self.refusal.as_ref(),
             refused: &refused,
+            lost: &lost,
             now,
             cut_short: !self.in_time,
         };

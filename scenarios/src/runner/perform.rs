@@ -14,7 +14,6 @@ use nix::poll::PollFlags;
 use rand_chacha::ChaCha8Rng;
 use std::collections::{BTreeMap, BTreeSet};
 use std::os::fd::{AsFd as _, BorrowedFd};
-use std::path::PathBuf;
 use std::sync::Arc;
 use vmm::clock::monotonic;
 use vmm::net::{Stretch, Switch};
@@ -41,8 +40,8 @@ pub(super) enum Undo {
     Hurry(HostName),
     /// A host is no longer cut off.
     Heal(HostName, CutFrom),
-    /// The pool has space again.
-    Empty(PathBuf),
+    /// The pool has space again, unless it was filled again since.
+    Empty(u64),
     /// A stretch of the segment is as good as ever, unless something else was done to it since.
     Calm(Stretch, u64),
     /// A clock steps by so many nanoseconds.
@@ -69,7 +68,7 @@ pub(super) struct Performance<'a> {
     pub(super) segment: Option<Arc<Switch>>,
     /// What is wrong with it: by which fault, counted.
     pub(super) troubles: BTreeMap<Stretch, u64>,
-    pub(super) troubles_ever: u64,
+    pub(super) faults_ever: u64,
     /// For each step, the hosts that it hit last.
     pub(super) hit: Vec<Vec<HostName>>,
     /// Hosts that were killed, and whose end was not seen yet.
@@ -81,12 +80,14 @@ pub(super) struct Performance<'a> {
     pub(super) undos: Vec<(Time, Undo)>,
     /// Processes that stand at failpoints, by the steps that wait for them.
     pub(super) standing: BTreeMap<usize, HostName>,
-    /// Files that take the pool's space.
-    pub(super) fillers: Vec<PathBuf>,
+    /// The fault that takes all of the pool's space, counted.
+    pub(super) filled_by: Option<u64>,
     /// For what is random and no delay.
     pub(super) random: ChaCha8Rng,
     /// Orders that the controller refused, by step.
     pub(super) refused: Vec<(String, String)>,
+    /// Steps whose orders a controller took with it when it died.
+    pub(super) lost: Vec<String>,
     pub(super) facts: Vec<Facts>,
     pub(super) next_facts: Time,
     pub(super) next_sample: Time,
@@ -193,6 +194,7 @@ impl Performance<'_> {
                 self.stopped.remove(&HostName::new(CONTROLLER));
             }
             What::OrderAnswered { order, refused: Some(why) } => self.refused.push((order.clone(), why.clone())),
+            What::OrderLost { order } => self.lost.push(order.clone()),
             _ => {}
         }
     }
@@ -212,7 +214,7 @@ impl Performance<'_> {
     pub(super) fn controller_answers(&self) -> bool {
         let controller = HostName::new(CONTROLLER);
         // One that is to stop at a failpoint may have done so already, and nobody knows yet.
-        self.schedule.awaited_failpoints().all(|(_, process, _)| *process != controller)
+        self.schedule.awaited_failpoints().all(|(_, process, ..)| *process != controller)
             && self.run.has_controller()
             && !self.stopped.contains(&controller)
             && !self.standing.values().any(|process| *process == controller)
@@ -273,11 +275,12 @@ impl Performance<'_> {
     }
 
     fn look_at_failpoints(&mut self) -> Result<(), RunnerError> {
-        let awaited: Vec<(usize, HostName, &'static str)> =
-            self.schedule.awaited_failpoints().map(|(index, process, name)| (index, process.clone(), name)).collect();
-        for (index, process, name) in awaited {
+        let awaited = self.schedule.awaited_failpoints();
+        let awaited: Vec<(usize, HostName, &'static str, u64)> =
+            awaited.map(|(index, process, name, hit)| (index, process.clone(), name, hit)).collect();
+        for (index, process, name, hit) in awaited {
             // One that is dead reaches nothing.
-            if self.run.cluster().stands_at(&process, name).unwrap_or(false) {
+            if self.run.cluster().stands_at(&process, name, hit).unwrap_or(false) {
                 let what = What::FailpointReached { process: process.clone(), failpoint: name.to_owned() };
                 self.run.note(Event { at: monotonic(), what })?;
                 self.standing.insert(index, process);

@@ -51,7 +51,8 @@ impl Report {
     /// Of a run that broke, or whose time was over before it began.
     pub(super) fn broken(scenario: &Scenario, seed: u64, error: &RunnerError) -> Self {
         let line = match error {
-            RunnerError::Step { line, .. } | RunnerError::Guest { line, .. } => Some(*line),
+            RunnerError::Step { line, .. } => Some(*line),
+            RunnerError::Guest { line, .. } => *line,
             _ => None,
         };
         let out_of_time = |what: &str, found: String, line: Option<usize>| {

@@ -134,13 +134,13 @@ impl Schedule {
         self.entries.iter().any(|entry| entry.is_armed() && matches!(entry.step.when, When::Condition(_)))
     }
 
-    /// The failpoints that steps wait for.
-    pub fn awaited_failpoints(&self) -> impl Iterator<Item = (usize, &HostName, &'static str)> {
+    /// The passages of failpoints that steps wait for.
+    pub fn awaited_failpoints(&self) -> impl Iterator<Item = (usize, &HostName, &'static str, u64)> {
         self.entries.iter().enumerate().filter(|(_, entry)| entry.is_armed()).filter_map(|(index, entry)| match &entry
             .step
             .when
         {
-            When::Failpoint { process, name, .. } => Some((index, process, *name)),
+            When::Failpoint { process, name, hit } => Some((index, process, *name, *hit)),
             _ => None,
         })
     }

@@ -63,6 +63,7 @@ pub fn simulate(scenario: &Scenario, options: &RunnerOptions) -> Result<Report, 
         schedule: &stage.schedule,
         refusal: None,
         refused: &stage.refused,
+        lost: &[],
         now,
         cut_short,
     };

@@ -105,6 +105,8 @@ pub struct Observed<'a> {
     pub refusal: Option<&'a Result<(), String>>,
     /// Orders that the controller refused: the step, and why.
     pub refused: &'a [(String, String)],
+    /// Steps whose orders were not answered before the controller died.
+    pub lost: &'a [String],
     /// When it was over.
     pub now: Time,
     /// Whether it was cut short: guests or workloads had not come to their ends.
@@ -178,6 +180,9 @@ fn steps<'a>(observed: &'a Observed<'_>) -> impl Iterator<Item = Verdict> + 'a {
         };
         let (holds, found) = match refused {
             Some((_, why)) => (false, format!("the controller refused: {why}")),
+            None if fired >= step.fires_min && observed.lost.contains(&step.name) => {
+                (true, format!("it fired {fired} times, but the controller died before it answered"))
+            }
             None if fired == step.repeat => (true, "it did".to_owned()),
             None => (fired >= step.fires_min, format!("it fired {fired} times")),
         };
@@ -274,8 +279,15 @@ mod tests {
         let golden = Golden { console, exit_code: 0, memory_crc: Some(7), duration: Duration::ZERO };
         let timeline = &Timeline::default();
         let vm = ObservedVm { outcome, timeline, golden: Some(&golden), memory_crc: Some(7) };
-        let observed =
-            Observed { vms: vec![vm], schedule: &schedule, refusal: None, refused: &[], now: Time::ZERO, cut_short };
+        let observed = Observed {
+            vms: vec![vm],
+            schedule: &schedule,
+            refusal: None,
+            refused: &[],
+            lost: &[],
+            now: Time::ZERO,
+            cut_short,
+        };
         judge(&scenario, &observed)
     }
 
@@ -328,6 +340,59 @@ mod tests {
         }
         assert!(all_hold(&verdicts("takeovers = 0\nfenced = 0", Some(&EXITED), b"")));
         assert!(!all_hold(&verdicts("console-contains = [\"one\", \"three\"]", Some(&EXITED), b"one\n")));
+    }
+
+    #[test]
+    fn protection_is_owed_until_the_guest_ends_and_not_until_others_have() {
+        use crate::event::{Event, What};
+        use ft_protocol::timeline::Happening;
+        use ft_protocol::{Generation, HostId, VmId};
+        let (vm, at) = (VmId::new(0), |ms| Time::ZERO + Span::from_ms(ms));
+        let protected = |host| {
+            let (generation, host) = (Generation::new(1), HostId::new(host));
+            What::Happened(Happening::Protected { vm, generation, host })
+        };
+        let lost = || What::Happened(Happening::Unprotected { vm, host: HostId::new(1) });
+        let mut timeline = Timeline::default();
+        let history = [(10, protected(1)), (20, lost()), (30, protected(1)), (5_000, lost())];
+        history.into_iter().for_each(|(ms, what)| timeline.take(&Event { at: at(ms), what }));
+        let judged = |timeline: &Timeline| {
+            let text = "[vm]\nguest = \"builtin:idle\"\n[expect]\nprotected-again-within = \"1s\"\n";
+            let scenario = Scenario::parse(Path::new("x.toml"), text).unwrap();
+            let schedule = Schedule::new(&scenario, 1);
+            let vms = vec![ObservedVm { outcome: Some(&EXITED), timeline, golden: None, memory_crc: None }];
+            let (refused, lost) = (&[][..], &[][..]);
+            let now = at(60_000);
+            let observed = Observed { vms, schedule: &schedule, refusal: None, refused, lost, now, cut_short: false };
+            all_hold(&judge(&scenario, &observed))
+        };
+        assert!(!judged(&timeline), "it still runs, and has been without a secondary for a minute");
+        let end = GuestEnd::Exited(0);
+        timeline.take(&Event { at: at(5_500), what: What::GuestEnded { vm, end, console_end: 0 } });
+        assert!(judged(&timeline), "it ended half a second after it had lost its secondary");
+    }
+
+    #[test]
+    fn an_order_that_died_with_the_controller_is_told() {
+        let step = "[[step]]\nname = \"move\"\nevent = \"live\"\naction = \"switchover\"\noptional = true\n";
+        let text = format!("[vm]\nguest = \"builtin:idle\"\n{step}[expect]\n");
+        let scenario = Scenario::parse(Path::new("x.toml"), &text).unwrap();
+        let mut schedule = Schedule::new(&scenario, 1);
+        schedule.running(Time::ZERO);
+        schedule.happened(Time::ZERO, crate::event::HappeningKind::Live, Some(0));
+        schedule.fired(0, Time::ZERO);
+        let lost = ["move".to_owned()];
+        let observed = Observed {
+            vms: Vec::new(),
+            schedule: &schedule,
+            refusal: None,
+            refused: &[],
+            lost: &lost,
+            now: Time::ZERO,
+            cut_short: false,
+        };
+        let verdicts = judge(&scenario, &observed);
+        assert!(verdicts.iter().any(|verdict| verdict.found.contains("controller died")), "{verdicts:?}");
     }
 
     #[test]

@@ -80,7 +80,8 @@ impl Workload {
         let stderr = directory.file(&format!("{}.err", part.name));
         let child = with_all_signals(|| Child::start(command, Stdio::null(), file.into(), stderr.clone()))
             .map_err(|source| RunnerError::Workload { name: part.name.clone(), source })?;
-        Ok(Self { part: part.clone(), child: Some(child), exit: None, told: false, cut_short: false, history, stderr })
+        let part = part.clone();
+        Ok(Self { part, child: Some(child), exit: None, told: false, cut_short: false, history, stderr })
     }
 
     pub(super) fn started(&self) -> What {
@@ -198,6 +199,17 @@ impl Workload {
     }
 }
 
+impl Drop for Workload {
+    /// Whatever made an end of the run: nothing of it stays behind.
+    fn drop(&mut self) {
+        if let Some(mut child) = self.child.take() {
+            let group = child.pid();
+            child.kill_and_reap();
+            Child::signal_group(group, Signal::SIGKILL);
+        }
+    }
+}
+
 /// Ends them all, whatever they do.
 pub(super) fn end_all(workloads: &mut [Workload]) {
     let deadline = Instant::now() + END_BOUND;
@@ -220,10 +232,8 @@ fn with_all_signals<T>(act: impl FnOnce() -> T) -> T {
 mod tests {
     use super::*;
 
-    #[test]
-    fn what_it_has_started_ends_with_it() {
-        let place = tempfile::tempdir().unwrap();
-        let directory = RunDirectory::create(place.path(), "run").unwrap();
+    /// A workload that has started another process; that one's number.
+    fn started(directory: &RunDirectory) -> (Workload, u32) {
         let command = ["sh", "-c", "sleep 1000 & echo $!; echo why >&2; wait"].map(ToOwned::to_owned).to_vec();
         let part = WorkloadPart {
             name: "w".to_owned(),
@@ -236,22 +246,44 @@ mod tests {
         };
         let around =
             Surroundings { socket: Path::new(""), executable: Path::new("ftvm"), segment: None, seed: 1, vm: "guest" };
-        let mut workload = Workload::start(&part, &around, &directory).unwrap();
-        let limit = Instant::now() + Duration::from_secs(60);
-        let await_that = |what: &str, is_so: &dyn Fn() -> bool| {
-            while !is_so() {
-                assert!(Instant::now() < limit, "awaited: {what}");
-                std::thread::sleep(Duration::from_millis(5));
-            }
-        };
+        let workload = Workload::start(&part, &around, directory).unwrap();
         let said = || std::fs::read_to_string(directory.file("w.out")).unwrap();
-        await_that("the workload says whom it has started", &|| said().ends_with('\n'));
-        let state = || std::fs::read_to_string(format!("/proc/{}/stat", said().trim()));
-        assert!(state().is_ok());
+        await_that("the workload says whom it has started", || said().ends_with('\n'));
+        let pid = said().trim().parse().unwrap();
+        assert!(!is_dead(pid));
+        (workload, pid)
+    }
+
+    fn await_that(what: &str, is_so: impl Fn() -> bool) {
+        let limit = Instant::now() + Duration::from_secs(60);
+        while !is_so() {
+            assert!(Instant::now() < limit, "awaited: {what}");
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+
+    /// It may still wait for somebody to reap it.
+    fn is_dead(pid: u32) -> bool {
+        std::fs::read_to_string(format!("/proc/{pid}/stat")).map_or(true, |state| state.contains(") Z "))
+    }
+
+    #[test]
+    fn what_it_has_started_ends_with_it() {
+        let place = tempfile::tempdir().unwrap();
+        let directory = RunDirectory::create(place.path(), "run").unwrap();
+        let (mut workload, started) = started(&directory);
         end_all(std::slice::from_mut(&mut workload));
-        // It may still wait for somebody to reap it.
-        await_that("that one is dead", &|| state().map_or(true, |state| state.contains(") Z ")));
+        await_that("what it has started is dead", || is_dead(started));
         let [verdict] = &workload.verdicts()[..] else { panic!("one verdict") };
         assert!(verdict.mark() == "open" && verdict.found == "it still ran", "{verdict:?}");
+    }
+
+    #[test]
+    fn one_that_is_dropped_leaves_nobody_behind() {
+        let place = tempfile::tempdir().unwrap();
+        let directory = RunDirectory::create(place.path(), "run").unwrap();
+        let (workload, started) = started(&directory);
+        drop(workload);
+        await_that("what it has started is dead", || is_dead(started));
     }
 }

@@ -11,7 +11,7 @@ use super::weather::{FenceAgent, Weather};
 use super::world::World;
 use crate::cluster::{CONTROLLER, ChildExit, HostName, HostSignal};
 use crate::event::{Event, HappeningKind, What, vm_of};
-use crate::language::{Act, Facts, Scenario, When};
+use crate::language::{Act, Facts, Scenario};
 use crate::protected::Outcome;
 use crate::runner::Schedule;
 use crate::timeline::{FENCED_EXIT_CODE, Timeline};
@@ -291,20 +291,16 @@ impl World {
         let (at, by) = (self.stage_time(), self.acting);
         let Some(stage) = &mut self.stage else { return };
         let Some(by) = by else { return };
-        let awaited: Vec<(usize, &'static str, bool)> = stage
+        let who = Stage::name(by);
+        let here: Vec<(usize, &'static str, u64)> = stage
             .schedule
             .awaited_failpoints()
-            .map(|(index, process, name)| (index, name, *process == Stage::name(by)))
+            .filter(|(_, process, name, _)| **process == who && point_of(name) == Some(point))
+            .map(|(index, _, name, hit)| (index, name, hit))
             .collect();
-        for (index, name, mine) in awaited {
-            if !mine || point_of(name) != Some(point) {
-                continue;
-            }
-            stage.passed[index] += 1;
-            let hit = match &stage.schedule.step(index).when {
-                When::Failpoint { hit, .. } => *hit,
-                _ => 1,
-            };
+        // Each counts this passage, also if it is another one's.
+        here.iter().for_each(|(index, ..)| stage.passed[*index] += 1);
+        for (index, name, hit) in here {
             if stage.passed[index] < hit {
                 continue;
             }

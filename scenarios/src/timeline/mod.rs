@@ -43,6 +43,7 @@ pub struct Timeline {
     first_live: Option<Time>,
     first_protected: Option<Time>,
     stranded_at: Option<Epoch>,
+    ended_at: Option<Time>,
     fenced: u64,
     last_epoch: Epoch,
 }
@@ -65,12 +66,16 @@ impl Timeline {
                 self.fenced += u64::from(*exit == ChildExit::Code(FENCED_EXIT_CODE));
             }
             What::ConsoleMoved { tail, .. } => self.console_moved(at, *tail),
-            What::GuestEnded { console_end, .. } => self.console_moved(at, *console_end),
+            What::GuestEnded { console_end, .. } => {
+                self.ended_at.get_or_insert(at);
+                self.console_moved(at, *console_end);
+            }
             What::ControllerRevived { .. }
             | What::ControllerGone
             | What::ControllerBack
             | What::HostStarted { .. }
             | What::OrderAnswered { .. }
+            | What::OrderLost { .. }
             | What::FailpointReached { .. }
             | What::WorkloadStarted { .. }
             | What::WorkloadEnded { .. }
@@ -252,6 +257,12 @@ impl Timeline {
     #[must_use]
     pub fn first_live(&self) -> Option<Time> {
         self.first_live
+    }
+
+    /// When the guest's life was over.
+    #[must_use]
+    pub fn ended_at(&self) -> Option<Time> {
+        self.ended_at
     }
 
     /// Whether a standby is ready.

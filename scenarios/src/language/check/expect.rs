@@ -11,22 +11,23 @@ use std::ops::Range;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
+/// Where the keys of a table stand.
+type Keys = BTreeMap<String, Range<usize>>;
+
 /// Where `[expect]` and its keys stand.
 pub(super) struct Places {
     line: usize,
-    spans: BTreeMap<String, Range<usize>>,
-    keys: BTreeMap<String, usize>,
+    keys: Keys,
     /// Of single VMs, by name.
-    vms: BTreeMap<String, (Range<usize>, BTreeMap<String, usize>)>,
+    vms: BTreeMap<String, (Range<usize>, Keys)>,
 }
 
 pub(super) fn places(source: &Source<'_>, table: &Spanned<DeTable<'_>>) -> Places {
     let Some((key, value)) = table.get_ref().get_key_value("expect") else {
-        return Places { line: 1, spans: BTreeMap::new(), keys: BTreeMap::new(), vms: BTreeMap::new() };
+        return Places { line: 1, keys: Keys::new(), vms: BTreeMap::new() };
     };
-    let line = |span: Range<usize>| source.place(span.start).0;
-    let keys = |table: &DeTable<'_>| -> BTreeMap<String, usize> {
-        table.iter().map(|(key, _)| (key.get_ref().to_string(), line(key.span()))).collect()
+    let keys = |table: &DeTable<'_>| -> Keys {
+        table.iter().map(|(key, _)| (key.get_ref().to_string(), key.span())).collect()
     };
     let table = value.get_ref().as_table();
     let vms = table.and_then(|table| table.get("vm")).and_then(|vms| vms.get_ref().as_table());
@@ -34,13 +35,25 @@ pub(super) fn places(source: &Source<'_>, table: &Spanned<DeTable<'_>>) -> Place
         let keys = value.get_ref().as_table().map(keys).unwrap_or_default();
         (name.get_ref().to_string(), (name.span(), keys))
     };
-    let spans = table.into_iter().flat_map(DeTable::iter);
     Places {
-        line: line(key.span()),
-        spans: spans.map(|(key, _)| (key.get_ref().to_string(), key.span())).collect(),
+        line: source.line(&key.span()).unwrap_or(1),
         keys: table.map(keys).unwrap_or_default(),
         vms: vms.into_iter().flat_map(DeTable::iter).map(own).collect(),
     }
+}
+
+/// Their lines, of those that the file has.
+fn lines(source: &Source<'_>, keys: &Keys) -> BTreeMap<String, usize> {
+    keys.iter().filter_map(|(key, span)| Some((key.clone(), source.line(span)?))).collect()
+}
+
+/// An empty text is part of any other: what expects it cannot fail, or cannot hold.
+fn some_texts(source: &Source<'_>, key: &str, texts: &[String], keys: &Keys) -> Result<(), ScenarioError> {
+    if texts.iter().any(String::is_empty) {
+        let place = keys.get(key).cloned().unwrap_or_default();
+        return Err(source.invalid(&place, format!("`{key}` is empty: any line would do")));
+    }
+    Ok(())
 }
 
 pub(super) fn expect(
@@ -56,11 +69,10 @@ pub(super) fn expect(
     {
         return Err(source.invalid(&code.span(), "an exit code needs `end = \"ended\"`"));
     }
-    let texts = [("console-contains", &raw.console_contains), ("console-lacks", &raw.console_lacks)];
-    if let Some((key, _)) = texts.into_iter().find(|(_, texts)| texts.0.iter().any(String::is_empty)) {
-        let place = places.spans.get(key).cloned().unwrap_or_default();
-        return Err(source.invalid(&place, format!("`{key}` is empty: any line would do")));
-    }
+    some_texts(source, "console-contains", &raw.console_contains.0, &places.keys)?;
+    some_texts(source, "console-lacks", &raw.console_lacks.0, &places.keys)?;
+    some_texts(source, "refused", raw.refused.as_slice(), &places.keys)?;
+    let refused = raw.refused.is_some().then(|| known.vms.len() - 1);
     let all = VmExpect {
         lines: BTreeMap::new(),
         end,
@@ -87,8 +99,8 @@ pub(super) fn expect(
     });
     Ok(Expect {
         line: places.line,
-        lines: places.keys,
-        vms: of_vms(known, &all, raw.vm, places.vms)?,
+        lines: lines(source, &places.keys),
+        vms: of_vms(known, &all, raw.vm, places.vms, refused)?,
         fenced: raw.fenced.map(|count| count.0),
         events: raw.events.into_iter().map(|(kind, count)| (kind, count.0)).collect(),
         refused: raw.refused,
@@ -116,17 +128,23 @@ fn of_vms(
     known: &Known<'_, '_>,
     all: &VmExpect,
     own: BTreeMap<String, RawVmExpect>,
-    mut places: BTreeMap<String, (Range<usize>, BTreeMap<String, usize>)>,
+    mut places: BTreeMap<String, (Range<usize>, Keys)>,
+    refused: Option<usize>,
 ) -> Result<Vec<VmExpect>, ScenarioError> {
     let mut vms = vec![all.clone(); known.vms.len()];
     for (name, raw) in own {
-        let (span, lines) = places.remove(&name).unwrap_or_default();
+        let (span, keys) = places.remove(&name).unwrap_or_default();
         let Some(index) = known.vms.iter().position(|known| *known == name) else {
             let message = format!("there is no VM named `{name}`");
             return Err(known.source.unknown(&span, message, &name, known.vms.iter().map(String::as_str)));
         };
+        if refused == Some(index) {
+            let message = format!("VM `{name}` is the one that is to be refused: nothing else comes of it");
+            return Err(known.source.invalid(&span, message));
+        }
         let vm = &mut vms[index];
-        vm.lines = lines;
+        vm.lines = lines(known.source, &keys);
+        some_texts(known.source, "console-contains", &raw.console_contains.0, &keys)?;
         let OneOrMany(contains) = raw.console_contains;
         vm.console_contains.extend(contains);
         if let Some(end) = raw.end {

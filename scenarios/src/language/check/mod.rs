@@ -66,6 +66,10 @@ pub(super) fn scenario(source: &Source<'_>, cell: Cell<'_>) -> Result<Scenario, 
     let vms = vms::vms(&known, raw.vm.0)?;
     let steps = steps::steps(&known, &raw.step)?;
     steps::check_together(source, &raw.step, &steps, (&cluster, &vms))?;
+    steps::check_failpoints(source, &raw.step, &steps)?;
+    if raw.expect.refused.is_some() {
+        steps::check_refused(&known, &raw.step, &steps)?;
+    }
     Ok(Scenario {
         path: path.to_owned(),
         name: name_of(path, &at),
@@ -74,7 +78,7 @@ pub(super) fn scenario(source: &Source<'_>, cell: Cell<'_>) -> Result<Scenario, 
         description: raw.description,
         seed: raw.seed.unwrap_or(SEED),
         time_limit: bounds::some_time(source, "time-limit", raw.time_limit.as_ref())?.unwrap_or(TIME_LIMIT),
-        time_limit_line: raw.time_limit.as_ref().map(|limit| source.place(limit.span().start).0),
+        time_limit_line: raw.time_limit.as_ref().and_then(|limit| source.line(&limit.span())),
         workloads: workloads(source, raw.workload, &vms)?,
         expect: expect::expect(&known, raw.expect, places, &steps)?,
         cluster,
@@ -140,7 +144,7 @@ fn workloads(
 ) -> Result<Vec<WorkloadPart>, ScenarioError> {
     let mut workloads: Vec<WorkloadPart> = Vec::new();
     for spanned in raw {
-        let (line, _) = source.place(spanned.span().start);
+        let line = source.line(&spanned.span()).unwrap_or(1);
         let raw = spanned.into_inner();
         if !ft_protocol::spec::name_is_valid(raw.name.get_ref()) {
             let message = "the name of a workload is 1 to 63 of a-z 0-9 . _ -, and does not begin with a dot";

@@ -23,7 +23,7 @@ pub(super) fn steps(known: &Known<'_, '_>, raw: &[Spanned<RawStep>]) -> Result<V
     check_names(known.source, raw)?;
     for (index, spanned) in raw.iter().enumerate() {
         let raw = spanned.get_ref();
-        let (line, _) = known.source.place(spanned.span().start);
+        let line = known.source.line(&spanned.span()).unwrap_or(1);
         let (when, delay) = trigger(known, raw, &spanned.span())?;
         let (repeat, fires_min) = repeat(known.source, raw, &spanned.span())?;
         steps.push(Step {
@@ -64,7 +64,7 @@ fn check_names(source: &Source<'_>, raw: &[Spanned<RawStep>]) -> Result<(), Scen
         if let Some(after) = after
             && let Some(later) = names[index..].iter().position(|name| name == after.get_ref())
         {
-            let line = source.place(raw[index + later].span().start).0;
+            let line = source.line(&raw[index + later].span()).unwrap_or(1);
             let which =
                 if later == 0 { "is this step itself".to_owned() } else { format!("stands behind it, in line {line}") };
             let message = format!("a step comes `after` one that stands before it: `{}` {which}", after.get_ref());
@@ -275,6 +275,47 @@ pub(super) fn check_together(
                     format!("nobody is ever {role} in a cluster of {}: that takes {takes} hosts", cluster.hosts);
                 return Err(source.invalid(&raw.span(), message));
             }
+        }
+    }
+    Ok(())
+}
+
+/// A process that stands still at one passage of a failpoint is let go on by one step.
+pub(super) fn check_failpoints(
+    source: &Source<'_>,
+    raw: &[Spanned<RawStep>],
+    steps: &[Step],
+) -> Result<(), ScenarioError> {
+    let place = |step: &Step| match &step.when {
+        When::Failpoint { process, name, hit } => Some((process.clone(), *name, *hit)),
+        _ => None,
+    };
+    for (index, step) in steps.iter().enumerate() {
+        let Some(own) = place(step) else { continue };
+        if let Some(other) = steps[..index].iter().find(|other| place(other).as_ref() == Some(&own)) {
+            let message = format!(
+                "`{}` waits for this passage of the failpoint, too: say another `hit`, or `do` it all in one step",
+                other.name
+            );
+            return Err(source.invalid(&raw[index].span(), message));
+        }
+    }
+    Ok(())
+}
+
+/// The last VM is to be refused: it never runs, and nothing can be done to it.
+pub(super) fn check_refused(
+    known: &Known<'_, '_>,
+    raw: &[Spanned<RawStep>],
+    steps: &[Step],
+) -> Result<(), ScenarioError> {
+    let refused = known.vms.len() - 1;
+    let is_refused = |target: &Target| matches!(target, Target::Primary(vm) | Target::Secondary(vm) | Target::Spare(vm) if *vm == refused);
+    for (step, raw) in steps.iter().zip(raw) {
+        let about = step.acts.iter().any(|act| act.vm() == Some(refused) || act.targets().iter().any(is_refused));
+        if about || step.vm == refused {
+            let message = format!("VM `{}` never runs: `[expect] refused` says that it is refused", known.vms[refused]);
+            return Err(known.source.invalid(&raw.span(), message));
         }
     }
     Ok(())

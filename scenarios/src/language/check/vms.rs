@@ -54,7 +54,7 @@ fn vm(known: &Known<'_, '_>, raw: RawVm, name: String) -> Result<VmPart, Scenari
     Ok(VmPart {
         name,
         guest,
-        guest_line: source.place(raw.guest.span().start).0,
+        guest_line: source.line(&raw.guest.span()),
         args: raw.args,
         memory: memory(source, raw.memory.as_ref())?.unwrap_or(MEMORY),
         mode,
