@@ -144,13 +144,12 @@ fn a_file_is_the_disk_of_one_guest_and_gives_it_its_first_content() {
     assert_eq!(cluster.place.run(&limit).code, Some(84));
     assert!(std::fs::read(&image).expect("the file") == before);
     // A summary that cannot be written costs nothing that the guest has written.
-    std::fs::remove_file(&image).expect("it is there");
     let summary = format!("--json={}", cluster.place.file("missing/summary").display());
     for pool in [&[][..], &["--pool", SOCKET]] {
+        std::fs::remove_file(&image).expect("it is there");
         let ended = cluster.place.run(&[&["run", &disk, &summary][..], pool, &options].concat());
         assert!(ended.one_line(74).contains("missing/summary"), "{ended:?}");
         assert_eq!(disk_image::verify(&image, 3, 200).expect("the image of a moment"), written);
-        std::fs::remove_file(&image).expect("it is there");
     }
     let ended = cluster.place.run(&["run", &summary, "--pool", SOCKET, "--rm", "--name", "gone", "builtin:counter"]);
     ended.one_line(74);

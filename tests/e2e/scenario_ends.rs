@@ -125,8 +125,8 @@ fn a_process_stands_still_at_each_passage_that_a_step_waits_for() {
             format!("[[step]]\nname = \"hit {hit}\"\nfailpoint = \"host.commit.closed\"\non = \"a\"\nhit = {hit}\n");
         format!("{when}action = \"mark\"\n")
     };
-    let vm = "[vm]\nguest = \"builtin:counter\"\nargs = [\"--lines\", \"20\"]\nmemory = \"4MiB\"\n";
-    let file = place.write("hits.toml", format!("{vm}{}{}[expect]\nconsole = \"unprotected\"\n", at(1), at(3)));
+    let end = "[[step]]\nname = \"end\"\nafter = \"hit 3\"\naction = \"delete\"\n";
+    let file = place.write("hits.toml", format!("{VM}{}{}{end}[expect]\nend = \"deleted\"\n", at(1), at(3)));
     let ended = place.run(&["scenario", "run", "--keep", file.to_str().expect("it is text")]);
     assert_eq!(ended.code, Some(0), "{}{}", String::from_utf8_lossy(&ended.stdout), ended.stderr);
     let said = std::fs::read_to_string(place.file("scenario-runs/hits-1/a.1.stderr")).expect("it is kept");
