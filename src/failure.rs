@@ -5,7 +5,8 @@ use nix::errno::Errno;
 use scenarios::cluster::ClusterError;
 use scenarios::guest::GuestError;
 use scenarios::protected::RunError;
-use shared_mem::PoolError;
+use shared_mem::superblock::SuperblockError;
+use shared_mem::{HeaderError, PoolError};
 use std::error::Error;
 use std::io;
 use vmm::client::ClientError;
@@ -291,7 +292,7 @@ impl From<ControllerError> for Failure {
         let (code, advice) = match &error {
             ControllerError::Socket(error) => (connect_code(error), None),
             ControllerError::Pool { source, .. } => pool_code(source),
-            ControllerError::State { .. } => (ExitCode::NoPool, None),
+            ControllerError::State { .. } => (ExitCode::ExpectationFailed, Some(LOOK_CLOSER)),
             ControllerError::Failpoint(_) => (ExitCode::Usage, None),
             ControllerError::PoolFailed { .. } | ControllerError::Kernel { .. } => (ExitCode::Internal, None),
         };
@@ -314,6 +315,17 @@ fn pool_code(error: &PoolError) -> (ExitCode, Option<&'static str>) {
         PoolError::File { source, .. } if source.kind() == io::ErrorKind::StorageFull => {
             (ExitCode::NoPool, Some(FREE_SPACE))
         }
+        PoolError::Superblock { source: SuperblockError::Header(HeaderError::Version { .. }), .. } => {
+            (ExitCode::NoPool, None)
+        }
+        PoolError::Superblock { .. }
+        | PoolError::Directory(_)
+        | PoolError::Cluster(_)
+        | PoolError::Device { .. }
+        | PoolError::FileLength { .. } => (ExitCode::ExpectationFailed, Some(LOOK_CLOSER)),
         _ => (ExitCode::NoPool, None),
     }
 }
+
+/// What to do with a damaged pool.
+const LOOK_CLOSER: &str = "`ftvm pool check DIR` says what is damaged; put it back, or choose another --dir";

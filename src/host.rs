@@ -2,6 +2,7 @@
 
 use crate::exit_code::ExitCode;
 use crate::failure::Failure;
+use crate::flush::Flush;
 use crate::lineage::Parent;
 use crate::{CommandResult, ExitStatus};
 use scenarios::units::ByteCount;
@@ -22,12 +23,17 @@ pub(crate) struct Args {
     /// A failure domain of this host, such as rack=r1; may be repeated. A VM's hosts share none where that can be
     #[arg(long, value_name = "LABEL")]
     label: Vec<String>,
+    /// How written cache lines get into the pool: `auto` (nothing on tmpfs, the processor's best on DAX), none, clwb, clflushopt
+    /// or clflush
+    #[arg(long, value_name = "KIND", env = "FTVM_FLUSH", default_value = "auto")]
+    flush: Flush,
     /// The process whose private cluster this is: dies with it
     #[arg(long, value_name = "PID", hide = true)]
     private_to: Option<i32>,
 }
 
 pub(crate) fn run(args: Args) -> CommandResult {
+    args.flush.apply()?;
     if let Some(parent) = args.private_to
         && !Parent::new(parent).die_with()
     {

@@ -9,6 +9,7 @@ mod doctor;
 mod events;
 mod exit_code;
 mod failure;
+mod flush;
 mod guests;
 mod host;
 mod lineage;

@@ -2,6 +2,7 @@
 
 use crate::exit_code::ExitCode;
 use crate::failure::Failure;
+use crate::flush::Flush;
 use crate::lineage::Parent;
 use crate::{CommandResult, ExitStatus};
 use ft_protocol::phi::{BadPhi, Phi};
@@ -56,6 +57,10 @@ pub(crate) struct Args {
     /// Record the VM of this name, from its birth, to a file, for `ftvm replay`; may be repeated
     #[arg(long, value_name = "VM=FILE", value_parser = parse_record)]
     record: Vec<(String, PathBuf)>,
+    /// How written cache lines get into the pool: `auto` (nothing on tmpfs, the processor's best on DAX), none, clwb, clflushopt
+    /// or clflush
+    #[arg(long, value_name = "KIND", env = "FTVM_FLUSH", default_value = "auto")]
+    flush: Flush,
     /// Keep the pool of a private cluster at its end
     #[arg(long)]
     keep: bool,
@@ -86,6 +91,7 @@ fn parse_record(text: &str) -> Result<(String, PathBuf), &'static str> {
 }
 
 pub(crate) fn run(args: Args) -> CommandResult {
+    args.flush.apply()?;
     let parent = args.private_to.map(Parent::new);
     let heartbeat_bound = Duration::from_millis(args.heartbeat_ms);
     let owned = args.owns.iter().map(|path| OwnedDirectory::share(path)).collect::<Result<Vec<_>, _>>();

@@ -148,6 +148,7 @@ fn describe(report: &PoolReport) -> String {
         bytes(report.cluster_bytes),
         bytes(used)
     );
+    let _ = writeln!(text, "flush  {}", report.flush);
     if let Some(device) = &report.device {
         let _ = writeln!(text, "{}", describe_device(device));
     }

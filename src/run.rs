@@ -2,6 +2,7 @@
 
 use crate::exit_code::ExitCode;
 use crate::failure::Failure;
+use crate::flush::Flush;
 use crate::lineage::Parent;
 use crate::run_in_pool::{self, PoolRunArgs};
 use crate::signals::EndSignals;
@@ -88,6 +89,10 @@ pub(crate) struct Args {
     /// Where the pool is made: a tmpfs or hugetlbfs
     #[arg(long, value_name = "DIR", env = "FTVM_POOL_DIR", default_value_os_t = default_pool_parent())]
     pool_dir: PathBuf,
+    /// How written cache lines get into the pool: `auto` (nothing on tmpfs, the processor's best on DAX), none, clwb, clflushopt
+    /// or clflush
+    #[arg(long, value_name = "KIND", env = "FTVM_FLUSH", default_value = "auto")]
+    flush: Flush,
     /// End after this long
     #[arg(long, value_name = "TIME", value_parser = parse_span)]
     pub(crate) time_limit: Option<Span>,
@@ -226,6 +231,7 @@ pub(crate) fn run(args: &Args) -> CommandResult {
     {
         return Err(Failure::line(ExitCode::Terminated, "the process that started this run is gone"));
     }
+    args.flush.apply()?;
     let mut image = args.image()?;
     if image.is_linux() && matches!(args.mode, RunMode::Replay | RunMode::Lockstep) {
         let refused = "a Linux guest is not deterministic between exits: it needs --mode checkpoint (or none)";

@@ -111,7 +111,7 @@ pub(crate) fn run(socket: &Path, args: &run::Args, pool: &PoolRunArgs, image: &G
         Ok(shown) => shown,
         // Whatever broke is here, not there: the guest does not pay for it.
         Err(failure) => {
-            return Err(match leave(vm, pool, socket) {
+            return Err(match leave_alone(vm, pool, socket) {
                 Ok(left) => failure.with_advice(&left),
                 Err(_) => failure,
             });
@@ -168,9 +168,8 @@ fn came_to(
 
 /// Leaves the VM as the user wants it, and says how.
 fn leave(vm: AttachedVm, pool: &PoolRunArgs, socket: &Path) -> Result<String, Failure> {
-    let (name, position) = (vm.name().to_owned(), vm.position());
-    let socket = socket.display();
     if pool.rm {
+        let (name, socket) = (vm.name().to_owned(), socket.display());
         return Ok(if vm.delete()? {
             format!("{name} is deleted")
         } else {
@@ -179,6 +178,13 @@ fn leave(vm: AttachedVm, pool: &PoolRunArgs, socket: &Path) -> Result<String, Fa
             )
         });
     }
+    leave_alone(vm, pool, socket)
+}
+
+/// Leaves the VM where it is, and says how to read on: also where it was to be deleted in the end, which has not come.
+fn leave_alone(vm: AttachedVm, pool: &PoolRunArgs, socket: &Path) -> Result<String, Failure> {
+    let (name, position) = (vm.name().to_owned(), vm.position());
+    let socket = socket.display();
     let again = format!("`ftvm console {name} --pool {socket} --from {position}` reads on");
     // Who said so explicitly gets what they said.
     if pool.unread.is_none() {

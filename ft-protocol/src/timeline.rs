@@ -358,6 +358,11 @@ pub enum Happening {
         /// One line: what is wrong with it.
         reason: String,
     },
+    /// Something in the pool that is there twice was damaged, and is whole again.
+    PoolMended {
+        /// One line: what it was.
+        what: String,
+    },
 }
 
 #[cfg(test)]

@@ -162,7 +162,8 @@ pub fn vm_of(happening: &Happening) -> Option<VmId> {
         | Happening::HostDown { .. }
         | Happening::HostSilent { .. }
         | Happening::HostBeats { .. }
-        | Happening::FenceTried { .. } => None,
+        | Happening::FenceTried { .. }
+        | Happening::PoolMended { .. } => None,
         Happening::VmCreated { vm, .. }
         | Happening::VmDeleted { vm, .. }
         | Happening::PrimaryGone { vm, .. }
@@ -264,6 +265,8 @@ pub enum HappeningKind {
     Ended,
     /// [`Happening::Damaged`]
     Damaged,
+    /// [`Happening::PoolMended`]
+    PoolMended,
 }
 
 impl From<&Happening> for HappeningKind {
@@ -302,6 +305,7 @@ impl From<&Happening> for HappeningKind {
             Happening::Stranded { .. } => Self::Stranded,
             Happening::Ended { .. } => Self::Ended,
             Happening::Damaged { .. } => Self::Damaged,
+            Happening::PoolMended { .. } => Self::PoolMended,
         }
     }
 }

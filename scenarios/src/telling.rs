@@ -61,6 +61,7 @@ impl Names {
             Happening::FenceTried { host: at, outcome } => {
                 format!("host {}: fence agent: {}", host(at), describe_fencing(outcome))
             }
+            Happening::PoolMended { what } => format!("the pool was damaged, and is mended: {what}"),
             Happening::VmCreated { vm, .. } => about(vm, "made".to_owned()),
             Happening::VmDeleted { vm, .. } => about(vm, "deleted".to_owned()),
             Happening::PrimaryGone { vm, generation, reason } => {

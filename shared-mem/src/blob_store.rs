@@ -6,6 +6,10 @@
 //! The new blob goes into the copy that does not count; when it is durable, the selector moves on. The selector is the
 //! sequence number of the blob that counts, its parity names the copy. Because the selector decides, a damaged blob is
 //! an error and never silently the one before.
+//!
+//! What must survive a flipped bit is stored twice, one blob after the other ([`BlobStore::store_twice`]): then both copies
+//! say the same but for the moment of a change, and [`BlobStore::mend`] can take whichever is whole, the newer one first,
+//! whatever the selector says.
 
 use std::sync::atomic::Ordering;
 
@@ -204,7 +208,7 @@ impl<M: PoolWrite> BlobStore<M> {
         if length > self.capacity {
             return Err(BlobError::TooLarge { found: length, capacity: self.capacity });
         }
-        let sequence = self.selector()? + 1;
+        let sequence = self.next_sequence()?;
         let header = BlobHeader {
             preamble: BlobHeader::preamble(),
             sequence: U64::new(sequence),
@@ -223,6 +227,168 @@ impl<M: PoolWrite> BlobStore<M> {
         planted::flush(&self.memory, self.at, LINE_BYTES, PlantedBug::BlobSelectorFlush)?;
         planted::fence(&self.memory, PlantedBug::BlobSelectorFence)?;
         Ok(())
+    }
+}
+
+impl<M: PoolRead> BlobStore<M> {
+    /// The blob last stored, for a store that is only ever written by [`store_twice`](Self::store_twice): that of the copy
+    /// that counts or, should it or the selector be damaged, of the newest whole one. And what is wrong.
+    ///
+    /// # Errors
+    /// When no copy is whole, with what is wrong with the one that counts; or when the pool refuses.
+    pub fn load_twin(&self) -> Result<(Option<Vec<u8>>, Option<BlobError>), BlobError> {
+        match self.load() {
+            Ok(blob) => Ok((blob, None)),
+            Err(error @ BlobError::Access(_)) => Err(error),
+            Err(error) => match self.newest_whole()? {
+                Some((_, blob)) => Ok((Some(blob), Some(error))),
+                None if self.is_virgin()? => Ok((None, Some(error))),
+                None => Err(error),
+            },
+        }
+    }
+
+    /// What is wrong with the copy that does not count, if one was stored. Of a store in use it may be about to be replaced,
+    /// and after a crash it may be half of what was to come.
+    ///
+    /// # Errors
+    /// When the pool refuses, or the selector is damaged.
+    pub fn check_other(&self) -> Result<Option<BlobError>, BlobError> {
+        let sequence = self.selector()?;
+        if sequence < 2 {
+            return Ok(None);
+        }
+        let other = self.whole(self.copy_at(sequence + 1), (sequence + 1) % 2);
+        match other {
+            Ok(_) => Ok(None),
+            Err(error @ BlobError::Access(_)) => Err(error),
+            Err(error) => Ok(Some(error)),
+        }
+    }
+
+    /// What is wrong with the selector or a copy, of a store that is only ever written by
+    /// [`store_twice`](Self::store_twice); for its one writer.
+    ///
+    /// # Errors
+    /// When the pool refuses.
+    pub fn damage(&self) -> Result<Option<BlobError>, BlobError> {
+        match self.load() {
+            Ok(_) => self.check_other(),
+            Err(error @ BlobError::Access(_)) => Err(error),
+            Err(error) => Ok(Some(error)),
+        }
+    }
+
+    /// The newest whole blob of the two copies, whatever the selector says, with its sequence number.
+    fn newest_whole(&self) -> Result<Option<(u64, Vec<u8>)>, BlobError> {
+        let mut newest: Option<(u64, Vec<u8>)> = None;
+        for parity in [0, 1] {
+            match self.whole(self.copy_at(parity), parity) {
+                Ok(found) if newest.as_ref().is_none_or(|(sequence, _)| *sequence < found.0) => newest = Some(found),
+                Ok(_) => {}
+                Err(error @ BlobError::Access(_)) => return Err(error),
+                Err(_) => {}
+            }
+        }
+        Ok(newest)
+    }
+
+    /// The blob of one copy, if it is whole, with its sequence number.
+    fn whole(&self, at: Offset, parity: u64) -> Result<(u64, Vec<u8>), BlobError> {
+        let mut header = [0; size_of::<BlobHeader>()];
+        self.memory.read(at, &mut header)?;
+        let sequence = BlobHeader::parse(&header)?.sequence.get();
+        if sequence % 2 != parity || sequence == 0 || sequence >= guarded_word::VALUE_MAX {
+            return Err(BlobError::Sequence { found: sequence, expected: parity });
+        }
+        let length = check_header(&header, sequence, self.capacity)?.0;
+        let mut copy = vec![0; size_of::<BlobHeader>() + length];
+        self.memory.read(at, &mut copy)?;
+        Ok((sequence, parse(&copy, sequence, self.capacity)?.to_vec()))
+    }
+
+    /// Whether no copy was ever begun.
+    fn is_virgin(&self) -> Result<bool, BlobError> {
+        let mut header = [0; size_of::<BlobHeader>()];
+        for parity in [0, 1] {
+            self.memory.read(self.copy_at(parity), &mut header)?;
+            if header != [0; size_of::<BlobHeader>()] {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    /// The number of the next blob: it replaces the copy that does not count, or the one that should but is damaged.
+    fn next_sequence(&self) -> Result<u64, BlobError> {
+        let selected = match self.selector() {
+            Ok(selected) => selected,
+            Err(BlobError::Selector(_)) => return Ok(self.newest_whole()?.map_or(0, |(newest, _)| newest) + 1),
+            Err(error) => return Err(error),
+        };
+        match self.load_copy(selected) {
+            Ok(_) => Ok(selected + 1),
+            Err(error @ BlobError::Access(_)) => Err(error),
+            Err(_) => Ok(selected + 2),
+        }
+    }
+}
+
+/// What [`BlobStore::mend`] found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Mended {
+    /// Both copies are whole, and the same.
+    Nothing,
+    /// A writer was interrupted between the two copies.
+    Unfinished,
+    /// A copy, or the selector, was damaged.
+    Damage(BlobError),
+}
+
+impl<M: PoolWrite> BlobStore<M> {
+    /// Replaces the blob in both copies, durably. A crash in between leaves the old one or the new one.
+    ///
+    /// # Errors
+    /// As for [`store`](Self::store).
+    pub fn store_twice(&self, blob: &[u8]) -> Result<(), BlobError> {
+        self.store(blob)?;
+        self.store(blob)
+    }
+
+    /// Sees to it that both copies are whole and the same: of a store that is only ever written by
+    /// [`store_twice`](Self::store_twice), by its one writer.
+    ///
+    /// # Errors
+    /// When no copy is whole, or the pool refuses.
+    pub fn mend(&self) -> Result<Mended, BlobError> {
+        let (blob, wrong) = self.load_twin()?;
+        let Some(blob) = blob else {
+            return match wrong {
+                None => Ok(Mended::Nothing),
+                Some(error) => self.format().map(|()| Mended::Damage(error)),
+            };
+        };
+        let found = match wrong {
+            Some(error) => Mended::Damage(error),
+            None => self.compare_other(&blob)?,
+        };
+        if found != Mended::Nothing {
+            self.store_twice(&blob)?;
+        }
+        Ok(found)
+    }
+
+    /// How the copy that does not count stands to the one that does.
+    fn compare_other(&self, blob: &[u8]) -> Result<Mended, BlobError> {
+        let sequence = self.selector()?;
+        match self.whole(self.copy_at(sequence + 1), (sequence + 1) % 2) {
+            Ok((other, twin)) if other + 1 == sequence && twin == blob => Ok(Mended::Nothing),
+            Ok(_) => Ok(Mended::Unfinished),
+            Err(error @ BlobError::Access(_)) => Err(error),
+            // The first one ever.
+            Err(_) if sequence == 1 => Ok(Mended::Unfinished),
+            Err(error) => Ok(Mended::Damage(error)),
+        }
     }
 }
 
@@ -246,5 +412,42 @@ mod tests {
         let at = 64 + 64 + (64 + 512) + 64;
         memory.write(Offset::new(at), b"X").unwrap();
         assert!(matches!(store.load(), Err(BlobError::Crc { .. })));
+    }
+
+    fn flip(memory: &LossyMemory, bit: u64) {
+        let mut byte = [0];
+        memory.read(Offset::new(bit / 8), &mut byte).unwrap();
+        memory.write(Offset::new(bit / 8), &[byte[0] ^ (1 << (bit % 8))]).unwrap();
+    }
+
+    #[test]
+    fn what_is_stored_twice_survives_every_flipped_bit() {
+        for stored in 0..4u8 {
+            let memory = LossyMemory::new(total_bytes(64), &LossyCache::new());
+            let store = BlobStore::new(&memory, Offset::ZERO, 64).unwrap();
+            store.format().unwrap();
+            (0..stored).for_each(|number| store.store_twice(&[number; 40]).unwrap());
+            let expected = stored.checked_sub(1).map(|last| vec![last; 40]);
+            assert_eq!(store.mend(), Ok(Mended::Nothing));
+            for bit in 0..total_bytes(64) * 8 {
+                // A dead pool: the next controller mends it.
+                flip(&memory, bit);
+                assert_eq!(store.load_twin().unwrap().0, expected, "bit {bit} of {stored}");
+                let mended = store.mend().unwrap();
+                assert_eq!(store.load(), Ok(expected.clone()), "bit {bit} of {stored}: {mended:?}");
+                assert_eq!(store.mend(), Ok(Mended::Nothing), "bit {bit} of {stored}: {mended:?}");
+                if mended == Mended::Nothing {
+                    flip(&memory, bit);
+                }
+            }
+            // A live one: whoever has the state writes it anew.
+            for bit in 0..total_bytes(64) * 8 {
+                flip(&memory, bit);
+                let number = [u8::try_from(bit % 200).unwrap(); 40];
+                store.store_twice(&number).unwrap();
+                assert_eq!(store.load(), Ok(Some(number.to_vec())), "bit {bit}");
+                assert_eq!(store.check_other(), Ok(None), "bit {bit}");
+            }
+        }
     }
 }

@@ -160,6 +160,19 @@ impl<M: PoolRead> ConsoleRing<M> {
         self.word(TAIL_AT).map(ConsolePosition::new)
     }
 
+    /// Whether header and words are whole.
+    ///
+    /// # Errors
+    /// When one of them is damaged or out of reach.
+    pub fn check(&self) -> Result<(), ConsoleError> {
+        let found = ConsoleHeader::load(&self.memory, Offset::ZERO)?.ring_bytes.get();
+        if found != self.ring_bytes {
+            return Err(ConsoleError::RingSize { ring_bytes: found });
+        }
+        self.word(CLAIMED_AT)?;
+        self.tail().map(|_| ())
+    }
+
     /// How many bytes an append may bring without overwriting what a reader that has consumed up to
     /// `consumed_up_to` still wants.
     ///
@@ -219,18 +232,27 @@ impl<M: PoolWrite> ConsoleRing<M> {
     /// When the size makes no sense or the memory is too short.
     pub fn format(memory: M, ring_bytes: u64) -> Result<Self, ConsoleError> {
         let ring = Self::over(memory, ring_bytes)?;
+        ring.restore(ConsolePosition::ZERO)?;
+        Ok(ring)
+    }
+
+    /// Writes header and words anew: for the one writer, who knows where the console ends, and between two appends.
+    ///
+    /// # Errors
+    /// When the pool refuses.
+    pub fn restore(&self, tail: ConsolePosition) -> Result<(), ConsoleError> {
         let header = ConsoleHeader {
             preamble: ConsoleHeader::preamble(),
-            ring_bytes: U64::new(ring_bytes),
+            ring_bytes: U64::new(self.ring_bytes),
             reserved: [0; 32],
             closing: OPEN,
         };
-        ring.memory.write(Offset::ZERO, &header.sealed_bytes())?;
-        for at in [TAIL_AT, CLAIMED_AT] {
-            ring.memory.store_u64(at, guarded_word::encode(0), Ordering::Release)?;
+        self.memory.write(Offset::ZERO, &header.sealed_bytes())?;
+        for at in [CLAIMED_AT, TAIL_AT] {
+            self.store(at, tail.get())?;
         }
-        planted::settle(&ring.memory, Offset::ZERO, RING_AT)?;
-        Ok(ring)
+        planted::settle(&self.memory, Offset::ZERO, RING_AT)?;
+        Ok(())
     }
 
     /// Whether `append` would take these bytes; nothing is written.
@@ -319,6 +341,24 @@ mod tests {
 
     fn at(position: u64) -> ConsolePosition {
         ConsolePosition::new(position)
+    }
+
+    #[test]
+    fn whatever_flips_before_the_ring_its_writer_can_restore() {
+        let ring = ring();
+        ring.append(at(0), b"hello").unwrap();
+        let mut copy = [0; 8];
+        for byte in (0..32).chain(56..72).chain(128..136) {
+            let mut found = [0];
+            ring.memory.read(Offset::new(byte), &mut found).unwrap();
+            ring.memory.write(Offset::new(byte), &[found[0] ^ 0x40]).unwrap();
+            assert!(ring.check().is_err(), "byte {byte}");
+            ring.restore(at(5)).unwrap();
+            assert_eq!((ring.check(), ring.read(at(0), &mut copy)), (Ok(()), Ok(5)), "byte {byte}");
+            assert_eq!(&copy[..5], b"hello");
+        }
+        ring.append(at(5), b" world").unwrap();
+        assert_eq!(ConsoleRing::open(ring.memory.clone()).unwrap().tail(), Ok(at(11)));
     }
 
     #[test]

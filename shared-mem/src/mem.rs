@@ -18,7 +18,7 @@ pub(crate) use access::{check_bounds, check_word};
 pub(crate) use backing::{available_bytes, device_bytes};
 pub use backing::{is_device, mapping_bytes, mapping_window, page_bytes};
 pub use extent::{Access, Extent, ExtentError};
-pub use flush::{FlushKind, ParseFlushKindError};
+pub use flush::{FlushKind, ParseFlushKindError, UnsupportedFlushError};
 pub use mapping::{MapError, Mapping, ReadOnly, ReadWrite};
 pub use truncation::{Guarded, survive_truncation};
 

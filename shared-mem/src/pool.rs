@@ -21,7 +21,7 @@ mod vms;
 
 pub use error::PoolError;
 pub use files::FileKind;
-pub use open::{Pool, PoolConfig, PoolView};
+pub use open::{Pool, PoolConfig, PoolView, WrongCopy};
 pub use partition::VmPartition;
 pub use space_reserve::SpaceReserve;
 

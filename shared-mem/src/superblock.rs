@@ -13,8 +13,14 @@ use crate::planted;
 /// Length of the superblock's file.
 pub const SUPERBLOCK_BYTES: u64 = PAGE_SIZE;
 
+/// Where the second copy lies, since layout 4.
+pub const COPY_AT: Offset = Offset::new(PAGE_SIZE / 2);
+
 /// Version of the whole layout, as docs/pool-layout.md describes it.
-pub const LAYOUT_VERSION: u32 = 3;
+pub const LAYOUT_VERSION: u32 = 4;
+
+/// The first layout in which superblock, VM directory and cluster state are there twice.
+pub const TWICE_SINCE: u32 = 4;
 
 /// The oldest layout that is still opened; the controller makes it one of [`LAYOUT_VERSION`] then.
 pub const LAYOUT_VERSION_OLDEST: u32 = 1;
@@ -64,7 +70,18 @@ pub enum SuperblockError {
         /// Cluster state named.
         cluster_bytes: u64,
     },
+    /// The two copies are of different pools.
+    #[error("its pool is {second:02x?}, that of the first copy {first:02x?}")]
+    Copies {
+        /// The pool of the first copy.
+        first: [u8; 16],
+        /// The pool of the second one.
+        second: [u8; 16],
+    },
 }
+
+/// Which copy of the superblock is not sound, and what is wrong with it.
+pub type WrongTwin = (&'static str, SuperblockError);
 
 /// What kind of pool this is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -103,6 +120,29 @@ impl Superblock {
         if superblock.is_in_range() { Ok(superblock) } else { Err(out_of_range) }
     }
 
+    /// Parses a private copy of the superblock's whole file: what it says, and what is wrong with one of its two copies.
+    ///
+    /// # Errors
+    /// When neither is sound; of the first one, then.
+    pub fn parse_twin(bytes: &[u8]) -> Result<(Self, Option<WrongTwin>), SuperblockError> {
+        let copy_at = usize::try_from(COPY_AT.get()).unwrap_or(usize::MAX);
+        let copy = Self::parse(bytes.get(copy_at..).unwrap_or_default());
+        match (Self::parse(bytes), copy) {
+            (Ok(found), Ok(copy)) if found == copy => Ok((found, None)),
+            (Ok(found), _) if found.layout < TWICE_SINCE => Ok((found, None)),
+            (Ok(found), Ok(copy)) => {
+                // Both are whole: one was written before the other, which counts.
+                Ok((
+                    found,
+                    Some(("second copy", SuperblockError::Copies { first: found.pool_id, second: copy.pool_id })),
+                ))
+            }
+            (Ok(found), Err(error)) => Ok((found, Some(("second copy", error)))),
+            (Err(error), Ok(found)) => Ok((found, Some(("first copy", error)))),
+            (Err(error), Err(_)) => Err(error),
+        }
+    }
+
     /// Whether a pool can be made like this.
     #[must_use]
     pub const fn is_in_range(&self) -> bool {
@@ -121,8 +161,11 @@ impl Superblock {
     /// When the pool refuses.
     pub fn store<M: PoolWrite>(&self, memory: &M) -> Result<(), AccessError> {
         let bytes = self.to_bytes();
-        memory.write(Offset::ZERO, &bytes)?;
-        planted::settle(memory, Offset::ZERO, len_u64(bytes.len()))
+        for at in [Offset::ZERO, COPY_AT] {
+            memory.write(at, &bytes)?;
+            planted::settle(memory, at, len_u64(bytes.len()))?;
+        }
+        Ok(())
     }
 
     /// The superblock as stored.
@@ -168,6 +211,17 @@ mod tests {
         }
         let oldest = Superblock { layout: LAYOUT_VERSION_OLDEST, ..superblock };
         assert_eq!(Superblock::parse(&oldest.to_bytes()), Ok(oldest));
+        let mut page = bytes.clone();
+        page.resize(usize::try_from(COPY_AT.get()).unwrap(), 0);
+        page.extend_from_slice(&bytes);
+        assert_eq!(Superblock::parse_twin(&page), Ok((superblock, None)));
+        for bit in 0..page.len() * 8 {
+            page[bit / 8] ^= 1 << (bit % 8);
+            let (found, wrong) = Superblock::parse_twin(&page).unwrap();
+            let in_a_copy = !(bytes.len()..page.len() - bytes.len()).contains(&(bit / 8));
+            assert_eq!((found, wrong.is_some()), (superblock, in_a_copy), "bit {bit}");
+            page[bit / 8] ^= 1 << (bit % 8);
+        }
         let none = Superblock { vm_slots: 0, ..superblock };
         assert!(matches!(Superblock::parse(&none.to_bytes()), Err(SuperblockError::OutOfRange { .. })));
     }

@@ -8,7 +8,7 @@ use thiserror::Error;
 use zerocopy::byteorder::little_endian::U32;
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
-use crate::blob_store::{self, BlobError, BlobStore};
+use crate::blob_store::{self, BlobError, BlobStore, Mended};
 use crate::header::{Closing, Header, HeaderError, OPEN, Preamble, ReadHeaderError};
 use crate::mem::{AccessError, PoolRead, PoolWrite, check_bounds};
 use crate::numbers::{Offset, PAGE_SIZE, VmSlot};
@@ -23,6 +23,9 @@ pub const ENTRY_BYTES: u64 = 1024;
 const ENTRY_CAPACITY: u64 = 384;
 
 const ENTRIES_AT: u64 = PAGE_SIZE;
+
+/// Where the second copy of the header lies, since layout 4.
+const HEADER_COPY_AT: Offset = Offset::new(PAGE_SIZE / 2);
 
 const _: () = assert!(blob_store::total_bytes(ENTRY_CAPACITY) <= ENTRY_BYTES);
 
@@ -114,13 +117,22 @@ impl<M: PoolRead> VmDirectory<M> {
     /// # Errors
     /// When it is damaged, or of another shape.
     pub fn open(memory: M, entries: u16) -> Result<Self, DirectoryError> {
-        let header = DirectoryHeader::load(&memory, Offset::ZERO)?;
+        let header = match DirectoryHeader::load(&memory, Offset::ZERO) {
+            Ok(header) => header,
+            Err(ReadHeaderError::Access(error)) => return Err(error.into()),
+            Err(error) => DirectoryHeader::load(&memory, HEADER_COPY_AT).map_err(|_| error)?,
+        };
         let found = header.entries.get();
         if found != u32::from(entries) || u64::from(header.entry_bytes.get()) != ENTRY_BYTES {
             return Err(DirectoryError::Shape { found, expected: entries });
         }
         check_bounds(Offset::ZERO, directory_file_bytes(entries), memory.len())?;
         Ok(Self { memory, entries })
+    }
+
+    /// The memory that it lies in.
+    pub fn memory(&self) -> &M {
+        &self.memory
     }
 
     /// All slots.
@@ -142,10 +154,45 @@ impl<M: PoolRead> VmDirectory<M> {
     /// When the entry is damaged or makes no sense.
     pub fn entry(&self, slot: VmSlot) -> Result<Option<VmEntry>, DirectoryError> {
         let blob = self.store(slot)?.load().map_err(|source| DirectoryError::Blob { slot, source })?;
-        match blob {
-            None => Ok(None),
-            Some(bytes) => VmEntry::parse(&bytes).map_err(|source| DirectoryError::Entry { slot, source }),
+        parse(slot, blob)
+    }
+
+    /// What an entry of a pool of layout 4 or later says, by whichever of its copies is whole; and what is wrong.
+    ///
+    /// # Errors
+    /// When no copy is whole, or it makes no sense.
+    pub fn entry_twin(&self, slot: VmSlot) -> Result<(Option<VmEntry>, Option<BlobError>), DirectoryError> {
+        let found = self.store(slot)?.load_twin();
+        let (blob, wrong) = found.map_err(|source| DirectoryError::Blob { slot, source })?;
+        Ok((parse(slot, blob)?, wrong))
+    }
+
+    /// What is wrong with copies that are not needed: headers, and those of entries that do not count.
+    ///
+    /// # Errors
+    /// When the pool refuses.
+    pub fn check_copies(&self) -> Result<Vec<(String, String)>, DirectoryError> {
+        let mut wrong = Vec::new();
+        for (name, at) in [("first header", Offset::ZERO), ("second header", HEADER_COPY_AT)] {
+            match DirectoryHeader::load(&self.memory, at) {
+                Ok(_) => {}
+                Err(ReadHeaderError::Access(error)) => return Err(error.into()),
+                Err(ReadHeaderError::Header(error)) => wrong.push((name.to_owned(), error.to_string())),
+            }
         }
+        for slot in self.slots() {
+            if let Ok(Some(error)) = self.store(slot)?.check_other() {
+                wrong.push((format!("the other copy of entry {slot}"), error.to_string()));
+            }
+        }
+        Ok(wrong)
+    }
+}
+
+fn parse(slot: VmSlot, blob: Option<Vec<u8>>) -> Result<Option<VmEntry>, DirectoryError> {
+    match blob {
+        None => Ok(None),
+        Some(bytes) => VmEntry::parse(&bytes).map_err(|source| DirectoryError::Entry { slot, source }),
     }
 }
 
@@ -155,21 +202,75 @@ impl<M: PoolWrite> VmDirectory<M> {
     /// # Errors
     /// When the memory is too short.
     pub fn format(memory: M, entries: u16) -> Result<Self, DirectoryError> {
-        let header = DirectoryHeader {
-            preamble: DirectoryHeader::preamble(),
-            entries: U32::new(entries.into()),
-            entry_bytes: U32::new(u32::try_from(ENTRY_BYTES).unwrap_or(u32::MAX)),
-            reserved: [0; 32],
-            closing: OPEN,
-        };
         let directory = Self { memory, entries };
         for slot in directory.slots() {
             let store = directory.store(slot)?;
             store.format().map_err(|source| DirectoryError::Blob { slot, source })?;
         }
-        directory.memory.write(Offset::ZERO, &header.sealed_bytes())?;
-        planted::settle(&directory.memory, Offset::ZERO, ENTRIES_AT)?;
+        directory.write_headers()?;
         Ok(directory)
+    }
+
+    /// Writes both copies of the header.
+    fn write_headers(&self) -> Result<(), DirectoryError> {
+        let header = DirectoryHeader {
+            preamble: DirectoryHeader::preamble(),
+            entries: U32::new(self.entries.into()),
+            entry_bytes: U32::new(u32::try_from(ENTRY_BYTES).unwrap_or(u32::MAX)),
+            reserved: [0; 32],
+            closing: OPEN,
+        };
+        for at in [Offset::ZERO, HEADER_COPY_AT] {
+            self.memory.write(at, &header.sealed_bytes())?;
+            planted::settle(&self.memory, at, ENTRIES_AT / 2)?;
+        }
+        Ok(())
+    }
+
+    /// Sees to it that headers and entries are there twice, of a pool in which they are; says what was damaged. An entry of
+    /// which no copy is whole stays as it is: it costs its VM, and is an error to whoever asks for it.
+    ///
+    /// # Errors
+    /// When the pool refuses.
+    pub fn mend(&self) -> Result<Vec<String>, DirectoryError> {
+        let mut mended = Vec::new();
+        for at in [Offset::ZERO, HEADER_COPY_AT] {
+            match DirectoryHeader::load(&self.memory, at) {
+                Ok(_) => {}
+                Err(ReadHeaderError::Access(error)) => return Err(error.into()),
+                Err(ReadHeaderError::Header(error)) => {
+                    mended.push(format!("a copy of the header of the VM directory: {error}"));
+                    self.write_headers()?;
+                }
+            }
+        }
+        for slot in self.slots() {
+            match self.store(slot)?.mend() {
+                Ok(Mended::Nothing | Mended::Unfinished) => {}
+                Ok(Mended::Damage(error)) => mended.push(format!("a copy of the entry of VM slot {slot}: {error}")),
+                Err(source @ BlobError::Access(_)) => return Err(DirectoryError::Blob { slot, source }),
+                // Told by whoever asks for it.
+                Err(_) => {}
+            }
+        }
+        Ok(mended)
+    }
+
+    /// Makes a directory of an older layout, which had everything once, one that has it twice.
+    ///
+    /// # Errors
+    /// When the pool refuses.
+    pub fn double(&self) -> Result<(), DirectoryError> {
+        self.write_headers()?;
+        for slot in self.slots() {
+            let store = self.store(slot)?;
+            match store.load() {
+                Ok(Some(blob)) => store.store_twice(&blob).map_err(|source| DirectoryError::Blob { slot, source })?,
+                Ok(None) => {}
+                Err(source) => return Err(DirectoryError::Blob { slot, source }),
+            }
+        }
+        Ok(())
     }
 
     /// Replaces an entry durably; `None` frees the slot.
@@ -178,7 +279,7 @@ impl<M: PoolWrite> VmDirectory<M> {
     /// When the pool refuses, or the selector of the entry is damaged.
     pub fn set_entry(&self, slot: VmSlot, entry: Option<&VmEntry>) -> Result<(), DirectoryError> {
         let bytes = entry.map_or_else(VmEntry::free_bytes, VmEntry::to_bytes);
-        self.store(slot)?.store(&bytes).map_err(|source| DirectoryError::Blob { slot, source })
+        self.store(slot)?.store_twice(&bytes).map_err(|source| DirectoryError::Blob { slot, source })
     }
 }
 

@@ -91,6 +91,55 @@ fn damage_of_one_vm_harms_no_other() {
     }
 }
 
+/// What a live controller knows it writes anew: nobody who reads the console, and no controller after it, can tell.
+#[test]
+fn what_flips_under_a_live_controller_is_mended() {
+    let Some(_machine) = kvm() else { return };
+    let golden = Golden::torture(300_000_000);
+    let hosts = [("a", None), ("b", None)];
+    let mut run = Run::start(&golden, &Plan { hosts: &hosts, unsound: true, ..Plan::default() });
+    run.await_protection();
+    let mended =
+        |run: &Run| run.happenings.iter().filter(|happening| matches!(happening, Happening::PoolMended { .. })).count();
+    let places = [
+        ("vm-0", "console", 64),
+        ("vm-0", "console", 128),
+        ("vm-0", "console", 3),
+        (".", "cluster", 2),
+        (".", "cluster", 64 + 16),
+        (".", "cluster", 64 + 64 + (2 << 20) + 16),
+        (".", "vm-directory", 4096 + 3),
+        (".", "vm-directory", 20),
+    ];
+    for (number, (vm, file, at)) in places.into_iter().enumerate() {
+        flip_in(&run, vm, file, at);
+        run.step_until("the damage to be mended", |run| mended(run) > number || run.has_ended());
+    }
+    assert!(!run.has_ended(), "the guest is too short for this machine: {}", run.everything());
+    // What the next one finds is whole.
+    run.restart_controller(|run| run.place.check_pool("after it was mended"));
+    run.finish();
+}
+
+/// No flipped bit in what a pool says of itself keeps a controller from starting over it, nor costs the VM.
+#[test]
+fn what_flips_in_a_dead_pool_is_mended_by_the_next_controller() {
+    let Some(_machine) = kvm() else { return };
+    let golden = Golden::torture(300_000_000);
+    let hosts = [("a", None), ("b", None)];
+    let mut run = Run::start(&golden, &Plan { hosts: &hosts, unsound: true, ..Plan::default() });
+    run.await_protection();
+    for (file, at) in
+        [("superblock", 20), ("superblock", 2060), ("vm-directory", 2), ("vm-directory", 4097), ("cluster", 1)]
+    {
+        run.restart_controller(|run| flip_in(run, ".", file, at));
+        let status = run.try_status_patiently();
+        assert_ne!(status.vms[0].phase, "damaged", "{file} at {at}: {}", run.everything());
+        run.restart_controller(|run| run.place.check_pool("after it was mended"));
+    }
+    run.finish();
+}
+
 /// One bit of every record in the journals, beside the headers.
 fn flip_records(run: &Run) {
     let journal = run.golden.spec("guest").journal;

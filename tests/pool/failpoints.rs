@@ -17,7 +17,7 @@ fn hits(failpoint: &str, chance: &mut Chance) -> Vec<u64> {
         "controller.state.persisting" | "controller.state.persisted" => vec![1, 4, 5],
         "controller.takeover.opened" | "controller.takeover.promoted" => vec![1, 2],
         // The first entries are those of the boot.
-        "host.log.appended" => vec![1, 20],
+        "host.log.written" | "host.log.appended" => vec![1, 20],
         // The first commit is the boot. With more rounds, more of the others.
         _ if failpoint.contains(".commit.") || failpoint.contains(".apply.") => {
             (0..rounds(1)).map(|round| if round == 1 { 1 } else { 1 + chance.below(9) }).collect()
@@ -27,7 +27,7 @@ fn hits(failpoint: &str, chance: &mut Chance) -> Vec<u64> {
 }
 
 /// What only a guest passes whose inputs are recorded. At the others it commits, which it does most in checkpoint mode.
-pub(crate) const RECORDING_ONLY: [&str; 2] = ["host.log.appended", "host.takeover.replayed"];
+pub(crate) const RECORDING_ONLY: [&str; 3] = ["host.log.written", "host.log.appended", "host.takeover.replayed"];
 
 /// What only a secondary passes that follows.
 pub(crate) const FOLLOWING: &str = "host.follow.";
@@ -66,8 +66,9 @@ pub(crate) fn one(golden: &Golden, failpoint: &str, action: &str, hit: u64) {
     assert!(deaths >= expected_deaths, "{armed} did not kill: {}", run.everything());
     assert!(action != "stop" || freezes > 0, "{armed} did not freeze: {}", run.everything());
     let takeovers = run.finish();
-    // A primary that froze in a commit is a zombie only if another one has taken over.
-    let zombie = action == "stop" && failpoint.starts_with("host.commit.");
+    // A primary that froze in a commit or in an append is a zombie only if another one has taken over.
+    let in_a_write = ["host.commit.", "host.log."].iter().any(|step| failpoint.starts_with(step));
+    let zombie = action == "stop" && in_a_write;
     assert!(!zombie || takeovers > 0, "{armed}: nobody took over");
     eprintln!("{armed}: {deaths} deaths, {freezes} freezes, {takeovers} takeovers");
 }

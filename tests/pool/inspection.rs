@@ -62,6 +62,10 @@ fn sound_damaged_missing_and_foreign_are_told_apart() {
     flip(&dir.join("superblock"), 33);
     let check = ftvm(&place, &["pool", "check"], &dir);
     assert_eq!(code(&check), Some(80), "{check:?}");
+    assert!(text(&check.stdout).contains("superblock: the first copy"), "{check:?}");
+    flip(&dir.join("superblock"), 2048 + 33);
+    let check = ftvm(&place, &["pool", "check"], &dir);
+    assert_eq!(code(&check), Some(80), "{check:?}");
     assert!(text(&check.stderr).starts_with("ftvm: the pool is damaged: "), "{check:?}");
     for verb in ["check", "inspect"] {
         let lost = ftvm(&place, &["pool", verb, "--json"], &dir);
@@ -100,7 +104,7 @@ fn a_pool_on_a_device_is_shown_and_checked() {
     assert!(text(&check.stderr).contains("its table cannot be used"), "{check:?}");
     let dir = device.to_str().expect("text");
     let start = place.ftvm(&["pool", "--socket", "sock", "--dir", dir]).output().expect("a start");
-    assert_eq!(code(&start), Some(73), "no controller makes a new pool over it: {start:?}");
+    assert_eq!(code(&start), Some(80), "no controller makes a new pool over it: {start:?}");
     flip(&device, 4096);
     assert_eq!(code(&ftvm(&place, &["pool", "check"], &device)), Some(0), "nothing was changed");
 }

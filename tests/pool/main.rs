@@ -10,6 +10,7 @@ mod damage;
 mod disks;
 mod failpoints;
 mod flips;
+mod flush;
 mod freezes;
 mod garbage;
 mod golden;

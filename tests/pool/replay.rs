@@ -39,7 +39,7 @@ fn all(prefix: &str, action: &str) {
 /// The first passage, or one in the guest's life.
 pub(crate) fn passage(failpoint: &str, chance: &mut Chance) -> u64 {
     match failpoint {
-        "host.log.appended" => 1 + chance.below(40),
+        "host.log.written" | "host.log.appended" => 1 + chance.below(40),
         _ if failpoint.contains(".commit.") || failpoint.contains(".apply.") => 1 + chance.below(6),
         _ => 1,
     }
@@ -58,4 +58,17 @@ fn a_recorded_guest_outlives_the_controller_at_any_point() {
 #[test]
 fn a_recorded_guest_has_no_second_self_when_a_frozen_host_thaws() {
     all("host.", "stop");
+}
+
+/// Between any two steps of a commit or of an append to the log, while a secondary follows.
+#[test]
+fn a_followed_guest_has_no_second_self_when_a_frozen_primary_thaws() {
+    let Some(_machine) = kvm() else { return };
+    let mut chance = Chance::new("lockstep mode, stop");
+    let (guest, args) = GUESTS[2];
+    let golden = Golden::of(guest, MEMORY_MIB, args).followed();
+    let of_primary = |name: &&&str| name.starts_with("host.commit.") || name.starts_with("host.log.");
+    for failpoint in FAILPOINTS.iter().filter(of_primary) {
+        one(&golden, failpoint, "stop", passage(failpoint, &mut chance));
+    }
 }

@@ -17,13 +17,14 @@ use std::time::Duration;
 pub const FAILPOINTS_VARIABLE: &str = "FTVM_FAILPOINTS";
 
 /// Every failpoint, in the order in which a commit, an apply and a takeover pass them.
-pub const FAILPOINTS: [&str; 31] = [
+pub const FAILPOINTS: [&str; 32] = [
     "host.commit.stopped",
     "host.commit.harvested",
     "host.commit.copied",
     "host.commit.closed",
     "host.commit.checksummed",
     "host.commit.published",
+    "host.log.written",
     "host.log.appended",
     "host.standby.made",
     "host.follow.loaded",

@@ -19,7 +19,6 @@ pub use report::{
 };
 
 use ft_protocol::controller::{ClusterState, ClusterStateError, HostRecord, VmRecord};
-use shared_mem::blob_store::BlobError;
 use shared_mem::mem::survive_truncation;
 use shared_mem::pool::FileKind;
 use shared_mem::vm_directory::{VmEntry, VmState};
@@ -136,13 +135,11 @@ enum ClusterError {
     #[error(transparent)]
     Pool(#[from] PoolError),
     #[error(transparent)]
-    Blob(#[from] BlobError),
-    #[error(transparent)]
     State(#[from] ClusterStateError),
 }
 
 fn cluster(view: &PoolView) -> Result<Option<ClusterState>, ClusterError> {
-    let stored = view.cluster()?.load()?;
+    let stored = view.load_cluster()?;
     Ok(stored.map(|bytes| ClusterState::decode(&bytes)).transpose()?)
 }
 
@@ -151,6 +148,7 @@ impl Inspection<'_> {
         let superblock = *self.view.superblock();
         let held = self.held();
         let before = hosts::sample(self.view);
+        self.copies();
         let state = self.cluster();
         let vms = self.vms(&state);
         self.unknown_files();
@@ -169,6 +167,7 @@ impl Inspection<'_> {
             held,
             device: self.view.device_table().ok().flatten().map(|table| table.usage().into()),
             available_bytes: self.view.available_bytes().ok(),
+            flush: self.view.flush_kind().to_string(),
             hosts,
             vms,
             findings: self.findings,
@@ -182,6 +181,32 @@ impl Inspection<'_> {
             self.findings.append(&mut findings.found);
             false
         })
+    }
+
+    /// What is there twice, and damaged once.
+    fn copies(&mut self) {
+        let mut findings = Findings::new("");
+        match self.view.wrong_copies() {
+            Ok(wrong) => {
+                for copy in wrong {
+                    findings.place = copy.file.to_owned();
+                    if copy.counts {
+                        findings.damage("", copy.what, "nothing is lost: there is another one, a controller mends it");
+                    } else {
+                        findings.notice(
+                            "",
+                            copy.what,
+                            "it is written anew: by a controller that starts, if not by this one",
+                        );
+                    }
+                }
+            }
+            Err(error) => {
+                findings.place = "pool".to_owned();
+                findings.damage("", crate::chain(&error), "what is there twice cannot be compared");
+            }
+        }
+        self.findings.append(&mut findings.found);
     }
 
     fn cluster(&mut self) -> ClusterState {
@@ -238,8 +263,8 @@ impl Inspection<'_> {
 
     fn look(&self, slot: VmSlot) -> (Option<VmReport>, Findings) {
         let mut findings = Findings::new(format!("vm-{slot}"));
-        let lost = "what the slot holds is lost, and no controller can start over this pool";
-        let entry = match self.view.directory().entry(slot) {
+        let lost = "what the slot holds is lost";
+        let entry = match self.view.entry(slot) {
             Ok(None) => return (None, findings),
             Ok(Some(VmEntry { state: VmState::Deleting, name, .. })) => {
                 findings.notice("", format!("{name} is being deleted"), "the next controller completes it");
@@ -304,7 +329,7 @@ impl Inspection<'_> {
                     "the next controller removes it, unless this one completes it",
                 );
             }
-            FileKind::Vm(slot) if matches!(self.view.directory().entry(slot), Ok(None)) => {
+            FileKind::Vm(slot) if matches!(self.view.entry(slot), Ok(None)) => {
                 findings.notice(name, "no VM has this directory", "the next controller removes it");
             }
             FileKind::Unknown => findings.notice(name, "it is no part of a pool", "nobody uses it"),

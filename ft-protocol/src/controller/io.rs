@@ -116,6 +116,11 @@ pub enum Input {
         /// One line: what is wrong with it.
         reason: String,
     },
+    /// Something in the pool that is there twice was damaged, and is whole again.
+    PoolMended {
+        /// One line: what it was.
+        what: String,
+    },
     /// A look at a VM's commit word found what no sane primary writes.
     WordDamaged {
         /// The VM.

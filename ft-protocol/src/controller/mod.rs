@@ -35,7 +35,7 @@ use crate::ids::{Epoch, Generation, HostId, LinkId, VmId};
 use crate::planted::{PlantedBug, planted};
 use crate::spec::VmSpec;
 use crate::time::{Span, Time};
-use crate::timeline::Happening;
+use crate::timeline::{Happening, one_line};
 use crate::versions::VersionRange;
 use crate::wire::{StateFormats, ToClient, ToHost};
 use hosts::Host;
@@ -163,6 +163,7 @@ impl Controller {
             Input::Activity { vm, generation, said } => self.activity(turn, vm, generation, said),
             Input::LogLost { vm, generation, report } => self.log_lost(turn, vm, generation, &report),
             Input::PartitionDamaged { vm, reason } => self.partition_damaged(turn, vm, &reason),
+            Input::PoolMended { what } => self.tell(turn, Happening::PoolMended { what: one_line(&what) }),
             Input::WordDamaged { vm, generation } => self.word_damaged(turn, vm, generation),
             Input::PartitionCreated { vm, result } => self.partition_created(turn, vm, result),
             Input::Sealed { vm, generation, final_epoch } => self.sealed(turn, vm, generation, final_epoch),

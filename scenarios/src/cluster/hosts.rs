@@ -229,5 +229,6 @@ fn host_command(executable: &Path, name: &HostName, socket: &Path) -> Command {
     let mut command = Command::new(executable);
     command.arg("host").arg("--id").arg(name.as_str()).arg("--pool").arg(socket);
     command.arg("--private-to").arg(std::process::id().to_string());
+    super::flush_alike(&mut command);
     command
 }

@@ -33,6 +33,7 @@ use ft_protocol::wire::{Request, ToClient};
 use hosts::HostProcess;
 use nix::sys::signal::Signal;
 use relay::Relay;
+use shared_mem::FlushKind;
 use std::collections::BTreeMap;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::path::{Path, PathBuf};
@@ -343,6 +344,13 @@ impl Drop for Cluster {
     }
 }
 
+/// What this process was told about flushing holds for those that it starts.
+fn flush_alike(command: &mut Command) {
+    if let Some(kind) = FlushKind::forced() {
+        command.arg("--flush").arg(kind.to_string());
+    }
+}
+
 fn start_controller(
     options: &ClusterOptions,
     (run_directory, pool_directory): (&Path, &Path),
@@ -356,6 +364,7 @@ fn start_controller(
     for directory in [pool_directory, run_directory] {
         command.arg("--owns").arg(directory);
     }
+    flush_alike(&mut command);
     if let Some(bound) = options.heartbeat_bound {
         command.arg("--heartbeat-ms").arg(bound.ms().max(1).to_string());
     }

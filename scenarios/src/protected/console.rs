@@ -3,11 +3,17 @@
 use super::RunError;
 use ft_protocol::VmId;
 use ft_protocol::wire::{ExtentTag, Part};
-use shared_mem::console::ConsoleReadError;
+use shared_mem::console::{ConsoleError, ConsoleReadError};
 use shared_mem::{ConsolePosition, ConsoleRing, Extent, Mapping, ReadOnly};
+use std::time::{Duration, Instant};
 
 /// Bytes copied out of the ring at one time.
 const CHUNK_BYTES: usize = 16 * 1024;
+
+/// How long a damaged console is waited for: its controller looks more often than that.
+const MENDED_WITHIN: Duration = Duration::from_secs(5);
+/// Between two looks at a damaged console.
+const LOOK_INTERVAL: Duration = Duration::from_millis(2);
 
 /// Where reading a console begins.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -35,9 +41,9 @@ impl ConsoleTap {
     /// overwritten before this: so what is the oldest byte now stays.
     pub(crate) fn open(vm: VmId, extents: &[(ExtentTag, Extent)], start: ConsoleStart) -> Result<Self, RunError> {
         let console = extents.iter().find(|(tag, _)| tag.grant.part == Part::Console(vm)).ok_or(RunError::NoConsole)?;
-        let mapping = Mapping::read_only(&console.1).map_err(RunError::ConsoleMapping)?;
-        let ring = ConsoleRing::open(mapping).map_err(RunError::Console)?;
-        let tail = ring.tail().map_err(RunError::Console)?.get();
+        let map = || Mapping::read_only(&console.1).map_err(RunError::ConsoleMapping);
+        let ring = patiently(|| ConsoleRing::open(map()?).map_err(RunError::Console))?;
+        let tail = patiently(|| ring.tail().map_err(RunError::Console))?.get();
         let position = match start {
             ConsoleStart::At(position) if position > tail => return Err(RunError::ConsoleAhead { position, tail }),
             ConsoleStart::At(position) => position,
@@ -54,7 +60,7 @@ impl ConsoleTap {
         while total < max {
             let want = CHUNK_BYTES.min(max - total);
             let position = ConsolePosition::new(self.position);
-            let count = self.ring.read(position, &mut chunk[..want]).map_err(RunError::ConsoleRead)?;
+            let count = patiently(|| self.ring.read(position, &mut chunk[..want]).map_err(RunError::ConsoleRead))?;
             into.extend_from_slice(&chunk[..count]);
             self.position += count as u64;
             total += count;
@@ -81,9 +87,53 @@ impl ConsoleTap {
 
 /// The oldest byte that is left.
 fn oldest(ring: &ConsoleRing<Mapping<ReadOnly>>) -> Result<u64, RunError> {
-    match ring.read(ConsolePosition::new(0), &mut []) {
+    match patiently(|| ring.read(ConsolePosition::new(0), &mut []).map_err(RunError::ConsoleRead)) {
         Ok(_) => Ok(0),
-        Err(ConsoleReadError::Overwritten { oldest, .. }) => Ok(oldest.get()),
-        Err(error) => Err(RunError::ConsoleRead(error)),
+        Err(RunError::ConsoleRead(ConsoleReadError::Overwritten { oldest, .. })) => Ok(oldest.get()),
+        Err(error) => Err(error),
+    }
+}
+
+/// A controller that lives writes a damaged console anew within a moment: that is waited for.
+fn patiently<T>(mut look: impl FnMut() -> Result<T, RunError>) -> Result<T, RunError> {
+    let until = Instant::now() + MENDED_WITHIN;
+    loop {
+        match look() {
+            Err(error) if is_damage(&error) && Instant::now() < until => std::thread::sleep(LOOK_INTERVAL),
+            found => return found,
+        }
+    }
+}
+
+fn is_damage(error: &RunError) -> bool {
+    let damaged = |error: &ConsoleError| {
+        matches!(error, ConsoleError::Header(_) | ConsoleError::RingSize { .. } | ConsoleError::Word(_))
+    };
+    match error {
+        RunError::Console(error) | RunError::ConsoleRead(ConsoleReadError::Console(error)) => damaged(error),
+        _ => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use shared_mem::guarded_word::WordError;
+
+    #[test]
+    fn damage_is_waited_out_and_nothing_else() {
+        let damage = || RunError::Console(ConsoleError::Word(WordError { raw: 0 }));
+        let mut looks = 0;
+        let found = patiently(|| {
+            looks += 1;
+            if looks < 4 { Err(damage()) } else { Ok(looks) }
+        });
+        assert_eq!(found.unwrap(), 4);
+        let (mut looks, position) = (0, ConsolePosition::new(1));
+        let found: Result<(), RunError> = patiently(|| {
+            looks += 1;
+            Err(RunError::ConsoleRead(ConsoleReadError::Overwritten { from: position, oldest: position }))
+        });
+        assert!(found.is_err() && looks == 1);
     }
 }

@@ -4,6 +4,7 @@
 use std::fmt;
 use std::os::fd::{AsRawFd, BorrowedFd};
 use std::str::FromStr;
+use std::sync::OnceLock;
 use std::sync::atomic::{Ordering, fence};
 
 use thiserror::Error;
@@ -21,6 +22,24 @@ pub enum FlushKind {
     ClflushOpt,
     /// `clflush` + `sfence`.
     Clflush,
+}
+
+/// CPUID leaf 7, EBX.
+const HAS_CLWB: u32 = 1 << 24;
+/// CPUID leaf 7, EBX.
+const HAS_CLFLUSHOPT: u32 = 1 << 23;
+
+/// What all mappings of this process do.
+static FORCED: OnceLock<FlushKind> = OnceLock::new();
+
+/// The processor lacks the instruction.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
+#[error("this processor has no {kind}, the best that it has is {best}")]
+pub struct UnsupportedFlushError {
+    /// What was asked for.
+    pub kind: FlushKind,
+    /// What would do.
+    pub best: FlushKind,
 }
 
 /// The text names no flush kind.
@@ -58,9 +77,9 @@ impl FlushKind {
     #[must_use]
     pub fn best_of_processor() -> Self {
         let features = std::arch::x86_64::__cpuid_count(7, 0).ebx;
-        if features & (1 << 24) != 0 {
+        if features & HAS_CLWB != 0 {
             Self::Clwb
-        } else if features & (1 << 23) != 0 {
+        } else if features & HAS_CLFLUSHOPT != 0 {
             Self::ClflushOpt
         } else {
             Self::Clflush
@@ -72,6 +91,44 @@ impl FlushKind {
     #[must_use]
     pub fn detect(fd: BorrowedFd<'_>) -> Self {
         if is_dax(fd) { Self::best_of_processor() } else { Self::None }
+    }
+
+    /// Whether this processor can do it.
+    #[must_use]
+    pub fn is_supported(self) -> bool {
+        let features = std::arch::x86_64::__cpuid_count(7, 0).ebx;
+        match self {
+            // Every x86-64 processor has clflush.
+            Self::None | Self::Clflush => true,
+            Self::Clwb => features & HAS_CLWB != 0,
+            Self::ClflushOpt => features & HAS_CLFLUSHOPT != 0,
+        }
+    }
+
+    /// Has all mappings that this process makes from now on flush like this, whatever is detected. The first call counts:
+    /// those of one process do not differ.
+    ///
+    /// # Errors
+    /// When this processor cannot do it.
+    pub fn force(self) -> Result<(), UnsupportedFlushError> {
+        if !self.is_supported() {
+            return Err(UnsupportedFlushError { kind: self, best: Self::best_of_processor() });
+        }
+        // A second call finds what the first one said.
+        let _ = FORCED.set(self);
+        Ok(())
+    }
+
+    /// What [`force`](Self::force) has said in this process.
+    #[must_use]
+    pub fn forced() -> Option<Self> {
+        FORCED.get().copied()
+    }
+
+    /// How a new mapping of what is behind a descriptor flushes.
+    #[must_use]
+    pub fn for_mapping(fd: BorrowedFd<'_>) -> Self {
+        Self::forced().unwrap_or_else(|| Self::detect(fd))
     }
 
     /// Writes back every line of a range.
@@ -145,6 +202,22 @@ mod tests {
     use std::os::fd::AsFd;
 
     use super::*;
+
+    #[test]
+    fn what_is_best_is_supported_and_a_forced_kind_counts_for_every_mapping() {
+        assert!(FlushKind::best_of_processor().is_supported());
+        assert!(FlushKind::None.is_supported() && FlushKind::Clflush.is_supported());
+        let file = tempfile::tempfile().unwrap();
+        assert_eq!(FlushKind::for_mapping(file.as_fd()), FlushKind::forced().unwrap_or(FlushKind::None));
+        // For all tests of this process: what flushes more is as right as what flushes less.
+        FlushKind::Clflush.force().unwrap();
+        assert_eq!(FlushKind::forced(), Some(FlushKind::Clflush));
+        assert_eq!(FlushKind::for_mapping(file.as_fd()), FlushKind::Clflush);
+        let lacking = UnsupportedFlushError { kind: FlushKind::Clwb, best: FlushKind::Clflush };
+        assert_eq!(lacking.to_string(), "this processor has no clwb, the best that it has is clflush");
+        let lacked = [FlushKind::Clwb, FlushKind::ClflushOpt].into_iter().filter(|kind| !kind.is_supported());
+        lacked.for_each(|kind| assert_eq!(kind.force().unwrap_err().kind, kind));
+    }
 
     #[test]
     fn ordinary_files_need_no_flush_and_names_round_trip() {

@@ -126,7 +126,7 @@ impl<Role> Mapping<Role> {
             base: unsafe { window.byte_add(lead) },
             len,
             mapped: (window, mapped),
-            flush: FlushKind::detect(extent.as_fd()),
+            flush: FlushKind::for_mapping(extent.as_fd()),
             guarded: Guarded::new(window.addr().get(), mapped.get(), guarded_page_bytes),
             role: PhantomData,
         })

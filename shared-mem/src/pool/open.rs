@@ -11,12 +11,12 @@ use super::device::{self, Table};
 use super::error::PoolError;
 use super::files;
 use super::reserve::{NewFile, is_unfinished, open_extent};
-use crate::blob_store::{self, BlobStore};
+use crate::blob_store::{self, BlobError, BlobStore, Mended};
 use crate::heartbeat::HEARTBEAT_BYTES;
-use crate::mem::{Access, Extent, Mapping, PoolRead, ReadOnly, ReadWrite, available_bytes, page_bytes};
-use crate::numbers::{HostSlot, Offset, PAGE_BYTES, round_up};
-use crate::superblock::{LAYOUT_VERSION, SUPERBLOCK_BYTES, Superblock, SuperblockError};
-use crate::vm_directory::{VmDirectory, directory_file_bytes};
+use crate::mem::{Access, Extent, FlushKind, Mapping, PoolRead, ReadOnly, ReadWrite, available_bytes, page_bytes};
+use crate::numbers::{HostSlot, Offset, PAGE_BYTES, VmSlot, round_up};
+use crate::superblock::{LAYOUT_VERSION, SUPERBLOCK_BYTES, Superblock, SuperblockError, TWICE_SINCE};
+use crate::vm_directory::{VmDirectory, VmEntry, directory_file_bytes};
 
 /// Shape of a new pool.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -39,6 +39,8 @@ pub struct Pool {
     pub(super) superblock: Superblock,
     pub(super) directory: VmDirectory<Mapping<ReadWrite>>,
     cluster: BlobStore<Mapping<ReadWrite>>,
+    /// What was damaged when it was opened, and is not any more.
+    mended: Vec<String>,
     /// Locked while it is open.
     lock: File,
 }
@@ -49,6 +51,19 @@ pub struct PoolView {
     pub(super) path: PathBuf,
     pub(super) superblock: Superblock,
     pub(super) directory: VmDirectory<Mapping<ReadOnly>>,
+    /// What is wrong with one of the superblock's copies.
+    superblock_copy: Option<String>,
+}
+
+/// A copy of something that is there twice is damaged.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct WrongCopy {
+    /// The file.
+    pub file: &'static str,
+    /// Which copy, and what is wrong with it.
+    pub what: String,
+    /// It is the one that is read first. The other one is replaced first, and may be half of what was to come.
+    pub counts: bool,
 }
 
 impl Pool {
@@ -94,12 +109,15 @@ impl Pool {
     }
 
     fn open_locked(dir: &Path, lock: File) -> Result<Self, PoolError> {
-        let superblock = read_superblock(dir)?;
+        let (superblock, wrong) = read_superblock(dir)?;
         let memory = Mapping::read_write(&open_extent(&dir.join(files::VM_DIRECTORY), Access::ReadWrite, None)?)?;
         let directory = VmDirectory::open(memory, superblock.vm_slots)?;
         let memory = Mapping::read_write(&open_extent(&dir.join(files::CLUSTER), Access::ReadWrite, None)?)?;
         let cluster = BlobStore::new(memory, Offset::ZERO, superblock.cluster_bytes)?;
-        let mut pool = Self { path: dir.to_owned(), superblock, directory, cluster, lock };
+        let mut pool = Self { path: dir.to_owned(), superblock, directory, cluster, mended: Vec::new(), lock };
+        if superblock.layout >= TWICE_SINCE {
+            pool.mend(wrong)?;
+        }
         pool.remove_leftovers()?;
         if superblock.layout < LAYOUT_VERSION {
             pool.raise_layout()?;
@@ -107,9 +125,54 @@ impl Pool {
         Ok(pool)
     }
 
+    /// Makes good what is there twice and damaged once.
+    fn mend(&mut self, superblock: Option<String>) -> Result<(), PoolError> {
+        if let Some(wrong) = superblock {
+            store_superblock(&self.path, &self.superblock)?;
+            self.mended.push(format!("a copy of the superblock: {wrong}"));
+        }
+        self.mended.extend(self.directory.mend()?);
+        match self.cluster.mend() {
+            Ok(Mended::Nothing | Mended::Unfinished) => {}
+            Ok(Mended::Damage(error)) => self.mended.push(format!("a copy of the cluster state: {error}")),
+            Err(error @ BlobError::Access(_)) => return Err(error.into()),
+            // Told by whoever asks for it.
+            Err(_) => {}
+        }
+        Ok(())
+    }
+
+    /// Looks whether what is there twice is still whole, and makes it so: of the cluster state with what was stored last, if
+    /// this controller knows it. Says what was damaged, a line each.
+    ///
+    /// # Errors
+    /// When the pool refuses.
+    pub fn look_after(&self, stored: Option<&[u8]>) -> Result<Vec<String>, PoolError> {
+        let mut mended = self.directory.mend()?;
+        if let Some(stored) = stored
+            && let Some(error) = self.cluster.damage()?
+        {
+            self.cluster.store_twice(stored)?;
+            mended.push(format!("the cluster state: {error}"));
+        }
+        Ok(mended)
+    }
+
+    /// What was damaged when the pool was opened, and is not any more: a line each.
+    #[must_use]
+    pub fn mended(&self) -> &[String] {
+        &self.mended
+    }
+
     /// Makes a pool of an older layout one of this version.
     fn raise_layout(&mut self) -> Result<(), PoolError> {
         self.raise_vms()?;
+        if self.superblock.layout < TWICE_SINCE {
+            self.directory.double()?;
+            if let Some(state) = self.cluster.load()? {
+                self.cluster.store_twice(&state)?;
+            }
+        }
         self.superblock.layout = LAYOUT_VERSION;
         // Last, and by renaming: a pool that was half raised is raised again.
         store_superblock(&self.path, &self.superblock)
@@ -120,9 +183,10 @@ impl Pool {
     /// # Errors
     /// When there is none, or it is damaged.
     pub fn inspect(dir: &Path) -> Result<PoolView, PoolError> {
-        let superblock = read_superblock(dir)?;
+        let (superblock, superblock_copy) = read_superblock(dir)?;
         let memory = Mapping::read_only(&open_extent(&dir.join(files::VM_DIRECTORY), Access::ReadOnly, None)?)?;
-        Ok(PoolView { path: dir.to_owned(), superblock, directory: VmDirectory::open(memory, superblock.vm_slots)? })
+        let directory = VmDirectory::open(memory, superblock.vm_slots)?;
+        Ok(PoolView { path: dir.to_owned(), superblock, directory, superblock_copy })
     }
 
     /// Where the pool lies.
@@ -255,6 +319,54 @@ impl PoolView {
         Ok(BlobStore::new(memory, Offset::ZERO, self.superblock.cluster_bytes)?)
     }
 
+    /// The cluster's state, as a controller that starts now would find it.
+    ///
+    /// # Errors
+    /// When no copy of it is whole.
+    pub fn load_cluster(&self) -> Result<Option<Vec<u8>>, PoolError> {
+        let store = self.cluster()?;
+        if self.superblock.layout < TWICE_SINCE { Ok(store.load()?) } else { Ok(store.load_twin()?.0) }
+    }
+
+    /// What an entry of the VM directory says; `None`: the slot is free.
+    ///
+    /// # Errors
+    /// When no copy of it is whole.
+    pub fn entry(&self, slot: VmSlot) -> Result<Option<VmEntry>, PoolError> {
+        let twice = self.superblock.layout >= TWICE_SINCE;
+        Ok(if twice { self.directory.entry_twin(slot)?.0 } else { self.directory.entry(slot)? })
+    }
+
+    /// Copies that are damaged of what is there twice, as long as the other one is whole.
+    ///
+    /// # Errors
+    /// When the pool cannot be read.
+    pub fn wrong_copies(&self) -> Result<Vec<WrongCopy>, PoolError> {
+        if self.superblock.layout < TWICE_SINCE {
+            return Ok(Vec::new());
+        }
+        let superblock = self.superblock_copy.iter().cloned();
+        let superblock = superblock.map(|what| WrongCopy { file: files::SUPERBLOCK, what, counts: true });
+        let mut wrong: Vec<WrongCopy> = superblock.collect();
+        let mut add = |file, what, counts| wrong.push(WrongCopy { file, what, counts });
+        for slot in self.directory.slots() {
+            if let Ok((_, Some(error))) = self.directory.entry_twin(slot) {
+                add(files::VM_DIRECTORY, format!("the copy of entry {slot} that counts: {error}"), true);
+            }
+        }
+        for (copy, error) in self.directory.check_copies()? {
+            let counts = copy.contains("header");
+            add(files::VM_DIRECTORY, format!("{copy}: {error}"), counts);
+        }
+        let cluster = self.cluster()?;
+        if let Ok((_, Some(error))) = cluster.load_twin() {
+            add(files::CLUSTER, format!("the copy that counts: {error}"), true);
+        } else if let Ok(Some(error)) = cluster.check_other() {
+            add(files::CLUSTER, format!("the other copy: {error}"), false);
+        }
+        Ok(wrong)
+    }
+
     /// The heartbeat page of a host.
     ///
     /// # Errors
@@ -262,6 +374,12 @@ impl PoolView {
     pub fn heartbeat(&self, host: HostSlot) -> Result<Extent, PoolError> {
         let path = files::heartbeat(&self.path, host);
         open_extent(&path, Access::ReadOnly, Some(HEARTBEAT_BYTES))
+    }
+
+    /// How this process would flush what it writes there.
+    #[must_use]
+    pub fn flush_kind(&self) -> FlushKind {
+        self.directory.memory().flush_kind()
     }
 
     /// Where the pool lies.
@@ -431,7 +549,8 @@ fn store_superblock(dir: &Path, superblock: &Superblock) -> Result<(), PoolError
     })
 }
 
-fn read_superblock(dir: &Path) -> Result<Superblock, PoolError> {
+/// The superblock, and what is wrong with one of its copies.
+fn read_superblock(dir: &Path) -> Result<(Superblock, Option<String>), PoolError> {
     let path = dir.join(files::SUPERBLOCK);
     let read = match device::place(&path) {
         Some(_) => read_extent(&path),
@@ -443,7 +562,13 @@ fn read_superblock(dir: &Path) -> Result<Superblock, PoolError> {
         }
         error => error,
     })?;
-    Superblock::parse(&bytes).map_err(|source: SuperblockError| PoolError::Superblock { path: dir.to_owned(), source })
+    let (superblock, wrong) = Superblock::parse_twin(&bytes)
+        .map_err(|source: SuperblockError| PoolError::Superblock { path: dir.to_owned(), source })?;
+    let chain = |error: SuperblockError| match std::error::Error::source(&error) {
+        Some(source) => format!("{error}: {source}"),
+        None => error.to_string(),
+    };
+    Ok((superblock, wrong.map(|(copy, error)| format!("the {copy}: {}", chain(error)))))
 }
 
 fn read_extent(path: &Path) -> Result<Vec<u8>, PoolError> {

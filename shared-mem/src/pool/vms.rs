@@ -12,22 +12,14 @@ use super::open::{Pool, PoolView, list, remove_file};
 use super::partition::VmPartition;
 use super::raise;
 use super::reserve::NewFile;
+use crate::blob_store::BlobError;
 use crate::console::{ConsoleRing, console_file_bytes};
 use crate::control::{CONTROL_BYTES, ControlBlock};
-use crate::mem::{Mapping, PoolRead};
+use crate::mem::Mapping;
 use crate::numbers::{Offset, VmSlot};
-use crate::vm_directory::{VmDirectory, VmEntry, VmGeometry, VmName, VmState};
+use crate::vm_directory::{DirectoryError, VmEntry, VmGeometry, VmName, VmState};
 
-/// What the directory says of all VMs there are; entries being deleted are left out.
-fn vms<M: PoolRead>(directory: &VmDirectory<M>) -> Result<Vec<(VmSlot, VmEntry)>, PoolError> {
-    let mut found = Vec::new();
-    for slot in directory.slots() {
-        if let Some(entry) = directory.entry(slot)?.filter(|entry| entry.state == VmState::Used) {
-            found.push((slot, entry));
-        }
-    }
-    Ok(found)
-}
+type Entries = Vec<(VmSlot, VmEntry)>;
 
 impl PoolView {
     /// All VMs.
@@ -35,7 +27,13 @@ impl PoolView {
     /// # Errors
     /// When the directory is damaged.
     pub fn vms(&self) -> Result<Vec<(VmSlot, VmEntry)>, PoolError> {
-        vms(&self.directory)
+        let mut found = Vec::new();
+        for slot in self.directory.slots() {
+            if let Some(entry) = self.entry(slot)?.filter(|entry| entry.state == VmState::Used) {
+                found.push((slot, entry));
+            }
+        }
+        Ok(found)
     }
 
     /// A VM's partition; only read-only extents can be had from it.
@@ -43,29 +41,55 @@ impl PoolView {
     /// # Errors
     /// When there is no such VM.
     pub fn open_vm(&self, slot: VmSlot) -> Result<VmPartition, PoolError> {
-        let entry = self.directory.entry(slot)?.ok_or(PoolError::SlotFree(slot))?;
+        let entry = self.entry(slot)?.ok_or(PoolError::SlotFree(slot))?;
         let path = files::vm_dir(&self.path, slot);
         Ok(VmPartition::new(path, slot, entry.name, entry.geometry, true))
     }
 }
 
 impl Pool {
-    /// All VMs.
+    /// All VMs whose entries can be read; those being deleted are left out. A damaged entry costs its VM, and no other.
     ///
     /// # Errors
-    /// When the directory is damaged.
+    /// When the directory cannot be reached.
     pub fn vms(&self) -> Result<Vec<(VmSlot, VmEntry)>, PoolError> {
-        vms(&self.directory)
+        Ok(self.sound_entries()?.0)
+    }
+
+    /// All VMs, and what is wrong with the first entry that is damaged.
+    fn sound_entries(&self) -> Result<(Entries, Option<DirectoryError>), PoolError> {
+        let (mut found, mut damage) = (Vec::new(), None);
+        for slot in self.directory.slots() {
+            match self.readable(slot)? {
+                Ok(Some(entry)) if entry.state == VmState::Used => found.push((slot, entry)),
+                Ok(_) => {}
+                Err(error) => damage = damage.or(Some(error)),
+            }
+        }
+        Ok((found, damage))
+    }
+
+    /// What an entry says, or what is wrong with it.
+    fn readable(&self, slot: VmSlot) -> Result<Result<Option<VmEntry>, DirectoryError>, PoolError> {
+        match self.directory.entry(slot) {
+            Err(error @ (DirectoryError::Blob { source: BlobError::Access(_), .. } | DirectoryError::Access(_))) => {
+                Err(error.into())
+            }
+            entry => Ok(entry),
+        }
     }
 
     /// The slot of a VM.
     ///
     /// # Errors
-    /// When there is no VM of that name, or the directory is damaged.
+    /// When there is no VM of that name; or an entry is damaged, which may be that VM's.
     pub fn find_vm(&self, name: &VmName) -> Result<VmSlot, PoolError> {
-        let vms = self.vms()?;
-        let found = vms.iter().find(|(_, entry)| entry.name == *name);
-        found.map(|(slot, _)| *slot).ok_or_else(|| PoolError::NoSuchVm(name.clone()))
+        let (vms, damage) = self.sound_entries()?;
+        match (vms.iter().find(|(_, entry)| entry.name == *name), damage) {
+            (Some((slot, _)), _) => Ok(*slot),
+            (None, Some(error)) => Err(error.into()),
+            (None, None) => Err(PoolError::NoSuchVm(name.clone())),
+        }
     }
 
     /// Makes a VM with all the space that its geometry reserves. On failure nothing is left of it.
@@ -105,10 +129,11 @@ impl Pool {
     fn free_slot(&self, name: &VmName) -> Result<VmSlot, PoolError> {
         let mut free = None;
         for slot in self.directory.slots() {
-            match self.directory.entry(slot)? {
-                None => free = free.or(Some(slot)),
-                Some(entry) if entry.name == *name => return Err(PoolError::NameTaken(entry.name)),
-                Some(_) => {}
+            match self.readable(slot)? {
+                Ok(None) => free = free.or(Some(slot)),
+                Ok(Some(entry)) if entry.name == *name => return Err(PoolError::NameTaken(entry.name)),
+                // A damaged entry is somebody's.
+                Ok(Some(_)) | Err(_) => {}
             }
         }
         free.ok_or(PoolError::NoFreeSlot { slots: self.superblock.vm_slots })
@@ -164,14 +189,14 @@ impl Pool {
             let Some(slot) = files::slot_of_vm_dir(&name) else {
                 continue;
             };
-            if slot.get() >= self.superblock.vm_slots || self.directory.entry(slot)?.is_none() {
+            if slot.get() >= self.superblock.vm_slots || matches!(self.readable(slot)?, Ok(None)) {
                 remove_vm_dir(&path)?;
             } else {
                 remove_unfinished_files(&path)?;
             }
         }
         for slot in self.directory.slots() {
-            let entry = self.directory.entry(slot)?;
+            let entry = self.readable(slot)?.ok().flatten();
             if entry.is_some_and(|entry| entry.state == VmState::Deleting) {
                 self.delete_vm(slot)?;
             }

@@ -171,6 +171,21 @@ impl<M: PoolWrite> LogWriter<M> {
     /// When the log is sealed, full or damaged: the entry is not in then. When the pool refuses, it may be in, and may
     /// stay in; it is never written over.
     pub fn append(&mut self, tag: NonZeroU32, exit_counter: u64, payload: &[u8]) -> Result<LogPosition, AppendError> {
+        self.append_stepwise(tag, exit_counter, payload, || {})
+    }
+
+    /// As [`append`](Self::append). `written` is called when the entry is durable, and in for nobody yet: for tests, in which
+    /// the writer stops there.
+    ///
+    /// # Errors
+    /// As for [`append`](Self::append).
+    pub fn append_stepwise(
+        &mut self,
+        tag: NonZeroU32,
+        exit_counter: u64,
+        payload: &[u8],
+        written: impl FnOnce(),
+    ) -> Result<LogPosition, AppendError> {
         let length = len_u64(payload.len());
         if length > PAYLOAD_BYTES_MAX {
             return Err(AppendError::TooLarge { found: length });
@@ -191,6 +206,7 @@ impl<M: PoolWrite> LogWriter<M> {
             self.write_entry(at)?;
         } else {
             self.write_entry(at)?;
+            written();
             self.move_tail(after, sequence)?;
         }
         Ok(after)

@@ -34,8 +34,8 @@ const LIMITS: RecordLimits = RecordLimits { image_pages: 4, disk_blocks: 1, meta
 /// Makes the pool: two epochs committed, one of them applied.
 pub(crate) fn build(dir: &Path) -> Anything<()> {
     let pool = Pool::create(dir, &CONFIG)?;
-    pool.cluster().store(b"older state")?;
-    pool.cluster().store(b"cluster state")?;
+    pool.cluster().store_twice(b"older state")?;
+    pool.cluster().store_twice(b"cluster state")?;
     let mut heartbeat =
         HeartbeatWriter::new(Mapping::read_write(&pool.heartbeat(HostSlot::new(1), Access::ReadWrite)?)?, 9);
     heartbeat.set_flags(5);
@@ -58,7 +58,8 @@ pub(crate) fn build(dir: &Path) -> Anything<()> {
         cluster_bytes: CONFIG.cluster_bytes,
     };
     let mut page = superblock.to_bytes();
-    page.resize(PAGE_BYTES, 0);
+    page.resize(PAGE_BYTES / 2, 0);
+    page.extend_from_within(..);
     let file = if dir.is_dir() { dir.join("superblock") } else { dir.to_owned() };
     std::fs::File::options().write(true).open(file)?.write_all_at(&page, superblock_at)?;
     Ok(())
@@ -148,7 +149,7 @@ pub(crate) fn survey(dir: &Path) -> Anything<Survey> {
     bytes.truncate(count);
     Ok(Survey {
         superblock: *pool.superblock(),
-        cluster: pool.cluster()?.load()?,
+        cluster: pool.load_cluster()?,
         vms: format!("{vms:?}"),
         numbers: [
             applied.get(),

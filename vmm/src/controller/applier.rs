@@ -40,6 +40,8 @@ pub(super) struct Target {
     pub(super) state: StateArea<Mapping<ReadWrite>>,
     pub(super) control: ControlBlock<Mapping<ReadWrite>>,
     pub(super) console: ConsoleRing<Mapping<ReadWrite>>,
+    /// Where the console ended when it was last known to be whole.
+    pub(super) console_tail: ConsolePosition,
     pub(super) limits: RecordLimits,
     /// Whether the last record was copied before it was applied.
     pub(super) keeps: bool,
@@ -50,6 +52,7 @@ pub(super) struct Target {
 enum Work {
     Apply(Job),
     Drain(DrainJob),
+    MendConsole,
 }
 
 /// Console output to be moved from a record log to the ring.
@@ -77,6 +80,8 @@ pub(super) enum Event {
     Drained { vm: VmId, generation: Generation, outcome: DrainOutcome },
     /// A new VM's disk has its first content, or cannot have it.
     DiskFilled { vm: VmId, result: Result<(), String> },
+    /// The console's words were damaged, and are whole again.
+    ConsoleMended { vm: VmId },
     /// What a fence agent did.
     FenceTried { host: HostId, outcome: FenceOutcome },
     /// A host's process is dead.
@@ -92,10 +97,19 @@ impl Applier {
     pub(super) fn start(vm: VmId, mut target: Target, done: WakingSender<Event>) -> std::io::Result<Self> {
         let mut buffer = Vec::new();
         let worker = Worker::start(format!("apply-{vm}"), move |work| {
+            // Nobody else writes it, so nobody else can make it whole.
+            if !matches!(work, Work::MendConsole) && target.mend_console() {
+                done.send(Event::ConsoleMended { vm });
+            }
             match work {
                 Work::Apply(job) => {
                     let outcome = target.apply(&job, &mut buffer);
                     done.send(Event::Applied { vm, generation: job.generation, outcome });
+                }
+                Work::MendConsole => {
+                    if target.mend_console() {
+                        done.send(Event::ConsoleMended { vm });
+                    }
                 }
                 Work::Drain(job) => {
                     target.read_log_of(job.generation);
@@ -103,6 +117,7 @@ impl Applier {
                     done.send(Event::Drained { vm, generation: job.generation, outcome });
                 }
             }
+            target.note_console();
             // A large record should not cost the controller its memory for ever.
             if buffer.len() > BUFFER_BYTES_KEPT {
                 buffer = Vec::new();
@@ -113,6 +128,11 @@ impl Applier {
 
     pub(super) fn apply(&self, job: Job) {
         self.worker.hand_on(Work::Apply(job));
+    }
+
+    /// Has the console looked at, and made whole.
+    pub(super) fn mend_console(&self) {
+        self.worker.hand_on(Work::MendConsole);
     }
 
     pub(super) fn drain(&self, job: DrainJob) {
@@ -143,6 +163,27 @@ impl Target {
                 Some(reason) => ApplyOutcome::Damaged { reason },
                 None => ApplyOutcome::Refused { epoch, reason: crate::chain(&*error) },
             },
+        }
+    }
+
+    /// Makes the console whole if it is damaged; says whether it was.
+    fn mend_console(&mut self) -> bool {
+        let Err(error) = self.console.check() else { return false };
+        tracing::warn!("the console is damaged, and written anew: {}", crate::chain(&error));
+        match self.console.restore(self.console_tail) {
+            Ok(()) => true,
+            Err(error) => {
+                tracing::error!("the console cannot be written anew: {}", crate::chain(&error));
+                false
+            }
+        }
+    }
+
+    /// Remembers where the console ends.
+    fn note_console(&mut self) {
+        // A damaged one is found by whoever looks next.
+        if let Ok(tail) = self.console.tail() {
+            self.console_tail = tail;
         }
     }
 

@@ -24,7 +24,7 @@ use ft_protocol::detector::DetectorConfig;
 use ft_protocol::spec::VmSpec;
 use ft_protocol::timeline::{Shortage, Wanted};
 use ft_protocol::wire::{Grant, PROTOCOLS, StateFormats, ToClient, ToHost};
-use ft_protocol::{HostId, LinkId, Span, VmId};
+use ft_protocol::{HostId, LinkId, Span, Time, VmId};
 use peers::{Complaints, Uploads};
 use serde::Serialize;
 use shared_mem::{HeartbeatReader, HostSlot, Mapping, Pool, PoolError, ReadOnly};
@@ -45,6 +45,9 @@ const ASK_BOUND: Span = Span::from_ms(1_000);
 /// How long a promotion may take. A cold one makes a VM and reads the whole machine state on a loaded machine.
 const PROMOTION_BOUND: Span = Span::from_ms(10_000);
 
+/// Between two looks at what is there twice in the pool.
+const LOOK_AFTER_INTERVAL: Span = Span::from_ms(500);
+
 type Failure = Box<dyn std::error::Error + Send + Sync>;
 
 pub(super) struct Driver {
@@ -58,6 +61,10 @@ pub(super) struct Driver {
     partitions: BTreeMap<VmId, Partition>,
     space: SpaceKeeper,
     recordings: BTreeMap<VmId, Arc<Mutex<PoolRecording>>>,
+    /// The cluster state as it should be in the pool.
+    stored: Option<Vec<u8>>,
+    /// When the pool's own parts were looked at last.
+    looked_after: Time,
     /// Names of VMs whose part of the pool could not be opened.
     unusable: BTreeMap<VmId, String>,
     heartbeats: BTreeMap<HostId, HeartbeatReader<Mapping<ReadOnly>>>,
@@ -113,6 +120,8 @@ impl Driver {
             partitions: BTreeMap::new(),
             space,
             recordings: BTreeMap::new(),
+            stored: None,
+            looked_after: clock::monotonic(),
             unusable: BTreeMap::new(),
             heartbeats: BTreeMap::new(),
             deaths,
@@ -130,15 +139,21 @@ impl Driver {
     /// Goes on where an earlier controller over this pool stopped.
     fn recover(&mut self, config: ControllerConfig) -> Result<(), ControllerError> {
         let dir = &self.options.dir;
-        let stored =
-            self.pool.cluster().load().map_err(|error| ControllerError::PoolFailed { what: crate::chain(&error) })?;
-        let state = match stored {
+        let stored = self
+            .pool
+            .cluster()
+            .load()
+            .map_err(|error| ControllerError::Pool { dir: dir.clone(), source: Box::new(PoolError::from(error)) })?;
+        let state = match &stored {
             Some(bytes) => {
-                ClusterState::decode(&bytes).map_err(|source| ControllerError::State { dir: dir.clone(), source })?
+                ClusterState::decode(bytes).map_err(|source| ControllerError::State { dir: dir.clone(), source })?
             }
             None => ClusterState::default(),
         };
+        self.stored = stored;
         self.remove_orphans(&state)?;
+        let mended = self.pool.mended().to_vec();
+        self.tell_mended(mended);
         let (mut recovered, mut damaged) = (Vec::new(), Vec::new());
         for record in &state.vms {
             match Partition::reopen(&self.pool, record, &self.wake) {
@@ -219,9 +234,40 @@ impl Driver {
             self.inputs.push_back(Input::Activity { vm, generation, said });
         }
         self.inputs.push_back(Input::Tick);
+        self.look_after_pool();
+        self.look_at_consoles();
         self.space.look();
         self.sum_complaints_up();
         self.settle()
+    }
+
+    /// Readers meet a damaged console as soon as it is; it is made whole by the thread that writes it.
+    fn look_at_consoles(&self) {
+        self.partitions.values().for_each(Partition::look_at_console);
+    }
+
+    pub(super) fn console_mended(&mut self, vm: VmId) -> Result<(), ControllerError> {
+        self.input(Input::PoolMended { what: format!("the console of {vm}") })
+    }
+
+    /// Nobody else writes these parts: what is damaged there is written anew.
+    fn look_after_pool(&mut self) {
+        let now = clock::monotonic();
+        if now.since(self.looked_after) < LOOK_AFTER_INTERVAL {
+            return;
+        }
+        self.looked_after = now;
+        match self.pool.look_after(self.stored.as_deref()) {
+            Ok(mended) => self.tell_mended(mended),
+            Err(error) => tracing::error!("the pool cannot be looked after: {}", crate::chain(&error)),
+        }
+    }
+
+    fn tell_mended(&mut self, mended: Vec<String>) {
+        for what in mended {
+            tracing::warn!("the pool was damaged, and is mended: {what}");
+            self.inputs.push_back(Input::PoolMended { what });
+        }
     }
 
     pub(super) fn input(&mut self, input: Input) -> Result<(), ControllerError> {
@@ -246,8 +292,9 @@ impl Driver {
             Action::Persist(state) => {
                 failpoint::pass("controller.state.persisting");
                 let bytes = state.encode();
-                let stored = self.pool.cluster().store(&bytes);
+                let stored = self.pool.cluster().store_twice(&bytes);
                 stored.map_err(|error| ControllerError::PoolFailed { what: crate::chain(&error) })?;
+                self.stored = Some(bytes);
                 failpoint::pass("controller.state.persisted");
             }
             Action::ToHost { link, message, grants } => {

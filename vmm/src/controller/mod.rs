@@ -144,6 +144,10 @@ pub fn serve(options: &ControllerOptions) -> Result<(), ControllerError> {
                                 driver.disk_filled(vm, result)?;
                                 continue;
                             }
+                            Event::ConsoleMended { vm } => {
+                                driver.console_mended(vm)?;
+                                continue;
+                            }
                             Event::Applied { vm, generation, outcome } => Input::Applied { vm, generation, outcome },
                             Event::Drained { vm, generation, outcome } => Input::LogDrained { vm, generation, outcome },
                             Event::FenceTried { host, outcome } => Input::FenceTried { host, outcome },

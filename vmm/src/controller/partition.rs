@@ -55,6 +55,7 @@ pub(super) struct Partition {
     log_bytes: u64,
     journals: BTreeMap<Generation, Arc<Journal>>,
     redo: Redo,
+    console: ConsoleRing<Mapping<ReadOnly>>,
     applier: Applier,
 }
 
@@ -137,7 +138,7 @@ impl Partition {
             partition.release_all_slots()?;
         }
         let applied = Epoch::new(applied.get());
-        let console = ConsoleRing::open(Mapping::read_only(&partition.parts.console(Access::ReadOnly)?)?)?;
+        let console = &partition.console;
         let tail = console.tail()?.get();
         let found = Recovered {
             vm: record.vm,
@@ -172,7 +173,10 @@ impl Partition {
         let control = ControlBlock::open(writable(parts.control(Access::ReadWrite))?)?;
         let log = LogDrain::new();
         let limit = Arc::new(ApplyLimit::default());
+        let console = ConsoleRing::open(writable(parts.console(Access::ReadWrite))?)?;
         let mut target = Target {
+            console_tail: console.tail()?,
+            console,
             keeps: true,
             limit: Arc::clone(&limit),
             redo: redo(&parts)?,
@@ -182,7 +186,6 @@ impl Partition {
             log,
             state,
             control,
-            console: ConsoleRing::open(writable(parts.console(Access::ReadWrite))?)?,
         };
         let control = ControlBlock::open(writable(parts.control(Access::ReadWrite))?)?;
         let generation = control.generation()?;
@@ -193,14 +196,22 @@ impl Partition {
         }
         let redo = redo(&parts)?;
         let applier = Applier::start(vm, target, wake.clone())?;
+        let console = ConsoleRing::open(Mapping::read_only(&parts.console(Access::ReadOnly)?)?)?;
         let state = StateArea::new(Mapping::read_only(&parts.state(Access::ReadOnly)?)?);
         let log_bytes = parts.geometry().log_bytes;
         let journals = BTreeMap::new();
-        Ok(Self { parts, geometry, limits, limit, control, state, log_bytes, journals, redo, applier })
+        Ok(Self { parts, geometry, limits, limit, control, state, log_bytes, journals, redo, console, applier })
     }
 
     pub(super) fn parts(&self) -> &VmPartition {
         &self.parts
+    }
+
+    /// Has the console made whole if it is damaged.
+    pub(super) fn look_at_console(&self) {
+        if self.console.check().is_err() {
+            self.applier.mend_console();
+        }
     }
 
     pub(super) fn apply(&self, job: Job) {
@@ -248,7 +259,7 @@ impl Partition {
             Err(_) => self.create_journal(raw, base, space)?,
         }
         let lost = match self.open_log(raw, base) {
-            Err(error) if lacks_space(&*error) => space.lend(|| self.open_log(raw, base))?,
+            Err(error) if lacks_space(&*error) => space.lend(|| self.open_log(raw, base)).unwrap_or(Err(error))?,
             opened => opened?,
         };
         self.open_journal(generation)?;
@@ -280,7 +291,7 @@ impl Partition {
             created = create(&self.parts);
         }
         if matches!(created, Err(PoolError::NoSpace { .. })) {
-            created = space.lend(|| create(&self.parts));
+            created = space.lend(|| create(&self.parts)).unwrap_or(created);
         }
         Ok(created?)
     }

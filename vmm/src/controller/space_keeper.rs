@@ -15,7 +15,7 @@ use ft_protocol::{Epoch, VmId};
 use shared_mem::journal::SpillError;
 use shared_mem::{PoolError, SpaceReserve, SpillSpace};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
 
 /// Space is held while the pool has less than so many times what must be there ...
 const HELD_BELOW: u64 = 2;
@@ -34,7 +34,9 @@ struct Kept {
 }
 
 struct Reserve {
-    space: Mutex<SpaceReserve>,
+    space: SpaceReserve,
+    /// Whose turn it is to change what is held; it can be asked about at any time.
+    turn: Mutex<()>,
     /// What must be there.
     wanted: AtomicU64,
 }
@@ -49,7 +51,7 @@ enum Ask {
 impl SpaceKeeper {
     pub(super) fn start(space: Option<SpaceReserve>) -> std::io::Result<Self> {
         let Some(space) = space else { return Ok(Self { kept: None }) };
-        let reserve = Arc::new(Reserve { space: Mutex::new(space), wanted: AtomicU64::new(0) });
+        let reserve = Arc::new(Reserve { space, turn: Mutex::new(()), wanted: AtomicU64::new(0) });
         let asked = Arc::clone(&reserve);
         let worker = Worker::start("space".to_owned(), move |ask| match ask {
             Ask::Look => asked.hold(),
@@ -72,7 +74,7 @@ impl SpaceKeeper {
     /// When it cannot, with what is missing.
     pub(super) fn check(&self, bytes: u64, beside: u64) -> Result<(), PoolError> {
         let Some(kept) = &self.kept else { return Ok(()) };
-        let available = kept.reserve.lock().total();
+        let available = kept.reserve.space.total();
         let needed = bytes.saturating_add(beside);
         if needed <= available {
             return Ok(());
@@ -94,9 +96,9 @@ impl SpaceKeeper {
     pub(super) fn look(&self) {
         let Some(kept) = &self.kept else { return };
         // Whoever has it looks when he is done.
-        let Ok(space) = kept.reserve.space.try_lock() else { return };
-        let wants = Want::of(&space, kept.reserve.wanted());
-        drop(space);
+        let Some(turn) = kept.reserve.try_turn() else { return };
+        let wants = Want::of(&kept.reserve.space, kept.reserve.wanted());
+        drop(turn);
         if wants != Want::Nothing {
             kept.worker.hand_on(Ask::Look);
         }
@@ -110,13 +112,14 @@ impl SpaceKeeper {
     }
 
     /// Lends all that is held to something that gives as much back: the journal of a generation, after which that of the one
-    /// before goes.
-    pub(super) fn lend<T>(&self, make: impl FnOnce() -> T) -> T {
-        let Some(kept) = &self.kept else { return make() };
-        let space = kept.reserve.lock();
-        told(space.give_back(0));
-        let made = make();
-        drop(space);
+    /// before goes. `None`: what is held is just being moved, which may be a lot, and the caller has more urgent work than to
+    /// wait for that: he comes again.
+    pub(super) fn lend<T>(&self, make: impl FnOnce() -> T) -> Option<T> {
+        let Some(kept) = &self.kept else { return Some(make()) };
+        let turn = kept.reserve.try_turn()?;
+        told(kept.reserve.space.give_back(0));
+        let made = Some(make());
+        drop(turn);
         self.look();
         made
     }
@@ -156,9 +159,18 @@ impl Total for SpaceReserve {
 }
 
 impl Reserve {
-    fn lock(&self) -> MutexGuard<'_, SpaceReserve> {
+    /// For the thread that has nothing more urgent to do.
+    fn turn(&self) -> MutexGuard<'_, ()> {
         // What is held is asked of the file each time.
-        self.space.lock().unwrap_or_else(PoisonError::into_inner)
+        self.turn.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn try_turn(&self) -> Option<MutexGuard<'_, ()>> {
+        match self.turn.try_lock() {
+            Ok(turn) => Some(turn),
+            Err(TryLockError::Poisoned(poisoned)) => Some(poisoned.into_inner()),
+            Err(TryLockError::WouldBlock) => None,
+        }
     }
 
     fn wanted(&self) -> u64 {
@@ -168,9 +180,9 @@ impl Reserve {
     /// Brings what is held to what must be held, as far as there is space; others get in between the steps.
     fn hold(&self) {
         loop {
-            let space = self.lock();
+            let (_turn, space) = (self.turn(), &self.space);
             let wanted = space.in_pages(self.wanted());
-            match Want::of(&space, wanted) {
+            match Want::of(space, wanted) {
                 Want::Nothing => return,
                 Want::GiveBack => {
                     // Asked for again when the pool is short again.
@@ -191,13 +203,13 @@ impl Reserve {
     /// Moves space into the slot of a record: all that it can need, or nothing.
     fn give(&self, vm: VmId, journal: &Journal, epoch: Epoch) {
         let (at, len) = journal.reader.geometry().spill_range(shared_mem::Epoch::new(epoch.get()));
-        let space = self.lock();
+        let turn = self.turn();
         let mut given = journal.spill.reserve(at, len);
         if matches!(given, Err(SpillError::NoSpace { .. })) {
-            told(space.give_back(0));
+            told(self.space.give_back(0));
             given = journal.spill.reserve(at, len);
         }
-        drop(space);
+        drop(turn);
         match given {
             Ok(()) => tracing::debug!("{vm} has space for the commit record of epoch {epoch}"),
             // Tried again while it waits: what others have taken meanwhile they give back.
@@ -210,5 +222,31 @@ impl Reserve {
 fn told(result: Result<(), SpillError>) {
     if let Err(error) = result {
         tracing::warn!("space of the pool cannot be kept for commit records: {}", crate::chain(&error));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use shared_mem::{Pool, PoolConfig};
+
+    /// Moving space takes as long as there is much of it; the controller has other VMs to look after meanwhile.
+    #[test]
+    fn nobody_waits_for_whoever_moves_space() {
+        let dir = tempfile::tempdir_in("/dev/shm").unwrap();
+        let config = PoolConfig { vm_slots: 1, host_slots: 1, cluster_bytes: 4096 };
+        let pool = Pool::create(&dir.path().join("pool"), &config).unwrap();
+        let keeper = SpaceKeeper::start(pool.space_reserve().unwrap()).unwrap();
+        assert_eq!(keeper.lend(|| 7), Some(7));
+        let reserve = Arc::clone(&keeper.kept.as_ref().unwrap().reserve);
+        let turn = reserve.turn();
+        // All of these come back at once, while it is somebody else's turn.
+        assert_eq!(keeper.lend(|| 7), None);
+        assert!(keeper.check(4096, 0).is_ok());
+        assert!(matches!(keeper.check(u64::MAX, 0), Err(PoolError::NoSpace { .. })));
+        keeper.want(4096);
+        keeper.look();
+        drop(turn);
+        assert_eq!(keeper.lend(|| 7), Some(7));
     }
 }

@@ -4,6 +4,7 @@
 use super::Finding;
 use nix::sys::resource::{RLIM_INFINITY, Resource, getrlimit};
 use nix::sys::statvfs::statvfs;
+use shared_mem::FlushKind;
 use std::fs::OpenOptions;
 use std::io;
 use std::os::fd::{FromRawFd, OwnedFd};
@@ -17,7 +18,18 @@ const SHM_WANTED: u64 = 512 * MIB;
 const FILES_WANTED: u64 = 1024;
 
 pub(super) fn examine() -> Vec<Finding> {
-    vec![memory(), shared_memory(), tun(), open_files(), locked_memory(), pidfd(), userfaultfd(), huge_pages(), qemu()]
+    vec![
+        memory(),
+        shared_memory(),
+        tun(),
+        open_files(),
+        locked_memory(),
+        pidfd(),
+        userfaultfd(),
+        huge_pages(),
+        flush(),
+        qemu(),
+    ]
 }
 
 fn memory() -> Finding {
@@ -100,6 +112,13 @@ fn pidfd() -> Finding {
             "Linux 5.3 has it; without, a host's death is seen by its socket",
         ),
     }
+}
+
+/// What pools on DAX devices are written by; those in tmpfs need nothing.
+fn flush() -> Finding {
+    let kinds = [FlushKind::Clwb, FlushKind::ClflushOpt, FlushKind::Clflush].into_iter();
+    let kinds: Vec<String> = kinds.filter(|kind| kind.is_supported()).map(|kind| kind.to_string()).collect();
+    Finding::ok("cache line flush", format!("{} (pools on DAX use the first; --flush forces one)", kinds.join(", ")))
 }
 
 fn userfaultfd() -> Finding {

@@ -95,7 +95,8 @@ impl HistorySink for RecordLog {
         failpoint::pass("host.log.appending");
         payload.clear();
         entry.encode_payload(payload);
-        match writer.append(entry.tag(), entry.at_exit, payload) {
+        let written = || failpoint::pass("host.log.written");
+        match writer.append_stepwise(entry.tag(), entry.at_exit, payload, written) {
             Ok(_) => {
                 failpoint::pass("host.log.appended");
                 Ok(())

@@ -26,6 +26,8 @@ pub struct PoolReport {
     pub device: Option<DeviceReport>,
     /// What the memory behind it has left (on a device: the largest piece); `None`: it does not say.
     pub available_bytes: Option<u64>,
+    /// How written cache lines get into it: what is detected, unless the processes that use it are told otherwise.
+    pub flush: String,
     /// The hosts that the cluster state names.
     pub hosts: Vec<HostReport>,
     /// The VMs that the directory names, and those that only the cluster state knows.

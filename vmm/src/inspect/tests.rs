@@ -303,9 +303,14 @@ fn damage_is_found_where_it_is_and_what_it_costs_is_said() {
     let slot_of = |epoch: u64| 4096 + epoch % u64::from(SLOTS) * journal.slot_bytes;
     let image_state = 256 << 10;
     let cases: &[(&str, u64, &str, Option<Option<u64>>)] = &[
-        ("cluster", 64 + 64 + 4096 + 64 + 3, "cluster: blob CRC", None),
-        ("cluster", 2, "cluster: the selector", None),
-        ("vm-directory", 4096 + 2, "vm-directory: the entry of VM slot 0", None),
+        // The cluster state was stored once only here.
+        ("cluster", 64 + 64 + 4096 + 64 + 3, "cluster: the cluster state cannot be used: blob CRC", None),
+        ("cluster", 2, "cluster: the copy that counts: the selector", Some(Some(4))),
+        ("superblock", 40, "superblock: the first copy: the superblock is refused: header CRC", Some(Some(4))),
+        ("superblock", 2048 + 40, "superblock: the second copy: the superblock is refused: header CRC", Some(Some(4))),
+        ("vm-directory", 16, "vm-directory: first header: header CRC", Some(Some(4))),
+        ("vm-directory", 2048 + 16, "vm-directory: second header: header CRC", Some(Some(4))),
+        ("vm-directory", 4096 + 2, "vm-directory: the copy of entry 0 that counts: the selector", Some(Some(4))),
         ("heartbeat.0", 20, "heartbeat.0: neither line", Some(Some(4))),
         ("vm-0/control", 8, "control: the header", Some(None)),
         ("vm-0/control", 64, "control: a word", Some(None)),
@@ -416,6 +421,7 @@ fn what_is_no_pool_is_told_apart() {
     for (file, at) in [("superblock", 40), ("vm-directory", 16)] {
         let world = World::new();
         world.flip(file, at);
+        world.flip(file, 2048 + at);
         assert!(matches!(inspect(world.dir.path()), Err(InspectError::Damaged(_))), "{file}");
     }
 }

@@ -33,7 +33,7 @@ pub(super) fn map(extent: Result<Extent, PoolError>) -> Result<Mapping<ReadOnly>
 /// All that moves when a VM's part of the pool changes, as text: equal stamps around a look say that nothing moved.
 pub(super) fn stamp(view: &PoolView, slot: VmSlot) -> Vec<String> {
     let cluster = super::cluster(view).map(|state| state.map(|state| state.encode()));
-    let mut stamp = vec![format!("{:?}", view.directory().entry(slot)), format!("{cluster:?}")];
+    let mut stamp = vec![format!("{:?}", view.entry(slot)), format!("{cluster:?}")];
     if let Ok(partition) = view.open_vm(slot) {
         if let Ok(Ok(control)) = map(partition.control(Access::ReadOnly)).map(ControlBlock::open) {
             stamp.push(format!("{:?} {:?} {:?}", control.applied(), control.freed(), control.generation()));
