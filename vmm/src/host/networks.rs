@@ -165,6 +165,25 @@ mod tests {
         woken.recv_timeout(Duration::from_secs(10)).expect("who sleeps is woken");
     }
 
+    /// As after a kill: the successor is told before the kernel has closed what the dead process had.
+    #[test]
+    fn a_tap_device_that_its_last_holder_has_not_let_go_yet_is_had_as_soon_as_it_has() {
+        crate::net::tap::tests::in_own_network(|| {
+            let backend = NetBackend::Tap("tap7".to_owned());
+            let (holder, _frames) = NetPort::open(&backend, || {}).expect("nobody has it");
+            let nets = [NetSpec { mac: [2, 0, 0, 0, 0, 7], backend }];
+            let (commands, _woken) = crossbeam_channel::unbounded();
+            let (networks, _queues) = Networks::open(&nets, &Arc::new(Arrivals::new(commands, None)));
+            assert!(networks.nics[0].port.get().is_none(), "it is in use");
+            drop(holder);
+            let deadline = Instant::now() + Duration::from_secs(60);
+            while networks.nics[0].port.get().is_none() {
+                assert!(Instant::now() < deadline, "the guest has no network though nobody else has the device");
+                std::thread::sleep(Duration::from_millis(1));
+            }
+        });
+    }
+
     #[test]
     fn a_network_that_cannot_be_had_does_not_stop_the_guest() {
         let nets = [NetSpec { mac: [2, 0, 0, 0, 0, 7], backend: NetBackend::Tap("no/such/tap".to_owned()) }];

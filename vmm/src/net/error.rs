@@ -37,7 +37,7 @@ pub enum NetError {
         source: io::Error,
     },
     /// Something else uses it.
-    #[error("TAP device {name} is in use")]
+    #[error("TAP device {name} is in use: by another guest, which has to end first, or by another program")]
     TapBusy {
         /// Its name.
         name: String,

@@ -24,7 +24,7 @@ mod port;
 mod segment;
 mod switch;
 #[allow(unsafe_code, reason = "an ioctl that names the interface")]
-mod tap;
+pub(crate) mod tap;
 #[cfg(test)]
 mod tests;
 
@@ -36,14 +36,31 @@ pub use switch::{Faults, Stretch, Switch, SwitchCounters, SwitchError, Trouble};
 pub(crate) use tap::TUN_DEVICE;
 
 use ft_protocol::spec::NetBackend;
+use std::time::{Duration, Instant};
+
+/// How long a TAP device is waited for that another process has: one that has just been killed has it a moment longer.
+const BUSY_PATIENCE: Duration = Duration::from_secs(2);
+/// Time between two looks at it.
+const BUSY_LOOK: Duration = Duration::from_millis(20);
 
 /// Says whether a network can be reached from here, now.
 ///
 /// # Errors
 /// It cannot; the error says what to do.
 pub fn check(backend: &NetBackend) -> Result<(), NetError> {
-    match backend {
-        NetBackend::Segment(path) => segment::check(path.as_ref()),
-        NetBackend::Tap(name) => tap::open(name).map(drop),
+    check_within(backend, BUSY_PATIENCE)
+}
+
+fn check_within(backend: &NetBackend, patience: Duration) -> Result<(), NetError> {
+    let deadline = Instant::now() + patience;
+    let name = match backend {
+        NetBackend::Segment(path) => return segment::check(path.as_ref()),
+        NetBackend::Tap(name) => name,
+    };
+    loop {
+        match tap::open(name) {
+            Err(NetError::TapBusy { .. }) if Instant::now() < deadline => std::thread::sleep(BUSY_LOOK),
+            opened => return opened.map(drop),
+        }
     }
 }

@@ -72,3 +72,51 @@ impl Link for Tap {
         (&self.file).write(frame).map(drop)
     }
 }
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::open;
+    use crate::net::{NetError, check_within};
+    use ft_protocol::spec::NetBackend;
+    use std::time::{Duration, Instant};
+
+    /// Runs a test where network devices may be made and nobody else sees them: in a network namespace of a thread's own.
+    /// Skipped, aloud, where this user may not have one.
+    pub(crate) fn in_own_network(test: impl FnOnce() + Send) {
+        let name = std::thread::current().name().unwrap_or("a test").to_owned();
+        std::thread::scope(|scope| {
+            scope.spawn(move || {
+                // SAFETY: changes only which network devices this thread, which is the test's own, and those that it starts see.
+                if unsafe { libc::unshare(libc::CLONE_NEWNET) } != 0 {
+                    eprintln!("SKIPPED {name}: no network namespace can be made here");
+                } else if let Err(error @ (NetError::NoTun(_) | NetError::TapNotPermitted { .. })) = open("probe0") {
+                    eprintln!("SKIPPED {name}: {}", crate::chain(&error));
+                } else {
+                    test();
+                }
+            });
+        });
+    }
+
+    #[test]
+    fn a_tap_device_that_another_holds_is_waited_for_and_then_named() {
+        in_own_network(|| {
+            let backend = NetBackend::Tap("tap7".to_owned());
+            let holder = open("tap7").expect("nobody has it");
+            let refused = check_within(&backend, Duration::from_millis(50)).expect_err("it is in use");
+            assert!(matches!(refused, NetError::TapBusy { .. }) && refused.to_string().contains("tap7"), "{refused}");
+            // Who has just been killed holds it until the kernel has taken its process apart.
+            let (begun, is_begun) = std::sync::mpsc::channel();
+            let began = Instant::now();
+            std::thread::scope(|scope| {
+                scope.spawn(move || {
+                    is_begun.recv().expect("the other looks");
+                    drop(holder);
+                });
+                begun.send(()).expect("the holder waits");
+                check_within(&backend, Duration::from_secs(60)).expect("it is let go");
+            });
+            assert!(began.elapsed() < Duration::from_secs(60));
+        });
+    }
+}
