@@ -14,6 +14,7 @@ mod hangs;
 mod huge_pages;
 mod kills;
 mod kv_kills;
+mod latencies;
 mod lockstep;
 mod losses;
 mod memory_cost;

@@ -57,6 +57,16 @@ impl ByHand {
         assert_eq!(pool.end().code, None);
     }
 
+    /// Stops the controller, which hears and says nothing until it goes on.
+    pub(crate) fn stop_pool(&self) {
+        self.pool.as_ref().expect("it runs").signal(Signal::SIGSTOP);
+    }
+
+    /// Lets a stopped controller go on.
+    pub(crate) fn continue_pool(&self) {
+        self.pool.as_ref().expect("it runs").signal(Signal::SIGCONT);
+    }
+
     /// Waits until the controller has died of a failpoint.
     pub(crate) fn await_dead_pool(&mut self) {
         assert_eq!(self.pool.take().expect("it ran").end().code, None);
@@ -126,7 +136,7 @@ impl ByHand {
     }
 
     /// Waits until a VM is there and something about it is so.
-    pub(crate) fn await_vm(&self, name: &str, what: &str, is_so: impl Fn(&Value) -> bool) -> Value {
+    pub(crate) fn await_vm(&self, name: &str, what: &str, mut is_so: impl FnMut(&Value) -> bool) -> Value {
         await_some(what, || self.vm(name).filter(|vm| is_so(vm)))
     }
 }

@@ -16,6 +16,7 @@ mod followed_log;
 mod kicks;
 mod networks;
 mod outbox;
+mod output_words;
 mod parts;
 mod primary;
 mod record;

@@ -10,6 +10,7 @@ use super::commit_times::{self, CommitTimes};
 use super::follow::Warm;
 use super::networks::Networks;
 use super::outbox::Outbox;
+use super::output_words::OutputWords;
 use super::parts::StandbyParts;
 use super::record::RecordLog;
 use super::vm_thread::{Command, Promotion, Surroundings, VmEvent};
@@ -51,11 +52,6 @@ const STALL_LOOK: Duration = Duration::from_micros(500);
 
 /// Longest time that the vCPU's thread says nothing while the guest waits.
 const BREATH: Span = Span::from_ms(100);
-
-/// Time between two words on how long outputs waited.
-const OUTPUTS_INTERVAL: Span = Span::from_ms(1_000);
-/// The same at a generation's beginning: it may not live as long. Doubled each time, up to the usual.
-const OUTPUTS_INTERVAL_FIRST: Span = Span::from_ms(10);
 
 /// The guest's disk, which its device writes and commits carry on.
 pub(super) type SharedDisk = Arc<Mutex<Disk>>;
@@ -119,10 +115,7 @@ struct Reign<'a> {
     /// It is done but for the guest's going on.
     timed: bool,
     /// When the host was told last how long outputs waited.
-    outputs_said: Time,
-    /// Outputs that were told of, and after how long the next are.
-    outputs_told: u64,
-    outputs_interval: Span,
+    words: OutputWords,
     /// The host wants the guest handed over; the core is still to be told.
     yielding: bool,
     /// The mode that the VM is to be protected in; the core is still to be told.
@@ -212,9 +205,7 @@ pub(super) fn run(beginning: Beginning, around: &Surroundings) -> Result<(), Fai
             noted: Epoch::ZERO,
             times: CommitTimes::default(),
             timed: false,
-            outputs_said: Time::ZERO,
-            outputs_told: 0,
-            outputs_interval: OUTPUTS_INTERVAL_FIRST,
+            words: OutputWords::default(),
             yielding: false,
             turning: None,
             over: false,
@@ -371,6 +362,8 @@ impl Reign<'_> {
         self.sleep(until.since(now).min(BREATH));
         self.arrivals.awake();
         self.gate.breathe();
+        // What left since the guest waits may be all that it ever says.
+        self.say_outputs(false);
         self.look()
     }
 
@@ -429,14 +422,11 @@ impl Reign<'_> {
     /// Says how long outputs waited, now and then.
     fn say_outputs(&mut self, now: bool) {
         let moment = clock::monotonic();
-        if !now && moment < self.outputs_said + self.outputs_interval {
+        if !now && !self.words.is_due(moment) {
             return;
         }
         let latency = self.outbox.latency();
-        if latency.count() > self.outputs_told {
-            self.outputs_told = latency.count();
-            self.outputs_said = moment;
-            self.outputs_interval = self.outputs_interval.times(2).min(OUTPUTS_INTERVAL);
+        if self.words.say(moment, latency.count()) {
             self.around.say(VmEvent::Outputs { generation: self.order.generation, latency });
         }
     }
