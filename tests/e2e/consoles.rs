@@ -1,7 +1,7 @@
 //! `ftvm run --pool`, `ftvm console` and `ftvm delete`: VMs that go on without whoever started them.
 
 use crate::guests::{assemble, printing};
-use crate::support::{ByHand, SOCKET, await_true, has_ended, is_protected, kvm};
+use crate::support::{ByHand, SOCKET, await_true, count_of, has_ended, is_protected, kvm, read_events};
 use nix::sys::signal::Signal;
 
 const ENDLESS: [&str; 5] = ["builtin:counter", "--", "--lines", "1000000000", "--every-us"];
@@ -139,6 +139,24 @@ fn events_and_status_can_be_watched() {
     let past = cluster.place.ftvm(&["events", "--no-follow", "--vm", "watched"]).env("FTVM_POOL", SOCKET).output();
     let past = text(&past.expect("the program can be started").stdout);
     assert!(past.contains("vm watched: exited with 0") && !past.contains("host a joined"), "{past}");
+}
+
+#[test]
+fn a_host_that_has_joined_is_noted_once_however_often_it_is_told() {
+    let Some(_machine) = kvm() else { return };
+    let mut cluster = ByHand::start(&["a", "b"]);
+    let events = cluster.place.file("events.jsonl");
+    let options = ["--name", "noted", "--events", events.to_str().expect("a plain path")];
+    let guest = cluster.start_command(&["run"], &[&options[..], &LINES[..], &["1000"]].concat());
+    cluster.await_vm("noted", "protection", is_protected);
+    // The hosts join the next controller, which tells so, and has them in its state.
+    cluster.kill_pool();
+    cluster.start_pool();
+    cluster.start_host("c");
+    cluster.await_vm("noted", "protection", is_protected);
+    guest.end().ok();
+    let joined = count_of(&read_events(&events), "host-joined");
+    assert_eq!(joined, 3, "{}", std::fs::read_to_string(&events).expect("they can be read"));
 }
 
 fn text(bytes: &[u8]) -> String {

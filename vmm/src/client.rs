@@ -152,6 +152,11 @@ impl Client {
         Ok(self.receive_by(Instant::now() + bound, None)?.map(|received| received.message))
     }
 
+    /// Drops what came before the last answer and was not asked for. What comes after it stays.
+    pub fn forget_unasked(&mut self) {
+        self.unasked.clear();
+    }
+
     /// The connection, to wait for it together with other descriptors. Call [`Client::next`] until it gives `None` first:
     /// messages that came while an answer was awaited are kept inside.
     pub fn connection(&self) -> &Connection {

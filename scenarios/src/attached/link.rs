@@ -139,17 +139,10 @@ impl Link {
         }
     }
 
-    /// Drops what has come so far.
-    pub(super) fn forget_news(&mut self) -> Result<(), RunError> {
-        let State::Up(client) = &mut self.state else { return Ok(()) };
-        loop {
-            match client.next(Duration::ZERO) {
-                Ok(Some(_)) => {}
-                Ok(None) => return Ok(()),
-                // The next look tells.
-                Err(error) if is_broken(&error) => return Ok(()),
-                Err(error) => return Err(error.into()),
-            }
+    /// Drops what was told before the last answer.
+    pub(super) fn forget_news(&mut self) {
+        if let State::Up(client) = &mut self.state {
+            client.forget_unasked();
         }
     }
 

@@ -1,6 +1,7 @@
 //! Clusters that somebody else runs: a VM of one, followed from outside, and everything that happens in it. The controller
 //! may die and be started again meanwhile; a console is then read on where it was left.
 
+mod joined;
 mod link;
 mod watcher;
 
@@ -17,6 +18,7 @@ use ft_protocol::commit_meta::GuestEnd;
 use ft_protocol::timeline::Happening;
 use ft_protocol::wire::{Answer, Request, RequestError, Status, ToClient, VmStatus};
 use ft_protocol::{Time, VmId};
+use joined::JoinedHosts;
 use link::{Link, News};
 use nix::poll::PollFlags;
 use shared_mem::Extent;
@@ -57,6 +59,7 @@ pub struct AttachedVm {
     name: String,
     console: ConsoleTap,
     chronicle: Chronicle,
+    joined: JoinedHosts,
     ended: Option<(GuestEnd, u64)>,
 }
 
@@ -73,16 +76,17 @@ pub fn start_detached(
     patience: Duration,
 ) -> Result<String, RunError> {
     let mut link = Link::connect(socket, patience)?;
-    create(&mut link, image, options, name, unread).map(|(_, name)| name)
+    create(&mut link, image, options, name, unread).map(|((_, name), _)| name)
 }
 
+/// Makes a VM: its number and name, and what there was before it. What happened since then is still to be told.
 fn create(
     link: &mut Link,
     image: &GuestImage,
     options: &VmOptions,
     name: &NewName,
     unread: UnreadConsole,
-) -> Result<(VmId, String), RunError> {
+) -> Result<((VmId, String), Status), RunError> {
     let mut number = 1;
     let mut before = watch_patiently(link)?;
     loop {
@@ -97,7 +101,7 @@ fn create(
                 && vm.nets == spec.nets
         };
         match link.ask(Request::CreateVm(spec.clone()), image.uploads()?) {
-            Ok(Some((Answer::VmCreated(vm), _))) => return Ok((vm, called)),
+            Ok(Some((Answer::VmCreated(vm), _))) => return Ok(((vm, called), before)),
             Ok(Some(_)) => return Err(ClientError::WrongAnswer.into()),
             // It died with the answer, or before it had made anything: the next one knows which.
             Ok(None) => {
@@ -105,7 +109,7 @@ fn create(
                 let now = watch_patiently(link)?;
                 let was_there = before.vms.iter().any(|vm| vm.name == called);
                 if let Some(made) = now.vms.iter().find(is_ours).filter(|_| !was_there) {
-                    return Ok((made.vm, called));
+                    return Ok(((made.vm, called), now));
                 }
                 before = now;
             }
@@ -131,9 +135,9 @@ impl AttachedVm {
         name: &NewName,
         unread: UnreadConsole,
     ) -> Result<Self, RunError> {
-        let (mut link, status) = open(following)?;
-        let (vm, name) = create(&mut link, image, options, name, unread)?;
-        Self::follow(link, &status, (vm, name), ConsoleStart::At(0), following)
+        let mut link = Link::connect(following.socket, following.patience)?;
+        let (created, status) = create(&mut link, image, options, name, unread)?;
+        Self::follow(link, &status, created, ConsoleStart::At(0), following)
     }
 
     /// Follows a VM that is there.
@@ -165,16 +169,19 @@ impl AttachedVm {
             watch_patiently(&mut link)?;
         };
         let console = ConsoleTap::open(vm, &extents, start)?;
-        let mut attached = Self { link, vm, name, console, chronicle, ended: None };
+        let joined = JoinedHosts::default();
+        let mut attached = Self { link, vm, name, console, chronicle, joined, ended: None };
         attached.note_hosts(status)?;
         Ok(attached)
     }
 
-    /// The hosts joined before anybody watched.
+    /// The hosts joined before anybody watched, or while there was no controller.
     fn note_hosts(&mut self, status: &Status) -> Result<(), RunError> {
         for host in &status.hosts {
             let joined = Happening::HostJoined { host: host.host, name: host.name.clone() };
-            self.chronicle.note(Event { at: self.chronicle.started_at(), what: What::Happened(joined) })?;
+            if self.joined.is_news(&joined) {
+                self.chronicle.note(Event { at: self.chronicle.started_at(), what: What::Happened(joined) })?;
+            }
         }
         Ok(())
     }
@@ -216,7 +223,10 @@ impl AttachedVm {
                 Err(RunError::Deleted { name: self.name.clone() })
             }
             ToClient::Happened { at, happening } if vm_of(&happening).is_none_or(|vm| vm == self.vm) => {
-                self.chronicle.note(Event { at, what: What::Happened(happening) })
+                if self.joined.is_news(&happening) {
+                    self.chronicle.note(Event { at, what: What::Happened(happening) })?;
+                }
+                Ok(())
             }
             ToClient::ConsoleMoved { vm, tail } if vm == self.vm => {
                 self.chronicle.note(Event { at: now, what: What::ConsoleMoved { vm, tail } })
@@ -336,6 +346,6 @@ fn watch(link: &mut Link) -> Result<Option<Status>, RunError> {
         return Ok(None);
     }
     let Some(status) = link.status()? else { return Ok(None) };
-    link.forget_news()?;
+    link.forget_news();
     Ok(Some(status))
 }
