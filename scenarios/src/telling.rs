@@ -25,6 +25,13 @@ impl Names {
         }
     }
 
+    /// Those of VMs that will be made in this order: nobody may be told of their making.
+    #[must_use]
+    pub fn of_vms(names: &[String]) -> Self {
+        let vms = (0..).map(VmId::new).zip(names.iter().cloned()).collect();
+        Self { hosts: BTreeMap::new(), vms }
+    }
+
     /// Takes the names that a happening brings.
     pub fn take(&mut self, happening: &Happening) {
         match happening {

@@ -64,6 +64,21 @@ fn a_signal_ends_the_unprotected_run() {
 }
 
 #[test]
+fn a_runner_that_is_killed_before_its_cluster_starts_leaves_a_run_that_can_be_explained() {
+    let Some(_machine) = kvm() else { return };
+    let place = Place::new();
+    let running = start(&place, &format!("time-limit = \"600s\"\n{VM}[expect]\nconsole = \"unprotected\"\n"));
+    let console = place.file("scenario-runs/endless-1/console.unprotected");
+    await_some("the unprotected run begins", || std::fs::metadata(&console).ok());
+    running.signal(Signal::SIGKILL);
+    assert_eq!(running.end().code, None);
+    let told = place.run(&["scenario", "explain", "scenario-runs/endless-1"]).ok();
+    let told = String::from_utf8_lossy(&told.stdout);
+    assert!(told.starts_with("endless (seed 1, commit ") && told.contains("it did not come to its end"), "{told}");
+    assert!(told.contains("again: ftvm scenario run --seed 1 "), "{told}");
+}
+
+#[test]
 fn what_time_cut_short_is_told_after_the_cause_and_fails_nothing_else() {
     let Some(_machine) = kvm() else { return };
     let place = Place::new();

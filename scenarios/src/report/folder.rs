@@ -72,7 +72,7 @@ impl RunFolder {
         let mut events = read_events(&directory.join("events.jsonl"))?;
         // The controller's words come a moment after what was seen outside meanwhile.
         events.sort_by_key(|event| event.at);
-        let mut names = Names::default();
+        let mut names = Names::of_vms(&manifest.vms);
         for event in &events {
             if let What::Happened(happening) = &event.what {
                 names.take(happening);

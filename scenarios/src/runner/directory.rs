@@ -80,18 +80,13 @@ impl RunDirectory {
         self.write(name, &json)
     }
 
-    /// Makes what a run leaves that broke before it could.
+    /// Makes what every run leaves, whatever becomes of it: also one that is killed before it has started anything.
     ///
     /// # Errors
     /// When a file cannot be written.
-    pub fn complete(&self, manifest: &Manifest) -> Result<(), RunnerError> {
-        if !self.file("manifest.json").exists() {
-            self.write_json("manifest.json", manifest)?;
-        }
-        if !self.file("events.jsonl").exists() {
-            self.write("events.jsonl", b"")?;
-        }
-        Ok(())
+    pub fn begin(&self, manifest: &Manifest) -> Result<(), RunnerError> {
+        self.write_json("manifest.json", manifest)?;
+        self.write("events.jsonl", b"")
     }
 
     /// Copies what the processes of a cluster said.

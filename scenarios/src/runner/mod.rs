@@ -104,6 +104,7 @@ pub fn run_scenario(
     let seed = options.seed.unwrap_or(scenario.seed);
     let directory = RunDirectory::create(&options.runs, &scenario.name)?;
     let start = monotonic();
+    directory.begin(&Manifest::new(scenario, options, seed, start))?;
     match run_in(scenario, options, goldens, seed, &directory, interrupt, watch) {
         Ok(report) if report.holds && !options.keep => {
             directory.remove();
@@ -116,8 +117,6 @@ pub fn run_scenario(
         }
         Err(error) if error.gave_up() && is_readable(interrupt) => Err(RunnerError::Interrupted),
         Err(error) if error.is_of_the_scenario() => {
-            let manifest = Manifest::new(scenario, options, seed, monotonic());
-            directory.complete(&manifest)?;
             keep(Report::broken(scenario, seed, &error).took(monotonic().since(start)), &directory)
         }
         Err(error) => Err(error),

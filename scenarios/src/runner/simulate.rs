@@ -194,6 +194,30 @@ mod tests {
     }
 
     #[test]
+    fn a_vm_whose_hosts_all_come_back_is_not_lost() {
+        let runs = tempfile::tempdir().expect("a directory can be made");
+        let text = "[cluster]\nrespawn = true\n[vm]\nguest = \"builtin:torture\"\n[[step]]\nevent = \"protected\"\naction = \"kill\"\n\
+                    host = [\"a\", \"b\", \"c\"]\n[expect]\nconsole = \"unprotected\"\n";
+        let scenario = Scenario::parse(Path::new("x.toml"), text).expect("it is a scenario");
+        for seed in 1..=3 {
+            let report = simulate(&scenario, &options(runs.path(), seed, false)).expect("it can be played");
+            assert!(report.holds, "{seed}: {:?}", report.verdicts);
+        }
+    }
+
+    #[test]
+    fn a_run_is_explained_in_the_words_of_a_real_one() {
+        let runs = tempfile::tempdir().expect("a directory can be made");
+        let text = "[vm]\nname = \"left\"\nguest = \"builtin:torture\"\n[[step]]\nevent = \"protected\"\naction = \"kill\"\n\
+                    host = \"primary\"\n[expect]\n";
+        let scenario = Scenario::parse(Path::new("x.toml"), text).expect("it is a scenario");
+        let report = simulate(&scenario, &options(runs.path(), 1, true)).expect("it can be played");
+        let folder = report::RunFolder::read(&report.directory.expect("it was kept")).expect("it can be read");
+        let told = report::explain(&folder);
+        assert!(told.contains("vm left: exited with 0") && !told.contains("v0"), "{told}");
+    }
+
+    #[test]
     fn times_of_hosts_and_of_the_controller_are_the_same_times() {
         let runs = tempfile::tempdir().expect("a directory can be made");
         let text = "[vm]\nguest = \"builtin:torture\"\n[expect]\nprotected-within = \"200ms\"\n";

@@ -216,7 +216,7 @@ impl World {
     fn spec_of(&self, vm: VmId) -> VmSpec {
         let weather = &self.plan.weather;
         VmSpec {
-            name: format!("v{}", vm.get()),
+            name: self.stage_name(vm).unwrap_or_else(|| format!("v{}", vm.get())),
             memory_bytes: weather.pages_of(vm.get()) * PAGE_SIZE,
             mode: weather.mode,
             epoch_interval: Span::from_us(weather.epoch_us),

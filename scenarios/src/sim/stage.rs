@@ -119,6 +119,12 @@ impl Stage {
         self.timelines.first().is_some_and(|vm| vm.fenced() < expected.min) && now_us < since_us + FENCED_US
     }
 
+    /// What becomes of a VM when no host lives: it is lost, unless hosts come back by themselves.
+    fn lost(&self) -> Option<Outcome> {
+        let may_come_back = self.scenario.cluster.respawn;
+        self.stranded.filter(|_| !may_come_back).map(|epoch| Outcome::Lost { recoverable: Some(epoch) })
+    }
+
     fn is_over(&self) -> bool {
         self.outcomes.iter().all(Option::is_some)
     }
@@ -218,7 +224,11 @@ impl World {
     /// The controller tells something.
     pub(crate) fn stage_happened(&mut self, happening: &Happening) {
         let at = self.stage_time();
-        let happening = &self.as_a_right_clock_shows(happening);
+        let mut happening = self.as_a_right_clock_shows(happening);
+        if let Happening::Ended { vm, end } = &mut happening {
+            *end = self.as_guests_say(usize::from(vm.get()), end.clone());
+        }
+        let happening = &happening;
         let Some(stage) = &mut self.stage else { return };
         stage.see(at, What::Happened(happening.clone()));
         let vm = vm_of(happening).map(|vm| usize::from(vm.get()));
@@ -410,12 +420,11 @@ impl World {
         let limit_us = self.plan.weather.safety_us;
         let alive = self.hosts.iter().any(|host| host.actor.alive);
         for vm in 0..self.truths.len() {
-            let Client { vms, .. } = &self.client;
-            let reading = &vms[vm];
-            let Some(stage) = &mut self.stage else { return };
-            if stage.outcomes[vm].is_some() {
+            if self.stage.as_ref().is_none_or(|stage| stage.outcomes[vm].is_some()) {
                 continue;
             }
+            let Client { vms, .. } = &self.client;
+            let reading = &vms[vm];
             let ended = match &reading.end {
                 Some((end, console_end)) if reading.position == *console_end => Some((end.clone(), *console_end)),
                 _ => None,
@@ -425,17 +434,15 @@ impl World {
                 Some((end, console_end)) => {
                     let number = VmId::new(u16::try_from(vm).unwrap_or(0));
                     let at = Time::from_ns(super::actor::CLOCK_START_NS + self.now_ns);
-                    // A right checksum is what guests call zero.
-                    let end = match end {
-                        GuestEnd::Exited(code) if Some(code) == self.truths[vm].exit => GuestEnd::Exited(0),
-                        end => end,
-                    };
+                    let end = self.as_guests_say(vm, end);
+                    let Some(stage) = &mut self.stage else { return };
                     stage.see(at, What::GuestEnded { vm: number, end: end.clone(), console_end });
                     Some(Outcome::Ended(end))
                 }
-                None if !alive && stage.stranded.is_some() => Some(Outcome::Lost { recoverable: stage.stranded }),
+                None if !alive => self.stage.as_ref().and_then(|stage| stage.lost()),
                 None => None,
             };
+            let Some(stage) = &mut self.stage else { return };
             stage.outcomes[vm] = outcome;
         }
         let Some(stage) = &mut self.stage else { return };
@@ -455,6 +462,21 @@ impl World {
                 // A step that has not fired by now will not.
                 self.open_gates();
             }
+        }
+    }
+
+    /// What a scenario calls a VM.
+    pub(crate) fn stage_name(&self, vm: VmId) -> Option<String> {
+        let stage = self.stage.as_ref()?;
+        stage.scenario.vms.get(usize::from(vm.get())).map(|part| part.name.clone())
+    }
+
+    /// The model's guest ends with a checksum; the right one is what guests call zero.
+    fn as_guests_say(&self, vm: usize, end: GuestEnd) -> GuestEnd {
+        let right = self.truths.get(vm).and_then(|truth| truth.exit);
+        match end {
+            GuestEnd::Exited(code) if Some(code) == right => GuestEnd::Exited(0),
+            end => end,
         }
     }
 
