@@ -1,0 +1,4 @@
+//! The target `device-table`.
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| ftvm_fuzz::run("device-table", data));
