@@ -11,6 +11,7 @@ use scenarios::foreground::{Followed as _, Shown};
 use scenarios::protected::{ConsoleStart, Outcome};
 use scenarios::units::parse_span;
 use std::io::{self, Write as _};
+use std::os::fd::AsFd as _;
 use std::path::PathBuf;
 
 /// Console bytes taken at once.
@@ -48,8 +49,14 @@ pub(crate) fn run(args: &Args) -> CommandResult {
     output::require()?;
     let signals = EndSignals::new()?;
     let patience = duration(args.reconnect);
-    let following = Following { socket: &args.pool, patience, events: args.events.as_deref() };
-    let mut vm = AttachedVm::attach(following, &args.vm, args.from.unwrap_or(ConsoleStart::Oldest))?;
+    let following =
+        Following { socket: &args.pool, patience, events: args.events.as_deref(), interrupt: Some(signals.as_fd()) };
+    let mut vm = match AttachedVm::attach(following, &args.vm, args.from.unwrap_or(ConsoleStart::Oldest)) {
+        Err(error) if error.gave_up() => {
+            return Ok(ExitStatus::Own(signals.received().unwrap_or(ExitCode::Terminated)));
+        }
+        attached => attached?,
+    };
     if args.no_follow {
         return show_what_is_there(&mut vm);
     }

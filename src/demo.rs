@@ -35,7 +35,7 @@ pub(crate) struct Args {
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=60_000))]
     epoch_ms: Option<u64>,
     /// Silence after which a host is suspected, in milliseconds
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=600_000))]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(10..=600_000))]
     heartbeat_ms: Option<u64>,
     /// Where the pool is made: a tmpfs or hugetlbfs
     #[arg(long, value_name = "DIR", env = "FTVM_POOL_DIR", default_value_os_t = default_pool_parent())]
@@ -103,6 +103,7 @@ impl From<DemoError> for Failure {
                 Self::new(ExitCode::OutputClosed, &error)
             }
             DemoError::Output(_) => Self::new(ExitCode::OutputFailed, &error),
+            DemoError::NotReady { .. } => Self::new(ExitCode::TimeOut, &error),
             DemoError::Interrupted => Self::new(ExitCode::Internal, &error),
         }
     }

@@ -11,7 +11,7 @@
 /// | 69 | KVM is missing or unusable |
 /// | 70 | an internal error of ftvm |
 /// | 73 | no pool: no space, or memory of a size that no guest can have |
-/// | 74 | standard output cannot be written: it is closed, or its disk is full |
+/// | 74 | standard output, or a file that was asked for, cannot be written |
 /// | 75 | the socket or name is in use, the controller cannot be reached, or it says: not now, try again |
 /// | 77 | not permitted |
 /// | 78 | a scenario file is invalid |
@@ -41,7 +41,7 @@ pub(crate) enum ExitCode {
     Internal = 70,
     /// No pool: no space, or memory of a size that no guest can have.
     NoPool = 73,
-    /// Standard output cannot be written: it is closed, or its disk is full.
+    /// Standard output, or a file that was asked for, cannot be written.
     OutputFailed = 74,
     /// The socket or name is in use, the controller cannot be reached, or it says: not now.
     Unreachable = 75,

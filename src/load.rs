@@ -109,7 +109,7 @@ impl From<LoadError> for Failure {
     fn from(error: LoadError) -> Self {
         let code = match &error {
             LoadError::Connect(_) | LoadError::Finally(_) => ExitCode::Unreachable,
-            LoadError::History(_) => ExitCode::FileMissing,
+            LoadError::History(_) => ExitCode::OutputFailed,
             LoadError::Protocol { .. } => ExitCode::ExpectationFailed,
         };
         Self::new(code, &error)

@@ -15,7 +15,7 @@ use scenarios::cluster::{Cluster, ClusterOptions, default_pool_parent};
 use scenarios::devices::{DiskOption, NetOption};
 use scenarios::foreground::{Followed, ShowError, Shown, show};
 use scenarios::guest::{GuestError, GuestImage, GuestSource, LinuxFiles};
-use scenarios::protected::{GuestDisk, Outcome, PRIVATE_NAME, ProtectedRun, Respawn, VmOptions, export_disk};
+use scenarios::protected::{GuestDisk, Outcome, PRIVATE_NAME, ProtectedRun, Respawn, RunError, VmOptions, export_disk};
 use scenarios::status_line::StatusLine;
 use scenarios::summary::Summary;
 use scenarios::units::{ByteCount, parse_span};
@@ -25,6 +25,7 @@ use std::os::fd::AsFd as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
+use vmm::client::Patience;
 use vmm::clock::monotonic;
 use vmm::disk_file::DiskFile;
 use vmm::machine::linux::VcpuCount;
@@ -225,6 +226,28 @@ fn refuse(options: &[(&str, bool)], why: &str) -> Result<(), Failure> {
     }
 }
 
+/// What one option writes, no other one reads or writes.
+fn refuse_same_files(args: &Args) -> Result<(), Failure> {
+    let source = args.guest.as_ref().map(|guest| {
+        let Ok(source) = guest.parse::<GuestSource>();
+        source
+    });
+    let guest = match &source {
+        Some(GuestSource::File(path)) => Some(path.as_path()),
+        _ => None,
+    };
+    same_file::refuse(&[
+        ("GUEST", guest),
+        ("--kernel", args.linux.kernel.as_deref()),
+        ("--initrd", args.linux.initrd.as_deref()),
+        ("--disk", args.disk.as_ref().map(|disk| disk.path.as_path())),
+        ("--record", args.record.as_deref()),
+        ("--events", args.events.as_deref()),
+        ("--json", args.json.as_ref().and_then(Option::as_deref)),
+        ("--memory-crc", args.memory_crc.as_deref()),
+    ])
+}
+
 pub(crate) fn run(args: &Args) -> CommandResult {
     if let Some(parent) = args.private_to
         && !Parent::new(parent).die_with()
@@ -232,6 +255,7 @@ pub(crate) fn run(args: &Args) -> CommandResult {
         return Err(Failure::line(ExitCode::Terminated, "the process that started this run is gone"));
     }
     args.flush.apply()?;
+    refuse_same_files(args)?;
     let mut image = args.image()?;
     if image.is_linux() && matches!(args.mode, RunMode::Replay | RunMode::Lockstep) {
         let refused = "a Linux guest is not deterministic between exits: it needs --mode checkpoint (or none)";
@@ -243,8 +267,6 @@ pub(crate) fn run(args: &Args) -> CommandResult {
             "--record needs a guest that is deterministic between exits: not Linux",
         ));
     }
-    let disk = args.disk.as_ref().map(|disk| disk.path.as_path());
-    same_file::refuse(&[("--disk", disk), ("--record", args.record.as_deref()), ("--events", args.events.as_deref())])?;
     image.check(args.memory().get(), &args.args)?;
     if args.net.len() > NETS_MAX {
         return Err(Failure::line(ExitCode::Usage, format!("--net was given more than {NETS_MAX} times")));
@@ -335,7 +357,7 @@ pub(crate) fn being_made(options: &VmOptions) -> impl Fn(Duration) -> String + S
 
 fn run_protected(args: &Args, image: &GuestImage) -> CommandResult {
     let signals = EndSignals::new()?;
-    let cluster = Cluster::start(ClusterOptions {
+    let of_cluster = ClusterOptions {
         executable: this_program()?,
         hosts: args.hosts.unwrap_or(HOSTS),
         pool_parent: args.pool_dir.clone(),
@@ -343,13 +365,26 @@ fn run_protected(args: &Args, image: &GuestImage) -> CommandResult {
         record: record_in_cluster(args.record.as_deref())?,
         keep: args.keep,
         custom: scenarios::cluster::ClusterCustom::default(),
-    })?;
-    let (pool_directory, run_directory) = (cluster.pool_directory().to_owned(), cluster.run_directory().to_owned());
+    };
     let options = args.vm(image.disk().map_or(0, GuestDisk::bytes))?;
     let respawn = if args.respawn { Respawn::All } else { Respawn::Fenced };
-    let mut run = progress::show(being_made(&options), || {
-        ProtectedRun::start(cluster, image, &options, respawn, args.events.as_deref())
-    })?;
+    let wish = signals.as_fd().try_clone_to_owned().map_err(|error| Failure::new(ExitCode::Internal, &error))?;
+    let patience = Patience { until: None, interrupt: Some(Arc::new(wish)) };
+    let started = Cluster::start_with(of_cluster, patience).map_err(RunError::from).and_then(|cluster| {
+        progress::show(being_made(&options), || {
+            ProtectedRun::start(cluster, image, &options, respawn, args.events.as_deref())
+        })
+    });
+    let mut run = match started {
+        Err(error) if error.gave_up() => {
+            return Ok(ExitStatus::Own(signals.received().unwrap_or(ExitCode::Terminated)));
+        }
+        started => started?,
+    };
+    // From here on a signal is looked for between two requests, and what is asked at the end is waited for.
+    run.set_patience(Patience::default());
+    let of_run = run.cluster();
+    let (pool_directory, run_directory) = (of_run.pool_directory().to_owned(), of_run.run_directory().to_owned());
     let shown = follow(args.time_limit, &mut run, &signals)?;
     let outcome = match &shown {
         Shown::Over(outcome) => Some(outcome),

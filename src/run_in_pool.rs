@@ -12,6 +12,7 @@ use scenarios::foreground::Shown;
 use scenarios::guest::{GuestImage, GuestSource};
 use scenarios::protected::{GuestDisk, Outcome, UnreadConsole, export_disk};
 use scenarios::units::parse_span;
+use std::os::fd::AsFd as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -103,10 +104,21 @@ pub(crate) fn run(socket: &Path, args: &run::Args, pool: &PoolRunArgs, image: &G
         return Ok(ExitStatus::Own(ExitCode::Ok));
     }
     let signals = EndSignals::new()?;
-    let following = Following { socket, patience: duration(pool.reconnect), events: args.events.as_deref() };
-    let mut vm = progress::show(run::being_made(&options), || {
+    let following = Following {
+        socket,
+        patience: duration(pool.reconnect),
+        events: args.events.as_deref(),
+        interrupt: Some(signals.as_fd()),
+    };
+    let started = progress::show(run::being_made(&options), || {
         AttachedVm::start(following, image, &options, &name, pool.unread())
-    })?;
+    });
+    let mut vm = match started {
+        Err(error) if error.gave_up() => {
+            return Ok(ExitStatus::Own(signals.received().unwrap_or(ExitCode::Terminated)));
+        }
+        started => started?,
+    };
     let shown = match follow(args.time_limit, &mut vm, &signals) {
         Ok(shown) => shown,
         // Whatever broke is here, not there: the guest does not pay for it.

@@ -153,7 +153,8 @@ pub(crate) fn run(args: &Args) -> CommandResult {
         Command::List(args) => list(args),
         Command::Explain(args) => {
             let folder = RunFolder::read(&args.run)?;
-            output::text(&explain(&folder))?;
+            let told: String = explain(&folder).lines().map(|line| show::plain(line) + "\n").collect();
+            output::text(&told)?;
             Ok(ExitStatus::Own(ExitCode::Ok))
         }
         Command::Schema => {
@@ -281,21 +282,27 @@ fn simulate_all(args: &SimArgs) -> CommandResult {
 
 /// Says what came of all of them, in all the ways that are wanted.
 fn tell(reports: &[Report], args: &ReportArgs) -> CommandResult {
+    let shown = show_all(reports, args);
+    // Each is told, whatever became of the other.
     if let Some(path) = &args.junit {
         let xml = junit(reports).map_err(|error| Failure::new(ExitCode::Internal, &error))?;
         std::fs::write(path, xml).map_err(|error| {
-            Failure::line(ExitCode::FileMissing, format!("cannot write {}: {error}", path.display()))
+            Failure::line(ExitCode::OutputFailed, format!("cannot write {}: {error}", path.display()))
         })?;
     }
-    if args.json {
-        output::json(&reports)?;
-    } else {
-        output::text(&show::summary(reports))?;
-        if args.github {
-            output::text(&github_annotations(reports))?;
-        }
-    }
+    shown?;
     Ok(ExitStatus::Own(code(reports)))
+}
+
+fn show_all(reports: &[Report], args: &ReportArgs) -> Result<(), Failure> {
+    if args.json {
+        return output::json(&reports);
+    }
+    output::text(&show::summary(reports))?;
+    if args.github {
+        output::text(&github_annotations(reports))?;
+    }
+    Ok(())
 }
 
 /// Time that ran out is told apart from wrong results.
@@ -393,7 +400,7 @@ impl From<RunnerError> for Failure {
             RunnerError::Page(error) => error.into(),
             RunnerError::Segment(_) => Self::new(ExitCode::Internal, &error),
             RunnerError::Disk(_) => Self::new(ExitCode::FileMissing, &error),
-            RunnerError::File { .. } => Self::new(ExitCode::FileMissing, &error),
+            RunnerError::File { .. } => Self::new(ExitCode::OutputFailed, &error),
             RunnerError::Step { .. } | RunnerError::Workload { .. } => Self::new(ExitCode::ExpectationFailed, &error),
             RunnerError::Skipped { .. } => Self::new(ExitCode::NotPermitted, &error),
             RunnerError::Interrupted => Self::new(ExitCode::Terminated, &error),

@@ -49,6 +49,11 @@ pub trait Followed {
 
     /// Whether a VM that no host can run is waited for.
     fn waits_for_hosts(&self) -> bool;
+
+    /// The last bytes that were read have not been shown.
+    fn not_shown(&mut self, bytes: u64) {
+        let _ = bytes;
+    }
 }
 
 impl Followed for ProtectedRun {
@@ -168,6 +173,8 @@ pub fn show(
     if let Some(line) = &mut status {
         line.clear();
     }
+    // Whoever reads on later begins with these.
+    run.not_shown(backlog.len() as u64);
     Ok(shown)
 }
 

@@ -73,6 +73,24 @@ fn guest_files_that_are_none() {
 }
 
 #[test]
+fn outputs_do_not_go_over_inputs() {
+    let place = Place::new();
+    let guest = place.write("guest", "precious");
+    let guest = guest.to_str().expect("a plain path");
+    for arguments in [
+        &["run", &format!("--json={guest}"), guest][..],
+        &["run", "--events", guest, guest],
+        &["run", "--mode", "none", "--memory-crc", guest, guest],
+        &["run", &format!("--json={guest}"), "--kernel", guest],
+        &["run", "--events", "new", "--json=new", guest],
+    ] {
+        let ended = place.run(arguments);
+        assert!(ended.one_line(2).contains("name one file"), "{ended:?}");
+        assert_eq!(std::fs::read(guest).expect("it is there"), b"precious");
+    }
+}
+
+#[test]
 fn guest_files_that_are_not_there() {
     let place = Place::new();
     for (guest, expected) in [

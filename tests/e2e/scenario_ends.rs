@@ -51,6 +51,33 @@ fn a_signal_ends_a_run_whose_controller_was_stopped_by_somebody() {
 }
 
 #[test]
+fn a_signal_ends_a_run_whose_cluster_does_not_start() {
+    let Some(_machine) = kvm() else { return };
+    let place = Place::new();
+    let running = place.start(&["run", "builtin:idle", "--", "--ticks", "100000000"]);
+    let controller = await_some("its controller", || running.controller());
+    signal(controller, Signal::SIGSTOP);
+    running.signal(Signal::SIGTERM);
+    let ended = running.end();
+    assert_eq!(ended.code, Some(143), "{}", ended.stderr);
+    assert_eq!(place.leftovers(), Vec::<PathBuf>::new());
+}
+
+#[test]
+fn descriptions_steer_no_terminal_and_reports_that_cannot_be_written_hide_nothing() {
+    let Some(_machine) = kvm() else { return };
+    let place = Place::new();
+    let guest = "[vm]\nguest = \"builtin:counter\"\nargs = [\"--lines\", \"20\"]\nmemory = \"4MiB\"\n";
+    let file = place.write("odd.toml", format!("description = \"red \\u001b[31m\"\n{guest}[expect]\ntakeovers = 1\n"));
+    let ended = place.run(&["scenario", "run", "--junit", "missing/junit.xml", file.to_str().expect("it is text")]);
+    assert!(ended.one_line(74).contains("missing/junit.xml"), "{ended:?}");
+    let out = String::from_utf8_lossy(&ended.stdout);
+    assert!(out.contains("0 scenarios hold, 1 fail: odd"), "{out}");
+    let told = place.run(&["scenario", "explain"]).ok().stdout;
+    assert!(!told.contains(&0x1b) && String::from_utf8_lossy(&told).contains("red "), "{told:?}");
+}
+
+#[test]
 fn a_signal_ends_the_unprotected_run() {
     let Some(_machine) = kvm() else { return };
     let place = Place::new();
@@ -61,6 +88,8 @@ fn a_signal_ends_the_unprotected_run() {
     let ended = running.end();
     assert_eq!(ended.code, Some(130), "{}", ended.stderr);
     assert_eq!(place.leftovers(), Vec::<PathBuf>::new());
+    let told = place.run(&["scenario", "explain"]).ok();
+    assert!(String::from_utf8_lossy(&told.stdout).contains("endless"), "{told:?}");
 }
 
 #[test]
@@ -106,6 +135,21 @@ fn an_unprotected_run_that_runs_out_of_time_is_told_with_its_line() {
     assert_eq!(ended.code, Some(84), "{out}{}", ended.stderr);
     assert!(out.contains("FAIL  the unprotected run ends within 300.0 ms (line 1): it had not ended after "), "{out}");
     assert!(!out.contains("(seed 1, 0.0 s)"), "it took its time: {out}");
+}
+
+#[test]
+fn what_the_processes_said_is_kept_when_the_cluster_does_not_come_up() {
+    let Some(_machine) = kvm() else { return };
+    let place = Place::new();
+    let file = place.write("tight.toml", format!("[cluster]\npool-size = \"1MiB\"\n{VM}[expect]\n"));
+    let ended = place.run(&["scenario", "run", file.to_str().expect("it is text")]);
+    let out = String::from_utf8_lossy(&ended.stdout);
+    if out.starts_with("skip") {
+        return crate::support::skipped("a tmpfs cannot be mounted here");
+    }
+    assert_eq!(ended.code, Some(80), "{out}{}", ended.stderr);
+    let said = std::fs::read_to_string(place.file("scenario-runs/tight-1/pool.1.stderr")).expect("it is kept");
+    assert!(said.contains("--pool-dir"), "{said}");
 }
 
 #[test]

@@ -5,10 +5,11 @@
 //!                                       |--- nobody does in time ---> an error
 //! ```
 
-use crate::protected::{RunError, is_broken};
+use crate::protected::{RunError, is_broken, wait_for_any};
 use ft_protocol::wire::{Answer, ExtentTag, Request, Status, ToClient};
+use nix::poll::PollFlags;
 use shared_mem::Extent;
-use std::os::fd::{AsFd as _, BorrowedFd};
+use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 use vmm::client::{Client, ClientError};
@@ -25,6 +26,8 @@ pub(super) struct Link {
     socket: PathBuf,
     /// How long a controller that has died is waited for.
     patience: Duration,
+    /// Who waits wants to end once this is readable.
+    interrupt: Option<OwnedFd>,
     state: State,
 }
 
@@ -48,7 +51,17 @@ pub(super) enum News {
 impl Link {
     pub(super) fn connect(socket: &Path, patience: Duration) -> Result<Self, RunError> {
         let client = Client::connect(socket)?;
-        Ok(Self { socket: socket.to_owned(), patience, state: State::Up(Box::new(client)) })
+        Ok(Self { socket: socket.to_owned(), patience, interrupt: None, state: State::Up(Box::new(client)) })
+    }
+
+    /// No longer waits for another controller once this is readable.
+    ///
+    /// # Errors
+    /// When there are no more descriptors.
+    pub(super) fn until(mut self, interrupt: Option<BorrowedFd<'_>>) -> Result<Self, RunError> {
+        let copy = interrupt.map(|fd| fd.try_clone_to_owned()).transpose();
+        self.interrupt = copy.map_err(RunError::Wait)?;
+        Ok(self)
     }
 
     /// What happened since the last call, one by one; `None` when that is all.
@@ -125,7 +138,10 @@ impl Link {
         }
         while !matches!(self.next()?, Some(News::Back)) {
             let (_, wait) = self.waits_for(TRY_INTERVAL);
-            std::thread::sleep(wait);
+            let ended = self.interrupt.as_ref().map(|fd| (fd.as_fd(), PollFlags::POLLIN));
+            if wait_for_any(wait, ended.as_slice(), &[])?.contains(&true) {
+                return Err(ClientError::GivenUp.into());
+            }
         }
         Ok(())
     }

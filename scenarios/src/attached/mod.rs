@@ -40,6 +40,8 @@ pub struct Following<'a> {
     pub patience: Duration,
     /// Where events are written, as JSON lines.
     pub events: Option<&'a Path>,
+    /// Readable when whoever follows wants to end.
+    pub interrupt: Option<BorrowedFd<'a>>,
 }
 
 /// What a new VM is to be called.
@@ -61,6 +63,8 @@ pub struct AttachedVm {
     chronicle: Chronicle,
     joined: JoinedHosts,
     ended: Option<(GuestEnd, u64)>,
+    /// Console bytes that were read, and that nobody has seen.
+    unseen: u64,
 }
 
 /// Makes a VM and lets it run, and looks no further; says what it is called.
@@ -170,7 +174,7 @@ impl AttachedVm {
         };
         let console = ConsoleTap::open(vm, &extents, start)?;
         let joined = JoinedHosts::default();
-        let mut attached = Self { link, vm, name, console, chronicle, joined, ended: None };
+        let mut attached = Self { link, vm, name, console, chronicle, joined, ended: None, unseen: 0 };
         attached.note_hosts(status)?;
         Ok(attached)
     }
@@ -245,10 +249,10 @@ impl AttachedVm {
         &self.name
     }
 
-    /// Console bytes read so far, counted from the guest's birth.
+    /// Console bytes seen so far, counted from the guest's birth.
     #[must_use]
     pub fn position(&self) -> u64 {
-        self.console.position()
+        self.console.position() - self.unseen
     }
 
     /// When following began.
@@ -321,11 +325,15 @@ impl Followed for AttachedVm {
     fn waits_for_hosts(&self) -> bool {
         true
     }
+
+    fn not_shown(&mut self, bytes: u64) {
+        self.unseen = bytes;
+    }
 }
 
 /// Connects and watches.
 fn open(following: Following<'_>) -> Result<(Link, Status), RunError> {
-    let mut link = Link::connect(following.socket, following.patience)?;
+    let mut link = Link::connect(following.socket, following.patience)?.until(following.interrupt)?;
     let status = watch_patiently(&mut link)?;
     Ok((link, status))
 }

@@ -4,7 +4,7 @@ use super::hosts::HostName;
 use crate::units::ByteCount;
 use ft_protocol::Span;
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use vmm::clock::CLOCK_STEP_VARIABLE;
 use vmm::failpoint::{FAILPOINTS_VARIABLE, GATES};
@@ -24,6 +24,8 @@ pub struct ClusterCustom {
     pub controller_clock_can_step: bool,
     /// What hosts log (`RUST_LOG`); `None`: as whoever starts them.
     pub host_log: Option<String>,
+    /// Where what all processes said is copied at the end, however it comes.
+    pub logs: Option<PathBuf>,
 }
 
 /// What a host has of its own.

@@ -25,6 +25,17 @@ pub struct OwnedDirectory {
     lock: File,
 }
 
+/// Copies what the processes of a cluster said, life by life.
+pub(super) fn copy_logs(from: &Path, to: &Path) -> io::Result<()> {
+    for entry in fs::read_dir(from)?.flatten() {
+        let path = entry.path();
+        if path.extension().is_some_and(|extension| extension == "stderr") {
+            fs::copy(&path, to.join(entry.file_name()))?;
+        }
+    }
+    Ok(())
+}
+
 impl OwnedDirectory {
     /// Makes `PARENT/ftvm-PID-RANDOM`, for this user only.
     pub(crate) fn create(parent: &Path) -> Result<Self, ClusterError> {

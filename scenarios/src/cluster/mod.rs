@@ -338,6 +338,10 @@ impl Drop for Cluster {
     fn drop(&mut self) {
         self.end_hosts(Instant::now());
         self.end_controller(Instant::now() + END_BOUND);
+        if let (Some(from), Some(to)) = (&self.run_directory, &self.options.custom.logs) {
+            // What cannot be kept is no reason to leave the rest behind.
+            let _ = directories::copy_logs(from.path(), to);
+        }
         for directory in [self.pool_directory.take(), self.run_directory.take()].into_iter().flatten() {
             if self.options.keep { directory.keep() } else { directory.remove() }
         }

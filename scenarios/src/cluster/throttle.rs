@@ -72,8 +72,17 @@ mod tests {
 
     #[test]
     fn who_is_stopped_meanwhile_stands_still() {
-        let mut child = Command::new("sleep").arg("1000").spawn().unwrap();
-        let process = || pidfd_open(Pid::from_child(&child), PidfdFlags::empty()).unwrap();
+        /// Ends with the test, however that ends.
+        struct Sleeper(std::process::Child);
+        impl Drop for Sleeper {
+            fn drop(&mut self) {
+                let _ = self.0.kill();
+                let _ = self.0.wait();
+            }
+        }
+        let sleeper = Sleeper(Command::new("sleep").arg("1000").spawn().unwrap());
+        let child = &sleeper.0;
+        let process = || pidfd_open(Pid::from_child(child), PidfdFlags::empty()).unwrap();
         let (own, path) = (process(), format!("/proc/{}/stat", child.id()));
         let is_stopped = || std::fs::read_to_string(&path).unwrap().contains(") T ");
         let limit = Instant::now() + Duration::from_secs(60);
@@ -99,7 +108,5 @@ mod tests {
         assert!(is_stopped(), "the end of slowness lets nobody go on who was stopped");
         pidfd_send_signal(&own, Signal::CONT).unwrap();
         await_that("it goes on", false);
-        child.kill().unwrap();
-        child.wait().unwrap();
     }
 }

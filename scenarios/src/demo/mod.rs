@@ -95,6 +95,12 @@ pub enum DemoError {
     /// Nobody wants to see it.
     #[error("cannot write the demo's timeline")]
     Output(#[source] io::Error),
+    /// The cluster took all of the time.
+    #[error("the cluster was not ready within {}", show_span(*limit))]
+    NotReady {
+        /// How long it might have taken.
+        limit: Span,
+    },
     /// The user wants to end.
     #[error("interrupted")]
     Interrupted,
@@ -152,7 +158,8 @@ fn show_in(
     );
     say(out, &line)?;
 
-    let cluster = Cluster::start(ClusterOptions {
+    let patience = Patience::new(limit, interrupt).map_err(RunError::Wait)?;
+    let of_cluster = ClusterOptions {
         executable: options.executable.clone(),
         hosts: options.hosts,
         pool_parent: options.pool_parent.clone(),
@@ -160,7 +167,7 @@ fn show_in(
         record: Vec::new(),
         keep: false,
         custom: crate::cluster::ClusterCustom::default(),
-    })?;
+    };
     let vm = VmOptions {
         memory: options.memory,
         args: options.args.clone(),
@@ -171,12 +178,27 @@ fn show_in(
         nets: Vec::new(),
         disk_bytes: 0,
     };
-    let run = ProtectedRun::start(cluster, &image, &vm, Respawn::All, None)?;
+    let started = Cluster::start_with(of_cluster, patience.clone())
+        .map_err(RunError::from)
+        .and_then(|cluster| ProtectedRun::start(cluster, &image, &vm, Respawn::All, None));
+    let run = match started {
+        Err(error) if error.gave_up() && patience.is_interrupted() => return Err(DemoError::Interrupted),
+        Err(error) if error.gave_up() => return Err(DemoError::NotReady { limit: options.time_limit }),
+        started => started?,
+    };
     let kills = plan_kills(options.seed, options.kills, golden.console.len() as u64);
     let limit = monotonic() + options.time_limit;
+    let mut run = run;
+    run.set_patience(Patience::new(Duration::from_nanos(options.time_limit.ns()), interrupt).map_err(RunError::Wait)?);
     let mut demo =
         Demo { narration: Narration::new(run.started_at()), run, kills, killed: Vec::new(), console: Vec::new() };
-    let outcome = demo.perform(limit, interrupt, out)?;
+    let outcome = match demo.perform(limit, interrupt, out) {
+        Err(DemoError::Run(error)) if error.gave_up() && patience.is_interrupted() => {
+            return Err(DemoError::Interrupted);
+        }
+        Err(DemoError::Run(error)) if error.gave_up() => None,
+        outcome => outcome?,
+    };
     let report = demo.finish(options, &golden, checksum, unprotected, outcome);
     say(out, &verdict(&report, &golden))?;
     Ok(report)

@@ -2,6 +2,7 @@
 
 use super::{Act, CorruptWhat, Scenario, Step, When};
 use crate::guest::GuestSource;
+use crate::sim::{HOSTS_MAX, VMS_MAX};
 use std::fmt;
 use std::path::PathBuf;
 
@@ -77,6 +78,12 @@ impl Scenario {
         let cluster = &self.cluster;
         if cluster.segment_loss > 0 || cluster.segment_delay > ft_protocol::Span::ZERO {
             return at(key("segment-"), "there is no network segment".to_owned());
+        }
+        if cluster.hosts > HOSTS_MAX {
+            return at(key("hosts"), format!("clusters have at most {HOSTS_MAX} hosts there"));
+        }
+        if self.vms.len() > usize::from(VMS_MAX) {
+            return at(1, format!("there are at most {VMS_MAX} VMs there"));
         }
         if cluster.pool_size.is_some() {
             return at(key("pool-size"), "the pool has no size: an action `fill` fills it".to_owned());

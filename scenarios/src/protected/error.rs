@@ -76,3 +76,11 @@ pub enum RunError {
     #[error("cannot wait for the cluster")]
     Wait(#[source] io::Error),
 }
+
+impl RunError {
+    /// Something was not waited for to its end: the user wants to end, or time has run out.
+    #[must_use]
+    pub fn gave_up(&self) -> bool {
+        matches!(self, Self::Client(ClientError::GivenUp) | Self::Cluster(ClusterError::Client(ClientError::GivenUp)))
+    }
+}

@@ -89,21 +89,6 @@ impl RunDirectory {
         self.write("events.jsonl", b"")
     }
 
-    /// Copies what the processes of a cluster said.
-    ///
-    /// # Errors
-    /// When a file cannot be copied.
-    pub fn take_logs(&self, from: &Path) -> Result<(), RunnerError> {
-        let failed = |source| RunnerError::File { path: from.to_owned(), source };
-        for entry in fs::read_dir(from).map_err(failed)?.flatten() {
-            let path = entry.path();
-            if path.extension().is_some_and(|extension| extension == "stderr") {
-                fs::copy(&path, self.file(&entry.file_name().to_string_lossy())).map_err(failed)?;
-            }
-        }
-        Ok(())
-    }
-
     /// Removes it with all that is in it.
     pub fn remove(self) {
         // What cannot be removed stays for the user to see.

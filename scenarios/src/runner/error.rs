@@ -82,16 +82,10 @@ pub enum RunnerError {
 impl RunnerError {
     /// Something was not waited for to its end: the user wants to end, or time has run out.
     pub(super) fn gave_up(&self) -> bool {
-        let by_run = |error: &RunError| {
-            matches!(
-                error,
-                RunError::Client(ClientError::GivenUp) | RunError::Cluster(ClusterError::Client(ClientError::GivenUp))
-            )
-        };
         match self {
             Self::Cluster(ClusterError::Client(ClientError::GivenUp)) | Self::Golden(GoldenError::Interrupted) => true,
-            Self::Run(error) => by_run(error),
-            Self::Step { source, .. } => by_run(source),
+            Self::Run(error) => error.gave_up(),
+            Self::Step { source, .. } => source.gave_up(),
             _ => false,
         }
     }

@@ -138,7 +138,7 @@ fn run_in(
     let tmpfs = scenario.cluster.pool_size.map(|size| Tmpfs::mount(directory.file("tmpfs"), size.get())).transpose()?;
     let golden = goldens::golden(scenario, options, goldens, directory, interrupt)?;
     let pool_parent = tmpfs.as_ref().map_or(options.pool_parent.as_path(), Tmpfs::path);
-    let cluster = prepare::cluster(scenario, options, pool_parent);
+    let cluster = prepare::cluster(scenario, options, pool_parent, directory.path());
     let cluster = Cluster::start_with(cluster, patience(scenario, interrupt)?)?;
     let respawn = if scenario.cluster.respawn { Respawn::All } else { Respawn::Fenced };
     let mut run = ProtectedRun::begin(cluster, respawn, Some(&directory.file("events.jsonl")))?;
@@ -189,7 +189,6 @@ fn run_in(
     for (vm, part) in scenario.vms.iter().enumerate() {
         directory.write(&console_file(scenario, part, "console"), performance.schedule.console(vm))?;
     }
-    directory.take_logs(performance.run.cluster().run_directory())?;
     let Performed { outcomes, in_time } = performed?;
     // No frame moves while it is judged.
     performance.segment = None;

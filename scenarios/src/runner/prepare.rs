@@ -15,7 +15,7 @@ use std::time::Duration;
 use vmm::net::{Faults, MacAddress, Switch};
 
 /// The cluster that a scenario asks for.
-pub(super) fn cluster(scenario: &Scenario, options: &RunnerOptions, pool_parent: &Path) -> ClusterOptions {
+pub(super) fn cluster(scenario: &Scenario, options: &RunnerOptions, pool_parent: &Path, logs: &Path) -> ClusterOptions {
     let part = &scenario.cluster;
     let mut custom = ClusterCustom {
         stall_bound: part.stall_bound,
@@ -24,6 +24,7 @@ pub(super) fn cluster(scenario: &Scenario, options: &RunnerOptions, pool_parent:
         controller_failpoints: failpoints_of(scenario, CONTROLLER),
         controller_clock_can_step: acts(scenario).any(|act| matches!(act, Act::Clock { .. })),
         host_log: None,
+        logs: Some(logs.to_owned()),
     };
     for (name, host) in &mut custom.hosts {
         host.failpoints = failpoints_of(scenario, name.as_str());
@@ -147,12 +148,14 @@ impl Tmpfs {
         std::fs::create_dir_all(&at).map_err(|source| RunnerError::File { path: at.clone(), source })?;
         let size = format!("size={bytes},mode=0700");
         let mounted = Command::new("mount").args(["-t", "tmpfs", "-o", &size, "ftvm-scenario"]).arg(&at).output();
-        match mounted {
-            Ok(output) if output.status.success() => Ok(Self { at }),
-            _ => Err(RunnerError::Skipped {
-                reason: "`pool-size` needs a tmpfs of its own, and this user may not mount one".to_owned(),
-            }),
-        }
+        let why = match mounted {
+            Ok(output) if output.status.success() => return Ok(Self { at }),
+            Ok(output) => String::from_utf8_lossy(&output.stderr).split_whitespace().collect::<Vec<_>>().join(" "),
+            Err(error) => format!("`mount` cannot be started: {error}"),
+        };
+        Err(RunnerError::Skipped {
+            reason: format!("`pool-size` needs a tmpfs of its own, which cannot be mounted: {why}"),
+        })
     }
 
     pub(super) fn path(&self) -> &Path {

@@ -172,6 +172,15 @@ mod tests {
         let scenario = Scenario::parse(Path::new("x.toml"), text).expect("it is a scenario");
         let not = scenario.check_simulated().expect_err("there is no network there");
         assert_eq!(not.to_string(), "x.toml:1: not in the simulator: the model guest has no devices");
+        let vms: String = (1..=9).map(|vm| format!("[[vm]]\nname = \"v{vm}\"\nguest = \"builtin:idle\"\n")).collect();
+        for (text, expected) in [
+            (vms, "at most 8 VMs"),
+            ("[cluster]\nhosts = 17\n[vm]\nguest = \"builtin:idle\"\n".to_owned(), "at most 16 hosts"),
+        ] {
+            let scenario = Scenario::parse(Path::new("x.toml"), &text).expect("it is a scenario");
+            let not = scenario.check_simulated().expect_err("it would not fit").to_string();
+            assert!(not.contains(expected), "{not}");
+        }
         let step = "[[step]]\nat = \"1ms\"\naction = \"corrupt\"\nwhat = \"log\"\n";
         let text = format!("[vm]\nguest = \"builtin:torture\"\nmode = \"replay\"\n{step}[expect]\n");
         let scenario = Scenario::parse(Path::new("x.toml"), &text).expect("it is a scenario");

@@ -113,7 +113,7 @@ fn read(path: &Path) -> EventFile {
 #[test]
 fn what_was_found_once_is_not_found_again() {
     let files = files();
-    assert!(files.len() >= 12, "regressions are missing");
+    assert!(files.len() >= 20, "regressions are missing");
     for path in files {
         let name = path.display();
         let file = read(&path);
