@@ -21,6 +21,9 @@ use crate::wire::{
 };
 use std::collections::BTreeMap;
 
+/// How long a host tries again when the controller says that the reason may pass.
+const REJECTED_BOUND: Span = Span::from_ms(3_000);
+
 /// What happens to a host.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[allow(clippy::large_enum_variant, reason = "inputs are handed over one at a time, never kept in numbers")]
@@ -238,6 +241,8 @@ pub struct Host {
     turns: u64,
     /// Primaries that wait for space.
     shortages: BTreeMap<VmId, (Generation, Shortage)>,
+    /// Since when the controller has not had this host, for reasons that pass.
+    rejected_since: Option<Time>,
 }
 
 impl Host {
@@ -251,7 +256,17 @@ impl Host {
     #[must_use]
     pub fn speaking(profile: HostProfile, protocols: VersionRange) -> Self {
         let (held, shortages) = (BTreeMap::new(), BTreeMap::new());
-        Self { profile, protocols, detector: None, linked: false, protocol: None, held, turns: 0, shortages }
+        Self {
+            profile,
+            protocols,
+            detector: None,
+            linked: false,
+            protocol: None,
+            held,
+            turns: 0,
+            shortages,
+            rejected_since: None,
+        }
     }
 
     /// Takes an input and appends what is to be done.
@@ -410,6 +425,7 @@ impl Host {
             }
             ToHost::Welcome { host, heartbeat_bound: bound, heartbeat_interval, suspicion, protocol } => {
                 self.protocol = Some(protocol);
+                self.rejected_since = None;
                 self.detector = Some(DetectorConfig { bound, interval: heartbeat_interval, suspicion });
                 actions.push(Action::Join { host, interval: heartbeat_interval });
                 for vm in self.watched().collect::<Vec<_>>() {
@@ -423,7 +439,15 @@ impl Host {
                     }
                 }
             }
-            ToHost::Rejected { reason, retry: true } => actions.push(Action::TryAgain(reason)),
+            ToHost::Rejected { reason, retry: true } => {
+                let since = *self.rejected_since.get_or_insert(now);
+                let is_over = now.since(since) > REJECTED_BOUND;
+                actions.push(if is_over {
+                    Action::Exit(ExitReason::Rejected(reason))
+                } else {
+                    Action::TryAgain(reason)
+                });
+            }
             ToHost::Rejected { reason, retry: false } => actions.push(Action::Exit(ExitReason::Rejected(reason))),
             ToHost::Standby(order) => self.stand_by(order, actions),
             ToHost::Promote(order) => self.promote(order, actions),

@@ -257,3 +257,17 @@ fn an_older_controller_is_answered_in_its_own_words() {
     let failed = Input::FollowFailed { vm: VM, turn, reason: "no log".to_owned() };
     assert_eq!(bench.input(failed), [Action::Send(said)], "a step that cannot be");
 }
+
+#[test]
+fn a_host_that_is_not_wanted_for_reasons_that_pass_gives_up_after_a_while() {
+    let mut bench = Bench::joined();
+    let mut rejected = |ms: u64| {
+        let mut actions = Vec::new();
+        let message = ToHost::Rejected { reason: "its name is taken".to_owned(), retry: true };
+        bench.0.handle(Time::ZERO + Span::from_ms(ms), Input::Message(message), &mut actions);
+        actions
+    };
+    let again = [Action::TryAgain("its name is taken".to_owned())];
+    assert_eq!((rejected(100), rejected(3_100)), (again.to_vec(), again.to_vec()));
+    assert_eq!(rejected(3_101), [Action::Exit(ExitReason::Rejected("its name is taken".to_owned()))]);
+}

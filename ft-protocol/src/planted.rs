@@ -54,6 +54,10 @@ pub enum PlantedBug {
     LogClosedUnderDrain,
     /// A host that was to take a VM over is given it after it has died and come back, whatever it holds by then.
     WinnerUnseated,
+    /// Secondaries do not make room for a guest that runs nowhere.
+    StandbysStay,
+    /// A promotion may take as long as the one before that took too long.
+    PromotionBoundFixed,
     /// A host that gave a VM up before its guest ran is asked again at once.
     RefusersAsked,
     /// The primary is told another mode before it has said that it is in the one before.

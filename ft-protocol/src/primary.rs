@@ -44,6 +44,9 @@ pub struct PrimaryConfig {
     pub cut_spacing_min: Span,
     /// Console bytes behind the gate at which a cut is made at once, however early.
     pub console_pending_max: u64,
+    /// Console bytes behind the gate below which, with no packet among them, no cut is made early: what a Linux guest says
+    /// while it boots comes byte by byte.
+    pub console_batch: u64,
     /// Journal slots.
     pub slots: u32,
     /// How the VM is protected at first.
@@ -58,10 +61,12 @@ pub struct PrimaryConfig {
 pub enum Input {
     /// Time has passed; also the answer to [`Primary::deadline`].
     Tick,
-    /// The guest has produced output: so many console bytes now wait behind the gate.
+    /// The guest has produced output: so much now waits behind the gate, this output included.
     Output {
-        /// Console bytes that wait, this output included.
-        pending: u64,
+        /// Console bytes.
+        console: u64,
+        /// Packets.
+        packets: u64,
     },
     /// The guest, resumed after a cut, still waits as it did before: until [`Input::Woke`] nothing changes.
     StillWaits,
@@ -259,7 +264,10 @@ impl Primary {
         }
         match input {
             Input::Tick => {}
-            Input::Output { pending } => self.output_pending = pending,
+            Input::Output { console, packets } => {
+                let waits_for_more = packets == 0 && console < self.config.console_batch;
+                self.output_pending = if waits_for_more { 0 } else { console + packets };
+            }
             Input::StillWaits => self.changed = self.phase != Phase::Running,
             Input::Woke => self.changed = true,
             Input::Ended(end) => {

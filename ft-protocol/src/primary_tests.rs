@@ -6,6 +6,7 @@ const CONFIG: PrimaryConfig = PrimaryConfig {
     epoch_interval: Span::from_ms(10),
     cut_spacing_min: Span::from_ms(1),
     console_pending_max: 1000,
+    console_batch: 0,
     slots: 2,
     mode: Mode::Checkpoint,
     event_patience: Span::from_ms(5),
@@ -65,7 +66,7 @@ fn an_epoch_is_cut_at_its_interval_and_released_after_publication() {
 #[test]
 fn a_waiting_output_cuts_early_but_not_at_once() {
     let mut bench = Bench::new();
-    assert_eq!(bench.at(500, Output { pending: 1 }), []);
+    assert_eq!(bench.at(500, Output { console: 1, packets: 0 }), []);
     assert_eq!(bench.at(1_000, Tick), [Action::Stop]);
     assert_eq!(bench.core.counts(), PrimaryCounts { cuts: 1, early_cuts: 1, stalls: 0 });
 }
@@ -73,7 +74,7 @@ fn a_waiting_output_cuts_early_but_not_at_once() {
 #[test]
 fn too_much_waiting_output_cuts_at_once() {
     let mut bench = Bench::new();
-    assert_eq!(bench.at(1, Output { pending: 1000 }), [Action::Stop]);
+    assert_eq!(bench.at(1, Output { console: 1000, packets: 0 }), [Action::Stop]);
 }
 
 #[test]
@@ -108,7 +109,7 @@ fn a_seal_ends_everything_and_releases_nothing() {
     let final_epoch = Epoch::new(4);
     assert_eq!(bench.at(11_000, Sealed { final_epoch }), [Action::Halt(Halt::Fenced { final_epoch })]);
     assert_eq!(bench.at(12_000, Tick), []);
-    assert_eq!(bench.at(12_000, Output { pending: 5000 }), []);
+    assert_eq!(bench.at(12_000, Output { console: 5000, packets: 0 }), []);
     assert_eq!(bench.core.deadline(), None);
 }
 
@@ -179,7 +180,7 @@ fn a_publication_out_of_nowhere_is_the_drivers_bug() {
 #[test]
 fn output_that_is_logged_asks_for_no_cut() {
     let mut bench = Bench::recording();
-    assert_eq!(bench.at(500, Output { pending: 1 }), []);
+    assert_eq!(bench.at(500, Output { console: 1, packets: 0 }), []);
     assert_eq!(bench.at(99_999, Input::Flush), []);
     bench.cut(100_000, 5);
 }
@@ -311,4 +312,18 @@ fn a_guest_that_is_to_be_followed_is_committed_at_once_whatever_its_interval() {
         [Action::Release(Epoch::new(1)), Action::Doorbell(Epoch::new(1))]
     );
     assert_eq!(bench.core.cut_deadline(), Some(Time::ZERO + Span::from_us(50) + CONFIG.epoch_interval));
+}
+
+#[test]
+fn bytes_below_a_batch_wait_for_more_and_packets_do_not() {
+    let mut bench =
+        Bench { core: Primary::new(PrimaryConfig { console_batch: 100, ..CONFIG }, Time::ZERO), now: Time::ZERO };
+    assert_eq!(bench.at(1_500, Output { console: 99, packets: 0 }), []);
+    assert_eq!(bench.core.deadline(), Some(Time::ZERO + CONFIG.epoch_interval));
+    let at_once = |output: Input| {
+        let config = PrimaryConfig { console_batch: 100, ..CONFIG };
+        Bench { core: Primary::new(config, Time::ZERO), now: Time::ZERO }.at(1_500, output)
+    };
+    assert_eq!(at_once(Output { console: 100, packets: 0 }), [Action::Stop]);
+    assert_eq!(at_once(Output { console: 99, packets: 1 }), [Action::Stop]);
 }

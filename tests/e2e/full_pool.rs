@@ -10,27 +10,26 @@ const RESERVED_MIB: u64 = 8;
 /// Plenty beside that, so that space is kept.
 const LARGE_POOL_MIB: u64 = 768;
 
-#[test]
-fn a_pool_that_does_not_fit_is_refused_at_the_start() {
+/// Runs a guest in a pool of so many MiB, and expects one line that says these things, and that nothing is left.
+fn is_refused(pool_mib: u64, guest: &[&str], said: &[&str]) {
     let Some(_machine) = kvm() else { return };
     let place = Place::new();
-    let Some(tmpfs) = Mounted::tmpfs(&place, 1) else { return };
-    let ended = place.run(&["run", "--pool-dir", tmpfs.text(), "builtin:counter"]);
+    let Some(tmpfs) = Mounted::tmpfs(&place, pool_mib) else { return };
+    let ended = place.run(&[&["run", "--pool-dir", tmpfs.text()], guest].concat());
     let line = ended.one_line(73);
-    assert!(line.contains("--pool-dir"), "it says what to do: {line}");
+    assert!(said.iter().all(|part| line.contains(part)), "{line}");
     assert_eq!(std::fs::read_dir(tmpfs.path()).expect("it is mounted").count(), 0, "nothing is left");
 }
 
 #[test]
+fn a_pool_that_does_not_fit_is_refused_at_the_start() {
+    // It says what to do.
+    is_refused(1, &["builtin:counter"], &["--pool-dir"]);
+}
+
+#[test]
 fn a_guest_that_does_not_fit_is_refused_at_the_start() {
-    let Some(_machine) = kvm() else { return };
-    let place = Place::new();
-    let Some(tmpfs) = Mounted::tmpfs(&place, 64) else { return };
-    let pool = tmpfs.text();
-    let ended = place.run(&["run", "--pool-dir", pool, "--memory", "256MiB", "builtin:counter"]);
-    let line = ended.one_line(73);
-    assert!(line.contains("the pool cannot hold the VM") && line.contains("bytes"), "{line}");
-    assert_eq!(std::fs::read_dir(tmpfs.path()).expect("it is mounted").count(), 0, "nothing is left");
+    is_refused(64, &["--memory", "256MiB", "builtin:counter"], &["the pool cannot hold the VM", "bytes"]);
 }
 
 /// As much as the VM needs, but no large record beside what its slots have.
@@ -40,13 +39,7 @@ const ENOUGH_POOL_MIB: u64 = 50;
 
 #[test]
 fn a_guest_whose_largest_record_the_pool_could_not_hold_is_refused_at_the_start() {
-    let Some(_machine) = kvm() else { return };
-    let place = Place::new();
-    let Some(tmpfs) = Mounted::tmpfs(&place, TIGHT_POOL_MIB) else { return };
-    let ended = place.run(&["run", "--pool-dir", tmpfs.text(), "--memory", "16MiB", "builtin:torture"]);
-    let line = ended.one_line(73);
-    assert!(line.contains("the largest commit record") && line.contains("bytes"), "{line}");
-    assert_eq!(std::fs::read_dir(tmpfs.path()).expect("it is mounted").count(), 0, "nothing is left");
+    is_refused(TIGHT_POOL_MIB, &["--memory", "16MiB", "builtin:torture"], &["the largest commit record", "bytes"]);
 }
 
 /// A guest that dirties all its memory in each epoch gets on in a pool that has space for one such record only, also over a

@@ -1,16 +1,28 @@
 //! Scenarios end: at their time limit and at a signal, whatever stands still meanwhile.
 
-use crate::support::{Place, Running, await_some, await_true, kvm, signal};
+use crate::support::{Place, Running, await_some, await_true, is_stopped, kvm, signal};
 use nix::sys::signal::Signal;
 use std::path::PathBuf;
-use std::time::Duration;
+use std::process::Command;
 
 /// A guest that does not end by itself.
 const VM: &str = "[vm]\nguest = \"builtin:idle\"\nargs = [\"--ticks\", \"100000000\"]\nmemory = \"4MiB\"\n";
 
-fn start(place: &Place, text: &str) -> Running {
+fn command(place: &Place, text: &str) -> Command {
     let file = place.write("endless.toml", text);
-    place.start(&["scenario", "run", file.to_str().expect("it is text")])
+    place.ftvm(&["scenario", "run", file.to_str().expect("it is text")])
+}
+
+fn start(place: &Place, text: &str) -> Running {
+    place.start_command(command(place, text))
+}
+
+/// Asks it to end, and expects that it does so and leaves nothing.
+fn ends_at(signal: Signal, code: i32, running: Running, place: &Place) {
+    running.signal(signal);
+    let ended = running.end();
+    assert_eq!(ended.code, Some(code), "{}", ended.stderr);
+    assert_eq!(place.leftovers(), Vec::<PathBuf>::new());
 }
 
 #[test]
@@ -35,19 +47,14 @@ fn a_controller_that_stands_still_does_not_outlast_the_time_limit() {
 fn a_signal_ends_a_run_whose_controller_was_stopped_by_somebody() {
     let Some(_machine) = kvm() else { return };
     let place = Place::new();
-    let running = start(&place, &format!("time-limit = \"600s\"\n{VM}[expect]\n"));
-    let console = place.file("scenario-runs/endless-1/events.jsonl");
-    await_true("the guest is protected", || {
-        std::fs::read_to_string(&console).is_ok_and(|text| text.contains("\"protected\""))
-    });
-    let controller = running.controller().expect("it lives");
-    signal(controller, Signal::SIGSTOP);
-    // By then the runner has asked it how far the VM is: it does so every 250 ms.
-    std::thread::sleep(Duration::from_secs(1));
-    running.signal(Signal::SIGTERM);
-    let ended = running.end();
-    assert_eq!(ended.code, Some(143), "{}", ended.stderr);
-    assert_eq!(place.leftovers(), Vec::<PathBuf>::new());
+    // The step makes the runner ask again and again. The controller stops itself with such a question in its hands.
+    let step = "[[step]]\nwhen = \"vm.epoch >= 100000000\"\naction = \"mark\"\n";
+    let mut asking = command(&place, &format!("time-limit = \"600s\"\n{VM}{step}[expect]\n"));
+    asking.env("FTVM_FAILPOINTS", "controller.client.asked=stop@12");
+    let running = place.start_command(asking);
+    await_true("the controller stands still", || running.controller().is_some_and(is_stopped));
+    assert!(place.file("scenario-runs/endless-1/events.jsonl").exists(), "the guest runs");
+    ends_at(Signal::SIGTERM, 143, running, &place);
 }
 
 #[test]
@@ -57,10 +64,7 @@ fn a_signal_ends_a_run_whose_cluster_does_not_start() {
     let running = place.start(&["run", "builtin:idle", "--", "--ticks", "100000000"]);
     let controller = await_some("its controller", || running.controller());
     signal(controller, Signal::SIGSTOP);
-    running.signal(Signal::SIGTERM);
-    let ended = running.end();
-    assert_eq!(ended.code, Some(143), "{}", ended.stderr);
-    assert_eq!(place.leftovers(), Vec::<PathBuf>::new());
+    ends_at(Signal::SIGTERM, 143, running, &place);
 }
 
 #[test]
@@ -84,10 +88,7 @@ fn a_signal_ends_the_unprotected_run() {
     let running = start(&place, &format!("time-limit = \"600s\"\n{VM}[expect]\nconsole = \"unprotected\"\n"));
     let console = place.file("scenario-runs/endless-1/console.unprotected");
     await_some("the unprotected run begins", || std::fs::metadata(&console).ok());
-    running.signal(Signal::SIGINT);
-    let ended = running.end();
-    assert_eq!(ended.code, Some(130), "{}", ended.stderr);
-    assert_eq!(place.leftovers(), Vec::<PathBuf>::new());
+    ends_at(Signal::SIGINT, 130, running, &place);
     let told = place.run(&["scenario", "explain"]).ok();
     assert!(String::from_utf8_lossy(&told.stdout).contains("endless"), "{told:?}");
 }

@@ -92,6 +92,11 @@ impl Host {
         self.link.is_some() && matches!(self.health, Health::Up | Health::HeldDown { .. })
     }
 
+    /// Whether it is not trusted again yet.
+    pub(super) fn is_held_down(&self) -> bool {
+        matches!(self.health, Health::HeldDown { .. })
+    }
+
     /// Whether its own beats prove that it lives.
     pub(super) fn is_lively(&self) -> bool {
         self.health == Health::Up && self.detector.is_lively()

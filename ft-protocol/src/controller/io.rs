@@ -316,6 +316,14 @@ pub enum Action {
         generation: Generation,
         /// The record's epoch.
         epoch: Epoch,
+        /// How many bytes it has not found.
+        needed: u64,
+    },
+    /// Give back what the slots of the VM's generations hold beyond their own: all records are applied, and whoever wrote
+    /// them writes no more.
+    ReleaseSpace {
+        /// The VM.
+        vm: VmId,
     },
     /// Forget journal and log of a generation that is over and applied.
     CloseGeneration {

@@ -181,6 +181,12 @@ impl Controller {
         self.vms.values().filter(|vm| vm.primary().is_some()).map(|vm| (vm.id, vm.generation, vm.committed))
     }
 
+    /// Whether nothing will be committed for a VM any more.
+    #[must_use]
+    pub fn is_over(&self, vm: VmId) -> bool {
+        self.vms.get(&vm).is_some_and(vm::Vm::is_over)
+    }
+
     /// What a VM was asked to be, and the processor that its guest is shown.
     #[must_use]
     pub fn shown(&self, vm: VmId) -> Option<(&VmSpec, &CpuProfile)> {

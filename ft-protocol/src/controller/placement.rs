@@ -97,15 +97,42 @@ impl Controller {
         self.vms.values().filter(apart).filter(there).count()
     }
 
+    /// A host that would have the memory for a VM that runs nowhere if secondaries of others made room, and whose they are,
+    /// as few as possible: better two VMs that run than one that is protected. Whoever may be needed for a takeover or a
+    /// switchover stays.
+    pub(super) fn place_at_cost(&self, vm: VmId) -> Option<(HostId, Vec<VmId>)> {
+        let wanted = self.vms.get(&vm)?.spec.memory_bytes;
+        let cost = |(&id, host): (&HostId, &super::Host)| {
+            if !host.is_beating() || self.refuses(id, vm) || self.mismatch(id, vm).is_some() {
+                return None;
+            }
+            let mut free = self.free_bytes(id, vm)?;
+            let mut yields: Vec<&super::Vm> = self.vms.values().filter(|other| other.could_do_without(id)).collect();
+            yields.sort_by_key(|other| std::cmp::Reverse(other.spec.memory_bytes));
+            let mut asked = Vec::new();
+            for other in yields {
+                if free >= wanted {
+                    break;
+                }
+                free = free.saturating_add(other.spec.memory_bytes);
+                asked.push(other.id);
+            }
+            (free >= wanted).then_some((id, asked))
+        };
+        self.hosts.iter().filter_map(cost).min_by_key(|(_, asked)| asked.len())
+    }
+
+    /// Whether the host gave the VM up, and is not trusted again since. Then what kept it from that may have passed.
+    fn refuses(&self, host: HostId, vm: VmId) -> bool {
+        let refused = self.vms.get(&vm).is_some_and(|entry| entry.refusers.contains(&host));
+        refused && self.hosts.get(&host).is_some_and(super::Host::is_held_down) && !planted(PlantedBug::RefusersAsked)
+    }
+
     /// Any connected host that beats and has the memory, trusted or not, reserved or not: better than a VM that does not
     /// run. But a generation a time for a host that cannot run it would be no better.
     pub(super) fn place_at_need(&self, vm: VmId) -> Option<HostId> {
-        let refuses = |host: &HostId| {
-            let refused = self.vms.get(&vm).is_some_and(|entry| entry.refusers.contains(host));
-            refused && !planted(PlantedBug::RefusersAsked)
-        };
         let able = |id: HostId, host: &super::Host| {
-            host.is_beating() && self.room_left(id, vm, 0) && self.mismatch(id, vm).is_none() && !refuses(&id)
+            host.is_beating() && self.room_left(id, vm, 0) && self.mismatch(id, vm).is_none() && !self.refuses(id, vm)
         };
         self.hosts.iter().find(|(id, host)| able(**id, host)).map(|(id, _)| *id)
     }

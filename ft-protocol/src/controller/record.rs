@@ -52,7 +52,8 @@ impl Controller {
             self.finish_deleting(turn, vm);
             return;
         }
-        if generation < entry.generation && matches!(entry.phase, Phase::Running { .. }) {
+        let has_room = matches!(entry.phase, Phase::Running { .. } | Phase::Ended { .. });
+        if generation < entry.generation && has_room {
             // It was not given back before.
             self.make_room(turn, vm);
         }

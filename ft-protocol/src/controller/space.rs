@@ -2,7 +2,7 @@
 
 use super::{Action, Controller, Generation, Turn, VmId};
 use crate::activity::Doing;
-use crate::controller::vm::Vm;
+use crate::controller::vm::{Phase, Vm};
 use crate::ids::Epoch;
 use crate::time::{Span, Time};
 use crate::timeline::{Happening, Shortage, Wanted};
@@ -35,7 +35,9 @@ impl Controller {
         let told = same.is_some_and(|said| said.told);
         entry.waiting = Some(Waiting { generation, shortage, since, told, asked: turn.now });
         match shortage.wanted {
-            Wanted::Record(epoch) => turn.actions.push(Action::GiveSpace { vm, generation, epoch }),
+            Wanted::Record(epoch) => {
+                turn.actions.push(Action::GiveSpace { vm, generation, epoch, needed: shortage.needed });
+            }
             Wanted::Journal => self.tell_waiting(turn, vm),
         }
     }
@@ -51,11 +53,14 @@ impl Controller {
             if turn.now.since(waiting.since) >= PATIENCE {
                 long.push(vm);
             }
+            // What is given to a generation that is being ended would be lost to those that get on.
             if let Wanted::Record(epoch) = waiting.shortage.wanted
+                && matches!(entry.phase, Phase::Running { .. })
                 && turn.now.since(waiting.asked) >= ASKED_EVERY
             {
                 waiting.asked = turn.now;
-                turn.actions.push(Action::GiveSpace { vm, generation, epoch });
+                let needed = waiting.shortage.needed;
+                turn.actions.push(Action::GiveSpace { vm, generation, epoch, needed });
             }
         }
         long.into_iter().for_each(|vm| self.tell_waiting(turn, vm));
@@ -76,6 +81,13 @@ impl Controller {
         if waiting.told {
             self.tell(turn, Happening::SpaceAgain { vm, generation, waited: turn.now.since(waiting.since) });
         }
+    }
+
+    /// The reign is over: its records are applied, and who wrote them writes no more.
+    pub(super) fn release_space(&mut self, turn: &mut Turn<'_>, vm: VmId) {
+        let Some(entry) = self.vms.get_mut(&vm) else { return };
+        entry.waiting = None;
+        turn.actions.push(Action::ReleaseSpace { vm });
     }
 
     /// An epoch is committed: no record up to it waits any more.

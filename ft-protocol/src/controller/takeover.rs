@@ -293,6 +293,7 @@ impl Controller {
         let applied = entry.applied;
         entry.phase = Phase::Unled;
         self.tell(turn, Happening::Drained { vm, applied });
+        self.release_space(turn, vm);
         let winner = winner.filter(|host| {
             // It may have died meanwhile, and come back; its place is somebody else's then.
             let stands_by = self.vms[&vm].standby.is_some_and(|standby| standby.host == *host);
@@ -315,7 +316,13 @@ impl Controller {
         let prepared = entry.ready_standby().filter(|host| self.hosts.get(host).is_some_and(super::Host::is_fit));
         match prepared.or_else(|| self.place(vm, &[], Role::Primary)).or_else(|| self.place_at_need(vm)) {
             Some(host) => self.give(turn, vm, host),
-            None => self.strand(turn, vm),
+            None => match self.place_at_cost(vm).filter(|_| !planted(PlantedBug::StandbysStay)) {
+                Some((host, others)) => {
+                    others.into_iter().for_each(|other| self.drop_standby(turn, other));
+                    self.give(turn, vm, host);
+                }
+                None => self.strand(turn, vm),
+            },
         }
     }
 
@@ -440,6 +447,7 @@ impl Controller {
         }
         entry.phase = Phase::Running { host };
         entry.refusers.clear();
+        entry.vain_promotions = 0;
         entry.settled_at = Some(turn.now);
         entry.home = entry.home.filter(|home| *home != host);
         self.tell(turn, Happening::Live { vm, generation, host, report });
@@ -486,7 +494,9 @@ impl Controller {
             let over = Generation::new(generation.get() - 1);
             turn.actions.push(Action::CloseGeneration { vm, generation: over });
         }
-        turn.actions.push(Action::ReserveGeneration { vm, generation: generation.next() });
+        if matches!(entry.phase, Phase::Running { .. }) {
+            turn.actions.push(Action::ReserveGeneration { vm, generation: generation.next() });
+        }
     }
 
     /// A secondary that was told to ask, or a host that was told to become primary, and does neither that nor die, is
@@ -519,6 +529,9 @@ impl Controller {
             if let Some(entry) = failed.and_then(|host| self.hosts.get_mut(&host)) {
                 entry.distrust(turn.now, &self.config);
             }
+            if let Some(entry) = self.vms.get_mut(&vm) {
+                entry.vain_promotions = entry.vain_promotions.saturating_add(1);
+            }
             self.tell(turn, Happening::PrimaryGone { vm, generation, reason });
             self.begin_takeover(turn, vm, None);
         }
@@ -546,6 +559,7 @@ impl Controller {
         }
         self.tell_outputs(turn, vm);
         self.tell(turn, Happening::Ended { vm, end });
+        self.release_space(turn, vm);
         if let Some(host) = primary {
             self.to_host(turn, host, ToHost::Release { vm, generation, deposed: false }, Vec::new());
         }

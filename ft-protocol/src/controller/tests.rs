@@ -54,6 +54,8 @@ struct Cluster {
     told: Vec<(LinkId, ToHost)>,
     happened: Vec<Happening>,
     given: Vec<(VmId, Generation, Epoch)>,
+    released: Vec<VmId>,
+    closed: Vec<Generation>,
     persisted: ClusterState,
     applies: usize,
     hold_applies: bool,
@@ -74,6 +76,8 @@ impl Cluster {
             told: Vec::new(),
             happened: Vec::new(),
             given: Vec::new(),
+            released: Vec::new(),
+            closed: Vec::new(),
             persisted: ClusterState::default(),
             applies: 0,
             hold_applies: false,
@@ -111,7 +115,9 @@ impl Cluster {
                 Action::ToHost { link, message, .. } => self.told.push((link, message)),
                 Action::CreatePartition { vm, .. } => self.input(Input::PartitionCreated { vm, result: Ok(()) }),
                 Action::OpenGeneration { vm, generation, .. } => {
-                    assert_eq!(self.persisted.vms[0].generation, generation, "persisted before it is opened");
+                    let persisted = self.persisted.vms.iter().find(|record| record.vm == vm);
+                    let persisted = persisted.map(|record| record.generation);
+                    assert_eq!(persisted, Some(generation), "persisted before it is opened");
                     let result = if self.pool_refuses { Err("full".to_owned()) } else { Ok(()) };
                     if self.pool_refuses {
                         let shortage = Shortage { wanted: Wanted::Journal, needed: 1 << 20, available: 0 };
@@ -134,7 +140,9 @@ impl Cluster {
                 Action::ToClient { message: ToClient::Answer { answer, .. }, .. } => self.answered.push(answer),
                 Action::DeletePartition(vm) => self.deleted.push(vm),
                 Action::Fence { host, .. } => self.fenced.push(host),
-                Action::GiveSpace { vm, generation, epoch } => self.given.push((vm, generation, epoch)),
+                Action::GiveSpace { vm, generation, epoch, .. } => self.given.push((vm, generation, epoch)),
+                Action::ReleaseSpace { vm } => self.released.push(vm),
+                Action::CloseGeneration { generation, .. } => self.closed.push(generation),
                 Action::Tell { happening, .. } => self.happened.push(happening),
                 _ => {}
             }

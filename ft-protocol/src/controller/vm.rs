@@ -8,6 +8,7 @@ use crate::controller::space::Waiting;
 use crate::controller::state::VmRecord;
 use crate::cpu::CpuProfile;
 use crate::ids::{Epoch, Generation, HostId, LinkId, VmId};
+use crate::planted::{PlantedBug, planted};
 use crate::spec::{Mode, VmSpec};
 use crate::time::{Span, Time};
 use std::collections::{BTreeMap, BTreeSet};
@@ -149,6 +150,8 @@ pub(super) struct Vm {
     pub(super) retry_at: Time,
     /// Hosts that gave it up before its guest ran there: they are not asked again while they are held down.
     pub(super) refusers: BTreeSet<HostId>,
+    /// Promotions that took too long, since it last lived.
+    pub(super) vain_promotions: u32,
     /// What was seen of the primary's progress.
     pub(super) progress: Option<Progress>,
     /// What the reigning generation waits for, as long as the pool has no space.
@@ -168,12 +171,21 @@ pub(super) struct Vm {
 /// What loading a guest may take, for each byte of its memory: every page is copied when it is first written.
 const BOOT_NS_PER_BYTE: u64 = 100;
 
+/// A promotion that takes a thousand times as long as it should is not waited for any longer.
+const DOUBLINGS_MAX: u32 = 10;
+
 impl Vm {
-    /// How long a promotion may take, of which `usual` is for a guest that has been committed. One that has not is booted.
+    /// How long a promotion may take, of which `usual` is for a guest that has been committed. One that has not is booted;
+    /// one that is recorded does an epoch's work once more. That may still be too little: what there is to be replayed
+    /// grows when one host after the other dies within an epoch, and the hosts may have much else to do. So the time
+    /// doubles with each promotion that did not come to anything, lest a VM is given from host to host for ever.
     pub(super) fn promotion_bound(&self, usual: Span) -> Span {
         let boots = self.applied == Epoch::ZERO;
         let boot_ns = if boots { self.spec.memory_bytes.saturating_mul(BOOT_NS_PER_BYTE) } else { 0 };
-        Span::from_ns(usual.ns().saturating_add(boot_ns))
+        let replay = if self.spec.mode.records() { self.spec.epoch_interval } else { Span::ZERO };
+        let bound = Span::from_ns(usual.ns().saturating_add(boot_ns).saturating_add(replay.ns()));
+        let vain = if planted(PlantedBug::PromotionBoundFixed) { 0 } else { self.vain_promotions.min(DOUBLINGS_MAX) };
+        bound.times(1 << vain)
     }
 
     pub(super) fn new(id: VmId, spec: VmSpec, phase: Phase) -> Self {
@@ -217,6 +229,7 @@ impl Vm {
             poisoned: false,
             retry_at: Time::ZERO,
             refusers: BTreeSet::new(),
+            vain_promotions: 0,
             progress: None,
             waiting: None,
             outputs: Outputs::default(),
@@ -248,6 +261,12 @@ impl Vm {
 
     pub(super) fn has_role_on(&self, host: HostId) -> bool {
         self.role_hosts().any(|role| role == host)
+    }
+
+    /// Its secondary is there and is not about to become its primary: without it, it runs on unprotected.
+    pub(super) fn could_do_without(&self, host: HostId) -> bool {
+        let runs = matches!(self.phase, Phase::Running { .. }) && self.suspected.is_none();
+        runs && self.switchover.is_none() && self.standby.is_some_and(|standby| standby.host == host)
     }
 
     pub(super) fn ready_standby(&self) -> Option<HostId> {

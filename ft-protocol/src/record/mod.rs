@@ -16,6 +16,7 @@ mod entry;
 #[cfg(test)]
 mod entry_tests;
 mod log_end;
+mod patience;
 mod space;
 
 pub use ahead::Ahead;
@@ -26,4 +27,5 @@ pub use entry::{
     CODEC_VERSION, CommitPoint, Entry, EntryBody, EntryError, EntryKind, PAYLOAD_BYTES_MAX, frame_digest, sent_digest,
 };
 pub use log_end::{Landing, LogEnd, ReplayEnd};
+pub use patience::Patience;
 pub use space::LogSpace;

@@ -223,7 +223,7 @@ impl World {
                 }
             }
             // Slots have all their space from the start here.
-            Action::GiveSpace { .. } => {}
+            Action::GiveSpace { .. } | Action::ReleaseSpace { .. } => {}
             Action::CloseGeneration { vm, generation } => {
                 if let Some(partition) = self.pool.partition_mut(vm) {
                     partition.journals.retain(|journal| journal.generation > generation);

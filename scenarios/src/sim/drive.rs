@@ -247,7 +247,7 @@ impl World {
         self.run_slice(at);
     }
 
-    fn halt(&mut self, at: At, halt: &Halt) {
+    pub(crate) fn halt(&mut self, at: At, halt: &Halt) {
         let Some(primary) = self.primary(at) else { return };
         let generation = primary.order.generation;
         if planted(PlantedBug::ZombieReleases) {

@@ -14,7 +14,7 @@ use super::world::World;
 use ft_protocol::Span;
 use ft_protocol::host::Input as HostInput;
 use ft_protocol::ids::Epoch;
-use ft_protocol::primary::{Input, Primary, PrimaryConfig};
+use ft_protocol::primary::{Halt, Input, Primary, PrimaryConfig};
 use ft_protocol::record::{Cursor, Landing, ReplayEnd};
 use ft_protocol::spec::Mode;
 use ft_protocol::wire::LiveReport;
@@ -107,6 +107,11 @@ impl World {
                     primary.approach = Some(approach);
                     return self.machine_after(at, AGAIN_US, MachineStep::Replay);
                 }
+                // Deposed: the image that it sees goes on with another host's guest.
+                Err(_) if primary.log_is_closed() => {
+                    let final_epoch = primary.order.base;
+                    return self.halt(at, &Halt::Fenced { final_epoch });
+                }
                 Err(error) => {
                     let report = error.to_string();
                     return self.violate(Violation::Diverged { vm: at.vm, report });
@@ -148,6 +153,7 @@ impl World {
             epoch_interval: primary.order.spec.epoch_interval,
             cut_spacing_min: Span::from_us(weather.cut_spacing_us),
             console_pending_max: weather.console_pending_max,
+            console_batch: 0,
             slots: weather.slots,
             mode,
             event_patience: Span::from_us(weather.patience_us),

@@ -14,6 +14,7 @@ use ft_protocol::ids::{Epoch, Generation, HostId, VmId};
 use ft_protocol::primary::{Action, Primary};
 use ft_protocol::spec::Mode;
 use ft_protocol::wire::{Order, Part};
+use shared_mem::LogReader;
 use shared_mem::activity::ActivityWriter;
 use shared_mem::commit_word::CommitWord;
 use shared_mem::control::ControlBlock;
@@ -140,6 +141,12 @@ pub(crate) struct PrimaryMachine {
 }
 
 impl PrimaryMachine {
+    /// Whether its log was closed: another host reigns, or will.
+    pub(crate) fn log_is_closed(&self) -> bool {
+        let log = LogReader::new(self.log_memory.clone(), self.order.spec.log_bytes).ok();
+        log.and_then(|log| log.tail().ok()).is_some_and(|tail| tail.sealed)
+    }
+
     /// A machine that has everything it needs but its state; `None` when a descriptor is missing.
     pub(crate) fn new(host: &HostProcess, order: Order, now_ns: u64) -> Option<Self> {
         let vm = order.vm;

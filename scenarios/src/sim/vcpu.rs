@@ -86,7 +86,7 @@ impl World {
             self.machine_after(at, Range::new(wait_us, wait_us), MachineStep::Wake);
         }
         if pending > before {
-            self.core_input(at, Input::Output { pending });
+            self.core_input(at, Input::Output { console: pending, packets: 0 });
         }
         if paused {
             self.source_paused(at);

@@ -116,6 +116,14 @@ impl Extent {
         Ok(File::from(self.fd.try_clone().map_err(ExtentError::Descriptor)?))
     }
 
+    /// Size of the pages that its file is made of: those of hugetlbfs, or the processor's.
+    ///
+    /// # Errors
+    /// When the kernel does not say.
+    pub fn page_bytes(&self) -> io::Result<u64> {
+        page_bytes(&self.fd)
+    }
+
     /// Space that the file system has left for more.
     ///
     /// # Errors
@@ -124,11 +132,29 @@ impl Extent {
         available_bytes(&self.fd)
     }
 
+    /// Takes space for a range in which somebody else writes, or may have written already: where the pool cannot give all of
+    /// it, as much as there is stays there on hugetlbfs, until whoever writes there has asked for it in vain.
+    ///
+    /// # Errors
+    /// When the pool has less, or the kernel refuses.
+    pub fn offer(&self, at: Offset, len: u64) -> Result<(), SpillError> {
+        match self.allocate(FallocateFlags::empty(), at, len) {
+            Ok(()) => Ok(()),
+            Err(nix::Error::ENOSPC) => {
+                // Only told: what cannot be asked is shown as nothing.
+                Err(SpillError::NoSpace { needed: len, available: available_bytes(&self.fd).unwrap_or(0) })
+            }
+            // A device has all its space from the start.
+            Err(nix::Error::ENODEV | nix::Error::EOPNOTSUPP | nix::Error::ESPIPE) => Ok(()),
+            Err(errno) => Err(SpillError::Refused(errno.into())),
+        }
+    }
+
     fn allocate(&self, flags: FallocateFlags, at: Offset, len: u64) -> nix::Result<()> {
         let start = i64::try_from(self.offset.plus(at.get()).get()).map_err(|_| nix::Error::EFBIG)?;
         let len = i64::try_from(len).map_err(|_| nix::Error::EFBIG)?;
         loop {
-            // What was taken until a signal came is given back by the kernel.
+            // What was taken until a signal came is given back by tmpfs, and found again on hugetlbfs.
             match fallocate(&self.fd, flags | FallocateFlags::FALLOC_FL_KEEP_SIZE, start, len) {
                 Err(nix::Error::EINTR) => {}
                 done => return done,
@@ -145,20 +171,14 @@ impl AsFd for Extent {
 
 impl SpillSpace for Extent {
     fn reserve(&self, at: Offset, len: u64) -> Result<(), SpillError> {
-        match self.allocate(FallocateFlags::empty(), at, len) {
-            Ok(()) => Ok(()),
-            Err(nix::Error::ENOSPC) => {
-                // On tmpfs the call takes all or nothing; on hugetlbfs it keeps what it got.
-                if page_bytes(&self.fd).is_ok_and(|bytes| bytes > PAGE_SIZE) {
-                    self.release(at, len)?;
-                }
-                // Only told: what cannot be asked is shown as nothing.
-                Err(SpillError::NoSpace { needed: len, available: available_bytes(&self.fd).unwrap_or(0) })
-            }
-            // A device has all its space from the start.
-            Err(nix::Error::ENODEV | nix::Error::EOPNOTSUPP | nix::Error::ESPIPE) => Ok(()),
-            Err(errno) => Err(SpillError::Refused(errno.into())),
+        let offered = self.offer(at, len);
+        // On tmpfs the call takes all or nothing; on hugetlbfs it keeps what it got.
+        if matches!(offered, Err(SpillError::NoSpace { .. }))
+            && page_bytes(&self.fd).is_ok_and(|bytes| bytes > PAGE_SIZE)
+        {
+            self.release(at, len)?;
         }
+        offered
     }
 
     fn reserve_spare(&self, at: Offset, len: u64, spare: u64) -> Result<(), SpillError> {

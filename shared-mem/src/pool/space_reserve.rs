@@ -95,6 +95,18 @@ impl SpaceReserve {
         Ok(until == bytes)
     }
 
+    /// Gives back so much of what is held, or all of it.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub fn give_up(&self, bytes: u64) -> Result<(), SpillError> {
+        if bytes == 0 {
+            return Ok(());
+        }
+        let keep = self.held()?.saturating_sub(round_up(bytes, self.page_bytes));
+        self.file.set_len(keep).map_err(SpillError::Refused)
+    }
+
     /// Gives back what is held beyond `bytes`.
     ///
     /// # Errors

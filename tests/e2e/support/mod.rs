@@ -11,7 +11,7 @@ pub(crate) use by_hand::{ByHand, SOCKET, has_ended, is_protected};
 pub(crate) use command::{Place, Running};
 pub(crate) use events::{count_of, read_events};
 pub(crate) use mounts::{Mounted, skipped};
-pub(crate) use process::{children_of, is_alive, signal};
+pub(crate) use process::{children_of, is_alive, is_stopped, signal};
 pub(crate) use segment::{SegmentSwitch, connect, guest_at};
 
 use std::path::Path;

@@ -45,6 +45,11 @@ pub(crate) fn is_alive(pid: u32) -> bool {
     state_of(pid).is_some_and(|(state, _)| state != 'Z')
 }
 
+/// Whether a signal has stopped it.
+pub(crate) fn is_stopped(pid: u32) -> bool {
+    state_of(pid).is_some_and(|(state, _)| state == 'T')
+}
+
 /// State and parent.
 fn state_of(pid: u32) -> Option<(char, u32)> {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;

@@ -24,7 +24,7 @@ use ft_protocol::detector::DetectorConfig;
 use ft_protocol::spec::VmSpec;
 use ft_protocol::timeline::{Shortage, Wanted};
 use ft_protocol::wire::{Grant, PROTOCOLS, StateFormats, ToClient, ToHost};
-use ft_protocol::{HostId, LinkId, Span, Time, VmId};
+use ft_protocol::{Generation, HostId, LinkId, Span, Time, VmId};
 use peers::{Complaints, Uploads};
 use serde::Serialize;
 use shared_mem::{HeartbeatReader, HostSlot, Mapping, Pool, PoolError, ReadOnly};
@@ -65,6 +65,8 @@ pub(super) struct Driver {
     stored: Option<Vec<u8>>,
     /// When the pool's own parts were looked at last.
     looked_after: Time,
+    /// Generations to come for which the pool had no space.
+    unreserved: BTreeMap<VmId, Generation>,
     /// Names of VMs whose part of the pool could not be opened.
     unusable: BTreeMap<VmId, String>,
     heartbeats: BTreeMap<HostId, HeartbeatReader<Mapping<ReadOnly>>>,
@@ -123,6 +125,7 @@ impl Driver {
             stored: None,
             looked_after: clock::monotonic(),
             unusable: BTreeMap::new(),
+            unreserved: BTreeMap::new(),
             heartbeats: BTreeMap::new(),
             deaths,
             processes: BTreeMap::new(),
@@ -237,6 +240,7 @@ impl Driver {
         self.look_after_pool();
         self.look_at_consoles();
         self.space.look();
+        self.reserve_again();
         self.sum_complaints_up();
         self.settle()
     }
@@ -330,6 +334,8 @@ impl Driver {
                 }
             }
             Action::OpenGeneration { vm, generation, base } => {
+                // It is made now: what is reserved is laid out anew.
+                self.unreserved.remove(&vm);
                 let result = match self.partitions.get_mut(&vm) {
                     Some(partition) => partition.open_generation(generation, base, &self.space).map(|lost| {
                         if let Some(LogLoss { generation, report }) = lost {
@@ -358,6 +364,9 @@ impl Driver {
                     && let Err(error) = partition.reserve_generation(generation, &self.space)
                 {
                     tracing::warn!("no space is reserved for {vm} {generation}: {}", crate::chain(&*error));
+                    self.unreserved.insert(vm, generation);
+                } else {
+                    self.unreserved.remove(&vm);
                 }
             }
             Action::CloseGeneration { vm, generation } => {
@@ -404,10 +413,17 @@ impl Driver {
                     }
                 }
             }
-            Action::GiveSpace { vm, generation, epoch } => {
+            Action::GiveSpace { vm, generation, epoch, needed } => {
                 if let Some(journal) = self.partitions.get(&vm).and_then(|partition| partition.journal(generation)) {
-                    self.space.give(vm, journal, epoch);
+                    self.space.give(vm, journal, epoch, needed);
                 }
+            }
+            Action::ReleaseSpace { vm } => {
+                if let Some(Err(error)) = self.partitions.get(&vm).map(Partition::release_all_slots) {
+                    tracing::warn!("{vm} keeps space that others may need: {}", crate::chain(&*error));
+                }
+                // A guest that has ended commits nothing more.
+                self.want_space();
             }
             Action::WatchHost { host, link } => {
                 if let Err(error) = self.watch_host(host, link) {
@@ -450,9 +466,25 @@ impl Driver {
         Ok(is_complete)
     }
 
+    /// A log of the VM was read to its end.
+    pub(super) fn log_drained(&self, vm: VmId) {
+        if let Some(partition) = self.partitions.get(&vm) {
+            partition.drained();
+        }
+    }
+
+    /// Reserves what there was no space for, once there is: a takeover should not spend its time on it.
+    fn reserve_again(&mut self) {
+        let (partitions, space) = (&mut self.partitions, &self.space);
+        self.unreserved.retain(|vm, generation| {
+            partitions.get_mut(vm).is_some_and(|partition| partition.reserve_generation(*generation, space).is_err())
+        });
+    }
+
     /// What the pool must always have left: one record, or one generation, of any of its VMs.
     fn wanted_space(&self) -> u64 {
-        self.partitions.values().map(Partition::space_wanted).max().unwrap_or(0)
+        let commits = self.partitions.iter().filter(|(vm, _)| !self.core.is_over(**vm));
+        commits.map(|(_, partition)| partition.space_wanted()).max().unwrap_or(0)
     }
 
     fn want_space(&self) {

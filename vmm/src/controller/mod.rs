@@ -149,7 +149,10 @@ pub fn serve(options: &ControllerOptions) -> Result<(), ControllerError> {
                                 continue;
                             }
                             Event::Applied { vm, generation, outcome } => Input::Applied { vm, generation, outcome },
-                            Event::Drained { vm, generation, outcome } => Input::LogDrained { vm, generation, outcome },
+                            Event::Drained { vm, generation, outcome } => {
+                                driver.log_drained(vm);
+                                Input::LogDrained { vm, generation, outcome }
+                            }
                             Event::FenceTried { host, outcome } => Input::FenceTried { host, outcome },
                             Event::Died(host) => Input::HostDied { host },
                         })?;

@@ -19,6 +19,7 @@ use shared_mem::{
     Mapping, Pool, PoolError, PoolRead, ReadOnly, ReadWrite, RecordLimits, StateArea, VmGeometry, VmName, VmPartition,
     load_to_apply,
 };
+use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::os::fd::AsFd;
 use std::sync::Arc;
@@ -53,6 +54,10 @@ pub(super) struct Partition {
     control: ControlBlock<Mapping<ReadWrite>>,
     state: StateArea<Mapping<ReadOnly>>,
     log_bytes: u64,
+    /// Pages of the pool.
+    page_bytes: u64,
+    /// The generation whose log a thread of the controller reads.
+    draining: Cell<Option<Generation>>,
     journals: BTreeMap<Generation, Arc<Journal>>,
     redo: Redo,
     console: ConsoleRing<Mapping<ReadOnly>>,
@@ -200,7 +205,23 @@ impl Partition {
         let state = StateArea::new(Mapping::read_only(&parts.state(Access::ReadOnly)?)?);
         let log_bytes = parts.geometry().log_bytes;
         let journals = BTreeMap::new();
-        Ok(Self { parts, geometry, limits, limit, control, state, log_bytes, journals, redo, console, applier })
+        let page_bytes = parts.control(Access::ReadOnly)?.page_bytes()?;
+        let draining = Cell::new(None);
+        Ok(Self {
+            parts,
+            geometry,
+            limits,
+            limit,
+            control,
+            state,
+            log_bytes,
+            page_bytes,
+            draining,
+            journals,
+            redo,
+            console,
+            applier,
+        })
     }
 
     pub(super) fn parts(&self) -> &VmPartition {
@@ -219,7 +240,13 @@ impl Partition {
     }
 
     pub(super) fn drain(&self, job: DrainJob) {
+        self.draining.set(Some(job.generation));
         self.applier.drain(job);
+    }
+
+    /// What was asked by [`Self::drain`] is done.
+    pub(super) fn drained(&self) {
+        self.draining.set(None);
     }
 
     pub(super) fn journal(&self, generation: Generation) -> Option<Arc<Journal>> {
@@ -259,7 +286,9 @@ impl Partition {
             Err(_) => self.create_journal(raw, base, space)?,
         }
         let lost = match self.open_log(raw, base) {
-            Err(error) if lacks_space(&*error) => space.lend(|| self.open_log(raw, base)).unwrap_or(Err(error))?,
+            Err(error) if lacks_space(&*error) => {
+                space.lend(self.generation_bytes(), || self.open_log(raw, base)).unwrap_or(Err(error))?
+            }
             opened => opened?,
         };
         self.open_journal(generation)?;
@@ -287,18 +316,22 @@ impl Partition {
         }
         if matches!(created, Err(PoolError::NoSpace { .. })) {
             // Those before the last one are given back when a new one lives; it may never have lived.
-            self.close_all_before(self.control.generation()?)?;
+            let over = self.control.generation()?;
+            let read = self.draining.get().map_or(over, |read| shared_mem::Generation::new(read.get()));
+            self.close_all_before(over.min(read))?;
             created = create(&self.parts);
         }
         if matches!(created, Err(PoolError::NoSpace { .. })) {
-            created = space.lend(|| create(&self.parts)).unwrap_or(created);
+            created = space.lend(self.generation_bytes(), || create(&self.parts)).unwrap_or(created);
         }
         Ok(created?)
     }
 
-    /// What journal and log of a generation take, as long as nothing spills.
+    /// What journal and log of a generation take, as long as nothing spills. Each part has pages of its own.
     fn generation_bytes(&self) -> u64 {
-        self.geometry.reserved_total().saturating_add(log_file_bytes(self.log_bytes))
+        let in_pages = |bytes: u64| bytes.next_multiple_of(self.page_bytes);
+        let journal: u64 = self.geometry.reserved_ranges().map(|(_, len)| in_pages(len)).sum();
+        journal.saturating_add(in_pages(log_file_bytes(self.log_bytes)))
     }
 
     /// What the VM's first generation is still to take.
@@ -308,15 +341,17 @@ impl Partition {
 
     /// What the pool must have left for this VM to get on, whatever its guest does, and whoever dies.
     pub(super) fn space_wanted(&self) -> u64 {
-        self.geometry.spill_bytes_max().max(self.generation_bytes())
+        self.geometry.spill_bytes_max().next_multiple_of(self.page_bytes).max(self.generation_bytes())
     }
 
     /// Gives back what all slots have beyond their reserved parts: all records are applied, and none follows.
-    fn release_all_slots(&self) -> Result<(), Failure> {
-        for journal in self.journals.values() {
-            for slot in 0..u64::from(self.geometry.slots) {
-                journal.reader.release_spill(shared_mem::Epoch::new(slot), &journal.spill)?;
-            }
+    pub(super) fn release_all_slots(&self) -> Result<(), Failure> {
+        self.journals.values().try_for_each(|journal| self.release_slots_of(journal))
+    }
+
+    fn release_slots_of(&self, journal: &Journal) -> Result<(), Failure> {
+        for slot in 0..u64::from(self.geometry.slots) {
+            journal.reader.release_spill(shared_mem::Epoch::new(slot), &journal.spill)?;
         }
         Ok(())
     }
@@ -380,6 +415,10 @@ impl Partition {
 
     /// Forgets the generations before this one, which are over and applied.
     fn close_all_before(&mut self, generation: shared_mem::Generation) -> Result<(), Failure> {
+        for (_, over) in self.journals.iter().filter(|(open, _)| open.get() < generation.get()) {
+            // A host that was stopped may have it mapped for long: what others wait for does not wait for that.
+            self.release_slots_of(over)?;
+        }
         self.journals.retain(|open, _| open.get() >= generation.get());
         for raw in self.parts.journal_generations()?.into_iter().filter(|raw| *raw < generation) {
             self.parts.delete_journal(raw)?;

@@ -13,7 +13,8 @@ use super::applier::Journal;
 use super::worker::Worker;
 use ft_protocol::{Epoch, VmId};
 use shared_mem::journal::SpillError;
-use shared_mem::{PoolError, SpaceReserve, SpillSpace};
+use shared_mem::{PoolError, SpaceReserve};
+use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
 
@@ -37,6 +38,8 @@ struct Reserve {
     space: SpaceReserve,
     /// Whose turn it is to change what is held; it can be asked about at any time.
     turn: Mutex<()>,
+    /// VMs that are to be given space, and have not been yet.
+    asked: Mutex<BTreeSet<VmId>>,
     /// What must be there.
     wanted: AtomicU64,
 }
@@ -45,17 +48,21 @@ enum Ask {
     /// Hold as much as must be held.
     Look,
     /// Space for a record that has found none.
-    Give { vm: VmId, journal: Arc<Journal>, epoch: Epoch },
+    Give { vm: VmId, journal: Arc<Journal>, epoch: Epoch, needed: u64 },
 }
 
 impl SpaceKeeper {
     pub(super) fn start(space: Option<SpaceReserve>) -> std::io::Result<Self> {
         let Some(space) = space else { return Ok(Self { kept: None }) };
-        let reserve = Arc::new(Reserve { space, turn: Mutex::new(()), wanted: AtomicU64::new(0) });
+        let asked = Mutex::new(BTreeSet::new());
+        let reserve = Arc::new(Reserve { space, turn: Mutex::new(()), asked, wanted: AtomicU64::new(0) });
         let asked = Arc::clone(&reserve);
         let worker = Worker::start("space".to_owned(), move |ask| match ask {
             Ask::Look => asked.hold(),
-            Ask::Give { vm, journal, epoch } => asked.give(vm, &journal, epoch),
+            Ask::Give { vm, journal, epoch, needed } => {
+                asked.give(vm, &journal, epoch, needed);
+                asked.asked().remove(&vm);
+            }
         })?;
         Ok(Self { kept: Some(Kept { reserve, worker }) })
     }
@@ -104,20 +111,22 @@ impl SpaceKeeper {
         }
     }
 
-    /// Gives space to a record that has found none.
-    pub(super) fn give(&self, vm: VmId, journal: Arc<Journal>, epoch: Epoch) {
-        if let Some(kept) = &self.kept {
-            kept.worker.hand_on(Ask::Give { vm, journal, epoch });
+    /// Gives space to a record that has not found so many bytes.
+    pub(super) fn give(&self, vm: VmId, journal: Arc<Journal>, epoch: Epoch, needed: u64) {
+        if let Some(kept) = &self.kept
+            && kept.reserve.asked().insert(vm)
+        {
+            kept.worker.hand_on(Ask::Give { vm, journal, epoch, needed });
         }
     }
 
-    /// Lends all that is held to something that gives as much back: the journal of a generation, after which that of the one
-    /// before goes. `None`: what is held is just being moved, which may be a lot, and the caller has more urgent work than to
-    /// wait for that: he comes again.
-    pub(super) fn lend<T>(&self, make: impl FnOnce() -> T) -> Option<T> {
+    /// Lends so much of what is held to something that gives as much back: the journal of a generation, after which that of
+    /// the one before goes. `None`: what is held is just being moved, which may be a lot, and the caller has more urgent work
+    /// than to wait for that: he comes again.
+    pub(super) fn lend<T>(&self, bytes: u64, make: impl FnOnce() -> T) -> Option<T> {
         let Some(kept) = &self.kept else { return Some(make()) };
         let turn = kept.reserve.try_turn()?;
-        told(kept.reserve.space.give_back(0));
+        told(kept.reserve.space.give_up(bytes));
         let made = Some(make());
         drop(turn);
         self.look();
@@ -152,9 +161,20 @@ trait Total {
     fn total(&self) -> u64;
 }
 
+/// How often what the pool has is asked for anew while it is on the move.
+const LOOKS: usize = 4;
+
 impl Total for SpaceReserve {
     fn total(&self) -> u64 {
-        self.held().unwrap_or(0).saturating_add(self.available().unwrap_or(0))
+        let mut total = 0;
+        for _ in 0..LOOKS {
+            let before = self.held().unwrap_or(0);
+            total = before.saturating_add(self.available().unwrap_or(0));
+            if self.held().is_ok_and(|held| held == before) {
+                break;
+            }
+        }
+        total
     }
 }
 
@@ -171,6 +191,10 @@ impl Reserve {
             Err(TryLockError::Poisoned(poisoned)) => Some(poisoned.into_inner()),
             Err(TryLockError::WouldBlock) => None,
         }
+    }
+
+    fn asked(&self) -> MutexGuard<'_, BTreeSet<VmId>> {
+        self.asked.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn wanted(&self) -> u64 {
@@ -200,15 +224,26 @@ impl Reserve {
         }
     }
 
-    /// Moves space into the slot of a record: all that it can need, or nothing.
-    fn give(&self, vm: VmId, journal: &Journal, epoch: Epoch) {
-        let (at, len) = journal.reader.geometry().spill_range(shared_mem::Epoch::new(epoch.get()));
-        let turn = self.turn();
-        let mut given = journal.spill.reserve(at, len);
-        if matches!(given, Err(SpillError::NoSpace { .. })) {
-            told(self.space.give_back(0));
-            given = journal.spill.reserve(at, len);
+    /// Moves space into the slot of a record: all that a record there can need; what this one needs, if others who do not
+    /// belong to the pool have left no more than that.
+    ///
+    /// Never takes any away there: by now its writer may have found space by itself, and have published what is in it.
+    fn give(&self, vm: VmId, journal: &Journal, epoch: Epoch, needed: u64) {
+        let awaited = journal.reader.word().is_ok_and(|word| !word.sealed && word.epoch.get() < epoch.get());
+        if !awaited {
+            return;
         }
+        let (at, most) = journal.reader.geometry().spill_range(shared_mem::Epoch::new(epoch.get()));
+        let turn = self.turn();
+        let total = self.space.total();
+        let len = if total < most { needed.min(most) } else { most };
+        // Asked beforehand: the kernel takes all that there is from others before it says no.
+        let given = if total < len {
+            Err(SpillError::NoSpace { needed: len, available: total })
+        } else {
+            let lacks = len.saturating_sub(self.space.available().unwrap_or(0));
+            self.space.give_up(lacks).and_then(|()| journal.spill.offer(at, len))
+        };
         drop(turn);
         match given {
             Ok(()) => tracing::debug!("{vm} has space for the commit record of epoch {epoch}"),
@@ -237,16 +272,16 @@ mod tests {
         let config = PoolConfig { vm_slots: 1, host_slots: 1, cluster_bytes: 4096 };
         let pool = Pool::create(&dir.path().join("pool"), &config).unwrap();
         let keeper = SpaceKeeper::start(pool.space_reserve().unwrap()).unwrap();
-        assert_eq!(keeper.lend(|| 7), Some(7));
+        assert_eq!(keeper.lend(0, || 7), Some(7));
         let reserve = Arc::clone(&keeper.kept.as_ref().unwrap().reserve);
         let turn = reserve.turn();
         // All of these come back at once, while it is somebody else's turn.
-        assert_eq!(keeper.lend(|| 7), None);
+        assert_eq!(keeper.lend(0, || 7), None);
         assert!(keeper.check(4096, 0).is_ok());
         assert!(matches!(keeper.check(u64::MAX, 0), Err(PoolError::NoSpace { .. })));
         keeper.want(4096);
         keeper.look();
         drop(turn);
-        assert_eq!(keeper.lend(|| 7), Some(7));
+        assert_eq!(keeper.lend(0, || 7), Some(7));
     }
 }

@@ -11,20 +11,15 @@ use super::vm_thread::{Command, Promotion, Surroundings};
 use crate::clock;
 use crate::machine::history::{Recorder, ReplayMeter, ReplayThenLive, Replayer};
 use crate::machine::{LiveInputs, Machine, MachineState, Stop};
-use ft_protocol::record::{Cursor, Landing, OutputsLogged, ReplayEnd};
+use ft_protocol::record::{Cursor, Landing, OutputsLogged, Patience, ReplayEnd};
 use ft_protocol::spec::Mode;
 use ft_protocol::wire::Order;
-use ft_protocol::{Epoch, Span, Time};
+use ft_protocol::{Epoch, Time};
 use shared_mem::{Extent, LogPosition, LogReader, Mapping, boot_image};
 use std::sync::Arc;
 
 type Failure = Box<dyn std::error::Error + Send + Sync>;
 
-/// A replay takes about as much processor time as the guest took the first time, which is at most an epoch. After so many
-/// epochs, it does something else.
-const REPLAY_EPOCHS_MAX: u64 = 10;
-/// Even a short epoch's replay may come to a machine that has much else to do.
-const REPLAY_SPAN_MIN: Span = Span::from_ms(5_000);
 /// Why a Linux guest's mode is another than it was to be.
 pub(super) const CHECKPOINT_ONLY: &str =
     "Linux guests are not deterministic between exits, and can only be protected in checkpoint mode";
@@ -51,6 +46,8 @@ pub(super) enum GivenUp {
     Diverged(String),
     /// The log could not be read.
     LogLost(String),
+    /// The log was closed meanwhile: another host reigns, and the image that this guest saw goes on with that one's.
+    Deposed,
 }
 
 /// What a reign begins with.
@@ -150,8 +147,7 @@ fn replay_all(
     mut loaded: Loaded,
 ) -> Result<Loaded, Failure> {
     let Scene { order, around, .. } = *scene;
-    let bound = order.spec.epoch_interval.times(REPLAY_EPOCHS_MAX).max(REPLAY_SPAN_MIN);
-    let begun = clock::spent_by_this_thread();
+    let patience = Patience::with_takeover(order.spec.epoch_interval, clock::spent_by_this_thread());
     let _kicks = Kicks::start(machine.kicker());
     // Where a kick began the epoch, its first events came here.
     if deliver {
@@ -167,11 +163,11 @@ fn replay_all(
                     loaded.discarded = true;
                     return Ok(loaded);
                 }
-                if clock::spent_by_this_thread().ns() - begun.ns() >= bound.ns() {
+                if let Some(bound) = patience.is_over(clock::spent_by_this_thread()) {
                     let (exit, last) = (machine.exits().0, found.last_exit());
                     let report =
                         format!("exit {exit}: expected to come to exit {last}, got {bound} of computing without");
-                    loaded.given_up = Some(GivenUp::Diverged(report));
+                    loaded.given_up = Some(if is_closed(scene) { GivenUp::Deposed } else { GivenUp::Diverged(report) });
                 }
             }
             Ok(Stop::Output | Stop::Flush | Stop::SourcePaused | Stop::Wait { .. }) => {}
@@ -189,6 +185,7 @@ fn replay_all(
     machine.drop_console_before(found.console_end());
     let end = match &loaded.given_up {
         None => ReplayEnd::Complete,
+        Some(GivenUp::Deposed) => return Ok(loaded),
         Some(GivenUp::LogLost(_)) => ReplayEnd::LogDamaged,
         Some(GivenUp::Diverged(_)) => ReplayEnd::Diverged,
     };
@@ -204,9 +201,18 @@ fn replay_all(
     Ok(loaded)
 }
 
+/// Whether the log was closed. One that cannot be asked is found out by the next entry or record.
+fn is_closed(scene: &Scene<'_>) -> bool {
+    let log = Mapping::read_only(scene.log).ok().and_then(|log| LogReader::new(log, scene.order.spec.log_bytes).ok());
+    log.and_then(|log| log.tail().ok()).is_some_and(|tail| tail.sealed)
+}
+
 /// Why the replay was given up, if it was.
 fn given_up(meter: &ReplayMeter, scene: &Scene<'_>, found: &Found) -> Option<GivenUp> {
     let line = meter.divergence()?;
+    if is_closed(scene) {
+        return Some(GivenUp::Deposed);
+    }
     let Some(exit) = meter.diverged_at() else {
         let (generation, entry, all) = (scene.order.generation.get(), meter.entries(), found.entries());
         return Some(GivenUp::LogLost(format!(

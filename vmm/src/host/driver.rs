@@ -3,7 +3,7 @@
 use super::beater::Beater;
 use super::parts::{FollowParts, PrimaryParts, StandbyParts};
 use super::vm_thread::{VmEvent, VmThread};
-use super::{HostEnd, HostError, HostOptions, RECONNECT_INTERVAL, REJECTED_BOUND, link_number};
+use super::{HostEnd, HostError, HostOptions, RECONNECT_INTERVAL, link_number};
 use crate::clock;
 use crate::events::{Events, Watched};
 use crate::machine::{MachineError, STATE_VERSION, STATE_VERSION_OLDEST, cpu_profile};
@@ -16,7 +16,7 @@ use kvm_ioctls::Kvm;
 use shared_mem::Extent;
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// The connection of the moment, shared with the machines' threads: they ring their doorbells themselves.
 pub(super) type SharedLink = Arc<Mutex<Option<Connection>>>;
@@ -33,7 +33,6 @@ pub(super) struct Driver {
     link_id: LinkId,
     connections: u64,
     reconnect_at: Option<Time>,
-    rejected_since: Option<Instant>,
     interval: Span,
     beater: Option<Beater>,
     /// This host's own heartbeat page.
@@ -72,7 +71,6 @@ impl Driver {
             link_id: link_number(0),
             connections: 0,
             reconnect_at: None,
-            rejected_since: None,
             interval: Span::from_ms(5),
             beater: None,
             page: None,
@@ -198,7 +196,6 @@ impl Driver {
             Action::Send(message) => self.send(&message),
             Action::Join { host, interval } => {
                 self.interval = interval;
-                self.rejected_since = None;
                 if self.beater.is_none() {
                     let own = self.extents.iter().find(|(tag, _)| tag.grant.part == Part::Heartbeat(host));
                     self.page = own.and_then(|(_, page)| page.try_clone().ok());
@@ -240,14 +237,7 @@ impl Driver {
                 // Dropping stops the vCPU and waits for its thread.
                 self.machines.remove(&vm);
             }
-            Action::TryAgain(reason) => {
-                let since = *self.rejected_since.get_or_insert_with(Instant::now);
-                if since.elapsed() > REJECTED_BOUND {
-                    self.exit = Some(ExitReason::Rejected(reason));
-                } else {
-                    self.link_down();
-                }
-            }
+            Action::TryAgain(_) => self.link_down(),
             Action::Exit(reason) => self.exit = Some(reason),
         }
     }

@@ -17,12 +17,12 @@ use crate::failpoint;
 use crate::machine::history::{LateSource, Recorder, ReplayMeter, ReplayThenLive, Replayer};
 use crate::machine::{DirtyPages, InputError, LiveInputs, MachineError, MachineState, Stop};
 use crossbeam_channel::RecvTimeoutError;
+use ft_protocol::Epoch;
 use ft_protocol::commit_meta::CommitMeta;
 use ft_protocol::controller::Word;
 use ft_protocol::follower::{Follower as FollowerCore, Stand};
-use ft_protocol::record::{CommitPoint, OutputsLogged};
+use ft_protocol::record::{CommitPoint, OutputsLogged, Patience};
 use ft_protocol::wire::{FollowStep, Order};
-use ft_protocol::{Epoch, Span};
 use shared_mem::journal::Record;
 use shared_mem::{Mapping, Offset, PAGE_BYTES, PageIndex, PagePlace, PoolRead, ReadOnly, RecordLimits};
 use std::collections::BTreeMap;
@@ -36,10 +36,6 @@ const LOOK_SOON: Duration = Duration::from_micros(100);
 const LOOK_LATER: Duration = Duration::from_millis(1);
 /// Looks after which it is later.
 const LOOKS_SOON: u32 = 100;
-
-/// A guest that the primary has brought to an exit and that does not come there in so much processor time does something
-/// else.
-const EXIT_SPAN_MAX: Span = Span::from_ms(10_000);
 
 /// Largest meta part of a commit record that makes sense; the controller's bound, too.
 const META_BYTES_MAX: u64 = 8 << 20;
@@ -84,9 +80,7 @@ struct Follower<'a> {
     buffer: Vec<u8>,
     ended: bool,
     idle_looks: u32,
-    last_exit: u64,
-    /// Processor time spent when it came there.
-    last_exit_spent: Span,
+    patience: Patience,
 }
 
 /// What comes next.
@@ -139,8 +133,7 @@ pub(super) fn run(
         buffer: Vec::new(),
         ended: false,
         idle_looks: 0,
-        last_exit: 0,
-        last_exit_spent: clock::spent_by_this_thread(),
+        patience: Patience::with_follower(0, clock::spent_by_this_thread()),
     };
     loop {
         match follower.step()? {
@@ -406,14 +399,12 @@ impl Follower<'_> {
     fn check_progress(&mut self) -> Next {
         let exit = self.standby.machine.exits().0;
         let spent = clock::spent_by_this_thread();
-        if exit != self.last_exit {
-            (self.last_exit, self.last_exit_spent) = (exit, spent);
-        } else if spent.ns().saturating_sub(self.last_exit_spent.ns()) > EXIT_SPAN_MAX.ns() {
-            return self.diverged(format!(
-                "exit {exit}: expected to come to the next one, got {EXIT_SPAN_MAX} of computing without"
-            ));
+        self.patience.stands_at(exit, spent);
+        match self.patience.is_over(spent) {
+            None => Next::GoOn,
+            Some(bound) => self
+                .diverged(format!("exit {exit}: expected to come to the next one, got {bound} of computing without")),
         }
-        Next::GoOn
     }
 
     /// What is behind a divergence at this exit, as far as it can be found out while the stable image waits.

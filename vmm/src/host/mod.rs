@@ -101,9 +101,6 @@ impl HostError {
     }
 }
 
-/// How long a host tries again when the controller says that the reason may pass.
-const REJECTED_BOUND: Duration = Duration::from_secs(3);
-
 /// Time between two tries to reach a controller that is away.
 const RECONNECT_INTERVAL: Duration = Duration::from_millis(20);
 

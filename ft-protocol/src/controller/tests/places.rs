@@ -119,6 +119,37 @@ fn vms_of_one_group_run_on_different_hosts() {
 }
 
 /// A VM that was driven from its preferred host 0 to host 1, protected again by host 2.
+/// Better two guests that run than one that is protected.
+#[test]
+fn a_secondary_makes_room_for_a_guest_that_runs_nowhere() {
+    let mut cluster = Cluster::new();
+    for host in 0..3 {
+        cluster.join_labelled(host, MEMORY, "");
+    }
+    cluster.create_with("a", Policy::default());
+    cluster.create_with("b", Policy::default());
+    let place = |cluster: &Cluster, vm: usize| {
+        let status = cluster.vm(vm);
+        (status.primary, status.secondary)
+    };
+    let live = |cluster: &mut Cluster, vm: u16, generation: u64| {
+        let vm = VmId::new(vm);
+        let host = cluster.core.vms[&vm].primary().expect("it was given to a host");
+        let report = LiveReport::default();
+        let generation = Generation::new(generation);
+        cluster.said(u64::from(host.get()), FromHost::Live { vm, generation, report });
+    };
+    live(&mut cluster, 0, 1);
+    live(&mut cluster, 1, 1);
+    let (of_a, of_b) = (place(&cluster, 0), place(&cluster, 1));
+    assert!(of_a.1.is_some() != of_b.1.is_some(), "there is room for one secondary: {of_a:?}, {of_b:?}");
+    let (victim, lone): (u16, u16) = if of_a.1.is_some() { (0, 1) } else { (1, 0) };
+    let lost = cluster.core.vms[&VmId::new(lone)].primary().expect("it runs");
+    cluster.close(u64::from(lost.get()));
+    let (other, moved) = (cluster.vm(victim.into()), cluster.vm(lone.into()));
+    assert_eq!((moved.phase.as_str(), other.secondary), ("promoting", None));
+}
+
 fn driven_off(failback: Option<Failback>) -> Cluster {
     let mut cluster = Cluster::new();
     for host in 0..3 {

@@ -108,6 +108,40 @@ fn a_shortage_ends_with_its_generation() {
 }
 
 #[test]
+fn who_is_dead_is_given_nothing_and_gives_back_what_it_was_given() {
+    let mut cluster = Cluster::protected();
+    let (vm, generation) = (VM, Generation::FIRST);
+    cluster.commit(0, 1, 7);
+    cluster.said(0, FromHost::OutOfSpace { vm, generation, shortage: of_record(8, 1) });
+    assert_eq!(std::mem::take(&mut cluster.given), [(vm, generation, Epoch::new(8))]);
+    for host in [0, 1, 2] {
+        cluster.close(host);
+    }
+    assert_eq!((cluster.status().phase.as_str(), cluster.status().waits), ("stranded", None));
+    assert!(!cluster.released.is_empty(), "others wait for it");
+    cluster.now = cluster.now + ASKED_EVERY + PATIENCE;
+    cluster.input(Input::Tick);
+    assert_eq!(cluster.given, []);
+}
+
+#[test]
+fn a_guest_that_has_ended_waits_for_nothing() {
+    let mut cluster = Cluster::protected();
+    let (vm, generation) = (VM, Generation::FIRST);
+    cluster.hold_applies = true;
+    cluster.commit(0, 1, 1);
+    cluster.said(0, FromHost::OutOfSpace { vm, generation, shortage: of_record(2, 1) });
+    let end = Some(crate::commit_meta::GuestEnd::Exited(0));
+    let outcome = ApplyOutcome::Done { epoch: Epoch::new(1), console_end: 0, ended: end };
+    cluster.input(Input::Applied { vm, generation, outcome });
+    assert_eq!((cluster.status().waits, cluster.released.as_slice()), (None, &[vm][..]));
+    cluster.given.clear();
+    cluster.now = cluster.now + ASKED_EVERY;
+    cluster.input(Input::Tick);
+    assert_eq!(cluster.given, []);
+}
+
+#[test]
 fn a_generation_without_space_for_its_journal_is_told_of_and_opened_when_there_is() {
     let mut cluster = Cluster::protected();
     cluster.pool_refuses = true;

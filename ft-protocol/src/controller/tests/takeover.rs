@@ -138,6 +138,29 @@ fn a_promotion_that_comes_to_nothing_is_followed_by_another() {
     assert_eq!(cluster.promotions(2), [(3, 0), (4, 0)]);
 }
 
+/// What there is to be replayed may take longer than a promotion should: then nobody would ever run the guest.
+#[test]
+fn a_promotion_has_twice_the_time_of_the_one_that_came_to_nothing() {
+    let mut cluster = Cluster::protected();
+    cluster.close(0);
+    let (mut bounds, mut since, mut generation) = (Vec::new(), cluster.now, cluster.status().generation);
+    while bounds.len() < 4 {
+        cluster.now = cluster.now + Span::from_ms(1_000);
+        for host in [1, 2] {
+            let count = Some(cluster.now.ns());
+            cluster.input(Input::Beat { host: HostId::new(host), count });
+        }
+        cluster.input(Input::Tick);
+        if cluster.status().generation > generation {
+            generation = cluster.status().generation;
+            bounds.push(cluster.now.since(since).ms() / 1_000);
+            since = cluster.now;
+        }
+    }
+    // The first is that of the secondary, which was to ask.
+    assert_eq!(bounds[1..], [11, 21, 41]);
+}
+
 #[test]
 fn a_refused_record_ends_its_writers_reign_at_the_epoch_before() {
     let mut cluster = Cluster::protected();
@@ -238,4 +261,19 @@ fn the_guests_end_releases_everybody() {
     }
     cluster.close(0);
     assert_eq!(cluster.status().phase, "ended");
+}
+
+/// Its place would be the next generation's, and the driver would move that one's output for this one's.
+#[test]
+fn a_log_that_is_read_is_not_given_back() {
+    let mut cluster = Cluster::protected();
+    let generation = Generation::FIRST;
+    cluster.said(0, FromHost::Logged { vm: VM, generation });
+    cluster.close(0);
+    cluster.ask(1, 1);
+    cluster.live(1, 2);
+    assert_eq!(cluster.closed, []);
+    let outcome = DrainOutcome::Done { console_end: 0 };
+    cluster.input(Input::LogDrained { vm: VM, generation, outcome });
+    assert_eq!(cluster.closed, [generation]);
 }

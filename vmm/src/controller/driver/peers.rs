@@ -6,6 +6,7 @@ use crate::clock;
 use crate::controller::ControllerError;
 use crate::controller::link::{CLIENT_UNREAD_MAX, Incoming, Kind, Link};
 use crate::events::{Events, Watched};
+use crate::failpoint;
 use crate::log_burst::LogBurst;
 use crate::transport::{Listener, ReceiveError};
 use ft_protocol::LinkId;
@@ -172,6 +173,7 @@ impl Driver {
             Incoming::Hello(Hello::Client { protocol }) => Input::ClientHello { link, protocol },
             Incoming::Host(message) => Input::FromHost { link, message },
             Incoming::Client(message, extents) => {
+                failpoint::pass("controller.client.asked");
                 self.keep_upload(link, &message, extents);
                 Input::FromClient { link, message }
             }

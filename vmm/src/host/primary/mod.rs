@@ -42,7 +42,7 @@ const CONSOLE_PENDING_MAX: u64 = 64 << 10;
 
 /// Console bytes of a Linux guest that a cut is made early for. Fewer leave when their epoch ends by itself: a kernel writes
 /// byte by byte, with interrupts off, and would be stopped for each of them.
-const LINUX_CONSOLE_BATCH: usize = 4 << 10;
+const LINUX_CONSOLE_BATCH: u64 = 4 << 10;
 
 /// How long an event waits for an exit of the guest in a mode that records.
 const EVENT_PATIENCE: Span = Span::from_ms(5);
@@ -143,6 +143,10 @@ pub(super) fn run(beginning: Beginning, around: &Surroundings) -> Result<(), Fai
     if discarded {
         return Ok(());
     }
+    if matches!(given_up, Some(GivenUp::Deposed)) {
+        around.say(VmEvent::Fenced { generation: order.generation });
+        return Ok(());
+    }
     let journal = primary.journal;
     let core = Primary::new(
         PrimaryConfig {
@@ -150,6 +154,7 @@ pub(super) fn run(beginning: Beginning, around: &Surroundings) -> Result<(), Fai
             epoch_interval: order.spec.epoch_interval,
             cut_spacing_min: CUT_SPACING_MIN,
             console_pending_max: CONSOLE_PENDING_MAX,
+            console_batch: if machine.is_linux() { LINUX_CONSOLE_BATCH } else { 0 },
             slots: order.spec.journal.slots,
             mode,
             event_patience: EVENT_PATIENCE,
@@ -220,7 +225,7 @@ pub(super) fn run(beginning: Beginning, around: &Surroundings) -> Result<(), Fai
         match given_up {
             Some(GivenUp::Diverged(report)) => around.say(VmEvent::Diverged { generation, turn: None, report }),
             Some(GivenUp::LogLost(report)) => around.say(VmEvent::LogLost { generation, report }),
-            None => {}
+            Some(GivenUp::Deposed) | None => {}
         }
         waiting.into_iter().for_each(|command| reign.command(command));
         reign.run()
@@ -290,10 +295,7 @@ impl Reign<'_> {
         if !self.recording {
             self.outbox.waits(self.machine.exit_at());
             let (console, packets) = (self.machine.pending_console().len(), self.machine.pending_packets());
-            if self.machine.is_linux() && packets == 0 && console < LINUX_CONSOLE_BATCH {
-                return Ok(());
-            }
-            return self.feed(Input::Output { pending: (console + packets) as u64 });
+            return self.feed(Input::Output { console: console as u64, packets: packets as u64 });
         }
         // The source of inputs has put it into the log before it came here.
         let (console, packets) = (self.machine.take_console(), self.machine.take_packets());
