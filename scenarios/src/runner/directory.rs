@@ -32,7 +32,6 @@ impl RunDirectory {
     /// When it cannot be made.
     pub fn create(runs: &Path, name: &str) -> Result<Self, RunnerError> {
         let failed = |path: &Path, source| RunnerError::File { path: path.to_owned(), source };
-        fs::create_dir_all(runs).map_err(|source| failed(runs, source))?;
         let name: String = name.chars().map(|c| if is_plain(c) { c } else { '_' }).collect();
         for number in 1..=RUNS_MAX {
             let path = runs.join(format!("{name}-{number}"));
@@ -107,7 +106,11 @@ fn create_below(runs: &Path, path: &Path) -> io::Result<()> {
     const TRIES_MAX: u32 = 1_000;
     for _ in 0..TRIES_MAX {
         match fs::create_dir(path) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => fs::create_dir_all(runs)?,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => match fs::create_dir_all(runs) {
+                // It was there again, and is gone again; what is there and no directory is told by the next try.
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+                made => made?,
+            },
             made => return made,
         }
     }
