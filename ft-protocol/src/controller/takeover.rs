@@ -292,8 +292,8 @@ impl Controller {
         assert!(entry.applied <= final_epoch, "applied beyond the seal");
         let applied = entry.applied;
         entry.phase = Phase::Unled;
+        entry.waiting = None;
         self.tell(turn, Happening::Drained { vm, applied });
-        self.release_space(turn, vm);
         let winner = winner.filter(|host| {
             // It may have died meanwhile, and come back; its place is somebody else's then.
             let stands_by = self.vms[&vm].standby.is_some_and(|standby| standby.host == *host);
@@ -318,7 +318,9 @@ impl Controller {
             Some(host) => self.give(turn, vm, host),
             None => match self.place_at_cost(vm).filter(|_| !planted(PlantedBug::StandbysStay)) {
                 Some((host, others)) => {
-                    others.into_iter().for_each(|other| self.drop_standby(turn, other));
+                    if let Some(entry) = self.vms.get_mut(&vm) {
+                        entry.displaces = others;
+                    }
                     self.give(turn, vm, host);
                 }
                 None => self.strand(turn, vm),
@@ -333,6 +335,8 @@ impl Controller {
         let recoverable = entry.applied;
         if first {
             self.tell(turn, Happening::Stranded { vm, recoverable });
+            // Where somebody goes on with it, this can wait until he runs.
+            self.release_space(turn, vm);
         }
     }
 
@@ -391,12 +395,19 @@ impl Controller {
             if let Some(entry) = self.vms.get_mut(&vm) {
                 // The generation was never given to anybody: the same one is tried again, but not at once.
                 entry.given = false;
+                entry.displaces.clear();
                 entry.retry_at = turn.now + retry;
                 entry.phase = Phase::Unled;
             }
             return;
         }
         self.space_again(turn, vm, generation);
+        let displaced = self.vms.get_mut(&vm).map(|entry| std::mem::take(&mut entry.displaces)).unwrap_or_default();
+        for other in displaced {
+            if self.vms.get(&other).is_some_and(|other| other.could_do_without(host)) {
+                self.drop_standby(turn, other);
+            }
+        }
         let Some(entry) = self.vms.get_mut(&vm) else { return };
         entry.opened = true;
         let entry = &*entry;
@@ -474,6 +485,9 @@ impl Controller {
         let Some(entry) = self.vms.get_mut(&vm) else { return };
         if live {
             entry.phase = Phase::Running { host };
+            // That it lives may not have been heard.
+            entry.vain_promotions = 0;
+            entry.refusers.clear();
             self.drain_recorded(turn, vm);
             self.make_room(turn, vm);
             self.ask_again_to_yield(turn, vm);

@@ -150,6 +150,8 @@ pub(super) struct Vm {
     pub(super) retry_at: Time,
     /// Hosts that gave it up before its guest ran there: they are not asked again while they are held down.
     pub(super) refusers: BTreeSet<HostId>,
+    /// VMs whose secondaries make room for it where it is about to be led.
+    pub(super) displaces: Vec<VmId>,
     /// Promotions that took too long, since it last lived.
     pub(super) vain_promotions: u32,
     /// What was seen of the primary's progress.
@@ -171,8 +173,8 @@ pub(super) struct Vm {
 /// What loading a guest may take, for each byte of its memory: every page is copied when it is first written.
 const BOOT_NS_PER_BYTE: u64 = 100;
 
-/// A promotion that takes a thousand times as long as it should is not waited for any longer.
-const DOUBLINGS_MAX: u32 = 10;
+/// A promotion that takes that many times as long as it should, doubled, is not waited for any longer.
+const DOUBLINGS_MAX: u32 = 6;
 
 impl Vm {
     /// How long a promotion may take, of which `usual` is for a guest that has been committed. One that has not is booted;
@@ -229,6 +231,7 @@ impl Vm {
             poisoned: false,
             retry_at: Time::ZERO,
             refusers: BTreeSet::new(),
+            displaces: Vec::new(),
             vain_promotions: 0,
             progress: None,
             waiting: None,

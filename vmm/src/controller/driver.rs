@@ -6,8 +6,7 @@ use super::applier::{DrainJob, Event, Job};
 use super::damage::damage_of;
 use super::disk_filling;
 use super::link::{Kind, Link, LinkError};
-use super::partition::LogLoss;
-use super::partition::Partition;
+use super::partition::{LogLoss, Partition, lacks_space};
 use super::recording::PoolRecording;
 use super::space_keeper::SpaceKeeper;
 use super::{ControllerError, ControllerOptions};
@@ -172,10 +171,11 @@ impl Driver {
                 }
             }
         }
-        self.want_space();
         self.inputs.extend(damaged);
         let mut actions = Vec::new();
         self.core = Controller::recover(config, state, &recovered, clock::monotonic(), &mut actions);
+        // Not before it is known which VMs commit anything.
+        self.want_space();
         for action in actions {
             self.execute(action)?;
         }
@@ -475,9 +475,11 @@ impl Driver {
 
     /// Reserves what there was no space for, once there is: a takeover should not spend its time on it.
     fn reserve_again(&mut self) {
-        let (partitions, space) = (&mut self.partitions, &self.space);
+        let (partitions, space, core) = (&mut self.partitions, &self.space, &self.core);
         self.unreserved.retain(|vm, generation| {
-            partitions.get_mut(vm).is_some_and(|partition| partition.reserve_generation(*generation, space).is_err())
+            let Some(partition) = partitions.get_mut(vm).filter(|_| !core.is_over(*vm)) else { return false };
+            // What fails for another reason was told the first time; the takeover tries again.
+            partition.reserve_generation(*generation, space).is_err_and(|error| lacks_space(&*error))
         });
     }
 

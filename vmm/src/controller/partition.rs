@@ -476,7 +476,7 @@ impl Partition {
     }
 }
 
-fn lacks_space(error: &(dyn std::error::Error + 'static)) -> bool {
+pub(super) fn lacks_space(error: &(dyn std::error::Error + 'static)) -> bool {
     matches!(error.downcast_ref(), Some(PoolError::NoSpace { .. }))
 }
 

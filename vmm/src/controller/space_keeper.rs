@@ -15,8 +15,9 @@ use ft_protocol::{Epoch, VmId};
 use shared_mem::journal::SpillError;
 use shared_mem::{PoolError, SpaceReserve};
 use std::collections::BTreeSet;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
+use std::time::Duration;
 
 /// Space is held while the pool has less than so many times what must be there ...
 const HELD_BELOW: u64 = 2;
@@ -38,6 +39,10 @@ struct Reserve {
     space: SpaceReserve,
     /// Whose turn it is to change what is held; it can be asked about at any time.
     turn: Mutex<()>,
+    /// A record is being given space, which may take long.
+    giving: AtomicBool,
+    /// Somebody waits for his turn: what is held can grow later.
+    lending: AtomicBool,
     /// VMs that are to be given space, and have not been yet.
     asked: Mutex<BTreeSet<VmId>>,
     /// What must be there.
@@ -55,13 +60,17 @@ impl SpaceKeeper {
     pub(super) fn start(space: Option<SpaceReserve>) -> std::io::Result<Self> {
         let Some(space) = space else { return Ok(Self { kept: None }) };
         let asked = Mutex::new(BTreeSet::new());
-        let reserve = Arc::new(Reserve { space, turn: Mutex::new(()), asked, wanted: AtomicU64::new(0) });
+        let (giving, lending) = (AtomicBool::new(false), AtomicBool::new(false));
+        let turn = Mutex::new(());
+        let reserve = Arc::new(Reserve { space, turn, giving, lending, asked, wanted: AtomicU64::new(0) });
         let asked = Arc::clone(&reserve);
         let worker = Worker::start("space".to_owned(), move |ask| match ask {
             Ask::Look => asked.hold(),
             Ask::Give { vm, journal, epoch, needed } => {
                 asked.give(vm, &journal, epoch, needed);
+                // From here on it may ask for its next record.
                 asked.asked().remove(&vm);
+                asked.hold();
             }
         })?;
         Ok(Self { kept: Some(Kept { reserve, worker }) })
@@ -125,7 +134,7 @@ impl SpaceKeeper {
     /// than to wait for that: he comes again.
     pub(super) fn lend<T>(&self, bytes: u64, make: impl FnOnce() -> T) -> Option<T> {
         let Some(kept) = &self.kept else { return Some(make()) };
-        let turn = kept.reserve.try_turn()?;
+        let turn = kept.reserve.turn_unless_given()?;
         told(kept.reserve.space.give_up(bytes));
         let made = Some(make());
         drop(turn);
@@ -161,6 +170,9 @@ trait Total {
     fn total(&self) -> u64;
 }
 
+/// Between two looks whether it is one's turn.
+const TURN_INTERVAL: Duration = Duration::from_micros(100);
+
 /// How often what the pool has is asked for anew while it is on the move.
 const LOOKS: usize = 4;
 
@@ -193,6 +205,20 @@ impl Reserve {
         }
     }
 
+    /// Waits for one step of holding space at most. `None` while a record is given space.
+    fn turn_unless_given(&self) -> Option<MutexGuard<'_, ()>> {
+        self.lending.store(true, Ordering::SeqCst);
+        let turn = loop {
+            match self.try_turn() {
+                None if self.giving.load(Ordering::SeqCst) => break None,
+                None => std::thread::sleep(TURN_INTERVAL),
+                turn => break turn,
+            }
+        };
+        self.lending.store(false, Ordering::SeqCst);
+        turn
+    }
+
     fn asked(&self) -> MutexGuard<'_, BTreeSet<VmId>> {
         self.asked.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -204,6 +230,10 @@ impl Reserve {
     /// Brings what is held to what must be held, as far as there is space; others get in between the steps.
     fn hold(&self) {
         loop {
+            if self.lending.load(Ordering::SeqCst) {
+                // Whoever has his turn looks when he is done.
+                return;
+            }
             let (_turn, space) = (self.turn(), &self.space);
             let wanted = space.in_pages(self.wanted());
             match Want::of(space, wanted) {
@@ -229,28 +259,30 @@ impl Reserve {
     ///
     /// Never takes any away there: by now its writer may have found space by itself, and have published what is in it.
     fn give(&self, vm: VmId, journal: &Journal, epoch: Epoch, needed: u64) {
-        let awaited = journal.reader.word().is_ok_and(|word| !word.sealed && word.epoch.get() < epoch.get());
-        if !awaited {
-            return;
-        }
         let (at, most) = journal.reader.geometry().spill_range(shared_mem::Epoch::new(epoch.get()));
-        let turn = self.turn();
-        let total = self.space.total();
-        let len = if total < most { needed.min(most) } else { most };
-        // Asked beforehand: the kernel takes all that there is from others before it says no.
-        let given = if total < len {
-            Err(SpillError::NoSpace { needed: len, available: total })
-        } else {
-            let lacks = len.saturating_sub(self.space.available().unwrap_or(0));
-            self.space.give_up(lacks).and_then(|()| journal.spill.offer(at, len))
+        self.giving.store(true, Ordering::SeqCst);
+        let given = {
+            let _turn = self.turn();
+            let awaited = journal.reader.word().is_ok_and(|word| !word.sealed && word.epoch.get() < epoch.get());
+            let total = self.space.total();
+            let len = if total < most { needed.min(most) } else { most };
+            // Asked beforehand: the kernel takes all that there is from others before it says no.
+            if !awaited {
+                Ok(false)
+            } else if total < len {
+                Err(SpillError::NoSpace { needed: len, available: total })
+            } else {
+                let lacks = len.saturating_sub(self.space.available().unwrap_or(0));
+                self.space.give_up(lacks).and_then(|()| journal.spill.offer(at, len)).map(|()| true)
+            }
         };
-        drop(turn);
+        self.giving.store(false, Ordering::SeqCst);
         match given {
-            Ok(()) => tracing::debug!("{vm} has space for the commit record of epoch {epoch}"),
+            Ok(true) => tracing::debug!("{vm} has space for the commit record of epoch {epoch}"),
+            Ok(false) => {}
             // Tried again while it waits: what others have taken meanwhile they give back.
             Err(error) => tracing::debug!("{vm} gets no space for the commit record of epoch {epoch}: {error}"),
         }
-        self.hold();
     }
 }
 
@@ -275,13 +307,15 @@ mod tests {
         assert_eq!(keeper.lend(0, || 7), Some(7));
         let reserve = Arc::clone(&keeper.kept.as_ref().unwrap().reserve);
         let turn = reserve.turn();
-        // All of these come back at once, while it is somebody else's turn.
+        reserve.giving.store(true, Ordering::SeqCst);
+        // All of these come back at once, while a record is given space.
         assert_eq!(keeper.lend(0, || 7), None);
         assert!(keeper.check(4096, 0).is_ok());
         assert!(matches!(keeper.check(u64::MAX, 0), Err(PoolError::NoSpace { .. })));
         keeper.want(4096);
         keeper.look();
         drop(turn);
+        reserve.giving.store(false, Ordering::SeqCst);
         assert_eq!(keeper.lend(0, || 7), Some(7));
     }
 }
