@@ -95,7 +95,7 @@ fn damage_of_one_vm_harms_no_other() {
 #[test]
 fn what_flips_under_a_live_controller_is_mended() {
     let Some(_machine) = kvm() else { return };
-    let golden = Golden::torture(300_000_000);
+    let golden = Golden::torture(1_000_000_000);
     let hosts = [("a", None), ("b", None)];
     let mut run = Run::start(&golden, &Plan { hosts: &hosts, unsound: true, ..Plan::default() });
     run.await_protection();
