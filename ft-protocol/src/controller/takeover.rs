@@ -318,9 +318,7 @@ impl Controller {
             Some(host) => self.give(turn, vm, host),
             None => match self.place_at_cost(vm).filter(|_| !planted(PlantedBug::StandbysStay)) {
                 Some((host, others)) => {
-                    if let Some(entry) = self.vms.get_mut(&vm) {
-                        entry.displaces = others;
-                    }
+                    others.into_iter().for_each(|other| self.drop_standby(turn, other));
                     self.give(turn, vm, host);
                 }
                 None => self.strand(turn, vm),
@@ -395,19 +393,12 @@ impl Controller {
             if let Some(entry) = self.vms.get_mut(&vm) {
                 // The generation was never given to anybody: the same one is tried again, but not at once.
                 entry.given = false;
-                entry.displaces.clear();
                 entry.retry_at = turn.now + retry;
                 entry.phase = Phase::Unled;
             }
             return;
         }
         self.space_again(turn, vm, generation);
-        let displaced = self.vms.get_mut(&vm).map(|entry| std::mem::take(&mut entry.displaces)).unwrap_or_default();
-        for other in displaced {
-            if self.vms.get(&other).is_some_and(|other| other.could_do_without(host)) {
-                self.drop_standby(turn, other);
-            }
-        }
         let Some(entry) = self.vms.get_mut(&vm) else { return };
         entry.opened = true;
         let entry = &*entry;

@@ -150,8 +150,6 @@ pub(super) struct Vm {
     pub(super) retry_at: Time,
     /// Hosts that gave it up before its guest ran there: they are not asked again while they are held down.
     pub(super) refusers: BTreeSet<HostId>,
-    /// VMs whose secondaries make room for it where it is about to be led.
-    pub(super) displaces: Vec<VmId>,
     /// Promotions that took too long, since it last lived.
     pub(super) vain_promotions: u32,
     /// What was seen of the primary's progress.
@@ -231,7 +229,6 @@ impl Vm {
             poisoned: false,
             retry_at: Time::ZERO,
             refusers: BTreeSet::new(),
-            displaces: Vec::new(),
             vain_promotions: 0,
             progress: None,
             waiting: None,
