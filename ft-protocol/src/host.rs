@@ -6,212 +6,25 @@
 //!  Release: any --> (none); a deposed primary ends the whole process, as does finding its words sealed
 //! ```
 
+mod io;
+
+pub use io::{Action, ExitReason, Input};
+
 use crate::detector::DetectorConfig;
-use crate::ids::{Epoch, FollowId, FollowTurn, Generation, HostId, VmId};
-use crate::latency::OutputLatency;
+use crate::ids::{Epoch, FollowId, FollowTurn, Generation, VmId};
 use crate::planted::{PlantedBug, planted};
 use crate::secondary::{self, Secondary};
-use crate::spec::Mode;
 use crate::time::{Span, Time};
 use crate::timeline::Shortage;
 use crate::versions::VersionRange;
 use crate::wire::{
-    FollowStep, FromHost, HeldRole, HostHello, HostProfile, LOG_LOST_SINCE, LiveReport, Order, PROTOCOLS,
-    RECORDED_SINCE, Role, SPACE_SINCE, ToHost,
+    FollowStep, FromHost, HeldRole, HostHello, HostProfile, LOG_LOST_SINCE, Order, PROTOCOLS, RECORDED_SINCE, Role,
+    SPACE_SINCE, ToHost,
 };
 use std::collections::BTreeMap;
 
 /// How long a host tries again when the controller says that the reason may pass.
 const REJECTED_BOUND: Span = Span::from_ms(3_000);
-
-/// What happens to a host.
-#[derive(Clone, Debug, PartialEq, Eq)]
-#[allow(clippy::large_enum_variant, reason = "inputs are handed over one at a time, never kept in numbers")]
-pub enum Input {
-    /// A connection to the controller stands.
-    LinkUp,
-    /// The connection broke.
-    LinkDown,
-    /// A message came.
-    Message(ToHost),
-    /// A standby VM is made.
-    StandbyMade {
-        /// The VM.
-        vm: VmId,
-        /// The generation it stands by for.
-        generation: Generation,
-    },
-    /// A sample of the heartbeat that a standby watches.
-    Beat {
-        /// The VM.
-        vm: VmId,
-        /// The counter; `None` when the page cannot be read.
-        count: Option<u64>,
-    },
-    /// A promoted machine runs.
-    Live {
-        /// The VM.
-        vm: VmId,
-        /// The generation it reigns.
-        generation: Generation,
-        /// Its beginnings.
-        report: LiveReport,
-    },
-    /// A primary's machine found its commit word sealed.
-    Fenced {
-        /// The VM.
-        vm: VmId,
-        /// The generation it reigned.
-        generation: Generation,
-    },
-    /// A primary's machine has committed all of its guest and stopped it.
-    Yielded {
-        /// The VM.
-        vm: VmId,
-        /// The generation it reigned.
-        generation: Generation,
-    },
-    /// A primary's machine protects its guest in this mode from now on.
-    ModeIs {
-        /// The VM.
-        vm: VmId,
-        /// The generation it reigns.
-        generation: Generation,
-        /// The mode.
-        mode: Mode,
-    },
-    /// All inputs of a primary's guest since this epoch are in the record log.
-    Recorded {
-        /// The VM.
-        vm: VmId,
-        /// The generation it reigns.
-        generation: Generation,
-        /// The epoch.
-        since: Epoch,
-    },
-    /// A secondary's machine has come to the end of an epoch.
-    Followed {
-        /// The VM.
-        vm: VmId,
-        /// The order by which it follows.
-        turn: FollowTurn,
-        /// The epoch.
-        epoch: Epoch,
-        /// How it got there.
-        step: FollowStep,
-    },
-    /// A machine's replay did not do what the record log says.
-    Diverged {
-        /// The VM.
-        vm: VmId,
-        /// The generation of the role.
-        generation: Generation,
-        /// The order by which it follows; a primary's machine has none.
-        turn: Option<FollowTurn>,
-        /// One line.
-        report: String,
-    },
-    /// The log that a primary's machine replayed at its beginning is damaged.
-    LogLost {
-        /// The VM.
-        vm: VmId,
-        /// The generation it reigns.
-        generation: Generation,
-        /// One line.
-        report: String,
-    },
-    /// A secondary's machine cannot follow.
-    FollowFailed {
-        /// The VM.
-        vm: VmId,
-        /// The order by which it followed.
-        turn: FollowTurn,
-        /// One line.
-        reason: String,
-    },
-    /// A primary's machine waits for space in the pool, or (`None`) has got it.
-    Space {
-        /// The VM.
-        vm: VmId,
-        /// The generation it reigns.
-        generation: Generation,
-        /// What is missing.
-        shortage: Option<Shortage>,
-    },
-    /// How long a primary's outputs waited until now.
-    OutputsMeasured {
-        /// The VM.
-        vm: VmId,
-        /// The generation it reigns.
-        generation: Generation,
-        /// From the guest's exit to the release.
-        latency: OutputLatency,
-    },
-    /// The guest of a primary's machine has ended, all of it committed.
-    GuestEnded {
-        /// The VM.
-        vm: VmId,
-    },
-    /// The machine of a VM cannot be made or run on this host.
-    Failed {
-        /// The VM.
-        vm: VmId,
-        /// The generation of the role.
-        generation: Generation,
-        /// One line.
-        reason: String,
-    },
-}
-
-/// What a host wants done, in this order.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Action {
-    /// Send the first message of a connection.
-    SayHello(HostHello),
-    /// Send a message.
-    Send(FromHost),
-    /// Start to beat: the host is a member.
-    Join {
-        /// Its number.
-        host: HostId,
-        /// Time between two beats, and between two samples.
-        interval: Span,
-    },
-    /// Make a standby VM; its descriptors came with the order.
-    MakeStandby(Order),
-    /// Run the VM as primary, from its standby where there is one.
-    RunPrimary(Order),
-    /// Have the primary's machine commit all of its guest and stop it.
-    Yield(VmId),
-    /// Have the VM's machine protect its guest in this mode.
-    SetMode(VmId, Mode),
-    /// Have the standby machine follow the primary from this epoch on; journal and log came with the order.
-    Follow(VmId, Generation, Epoch, FollowTurn),
-    /// Have the standby machine follow no more.
-    Unfollow(VmId),
-    /// Stop and forget the VM.
-    Discard(VmId),
-    /// The controller will not have this host now, for this reason: connect again a little later, but not for ever.
-    TryAgain(String),
-    /// The process must end.
-    Exit(ExitReason),
-}
-
-/// Why a host process ends.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum ExitReason {
-    /// The cluster ends.
-    Shutdown,
-    /// The controller will not have this host.
-    Rejected(String),
-    /// This host was deposed while it was primary.
-    Fenced {
-        /// The VM.
-        vm: VmId,
-        /// The generation that was sealed.
-        generation: Generation,
-    },
-}
 
 #[derive(Debug)]
 enum Held {

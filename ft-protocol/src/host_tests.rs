@@ -4,7 +4,7 @@ use crate::ids::Incarnation;
 use crate::ids::{Epoch, FollowId, HostId};
 use crate::spec::{JournalShape, Mode, VmSpec};
 use crate::timeline::Wanted;
-use crate::wire::{FollowStep, LOG_LOST_SINCE, StateFormats, TakeoverReason};
+use crate::wire::{FollowStep, LOG_LOST_SINCE, LiveReport, StateFormats, TakeoverReason};
 
 const VM: VmId = VmId::new(3);
 

@@ -17,13 +17,15 @@ mod partition;
 mod raise;
 mod reserve;
 mod space_reserve;
+mod view;
 mod vms;
 
 pub use error::PoolError;
 pub use files::FileKind;
-pub use open::{Pool, PoolConfig, PoolView, WrongCopy};
+pub use open::{Pool, PoolConfig};
 pub use partition::VmPartition;
 pub use space_reserve::SpaceReserve;
+pub use view::{PoolView, WrongCopy};
 
 #[cfg(test)]
 mod tests;

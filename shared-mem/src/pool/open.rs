@@ -7,16 +7,17 @@ use std::path::{Path, PathBuf};
 
 use nix::fcntl::{FcntlArg, fcntl};
 
-use super::device::{self, Table};
+use super::device;
 use super::error::PoolError;
 use super::files;
 use super::reserve::{NewFile, is_unfinished, open_extent};
+use super::view::PoolView;
 use crate::blob_store::{self, BlobError, BlobStore, Mended};
 use crate::heartbeat::HEARTBEAT_BYTES;
-use crate::mem::{Access, Extent, FlushKind, Mapping, PoolRead, ReadOnly, ReadWrite, available_bytes, page_bytes};
-use crate::numbers::{HostSlot, Offset, PAGE_BYTES, VmSlot, round_up};
+use crate::mem::{Access, Extent, Mapping, PoolRead, ReadWrite, available_bytes, page_bytes};
+use crate::numbers::{HostSlot, Offset, PAGE_BYTES, round_up};
 use crate::superblock::{LAYOUT_VERSION, SUPERBLOCK_BYTES, Superblock, SuperblockError, TWICE_SINCE};
-use crate::vm_directory::{VmDirectory, VmEntry, directory_file_bytes};
+use crate::vm_directory::{VmDirectory, directory_file_bytes};
 
 /// Shape of a new pool.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -43,27 +44,6 @@ pub struct Pool {
     mended: Vec<String>,
     /// Locked while it is open.
     lock: File,
-}
-
-/// A pool as an onlooker sees it, alive or dead: nothing is locked, written or cleaned up.
-#[derive(Debug)]
-pub struct PoolView {
-    pub(super) path: PathBuf,
-    pub(super) superblock: Superblock,
-    pub(super) directory: VmDirectory<Mapping<ReadOnly>>,
-    /// What is wrong with one of the superblock's copies.
-    superblock_copy: Option<String>,
-}
-
-/// A copy of something that is there twice is damaged.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct WrongCopy {
-    /// The file.
-    pub file: &'static str,
-    /// Which copy, and what is wrong with it.
-    pub what: String,
-    /// It is the one that is read first. The other one is replaced first, and may be half of what was to come.
-    pub counts: bool,
 }
 
 impl Pool {
@@ -296,147 +276,6 @@ impl Pool {
     }
 }
 
-impl PoolView {
-    /// What kind of pool this is.
-    #[must_use]
-    pub fn superblock(&self) -> &Superblock {
-        &self.superblock
-    }
-
-    /// The VM directory.
-    #[must_use]
-    pub fn directory(&self) -> &VmDirectory<Mapping<ReadOnly>> {
-        &self.directory
-    }
-
-    /// The cluster's state.
-    ///
-    /// # Errors
-    /// When the file cannot be mapped.
-    pub fn cluster(&self) -> Result<BlobStore<Mapping<ReadOnly>>, PoolError> {
-        let extent = open_extent(&self.path.join(files::CLUSTER), Access::ReadOnly, None)?;
-        let memory = Mapping::read_only(&extent)?;
-        Ok(BlobStore::new(memory, Offset::ZERO, self.superblock.cluster_bytes)?)
-    }
-
-    /// The cluster's state, as a controller that starts now would find it.
-    ///
-    /// # Errors
-    /// When no copy of it is whole.
-    pub fn load_cluster(&self) -> Result<Option<Vec<u8>>, PoolError> {
-        let store = self.cluster()?;
-        if self.superblock.layout < TWICE_SINCE { Ok(store.load()?) } else { Ok(store.load_twin()?.0) }
-    }
-
-    /// What an entry of the VM directory says; `None`: the slot is free.
-    ///
-    /// # Errors
-    /// When no copy of it is whole.
-    pub fn entry(&self, slot: VmSlot) -> Result<Option<VmEntry>, PoolError> {
-        let twice = self.superblock.layout >= TWICE_SINCE;
-        Ok(if twice { self.directory.entry_twin(slot)?.0 } else { self.directory.entry(slot)? })
-    }
-
-    /// Copies that are damaged of what is there twice, as long as the other one is whole.
-    ///
-    /// # Errors
-    /// When the pool cannot be read.
-    pub fn wrong_copies(&self) -> Result<Vec<WrongCopy>, PoolError> {
-        if self.superblock.layout < TWICE_SINCE {
-            return Ok(Vec::new());
-        }
-        let superblock = self.superblock_copy.iter().cloned();
-        let superblock = superblock.map(|what| WrongCopy { file: files::SUPERBLOCK, what, counts: true });
-        let mut wrong: Vec<WrongCopy> = superblock.collect();
-        let mut add = |file, what, counts| wrong.push(WrongCopy { file, what, counts });
-        for slot in self.directory.slots() {
-            if let Ok((_, Some(error))) = self.directory.entry_twin(slot) {
-                add(files::VM_DIRECTORY, format!("the copy of entry {slot} that counts: {error}"), true);
-            }
-        }
-        for (copy, error) in self.directory.check_copies()? {
-            let counts = copy.contains("header");
-            add(files::VM_DIRECTORY, format!("{copy}: {error}"), counts);
-        }
-        let cluster = self.cluster()?;
-        if let Ok((_, Some(error))) = cluster.load_twin() {
-            add(files::CLUSTER, format!("the copy that counts: {error}"), true);
-        } else if let Ok(Some(error)) = cluster.check_other() {
-            add(files::CLUSTER, format!("the other copy: {error}"), false);
-        }
-        Ok(wrong)
-    }
-
-    /// The heartbeat page of a host.
-    ///
-    /// # Errors
-    /// When there is no such host slot, or the file cannot be opened.
-    pub fn heartbeat(&self, host: HostSlot) -> Result<Extent, PoolError> {
-        let path = files::heartbeat(&self.path, host);
-        open_extent(&path, Access::ReadOnly, Some(HEARTBEAT_BYTES))
-    }
-
-    /// How this process would flush what it writes there.
-    #[must_use]
-    pub fn flush_kind(&self) -> FlushKind {
-        self.directory.memory().flush_kind()
-    }
-
-    /// Where the pool lies.
-    #[must_use]
-    pub fn path(&self) -> &Path {
-        &self.path
-    }
-
-    /// Whether a controller holds the pool at this moment. Asks without taking the lock: a controller that starts
-    /// meanwhile does not notice.
-    ///
-    /// # Errors
-    /// When the lock file cannot be opened or asked about.
-    pub fn is_locked(&self) -> Result<bool, PoolError> {
-        let path = lock_path(&self.path);
-        let file = match OpenOptions::new().read(true).custom_flags(libc::O_NOFOLLOW).open(&path) {
-            Ok(file) => file,
-            // Made by the first controller that opens the pool.
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
-            Err(error) => return Err(PoolError::file("open", &path, error)),
-        };
-        // Only a writer's lock stands in a reader's way.
-        let mut found = whole_file(libc::F_RDLCK);
-        fcntl(&file, FcntlArg::F_OFD_GETLK(&mut found)).map_err(|errno| PoolError::file("examine", &path, errno))?;
-        Ok(i32::from(found.l_type) != libc::F_UNLCK)
-    }
-
-    /// What the memory behind the pool has left.
-    ///
-    /// # Errors
-    /// When the file system does not say.
-    pub fn available_bytes(&self) -> Result<u64, PoolError> {
-        if let Some(place) = device::whole(&self.path) {
-            return place.available_bytes();
-        }
-        let path = self.path.join(files::SUPERBLOCK);
-        let available = File::open(&path).and_then(|file| available_bytes(&file));
-        available.map_err(|error| PoolError::file("examine", &path, error))
-    }
-
-    /// The table of the device that the pool lies on; `None`: it lies in a directory.
-    ///
-    /// # Errors
-    /// When the table cannot be read.
-    pub fn device_table(&self) -> Result<Option<Table>, PoolError> {
-        device::whole(&self.path).map(|place| place.table()).transpose()
-    }
-
-    /// Names of all files and directories in the pool's directory, sorted.
-    ///
-    /// # Errors
-    /// When the directory cannot be listed.
-    pub fn file_names(&self) -> Result<Vec<String>, PoolError> {
-        Ok(list(&self.path)?.into_iter().map(|(name, _)| name).collect())
-    }
-}
-
 fn new_superblock(config: &PoolConfig) -> Result<Superblock, PoolError> {
     let superblock = Superblock {
         layout: LAYOUT_VERSION,
@@ -511,12 +350,12 @@ fn lock(dir: &Path) -> Result<File, PoolError> {
 
 /// What a pool is locked by: a file of its own, or the device itself, for the controllers of one machine. (Those of several are
 /// one by whoever starts them.)
-fn lock_path(dir: &Path) -> PathBuf {
+pub(super) fn lock_path(dir: &Path) -> PathBuf {
     if device::whole(dir).is_some() { dir.to_owned() } else { dir.join(files::LOCK) }
 }
 
 /// A lock of this kind on all of a file.
-fn whole_file(kind: libc::c_int) -> libc::flock {
+pub(super) fn whole_file(kind: libc::c_int) -> libc::flock {
     let short = |number: libc::c_int| libc::c_short::try_from(number).expect("the kernel's constants are small");
     libc::flock { l_type: short(kind), l_whence: short(libc::SEEK_SET), l_start: 0, l_len: 0, l_pid: 0 }
 }

@@ -1,12 +1,12 @@
 //! Drives the controller's core: executes its actions on the pool and the connections.
 
+mod parts;
 mod peers;
 
 use super::applier::{DrainJob, Event, Job};
 use super::damage::damage_of;
-use super::disk_filling;
 use super::link::{Kind, Link, LinkError};
-use super::partition::{LogLoss, Partition, lacks_space};
+use super::partition::{LogLoss, Partition};
 use super::recording::PoolRecording;
 use super::space_keeper::SpaceKeeper;
 use super::{ControllerError, ControllerOptions};
@@ -20,7 +20,6 @@ use crate::wake::WakingSender;
 use ft_protocol::activity::Activity;
 use ft_protocol::controller::{Action, ApplyOutcome, ClusterState, Controller, ControllerConfig, DrainOutcome, Input};
 use ft_protocol::detector::DetectorConfig;
-use ft_protocol::spec::VmSpec;
 use ft_protocol::timeline::{Shortage, Wanted};
 use ft_protocol::wire::{Grant, PROTOCOLS, StateFormats, ToClient, ToHost};
 use ft_protocol::{Generation, HostId, LinkId, Span, Time, VmId};
@@ -435,102 +434,6 @@ impl Driver {
             Action::Fence { host, name } => self.fence(host, name),
             Action::Tell { happening, .. } => tracing::info!(?happening),
             Action::Exit => self.end(),
-        }
-        Ok(())
-    }
-
-    /// Makes a VM's part of the pool. Says whether it is complete; if not, a thread fills its disk.
-    fn create_partition(&mut self, vm: VmId, spec: &VmSpec, uploads: Option<Uploads>) -> Result<bool, Failure> {
-        let Uploads { boot, disk } = uploads.ok_or("no guest file came with the request")?;
-        if disk.is_some() && spec.disk_bytes == 0 {
-            return Err("a disk's content came with the request, but the VM has no disk".into());
-        }
-        let partition = Partition::create(&self.pool, vm, spec, &boot, &self.wake)?;
-        let wanted = self.wanted_space().max(partition.space_wanted());
-        // Others may be waiting for their disks, and have no journal yet either.
-        let others: u64 = self.partitions.values().map(Partition::space_unopened).sum();
-        if let Err(error) = self.space.check(wanted, others.saturating_add(partition.space_unopened())) {
-            let _ = partition.delete(&self.pool);
-            return Err(error.into());
-        }
-        let is_complete = disk.is_none();
-        if let Some(content) = disk
-            && let Err(error) = disk_filling::start(vm, &partition, content, self.wake.clone())
-        {
-            // Nothing of a VM that was not made may stay. The first error is the one to report.
-            let _ = partition.delete(&self.pool);
-            return Err(error);
-        }
-        self.partitions.insert(vm, partition);
-        self.want_space();
-        Ok(is_complete)
-    }
-
-    /// A log of the VM was read to its end.
-    pub(super) fn log_drained(&self, vm: VmId) {
-        if let Some(partition) = self.partitions.get(&vm) {
-            partition.drained();
-        }
-    }
-
-    /// Reserves what there was no space for, once there is: a takeover should not spend its time on it.
-    fn reserve_again(&mut self) {
-        let (partitions, space, core) = (&mut self.partitions, &self.space, &self.core);
-        self.unreserved.retain(|vm, generation| {
-            let Some(partition) = partitions.get_mut(vm).filter(|_| !core.is_over(*vm)) else { return false };
-            // What fails for another reason was told the first time; the takeover tries again.
-            partition.reserve_generation(*generation, space).is_err_and(|error| lacks_space(&*error))
-        });
-    }
-
-    /// What the pool must always have left: one record, or one generation, of any of its VMs.
-    fn wanted_space(&self) -> u64 {
-        let commits = self.partitions.iter().filter(|(vm, _)| !self.core.is_over(**vm));
-        commits.map(|(_, partition)| partition.space_wanted()).max().unwrap_or(0)
-    }
-
-    fn want_space(&self) {
-        self.space.want(self.wanted_space());
-    }
-
-    /// A new VM's disk has its first content, or cannot have it.
-    pub(super) fn disk_filled(&mut self, vm: VmId, result: Result<(), String>) -> Result<(), ControllerError> {
-        if result.is_err()
-            && let Err(error) = self.delete_partition(vm)
-        {
-            tracing::error!("{vm} cannot be deleted: {}", crate::chain(&*error));
-        }
-        self.input(Input::PartitionCreated { vm, result })
-    }
-
-    /// Where a VM is recorded, if it is.
-    fn recording(&mut self, vm: VmId) -> Option<Arc<Mutex<PoolRecording>>> {
-        if let Some(recording) = self.recordings.get(&vm) {
-            return Some(Arc::clone(recording));
-        }
-        let (spec, cpu) = self.core.shown(vm)?;
-        let (_, path) = self.options.record.iter().find(|(name, _)| *name == spec.name)?;
-        match self.partitions.get(&vm)?.parts().boot(shared_mem::Access::ReadOnly) {
-            Ok(boot) => {
-                let recording = Arc::new(Mutex::new(PoolRecording::new(path, spec, cpu, boot)));
-                self.recordings.insert(vm, Arc::clone(&recording));
-                Some(recording)
-            }
-            Err(error) => {
-                tracing::error!("{} is not recorded: {}", spec.name, crate::chain(&error));
-                None
-            }
-        }
-    }
-
-    fn delete_partition(&mut self, vm: VmId) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
-        if let Some(partition) = self.partitions.remove(&vm) {
-            let deleted = partition.delete(&self.pool);
-            self.want_space();
-            return deleted;
-        }
-        if let Some(name) = self.unusable.remove(&vm) {
-            self.pool.delete_vm(self.pool.find_vm(&name.parse()?)?)?;
         }
         Ok(())
     }
