@@ -341,8 +341,10 @@ pub enum Mended {
     Nothing,
     /// A writer was interrupted between the two copies.
     Unfinished,
-    /// A copy, or the selector, was damaged.
+    /// The copy that counts, or the selector, was damaged.
     Damage(BlobError),
+    /// The other copy is not whole: damaged, or its writer was interrupted.
+    Torn(BlobError),
 }
 
 impl<M: PoolWrite> BlobStore<M> {
@@ -387,7 +389,7 @@ impl<M: PoolWrite> BlobStore<M> {
             Err(error @ BlobError::Access(_)) => Err(error),
             // The first one ever.
             Err(_) if sequence == 1 => Ok(Mended::Unfinished),
-            Err(error) => Ok(Mended::Damage(error)),
+            Err(error) => Ok(Mended::Torn(error)),
         }
     }
 }

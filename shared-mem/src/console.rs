@@ -135,10 +135,15 @@ impl<M: PoolRead> ConsoleRing<M> {
     pub fn open(memory: M) -> Result<Self, ConsoleError> {
         let header = ConsoleHeader::load(&memory, Offset::ZERO)?;
         let ring_bytes = header.ring_bytes.get();
-        Self::over(memory, ring_bytes)
+        Self::of_size(memory, ring_bytes)
     }
 
-    fn over(memory: M, ring_bytes: u64) -> Result<Self, ConsoleError> {
+    /// Opens a ring whose size is known from elsewhere, whatever its header and words say: [`check`](Self::check) looks
+    /// at them.
+    ///
+    /// # Errors
+    /// When the size makes no sense or does not fit the extent.
+    pub fn of_size(memory: M, ring_bytes: u64) -> Result<Self, ConsoleError> {
         if !is_ring_size(ring_bytes) {
             return Err(ConsoleError::RingSize { ring_bytes });
         }
@@ -231,7 +236,7 @@ impl<M: PoolWrite> ConsoleRing<M> {
     /// # Errors
     /// When the size makes no sense or the memory is too short.
     pub fn format(memory: M, ring_bytes: u64) -> Result<Self, ConsoleError> {
-        let ring = Self::over(memory, ring_bytes)?;
+        let ring = Self::of_size(memory, ring_bytes)?;
         ring.restore(ConsolePosition::ZERO)?;
         Ok(ring)
     }

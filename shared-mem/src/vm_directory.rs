@@ -248,6 +248,9 @@ impl<M: PoolWrite> VmDirectory<M> {
             match self.store(slot)?.mend() {
                 Ok(Mended::Nothing | Mended::Unfinished) => {}
                 Ok(Mended::Damage(error)) => mended.push(format!("a copy of the entry of VM slot {slot}: {error}")),
+                Ok(Mended::Torn(error)) => {
+                    mended.push(format!("a copy of the entry of VM slot {slot}, damaged or half written: {error}"));
+                }
                 Err(source @ BlobError::Access(_)) => return Err(DirectoryError::Blob { slot, source }),
                 // Told by whoever asks for it.
                 Err(_) => {}
@@ -271,6 +274,14 @@ impl<M: PoolWrite> VmDirectory<M> {
             }
         }
         Ok(())
+    }
+
+    /// Frees a slot of whose entry no copy is whole.
+    ///
+    /// # Errors
+    /// When the pool refuses.
+    pub fn free_damaged(&self, slot: VmSlot) -> Result<(), DirectoryError> {
+        self.store(slot)?.format().map_err(|source| DirectoryError::Blob { slot, source })
     }
 
     /// Replaces an entry durably; `None` frees the slot.

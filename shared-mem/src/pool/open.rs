@@ -115,6 +115,9 @@ impl Pool {
         match self.cluster.mend() {
             Ok(Mended::Nothing | Mended::Unfinished) => {}
             Ok(Mended::Damage(error)) => self.mended.push(format!("a copy of the cluster state: {error}")),
+            Ok(Mended::Torn(error)) => {
+                self.mended.push(format!("a copy of the cluster state, damaged or half written: {error}"))
+            }
             Err(error @ BlobError::Access(_)) => return Err(error.into()),
             // Told by whoever asks for it.
             Err(_) => {}

@@ -165,6 +165,24 @@ impl Pool {
         Ok(())
     }
 
+    /// Deletes what lies in slots whose entries cannot be read: for whoever knows that no VM that is wanted has one of them.
+    /// Gives the slots.
+    ///
+    /// # Errors
+    /// When the directory cannot be reached, or files cannot be removed.
+    pub fn delete_nameless(&self) -> Result<Vec<VmSlot>, PoolError> {
+        let mut deleted = Vec::new();
+        for slot in self.directory.slots() {
+            if self.readable(slot)?.is_err() {
+                // While the entry is damaged, nobody takes the slot.
+                remove_vm_dir(&files::vm_dir(&self.path, slot))?;
+                self.directory.free_damaged(slot)?;
+                deleted.push(slot);
+            }
+        }
+        Ok(deleted)
+    }
+
     /// Gives VMs of an older layout what they lack. A pool that is too full for it opens nevertheless: the space is asked for
     /// again each time that it is needed.
     pub(super) fn raise_vms(&self) -> Result<(), PoolError> {

@@ -167,7 +167,7 @@ impl Target {
     }
 
     /// Makes the console whole if it is damaged; says whether it was.
-    fn mend_console(&mut self) -> bool {
+    pub(super) fn mend_console(&mut self) -> bool {
         let Err(error) = self.console.check() else { return false };
         tracing::warn!("the console is damaged, and written anew: {}", crate::chain(&error));
         match self.console.restore(self.console_tail) {

@@ -190,7 +190,7 @@ impl Driver {
                 self.pool.delete_vm(slot).map_err(failed)?;
             }
         }
-        Ok(())
+        self.delete_nameless(state.vms.iter().map(|record| &record.spec.name)).map_err(failed)
     }
 
     pub(super) fn is_over(&self) -> bool {

@@ -15,9 +15,9 @@ use shared_mem::commit_word::CommitWordError;
 use shared_mem::journal::format_journal;
 use shared_mem::record_log::{LogRange, log_file_bytes};
 use shared_mem::{
-    Access, ApplyLimit, ConsoleRing, ControlBlock, Extent, JournalGeometry, JournalReader, LogPosition, LogReader,
-    Mapping, Pool, PoolError, PoolRead, ReadOnly, ReadWrite, RecordLimits, StateArea, VmGeometry, VmName, VmPartition,
-    load_to_apply,
+    Access, ApplyLimit, ConsolePosition, ConsoleRing, ControlBlock, Extent, JournalGeometry, JournalReader,
+    LogPosition, LogReader, Mapping, Pool, PoolError, PoolRead, ReadOnly, ReadWrite, RecordLimits, StateArea,
+    VmGeometry, VmName, VmPartition, load_to_apply,
 };
 use std::cell::Cell;
 use std::collections::BTreeMap;
@@ -178,9 +178,16 @@ impl Partition {
         let control = ControlBlock::open(writable(parts.control(Access::ReadWrite))?)?;
         let log = LogDrain::new();
         let limit = Arc::new(ApplyLimit::default());
-        let console = ConsoleRing::open(writable(parts.console(Access::ReadWrite))?)?;
+        let ring_bytes = parts.geometry().console_bytes;
+        let console = ConsoleRing::of_size(writable(parts.console(Access::ReadWrite))?, ring_bytes)?;
+        let console_tail = match console.tail() {
+            Ok(tail) => tail,
+            // What the guest of the last applied epoch had written is out. What follows comes again, from the record that
+            // is applied next or from the log behind that epoch.
+            Err(damaged) => ConsolePosition::new(known_console(&state, control.applied()?).ok_or(damaged)?),
+        };
         let mut target = Target {
-            console_tail: console.tail()?,
+            console_tail,
             console,
             keeps: true,
             limit: Arc::clone(&limit),
@@ -199,9 +206,12 @@ impl Partition {
         {
             tracing::error!("what was begun for {vm} cannot be finished: {}", crate::chain(&*error));
         }
+        if target.mend_console() {
+            wake.send(Event::ConsoleMended { vm });
+        }
         let redo = redo(&parts)?;
         let applier = Applier::start(vm, target, wake.clone())?;
-        let console = ConsoleRing::open(Mapping::read_only(&parts.console(Access::ReadOnly)?)?)?;
+        let console = ConsoleRing::of_size(Mapping::read_only(&parts.console(Access::ReadOnly)?)?, ring_bytes)?;
         let state = StateArea::new(Mapping::read_only(&parts.state(Access::ReadOnly)?)?);
         let log_bytes = parts.geometry().log_bytes;
         let journals = BTreeMap::new();
@@ -525,7 +535,15 @@ pub(super) fn logged_to<M: PoolRead>(state: &StateArea<M>, epoch: shared_mem::Ep
 
 /// How many console bytes the guest of an epoch had written.
 pub(super) fn console_of<M: PoolRead>(state: &StateArea<M>, epoch: shared_mem::Epoch) -> u64 {
-    state_of(state, epoch).map_or(0, |state| state.console_position())
+    known_console(state, epoch).unwrap_or(0)
+}
+
+/// The same; `None` when nobody can tell.
+fn known_console<M: PoolRead>(state: &StateArea<M>, epoch: shared_mem::Epoch) -> Option<u64> {
+    match epoch {
+        shared_mem::Epoch::ZERO => Some(0),
+        _ => state_of(state, epoch).map(|state| state.console_position()),
+    }
 }
 
 fn state_of<M: PoolRead>(state: &StateArea<M>, epoch: shared_mem::Epoch) -> Option<MachineState> {

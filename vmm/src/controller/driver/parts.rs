@@ -9,6 +9,7 @@ use crate::controller::recording::PoolRecording;
 use ft_protocol::VmId;
 use ft_protocol::controller::Input;
 use ft_protocol::spec::VmSpec;
+use shared_mem::PoolError;
 use std::sync::{Arc, Mutex};
 
 impl Driver {
@@ -111,8 +112,25 @@ impl Driver {
             self.want_space();
             return deleted;
         }
-        if let Some(name) = self.unusable.remove(&vm) {
-            self.pool.delete_vm(self.pool.find_vm(&name.parse()?)?)?;
+        let Some(name) = self.unusable.remove(&vm) else { return Ok(()) };
+        match self.pool.find_vm(&name.parse()?) {
+            Ok(slot) => self.pool.delete_vm(slot)?,
+            // Its entry may be among the damaged ones, as that of another VM may.
+            Err(_) => self.delete_nameless(self.unusable.values())?,
+        }
+        Ok(())
+    }
+
+    /// Frees the slots whose entries cannot be read, if each of these VMs has another one.
+    pub(super) fn delete_nameless<'name>(
+        &self,
+        mut wanted: impl Iterator<Item = &'name String>,
+    ) -> Result<(), PoolError> {
+        let found: Vec<_> = self.pool.vms()?.into_iter().map(|(_, entry)| entry.name).collect();
+        if wanted.all(|name| found.iter().any(|found| found.as_str() == name)) {
+            for slot in self.pool.delete_nameless()? {
+                tracing::warn!("the VM directory's entry of slot {slot} is damaged, and nobody's: freed");
+            }
         }
         Ok(())
     }
