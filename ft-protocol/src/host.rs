@@ -18,8 +18,8 @@ use crate::time::{Span, Time};
 use crate::timeline::Shortage;
 use crate::versions::VersionRange;
 use crate::wire::{
-    FollowStep, FromHost, HeldRole, HostHello, HostProfile, LOG_LOST_SINCE, Order, PROTOCOLS, RECORDED_SINCE, Role,
-    SPACE_SINCE, ToHost,
+    FollowStep, FromHost, HeldRole, HostHello, HostProfile, INPUT_SINCE, LOG_LOST_SINCE, Order, PROTOCOLS,
+    RECORDED_SINCE, Role, SPACE_SINCE, ToHost,
 };
 use std::collections::BTreeMap;
 
@@ -181,6 +181,12 @@ impl Host {
                     self.send(FromHost::OutputsMeasured { vm, generation, latency }, actions);
                 }
             }
+            Input::InputAt { vm, generation, at } => {
+                // Nobody of an older version has asked.
+                if self.reigns(vm, generation) && self.protocol.is_some_and(|protocol| protocol >= INPUT_SINCE) {
+                    self.send(FromHost::InputAt { vm, generation, at }, actions);
+                }
+            }
             Input::GuestEnded { vm } => {
                 self.held.remove(&vm);
                 actions.push(Action::Discard(vm));
@@ -272,6 +278,16 @@ impl Host {
             ToHost::SetMode { vm, generation, mode } => {
                 if self.reigns(vm, generation) {
                     actions.push(Action::SetMode(vm, mode));
+                }
+            }
+            ToHost::OpenInput { vm, generation } => {
+                if self.reigns(vm, generation) {
+                    actions.push(Action::OpenInput(vm));
+                }
+            }
+            ToHost::Input { vm, generation, position, bytes } => {
+                if self.reigns(vm, generation) {
+                    actions.push(Action::TakeInput(vm, position, bytes));
                 }
             }
             ToHost::Follow { vm, generation, base } => self.follow(vm, generation, base, None, actions),

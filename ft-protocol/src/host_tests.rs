@@ -1,4 +1,5 @@
 use super::*;
+use crate::console_input::InputAt;
 use crate::cpu::CpuProfile;
 use crate::ids::Incarnation;
 use crate::ids::{Epoch, FollowId, HostId};
@@ -270,4 +271,29 @@ fn a_host_that_is_not_wanted_for_reasons_that_pass_gives_up_after_a_while() {
     let again = [Action::TryAgain("its name is taken".to_owned())];
     assert_eq!((rejected(100), rejected(3_100)), (again.to_vec(), again.to_vec()));
     assert_eq!(rejected(3_101), [Action::Exit(ExitReason::Rejected("its name is taken".to_owned()))]);
+}
+
+#[test]
+fn console_input_is_for_the_primary_of_its_generation() {
+    let mut bench = Bench::joined();
+    let generation = Generation::new(3);
+    let input = |generation| ToHost::Input { vm: VM, generation, position: 9, bytes: b"typed".to_vec() };
+    bench.message(ToHost::Standby(order(2)));
+    assert_eq!(bench.message(ToHost::OpenInput { vm: VM, generation: Generation::new(2) }), [], "it stands by");
+    bench.message(ToHost::Promote(order(3)));
+    assert_eq!(bench.message(input(Generation::new(2))), [], "for the primary before");
+    assert_eq!(bench.message(ToHost::OpenInput { vm: VM, generation }), [Action::OpenInput(VM)]);
+    assert_eq!(bench.message(input(generation)), [Action::TakeInput(VM, 9, b"typed".to_vec())]);
+    let at = InputAt { have: None, safe: 9, room_to: 100 };
+    let said = |generation| Input::InputAt { vm: VM, generation, at };
+    assert_eq!(bench.input(said(generation)), [], "its controller understands nothing of it");
+    bench.message(ToHost::Welcome {
+        host: HostId::new(1),
+        heartbeat_bound: Span::from_ms(50),
+        heartbeat_interval: Span::from_ms(5),
+        suspicion: None,
+        protocol: INPUT_SINCE,
+    });
+    assert_eq!(bench.input(said(generation)), [Action::Send(FromHost::InputAt { vm: VM, generation, at })]);
+    assert_eq!(bench.input(said(Generation::new(2))), [], "it reigns no more");
 }

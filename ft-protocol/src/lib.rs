@@ -6,6 +6,7 @@
 
 pub mod activity;
 pub mod commit_meta;
+pub mod console_input;
 pub mod controller;
 pub mod cpu;
 pub mod detector;

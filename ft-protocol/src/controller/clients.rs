@@ -46,6 +46,9 @@ impl Controller {
             }
             Request::AttachConsole { vm, from } => self.attach(turn, link, id, vm, from),
             Request::ConsoleConsumed { vm, position } => self.consumed(turn, link, vm, position),
+            Request::OpenInput(vm) => self.open_input(turn, link, id, vm),
+            Request::Input { vm, position, bytes } => self.fed(turn, link, vm, (position, bytes)),
+            Request::CloseInput(vm) => self.close_input(link, vm),
             Request::SetMode { vm, mode } => self.set_mode(turn, link, id, vm, mode),
             Request::ReleaseConsole(vm) => self.release_console(turn, link, id, vm),
             Request::ReadDisk(vm) => self.read_disk(turn, link, id, vm),
@@ -287,6 +290,8 @@ impl Controller {
     pub(super) fn client_closed(&mut self, turn: &mut Turn<'_>, link: LinkId) {
         self.clients.remove(&link);
         self.watchers.remove(&link);
+        let fed: Vec<VmId> = self.vms.keys().copied().collect();
+        fed.into_iter().for_each(|vm| self.close_input(link, vm));
         let attached: Vec<VmId> = self.vms.values_mut().filter_map(|vm| vm.detach(link).then_some(vm.id)).collect();
         for vm in attached {
             self.console_has_room(turn, vm);

@@ -206,6 +206,7 @@ impl Controller {
                     self.outputs_measured(vm, generation, latency);
                 }
             }
+            FromHost::InputAt { vm, generation, at } => self.input_at(turn, vm, generation, at, host),
             FromHost::SpaceAgain { vm, generation } => {
                 if self.vms.get(&vm).is_some_and(|entry| entry.primary() == Some(host)) {
                     self.space_again(turn, vm, generation);

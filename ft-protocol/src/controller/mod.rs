@@ -9,6 +9,7 @@ mod damage;
 mod failback;
 mod follow;
 mod hosts;
+mod input;
 mod io;
 mod membership;
 mod outputs;

@@ -461,6 +461,7 @@ impl Controller {
         // What was logged under the generation before went over into this one's log.
         self.drain_recorded(turn, vm);
         self.make_room(turn, vm);
+        self.ask_for_input(turn, vm);
         self.switchover_over(turn, vm, host);
         self.protect_all(turn);
     }
@@ -481,6 +482,8 @@ impl Controller {
             entry.refusers.clear();
             self.drain_recorded(turn, vm);
             self.make_room(turn, vm);
+            // What was on its way to it is lost.
+            self.ask_for_input(turn, vm);
             self.ask_again_to_yield(turn, vm);
         } else {
             entry.phase = Phase::Promoting { host, since: turn.now };

@@ -2,6 +2,7 @@ mod console;
 mod damage;
 mod follow;
 mod hosts;
+mod input;
 mod outputs;
 mod places;
 mod requests;
@@ -65,6 +66,8 @@ struct Cluster {
     deleted: Vec<VmId>,
     /// What the client was answered.
     answered: Vec<Result<Answer, RequestError>>,
+    /// What clients were told of input.
+    input: Vec<(LinkId, ToClient)>,
 }
 
 impl Cluster {
@@ -86,6 +89,7 @@ impl Cluster {
             fenced: Vec::new(),
             deleted: Vec::new(),
             answered: Vec::new(),
+            input: Vec::new(),
         }
     }
 
@@ -138,6 +142,11 @@ impl Cluster {
                     }
                 }
                 Action::ToClient { message: ToClient::Answer { answer, .. }, .. } => self.answered.push(answer),
+                Action::ToClient {
+                    link,
+                    message: message @ (ToClient::InputAt { .. } | ToClient::InputEnded { .. }),
+                    ..
+                } => self.input.push((link, message)),
                 Action::DeletePartition(vm) => self.deleted.push(vm),
                 Action::Fence { host, .. } => self.fenced.push(host),
                 Action::GiveSpace { vm, generation, epoch, .. } => self.given.push((vm, generation, epoch)),

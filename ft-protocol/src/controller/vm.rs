@@ -2,6 +2,7 @@
 
 use crate::commit_meta::GuestEnd;
 use crate::controller::follow::Following;
+use crate::controller::input::Feeder;
 use crate::controller::outputs::Outputs;
 use crate::controller::progress::Progress;
 use crate::controller::space::Waiting;
@@ -138,6 +139,8 @@ pub(super) struct Vm {
     pub(super) console_full: bool,
     /// Lossless readers of the console and the positions that they have consumed.
     pub(super) readers: BTreeMap<LinkId, u64>,
+    /// The client that feeds its console.
+    pub(super) feeder: Option<Feeder>,
     /// Up to where the console of a lossless VM may have been read, while no reader is attached.
     pub(super) unread_from: u64,
     /// The watchers know that nobody can run it.
@@ -223,6 +226,7 @@ impl Vm {
             follow_at: Time::ZERO,
             console_full: false,
             readers: BTreeMap::new(),
+            feeder: None,
             unread_from: 0,
             stranded_told: false,
             suspected: None,

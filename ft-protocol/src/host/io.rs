@@ -1,5 +1,6 @@
 //! What happens to a host, and what it wants done.
 
+use crate::console_input::InputAt;
 use crate::ids::{Epoch, FollowTurn, Generation, HostId, VmId};
 use crate::latency::OutputLatency;
 use crate::spec::Mode;
@@ -130,6 +131,15 @@ pub enum Input {
         /// From the guest's exit to the release.
         latency: OutputLatency,
     },
+    /// How far the console input of a primary's guest has come.
+    InputAt {
+        /// The VM.
+        vm: VmId,
+        /// The generation it reigns.
+        generation: Generation,
+        /// How far.
+        at: InputAt,
+    },
     /// The guest of a primary's machine has ended, all of it committed.
     GuestEnded {
         /// The VM.
@@ -168,6 +178,10 @@ pub enum Action {
     Yield(VmId),
     /// Have the VM's machine protect its guest in this mode.
     SetMode(VmId, Mode),
+    /// Have the primary's machine say where its console input is, and how it gets on.
+    OpenInput(VmId),
+    /// Give the primary's machine console input that belongs at this position.
+    TakeInput(VmId, u64, Vec<u8>),
     /// Have the standby machine follow the primary from this epoch on; journal and log came with the order.
     Follow(VmId, Generation, Epoch, FollowTurn),
     /// Have the standby machine follow no more.

@@ -2,6 +2,7 @@
 
 use super::Status;
 use crate::commit_meta::GuestEnd;
+use crate::console_input::InputAt;
 use crate::ids::VmId;
 use crate::spec::{Mode, VmSpec};
 use crate::time::Time;
@@ -61,6 +62,20 @@ pub enum Request {
     ReleaseConsole(VmId),
     /// Read the disk of a VM that has ended; answered with a descriptor of its disk image.
     ReadDisk(VmId),
+    /// Feed a VM's console from this connection, which nobody else does as long as it lasts. Answered when it may;
+    /// [`ToClient::InputAt`] says from where on, as soon as the guest runs.
+    OpenInput(VmId),
+    /// Console input. No answer; what is lost on the way is asked for again.
+    Input {
+        /// The VM.
+        vm: VmId,
+        /// Where it belongs in all that the guest is ever given.
+        position: u64,
+        /// At most [`MESSAGE_INPUT_MAX`](crate::console_input::MESSAGE_INPUT_MAX) bytes.
+        bytes: Vec<u8>,
+    },
+    /// Feed it no more. No answer.
+    CloseInput(VmId),
 }
 
 /// A numbered request.
@@ -154,5 +169,19 @@ pub enum ToClient {
         end: GuestEnd,
         /// The console's end.
         console_end: u64,
+    },
+    /// How far a VM's console input has come (after [`Request::OpenInput`]).
+    InputAt {
+        /// The VM.
+        vm: VmId,
+        /// How far.
+        at: InputAt,
+    },
+    /// No more input from this connection reaches the VM.
+    InputEnded {
+        /// The VM.
+        vm: VmId,
+        /// One line: why.
+        reason: String,
     },
 }

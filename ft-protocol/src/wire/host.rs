@@ -1,6 +1,7 @@
 //! What hosts say and are told.
 
 use super::takeover::{TakeoverReason, TakeoverRefusal};
+use crate::console_input::InputAt;
 use crate::cpu::CpuProfile;
 use crate::ids::{Epoch, FollowId, Generation, HostId, Incarnation, VmId};
 use crate::latency::OutputLatency;
@@ -283,6 +284,15 @@ pub enum FromHost {
         /// One line: why.
         reason: String,
     },
+    /// How far the guest's console input has come.
+    InputAt {
+        /// The VM.
+        vm: VmId,
+        /// The sender's generation.
+        generation: Generation,
+        /// How far.
+        at: InputAt,
+    },
 }
 
 /// How a secondary that follows came to the end of an epoch.
@@ -411,5 +421,23 @@ pub enum ToHost {
         generation: Generation,
         /// The epoch.
         base: Epoch,
+    },
+    /// Somebody feeds the guest's console: say where its input is, and from now on how it gets on.
+    OpenInput {
+        /// The VM.
+        vm: VmId,
+        /// The generation of the role.
+        generation: Generation,
+    },
+    /// Console input for the guest.
+    Input {
+        /// The VM.
+        vm: VmId,
+        /// The generation of the role.
+        generation: Generation,
+        /// Where it belongs in all that the guest is ever given.
+        position: u64,
+        /// The bytes.
+        bytes: Vec<u8>,
     },
 }

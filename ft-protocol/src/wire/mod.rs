@@ -20,7 +20,7 @@ use crate::versions::VersionRange;
 use serde::{Deserialize, Serialize};
 
 /// Newest version of these messages that is spoken here.
-pub const PROTOCOL_VERSION: u32 = 6;
+pub const PROTOCOL_VERSION: u32 = 7;
 
 /// All versions of these messages that are spoken here. Hosts and controller use the highest one that both have; a peer
 /// with none of them is refused at its first message. What a version added is not relied upon below it:
@@ -32,6 +32,7 @@ pub const PROTOCOL_VERSION: u32 = 6;
 /// controller of this version has no secondary of an older one follow: it could not tell an old report from a new one.
 /// 6: a host tells a damaged log from a divergence ([`FromHost::LogLost`]), and why a secondary follows no more
 /// ([`FromHost::FollowFailed`]).
+/// 7: console input comes from clients ([`ToHost::OpenInput`], [`ToHost::Input`], [`FromHost::InputAt`]).
 pub const PROTOCOLS: VersionRange = VersionRange { min: 1, max: PROTOCOL_VERSION };
 
 /// The first version whose primaries say what they do.
@@ -48,6 +49,9 @@ pub const FOLLOW_SINCE: u32 = 5;
 
 /// The first version whose hosts tell a damaged log from a divergence, and why they follow no more.
 pub const LOG_LOST_SINCE: u32 = 6;
+
+/// The first version whose hosts take console input.
+pub const INPUT_SINCE: u32 = 7;
 
 /// Largest message in bytes; larger ones are refused unread.
 pub const MESSAGE_BYTES_MAX: usize = 64 * 1024;

@@ -1,6 +1,7 @@
 //! What is sent comes back as it was; whatever else comes is taken or refused, and ends nobody.
 
 use super::*;
+use crate::console_input::InputAt;
 use crate::controller::{ClusterState, HostRecord};
 use crate::cpu::{CpuLeaf, CpuProfile};
 use crate::ids::{Epoch, Incarnation};
@@ -9,6 +10,12 @@ use serde::de::DeserializeOwned;
 use std::fmt::Debug;
 
 const VM: VmId = VmId::new(3);
+
+/// Kinds of messages of version 6.
+const FOLLOW_FAILED: u8 = 18;
+const FOLLOW_AS: u8 = 12;
+const READ_DISK: u8 = 11;
+const VM_ENDED: u8 = 5;
 
 fn spec() -> VmSpec {
     VmSpec {
@@ -33,6 +40,25 @@ fn cpu() -> CpuProfile {
 
 fn tag() -> ExtentTag {
     ExtentTag { grant: Grant { part: Part::Image(VM), access: Access::ReadOnly }, offset: 4096, len: 4 << 20 }
+}
+
+/// The encoding has no tags of versions: what older peers know of must stay where it is. The numbers of the last kinds of
+/// each version, and of the newest ones.
+#[test]
+fn kinds_of_messages_keep_their_numbers() {
+    let number = |bytes: Result<Vec<u8>, postcard::Error>| bytes.unwrap()[0];
+    let (vm, generation, at) = (VM, Generation::FIRST, InputAt { have: None, safe: 3, room_to: 4 });
+    let follow = crate::ids::FollowId::new(1);
+    assert_eq!(number(postcard::to_stdvec(&FromHost::Doorbell { vm, generation, epoch: Epoch::ZERO })), 0);
+    let failed = FromHost::FollowFailed { follow, vm, generation, reason: String::new() };
+    assert_eq!(number(postcard::to_stdvec(&failed)), FOLLOW_FAILED);
+    assert_eq!(number(postcard::to_stdvec(&FromHost::InputAt { vm, generation, at })), FOLLOW_FAILED + 1);
+    assert_eq!(number(postcard::to_stdvec(&ToHost::FollowAs { follow, vm, generation, base: Epoch::ZERO })), FOLLOW_AS);
+    assert_eq!(number(postcard::to_stdvec(&ToHost::OpenInput { vm, generation })), FOLLOW_AS + 1);
+    assert_eq!(number(postcard::to_stdvec(&Request::ReadDisk(vm))), READ_DISK);
+    assert_eq!(number(postcard::to_stdvec(&Request::OpenInput(vm))), READ_DISK + 1);
+    assert_eq!(number(postcard::to_stdvec(&Request::CloseInput(vm))), READ_DISK + 3);
+    assert_eq!(number(postcard::to_stdvec(&ToClient::InputAt { vm, at })), VM_ENDED + 1);
 }
 
 /// Sends a message and holds what comes back against it; then cuts and flips it at each byte.
@@ -75,6 +101,8 @@ fn hosts_messages_come_back_and_damage_ends_nobody() {
     attack(FromHost::GaveUp { vm, generation, reason: "no memory".to_owned() });
     let order = Order { vm, generation, spec: spec(), primary: None, base: Epoch::new(9), cpu: cpu() };
     attack(ToHost::Promote(order));
+    attack(ToHost::Input { vm, generation, position: 9, bytes: vec![7; 40] });
+    attack(FromHost::InputAt { vm, generation, at: InputAt { have: Some(9), safe: 3, room_to: 1 << 40 } });
 }
 
 #[test]
@@ -82,6 +110,8 @@ fn clients_messages_come_back_and_damage_ends_nobody() {
     attack(Hello::Client { protocol: PROTOCOL_VERSION });
     attack(FromClient { id: 10, request: Request::CreateVm(spec()) });
     attack(FromClient { id: 11, request: Request::Drain { host: "b".to_owned(), on: true } });
+    attack(FromClient { id: 12, request: Request::Input { vm: VM, position: 9, bytes: b"typed".to_vec() } });
+    attack(ToClient::InputEnded { vm: VM, reason: "another one".to_owned() });
     attack(ToClient::Answer { id: 1, answer: Ok(Answer::Status(Status::default())) });
     attack(ToClient::Answer { id: 2, answer: Err(RequestError::UnknownVm(VM)) });
 }

@@ -26,5 +26,7 @@ pub(crate) fn state_seeds() -> Vec<Vec<u8>> {
         include_bytes!("../../../vmm/src/machine/state/golden-v3.bin").to_vec(),
         include_bytes!("../../../vmm/src/machine/state/golden-v2.bin").to_vec(),
         include_bytes!("../../../vmm/src/machine/state/golden-v1.bin").to_vec(),
+        include_bytes!("../../../vmm/src/machine/state/golden-v4-linux.bin").to_vec(),
+        include_bytes!("../../../vmm/src/machine/state/golden-v4.bin").to_vec(),
     ]
 }

@@ -130,7 +130,9 @@ impl ProtectedRun {
                 (None, Err(error)) => Err(ClientError::Refused(error).into()),
                 (None, Ok(_)) => Ok(()),
             },
-            ToClient::Welcome | ToClient::Rejected { .. } => Ok(()),
+            ToClient::Welcome | ToClient::Rejected { .. } | ToClient::InputAt { .. } | ToClient::InputEnded { .. } => {
+                Ok(())
+            }
         }
     }
 

@@ -284,7 +284,11 @@ impl World {
                     self.read_soon(vm);
                 }
             }
-            ToClient::Welcome | ToClient::Rejected { .. } | ToClient::Happened { .. } => {}
+            ToClient::Welcome
+            | ToClient::Rejected { .. }
+            | ToClient::Happened { .. }
+            | ToClient::InputAt { .. }
+            | ToClient::InputEnded { .. } => {}
         }
     }
 

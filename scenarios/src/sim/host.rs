@@ -279,6 +279,8 @@ impl World {
                     self.turn(At { host, machine: number, vm }, mode);
                 }
             }
+            // The model's client feeds nobody: its guests have console input of their own.
+            Action::OpenInput(_) | Action::TakeInput(..) => {}
             Action::Follow(vm, generation, base, turn) => self.begin_following(host, (vm, generation, base), turn),
             Action::Unfollow(vm) => self.end_following(host, vm),
             Action::MakeStandby(order) => self.make_standby(host, &order),

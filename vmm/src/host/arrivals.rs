@@ -35,6 +35,17 @@ impl Arrivals {
             let _ = self.to_vcpu.send(Command::Look);
             return;
         }
+        self.tell();
+    }
+
+    /// The guest's own thread has put something there: it is awake, and a Linux guest's devices look before the guest runs on.
+    pub(super) fn are_here(&self) {
+        if self.kicker.is_none() {
+            self.tell();
+        }
+    }
+
+    fn tell(&self) {
         let reign = self.reign.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some((gate, jobs)) = &*reign
             && gate.event_waits()

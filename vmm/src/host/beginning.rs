@@ -30,6 +30,8 @@ pub(super) struct Loaded {
     pub(super) loaded_at: Time,
     pub(super) replayed_at: Option<Time>,
     pub(super) entries: u64,
+    /// How much console input the guest had taken in what was loaded.
+    pub(super) console_taken: u64,
     /// How the guest is protected from here on.
     pub(super) mode: Mode,
     /// Why the log was not replayed to its end, if it was not.
@@ -104,6 +106,7 @@ pub(super) fn load(
         loaded_at: clock::monotonic(),
         replayed_at: None,
         entries: found.entries(),
+        console_taken: state.as_ref().map_or(0, MachineState::console_taken),
         mode: if unfit { Mode::Checkpoint } else { order.spec.mode },
         given_up: unfit.then(|| GivenUp::Diverged(CHECKPOINT_ONLY.to_owned())),
         discarded: false,

@@ -2,6 +2,7 @@
 //! keeps the time of the next cut.
 
 use super::commit_times::{CommitTimes, Publishing};
+use super::console_input::ConsoleInput;
 use super::driver::{SharedLink, ring};
 use super::outbox::Outbox;
 use super::record::RecordLog;
@@ -91,6 +92,7 @@ pub(super) struct Committer<'a> {
     pub(super) generation: Generation,
     pub(super) gate: &'a Gate,
     pub(super) outbox: &'a Outbox,
+    pub(super) input: &'a ConsoleInput<'a>,
     pub(super) log: RecordLog,
     pub(super) journal: &'a Journal,
     pub(super) control: &'a ControlBlock<Mapping<ReadOnly>>,
@@ -324,7 +326,10 @@ impl Committer<'_> {
         for action in actions {
             match action {
                 // Console output leaves through the controller, which applies only what is published.
-                Action::Release(epoch) => self.outbox.release(epoch),
+                Action::Release(epoch) => {
+                    self.outbox.release(epoch);
+                    self.input.published(epoch);
+                }
                 Action::PauseAtExit => {
                     self.log.pause(true);
                     pause = true;

@@ -174,6 +174,7 @@ impl Driver {
                 VmEvent::FollowFailed { turn, reason } => Input::FollowFailed { vm, turn, reason },
                 VmEvent::Outputs { generation, latency } => Input::OutputsMeasured { vm, generation, latency },
                 VmEvent::Space { generation, shortage } => Input::Space { vm, generation, shortage },
+                VmEvent::InputAt { generation, at } => Input::InputAt { vm, generation, at },
                 VmEvent::GuestEnded => Input::GuestEnded { vm },
                 VmEvent::Failed { generation, reason } => Input::Failed { vm, generation, reason },
             };
@@ -218,6 +219,16 @@ impl Driver {
             Action::SetMode(vm, mode) => {
                 if let Some(machine) = self.machines.get(&vm) {
                     machine.turn(mode);
+                }
+            }
+            Action::OpenInput(vm) => {
+                if let Some(machine) = self.machines.get(&vm) {
+                    machine.open_input();
+                }
+            }
+            Action::TakeInput(vm, position, bytes) => {
+                if let Some(machine) = self.machines.get(&vm) {
+                    machine.take_input(position, bytes);
                 }
             }
             Action::Follow(vm, generation, base, turn) => {

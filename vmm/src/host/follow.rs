@@ -215,7 +215,12 @@ impl Follower<'_> {
             Command::Unfollow => Some(FollowEnd::Reset),
             Command::Discard => Some(FollowEnd::Discarded),
             // A secondary that follows is told to follow again only after it was told not to.
-            Command::Follow(_) | Command::Look | Command::Yield | Command::Turn(_) => None,
+            Command::Follow(_)
+            | Command::Look
+            | Command::Yield
+            | Command::Turn(_)
+            | Command::OpenInput
+            | Command::TakeInput(..) => None,
         }
     }
 

@@ -9,6 +9,7 @@ mod beater;
 mod beginning;
 mod commit;
 mod commit_times;
+mod console_input;
 mod driver;
 mod examine;
 mod follow;

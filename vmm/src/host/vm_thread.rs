@@ -13,6 +13,7 @@ use crate::machine::linux::HEADER_BYTES as BUNDLE_HEADER_BYTES;
 use crate::machine::{Kicker, LiveInputs, Machine, MachineConfig, guest_vcpus};
 use crate::wake::WakingSender;
 use crossbeam_channel::{Receiver, Sender};
+use ft_protocol::console_input::InputAt;
 use ft_protocol::ids::FollowTurn;
 use ft_protocol::latency::OutputLatency;
 use ft_protocol::spec::{Mode, VmSpec};
@@ -42,6 +43,7 @@ pub(super) enum VmEvent {
     FollowFailed { turn: FollowTurn, reason: String },
     Outputs { generation: Generation, latency: OutputLatency },
     Space { generation: Generation, shortage: Option<Shortage> },
+    InputAt { generation: Generation, at: InputAt },
     GuestEnded,
     Failed { generation: Generation, reason: String },
 }
@@ -53,6 +55,10 @@ pub(super) enum Command {
     Yield,
     /// Protect the guest in this mode.
     Turn(Mode),
+    /// Say where the guest's console input is, and from now on how it gets on.
+    OpenInput,
+    /// Console input, and where it belongs in all that the guest is ever given.
+    TakeInput(u64, Vec<u8>),
     /// Follow the primary.
     Follow(Box<FollowParts>),
     /// Only stand by again.
@@ -155,6 +161,16 @@ impl VmThread {
     /// Has the machine protect its guest in this mode; it says when it does.
     pub(super) fn turn(&self, mode: Mode) {
         self.tell(Command::Turn(mode));
+    }
+
+    /// Has the machine say where its console input is.
+    pub(super) fn open_input(&self) {
+        self.tell(Command::OpenInput);
+    }
+
+    /// Gives it console input.
+    pub(super) fn take_input(&self, position: u64, bytes: Vec<u8>) {
+        self.tell(Command::TakeInput(position, bytes));
     }
 
     /// Has the standby machine follow the primary.
@@ -267,7 +283,14 @@ fn live(order: &Order, parts: StandbyParts, around: &Surroundings, generation: &
                 }
             }
             // A standby has nothing to yield, and hears with its promotion how the guest is protected.
-            Ok(Command::Look | Command::Yield | Command::Turn(_) | Command::Unfollow) => continue,
+            Ok(
+                Command::Look
+                | Command::Yield
+                | Command::Turn(_)
+                | Command::Unfollow
+                | Command::OpenInput
+                | Command::TakeInput(..),
+            ) => continue,
             Ok(Command::Discard) | Err(_) => return Ok(()),
         };
         *generation = promotion.order.generation;

@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use std::collections::VecDeque;
 
 /// Most console input bytes that wait for the guest.
-pub const CONSOLE_INPUT_MAX: usize = 64 << 10;
+pub const CONSOLE_INPUT_MAX: usize = ft_protocol::console_input::WINDOW_BYTES;
 
 /// How many exits the guest's own instructions caused (port and MMIO accesses). Kicks do not count, so this is a
 /// position in the guest's history that every run with the same inputs shares. The first exit has number 1.
@@ -197,8 +197,14 @@ pub trait InputSource: Send {
     /// Takes console bytes for later exits; says how many it took.
     fn offer_console(&mut self, bytes: &[u8]) -> usize;
 
-    /// Whether an input waits that ends a guest's wait early: one that devices have not been asked to take yet.
+    /// Whether an input waits that ends a guest's wait early: a packet that devices have not been asked to take yet, or console
+    /// input.
     fn wakes(&self) -> bool;
+
+    /// Whether something has come since devices were last asked to take what came.
+    fn has_news(&self) -> bool {
+        self.wakes()
+    }
 
     /// Whether the guest must not run on before its caller has looked after the source: a log that is nearly full, or one
     /// that does not reach any further yet. Asked each time before the guest runs.
@@ -222,6 +228,8 @@ pub trait InputSource: Send {
 pub struct LiveInputs {
     clock: GuestClock,
     console: VecDeque<u8>,
+    /// Some of it has come since devices were asked to take what came.
+    console_is_new: bool,
     /// Packets that have arrived, by network device.
     packets: Vec<ArrivedPackets>,
 }
@@ -246,12 +254,24 @@ impl LiveInputs {
     #[must_use]
     pub fn with_networks(packets: Vec<Receiver<Vec<u8>>>) -> Self {
         let packets = packets.into_iter().map(|queue| ArrivedPackets { queue, left: 0 }).collect();
-        Self { clock: GuestClock::starting_at(GuestTime::default()), console: VecDeque::new(), packets }
+        Self {
+            clock: GuestClock::starting_at(GuestTime::default()),
+            console: VecDeque::new(),
+            console_is_new: false,
+            packets,
+        }
+    }
+}
+
+impl LiveInputs {
+    fn packets_are_new(&self) -> bool {
+        self.packets.iter().any(|packets| packets.queue.len() > packets.left)
     }
 }
 
 impl InputSource for LiveInputs {
     fn begin_poll(&mut self) {
+        self.console_is_new = false;
         for packets in &mut self.packets {
             packets.left = packets.queue.len();
         }
@@ -280,11 +300,16 @@ impl InputSource for LiveInputs {
     fn offer_console(&mut self, bytes: &[u8]) -> usize {
         let count = bytes.len().min(CONSOLE_INPUT_MAX - self.console.len());
         self.console.extend(&bytes[..count]);
+        self.console_is_new |= count > 0;
         count
     }
 
     fn wakes(&self) -> bool {
-        !self.console.is_empty() || self.packets.iter().any(|packets| packets.queue.len() > packets.left)
+        !self.console.is_empty() || self.packets_are_new()
+    }
+
+    fn has_news(&self) -> bool {
+        self.console_is_new || self.packets_are_new()
     }
 
     fn now(&self) -> GuestTime {

@@ -113,8 +113,10 @@ impl Machine {
         }
         let ports = match config.linux {
             Some(_) => {
+                let mut ports = linux_ports()?;
+                ports.connect_interrupts();
                 mmio.connect_interrupts();
-                linux_ports()?
+                ports
             }
             None => flat_ports()?,
         };

@@ -11,6 +11,7 @@ use super::vcpu::Exit;
 use super::vcpus::VcpuIndex;
 use crate::clock;
 use ft_protocol::Time;
+use ft_protocol::console_input::input_beyond;
 use ft_protocol::record::{Access, HistoryDigest};
 
 /// Most accesses that finishing one instruction of a vCPU may take. KVM itself goes back to the guest after every 1024 steps of a
@@ -61,6 +62,8 @@ pub(super) struct Progress {
     pub(super) console: Vec<u8>,
     /// Console bytes ever written, those in `console` included.
     pub(super) console_position: u64,
+    /// Console input bytes that the guest's devices have ever taken.
+    pub(super) console_taken: u64,
     /// Packets that the guest has sent and nobody has taken yet, in order.
     pub(super) packets: Vec<SentPacket>,
     /// Packets ever sent, those in `packets` included.
@@ -138,6 +141,18 @@ impl Machine {
         self.progress.console_position
     }
 
+    /// How many console input bytes the guest's devices have ever taken.
+    #[must_use]
+    pub fn console_taken(&self) -> u64 {
+        self.progress.console_taken
+    }
+
+    /// Where the next console input byte belongs in all that the guest was ever given: behind those that wait for it.
+    #[must_use]
+    pub fn console_input_end(&self) -> u64 {
+        self.progress.console_taken + self.inputs.waiting_console().len() as u64
+    }
+
     /// The packets that have not been taken yet, in the order in which the guest sent them.
     pub fn take_packets(&mut self) -> Vec<SentPacket> {
         std::mem::take(&mut self.progress.packets)
@@ -170,16 +185,17 @@ impl Machine {
     /// An input source failed.
     pub fn deliver(&mut self) -> Result<(), MachineError> {
         let mut effects = Effects::default();
-        let mut context = Context {
-            exit: self.progress.exits,
-            inputs: &mut *self.inputs,
-            memory: &self.memory,
-            effects: &mut effects,
-        };
-        context.inputs.begin_poll();
-        self.mmio.poll(&mut context)?;
+        self.poll_devices(&mut effects)?;
         self.apply(effects)?;
         self.update_lines()
+    }
+
+    fn poll_devices(&mut self, effects: &mut Effects) -> Result<(), InputError> {
+        let (exit, memory) = (self.progress.exits, &self.memory);
+        let mut context = Context { exit, inputs: &mut *self.inputs, memory, effects };
+        context.inputs.begin_poll();
+        self.ports.poll(&mut context)?;
+        self.mmio.poll(&mut context)
     }
 
     /// Tells the interrupt chips of a machine that has some what the devices want.
@@ -212,6 +228,12 @@ impl Machine {
     /// [`CONSOLE_INPUT_MAX`](super::CONSOLE_INPUT_MAX) wait.
     pub fn push_console_input(&mut self, bytes: &[u8]) -> usize {
         self.inputs.offer_console(bytes)
+    }
+
+    /// Hands over console input that begins at this place in all that the guest is ever given. What it has already is
+    /// passed over, what would leave a gap is not taken; nor is what there is no room for. Says how many bytes are new.
+    pub fn push_console_input_at(&mut self, position: u64, bytes: &[u8]) -> usize {
+        self.push_console_input(input_beyond(self.console_input_end(), position, bytes))
     }
 
     /// Until when the guest waits, if it does.
@@ -293,6 +315,7 @@ impl Machine {
             Exit::Mmio => self.serve_mmio(vcpu, &mut effects)?,
             Exit::Interrupted | Exit::Crash(_) => unreachable!("only accesses are served"),
         }
+        self.poll_devices(&mut effects)?;
         self.apply(effects)?;
         self.update_lines()
     }
@@ -321,8 +344,7 @@ impl Machine {
         if !access.is_write {
             self.progress.history.answer(access.data);
         }
-        context.inputs.begin_poll();
-        self.mmio.poll(&mut context)
+        Ok(())
     }
 
     fn serve_mmio(&mut self, vcpu: VcpuIndex, effects: &mut Effects) -> Result<(), InputError> {
@@ -346,8 +368,7 @@ impl Machine {
         if !access.is_write {
             self.progress.history.answer(access.data);
         }
-        context.inputs.begin_poll();
-        self.mmio.poll(&mut context)
+        Ok(())
     }
 
     /// Takes in what devices want of the outside, after the source of inputs has been told.
@@ -383,6 +404,7 @@ impl Progress {
     fn apply(&mut self, mut effects: Effects) {
         self.console_position += effects.console.len() as u64;
         self.console.append(&mut effects.console);
+        self.console_taken += effects.console_taken;
         self.packet_position += effects.packets.len() as u64;
         self.packets.append(&mut effects.packets);
         self.flush |= effects.flush;

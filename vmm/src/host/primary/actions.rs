@@ -20,7 +20,7 @@ impl Reign<'_> {
     pub(super) fn settle_events(&mut self) -> Result<(), Failure> {
         let mut actions = Vec::new();
         let inputs = self.machine.inputs();
-        self.gate.settle_events(|| inputs.wakes(), &mut actions)?;
+        self.gate.settle_events(|| inputs.has_news(), &mut actions)?;
         self.act(actions)
     }
 
@@ -76,6 +76,7 @@ impl Reign<'_> {
             }
             Action::Release(epoch) => {
                 self.outbox.release(epoch);
+                self.input.published(epoch);
                 Ok(())
             }
             Action::Deliver => {

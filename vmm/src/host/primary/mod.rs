@@ -7,6 +7,7 @@ use super::arrivals::Arrivals;
 use super::beginning::{self, GivenUp, Loaded, Start};
 use super::commit::{Committer, Gate, Job, Journal};
 use super::commit_times::{self, CommitTimes};
+use super::console_input::ConsoleInput;
 use super::follow::Warm;
 use super::networks::Networks;
 use super::outbox::Outbox;
@@ -90,6 +91,9 @@ struct Reign<'a> {
     journal: &'a Journal,
     gate: &'a Gate,
     outbox: &'a Outbox,
+    input: &'a ConsoleInput<'a>,
+    /// Console input that the guest is known to have taken.
+    console_taken: u64,
     arrivals: &'a Arrivals,
     log: RecordLog,
     /// Inputs go to the log, outputs leave at once.
@@ -136,7 +140,7 @@ pub(super) fn run(beginning: Beginning, around: &Surroundings) -> Result<(), Fai
     let start = Start { order: &order, log: &primary.log, live, warm };
     let loaded = beginning::load(&mut machine, &parts, start, &outbox, around)?;
     failpoint::pass("host.takeover.loaded");
-    let Loaded { log, loaded_at, replayed_at, entries, mode, given_up, discarded, waiting } = loaded;
+    let Loaded { log, loaded_at, replayed_at, entries, console_taken, mode, given_up, discarded, waiting } = loaded;
     if replayed_at.is_some() {
         failpoint::pass("host.takeover.replayed");
     }
@@ -162,12 +166,14 @@ pub(super) fn run(beginning: Beginning, around: &Surroundings) -> Result<(), Fai
         clock::monotonic(),
     );
     let gate = Arc::new(Gate::new(core, primary.activity));
+    let input = ConsoleInput::new(around, order.generation, console_taken);
     let (jobs, committer_jobs) = crossbeam_channel::unbounded();
     let committer = Committer {
         vm: order.vm,
         generation: order.generation,
         gate: &gate,
         outbox: &outbox,
+        input: &input,
         log: log.clone(),
         journal: &journal,
         control: &parts.control,
@@ -194,6 +200,8 @@ pub(super) fn run(beginning: Beginning, around: &Surroundings) -> Result<(), Fai
             journal: &journal,
             gate: &gate,
             outbox: &outbox,
+            input: &input,
+            console_taken,
             arrivals: &arrivals,
             log,
             recording: mode.records(),
@@ -258,6 +266,7 @@ impl Reign<'_> {
             Err(error) => return self.failed(error),
         };
         self.times.left = clock::monotonic();
+        self.note_taken();
         if self.gate.knows_event() {
             self.settle_events()?;
         }
@@ -278,6 +287,15 @@ impl Reign<'_> {
             }
             Stop::Exited(code) => self.guest_ended(GuestEnd::Exited(code)),
             Stop::Crashed(report) => self.guest_ended(GuestEnd::Crashed(report.to_string())),
+        }
+    }
+
+    /// Notes how much console input the guest has taken: it is the guest's for good at once where it is in the log.
+    fn note_taken(&mut self) {
+        let taken = self.machine.console_taken();
+        if taken != self.console_taken {
+            self.console_taken = taken;
+            self.input.took(taken, self.recording);
         }
     }
 
@@ -463,6 +481,16 @@ impl Reign<'_> {
             Command::Look => {}
             Command::Yield => self.yielding = true,
             Command::Turn(mode) => self.turning = Some(mode),
+            Command::OpenInput => {
+                self.note_taken();
+                self.input.open(self.machine.console_input_end());
+            }
+            Command::TakeInput(position, bytes) => {
+                if self.machine.push_console_input_at(position, &bytes) > 0 {
+                    self.arrivals.are_here();
+                }
+                self.input.came();
+            }
             Command::Discard => self.over = true,
             Command::Promote(_) | Command::Follow(_) => unreachable!("the host's core promotes a VM once"),
             // Told before it was promoted.

@@ -66,6 +66,7 @@ impl Reign<'_> {
                 self.machine.take_console();
                 self.outbox.hold(epoch, self.machine.take_packets());
                 self.log.mark(epoch);
+                self.input.written(epoch, self.machine.console_taken());
                 self.record = Some(record);
                 self.say_outputs(ended.is_some());
                 failpoint::pass("host.commit.closed");

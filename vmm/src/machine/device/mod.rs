@@ -40,11 +40,25 @@ pub struct Context<'a> {
     pub effects: &'a mut Effects,
 }
 
+impl Context<'_> {
+    /// Console bytes that arrived before this exit, at most `room` of them. From here on they are the guest's.
+    ///
+    /// # Errors
+    /// The source has other bytes to give than there is room for.
+    pub fn take_console_input(&mut self, room: usize) -> Result<Vec<u8>, InputError> {
+        let bytes = self.inputs.console(self.exit, room)?;
+        self.effects.console_taken += bytes.len() as u64;
+        Ok(bytes)
+    }
+}
+
 /// What devices want of the outside.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
 pub struct Effects {
     /// Console bytes.
     pub console: Vec<u8>,
+    /// How many console input bytes were taken.
+    pub console_taken: u64,
     /// The guest has ended, with this code.
     pub exit_code: Option<u32>,
     /// The guest waits until then, or until an input comes.

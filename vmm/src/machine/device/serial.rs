@@ -15,6 +15,9 @@ pub(crate) const SERIAL_PORTS: Range<u64> = 0x3f8..0x400;
 
 const ID: DeviceId = DeviceId(1);
 
+/// In the interrupt enable register: tell of received bytes.
+const RECEIVE_INTERRUPT: u8 = 1;
+
 /// Notes that the UART has raised its interrupt. Guests without interrupts never ask.
 #[derive(Debug, Clone, Default)]
 struct Raised(Arc<AtomicBool>);
@@ -32,6 +35,10 @@ impl Trigger for Raised {
 pub(crate) struct SerialDevice {
     uart: Serial<Raised, NoEvents, Vec<u8>>,
     raised: Raised,
+    /// It has an interrupt line. Without one, its driver looks by itself.
+    has_line: bool,
+    /// The driver wants to be told of what comes.
+    listens: bool,
 }
 
 /// The saved format: the UART's registers and its receive queue.
@@ -52,21 +59,29 @@ struct SavedSerial {
 impl Default for SerialDevice {
     fn default() -> Self {
         let raised = Raised::default();
-        Self { uart: Serial::new(raised.clone(), Vec::new()), raised }
+        Self { uart: Serial::new(raised.clone(), Vec::new()), raised, has_line: false, listens: false }
     }
 }
 
 impl SerialDevice {
-    /// Moves console input that has arrived into the receive queue, as far as that has room.
+    /// Moves console input that has arrived into the receive queue, as far as that has room. Where there is a line, it waits
+    /// for a driver that listens: one that only looks which UART this is would lose it, and another console may want it.
     fn receive(&mut self, context: &mut Context<'_>) -> Result<(), InputError> {
         let room = self.uart.fifo_capacity();
-        if room == 0 {
+        if room == 0 || (self.has_line && !self.listens) {
             return Ok(());
         }
-        let bytes = context.inputs.console(context.exit, room)?;
+        let bytes = context.take_console_input(room)?;
         // A UART in loopback mode is cut off from the line and takes nothing: those bytes are lost, as on a real line.
         let _taken = self.uart.enqueue_raw_bytes(&bytes);
         Ok(())
+    }
+}
+
+impl SerialDevice {
+    fn note_listener(&mut self) {
+        // Flat guests need not know, and write byte by byte.
+        self.listens = self.has_line && self.uart.state().interrupt_enable & RECEIVE_INTERRUPT != 0;
     }
 }
 
@@ -88,8 +103,18 @@ impl Device for SerialDevice {
             // The only failures are a full queue in loopback mode, where a real line drops the byte too.
             let _looped = self.uart.write(register, *byte);
             context.effects.console.append(self.uart.writer_mut());
+            self.note_listener();
         }
         Ok(())
+    }
+
+    /// Without a line nothing is taken before the driver asks: so it is in the histories of flat guests.
+    fn poll(&mut self, context: &mut Context<'_>) -> Result<(), InputError> {
+        if self.has_line { self.receive(context) } else { Ok(()) }
+    }
+
+    fn connect_interrupt(&mut self) {
+        self.has_line = true;
     }
 
     fn interrupt(&mut self) -> Interrupt {
@@ -131,6 +156,7 @@ impl Device for SerialDevice {
         };
         self.uart = Serial::from_state(&state, self.raised.clone(), NoEvents, Vec::new())
             .map_err(|_| DeviceStateError::Impossible { device: ID })?;
+        self.note_listener();
         Ok(())
     }
 }

@@ -1,6 +1,6 @@
 use super::{
     Bus, BusError, CLOCK_PORTS, ClockDevice, Context, Device, DeviceId, DeviceStateError, ENTROPY_PORTS, EXIT_PORTS,
-    Effects, EntropyDevice, ExitDevice, SERIAL_PORTS, SerialDevice, WAIT_PORTS, WaitDevice,
+    Effects, EntropyDevice, ExitDevice, Interrupt, SERIAL_PORTS, SerialDevice, WAIT_PORTS, WaitDevice,
 };
 use crate::machine::inputs::{ExitNumber, InputError, InputSource, NicIndex, ResumePoint};
 use crate::machine::layout::{GuestMemory, anonymous_memory};
@@ -10,6 +10,7 @@ use proptest::prelude::*;
 const LSR: u64 = 0x3fd;
 const THR: u64 = 0x3f8;
 const MCR: u64 = 0x3fc;
+const IER: u64 = 0x3f9;
 
 /// Inputs that are known beforehand.
 #[derive(Default)]
@@ -84,6 +85,17 @@ impl Rig {
         result.expect("the script has every input");
     }
 
+    fn poll(&mut self) {
+        let exit = ExitNumber(self.exits);
+        let mut context = Context { exit, inputs: &mut self.inputs, memory: &self.memory, effects: &mut self.effects };
+        self.bus.poll(&mut context).expect("the script has every input");
+    }
+
+    /// Edges on interrupt lines since the last call.
+    fn edges(&mut self) -> usize {
+        self.bus.interrupts().filter(|(_, wants)| *wants == Interrupt::Edge).count()
+    }
+
     fn read8(&mut self, address: u64) -> u8 {
         let mut data = [0];
         self.access(address, &mut data, false);
@@ -103,6 +115,54 @@ impl Rig {
     fn write32(&mut self, address: u64, value: u32) {
         self.access(address, &mut value.to_le_bytes(), true);
     }
+}
+
+/// Console input reaches a guest with interrupts by an edge, once its driver listens, and none of it before.
+#[test]
+fn received_bytes_raise_the_line_of_a_serial_port_that_has_one() {
+    let mut rig = Rig::new();
+    rig.bus.connect_interrupts();
+    rig.inputs.offer_console(b"hello");
+    rig.poll();
+    assert_eq!(rig.read8(LSR) & 1, 0, "a driver that looks which UART this is takes nothing");
+    assert_eq!((rig.edges(), rig.inputs.console.len()), (0, 5));
+    rig.write8(IER, 1);
+    assert_eq!(rig.edges(), 0);
+    rig.poll();
+    assert_eq!((rig.edges(), rig.inputs.console.len(), rig.effects.console_taken), (1, 0, 5));
+    let received: Vec<u8> = std::iter::from_fn(|| (rig.read8(LSR) & 1 != 0).then(|| rig.read8(THR))).collect();
+    assert_eq!(received, b"hello");
+    rig.edges();
+    rig.poll();
+    assert_eq!(rig.edges(), 0, "nothing more has come");
+    // A machine that goes on from here listens, too.
+    let saved = rig.bus.save();
+    let mut other = Rig::new();
+    other.bus.connect_interrupts();
+    for (device, state) in saved {
+        assert!(other.bus.restore(device, &state).expect("the same devices"));
+    }
+    other.inputs.offer_console(b"!");
+    other.poll();
+    assert_eq!((other.edges(), other.read8(THR)), (1, b'!'));
+    // While it masks the interrupt, what comes waits; then it is told.
+    other.write8(IER, 0);
+    other.inputs.offer_console(b"?");
+    other.poll();
+    assert_eq!(other.edges(), 0);
+    other.write8(IER, 1);
+    other.poll();
+    assert_eq!((other.edges(), other.read8(THR)), (1, b'?'));
+}
+
+#[test]
+fn a_serial_port_without_a_line_takes_input_when_it_is_looked_at() {
+    let mut rig = Rig::new();
+    rig.inputs.offer_console(b"typed");
+    rig.poll();
+    assert_eq!((rig.inputs.console.len(), rig.effects.console_taken), (5, 0));
+    assert_eq!(rig.read8(LSR) & 1, 1);
+    assert_eq!((rig.inputs.console.len(), rig.effects.console_taken), (0, 5));
 }
 
 #[test]

@@ -74,6 +74,10 @@ impl<S: InputSource> InputSource for LateSource<S> {
         self.with(|source| source.wakes())
     }
 
+    fn has_news(&self) -> bool {
+        self.with(|source| source.has_news())
+    }
+
     fn must_pause(&mut self) -> bool {
         self.with(S::must_pause)
     }

@@ -143,6 +143,10 @@ impl<S: InputSource, K: HistorySink> InputSource for Recorder<S, K> {
         self.held_back || self.source.wakes()
     }
 
+    fn has_news(&self) -> bool {
+        self.held_back || self.source.has_news()
+    }
+
     fn must_pause(&mut self) -> bool {
         if self.sink.wants_marks() && self.at.0 >= self.marked.0 + EXITS_BETWEEN_MARKS {
             // Who cannot write is told so by the next input.

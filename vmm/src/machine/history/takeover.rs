@@ -133,6 +133,10 @@ impl<H: HistorySource, S: InputSource> InputSource for ReplayThenLive<H, S> {
         self.replay.as_ref().map_or_else(|| self.live.wakes(), InputSource::wakes)
     }
 
+    fn has_news(&self) -> bool {
+        self.replay.as_ref().map_or_else(|| self.live.has_news(), InputSource::has_news)
+    }
+
     fn must_pause(&mut self) -> bool {
         let _error_comes_again_at_the_next_exit = self.change_over();
         if std::mem::take(&mut self.pause_is_due) {

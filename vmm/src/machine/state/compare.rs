@@ -156,11 +156,12 @@ impl MachineState {
         parts
     }
 
-    fn place(&self) -> [(&'static str, u64); 6] {
+    fn place(&self) -> [(&'static str, u64); 7] {
         [
             ("exits", self.exits.0),
             ("history", self.history.at_exit().into()),
             ("console position", self.console_position),
+            ("console input taken", self.console_taken),
             ("packet position", self.packet_position),
             ("exit code", self.exit_code.map_or(u64::MAX, u64::from)),
             // Until when is not the guest's to see.

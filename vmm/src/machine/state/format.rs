@@ -3,27 +3,31 @@
 //! ```text
 //! offset  bytes  little-endian
 //!      0      8  magic "FTVMSTAT"
-//!      8      4  version: 2 of a flat guest's machine, 3 of a Linux guest's
+//!      8      4  version: 2 of a flat guest's machine, 3 of a Linux guest's, 4 of either that has taken console input
 //!     12      4  length of the body
 //!     16      4  CRC-32 of the body
 //!     20      4  CRC-32 of bytes 0 to 19
 //!     24         body: postcard of the machine, and since version 2 of its place: packets sent, record log,
-//!                digest of its history; since version 3 of what only a Linux guest's machine has
+//!                digest of its history; in version 3 of what only a Linux guest's machine has; in version 4 of that as
+//!                an option, and how much console input was taken
 //! ```
 
 use super::MachineState;
-use super::saved::{SavedMachine, SavedPlace};
+use super::saved::{SavedInput, SavedMachine, SavedPlace};
 use super::saved_platform::SavedPlatform;
 
 const MAGIC: [u8; 8] = *b"FTVMSTAT";
 /// The newest version that is written.
-pub const STATE_VERSION: u32 = 3;
+pub const STATE_VERSION: u32 = 4;
 /// The oldest version that can be restored.
 pub const STATE_VERSION_OLDEST: u32 = 1;
 /// The first version whose body ends with a [`SavedPlace`].
 const WITH_PLACE: u32 = 2;
-/// The first version whose body ends with a [`SavedPlatform`]. Machines without one are still written as the version before.
+/// The version whose body ends with a [`SavedPlatform`]. Machines without one are still written as the version before.
 const WITH_PLATFORM: u32 = 3;
+/// The first version with an [`Option`] of that, and a [`SavedInput`]. Machines that never took console input are still
+/// written as the versions before.
+const WITH_INPUT: u32 = 4;
 const HEADER_LENGTH: usize = 24;
 const HEADER_CRC_OFFSET: usize = 20;
 /// A state is a few KiB, and 64 KiB more when console input waits; devices add queues.
@@ -121,10 +125,12 @@ impl MachineState {
         let body = (SavedMachine::of(self), SavedPlace::of(self));
         let mut bytes = postcard::to_extend(&body, header).expect("plain data always encodes into a vector");
         let platform = self.platform.as_ref().map(|platform| SavedPlatform::of(&self.cpu, platform));
-        let version = if platform.is_some() { WITH_PLATFORM } else { WITH_PLACE };
-        if let Some(platform) = &platform {
-            bytes = postcard::to_extend(platform, bytes).expect("plain data always encodes into a vector");
-        }
+        let (version, rest) = match &platform {
+            _ if self.console_taken > 0 => (WITH_INPUT, postcard::to_extend(&(&platform, SavedInput::of(self)), bytes)),
+            Some(platform) => (WITH_PLATFORM, postcard::to_extend(platform, bytes)),
+            None => (WITH_PLACE, Ok(bytes)),
+        };
+        bytes = rest.expect("plain data always encodes into a vector");
         let (header, body) = bytes.split_at_mut(HEADER_LENGTH);
         assert!(body.len() <= BODY_LENGTH_MAX, "devices bound their queues");
         let length = u32::try_from(body.len()).expect("bounded above");
@@ -168,8 +174,10 @@ impl MachineState {
         if version >= WITH_PLACE {
             (place, rest) = postcard::take_from_bytes(rest).map_err(StateError::Body)?;
         }
-        let mut platform = None;
-        if version >= WITH_PLATFORM {
+        let (mut platform, mut input) = (None, SavedInput::default());
+        if version >= WITH_INPUT {
+            ((platform, input), rest) = postcard::take_from_bytes(rest).map_err(StateError::Body)?;
+        } else if version == WITH_PLATFORM {
             let saved: SavedPlatform<'_>;
             (saved, rest) = postcard::take_from_bytes(rest).map_err(StateError::Body)?;
             platform = Some(saved);
@@ -177,7 +185,7 @@ impl MachineState {
         if !rest.is_empty() {
             return Err(StateError::Trailing(rest.len()));
         }
-        let mut state = saved.into_state(&place)?;
+        let mut state = saved.into_state(&place, &input)?;
         if let Some(platform) = platform {
             state.platform = Some(platform.into_platform(&mut state.cpu)?);
         }

@@ -7,6 +7,7 @@ use proptest::prelude::*;
 
 /// A Linux guest's state as version 3 wrote it.
 const GOLDEN: &[u8] = include_bytes!("golden-v3.bin");
+const GOLDEN_V4: &[u8] = include_bytes!("golden-v4-linux.bin");
 const HEADER_LENGTH: usize = 24;
 
 /// The state in the golden file: two vCPUs.
@@ -46,6 +47,13 @@ fn resealed(body: &[u8]) -> Vec<u8> {
 fn golden_state_of_a_linux_guest_is_read_and_written_alike() {
     assert!(MachineState::decode(GOLDEN) == Ok(linux_example()), "what version 3 wrote is read");
     assert!(linux_example().encode() == GOLDEN, "what is written is what version 3 wrote");
+}
+
+#[test]
+fn golden_state_of_a_linux_guest_that_took_input_is_read_and_written_alike() {
+    let state = MachineState { console_taken: 777, ..linux_example() };
+    assert!(MachineState::decode(GOLDEN_V4) == Ok(state.clone()), "what version 4 wrote is read");
+    assert!(state.encode() == GOLDEN_V4, "what is written is what version 4 wrote");
 }
 
 #[test]

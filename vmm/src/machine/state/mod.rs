@@ -35,6 +35,7 @@ pub struct MachineState {
     pub(super) waiting_console: Vec<u8>,
     pub(super) wait_until: Option<GuestTime>,
     pub(super) console_position: u64,
+    pub(super) console_taken: u64,
     pub(super) packet_position: u64,
     pub(super) log_position: u64,
     pub(super) exits: ExitNumber,
@@ -56,6 +57,12 @@ impl MachineState {
     #[must_use]
     pub fn console_position(&self) -> u64 {
         self.console_position
+    }
+
+    /// How many console input bytes the guest's devices had ever taken.
+    #[must_use]
+    pub fn console_taken(&self) -> u64 {
+        self.console_taken
     }
 
     /// How many packets the guest had ever sent.
@@ -121,6 +128,7 @@ impl Machine {
             waiting_console: self.inputs.waiting_console(),
             wait_until: self.progress.wait_until,
             console_position: self.progress.console_position,
+            console_taken: self.progress.console_taken,
             packet_position: self.progress.packet_position,
             log_position: 0,
             exits: self.progress.exits,
@@ -167,6 +175,7 @@ impl Machine {
             history: state.history,
             console: Vec::new(),
             console_position: state.console_position,
+            console_taken: state.console_taken,
             packets: Vec::new(),
             packet_position: state.packet_position,
             flush: false,

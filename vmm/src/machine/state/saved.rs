@@ -47,6 +47,18 @@ pub(super) struct SavedCpu<'a> {
     clock_ns: Option<u64>,
 }
 
+/// What version 4 has behind all that the versions before it have.
+#[derive(Debug, Default, Serialize, Deserialize)]
+pub(super) struct SavedInput {
+    console_taken: u64,
+}
+
+impl SavedInput {
+    pub(super) fn of(state: &MachineState) -> Self {
+        Self { console_taken: state.console_taken }
+    }
+}
+
 /// What version 2 has behind the body of version 1.
 #[derive(Debug, Default, Serialize, Deserialize)]
 pub(super) struct SavedPlace {
@@ -76,12 +88,13 @@ impl<'a> SavedMachine<'a> {
         }
     }
 
-    pub(super) fn into_state(self, place: &SavedPlace) -> Result<MachineState, StateError> {
+    pub(super) fn into_state(self, place: &SavedPlace, input: &SavedInput) -> Result<MachineState, StateError> {
         let counts = [
             ("exits", self.exits.0),
             ("console position", self.console_position),
             ("packet position", place.packet_position),
             ("log position", place.log_position),
+            ("console input taken", input.console_taken),
         ];
         if let Some((name, count)) = counts.into_iter().find(|(_, count)| *count > COUNT_MAX) {
             return Err(StateError::Count { name, count });
@@ -93,6 +106,7 @@ impl<'a> SavedMachine<'a> {
             waiting_console: self.waiting_console.to_vec(),
             wait_until: self.wait_until,
             console_position: self.console_position,
+            console_taken: input.console_taken,
             packet_position: place.packet_position,
             log_position: place.log_position,
             exits: self.exits,

@@ -10,6 +10,7 @@ use proptest::prelude::*;
 /// A flat guest's state as each version wrote it. When the last is not written any more, the version has to change; all
 /// must be read.
 const GOLDEN: &[u8] = include_bytes!("golden-v2.bin");
+const GOLDEN_V4: &[u8] = include_bytes!("golden-v4.bin");
 const GOLDEN_V1: &[u8] = include_bytes!("golden-v1.bin");
 const HEADER_LENGTH: usize = 24;
 
@@ -35,6 +36,7 @@ pub(super) fn example() -> MachineState {
         waiting_console: b"typed".to_vec(),
         wait_until: Some(GuestTime(6_000_000_000)),
         console_position: 4321,
+        console_taken: 0,
         packet_position: 77,
         log_position: 88_888,
         exits: ExitNumber(98765),
@@ -75,6 +77,17 @@ fn golden_state_is_read_and_written_alike() {
     assert!(MachineState::decode(GOLDEN_V1) == Ok(before_logs), "what version 1 wrote is read");
 }
 
+/// The state in the golden file of version 4.
+fn example_with_input() -> MachineState {
+    MachineState { console_taken: 777, ..example() }
+}
+
+#[test]
+fn golden_state_of_a_guest_that_took_input_is_read_and_written_alike() {
+    assert!(MachineState::decode(GOLDEN_V4) == Ok(example_with_input()), "what version 4 wrote is read");
+    assert!(example_with_input().encode() == GOLDEN_V4, "what is written is what version 4 wrote");
+}
+
 #[test]
 fn header_is_as_documented() {
     let bytes = example().encode();
@@ -100,7 +113,7 @@ fn every_defect_has_its_own_error() {
     assert_eq!(changed(0), StateError::Magic);
     assert!((8..24).all(|at| matches!(changed(at), StateError::HeaderCrc { .. })));
     assert!(matches!(changed(100), StateError::BodyCrc { .. }));
-    assert_eq!(decode(&sealed(4, 0, &[])), StateError::Version { got: 4 });
+    assert_eq!(decode(&sealed(5, 0, &[])), StateError::Version { got: 5 });
     assert_eq!(decode(&good[..good.len() - 1]), StateError::Length { expected: body.len(), got: body.len() - 1 });
     let long = vec![0; (1 << 20) + 1];
     assert!(matches!(decode(&reseal(&long)), StateError::Length { .. }));
@@ -115,6 +128,8 @@ fn every_defect_has_its_own_error() {
     assert_eq!(decode(&many.encode()), StateError::TooManyMsrs { count: 257, limit: 256 });
     let far = MachineState { exits: ExitNumber(u64::MAX), ..example() };
     assert_eq!(decode(&far.encode()), StateError::Count { name: "exits", count: u64::MAX });
+    let far = MachineState { console_taken: (1 << 62) + 1, ..example() };
+    assert!(matches!(decode(&far.encode()), StateError::Count { name: "console input taken", .. }));
     let far = MachineState { log_position: (1 << 62) + 1, ..example() };
     assert!(matches!(decode(&far.encode()), StateError::Count { name: "log position", .. }));
 }
@@ -142,10 +157,11 @@ proptest! {
 
     #[test]
     fn what_is_decoded_is_what_was_encoded(rip in any::<u64>(), position in 0..=1_u64 << 62, code in any::<Option<u32>>(),
-        console in prop::collection::vec(any::<u8>(), 0..50)) {
+        taken in 0..=1_u64 << 62, console in prop::collection::vec(any::<u8>(), 0..50)) {
         let mut state = example();
         state.cpu.regs.rip = rip;
         state.console_position = position;
+        state.console_taken = taken;
         state.exit_code = code;
         state.waiting_console = console;
         state.cpu.xcrs = None;

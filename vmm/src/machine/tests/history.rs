@@ -249,8 +249,10 @@ fn waiting_console_input_comes_once() {
         let replayer = Replayer::new(Reader::of(&log.entries()[..logged]), OutputsLogged::Yes);
         let mut second = machine(&kvm, Box::new(ReplayThenLive::new(replayer, LiveInputs::default())));
         second.restore(&state).expect("restored");
-        assert_eq!(second.push_console_input(b"!"), 1);
+        assert_eq!((second.console_input_end(), second.console_taken()), (5, 0));
+        assert_eq!(second.push_console_input_at(0, b"typed!"), 1);
         assert_eq!(end(&mut second).console, "typed!", "{logged} entries");
+        assert_eq!(second.console_taken(), 6, "what the log gave and what came live are one count");
     }
 }
 

@@ -131,3 +131,15 @@ fn a_packet_that_no_device_takes_wakes_once() {
     put(b"five");
     assert!(inputs.wakes());
 }
+
+#[test]
+fn console_input_is_news_until_devices_were_asked_and_wakes_until_it_is_taken() {
+    let mut inputs = LiveInputs::default();
+    assert!(!inputs.has_news() && !inputs.wakes());
+    inputs.offer_console(b"typed");
+    assert!(inputs.has_news() && inputs.wakes());
+    inputs.begin_poll();
+    assert!(!inputs.has_news() && inputs.wakes());
+    assert_eq!(inputs.console(ExitNumber(1), 9).expect("live"), b"typed");
+    assert!(!inputs.wakes());
+}

@@ -1,7 +1,7 @@
 //! Waits: the machine reports them, and the guest goes on when they are over.
 
 use super::support::{MIB, at_code, booted, guest_code, kvm, run_to_end};
-use crate::machine::{GuestTime, Machine, Stop};
+use crate::machine::{GuestTime, Machine, MachineState, Stop};
 use kvm_ioctls::Kvm;
 
 /// Echoes what it reads, ends at a `q`, and waits a thousand seconds when there is nothing to read.
@@ -72,6 +72,33 @@ fn console_input_is_bounded() {
     let mut machine = echo(&kvm);
     assert_eq!(machine.push_console_input(&vec![b'x'; 70_000]), 65_536);
     assert_eq!(machine.push_console_input(b"x"), 0);
+}
+
+/// Input is known by its place: what comes twice, or behind a gap, does no harm, on this machine or the next one.
+#[test]
+fn input_has_a_place_that_a_move_keeps() {
+    let Some(kvm) = kvm() else { return };
+    let mut machine = echo(&kvm);
+    settle(&mut machine);
+    assert_eq!(machine.console_input_end(), 0);
+    assert_eq!(machine.push_console_input_at(0, b"abc"), 3);
+    assert_eq!((machine.console_input_end(), machine.console_taken()), (3, 0));
+    assert_eq!(machine.push_console_input_at(1, b"bcd"), 1);
+    assert_eq!(machine.push_console_input_at(5, b"f"), 0, "a gap");
+    settle(&mut machine);
+    assert_eq!(machine.take_console().bytes, b"abcd");
+    assert_eq!((machine.console_input_end(), machine.console_taken()), (4, 4));
+    machine.push_console_input_at(4, b"ef");
+    let state = MachineState::decode(&machine.save().expect("saved").encode()).expect("a state");
+    assert_eq!(state.console_taken(), 4);
+
+    let mut other = echo(&kvm);
+    other.restore(&state).expect("restored");
+    assert_eq!((other.console_input_end(), other.console_taken()), (6, 4));
+    assert_eq!(other.push_console_input_at(2, b"cdefq"), 1);
+    assert_eq!(settle(&mut other), Stop::Exited(u32::from(b'q')));
+    assert_eq!(other.take_console().bytes, b"efq");
+    assert_eq!(other.console_taken(), 7);
 }
 
 #[test]

@@ -24,7 +24,7 @@ impl Console {
             if chain.readable.len() > 0 || room == 0 {
                 return Err(Refusal::Direction { head }.into());
             }
-            let bytes = context.inputs.console(context.exit, room)?;
+            let bytes = context.take_console_input(room)?;
             if bytes.is_empty() {
                 ring.put_back();
                 return Ok(());
