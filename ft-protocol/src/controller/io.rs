@@ -2,7 +2,7 @@
 
 use crate::activity::Activity;
 use crate::commit_meta::GuestEnd;
-use crate::controller::state::ClusterState;
+use crate::controller::state::{ClusterState, VmRecord};
 use crate::fence::FenceOutcome;
 use crate::ids::{Epoch, Generation, HostId, LinkId, VmId};
 use crate::spec::VmSpec;
@@ -23,6 +23,60 @@ pub struct Recovered {
     pub console_end: u64,
     /// The oldest console output that the ring still holds.
     pub console_oldest: u64,
+}
+
+/// What a controller finds of a VM in the pool when it starts over it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Left {
+    /// The generation that was last given to a host.
+    pub opened: Generation,
+    /// The commit word of the persisted generation.
+    pub word: LeftWord,
+    /// The last applied epoch.
+    pub applied: Epoch,
+    /// The epoch that image and disk are at, or on their way to.
+    pub reached: Epoch,
+    /// The console's end.
+    pub console_end: u64,
+    /// How many bytes the console keeps.
+    pub console_ring_bytes: u64,
+}
+
+/// What is left of a generation's commit word.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LeftWord {
+    /// There is no journal, or none that can be used.
+    Missing,
+    /// It cannot be read.
+    Damaged,
+    /// It is as it was written.
+    Whole(Word),
+}
+
+impl Recovered {
+    /// What follows from it.
+    ///
+    /// Only the persisted generation matters: one is opened only after all of the one before is applied.
+    #[must_use]
+    pub fn of(record: &VmRecord, left: Left) -> Self {
+        let is_open = left.opened >= record.generation;
+        let word = match left.word {
+            // A journal that was only reserved, or never made, was given to nobody.
+            _ if !is_open => None,
+            LeftWord::Whole(word) => Some(word),
+            // Nobody can publish under it, or be shown to have: as good as sealed, and sealed again by what follows. Its
+            // number is not used again.
+            LeftWord::Missing | LeftWord::Damaged => Some(Word { epoch: Epoch::ZERO, sealed: true }),
+        };
+        Self {
+            vm: record.vm,
+            // What an earlier controller has begun to apply was committed, whatever the word says by now.
+            word: word.map(|word| Word { epoch: word.epoch.max(left.reached), ..word }),
+            applied: left.applied,
+            console_end: left.console_end,
+            console_oldest: left.console_end.saturating_sub(left.console_ring_bytes),
+        }
+    }
 }
 
 /// A commit word as it was read.

@@ -35,6 +35,8 @@ pub(crate) struct Actor {
     pub(crate) turning: bool,
     /// A fault has ever hit it.
     pub(crate) disturbed: bool,
+    /// What it tells the controller was held up once.
+    pub(crate) held_up: bool,
     /// When its life began.
     pub(crate) risen_ns: u64,
     /// When the life before it began.
@@ -57,6 +59,7 @@ impl Actor {
             deferred: Vec::new(),
             turning: false,
             disturbed: false,
+            held_up: false,
             risen_ns: 0,
             risen_before_ns: 0,
             died_ns: 0,

@@ -10,7 +10,7 @@ use super::queue::Event;
 use super::violation::Violation;
 use super::world::World;
 use ft_protocol::Epoch;
-use ft_protocol::controller::{ClusterState, Controller, Input, Recovered, Word};
+use ft_protocol::controller::{ClusterState, Controller, Input, Left, LeftWord, Recovered, Word};
 use ft_protocol::ids::{Generation, VmId};
 use shared_mem::ApplyLimit;
 use shared_mem::commit_word::CommitWordError;
@@ -121,32 +121,35 @@ fn recover_partitions(pool: &mut Pool, state: &ClusterState, cache: &LossyCache)
     for record in &state.vms {
         let partition = pool.partition(record.vm).ok_or_else(|| format!("{} has no partition", record.vm))?;
         let control = ControlBlock::open(partition.control.through(cache)).map_err(|error| error.to_string())?;
-        let opened = control.generation().map_err(|error| error.to_string())?.get();
-        // Space that was reserved ahead looks like a journal; opening it ends with the control block.
-        let found = opened >= record.generation.get() && !planted(PlantedBug::ForgetJournal);
-        let journal = open_journal(partition, record.generation, cache).filter(|_| found);
+        let opened = match control.generation().map_err(|error| error.to_string())?.get() {
+            _ if planted(PlantedBug::ForgetJournal) => Generation::new(0),
+            opened => Generation::new(opened),
+        };
+        let journal = open_journal(partition, record.generation, cache);
         let word = match journal.map(|journal| journal.word()) {
-            None => None,
-            Some(Ok(word)) => Some(Word { epoch: protocol_epoch(word.epoch), sealed: word.sealed }),
-            // Nobody can publish under it: as good as sealed, and sealed again by what follows.
-            Some(Err(CommitWordError::Word(_))) => Some(Word { epoch: Epoch::ZERO, sealed: true }),
+            None => LeftWord::Missing,
+            Some(Ok(word)) => LeftWord::Whole(Word { epoch: protocol_epoch(word.epoch), sealed: word.sealed }),
+            Some(Err(CommitWordError::Word(_))) => LeftWord::Damaged,
             Some(Err(error)) => return Err(error.to_string()),
         };
         let applied = control.applied().map_err(|error| error.to_string())?;
-        // What an earlier life has begun to apply was committed, whatever the word says by now.
         let number = numbers::Generation::new(record.generation.get());
         let redo = partition.redo(cache).ok_or("the copies of records are out of reach")?;
         let reached = redo.reached(number, applied, &partition.limits, &mut Vec::new());
         let reached = reached.map_err(|error| error.to_string())?;
-        let word = word.map(|word| Word { epoch: word.epoch.max(protocol_epoch(reached)), ..word });
         if !planted(PlantedBug::ForgetFreed) {
             control.set_freed(applied).map_err(|error| error.to_string())?;
         }
         let console = ConsoleRing::open(partition.console.through(cache)).map_err(|error| error.to_string())?;
-        let console_end = console.tail().map_err(|error| error.to_string())?.get();
-        let console_oldest = console_end.saturating_sub(console.ring_bytes());
-        let applied = protocol_epoch(applied);
-        recovered.push(Recovered { vm: record.vm, word, applied, console_end, console_oldest });
+        let left = Left {
+            opened,
+            word,
+            applied: protocol_epoch(applied),
+            reached: protocol_epoch(reached),
+            console_end: console.tail().map_err(|error| error.to_string())?.get(),
+            console_ring_bytes: console.ring_bytes(),
+        };
+        recovered.push(Recovered::of(record, left));
     }
     Ok(recovered)
 }

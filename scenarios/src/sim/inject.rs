@@ -200,6 +200,7 @@ impl World {
             && let Some(link) = self.hosts[usize::from(host)].link
         {
             self.stall(link, ways, for_us);
+            self.hosts[usize::from(host)].actor.held_up |= ways != Ways::FromController;
             self.delay_joining(usize::from(host));
         }
     }

@@ -14,7 +14,7 @@ use shared_mem::journal::{AllReserved, JournalGeometry, RecordLimits, format_jou
 use shared_mem::lossy::{LossyCache, LossyMemory};
 use shared_mem::mem::PoolRead;
 use shared_mem::numbers;
-use shared_mem::record_log::{LogRange, copy_log, format_log, log_file_bytes};
+use shared_mem::record_log::{copy_log, format_log, log_file_bytes};
 use shared_mem::redo::RedoArea;
 use shared_mem::state_area::StateArea;
 use shared_mem::{LogPosition, LogReader};
@@ -217,8 +217,7 @@ impl Partition {
         let Some(before) = before else {
             return format_log(log, number, self.log_bytes, from).map_err(|_| PartitionError);
         };
-        let to = before.tail().map_err(|_| PartitionError)?.position;
-        let range = LogRange { from, to: to.max(from), after_sequence: None };
+        let (range, _) = before.range_after(from);
         copy_log(&before, range, log, number).map(|_| ()).map_err(|_| PartitionError)
     }
 

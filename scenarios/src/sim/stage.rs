@@ -143,7 +143,7 @@ fn weather(scenario: &Scenario, seed: u64) -> Weather {
     let cluster = &scenario.cluster;
     let us = |span: Span| (span.ns() / 1_000).max(1);
     let drawn = Weather::draw(&mut Draw::new(seed, WEATHER_STREAM));
-    let bound_us = us(cluster.heartbeat_bound.unwrap_or(Span::from_ms(50))).max(10_000);
+    let bound_us = us(cluster.heartbeat_bound.unwrap_or(Span::from_ms(100))).max(10_000);
     let vm = &scenario.vms[0];
     let mode = Mode::from(vm.mode);
     let agent = match cluster.fence.as_ref().map(|fence| fence.agent.as_str()) {

@@ -173,9 +173,8 @@ impl World {
                 let watchers = self.controller.actor.disturbed;
                 let fair = match reason {
                     TakeoverReason::CommitStalled(_) => {
-                        watchers
-                            || disturbed(self.checker.ruler(*vm, *generation))
-                            || self.may_have_yielded_unheard(*vm)
+                        let ruler = self.checker.ruler(*vm, *generation);
+                        watchers || disturbed(ruler) || self.may_have_yielded_unheard(*vm, ruler)
                     }
                     TakeoverReason::HeartbeatSilent(_) => {
                         watchers || self.hosts.iter().any(|host| host.actor.disturbed)
@@ -198,13 +197,12 @@ impl World {
         }
     }
 
-    /// The VM was on its way to another host, and what its primary says of that may be held up: a primary that has yielded
+    /// The VM was on its way to another host, and what its primary says of that was held up: a primary that has yielded
     /// commits nothing more.
-    fn may_have_yielded_unheard(&self, vm: VmId) -> bool {
-        use super::fault::Fault::StallLink;
+    fn may_have_yielded_unheard(&self, vm: VmId, ruler: Option<usize>) -> bool {
         let moves =
             self.controller.core.status().vms.iter().any(|status| status.vm == vm && status.moving_to.is_some());
-        moves && self.plan.faults.iter().any(|event| matches!(event.fault, StallLink { .. }))
+        moves && ruler.is_none_or(|host| self.hosts[host].actor.held_up)
     }
 
     /// In runs in which nobody asks for a switchover, each one is a failback.

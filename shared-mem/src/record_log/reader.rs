@@ -89,6 +89,22 @@ impl<M: PoolRead> LogReader<M> {
         LogTail::load(&self.memory)
     }
 
+    /// What the next generation's log begins with, when a commit covers this one up to `covered`; and what is wrong with the
+    /// tail, if that cannot say where the entries end.
+    #[must_use]
+    pub fn range_after(&self, covered: LogPosition) -> (LogRange, Option<TailError>) {
+        let tail = self.tail();
+        let to = match &tail {
+            // A commit is published after the entries that it covers; a tail before it has been tampered with.
+            Ok(tail) if tail.position >= covered && tail.position.get() - covered.get() <= self.ring_bytes => {
+                tail.position
+            }
+            // The entries themselves say how far they go.
+            Ok(_) | Err(_) => covered.plus(self.ring_bytes),
+        };
+        (LogRange { from: covered, to, after_sequence: None }, tail.err())
+    }
+
     /// Copies the entry at `position` into `buffer` and checks the copy. `None`: the log ends there.
     ///
     /// # Errors

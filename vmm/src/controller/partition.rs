@@ -7,13 +7,13 @@ use super::space_keeper::SpaceKeeper;
 use crate::failpoint;
 use crate::machine::MachineState;
 use crate::wake::WakingSender;
-use ft_protocol::controller::{Recovered, VmRecord, Word};
+use ft_protocol::controller::{Left, LeftWord, Recovered, VmRecord, Word};
 use ft_protocol::spec::VmSpec;
 use ft_protocol::{Epoch, Generation, VmId};
 use nix::sys::stat::{SFlag, fstat};
 use shared_mem::commit_word::CommitWordError;
 use shared_mem::journal::format_journal;
-use shared_mem::record_log::{LogRange, log_file_bytes};
+use shared_mem::record_log::log_file_bytes;
 use shared_mem::{
     Access, ApplyLimit, ConsolePosition, ConsoleRing, ControlBlock, Extent, JournalGeometry, JournalReader,
     LogPosition, LogReader, Mapping, Pool, PoolError, PoolRead, ReadOnly, ReadWrite, RecordLimits, StateArea,
@@ -98,34 +98,21 @@ impl Partition {
         let parts = pool.open_vm(pool.find_vm(&record.spec.name.parse::<VmName>()?)?)?;
         let geometry = parts.geometry().journal;
         let mut partition = Self::open(record.vm, parts, geometry, wake)?;
-        // The generation before may not be closed yet, and may be what is still to be applied: it is not, since a
-        // generation is opened only after the one before is applied. Only the named one matters.
-        let opened = partition.control.generation()?.get() >= record.generation.get();
+        let opened = Generation::new(partition.control.generation()?.get());
         let word = match partition.open_journal(record.generation) {
-            // A journal that was only reserved was given to nobody.
-            Ok(_) if !opened => None,
-            Ok(journal) => {
-                Some(match journal.reader.word() {
-                    Ok(word) => Word { epoch: Epoch::new(word.epoch.get()), sealed: word.sealed },
-                    // Nobody can publish under it: as good as sealed, and sealed again by what follows.
-                    Err(CommitWordError::Word(_)) => Word { epoch: Epoch::ZERO, sealed: true },
-                    Err(error) => return Err(error.into()),
-                })
-            }
-            // It was given to a host, which may have cut it off. What cannot be read is over; its number is not used again.
-            Err(error) if opened => {
-                tracing::warn!("{} {} has lost its journal: {}", record.vm, record.generation, crate::chain(&*error));
-                Some(Word { epoch: Epoch::ZERO, sealed: true })
-            }
+            Ok(journal) => match journal.reader.word() {
+                Ok(word) => LeftWord::Whole(Word { epoch: Epoch::new(word.epoch.get()), sealed: word.sealed }),
+                Err(CommitWordError::Word(_)) => LeftWord::Damaged,
+                Err(error) => return Err(error.into()),
+            },
             Err(error) => {
-                tracing::info!("{} {} has no journal: {}", record.vm, record.generation, crate::chain(&*error));
-                None
+                // It was given to a host, which may have cut it off; or it was never made.
+                tracing::warn!("{} {} has no journal: {}", record.vm, record.generation, crate::chain(&*error));
+                LeftWord::Missing
             }
         };
         let applied = partition.control.applied()?;
         let reached = partition.reached(record.generation, applied)?;
-        // What an earlier controller has begun to apply was committed, whatever the word says by now.
-        let word = word.map(|word| Word { epoch: word.epoch.max(reached), ..word });
         if reached > Epoch::new(applied.get()) {
             partition.check_begun(record.generation, applied.next())?;
         } else {
@@ -144,14 +131,15 @@ impl Partition {
         }
         let applied = Epoch::new(applied.get());
         let console = &partition.console;
-        let tail = console.tail()?.get();
-        let found = Recovered {
-            vm: record.vm,
+        let left = Left {
+            opened,
             word,
             applied,
-            console_end: tail,
-            console_oldest: tail.saturating_sub(console.ring_bytes()),
+            reached,
+            console_end: console.tail()?.get(),
+            console_ring_bytes: console.ring_bytes(),
         };
+        let found = Recovered::of(record, left);
         Ok((partition, found))
     }
 
@@ -382,14 +370,7 @@ impl Partition {
             return Ok(None);
         };
         let before = LogReader::new(Mapping::read_only(&before)?, self.log_bytes)?;
-        let tail = before.tail();
-        let to = match &tail {
-            // A commit is published after the entries that it covers; a tail before it has been tampered with.
-            Ok(tail) if tail.position >= from && tail.position.get() - from.get() <= self.log_bytes => tail.position,
-            // The entries themselves say how far they go.
-            Ok(_) | Err(_) => from.plus(self.log_bytes),
-        };
-        let range = LogRange { from, to, after_sequence: None };
+        let (range, tail_damage) = before.range_after(from);
         let copied = self.parts.continue_log(reigned, range, generation)?;
         // What lies behind cannot be trusted: the guest goes on from there by itself.
         let lost = copied.stopped.map(|error| {
@@ -399,7 +380,7 @@ impl Partition {
                 copied.entries,
                 copied.end,
                 // Where nobody can say how far it goes, its end looks like damage.
-                tail.as_ref().err().map_or_else(|| crate::chain(&error), |tail| crate::chain(tail)),
+                tail_damage.as_ref().map_or_else(|| crate::chain(&error), |tail| crate::chain(tail)),
             );
             tracing::warn!("{report}");
             LogLoss { generation: Generation::new(reigned.get()), report }
