@@ -114,21 +114,15 @@ pub(crate) struct Args {
 /// A Linux guest.
 #[derive(clap::Args)]
 struct LinuxArgs {
-    /// A Linux guest instead of GUEST: its kernel, a bzImage or a vmlinux
+    /// A Linux guest instead of GUEST: its kernel, a bzImage, a vmlinux, or a kernel with a Multiboot header
     #[arg(long, value_name = "FILE", conflicts_with = "guest", help_heading = "Linux guests")]
     kernel: Option<PathBuf>,
     /// Its initial RAM disk
     #[arg(long, value_name = "FILE", requires = "kernel", help_heading = "Linux guests")]
     initrd: Option<PathBuf>,
-    /// Its kernel's command line
-    #[arg(
-        long,
-        value_name = "WORDS",
-        requires = "kernel",
-        default_value = "console=ttyS0",
-        help_heading = "Linux guests"
-    )]
-    cmdline: String,
+    /// Its kernel's command line [default: console=ttyS0, or none for Multiboot]
+    #[arg(long, value_name = "WORDS", requires = "kernel", help_heading = "Linux guests")]
+    cmdline: Option<String>,
     /// How many vCPUs it has, 1 to 4
     #[arg(long, value_name = "N", requires = "kernel", default_value_t = VcpuCount::ONE, help_heading = "Linux guests")]
     vcpus: VcpuCount,

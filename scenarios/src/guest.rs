@@ -140,15 +140,18 @@ fn read_file(path: &PathBuf) -> Result<Vec<u8>, GuestError> {
     }
 }
 
+/// Without it a kernel is silent.
+const LINUX_COMMAND_LINE: &str = "console=ttyS0";
+
 /// The files and words that make a Linux guest.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LinuxFiles {
-    /// A bzImage or a vmlinux.
+    /// A bzImage, a vmlinux, or a file with a Multiboot header.
     pub kernel: PathBuf,
     /// The initial RAM disk.
     pub initrd: Option<PathBuf>,
-    /// The kernel's command line.
-    pub command_line: String,
+    /// The kernel's command line; `None`: what kernels of its kind have when nothing is said.
+    pub command_line: Option<String>,
     /// How many vCPUs it has.
     pub vcpus: VcpuCount,
 }
@@ -162,7 +165,8 @@ impl LinuxFiles {
         let source = GuestSource::File(self.kernel.clone());
         let kernel = read_file(&self.kernel)?;
         let initrd = self.initrd.as_ref().map(read_file).transpose()?.unwrap_or_default();
-        let (command_line, vcpus) = (self.command_line.as_str(), self.vcpus);
+        let default = if LinuxGuest::is_multiboot(&kernel) { "" } else { LINUX_COMMAND_LINE };
+        let (command_line, vcpus) = (self.command_line.as_deref().unwrap_or(default), self.vcpus);
         let guest = LinuxGuest { kernel: &kernel, initrd: &initrd, command_line, vcpus };
         let unfit = |error| GuestError::Unfit { guest: source.clone(), source: LinuxGuestError::from(error).into() };
         let bytes = guest.encode().map_err(unfit)?;

@@ -9,7 +9,7 @@ use crate::machine::layout::anonymous_memory;
 use crate::machine::linux::LinuxGuestError;
 use crate::machine::{
     BootError, GuestMemory, InputSource, Kicker, LiveInputs, Machine, MachineConfig, MachineError, MemoryError,
-    OpenKvmError, Stop, cpu_profile, guest_vcpus, open_kvm,
+    OpenKvmError, Stop, cpu_profile, guest_machine, open_kvm,
 };
 use crate::net::{self, MacAddress, NetError, NetPort};
 use crate::recording::{LiveRecording, RecordError, RecordedEnd, RecordedMachine};
@@ -138,7 +138,7 @@ pub fn run_recorded(
     let mut disk = guest.disk;
     let mmio_devices = virtio::devices(guest.nets, disk.as_ref().map(DiskFile::disk));
     let kept = memory.clone();
-    let linux = guest_vcpus(guest.image).map_err(|error| BootError::from(LinuxGuestError::from(error)))?;
+    let linux = guest_machine(guest.image).map_err(|error| BootError::from(LinuxGuestError::from(error)))?;
     let mut machine = Machine::prepare(&kvm, memory, MachineConfig { inputs, mmio_devices, cpu, linux })?;
     machine.boot(guest.image, guest.args)?;
     if linux.is_some() {

@@ -5,6 +5,7 @@
 
 mod flat_guests;
 mod hosts;
+mod kvm_guests;
 mod linux_guests;
 mod machines;
 

@@ -15,6 +15,7 @@ mod directory;
 pub mod fence;
 pub mod image;
 pub mod kernel;
+pub mod kvm_guest;
 pub mod machine;
 mod pool_device;
 pub mod programs;

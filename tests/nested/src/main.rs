@@ -95,8 +95,9 @@ fn run(command: Command) -> Result<ExitCode, Box<dyn Error>> {
         Command::Image => {
             let images = nested::image::Images::make(None)?;
             println!("kernel  {}", images.kernel.name);
-            println!("vmlinux {}", images.kernel.vmlinux.display());
-            println!("bzImage {}", images.kernel.image.display());
+            println!("guests' {}", images.guest_kernel.name);
+            println!("vmlinux {}", images.guest_kernel.vmlinux.display());
+            println!("bzImage {}", images.guest_kernel.image.display());
             println!("host    {}", images.host_initrd.display());
             println!("guest   {}", images.guest_initrd.display());
             Ok(ExitCode::SUCCESS)

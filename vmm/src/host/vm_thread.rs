@@ -10,7 +10,7 @@ use super::primary::{self, Beginning, SharedDisk};
 use crate::failpoint;
 use crate::machine::device::virtio::{self, Disk, DiskBase};
 use crate::machine::linux::HEADER_BYTES as BUNDLE_HEADER_BYTES;
-use crate::machine::{Kicker, LiveInputs, Machine, MachineConfig, guest_vcpus};
+use crate::machine::{Kicker, LiveInputs, Machine, MachineConfig, guest_machine};
 use crate::wake::WakingSender;
 use crossbeam_channel::{Receiver, Sender};
 use ft_protocol::console_input::InputAt;
@@ -248,7 +248,7 @@ pub(super) fn make_machine(
         None => None,
     };
     let mmio_devices = virtio::devices(&order.spec.nets, disk.clone());
-    let linux = guest_vcpus(&boot_image::load_start(&Mapping::read_only(&parts.boot)?, BUNDLE_HEADER_BYTES)?)?;
+    let linux = guest_machine(&boot_image::load_start(&Mapping::read_only(&parts.boot)?, BUNDLE_HEADER_BYTES)?)?;
     let config = MachineConfig { cpu, mmio_devices, linux, ..MachineConfig::live() };
     let machine = Machine::prepare(kvm, memory.guest_memory().clone(), config)?;
     Ok((machine, memory, disk))

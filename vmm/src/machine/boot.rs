@@ -2,7 +2,7 @@
 
 use super::error::MachineError;
 use super::flat::{self, FlatGuestError};
-use super::linux::{self, BundleError, LinuxGuest, LinuxGuestError, VcpuCount};
+use super::linux::{self, BundleError, LinuxGuest, LinuxGuestError, LinuxMachine};
 use super::prepare::Machine;
 
 /// Why a guest cannot be started.
@@ -19,12 +19,12 @@ pub enum BootError {
     Machine(#[from] MachineError),
 }
 
-/// How many vCPUs the Linux guest has that starts with these bytes; `None`: it is a flat guest.
+/// What the machine is like of the Linux guest that starts with these bytes; `None`: it is a flat guest.
 ///
 /// # Errors
 /// A Linux guest that is damaged.
-pub fn guest_vcpus(image_start: &[u8]) -> Result<Option<VcpuCount>, BundleError> {
-    if LinuxGuest::is_meant(image_start) { LinuxGuest::vcpus_of(image_start).map(Some) } else { Ok(None) }
+pub fn guest_machine(image_start: &[u8]) -> Result<Option<LinuxMachine>, BundleError> {
+    if LinuxGuest::is_meant(image_start) { LinuxGuest::machine_of(image_start).map(Some) } else { Ok(None) }
 }
 
 impl Machine {

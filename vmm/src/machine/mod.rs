@@ -39,7 +39,7 @@ mod time;
 mod vcpu;
 mod vcpus;
 
-pub use boot::{BootError, guest_vcpus};
+pub use boot::{BootError, guest_machine};
 pub use crash::{CrashKind, CrashReport};
 pub use dirty::DirtyPages;
 pub use error::{KvmCall, MachineError};

@@ -13,7 +13,7 @@ use super::kick::{Kicker, without_signals};
 use super::layout::{GuestMemory, RamRegion, checked_ram_bytes, ram_regions};
 use super::linux::chips::Platform;
 use super::linux::power::PowerDevice;
-use super::linux::{self, BootEntry, VcpuCount};
+use super::linux::{self, BootEntry, LinuxMachine, VcpuCount};
 use super::run::Progress;
 use super::vcpu::Vcpu;
 use super::vcpus::{VcpuIndex, Vcpus};
@@ -34,8 +34,8 @@ pub struct MachineConfig {
     pub mmio_devices: Vec<(Range<u64>, Box<dyn Device>)>,
     /// The processor that the guest is shown; `None`: this host's.
     pub cpu: Option<CpuProfile>,
-    /// The machine is for a Linux guest with so many vCPUs; `None`: for a flat one.
-    pub linux: Option<VcpuCount>,
+    /// The machine is for such a Linux guest; `None`: for a flat one.
+    pub linux: Option<LinuxMachine>,
 }
 
 impl MachineConfig {
@@ -85,13 +85,13 @@ impl Machine {
         }
         add_memory_slots(&vm, &memory)?;
 
-        let platform = config.linux.map(|vcpus| Platform::create(kvm, &vm, vcpus)).transpose()?;
+        let platform = config.linux.map(|linux| Platform::create(kvm, &vm, linux.vcpus)).transpose()?;
 
         let mut cpuid = match &config.cpu {
             Some(shown) => cpuid::table(shown)?,
             None => offered_cpuid(kvm)?,
         };
-        let count = config.linux.unwrap_or(VcpuCount::ONE);
+        let count = config.linux.map_or(VcpuCount::ONE, |linux| linux.vcpus);
         if config.linux.is_some() {
             cpuid = linux::for_vcpu(&cpuid, 0, count);
         }
@@ -112,8 +112,12 @@ impl Machine {
             mmio.insert(range, device)?;
         }
         let ports = match config.linux {
-            Some(_) => {
+            Some(linux) => {
                 let mut ports = linux_ports()?;
+                if linux.has_board {
+                    let ram_bytes = ram.iter().map(|ram| ram.length).sum();
+                    linux::board::insert((&mut ports, &mut mmio), linux.vcpus, ram_bytes)?;
+                }
                 ports.connect_interrupts();
                 mmio.connect_interrupts();
                 ports
@@ -190,6 +194,9 @@ pub fn cpu_profile(kvm: &Kvm) -> Result<CpuProfile, MachineError> {
 fn offered_cpuid(kvm: &Kvm) -> Result<CpuId, MachineError> {
     let mut cpuid = kvm.get_supported_cpuid(KVM_MAX_CPUID_ENTRIES).map_err(KvmCall::GetSupportedCpuid.failed())?;
     cpuid::level(&mut cpuid);
+    if cpuid::loses_xcr0() {
+        cpuid::without_xsave(&mut cpuid);
+    }
     Ok(cpuid)
 }
 

@@ -27,7 +27,7 @@ pub(super) fn archive(
     kernel: &Kernel,
     programs: &Programs,
     busybox: &Path,
-    guest_initrd: &Path,
+    (guest_kernel, guest_initrd): (&Kernel, &Path),
 ) -> Result<Archive, ImageError> {
     let modules = kernel.modules(&MODULES, &MODULES_OPTIONAL)?;
     let mut archive = basis(busybox, include_str!("host-init"), &modules)?;
@@ -38,8 +38,8 @@ pub(super) fn archive(
             add(&mut archive, &library.to_string_lossy(), 0o755, &library)?;
         }
     }
-    add(&mut archive, "guest/vmlinux", 0o644, &kernel.vmlinux)?;
-    add(&mut archive, "guest/bzImage", 0o644, &kernel.image)?;
+    add(&mut archive, "guest/vmlinux", 0o644, &guest_kernel.vmlinux)?;
+    add(&mut archive, "guest/bzImage", 0o644, &guest_kernel.image)?;
     add(&mut archive, "guest/initrd", 0o644, guest_initrd)?;
     Ok(archive)
 }

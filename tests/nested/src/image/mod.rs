@@ -37,8 +37,10 @@ pub enum ImageError {
 /// What the machines boot, and the guests in them.
 #[derive(Debug, Clone)]
 pub struct Images {
-    /// The kernel of both.
+    /// The machines' kernel.
     pub kernel: Kernel,
+    /// The guests' kernel.
+    pub guest_kernel: Kernel,
     /// The machines' initramfs.
     pub host_initrd: PathBuf,
     /// The guests' initramfs.
@@ -52,7 +54,7 @@ impl Images {
     /// # Errors
     /// Something cannot be had.
     pub fn make(ftvm: Option<&Path>) -> Result<Self, ImageError> {
-        let kernel = Kernel::get()?;
+        let (kernel, guest_kernel) = (Kernel::get()?, Kernel::of_guests()?);
         let programs = Programs::build(ftvm)?;
         let cache = directory::cache();
         let (cache, _lock) = directory::lock().map_err(|source| ImageError::File { path: cache, source })?;
@@ -60,10 +62,10 @@ impl Images {
         let place = cache.join("images");
         fs::create_dir_all(&place).map_err(|source| ImageError::File { path: place.clone(), source })?;
         let guest_initrd = place.join("guest.cpio");
-        write(&guest_initrd, guest::archive(&kernel, &programs, &busybox)?)?;
+        write(&guest_initrd, guest::archive(&guest_kernel, &programs, &busybox)?)?;
         let host_initrd = place.join("host.cpio");
-        write(&host_initrd, host::archive(&kernel, &programs, &busybox, &guest_initrd)?)?;
-        Ok(Self { kernel, host_initrd, guest_initrd })
+        write(&host_initrd, host::archive(&kernel, &programs, &busybox, (&guest_kernel, &guest_initrd))?)?;
+        Ok(Self { kernel, guest_kernel, host_initrd, guest_initrd })
     }
 }
 

@@ -1,6 +1,7 @@
 //! A Debian kernel, taken from its package without installing it.
 //!
-//! `FTVM_NESTED_KERNEL` names another package, or a package file; the default is what `linux-image-cloud-amd64` depends on.
+//! `FTVM_NESTED_KERNEL` names another package, or package files; the default is what `linux-image-cloud-amd64` depends on.
+//! `FTVM_NESTED_GUEST_KERNEL` does the same for the guests in the machines, which otherwise have the machines' own.
 
 mod modules;
 pub(crate) mod package;
@@ -53,20 +54,38 @@ pub struct Kernel {
     /// The ELF file in it.
     pub vmlinux: PathBuf,
     modules: PathBuf,
+    unpacked: PathBuf,
 }
 
 impl Kernel {
-    /// Fetches and unpacks the kernel, unless that is done already.
+    /// Fetches and unpacks the machines' kernel, unless that is done already.
     ///
     /// # Errors
     /// The package cannot be fetched, or has not what a kernel package has.
     pub fn get() -> Result<Self, KernelError> {
+        Self::given(std::env::var("FTVM_NESTED_KERNEL").ok().as_deref())
+    }
+
+    /// The same for the guests' kernel.
+    ///
+    /// # Errors
+    /// The package cannot be fetched, or has not what a kernel package has.
+    pub fn of_guests() -> Result<Self, KernelError> {
+        match std::env::var("FTVM_NESTED_GUEST_KERNEL") {
+            Ok(given) => Self::given(Some(&given)),
+            Err(_) => Self::get(),
+        }
+    }
+
+    fn given(given: Option<&str>) -> Result<Self, KernelError> {
         let cache = directory::cache();
         let (_, _lock) = directory::lock().map_err(|source| KernelError::File { path: cache.clone(), source })?;
-        let package = package::get(&cache)?;
-        let image = package::find(&package.root.join("boot"), "vmlinuz-")?;
+        let package = package::get(&cache, given)?;
         let modules = package::find(&package.root.join("lib/modules"), "")
             .or_else(|_| package::find(&package.root.join("usr/lib/modules"), ""))?;
+        // From Linux 7 on Debian has it with the modules.
+        let image =
+            package::find(&package.root.join("boot"), "vmlinuz-").or_else(|_| package::find(&modules, "vmlinuz"))?;
         let vmlinux = package.root.join("vmlinux");
         if !vmlinux.exists() {
             let file = |source| KernelError::File { path: image.clone(), source };
@@ -74,7 +93,7 @@ impl Kernel {
                 .map_err(|source| KernelError::Vmlinux { path: image.clone(), source })?;
             directory::write_whole(&vmlinux, &unpacked).map_err(file)?;
         }
-        Ok(Self { name: package.name, image, vmlinux, modules })
+        Ok(Self { name: package.name, image, vmlinux, modules, unpacked: package.root.join("unpacked") })
     }
 
     /// The files of these modules and of all that they need, in the order in which they are to be loaded. Modules that
@@ -83,7 +102,7 @@ impl Kernel {
     /// # Errors
     /// One is missing that is not optional.
     pub fn modules(&self, required: &[&str], optional: &[&str]) -> Result<Vec<PathBuf>, KernelError> {
-        let mut modules = Modules::find(&self.modules)?;
+        let mut modules = Modules::find(&self.modules, &self.unpacked)?;
         for name in required {
             modules.want(name)?;
         }

@@ -1,9 +1,13 @@
-//! Which modules need which. Debian makes modules.dep when a kernel is installed; here each module file is asked.
+//! Which modules need which. Debian makes modules.dep when a kernel is installed; here each module file is asked. Newer
+//! kernels' module files are compressed: those that are wanted are unpacked beside the package.
 
+use crate::directory;
+use crate::tool::{self, ToolError};
 use std::collections::BTreeMap;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 /// Deepest directory below a kernel's modules.
 const DEPTH_MAX: u32 = 12;
@@ -14,9 +18,17 @@ pub enum ModuleError {
     /// The kernel has none of this name.
     #[error("the kernel has no module {0}, and has not built it in")]
     Missing(String),
-    /// It is compressed.
-    #[error("the module {0} is compressed, which the images of this harness do not unpack")]
+    /// It is compressed in a way that is not known here.
+    #[error("the module {0} is compressed, but neither by xz, zstd nor gzip")]
     Compressed(PathBuf),
+    /// A program that unpacks it fails.
+    #[error("the module {path} cannot be unpacked")]
+    Unpack {
+        /// The file.
+        path: PathBuf,
+        /// What the program said.
+        source: ToolError,
+    },
     /// A file cannot be read.
     #[error("{path} cannot be read")]
     Read {
@@ -32,16 +44,18 @@ pub(super) struct Modules {
     files: BTreeMap<String, PathBuf>,
     built_in: Vec<String>,
     order: Vec<String>,
+    /// Where unpacked files are kept.
+    unpacked: PathBuf,
 }
 
 impl Modules {
-    pub(super) fn find(root: &Path) -> Result<Self, ModuleError> {
+    pub(super) fn find(root: &Path, unpacked: &Path) -> Result<Self, ModuleError> {
         let mut files = BTreeMap::new();
         collect(root, DEPTH_MAX, &mut files)?;
         let list = root.join("modules.builtin");
         let built_in = fs::read_to_string(&list).map_err(|source| ModuleError::Read { path: list.clone(), source })?;
         let built_in = built_in.lines().filter_map(|line| name_of(Path::new(line))).collect();
-        Ok(Self { files, built_in, order: Vec::new() })
+        Ok(Self { files, built_in, order: Vec::new(), unpacked: unpacked.to_owned() })
     }
 
     pub(super) fn has(&self, name: &str) -> bool {
@@ -55,15 +69,34 @@ impl Modules {
             return Ok(());
         }
         let path = self.files.get(&name).ok_or_else(|| ModuleError::Missing(name.clone()))?.clone();
-        if path.extension().is_some_and(|extension| extension != "ko") {
-            return Err(ModuleError::Compressed(path));
-        }
+        let path = self.plain_file(&name, path)?;
         let bytes = fs::read(&path).map_err(|source| ModuleError::Read { path: path.clone(), source })?;
         for needed in needed_by(&bytes) {
             self.want(&needed)?;
         }
+        self.files.insert(name.clone(), path);
         self.order.push(name);
         Ok(())
+    }
+
+    /// The module's file as the kernel takes it without knowing how to unpack.
+    fn plain_file(&self, name: &str, path: PathBuf) -> Result<PathBuf, ModuleError> {
+        let (program, package) = match path.extension().and_then(|extension| extension.to_str()) {
+            Some("ko") => return Ok(path),
+            Some("xz") => ("xz", "xz-utils"),
+            Some("zst") => ("zstd", "zstd"),
+            Some("gz") => ("gzip", "gzip"),
+            _ => return Err(ModuleError::Compressed(path)),
+        };
+        let plain = self.unpacked.join(format!("{name}.ko"));
+        if plain.exists() {
+            return Ok(plain);
+        }
+        let bytes = tool::run(Command::new(program).args(["-d", "-c", "--"]).arg(&path), package)
+            .map_err(|source| ModuleError::Unpack { path: path.clone(), source })?;
+        let written = fs::create_dir_all(&self.unpacked).and_then(|()| directory::write_whole(&plain, &bytes));
+        written.map_err(|source| ModuleError::Read { path: plain.clone(), source })?;
+        Ok(plain)
     }
 
     pub(super) fn in_order(&self) -> Vec<PathBuf> {
@@ -110,8 +143,23 @@ fn needed_by(module: &[u8]) -> Vec<String> {
 
 #[cfg(test)]
 mod tests {
-    use super::Modules;
+    use super::{ModuleError, Modules};
     use std::fs;
+
+    #[test]
+    fn compressed_modules_are_unpacked() {
+        let (root, unpacked) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        fs::write(root.path().join("modules.builtin"), "").unwrap();
+        fs::write(root.path().join("virtio-net.ko"), b"x\0depends=\0y").unwrap();
+        let packed = std::process::Command::new("gzip").arg(root.path().join("virtio-net.ko")).status();
+        assert!(packed.unwrap().success());
+        let mut modules = Modules::find(root.path(), &unpacked.path().join("modules")).unwrap();
+        modules.want("virtio_net").unwrap();
+        assert_eq!(fs::read(&modules.in_order()[0]).unwrap(), b"x\0depends=\0y");
+        fs::write(root.path().join("ring.ko.br"), b"?").unwrap();
+        let mut modules = Modules::find(root.path(), unpacked.path()).unwrap();
+        assert!(matches!(modules.want("ring"), Err(ModuleError::Compressed(_))));
+    }
 
     #[test]
     fn what_a_module_needs_comes_before_it() {
@@ -122,7 +170,7 @@ mod tests {
         fs::write(deep.join("ring.ko"), b"depends=virtio\0").unwrap();
         fs::write(deep.join("virtio.ko"), b"depends=\0").unwrap();
         fs::write(root.path().join("modules.builtin"), "kernel/net/failover.ko\n").unwrap();
-        let mut modules = Modules::find(root.path()).unwrap();
+        let mut modules = Modules::find(root.path(), root.path()).unwrap();
         modules.want("virtio_net").unwrap();
         modules.want("ring").unwrap();
         let names: Vec<_> = modules.in_order().iter().map(|p| p.file_name().unwrap().to_owned()).collect();

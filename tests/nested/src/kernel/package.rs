@@ -57,31 +57,51 @@ pub(super) struct Package {
     pub(super) root: PathBuf,
 }
 
-pub(super) fn get(cache: &Path) -> Result<Package, PackageError> {
-    let wanted = match std::env::var("FTVM_NESTED_KERNEL") {
-        Ok(wanted) => wanted,
-        Err(_) => known(cache).map_or_else(default_package, Ok)?,
+/// The kernel that is `given`, or the default one. Several packages, with commas between, are unpacked over each other.
+pub(super) fn get(cache: &Path, given: Option<&str>) -> Result<Package, PackageError> {
+    let wanted = match given {
+        Some(given) => given.to_owned(),
+        None => known(cache).map_or_else(default_package, Ok)?,
     };
-    let given = Path::new(&wanted);
-    let name = given.file_name().unwrap_or_default().to_string_lossy();
-    let name = name.strip_suffix(".deb").unwrap_or(&name).to_owned();
+    let name = name_of(wanted.split(',').next().unwrap_or_default());
     let root = cache.join("kernels").join(&name);
     if !root.exists() {
-        let file = if wanted.ends_with(".deb") { given.to_owned() } else { fetch(&wanted, cache)? };
-        unpack(&file, &root)?;
+        let mut files = Vec::new();
+        for wanted in wanted.split(',') {
+            match wanted.ends_with(".deb") {
+                true => files.push(PathBuf::from(wanted)),
+                false => files.extend(fetch_with_parts(wanted, cache)?),
+            }
+        }
+        unpack(&files, &root)?;
     }
-    if !wanted.ends_with(".deb") && std::env::var_os("FTVM_NESTED_KERNEL").is_none() {
+    if given.is_none() {
         let remembered = cache.join("kernel");
         fs::write(&remembered, &wanted).map_err(|source| PackageError::Directory { path: remembered, source })?;
     }
     Ok(Package { name, root })
 }
 
+fn name_of(wanted: &str) -> String {
+    let name = Path::new(wanted).file_name().unwrap_or_default().to_string_lossy();
+    name.strip_suffix(".deb").unwrap_or(&name).to_owned()
+}
+
+/// A package, and those with image and modules that newer kernels' packages only depend on.
+fn fetch_with_parts(package: &str, cache: &Path) -> Result<Vec<PathBuf>, PackageError> {
+    let mut files = vec![fetch(package, cache)?];
+    let parts = ["linux-binary-", "linux-modules-"];
+    for part in depends(package).iter().filter(|name| parts.iter().any(|prefix| name.starts_with(prefix))) {
+        files.push(fetch(part, cache)?);
+    }
+    Ok(files)
+}
+
 /// Fetches and unpacks a package that is no kernel.
 pub(crate) fn other(package: &str, cache: &Path) -> Result<PathBuf, PackageError> {
     let root = cache.join("others").join(package);
     if !root.exists() {
-        unpack(&fetch(package, cache)?, &root)?;
+        unpack(&[fetch(package, cache)?], &root)?;
     }
     Ok(root)
 }
@@ -102,10 +122,14 @@ fn default_package() -> Result<String, PackageError> {
 }
 
 fn ask_apt() -> Option<String> {
-    let said = tool::run(Command::new("apt-cache").args(["depends", META_PACKAGE]), "apt").ok()?;
+    depends(META_PACKAGE).into_iter().find(|name| name.starts_with("linux-image-"))
+}
+
+/// What apt knows that `package` needs; nothing, where it does not know the package.
+fn depends(package: &str) -> Vec<String> {
+    let said = tool::run(Command::new("apt-cache").args(["depends", package]), "apt").unwrap_or_default();
     let said = String::from_utf8_lossy(&said);
-    let name = said.lines().find_map(|line| line.trim().strip_prefix("Depends: linux-image-"))?;
-    Some(format!("linux-image-{}", name.trim()))
+    said.lines().filter_map(|line| line.trim().strip_prefix("Depends: ")).map(|name| name.trim().to_owned()).collect()
 }
 
 fn fetch(package: &str, cache: &Path) -> Result<PathBuf, PackageError> {
@@ -120,15 +144,17 @@ fn fetch(package: &str, cache: &Path) -> Result<PathBuf, PackageError> {
     find(&place, &format!("{package}_"))
 }
 
-fn unpack(file: &Path, root: &Path) -> Result<(), PackageError> {
+fn unpack(files: &[PathBuf], root: &Path) -> Result<(), PackageError> {
     let unfinished = root.with_extension("unfinished");
     let directory = |source| PackageError::Directory { path: unfinished.clone(), source };
     if unfinished.exists() {
         fs::remove_dir_all(&unfinished).map_err(directory)?;
     }
     fs::create_dir_all(&unfinished).map_err(directory)?;
-    tool::run(Command::new("dpkg").arg("-x").arg(file).arg(&unfinished), "dpkg")
-        .map_err(|source| PackageError::Unpack { path: file.to_owned(), source })?;
+    for file in files {
+        tool::run(Command::new("dpkg").arg("-x").arg(file).arg(&unfinished), "dpkg")
+            .map_err(|source| PackageError::Unpack { path: file.to_owned(), source })?;
+    }
     fs::rename(&unfinished, root).map_err(directory)
 }
 

@@ -63,8 +63,9 @@ pub(super) fn unpack(image: &[u8]) -> Result<Vec<u8>, VmlinuxError> {
     let magic = payload.first_chunk::<4>().ok_or(VmlinuxError::CutOff)?;
     let elf = match *magic {
         LZ4_LEGACY => lz4(payload)?,
-        XZ => by_program(payload, "xz", "xz-utils")?,
-        ZSTD => by_program(payload, "zstd", "zstd")?,
+        XZ => by_program(without_length(payload), "xz", "xz-utils")?,
+        ZSTD => by_program(without_length(payload), "zstd", "zstd")?,
+        // Its own format ends with the length.
         [a, b, ..] if [a, b] == GZIP => by_program(payload, "gzip", "gzip")?,
         other => return Err(VmlinuxError::Packing(other)),
     };
@@ -96,10 +97,14 @@ fn lz4(payload: &[u8]) -> Result<Vec<u8>, VmlinuxError> {
     Ok(out)
 }
 
-/// The length behind the payload is not the packer's, and is cut off for it.
+/// The length behind the payload is the kernel's build's, not the packer's.
+fn without_length(payload: &[u8]) -> &[u8] {
+    &payload[..payload.len() - 4]
+}
+
 fn by_program(payload: &[u8], program: &str, package: &'static str) -> Result<Vec<u8>, VmlinuxError> {
     let mut file = tempfile::NamedTempFile::new()?;
-    file.write_all(&payload[..payload.len() - 4])?;
+    file.write_all(payload)?;
     Ok(tool::run(Command::new(program).args(["-d", "-c", "--"]).arg(file.path()), package)?)
 }
 
@@ -131,6 +136,15 @@ mod tests {
         let elf = [b"\x7fELF".as_slice(), &[7; 5000]].concat();
         assert_eq!(unpack(&image(&packed(&elf))).unwrap(), elf);
         assert_eq!(unpack(&elf).unwrap(), elf);
+    }
+
+    #[test]
+    fn gzip_ends_with_its_own_length() {
+        let elf = [b"\x7fELF".as_slice(), &[7; 5000]].concat();
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), &elf).unwrap();
+        let packed = std::process::Command::new("gzip").arg("-c").arg(file.path()).output().unwrap();
+        assert_eq!(unpack(&image(&packed.stdout)).unwrap(), elf);
     }
 
     #[test]

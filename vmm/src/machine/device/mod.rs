@@ -160,11 +160,11 @@ pub trait Device: Send {
     fn restore(&mut self, saved: &[u8]) -> Result<(), DeviceStateError>;
 }
 
-fn decode<'a, T: serde::Deserialize<'a>>(device: DeviceId, saved: &'a [u8]) -> Result<T, DeviceStateError> {
+pub(super) fn decode<'a, T: serde::Deserialize<'a>>(device: DeviceId, saved: &'a [u8]) -> Result<T, DeviceStateError> {
     postcard::from_bytes(saved).map_err(|source| DeviceStateError::Unreadable { device, source })
 }
 
-fn encode<T: serde::Serialize>(state: &T) -> Vec<u8> {
+pub(super) fn encode<T: serde::Serialize>(state: &T) -> Vec<u8> {
     postcard::to_stdvec(state).expect("plain data always encodes into a vector")
 }
 

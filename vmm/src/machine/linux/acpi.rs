@@ -4,8 +4,8 @@
 //! and reset.
 
 use super::super::device::virtio::DEVICE_MMIO_BYTES;
-use super::memory_map::{ACPI_START, HIGH_RAM_START};
-use super::power::{RESET_PORT, RESET_VALUE, SLEEP_CONTROL_PORT, SLEEP_STATUS_PORT, SLEEP_TYPE_OFF};
+use super::memory_map::ACPI_START;
+use super::power::{RESET_PORT, RESET_VALUE, RESET_VECTOR, SLEEP_CONTROL_PORT, SLEEP_STATUS_PORT, SLEEP_TYPE_OFF};
 use super::{SERIAL_GSI, VcpuCount};
 use acpi_tables::aml::{
     Device, EISAName, IO, Interrupt, Memory32Fixed, Name, Package, Path, ResourceTemplate, Scope, Zero,
@@ -48,7 +48,7 @@ pub(super) fn tables(vcpus: VcpuCount, devices: &[VirtioPlace]) -> Vec<(u64, Vec
     let mut place = |bytes: Vec<u8>| {
         let at = next;
         next = (next + bytes.len() as u64).next_multiple_of(16);
-        assert!(next <= HIGH_RAM_START, "a few devices' tables are small");
+        assert!(next <= RESET_VECTOR, "a few devices' tables are small");
         (at, bytes)
     };
     // The RSDP comes first, and names what comes behind it.

@@ -1,7 +1,7 @@
 //! Puts a Linux guest into memory: kernel, initrd, command line, ACPI tables, and the parameters of its boot protocol.
 //!
 //! A kernel's ELF file with a PVH entry is started there, in 32-bit protected mode; one without it, and a bzImage, by the
-//! 64-bit boot protocol.
+//! 64-bit boot protocol; a file with a Multiboot header by that.
 
 use super::super::device::{DeviceId, virtio};
 use super::super::layout::{GuestMemory, MemoryError, PAGE_SIZE, checked_ram_bytes};
@@ -13,6 +13,8 @@ use super::memory_map::{
     ACPI_START, BOOT_PARAMS, COMMAND_LINE, GDT_START, HIGH_RAM_START, MEMORY_TABLE, MODULE_LIST, PML4, START_INFO,
     Stretch, low_end, stretches,
 };
+use super::multiboot::{self, MultibootError};
+use super::power::{RESET_CODE, RESET_VECTOR};
 use linux_loader::loader::bootparam::{XLF_KERNEL_64, boot_e820_entry, boot_params, setup_header};
 use linux_loader::loader::elf::PvhBootCapability;
 use linux_loader::loader::elf::start_info::{hvm_memmap_table_entry, hvm_modlist_entry, hvm_start_info};
@@ -25,6 +27,7 @@ const START_INFO_VERSION: u32 = 1;
 const BOOT_FLAG: u16 = 0xaa55;
 const HEADER_MAGIC: u32 = 0x5372_6448;
 const LOADER_UNDEFINED: u8 = 0xff;
+const ELF_CLASS_32: u8 = 1;
 /// Offset of the 64-bit entry in a bzImage's kernel.
 const ENTRY_64: u64 = 0x200;
 /// An initrd has to end below this unless the kernel's header says otherwise.
@@ -56,6 +59,13 @@ pub enum BootEntry {
         /// First instruction.
         rip: GuestAddress,
     },
+    /// Multiboot: 32-bit protected mode without paging, EBX at the information.
+    Multiboot {
+        /// First instruction.
+        rip: GuestAddress,
+        /// What the loader tells.
+        information: GuestAddress,
+    },
 }
 
 /// Why a Linux guest cannot be started.
@@ -68,8 +78,11 @@ pub enum LinuxGuestError {
     #[error("memory does not suit a Linux guest")]
     Memory(#[from] MemoryError),
     /// Neither a bzImage nor an ELF file.
-    #[error("the kernel is neither a bzImage nor an uncompressed ELF file (vmlinux)")]
+    #[error("the kernel is neither a bzImage nor an uncompressed ELF file (vmlinux), and has no Multiboot header")]
     NoKernel,
+    /// A Multiboot kernel that cannot be loaded.
+    #[error("the Multiboot kernel cannot be loaded")]
+    Multiboot(#[from] MultibootError),
     /// The kernel cannot be put where it wants to be.
     #[error("the kernel cannot be loaded into {ram_mib} MiB of memory: {source}")]
     Kernel {
@@ -121,15 +134,25 @@ pub fn load(
     devices: impl Iterator<Item = DeviceId>,
 ) -> Result<BootEntry, LinuxGuestError> {
     let ram_bytes = checked_ram_bytes(memory)?;
-    let (loaded, is_elf) = load_kernel(memory, guest.kernel, ram_bytes)?;
-    let initrd = load_initrd(memory, guest.initrd, &loaded, ram_bytes)?;
-    write(memory, COMMAND_LINE, guest.command_line.as_bytes())?;
+    let is_multiboot = multiboot::is_meant(guest.kernel);
+    let entry = match is_multiboot {
+        true => multiboot::load(memory, guest, (ram_bytes, &stretches(ram_bytes)?))?,
+        false => load_linux(memory, guest, ram_bytes)?,
+    };
     let devices: Vec<_> = virtio::slots(devices)
         .map(|slot| VirtioPlace { slot, address: virtio::slot_address(slot), gsi: FIRST_VIRTIO_GSI + u32::from(slot) })
         .collect();
     for (at, table) in acpi::tables(guest.vcpus, &devices) {
         write(memory, at, &table)?;
     }
+    write(memory, RESET_VECTOR, &RESET_CODE)?;
+    Ok(entry)
+}
+
+fn load_linux(memory: &GuestMemory, guest: &LinuxGuest<'_>, ram_bytes: u64) -> Result<BootEntry, LinuxGuestError> {
+    let (loaded, is_elf) = load_kernel(memory, guest.kernel, ram_bytes)?;
+    let initrd = load_initrd(memory, guest.initrd, &loaded, ram_bytes)?;
+    write(memory, COMMAND_LINE, guest.command_line.as_bytes())?;
     let line_bytes = guest.command_line.len() as u64;
     let told = Told { stretches: stretches(ram_bytes)?, initrd, line_bytes };
     match (is_elf, loaded.pvh_boot_cap) {
@@ -157,6 +180,9 @@ fn load_kernel(
     let mut file = Cursor::new(kernel);
     let high = Some(GuestAddress(HIGH_RAM_START));
     if kernel.starts_with(b"\x7fELF") {
+        if kernel.get(4) == Some(&ELF_CLASS_32) {
+            return Err(LinuxGuestError::NoKernel);
+        }
         return Ok((Elf::load(memory, None, &mut file, high).map_err(failed)?, true));
     }
     let magic = kernel.get(0x202..0x206).ok_or(LinuxGuestError::NoKernel)?;
@@ -264,7 +290,7 @@ fn write_gdt(memory: &GuestMemory, gdt: &[u64]) -> Result<(), LinuxGuestError> {
     write(memory, GDT_START, &bytes)
 }
 
-fn write(memory: &GuestMemory, at: u64, bytes: &[u8]) -> Result<(), LinuxGuestError> {
+pub(super) fn write(memory: &GuestMemory, at: u64, bytes: &[u8]) -> Result<(), LinuxGuestError> {
     assert!(to_usize(at).checked_add(bytes.len()).is_some(), "addresses are far from the end");
     memory.write_slice(bytes, GuestAddress(at)).map_err(|source| LinuxGuestError::Write { at, source })
 }

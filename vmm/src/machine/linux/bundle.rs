@@ -3,7 +3,7 @@
 //! ```text
 //! offset  bytes  little-endian
 //!      0      8  magic "FTVMLNUX"
-//!      8      4  version, 1
+//!      8      4  version, 1; 2: the kernel is started by Multiboot, on a machine with a board for tests
 //!     12      4  vCPUs
 //!     16      8  length of the kernel
 //!     24      8  length of the initrd, zero: none
@@ -12,11 +12,14 @@
 //!     40         kernel, initrd, command line
 //! ```
 
+use super::multiboot;
 use std::fmt;
 use std::str::FromStr;
 
 const MAGIC: [u8; 8] = *b"FTVMLNUX";
 const VERSION: u32 = 1;
+/// The version of guests that are started by Multiboot.
+const VERSION_MULTIBOOT: u32 = 2;
 /// Bytes of the header.
 pub const HEADER_BYTES: usize = 40;
 const HEADER_CRC_AT: usize = 36;
@@ -68,10 +71,19 @@ impl FromStr for VcpuCount {
     }
 }
 
+/// What has to be known of a guest to make its machine.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LinuxMachine {
+    /// How many processors it has.
+    pub vcpus: VcpuCount,
+    /// Whether it has the devices by which KVM is tested: guests that are started by Multiboot do.
+    pub has_board: bool,
+}
+
 /// A Linux guest.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LinuxGuest<'a> {
-    /// A bzImage, or the ELF file that it is made from.
+    /// A bzImage, or the ELF file that it is made from; or a file with a Multiboot header.
     pub kernel: &'a [u8],
     /// The initial RAM disk; empty: none.
     pub initrd: &'a [u8],
@@ -99,7 +111,7 @@ pub enum BundleError {
         got: u32,
     },
     /// Written by another program.
-    #[error("the Linux guest has version {got}, this program knows {VERSION}")]
+    #[error("the Linux guest has version {got}, this program knows {VERSION} and {VERSION_MULTIBOOT}")]
     Version {
         /// Its version.
         got: u32,
@@ -135,12 +147,19 @@ impl<'a> LinuxGuest<'a> {
         bytes.starts_with(&MAGIC)
     }
 
-    /// How many vCPUs the guest has that begins with these bytes, of which the header is enough.
+    /// Whether this program starts the kernel by Multiboot.
+    #[must_use]
+    pub fn is_multiboot(kernel: &[u8]) -> bool {
+        multiboot::is_meant(kernel)
+    }
+
+    /// What the machine is like of the guest that begins with these bytes, of which the header is enough.
     ///
     /// # Errors
     /// A header that is damaged.
-    pub fn vcpus_of(start: &[u8]) -> Result<VcpuCount, BundleError> {
-        vcpus(checked_header(start)?.0)
+    pub fn machine_of(start: &[u8]) -> Result<LinuxMachine, BundleError> {
+        let header = checked_header(start)?.0;
+        Ok(LinuxMachine { vcpus: vcpus(header)?, has_board: word(header, 8) == VERSION_MULTIBOOT })
     }
 
     /// The guest as bytes.
@@ -152,7 +171,8 @@ impl<'a> LinuxGuest<'a> {
         check_command_line(line)?;
         let mut bytes = Vec::with_capacity(HEADER_BYTES + self.kernel.len() + self.initrd.len() + line.len());
         bytes.extend_from_slice(&MAGIC);
-        bytes.extend_from_slice(&VERSION.to_le_bytes());
+        let version = if Self::is_multiboot(self.kernel) { VERSION_MULTIBOOT } else { VERSION };
+        bytes.extend_from_slice(&version.to_le_bytes());
         bytes.extend_from_slice(&u32::from(self.vcpus.get()).to_le_bytes());
         bytes.extend_from_slice(&(self.kernel.len() as u64).to_le_bytes());
         bytes.extend_from_slice(&(self.initrd.len() as u64).to_le_bytes());
@@ -193,7 +213,7 @@ fn checked_header(bytes: &[u8]) -> Result<(&[u8; HEADER_BYTES], &[u8]), BundleEr
     if expected != got {
         return Err(BundleError::HeaderCrc { expected, got });
     }
-    if header[..8] != MAGIC || word(header, 8) != VERSION {
+    if header[..8] != MAGIC || ![VERSION, VERSION_MULTIBOOT].contains(&word(header, 8)) {
         return Err(BundleError::Version { got: word(header, 8) });
     }
     Ok((header, parts))

@@ -6,7 +6,7 @@
 
 use super::super::device::{Bus, DeviceId, Interrupt};
 use super::super::error::{KvmCall, MachineError};
-use super::{FIRST_VIRTIO_GSI, SERIAL_GSI, VcpuCount};
+use super::{FIRST_VIRTIO_GSI, SERIAL_GSI, VcpuCount, board};
 use kvm_bindings::{
     KVM_IRQCHIP_IOAPIC, KVM_IRQCHIP_PIC_MASTER, KVM_IRQCHIP_PIC_SLAVE, KVM_PIT_SPEAKER_DUMMY, kvm_irqchip,
     kvm_pit_config, kvm_pit_state2,
@@ -21,7 +21,7 @@ pub(in super::super) const CHIPS: [u32; 3] = [KVM_IRQCHIP_PIC_MASTER, KVM_IRQCHI
 const SERIAL: DeviceId = DeviceId(1);
 const FIRST_VIRTIO: u32 = 16;
 /// Inputs of the I/O APIC.
-const GSIS: u32 = 24;
+pub(super) const GSIS: u32 = 24;
 
 /// What only the machine of a Linux guest has.
 #[derive(Debug)]
@@ -136,6 +136,7 @@ fn set_line(vm: &VmFd, gsi: u32, up: bool) -> Result<(), MachineError> {
 fn gsi_of(device: DeviceId) -> Option<u32> {
     match device {
         SERIAL => Some(SERIAL_GSI),
+        line if board::line_of(line).is_some() => board::line_of(line),
         DeviceId(id) => {
             let slot = id.checked_sub(FIRST_VIRTIO)?;
             Some(FIRST_VIRTIO_GSI + slot).filter(|gsi| *gsi < GSIS)

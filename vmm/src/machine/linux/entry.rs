@@ -12,6 +12,8 @@ const CR0_PG: u64 = 1 << 31;
 const CR4_PAE: u64 = 1 << 5;
 const EFER_LONG_MODE: u64 = 1 << 8 | 1 << 10;
 const RFLAGS_ALWAYS: u64 = 1 << 1;
+/// What a kernel is told that was started by Multiboot.
+const MULTIBOOT_MAGIC: u64 = 0x2bad_b002;
 const GDT_LIMIT: u16 = 5 * 8 - 1;
 const CODE: u16 = 2 * 8;
 const DATA: u16 = 3 * 8;
@@ -40,6 +42,14 @@ pub(in super::super) fn enter(vcpu: &VcpuFd, entry: &BootEntry) -> Result<(), Ma
         BootEntry::Pvh { rip } => {
             regs.rip = rip.0;
             regs.rbx = START_INFO;
+        }
+        BootEntry::Multiboot { rip, information } => {
+            regs.rip = rip.0;
+            regs.rax = MULTIBOOT_MAGIC;
+            regs.rbx = information.0;
+            // The kernel brings its own; nothing may be where it is itself.
+            sregs.gdt.base = 0;
+            sregs.gdt.limit = 0;
         }
         BootEntry::Long { rip } => {
             sregs.cr0 |= CR0_PG;

@@ -18,7 +18,7 @@ pub(super) const BOOT_PARAMS: u64 = 0x7000;
 pub(super) const STACK: u64 = 0x8ff0;
 pub(super) const PML4: u64 = 0x9000;
 pub(super) const COMMAND_LINE: u64 = 0x2_0000;
-const LOW_RAM_END: u64 = 0x9_fc00;
+pub(super) const LOW_RAM_END: u64 = 0x9_fc00;
 pub(super) const ACPI_START: u64 = 0xe_0000;
 /// Kernels lie from here on.
 pub(super) const HIGH_RAM_START: u64 = 1 << 20;

@@ -1,4 +1,5 @@
-//! Linux guests: an unmodified kernel with an initrd and a command line, on a machine with in-kernel interrupt chips.
+//! Linux guests: an unmodified kernel with an initrd and a command line, on a machine with in-kernel interrupt chips. Kernels
+//! that are started by Multiboot are such guests, too.
 //! `docs/linux-guest.md` tells its user what the machine is like.
 //!
 //! ```text
@@ -10,19 +11,24 @@
 //! only. Everything in this module but `chips` and `entry` only works on bytes and memory, and needs no KVM.
 
 mod acpi;
+pub(super) mod board;
 mod boot;
 mod bundle;
 pub(super) mod chips;
 mod cpuid;
 pub(super) mod entry;
 mod memory_map;
+mod multiboot;
 pub(super) mod power;
 #[cfg(test)]
 mod tests;
 
 pub use boot::{BootEntry, LinuxGuestError, load};
-pub use bundle::{BundleError, COMMAND_LINE_BYTES_MAX, HEADER_BYTES, LinuxGuest, VcpuCount, VcpuCountError};
+pub use bundle::{
+    BundleError, COMMAND_LINE_BYTES_MAX, HEADER_BYTES, LinuxGuest, LinuxMachine, VcpuCount, VcpuCountError,
+};
 pub(super) use cpuid::for_vcpu;
+pub use multiboot::MultibootError;
 
 /// COM1's interrupt.
 pub(super) const SERIAL_GSI: u32 = 4;

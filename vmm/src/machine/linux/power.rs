@@ -1,5 +1,5 @@
-//! The ways in which a kernel ends its machine: ACPI's sleep control (off), ACPI's reset register and the keyboard
-//! controller's reset line (restart). A guest that switches itself off has ended with code 0; so has one that restarts,
+//! The ways in which a kernel ends its machine: ACPI's sleep control (off), ACPI's reset register, the keyboard controller's
+//! reset line and the BIOS's entry (restart). A guest that switches itself off has ended with code 0; so has one that restarts,
 //! since its machine does not come back by itself.
 
 use super::super::device::{Context, Device, DeviceId, DeviceStateError, restore_nothing};
@@ -10,6 +10,13 @@ use std::ops::Range;
 pub(super) const RESET_PORT: u16 = 0xcf9;
 pub(super) const RESET_VALUE: u8 = 0x06;
 const RESET_BIT: u8 = 1 << 2;
+
+/// Where a processor begins after a reset, in real mode, and where kernels jump to that find no other way to restart: on machines
+/// with hardware-reduced ACPI Linux looks for EFI first, and then takes this one.
+pub(super) const RESET_VECTOR: u64 = 0xf_fff0;
+/// `mov dx, 0xcf9; mov al, 6; out dx, al; hlt; jmp` back to `hlt`.
+pub(super) const RESET_CODE: [u8; 9] =
+    [0xba, RESET_PORT.to_le_bytes()[0], RESET_PORT.to_le_bytes()[1], 0xb0, RESET_VALUE, 0xee, 0xf4, 0xeb, 0xfd];
 
 /// ACPI's sleep control and sleep status registers.
 pub(super) const SLEEP_CONTROL_PORT: u16 = 0xb000;

@@ -113,3 +113,10 @@ fn what_is_no_kernel_or_does_not_fit_is_refused() {
     far[64 + 24..64 + 32].copy_from_slice(&(1u64 << 40).to_le_bytes());
     assert!(matches!(loaded(&far, b""), Err(LinuxGuestError::Kernel { .. })));
 }
+
+#[test]
+fn a_jump_to_the_reset_vector_restarts() {
+    let (memory, _) = loaded(&elf(None), b"").expect("loaded");
+    let code: [u8; 6] = bytes(&memory, 0xf_fff0);
+    assert_eq!(code, [0xba, 0xf9, 0x0c, 0xb0, 0x06, 0xee], "mov dx, 0xcf9; mov al, 6; out dx, al");
+}

@@ -1,4 +1,4 @@
-use crate::machine::linux::{BundleError, COMMAND_LINE_BYTES_MAX, HEADER_BYTES, LinuxGuest, VcpuCount};
+use crate::machine::linux::{BundleError, COMMAND_LINE_BYTES_MAX, HEADER_BYTES, LinuxGuest, LinuxMachine, VcpuCount};
 use proptest::prelude::*;
 
 fn guest<'a>(kernel: &'a [u8], initrd: &'a [u8], command_line: &'a str) -> LinuxGuest<'a> {
@@ -11,9 +11,21 @@ fn a_guest_comes_back_as_it_was() {
         let bytes = guest.encode().expect("a good guest");
         assert!(LinuxGuest::is_meant(&bytes));
         assert_eq!(LinuxGuest::decode(&bytes), Ok(guest));
-        assert_eq!(LinuxGuest::vcpus_of(&bytes[..HEADER_BYTES]), Ok(VcpuCount::MAX));
+        let machine = LinuxMachine { vcpus: VcpuCount::MAX, has_board: false };
+        assert_eq!(LinuxGuest::machine_of(&bytes[..HEADER_BYTES]), Ok(machine));
     }
     assert!(!LinuxGuest::is_meant(b"\x7fELF"));
+}
+
+#[test]
+fn a_multiboot_guest_says_so_in_its_header() {
+    let header = [0x1bad_b002u32, 0, 0u32.wrapping_sub(0x1bad_b002)];
+    let kernel: Vec<u8> = header.iter().flat_map(|word| word.to_le_bytes()).collect();
+    let guest = guest(&kernel, b"", "");
+    let bytes = guest.encode().expect("a good guest");
+    assert_eq!(LinuxGuest::decode(&bytes), Ok(guest));
+    let machine = LinuxMachine { vcpus: VcpuCount::MAX, has_board: true };
+    assert_eq!(LinuxGuest::machine_of(&bytes[..HEADER_BYTES]), Ok(machine));
 }
 
 #[test]

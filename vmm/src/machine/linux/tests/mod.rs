@@ -1,5 +1,7 @@
 mod acpi;
+mod board;
 mod boot;
 mod bundle;
 mod cpuid;
+mod multiboot;
 mod power;
