@@ -163,6 +163,8 @@ int soon(volatile u32 *counter, u32 wanted)
     return 0;
 }
 
+#define WAKING 0x30
+
 static struct {
     void (*volatile run)(u64);
     volatile u64 with;
@@ -177,8 +179,10 @@ void start_on(u32 processor, void (*run)(u64), u64 with)
     if (processor == here()) {
         run(with);
         jobs[processor].done = 1;
-    } else
+    } else {
         jobs[processor].run = run;
+        send_ipi(processor, 0x4000 | WAKING);
+    }
 }
 
 void await_all(void)
@@ -194,17 +198,26 @@ void run_on(u32 processor, void (*run)(u64), u64 with)
     await_all();
 }
 
+static void waking(struct frame *frame)
+{
+    (void)frame;
+    apic_end();
+}
+
+// Sleeps until there is work: processors that spin take the time of those that do not.
 static void serve(void)
 {
     u32 self = here();
     apic_write(0xf0, 0x1ff);
-    asm volatile("sti");
     for (;;) {
-        if (jobs[self].run) {
-            jobs[self].run(jobs[self].with);
-            jobs[self].run = 0;
+        asm volatile("cli");
+        if (!jobs[self].run) {
+            asm volatile("sti; hlt");
+            continue;
         }
-        pause();
+        asm volatile("sti");
+        jobs[self].run(jobs[self].with);
+        jobs[self].run = 0;
     }
 }
 
@@ -292,6 +305,7 @@ void kernel(void)
     apic_write(0xf0, 0x1ff);
     check(loader_magic == 0x2badb002, "the loader's magic number");
     take_line();
+    on_vector(WAKING, waking);
     wake_others();
     asm volatile("sti");
     u32 rounds = number_of("rounds", 1);

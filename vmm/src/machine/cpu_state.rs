@@ -7,6 +7,7 @@
 use super::cpuid::CpuFeatures;
 use super::error::{KvmCall, MachineError};
 use super::flat::{Entry, GDT_START, PML4_START, SELECTORS, TSS_LIMIT, TSS_START};
+use super::machine_checks;
 use kvm_bindings::{
     Msrs, kvm_clock_data, kvm_debugregs, kvm_lapic_state, kvm_msr_entry, kvm_regs, kvm_segment, kvm_sregs,
     kvm_vcpu_events, kvm_xcrs, kvm_xsave,
@@ -26,6 +27,16 @@ const MSR_IA32_TSC_DEADLINE: u32 = 0x6e0;
 /// A write of these has KVM store the time at the address that they hold, where the guest may have something else by now. A
 /// guest writes them whenever it wants to know.
 const MSRS_WALL_CLOCK: [u32; 2] = [0x11, 0x4b56_4d00];
+
+/// The types of memory, which older kernels keep but do not list: eight ranges with their masks, the fixed ranges, the default.
+const MSRS_MEMORY_TYPES: [u32; 28] = [
+    0x200, 0x201, 0x202, 0x203, 0x204, 0x205, 0x206, 0x207, 0x208, 0x209, 0x20a, 0x20b, 0x20c, 0x20d, 0x20e, 0x20f,
+    0x250, 0x258, 0x259, 0x268, 0x269, 0x26a, 0x26b, 0x26c, 0x26d, 0x26e, 0x26f, 0x2ff,
+];
+/// Control, status, address and more of each bank of machine checks, which no kernel lists.
+const MSRS_MACHINE_CHECKS: std::ops::Range<u32> = 0x400..0x400 + 4 * machine_checks::BANKS;
+/// Most registers that KVM reads or writes in one call.
+const MSRS_MAX: usize = 256;
 
 /// Minutes, at any frequency.
 const TSC_FAR: u64 = 1 << 42;
@@ -123,7 +134,7 @@ pub(super) fn savable_msrs(kvm: &Kvm, vcpu: &VcpuFd, has_chips: bool) -> Result<
     let indices = match found.get() {
         Some(indices) => indices,
         None => {
-            let probed = probe_msrs(kvm, vcpu)?;
+            let probed = probe_msrs(kvm, vcpu, has_chips)?;
             found.get_or_init(|| probed)
         }
     };
@@ -131,14 +142,21 @@ pub(super) fn savable_msrs(kvm: &Kvm, vcpu: &VcpuFd, has_chips: bool) -> Result<
     Ok(Msrs::from_entries(&entries).expect("KVM's own list is within KVM's bound"))
 }
 
-fn probe_msrs(kvm: &Kvm, vcpu: &VcpuFd) -> Result<Vec<u32>, MachineError> {
+fn probe_msrs(kvm: &Kvm, vcpu: &VcpuFd, has_chips: bool) -> Result<Vec<u32>, MachineError> {
     let list = kvm.get_msr_index_list().map_err(KvmCall::GetMsrIndexList.failed())?;
-    let mut indices: Vec<u32> = list
-        .as_slice()
-        .iter()
-        .copied()
-        .filter(|index| !MSRS_WALL_CLOCK.contains(index) && can_move_msr(vcpu, *index))
-        .collect();
+    let mut candidates = list.as_slice().to_vec();
+    if has_chips {
+        // What only a kernel's own privilege reaches.
+        candidates.extend(MSRS_MEMORY_TYPES.into_iter().chain(MSRS_MACHINE_CHECKS));
+    }
+    let mut indices = Vec::new();
+    for index in candidates {
+        if !MSRS_WALL_CLOCK.contains(&index) && !indices.contains(&index) && can_move_msr(vcpu, index) {
+            indices.push(index);
+        }
+    }
+    // What KVM lists comes first, and is within its bound.
+    indices.truncate(MSRS_MAX);
     indices.sort_by_key(|index| match *index {
         MSR_IA32_TSC => (0, *index),
         MSR_IA32_TSC_DEADLINE => (2, *index),

@@ -22,6 +22,8 @@ pub enum KvmCall {
     SetCpuid,
     /// `KVM_GET_MSR_INDEX_LIST`
     GetMsrIndexList,
+    /// `KVM_X86_SETUP_MCE`
+    SetupMce,
     /// `KVM_RUN`
     Run,
     /// `KVM_GET_DIRTY_LOG`
@@ -102,6 +104,7 @@ impl fmt::Display for KvmCall {
             KvmCall::GetSupportedCpuid => "KVM_GET_SUPPORTED_CPUID",
             KvmCall::SetCpuid => "KVM_SET_CPUID2",
             KvmCall::GetMsrIndexList => "KVM_GET_MSR_INDEX_LIST",
+            KvmCall::SetupMce => "KVM_X86_SETUP_MCE",
             KvmCall::Run => "KVM_RUN",
             KvmCall::GetDirtyLog => "KVM_GET_DIRTY_LOG",
             KvmCall::GetRegs => "KVM_GET_REGS",

@@ -26,6 +26,7 @@ mod inputs;
 mod kick;
 pub mod layout;
 pub mod linux;
+mod machine_checks;
 mod open;
 mod prepare;
 pub mod probe;

@@ -14,6 +14,7 @@ use super::layout::{GuestMemory, RamRegion, checked_ram_bytes, ram_regions};
 use super::linux::chips::Platform;
 use super::linux::power::PowerDevice;
 use super::linux::{self, BootEntry, LinuxMachine, VcpuCount};
+use super::machine_checks;
 use super::run::Progress;
 use super::vcpu::Vcpu;
 use super::vcpus::{VcpuIndex, Vcpus};
@@ -103,6 +104,9 @@ impl Machine {
                 _ => fd.set_cpuid2(&linux::for_vcpu(&cpuid, index, count)),
             }
             .map_err(KvmCall::SetCpuid.failed())?;
+            if config.linux.is_some() {
+                machine_checks::set_up(&fd)?;
+            }
             vcpus.push(Vcpu::new(fd, vm.run_size()));
         }
         let msrs = savable_msrs(kvm, vcpus[0].fd(), config.linux.is_some())?;
