@@ -4,9 +4,10 @@ use crate::exit_code::ExitCode;
 use crate::run::{follow, guest_end};
 use crate::run_in_pool::{RECONNECT, duration};
 use crate::signals::EndSignals;
-use crate::{CommandResult, ExitStatus, output};
+use crate::{CommandResult, ExitStatus, output, typing};
 use ft_protocol::Span;
 use scenarios::attached::{AttachedVm, Following};
+use scenarios::console_input::Keys;
 use scenarios::foreground::{Followed as _, Shown};
 use scenarios::protected::{ConsoleStart, Outcome};
 use scenarios::units::parse_span;
@@ -30,6 +31,12 @@ pub(crate) struct Args {
     /// Show what is there, and do not wait for more
     #[arg(long)]
     no_follow: bool,
+    /// Feed the console from standard input, too
+    #[arg(long, conflicts_with = "no_follow")]
+    input: bool,
+    /// Pass each key on by itself, for guests that edit their lines themselves, as Linux does; Ctrl-] ends the command
+    #[arg(long, requires = "input")]
+    raw: bool,
     /// How long a controller that has died is waited for
     #[arg(long, value_name = "TIME", value_parser = parse_span, default_value = RECONNECT)]
     reconnect: Span,
@@ -60,7 +67,9 @@ pub(crate) fn run(args: &Args) -> CommandResult {
     if args.no_follow {
         return show_what_is_there(&mut vm);
     }
-    let shown = follow(None, &mut vm, &signals);
+    let keys = if args.raw { Keys::Raw } else { Keys::Cooked };
+    let input = args.input.then(|| typing::protected(keys)).transpose()?;
+    let shown = follow(None, &mut vm, &signals, input);
     let position = vm.position();
     let again = format!("`--from {position}` reads on from there");
     match shown.map_err(|failure| failure.with_advice(&again))? {

@@ -25,6 +25,7 @@ fn summary(name: &str) -> &'static str {
         "disk" => {
             "writes blocks to its disk, reads them back, verifies them (--steps N --seed N --flush-every N --every-us N)"
         }
+        "echo" => "prints the lines that it is given, until a line `end`",
         "idle" => "waits, and prints a line at each tick (--ticks N --tick-ms N --touch-kib N)",
         "kv" => "a key-value store over TCP (--ip ADDRESS/BITS --port N)",
         "netecho" => "sends back what comes by UDP and TCP (--ip ADDRESS/BITS --port N --connections N)",

@@ -28,6 +28,7 @@ mod signals;
 mod sim;
 mod status;
 mod switch;
+mod typing;
 
 use clap::{Parser, Subcommand};
 use exit_code::ExitCode;

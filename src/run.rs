@@ -6,14 +6,15 @@ use crate::flush::Flush;
 use crate::lineage::Parent;
 use crate::run_in_pool::{self, PoolRunArgs};
 use crate::signals::EndSignals;
-use crate::{CommandResult, ExitStatus, output, progress, same_file};
+use crate::{CommandResult, ExitStatus, output, progress, same_file, typing};
 use ft_protocol::commit_meta::GuestEnd;
 use ft_protocol::policy::{Failback, Policy};
 use ft_protocol::spec::{Mode, NETS_MAX, NetSpec};
 use ft_protocol::{Span, Time};
 use scenarios::cluster::{Cluster, ClusterOptions, default_pool_parent};
+use scenarios::console_input::{ConsoleInput, Keys};
 use scenarios::devices::{DiskOption, NetOption};
-use scenarios::foreground::{Followed, ShowError, Shown, show};
+use scenarios::foreground::{Followed, ShowError, Showing, Shown, show};
 use scenarios::guest::{GuestError, GuestImage, GuestSource, LinuxFiles};
 use scenarios::protected::{GuestDisk, Outcome, PRIVATE_NAME, ProtectedRun, Respawn, RunError, VmOptions, export_disk};
 use scenarios::status_line::StatusLine;
@@ -42,6 +43,9 @@ pub(crate) struct Args {
     args: Vec<String>,
     #[command(flatten)]
     linux: LinuxArgs,
+    /// Do not feed the guest's console from standard input
+    #[arg(long)]
+    pub(crate) no_input: bool,
     #[command(flatten)]
     in_pool: PoolRunArgs,
     /// A network device: segment=PATH (see `ftvm switch`) or tap=NAME; ,mac=ADDRESS behind it if you need one
@@ -194,6 +198,11 @@ impl Args {
         }
     }
 
+    /// What feeds the guest's console, once it runs.
+    pub(crate) fn input(&self, image: &GuestImage) -> Result<Option<ConsoleInput>, Failure> {
+        (!self.no_input).then(|| typing::protected(keys_of(image))).transpose()
+    }
+
     fn nets(&self) -> Result<Vec<NetSpec>, Failure> {
         let failed = |error: io::Error| Failure::new(ExitCode::Internal, &error);
         self.net.iter().map(NetOption::spec).collect::<Result<_, _>>().map_err(failed)
@@ -210,6 +219,11 @@ impl Args {
             ("--record", self.record.is_some()),
         ]
     }
+}
+
+/// Linux has a line discipline of its own.
+fn keys_of(image: &GuestImage) -> Keys {
+    if image.is_linux() { Keys::Raw } else { Keys::Cooked }
 }
 
 /// Refuses options that were given.
@@ -304,7 +318,13 @@ fn run_unprotected(args: &Args, image: &GuestImage) -> CommandResult {
     refuse(&without, "with --mode none, which has no cluster: leave one of them out")?;
     let nets = args.nets()?;
     let disk = args.disk.as_ref().map(|disk| DiskFile::open(&disk.path, disk.size.map(ByteCount::get)));
+    let typing = match args.no_input {
+        true => None,
+        false => Some(typing::unprotected(keys_of(image))?),
+    };
+    let (input, _typing) = typing.unzip();
     let guest = UnprotectedGuest {
+        input,
         image: image.bytes(),
         memory_bytes: args.memory().get(),
         args: &args.args,
@@ -379,7 +399,7 @@ fn run_protected(args: &Args, image: &GuestImage) -> CommandResult {
     run.set_patience(Patience::default());
     let of_run = run.cluster();
     let (pool_directory, run_directory) = (of_run.pool_directory().to_owned(), of_run.run_directory().to_owned());
-    let shown = follow(args.time_limit, &mut run, &signals)?;
+    let shown = follow(args.time_limit, &mut run, &signals, args.input(image)?)?;
     let outcome = match &shown {
         Shown::Over(outcome) => Some(outcome),
         Shown::Interrupted | Shown::OutputClosed | Shown::TimeOut => None,
@@ -435,13 +455,15 @@ pub(crate) fn follow(
     time_limit: Option<Span>,
     run: &mut impl Followed,
     signals: &EndSignals,
+    input: Option<ConsoleInput>,
 ) -> Result<Shown, Failure> {
     let limit: Option<Time> = time_limit.map(|limit| monotonic() + limit);
     let status = io::stderr().is_terminal().then(StatusLine::default);
     // Not through Rust's standard output: its buffer would hold back what the guest has said.
     let failed = |error: io::Error| Failure::new(ExitCode::Internal, &error);
     let mut out = File::from(io::stdout().as_fd().try_clone_to_owned().map_err(failed)?);
-    show(run, &mut out, signals.as_fd(), status, limit).map_err(|error| match error {
+    let showing = Showing { interrupt: signals.as_fd(), status, limit, input };
+    show(run, &mut out, showing).map_err(|error| match error {
         ShowError::Run(error) => error.into(),
         ShowError::Output(_) => Failure::new(ExitCode::OutputFailed, &error),
     })

@@ -119,7 +119,7 @@ pub(crate) fn run(socket: &Path, args: &run::Args, pool: &PoolRunArgs, image: &G
         }
         started => started?,
     };
-    let shown = match follow(args.time_limit, &mut vm, &signals) {
+    let shown = match args.input(image).and_then(|input| follow(args.time_limit, &mut vm, &signals, input)) {
         Ok(shown) => shown,
         // Whatever broke is here, not there: the guest does not pay for it.
         Err(failure) => {

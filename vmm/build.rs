@@ -53,7 +53,7 @@ fn main() {
 /// Rebuilds when a source of the guests changes, but not when an editor or a build leaves something else there.
 fn watch(guests: &Path) {
     let settings = ["Cargo.toml", "Cargo.lock", ".cargo", "flat-rt", "flat-virtio"];
-    let programs = ["burn", "counter", "disk", "idle", "kv", "netecho", "rebel", "torture"];
+    let programs = ["burn", "counter", "disk", "echo", "idle", "kv", "netecho", "rebel", "torture"];
     for part in settings.into_iter().chain(programs) {
         println!("cargo::rerun-if-changed={}", guests.join(part).display());
     }

@@ -118,21 +118,26 @@ impl Feed {
         self.is_open = false;
     }
 
-    /// What to send next: its position, and the bytes.
-    pub fn next_message(&mut self) -> Option<(u64, Vec<u8>)> {
+    /// What to send next: its position, and the bytes. The same again until it is [sent](Self::sent).
+    #[must_use]
+    pub fn next_message(&self) -> Option<(u64, Vec<u8>)> {
         if !self.is_open {
             return None;
         }
         let from = usize::try_from(self.sent - self.start).expect("within the window");
         let room = usize::try_from(self.room_to.saturating_sub(self.sent)).unwrap_or(usize::MAX);
         let count = (self.bytes.len() - from).min(room).min(MESSAGE_INPUT_MAX);
-        if count == 0 {
-            return None;
-        }
-        let position = self.sent;
+        (count > 0).then(|| (self.sent, self.bytes.range(from..from + count).copied().collect()))
+    }
+
+    /// So many bytes of the next message are sent.
+    ///
+    /// # Panics
+    /// If there are not so many.
+    pub fn sent(&mut self, count: usize) {
         self.sent += count as u64;
+        assert!(self.sent - self.start <= self.bytes.len() as u64, "only what is there is sent");
         self.sent_most = self.sent_most.max(self.sent);
-        Some((position, self.bytes.range(from..from + count).copied().collect()))
     }
 
     fn drop_before(&mut self, position: u64) {

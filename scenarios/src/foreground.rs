@@ -1,5 +1,6 @@
 //! Shows a protected run to whoever started it: the console on one descriptor, byte for byte; a status line on another.
 
+use crate::console_input::{AGAIN, ConsoleInput, InputNews};
 use crate::event::{Event, What};
 use crate::protected::{Outcome, ProtectedRun, RunError, Turn};
 use crate::status_line::StatusLine;
@@ -50,6 +51,27 @@ pub trait Followed {
     /// Whether a VM that no host can run is waited for.
     fn waits_for_hosts(&self) -> bool;
 
+    /// What was heard of console input since the last call, in order.
+    fn input_news(&mut self) -> Vec<InputNews>;
+
+    /// From now on its console is fed; where from, news say.
+    ///
+    /// # Errors
+    /// When the controller does not answer.
+    fn open_input(&mut self) -> Result<(), RunError>;
+
+    /// Sends console input. False: not now, nothing was sent.
+    ///
+    /// # Errors
+    /// When the connection is at fault.
+    fn send_input(&mut self, position: u64, bytes: Vec<u8>) -> Result<bool, RunError>;
+
+    /// Its console is fed no more.
+    ///
+    /// # Errors
+    /// When the connection is at fault.
+    fn close_input(&mut self) -> Result<(), RunError>;
+
     /// The last bytes that were read have not been shown.
     fn not_shown(&mut self, bytes: u64) {
         let _ = bytes;
@@ -80,6 +102,22 @@ impl Followed for ProtectedRun {
     fn waits_for_hosts(&self) -> bool {
         false
     }
+
+    fn input_news(&mut self) -> Vec<InputNews> {
+        Self::input_news(self)
+    }
+
+    fn open_input(&mut self) -> Result<(), RunError> {
+        Self::open_input(self)
+    }
+
+    fn send_input(&mut self, position: u64, bytes: Vec<u8>) -> Result<bool, RunError> {
+        Self::send_input(self, position, bytes)
+    }
+
+    fn close_input(&mut self) -> Result<(), RunError> {
+        Self::close_input(self)
+    }
 }
 
 /// Why the showing stopped.
@@ -106,17 +144,25 @@ pub enum ShowError {
     Output(#[source] io::Error),
 }
 
-/// Follows a run to its end. `interrupt` is a descriptor that becomes readable when the run is to be left.
+/// What a run is shown with.
+#[derive(Debug)]
+pub struct Showing<'a> {
+    /// Becomes readable when the run is to be left.
+    pub interrupt: BorrowedFd<'a>,
+    /// Shows how it is doing.
+    pub status: Option<StatusLine>,
+    /// It is left then.
+    pub limit: Option<Time>,
+    /// What its console is fed with.
+    pub input: Option<ConsoleInput>,
+}
+
+/// Follows a run to its end.
 ///
 /// # Errors
 /// When the run fails, or its console cannot be written.
-pub fn show(
-    run: &mut impl Followed,
-    out: &mut (impl Write + AsFd),
-    interrupt: BorrowedFd<'_>,
-    mut status: Option<StatusLine>,
-    limit: Option<Time>,
-) -> Result<Shown, ShowError> {
+pub fn show(run: &mut impl Followed, out: &mut (impl Write + AsFd), showing: Showing<'_>) -> Result<Shown, ShowError> {
+    let Showing { interrupt, mut status, limit, mut input } = showing;
     let mut backlog = Vec::new();
     let mut next_status = monotonic();
     // On a terminal that shows both, the status line must not wipe away the beginning of a console line.
@@ -142,7 +188,15 @@ pub fn show(
         let until = limit.unwrap_or(now + Span::from_ms(60_000));
         let until = if status.is_some() { until.min(next_status) } else { until };
         let wanted = if backlog.is_empty() { PollFlags::empty() } else { PollFlags::POLLOUT };
-        let turn = run.turn(until, &[(interrupt, PollFlags::POLLIN), (out.as_fd(), wanted)])?;
+        let (mut until, news) = (until, run.input_news());
+        if let Some(input) = &mut input
+            && !input.turn(run, news)?
+        {
+            until = until.min(now + AGAIN);
+        }
+        let more = input.as_ref().and_then(ConsoleInput::descriptor).map(|fd| (fd, PollFlags::POLLIN));
+        let extra: Vec<_> = [(interrupt, PollFlags::POLLIN), (out.as_fd(), wanted)].into_iter().chain(more).collect();
+        let turn = run.turn(until, &extra)?;
         if turn.ready[0] {
             break Shown::Interrupted;
         }

@@ -4,6 +4,7 @@
 pub mod attached;
 pub mod cluster;
 pub mod compare;
+pub mod console_input;
 pub mod demo;
 pub mod devices;
 pub mod disk_image;

@@ -95,7 +95,7 @@ fn guest_files_that_are_not_there() {
     let place = Place::new();
     for (guest, expected) in [
         ("no-such-file", "there is no guest file no-such-file"),
-        ("builtin:no-such-guest", "there are burn, counter, disk, idle, kv, netecho, rebel, torture"),
+        ("builtin:no-such-guest", "there are burn, counter, disk, echo, idle, kv, netecho, rebel, torture"),
         (".", "cannot read guest file"),
         ("/dev/null/x", "guest file"),
     ] {

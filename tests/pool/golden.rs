@@ -49,6 +49,7 @@ impl Golden {
             args: &args,
             nets: &[],
             disk: (disk_bytes > 0).then(own_disk),
+            input: None,
         };
         let mut console = Vec::new();
         let end = vmm::unprotected::run(unprotected, &mut console).expect("the guest runs");

@@ -144,6 +144,19 @@ impl Client {
         Ok(id)
     }
 
+    /// The same for what can wait: false where the controller takes no more at the moment, and nothing is sent.
+    pub fn notify_now(&mut self, request: Request) -> Result<bool, ClientError> {
+        let id = self.next_id;
+        match self.connection.send_now(&Outgoing::new(FromClient { id, request }, Vec::new())?) {
+            Ok(()) => {
+                self.next_id += 1;
+                Ok(true)
+            }
+            Err(SendError::WouldBlock) => Ok(false),
+            Err(error) => Err(error.into()),
+        }
+    }
+
     /// The next message that is no answer, or `None` when none comes within `bound`.
     pub fn next(&mut self, bound: Duration) -> Result<Option<ToClient>, ClientError> {
         if let Some(message) = self.unasked.pop_front() {

@@ -13,7 +13,7 @@ use crate::machine::{
 };
 use crate::net::{self, MacAddress, NetError, NetPort};
 use crate::recording::{LiveRecording, RecordError, RecordedEnd, RecordedMachine};
-use crossbeam_channel::{Receiver, bounded};
+use crossbeam_channel::{Receiver, Sender, bounded, never, select};
 use ft_protocol::commit_meta::GuestEnd;
 use ft_protocol::cpu::CpuProfile;
 use ft_protocol::record::OutputsLogged;
@@ -21,6 +21,7 @@ use ft_protocol::spec::NetSpec;
 use std::io::{self, Write};
 use std::path::Path;
 use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 use vm_memory::{Bytes as _, GuestMemoryBackend as _, GuestMemoryRegion as _, MemoryRegionAddress};
 
 /// Why an unprotected guest could not be run to its end.
@@ -103,6 +104,80 @@ pub struct UnprotectedGuest<'a> {
     pub nets: &'a [NetSpec],
     /// Its disk.
     pub disk: Option<DiskFile>,
+    /// What it is told over the console.
+    pub input: Option<TypedInput>,
+}
+
+/// Console input, as it comes.
+#[derive(Debug)]
+pub struct TypedInput {
+    /// The bytes.
+    pub bytes: Receiver<Vec<u8>>,
+    /// Rung behind them.
+    pub bell: Bell,
+}
+
+impl TypedInput {
+    /// The way for the bytes: one piece waits to be taken.
+    #[must_use]
+    pub fn channel() -> (Sender<Vec<u8>>, Receiver<Vec<u8>>) {
+        bounded(1)
+    }
+}
+
+/// Tells a guest's thread that something has come for it.
+#[derive(Debug, Clone)]
+pub struct Bell {
+    ring: Sender<()>,
+    rung: Receiver<()>,
+    kicker: Arc<OnceLock<Kicker>>,
+}
+
+impl Default for Bell {
+    fn default() -> Self {
+        let (ring, rung) = bounded(1);
+        Self { ring, rung, kicker: Arc::default() }
+    }
+}
+
+impl Bell {
+    /// Wakes a guest that waits, and interrupts one that runs once that was asked for.
+    pub fn ring(&self) {
+        // Full: it has rung already.
+        let _ = self.ring.try_send(());
+        if let Some(kicker) = self.kicker.get() {
+            kicker.kick();
+        }
+    }
+
+    /// Has this machine interrupted, too.
+    fn kick(&self, kicker: Kicker) {
+        assert!(self.kicker.set(kicker).is_ok(), "a guest has one machine");
+    }
+}
+
+/// Gives the machine what was typed, as far as it has room.
+#[derive(Default)]
+struct Typing {
+    bytes: Option<Receiver<Vec<u8>>>,
+    left: Vec<u8>,
+}
+
+impl Typing {
+    fn give(&mut self, machine: &mut Machine) {
+        let Some(bytes) = &self.bytes else { return };
+        loop {
+            if self.left.is_empty() {
+                let Ok(next) = bytes.try_recv() else { return };
+                self.left = next;
+            }
+            let taken = machine.push_console_input(&self.left);
+            self.left.drain(..taken);
+            if !self.left.is_empty() {
+                return;
+            }
+        }
+    }
 }
 
 /// Runs a guest to its end, its console going to `console` as it comes.
@@ -118,13 +193,15 @@ pub fn run(guest: UnprotectedGuest<'_>, console: &mut dyn Write) -> Result<Guest
 /// # Errors
 /// As for [`run`]; also when the recording cannot be begun. One that cannot be gone on with is no error: the guest goes on.
 pub fn run_recorded(
-    guest: UnprotectedGuest<'_>,
+    mut guest: UnprotectedGuest<'_>,
     record: Option<RecordTo<'_>>,
     console: &mut dyn Write,
 ) -> Result<UnprotectedEnd, UnprotectedError> {
     let kvm = open_kvm()?;
     let memory = anonymous_memory(guest.memory_bytes)?;
     let (networks, inputs) = Networks::open(guest.nets)?;
+    let (typed, bell) = guest.input.take().map(|input| (input.bytes, input.bell)).unzip();
+    let mut typing = Typing { bytes: typed, left: Vec::new() };
     // A recording tells which processor the guest was shown, in the table that it is shown again.
     let cpu = record.map(|_| cpu_profile(&kvm)).transpose()?;
     let mut recording = match (record, &cpu) {
@@ -142,12 +219,18 @@ pub fn run_recorded(
     let mut machine = Machine::prepare(&kvm, memory, MachineConfig { inputs, mmio_devices, cpu, linux })?;
     machine.boot(guest.image, guest.args)?;
     if linux.is_some() {
-        networks.kick(machine.kicker());
+        networks.bell.kick(machine.kicker());
     }
+    if let Some(bell) = &bell {
+        // A guest that looks for input without ever waiting has to be stopped to be given some.
+        bell.kick(machine.kicker());
+    }
+    let bells = Bells { network: networks.bell.rung.clone(), typed: bell };
     if let Some(recording) = &mut recording {
         recording.start(&mut machine, disk.as_ref().map(DiskFile::disk))?;
     }
     let end = loop {
+        typing.give(&mut machine);
         let stop = machine.run()?;
         if !machine.pending_console().is_empty() {
             let output = machine.take_console();
@@ -166,7 +249,12 @@ pub fn run_recorded(
                 let recording = recording.as_mut().expect("only a recording pauses the inputs from the host");
                 recording.commit_if_due(&mut machine)?;
             }
-            Stop::Wait { until } => networks.wait(machine.guest_time().until(until)),
+            Stop::Wait { until } => {
+                typing.give(&mut machine);
+                if !machine.inputs().wakes() {
+                    bells.wait(machine.guest_time().until(until));
+                }
+            }
             Stop::Exited(code) => break GuestEnd::Exited(code),
             Stop::Crashed(report) => break GuestEnd::Crashed(report.to_string()),
         }
@@ -193,36 +281,22 @@ fn described(guest: &UnprotectedGuest<'_>, to: RecordTo<'_>, cpu: &CpuProfile) -
 struct Networks {
     ports: Vec<NetPort>,
     /// Rung when a frame has come.
-    arrivals: Receiver<()>,
-    /// Kicked when a frame has come for a guest that does not look by itself.
-    kicker: Arc<OnceLock<Kicker>>,
+    bell: Bell,
 }
 
 impl Networks {
     fn open(nets: &[NetSpec]) -> Result<(Self, LiveInputs), NetError> {
-        let (ring, arrivals) = bounded(1);
-        let kicker = Arc::new(OnceLock::<Kicker>::new());
+        let bell = Bell::default();
         let (mut ports, mut queues) = (Vec::new(), Vec::new());
         for spec in nets {
             net::check(&spec.backend)?;
-            let (ring, kicker) = (ring.clone(), Arc::clone(&kicker));
-            let (port, queue) = NetPort::open(&spec.backend, move || {
-                // Full: it has rung already.
-                let _ = ring.try_send(());
-                if let Some(kicker) = kicker.get() {
-                    kicker.kick();
-                }
-            })?;
+            let bell = bell.clone();
+            let (port, queue) = NetPort::open(&spec.backend, move || bell.ring())?;
             port.announce(MacAddress(spec.mac));
             ports.push(port);
             queues.push(queue);
         }
-        Ok((Self { ports, arrivals, kicker }, LiveInputs::with_networks(queues)))
-    }
-
-    /// Has this machine kicked when a frame comes.
-    fn kick(&self, kicker: Kicker) {
-        assert!(self.kicker.set(kicker).is_ok(), "a guest has one machine");
+        Ok((Self { ports, bell }, LiveInputs::with_networks(queues)))
     }
 
     fn send(&self, packets: &[SentPacket]) {
@@ -230,13 +304,23 @@ impl Networks {
             self.ports[usize::from(packet.nic.0)].send(&packet.frame);
         }
     }
+}
 
-    /// Waits so long, or until a frame has come.
-    fn wait(&self, time: std::time::Duration) {
-        match self.ports.is_empty() {
-            true => std::thread::sleep(time),
-            // Whether it has rung, the machine finds by itself.
-            false => drop(self.arrivals.recv_timeout(time)),
+/// What ends a guest's wait.
+struct Bells {
+    network: Receiver<()>,
+    typed: Option<Bell>,
+}
+
+impl Bells {
+    /// Waits so long, or until something has come.
+    fn wait(&self, time: Duration) {
+        let never = never();
+        // What has rung, the machine finds by itself.
+        select! {
+            recv(self.network) -> _ => {}
+            recv(self.typed.as_ref().map_or(&never, |bell| &bell.rung)) -> _ => {}
+            default(time) => {}
         }
     }
 }

@@ -5,7 +5,9 @@
 //!                                       |--- nobody does in time ---> an error
 //! ```
 
-use crate::protected::{RunError, is_broken, wait_for_any};
+use crate::console_input::InputNews;
+use crate::protected::{RunError, ask_to_feed, is_broken, send_now, wait_for_any};
+use ft_protocol::VmId;
 use ft_protocol::wire::{Answer, ExtentTag, Request, Status, ToClient};
 use nix::poll::PollFlags;
 use shared_mem::Extent;
@@ -153,6 +155,18 @@ impl Link {
             Err(error) if !is_broken(&error) => Err(error.into()),
             _ => Ok(()),
         }
+    }
+
+    /// The same, not waiting for a controller to take it: false where none does, and nothing is sent.
+    pub(super) fn tell_now(&mut self, request: Request) -> Result<bool, RunError> {
+        let State::Up(client) = &mut self.state else { return Ok(false) };
+        Ok(send_now(client, request)?)
+    }
+
+    /// Asks to feed a VM's console; news of a refusal.
+    pub(super) fn ask_to_feed(&mut self, vm: VmId) -> Result<Option<InputNews>, RunError> {
+        let State::Up(client) = &mut self.state else { return Ok(None) };
+        Ok(ask_to_feed(client, vm)?)
     }
 
     /// Drops what was told before the last answer.

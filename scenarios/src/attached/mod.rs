@@ -1,12 +1,14 @@
 //! Clusters that somebody else runs: a VM of one, followed from outside, and everything that happens in it. The controller
 //! may die and be started again meanwhile; a console is then read on where it was left.
 
+mod input;
 mod joined;
 mod link;
 mod watcher;
 
 pub use watcher::{Sight, Watcher};
 
+use crate::console_input::InputNews;
 use crate::event::{Event, What, vm_of};
 use crate::foreground::Followed;
 use crate::guest::GuestImage;
@@ -65,6 +67,9 @@ pub struct AttachedVm {
     ended: Option<(GuestEnd, u64)>,
     /// Console bytes that were read, and that nobody has seen.
     unseen: u64,
+    /// Its console is fed from here.
+    is_fed: bool,
+    input_news: Vec<InputNews>,
 }
 
 /// Makes a VM and lets it run, and looks no further; says what it is called.
@@ -174,7 +179,18 @@ impl AttachedVm {
         };
         let console = ConsoleTap::open(vm, &extents, start)?;
         let joined = JoinedHosts::default();
-        let mut attached = Self { link, vm, name, console, chronicle, joined, ended: None, unseen: 0 };
+        let mut attached = Self {
+            link,
+            vm,
+            name,
+            console,
+            chronicle,
+            joined,
+            ended: None,
+            unseen: 0,
+            is_fed: false,
+            input_news: Vec::new(),
+        };
         attached.note_hosts(status)?;
         Ok(attached)
     }
@@ -195,7 +211,10 @@ impl AttachedVm {
         while let Some(news) = self.link.next()? {
             match news {
                 News::Message(message) => self.message(message)?,
-                News::Gone => self.chronicle.note(Event { at: monotonic(), what: What::ControllerGone })?,
+                News::Gone => {
+                    self.input_news.push(InputNews::Closed);
+                    self.chronicle.note(Event { at: monotonic(), what: What::ControllerGone })?;
+                }
                 News::Back => self.attach_again()?,
             }
         }
@@ -216,6 +235,7 @@ impl AttachedVm {
         if self.link.ask(request, Vec::new())?.is_some() {
             self.chronicle.note(Event { at: monotonic(), what: What::ControllerBack })?;
             self.note_hosts(&status)?;
+            self.reopen_input()?;
         }
         Ok(())
     }
@@ -238,6 +258,14 @@ impl AttachedVm {
             ToClient::VmEnded { vm, end, console_end } if vm == self.vm => {
                 self.ended = Some((end.clone(), console_end));
                 self.chronicle.note(Event { at: now, what: What::GuestEnded { vm, end, console_end } })
+            }
+            ToClient::InputAt { vm, at } if vm == self.vm => {
+                self.input_news.push(InputNews::At(at));
+                Ok(())
+            }
+            ToClient::InputEnded { vm, reason } if vm == self.vm => {
+                self.input_ended(reason);
+                Ok(())
             }
             _ => Ok(()),
         }
@@ -328,6 +356,26 @@ impl Followed for AttachedVm {
 
     fn not_shown(&mut self, bytes: u64) {
         self.unseen = bytes;
+    }
+
+    fn input_news(&mut self) -> Vec<InputNews> {
+        std::mem::take(&mut self.input_news)
+    }
+
+    fn open_input(&mut self) -> Result<(), RunError> {
+        self.is_fed = true;
+        self.reopen_input()
+    }
+
+    fn send_input(&mut self, position: u64, bytes: Vec<u8>) -> Result<bool, RunError> {
+        self.link.tell_now(Request::Input { vm: self.vm, position, bytes })
+    }
+
+    fn close_input(&mut self) -> Result<(), RunError> {
+        self.is_fed = false;
+        // Should it not be heard, the end of the connection is.
+        self.link.tell_now(Request::CloseInput(self.vm))?;
+        Ok(())
     }
 }
 

@@ -3,6 +3,7 @@
 use super::asking::is_broken;
 use super::{Order, ProtectedRun, Respawn, RunError, STRANDED_BOUND};
 use crate::cluster::{ChildExit, ClusterError, ExitedHost, HostName};
+use crate::console_input::InputNews;
 use crate::event::{Event, What};
 use crate::timeline::FENCED_EXIT_CODE;
 use ft_protocol::Time;
@@ -103,6 +104,7 @@ impl ProtectedRun {
             client.request(Request::AttachConsole { vm: tapped.vm, from }, Vec::new())?;
         }
         self.client = client;
+        self.reopen_input()?;
         let pid = self.cluster.controller_pid();
         self.note(Event { at: monotonic(), what: What::ControllerRevived { exit, pid } })?;
         self.give_again()
@@ -130,9 +132,15 @@ impl ProtectedRun {
                 (None, Err(error)) => Err(ClientError::Refused(error).into()),
                 (None, Ok(_)) => Ok(()),
             },
-            ToClient::Welcome | ToClient::Rejected { .. } | ToClient::InputAt { .. } | ToClient::InputEnded { .. } => {
+            ToClient::InputAt { at, .. } => {
+                self.input.hear(InputNews::At(at));
                 Ok(())
             }
+            ToClient::InputEnded { reason, .. } => {
+                self.input.hear(InputNews::Ended { reason });
+                Ok(())
+            }
+            ToClient::Welcome | ToClient::Rejected { .. } => Ok(()),
         }
     }
 

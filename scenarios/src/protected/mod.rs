@@ -8,6 +8,7 @@ mod console;
 mod disk;
 mod error;
 mod following;
+mod input;
 mod spec;
 mod striking;
 
@@ -21,6 +22,8 @@ pub use disk::{ExportError as DiskExportError, GuestDisk, export as export_disk}
 pub use error::RunError;
 pub use following::Turn;
 pub(crate) use following::wait_for_any;
+use input::FedInput;
+pub(crate) use input::{ask_to_feed, send_now};
 pub use spec::{PRIVATE_NAME, UnreadConsole, VmOptions};
 
 use crate::cluster::{Cluster, HostName};
@@ -90,6 +93,8 @@ pub struct ProtectedRun {
     orders: BTreeMap<u64, Order>,
     /// Orders that no controller was there to hear: the next one is given them.
     unheard: Vec<Order>,
+    /// The first VM's console is fed from here.
+    input: FedInput,
 }
 
 /// Something that a controller was asked for, and its name.
@@ -142,6 +147,7 @@ impl ProtectedRun {
             controller_away_until: None,
             orders: BTreeMap::new(),
             unheard: Vec::new(),
+            input: FedInput::default(),
             cluster,
         };
         run.note_known_hosts()?;

@@ -6,7 +6,8 @@ macro_rules! bundled {
     };
 }
 
-const BUNDLED: &[(&str, &[u8])] = bundled!["burn", "counter", "disk", "idle", "kv", "netecho", "rebel", "torture"];
+const BUNDLED: &[(&str, &[u8])] =
+    bundled!["burn", "counter", "disk", "echo", "idle", "kv", "netecho", "rebel", "torture"];
 
 /// The ELF file of a bundled guest.
 #[must_use]

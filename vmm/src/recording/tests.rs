@@ -256,7 +256,7 @@ fn recorded_elf(directory: &Path, elf: &[u8], args: &[&str]) -> Option<(PathBuf,
     let args: Vec<String> = args.iter().map(ToString::to_string).collect();
     let mut console = Vec::new();
     let to = RecordTo { path: &path, guest: "test" };
-    let guest = UnprotectedGuest { image: elf, memory_bytes: MEMORY, args: &args, nets: &[], disk: None };
+    let guest = UnprotectedGuest { image: elf, memory_bytes: MEMORY, args: &args, nets: &[], disk: None, input: None };
     let end = unprotected::run_recorded(guest, Some(to), &mut console).expect("it runs");
     let recording = end.recording.expect("it is recorded").expect("all of it");
     assert_eq!(recording, fs::metadata(&path).expect("a file").len());

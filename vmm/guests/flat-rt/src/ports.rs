@@ -3,6 +3,8 @@
 use core::arch::asm;
 
 const CONSOLE: u16 = 0x3f8;
+const CONSOLE_STATUS: u16 = 0x3fd;
+const RECEIVED: u8 = 1;
 const EXIT: u16 = 0xf4;
 const CLOCK_LOW: u16 = 0x600;
 const CLOCK_HIGH: u16 = 0x604;
@@ -43,6 +45,17 @@ pub fn exit(code: u32) -> ! {
 pub(crate) fn send(byte: u8) {
     // SAFETY: the console's data register; writing it changes no memory.
     unsafe { asm!("out dx, al", in("dx") CONSOLE, in("al") byte, options(nomem, nostack, preserves_flags)) };
+}
+
+pub(crate) fn receive() -> Option<u8> {
+    (read_byte(CONSOLE_STATUS) & RECEIVED != 0).then(|| read_byte(CONSOLE))
+}
+
+fn read_byte(port: u16) -> u8 {
+    let value;
+    // SAFETY: the machine's ports change no memory.
+    unsafe { asm!("in al, dx", in("dx") port, out("al") value, options(nomem, nostack, preserves_flags)) };
+    value
 }
 
 fn read(port: u16) -> u32 {

@@ -107,7 +107,7 @@ fn errors_are_one_line() {
 fn bundled_guests_load() {
     assert_eq!(
         guests::names().collect::<Vec<_>>(),
-        ["burn", "counter", "disk", "idle", "kv", "netecho", "rebel", "torture"]
+        ["burn", "counter", "disk", "echo", "idle", "kv", "netecho", "rebel", "torture"]
     );
     for name in guests::names() {
         let entry = try_load(guests::bundled(name).expect("bundled")).expect("a flat guest");

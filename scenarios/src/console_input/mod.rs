@@ -1,0 +1,146 @@
+//! Feeds a guest's console from standard input.
+//!
+//! ```text
+//!   standard input --> Reader (a thread) --> Feed (at most 64 KiB) --> controller --> primary's host --> guest
+//! ```
+//!
+//! Nothing is asked of the controller before there is something to feed: a run whose standard input is empty is as one
+//! without.
+
+mod reader;
+mod terminal;
+#[cfg(test)]
+mod tests;
+
+pub use reader::{Reader, Typist};
+pub use terminal::{Keys, Restorer};
+
+use crate::foreground::Followed;
+use crate::protected::RunError;
+use crossbeam_channel::{Receiver, TryRecvError, bounded};
+use ft_protocol::Span;
+use ft_protocol::console_input::{Feed, InputAt};
+use nix::sys::eventfd::{EfdFlags, EventFd};
+use std::io;
+use std::os::fd::{AsFd as _, BorrowedFd};
+use std::sync::Arc;
+
+/// Most bytes of one reading. One waits to be taken while another is read.
+const PIECE_BYTES: usize = 4096;
+
+/// Before a controller that takes no more is tried again.
+pub(crate) const AGAIN: Span = Span::from_ms(20);
+
+/// What a run hears of the input that it feeds.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum InputNews {
+    /// The guest's primary says how far it is.
+    At(InputAt),
+    /// There is no way to the primary at the moment: it will say anew where it is.
+    Closed,
+    /// It is not fed from here any more.
+    Ended {
+        /// One line: why.
+        reason: String,
+    },
+}
+
+/// Standard input, on its way to a guest.
+#[derive(Debug)]
+pub struct ConsoleInput {
+    /// Nothing more is read from here; the terminal is as it was.
+    reader: Option<Reader>,
+    pieces: Receiver<Vec<u8>>,
+    arrived: Arc<EventFd>,
+    feed: Feed,
+    stage: Stage,
+}
+
+/// How far it has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Stage {
+    /// Nothing was there to feed yet.
+    Idle,
+    /// The VM is fed from here.
+    Feeds,
+    /// There is no more to feed, or nobody takes it.
+    Over,
+}
+
+impl ConsoleInput {
+    /// Reads standard input from now on.
+    ///
+    /// # Errors
+    /// When there are no more descriptors or threads.
+    pub fn start(typist: Typist) -> io::Result<Self> {
+        let arrived = Arc::new(EventFd::from_flags(EfdFlags::EFD_NONBLOCK | EfdFlags::EFD_CLOEXEC)?);
+        let (sender, pieces) = bounded(1);
+        let bell = Arc::clone(&arrived);
+        // A counter that is full tells as much.
+        let reader = Reader::start(typist, sender, move || _ = bell.write(1))?;
+        Ok(Self { reader: Some(reader), pieces, arrived, feed: Feed::default(), stage: Stage::Idle })
+    }
+
+    /// Readable when more has come, while more is wanted.
+    pub(crate) fn descriptor(&self) -> Option<BorrowedFd<'_>> {
+        self.wants_more().then(|| self.arrived.as_fd())
+    }
+
+    fn wants_more(&self) -> bool {
+        self.reader.is_some() && self.feed.room() >= PIECE_BYTES
+    }
+
+    /// Takes news and what has been read, and passes on what can be. False: something waits for the controller to take it.
+    pub(crate) fn turn(&mut self, run: &mut impl Followed, news: Vec<InputNews>) -> Result<bool, RunError> {
+        for news in news {
+            self.hear(news);
+        }
+        // Read first: what comes after this rings again.
+        let _none_or_some = self.arrived.read();
+        while self.wants_more() {
+            match self.pieces.try_recv() {
+                Ok(piece) => self.feed.push(&piece),
+                Err(TryRecvError::Empty) => break,
+                Err(TryRecvError::Disconnected) => self.reader = None,
+            }
+        }
+        if self.stage == Stage::Idle && !self.feed.is_empty() {
+            self.stage = Stage::Feeds;
+            run.open_input()?;
+        }
+        while self.stage == Stage::Feeds
+            && let Some((position, bytes)) = self.feed.next_message()
+        {
+            let count = bytes.len();
+            if !run.send_input(position, bytes)? {
+                return Ok(false);
+            }
+            self.feed.sent(count);
+        }
+        if self.stage == Stage::Feeds && self.reader.is_none() && self.feed.is_empty() {
+            self.stage = Stage::Over;
+            run.close_input()?;
+        }
+        Ok(true)
+    }
+
+    fn hear(&mut self, news: InputNews) {
+        if self.stage == Stage::Over {
+            return;
+        }
+        match news {
+            InputNews::At(at) => {
+                let lost = self.feed.told(at);
+                if lost > 0 {
+                    tracing::warn!("{lost} bytes of console input are lost: the guest has gone back to before them");
+                }
+            }
+            InputNews::Closed => self.feed.close(),
+            InputNews::Ended { reason } => {
+                tracing::warn!("the guest's console is not fed from standard input any more: {reason}");
+                self.feed.close();
+                (self.reader, self.stage) = (None, Stage::Over);
+            }
+        }
+    }
+}
