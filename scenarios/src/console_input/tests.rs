@@ -1,1 +1,99 @@
+use super::reader::{Reader, Typist};
+use super::terminal::Keys;
+use crossbeam_channel::{Receiver, bounded};
+use nix::pty::openpty;
+use nix::sys::termios::{LocalFlags, OutputFlags, tcgetattr};
+use std::fs::File;
+use std::io::{Write as _, pipe};
+use std::os::fd::{AsFd as _, OwnedFd};
+use std::time::{Duration, Instant};
 
+const PATIENCE: Duration = Duration::from_secs(60);
+
+fn start(input: OwnedFd, keys: Keys) -> (Reader, Receiver<Vec<u8>>) {
+    let (sender, pieces) = bounded(1);
+    (Reader::start(Typist { input, keys }, sender, || ()).expect("a thread"), pieces)
+}
+
+/// What is typed, until so many bytes have come or there is no more.
+fn read(pieces: &Receiver<Vec<u8>>, count: usize) -> Vec<u8> {
+    let mut all = Vec::new();
+    while all.len() < count {
+        match pieces.recv_timeout(PATIENCE) {
+            Ok(piece) => all.extend(piece),
+            Err(error) if error.is_disconnected() => break,
+            Err(_) => panic!("{} of {count} bytes came", all.len()),
+        }
+    }
+    all
+}
+
+#[test]
+fn a_pipe_is_read_to_its_end() {
+    let (from, mut to) = pipe().expect("a pipe");
+    let (_reader, pieces) = start(from.into(), Keys::Cooked);
+    let typed: Vec<u8> = (0..50_000_u32).flat_map(u32::to_le_bytes).collect();
+    let all = typed.clone();
+    let writer = std::thread::spawn(move || to.write_all(&all).expect("it is read"));
+    assert!(read(&pieces, usize::MAX) == typed);
+    writer.join().expect("it has written");
+}
+
+#[test]
+fn a_reader_that_is_dropped_reads_no_more() {
+    let (from, mut to) = pipe().expect("a pipe");
+    let (reader, pieces) = start(from.into(), Keys::Cooked);
+    to.write_all(b"a").expect("it is read");
+    assert_eq!(read(&pieces, 1), b"a");
+    drop(reader);
+    assert_eq!(read(&pieces, 1), b"", "its thread has ended");
+    to.write_all(b"b").expect_err("nobody has the other end");
+}
+
+/// Keys reach a guest that edits its lines itself one by one, and the terminal is given back as it was.
+#[test]
+fn a_raw_terminal_is_given_back_as_it_was() {
+    let pty = openpty(None, None).expect("a terminal");
+    let terminal = pty.slave.try_clone().expect("a descriptor");
+    let is_raw = || {
+        let now = tcgetattr(terminal.as_fd()).expect("a terminal");
+        assert!(now.output_flags.contains(OutputFlags::OPOST), "lines begin at the left");
+        !now.local_flags.intersects(LocalFlags::ICANON | LocalFlags::ECHO | LocalFlags::ISIG)
+    };
+    let before = tcgetattr(terminal.as_fd()).expect("a terminal");
+    let await_raw = || {
+        let deadline = Instant::now() + PATIENCE;
+        while !is_raw() {
+            assert!(Instant::now() < deadline, "the terminal is not made raw");
+            std::thread::yield_now();
+        }
+    };
+    let (reader, pieces) = start(pty.slave, Keys::Raw);
+    await_raw();
+    let mut keys = File::from(pty.master);
+    keys.write_all(b"\x03x").expect("it is read");
+    assert_eq!(read(&pieces, 2), b"\x03x", "without a line, and Ctrl-C is the guest's");
+    // Whoever stopped the command for a while has made it as it was.
+    nix::sys::termios::tcsetattr(terminal.as_fd(), nix::sys::termios::SetArg::TCSANOW, &before).expect("a terminal");
+    await_raw();
+    let other = reader.restorer().expect("a descriptor");
+    drop(other);
+    assert_eq!(tcgetattr(terminal.as_fd()).expect("a terminal"), before);
+    drop(reader);
+    assert_eq!(read(&pieces, 1), b"", "its thread has ended");
+    assert_eq!(tcgetattr(terminal.as_fd()).expect("a terminal"), before, "and has not made it raw again");
+}
+
+#[test]
+fn a_cooked_terminal_is_left_alone() {
+    let pty = openpty(None, None).expect("a terminal");
+    let terminal = pty.slave.try_clone().expect("a descriptor");
+    let before = tcgetattr(terminal.as_fd()).expect("a terminal");
+    let (_reader, pieces) = start(pty.slave, Keys::Cooked);
+    let mut keys = File::from(pty.master);
+    keys.write_all(b"ab\x7fc\n").expect("it is read");
+    assert_eq!(read(&pieces, 3), b"ac\n", "the terminal edits the line");
+    assert_eq!(tcgetattr(terminal.as_fd()).expect("a terminal"), before);
+    keys.write_all(b"\x04").expect("it is read");
+    assert_eq!(read(&pieces, 1), b"", "its end of file is one");
+}

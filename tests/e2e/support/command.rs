@@ -5,7 +5,7 @@ use nix::sys::signal::Signal;
 use std::ffi::OsStr;
 use std::fs::File;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, ChildStdin, Command, Stdio};
 use std::time::Instant;
 use tempfile::TempDir;
 
@@ -102,6 +102,11 @@ impl Running {
 
     pub(crate) fn signal(&self, number: Signal) {
         signal(self.pid(), number);
+    }
+
+    /// Its standard input, which was asked for.
+    pub(crate) fn stdin(&mut self) -> ChildStdin {
+        self.child.stdin.take().expect("it is piped, and taken once")
     }
 
     /// What it has written to standard output so far.
