@@ -2,11 +2,11 @@
 
 use crate::{PATIENCE, boot};
 
-const KERNEL: &str = "console=ttyS0 loglevel=5 8250.nr_uarts=1 panic=-1 mitigations=off no_timer_check tsc=reliable \
+pub(crate) const KERNEL: &str = "console=ttyS0 loglevel=5 8250.nr_uarts=1 panic=-1 mitigations=off no_timer_check tsc=reliable \
                       random.trust_cpu=on nokaslr";
 
 /// What no guest's kernel may say.
-const TROUBLE: [&str; 6] = ["soft lockup", "backwards", "needs reset", "I/O error", "BUG:", "rcu: INFO"];
+pub(crate) const TROUBLE: [&str; 6] = ["soft lockup", "backwards", "needs reset", "I/O error", "BUG:", "rcu: INFO"];
 
 /// One connection through the whole run; the primary's host dies each time another third of its lines has come back.
 /// The addresses are those of a TAP device of the machine and of the guest.

@@ -3,10 +3,12 @@
 //! Without QEMU these tests are skipped, aloud; `FTVM_REQUIRE_NESTED=1` makes that a failure. They take turns: a machine
 //! takes a processor.
 
+mod device_cluster;
 mod flat_guests;
 mod hosts;
 mod kvm_guests;
 mod linux_guests;
+mod linux_hosts;
 mod machines;
 
 use nested::{Cluster, Setup};
