@@ -1,6 +1,7 @@
 //! `ftvm console`: a VM's console, without loss.
 
 use crate::exit_code::ExitCode;
+use crate::pool_address::PoolOption;
 use crate::run::{follow, guest_end};
 use crate::run_in_pool::{RECONNECT, duration};
 use crate::signals::EndSignals;
@@ -22,9 +23,8 @@ const CHUNK_BYTES: usize = 64 * 1024;
 pub(crate) struct Args {
     /// Name of the VM
     vm: String,
-    /// The controller's socket
-    #[arg(long, value_name = "SOCKET", env = "FTVM_POOL")]
-    pool: PathBuf,
+    #[command(flatten)]
+    pool: PoolOption,
     /// The byte to begin with, counted from the guest's birth, or `end`; without it the oldest that the pool has
     #[arg(long, value_name = "N", value_parser = parse_start)]
     from: Option<ConsoleStart>,
@@ -56,8 +56,9 @@ pub(crate) fn run(args: &Args) -> CommandResult {
     output::require()?;
     let signals = EndSignals::new()?;
     let patience = duration(args.reconnect);
+    let pool = args.pool.address()?;
     let following =
-        Following { socket: &args.pool, patience, events: args.events.as_deref(), interrupt: Some(signals.as_fd()) };
+        Following { pool: &pool, patience, events: args.events.as_deref(), interrupt: Some(signals.as_fd()) };
     let mut vm = match AttachedVm::attach(following, &args.vm, args.from.unwrap_or(ConsoleStart::Oldest)) {
         Err(error) if error.gave_up() => {
             return Ok(ExitStatus::Own(signals.received().unwrap_or(ExitCode::Terminated)));

@@ -3,6 +3,7 @@
 use crate::exit_code::ExitCode;
 use crate::failure::Failure;
 use crate::planned::find;
+use crate::pool_address::PoolOption;
 use crate::{CommandResult, ExitStatus};
 use ft_protocol::wire::{Part, Request};
 use scenarios::protected::{DiskExportError, export_disk};
@@ -27,14 +28,13 @@ struct ExportArgs {
     vm: String,
     /// The file; one that is there is replaced
     file: PathBuf,
-    /// The controller's socket
-    #[arg(long, value_name = "SOCKET", env = "FTVM_POOL")]
-    pool: PathBuf,
+    #[command(flatten)]
+    pool: PoolOption,
 }
 
 pub(crate) fn run(args: &Args) -> CommandResult {
     let Command::Export(args) = &args.command;
-    let mut client = Client::connect(&args.pool)?;
+    let mut client = Client::connect(args.pool.address()?)?;
     let vm = find(&mut client, &args.vm)?.vm;
     let (_, extents) = client.request(Request::ReadDisk(vm), Vec::new())?;
     let image = extents.into_iter().find(|(tag, _)| tag.grant.part == Part::Disk(vm)).map(|(_, image)| image);

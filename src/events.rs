@@ -1,6 +1,7 @@
 //! `ftvm events`: what happens in a cluster.
 
 use crate::exit_code::ExitCode;
+use crate::pool_address::PoolOption;
 use crate::run_in_pool::{RECONNECT, duration};
 use crate::signals::EndSignals;
 use crate::{CommandResult, ExitStatus, output};
@@ -10,15 +11,13 @@ use scenarios::event::{Event, What, json_line, vm_of};
 use scenarios::telling::Names;
 use scenarios::units::parse_span;
 use std::os::fd::AsFd as _;
-use std::path::PathBuf;
 use std::time::{SystemTime, UNIX_EPOCH};
 use vmm::clock::monotonic;
 
 #[derive(clap::Args)]
 pub(crate) struct Args {
-    /// The controller's socket
-    #[arg(long, value_name = "SOCKET", env = "FTVM_POOL")]
-    pool: PathBuf,
+    #[command(flatten)]
+    pool: PoolOption,
     /// Tell only what is about this VM
     #[arg(long, value_name = "NAME")]
     vm: Option<String>,
@@ -36,7 +35,7 @@ pub(crate) struct Args {
 pub(crate) fn run(args: &Args) -> CommandResult {
     output::require()?;
     let signals = EndSignals::new()?;
-    let mut watcher = Watcher::new(&args.pool, duration(args.reconnect))?;
+    let mut watcher = Watcher::new(args.pool.address()?, duration(args.reconnect))?;
     let mut teller = Teller { names: Names::default(), only: args.vm.as_deref(), json: args.json, start: None };
     if let Some(status) = watcher.status()? {
         teller.names.learn(&status);

@@ -19,7 +19,7 @@ use vmm::machine::{BootError, OpenKvmError};
 use vmm::net::{NetError, SwitchError};
 use vmm::recording::ReadError;
 use vmm::recording::replay::ReplayError;
-use vmm::transport::ConnectError;
+use vmm::transport::{ConnectError, GreetingError};
 use vmm::unprotected::UnprotectedError;
 
 const FREE_SPACE: &str =
@@ -201,7 +201,14 @@ fn connect_code(error: &ConnectError) -> ExitCode {
         ConnectError::Device { source: Errno::EACCES | Errno::EPERM, .. }
         | ConnectError::Unreachable { source: Errno::EACCES | Errno::EPERM, .. }
         | ConnectError::Listen { source: Errno::EACCES | Errno::EPERM, .. } => ExitCode::NotPermitted,
+        ConnectError::Refused { source: GreetingError::Stream(_) | GreetingError::Stranger, .. } => {
+            ExitCode::Unreachable
+        }
+        ConnectError::Refused { .. } => ExitCode::NotPermitted,
+        ConnectError::Nowhere { source, .. } => connect_code(source),
         ConnectError::Unreachable { .. }
+        | ConnectError::Register { .. }
+        | ConnectError::NotElected { .. }
         | ConnectError::InUse { .. }
         | ConnectError::Listen { .. }
         | ConnectError::Device { .. } => ExitCode::Unreachable,
@@ -295,7 +302,10 @@ impl From<ControllerError> for Failure {
             ControllerError::Pool { source, .. } => pool_code(source),
             ControllerError::State { .. } => (ExitCode::ExpectationFailed, Some(LOOK_CLOSER)),
             ControllerError::Failpoint(_) => (ExitCode::Usage, None),
-            ControllerError::PoolFailed { .. } | ControllerError::Kernel { .. } => (ExitCode::Internal, None),
+            ControllerError::LeaseLost => (ExitCode::Unreachable, None),
+            ControllerError::PoolFailed { .. } | ControllerError::Kernel { .. } | ControllerError::Election(_) => {
+                (ExitCode::Internal, None)
+            }
         };
         let failure = Self::new(code, &error);
         match advice {

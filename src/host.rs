@@ -4,9 +4,9 @@ use crate::exit_code::ExitCode;
 use crate::failure::Failure;
 use crate::flush::Flush;
 use crate::lineage::Parent;
+use crate::pool_address::PoolOption;
 use crate::{CommandResult, ExitStatus};
 use scenarios::units::ByteCount;
-use std::path::PathBuf;
 use vmm::host::{HostEnd, HostOptions, serve};
 
 #[derive(clap::Args)]
@@ -14,9 +14,8 @@ pub(crate) struct Args {
     /// The host's name: 1 to 63 of a-z 0-9 . _ -
     #[arg(long, visible_alias = "name", value_name = "NAME")]
     id: String,
-    /// The controller's socket, or tcp:HOST:PORT,DEVICE for one on another machine
-    #[arg(long, value_name = "SOCKET", env = "FTVM_POOL")]
-    pool: PathBuf,
+    #[command(flatten)]
+    pool: PoolOption,
     /// Memory that guests may take here; without it all that the machine has
     #[arg(long, value_name = "SIZE")]
     memory: Option<ByteCount>,
@@ -42,7 +41,7 @@ pub(crate) fn run(args: Args) -> CommandResult {
     let name = args.id;
     match serve(&HostOptions {
         name: name.clone(),
-        socket: args.pool,
+        pool: args.pool.address()?,
         memory_bytes: args.memory.map(ByteCount::get),
         labels: args.label,
         lifeline: false,

@@ -17,6 +17,7 @@ mod load;
 mod output;
 mod planned;
 mod pool;
+mod pool_address;
 mod pool_inspect;
 mod progress;
 mod replay;

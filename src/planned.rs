@@ -2,10 +2,10 @@
 
 use crate::exit_code::ExitCode;
 use crate::failure::Failure;
+use crate::pool_address::PoolOption;
 use crate::{CommandResult, ExitStatus, output};
 use ft_protocol::spec::Mode;
 use ft_protocol::wire::{Answer, Request, VmStatus};
-use std::path::PathBuf;
 use vmm::client::{Client, ClientError};
 use vmm::clock::monotonic;
 
@@ -16,9 +16,8 @@ const AGAIN: &str = "a new `ftvm pool` over the same directory and new hosts go 
 pub(crate) struct SwitchoverArgs {
     /// Name of the VM
     vm: String,
-    /// The controller's socket
-    #[arg(long, value_name = "SOCKET", env = "FTVM_POOL")]
-    pool: PathBuf,
+    #[command(flatten)]
+    pool: PoolOption,
     /// The host to go to; without it the secondary's
     #[arg(long, value_name = "HOST")]
     to: Option<String>,
@@ -30,18 +29,16 @@ pub(crate) struct ModeArgs {
     vm: String,
     /// How it is to be protected: checkpoint, replay or lockstep; without it, how it is protected is shown
     mode: Option<Mode>,
-    /// The controller's socket
-    #[arg(long, value_name = "SOCKET", env = "FTVM_POOL")]
-    pool: PathBuf,
+    #[command(flatten)]
+    pool: PoolOption,
 }
 
 #[derive(clap::Args)]
 pub(crate) struct DrainArgs {
     /// Name of the host
     host: String,
-    /// The controller's socket
-    #[arg(long, value_name = "SOCKET", env = "FTVM_POOL")]
-    pool: PathBuf,
+    #[command(flatten)]
+    pool: PoolOption,
     /// Let the host have roles again
     #[arg(long)]
     off: bool,
@@ -51,20 +48,18 @@ pub(crate) struct DrainArgs {
 pub(crate) struct DeleteArgs {
     /// Name of the VM
     vm: String,
-    /// The controller's socket
-    #[arg(long, value_name = "SOCKET", env = "FTVM_POOL")]
-    pool: PathBuf,
+    #[command(flatten)]
+    pool: PoolOption,
 }
 
 #[derive(clap::Args)]
 pub(crate) struct ShutdownArgs {
-    /// The controller's socket
-    #[arg(long, value_name = "SOCKET", env = "FTVM_POOL")]
-    pool: PathBuf,
+    #[command(flatten)]
+    pool: PoolOption,
 }
 
 pub(crate) fn shutdown(args: &ShutdownArgs) -> CommandResult {
-    let mut client = Client::connect(&args.pool)?;
+    let mut client = Client::connect(args.pool.address()?)?;
     let (Answer::Status(status), _) = client.request(Request::Status, Vec::new())? else {
         return Err(ClientError::WrongAnswer.into());
     };
@@ -80,7 +75,7 @@ pub(crate) fn shutdown(args: &ShutdownArgs) -> CommandResult {
 }
 
 pub(crate) fn delete(args: &DeleteArgs) -> CommandResult {
-    let mut client = Client::connect(&args.pool)?;
+    let mut client = Client::connect(args.pool.address()?)?;
     let vm = find(&mut client, &args.vm)?.vm;
     client.request(Request::DeleteVm(vm), Vec::new())?;
     output::text(&format!("{} is deleted\n", args.vm))?;
@@ -88,7 +83,7 @@ pub(crate) fn delete(args: &DeleteArgs) -> CommandResult {
 }
 
 pub(crate) fn switchover(args: SwitchoverArgs) -> CommandResult {
-    let mut client = Client::connect(&args.pool)?;
+    let mut client = Client::connect(args.pool.address()?)?;
     let before = find(&mut client, &args.vm)?;
     let started = monotonic();
     client.request(Request::Switchover { vm: before.vm, to: args.to }, Vec::new())?;
@@ -106,7 +101,7 @@ pub(crate) fn switchover(args: SwitchoverArgs) -> CommandResult {
 }
 
 pub(crate) fn mode(args: &ModeArgs) -> CommandResult {
-    let mut client = Client::connect(&args.pool)?;
+    let mut client = Client::connect(args.pool.address()?)?;
     let before = find(&mut client, &args.vm)?;
     let Some(mode) = args.mode else {
         output::text(&format!("{} is protected in {} mode\n", args.vm, before.mode))?;
@@ -118,7 +113,7 @@ pub(crate) fn mode(args: &ModeArgs) -> CommandResult {
 }
 
 pub(crate) fn drain(args: DrainArgs) -> CommandResult {
-    let mut client = Client::connect(&args.pool)?;
+    let mut client = Client::connect(args.pool.address()?)?;
     client.request(Request::Drain { host: args.host.clone(), on: !args.off }, Vec::new())?;
     let what =
         if args.off { "may have roles again" } else { "is being drained; `ftvm status` shows when it is a spare" };

@@ -4,15 +4,19 @@ use crate::exit_code::ExitCode;
 use crate::failure::Failure;
 use crate::flush::Flush;
 use crate::lineage::Parent;
-use crate::{CommandResult, ExitStatus};
+use crate::{CommandResult, ExitStatus, output};
 use ft_protocol::phi::{BadPhi, Phi};
 use scenarios::cluster::OwnedDirectory;
+use scenarios::cluster_file::ClusterFile;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::str::FromStr;
+use std::sync::Arc;
 use std::time::Duration;
-use vmm::controller::{ControllerOptions, serve};
+use vmm::controller::{ControllerOptions, Election, serve};
 use vmm::fence::{FenceAgent, FenceConfig};
+use vmm::membership::{LeaseTime, Registry};
+use vmm::transport::Key;
 
 /// Silence after which a host is suspected. Nothing but a hang is found by it: a dead host's socket closes at once.
 const HEARTBEAT_MS: u64 = 100;
@@ -23,15 +27,36 @@ const SUSPICION: &str = "16";
 /// Beats that fit into the bound: each wakes the host and whoever watches it, which is most of what an idle VM costs.
 const BEATS_PER_BOUND: u32 = 12;
 
+const ELECTION: &str = "One controller among several machines";
+
+// No part of it in a struct of its own: it would not be known then whether any of it was given.
 #[derive(clap::Args)]
 pub(crate) struct Args {
     /// Where to listen for hosts and clients
     #[arg(long, value_name = "PATH")]
     socket: PathBuf,
-    /// Where to listen for hosts and clients of other machines, which have the pool's device too: ADDRESS:PORT. Whoever reaches
-    /// it is trusted
+    /// Where to listen for hosts and clients of other machines, which have the pool's device too: ADDRESS:PORT. Without a key
+    /// whoever reaches it is trusted
     #[arg(long, value_name = "ADDRESS")]
     listen: Option<SocketAddr>,
+    /// The key that is asked for between machines: a file of 16 bytes or more, the same on all
+    #[arg(long, value_name = "FILE", env = "FTVM_KEY_FILE")]
+    key_file: Option<PathBuf>,
+    /// Be elected in this etcd, and wait until then: http://HOST:PORT, several between commas
+    #[arg(long, value_name = "ENDPOINTS", requires = "cluster_name", help_heading = ELECTION)]
+    etcd: Option<String>,
+    /// The cluster's name in etcd
+    #[arg(long, value_name = "NAME", requires = "etcd", help_heading = ELECTION)]
+    cluster_name: Option<String>,
+    /// A file that says all this, and the key: the same as that of hosts and clients
+    #[arg(long, value_name = "FILE", conflicts_with = "etcd", help_heading = ELECTION)]
+    cluster: Option<PathBuf>,
+    /// How long the place of a controller that is gone is kept for it, in seconds
+    #[arg(long, value_name = "N", default_value_t = LeaseTime::default(), help_heading = ELECTION)]
+    lease_seconds: LeaseTime,
+    /// Where other machines reach this one, HOST:PORT, if it is not what --listen says
+    #[arg(long, value_name = "ADDRESS", requires = "listen", help_heading = ELECTION)]
+    advertise: Option<String>,
     /// The pool's directory, on a tmpfs or hugetlbfs, made if it does not exist; or a DAX device, or a file in its place
     #[arg(long, value_name = "DIR")]
     dir: PathBuf,
@@ -72,6 +97,70 @@ pub(crate) struct Args {
     owns: Vec<PathBuf>,
 }
 
+/// What a controller has to know of its cluster: the key, and how it is elected.
+fn membership(args: &Args) -> Result<(Option<Key>, Option<Election>), Failure> {
+    let (key, registry) = match &args.cluster {
+        Some(file) => ClusterFile::read(file)?.into_parts(),
+        None => (None, None),
+    };
+    let registry = match (&args.etcd, &args.cluster_name) {
+        (Some(etcd), Some(name)) => Some(parse_registry(etcd, name)?),
+        _ => registry,
+    };
+    let key = args.key_file.as_deref().map(Key::read).transpose()?.or(key);
+    let Some(registry) = registry else { return Ok((key, None)) };
+    if args.listen.is_some_and(|listen| listen.ip().is_unspecified()) && args.advertise.is_none() {
+        let line =
+            "other machines have to be told where this one is: --advertise HOST:PORT, as --listen names no address";
+        return Err(Failure::line(ExitCode::Usage, line));
+    }
+    let (advertise, lease_time) = (args.advertise.clone(), args.lease_seconds);
+    Ok((key, Some(Election { registry: Arc::new(registry), advertise, lease_time })))
+}
+
+/// Where a cluster is registered.
+#[derive(clap::Args)]
+pub(crate) struct MembersArgs {
+    /// The cluster's etcd: http://HOST:PORT, several between commas
+    #[arg(long, value_name = "ENDPOINTS", requires = "cluster_name", required_unless_present = "cluster")]
+    etcd: Option<String>,
+    /// The cluster's name in etcd
+    #[arg(long, value_name = "NAME", requires = "etcd")]
+    cluster_name: Option<String>,
+    /// A file that says both
+    #[arg(long, value_name = "FILE", conflicts_with = "etcd")]
+    cluster: Option<PathBuf>,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+/// Shows who is registered in etcd.
+pub(crate) fn members(args: &MembersArgs) -> CommandResult {
+    let registry = match (&args.etcd, &args.cluster_name, &args.cluster) {
+        (Some(etcd), Some(name), _) => Some(parse_registry(etcd, name)?),
+        (_, _, Some(file)) => ClusterFile::read(file)?.into_parts().1,
+        _ => None,
+    };
+    let Some(registry) = registry else {
+        return Err(Failure::line(ExitCode::Usage, "the cluster's file names no etcd"));
+    };
+    let unreachable = |error| Failure::new(ExitCode::Unreachable, &error);
+    let (controller, hosts) = (registry.controller().map_err(unreachable)?, registry.hosts().map_err(unreachable)?);
+    if args.json {
+        output::json(&serde_json::json!({ "controller": controller, "hosts": hosts }))?;
+    } else {
+        let controller = controller.map_or_else(|| "none".to_owned(), |place| place.to_string());
+        let hosts = hosts.iter().map(|place| format!("host {}: process {}\n", place.host, place.process));
+        output::text(&format!("controller: {controller}\n{}", hosts.collect::<String>()))?;
+    }
+    Ok(ExitStatus::Own(ExitCode::Ok))
+}
+
+fn parse_registry(etcd: &str, name: &str) -> Result<Registry, Failure> {
+    Registry::parse(etcd, name).map_err(|error| Failure::new(ExitCode::Usage, &error))
+}
+
 /// A degree of suspicion, or none.
 #[derive(Clone, Copy, Debug)]
 struct Suspicion(Option<Phi>);
@@ -92,6 +181,7 @@ fn parse_record(text: &str) -> Result<(String, PathBuf), &'static str> {
 
 pub(crate) fn run(args: Args) -> CommandResult {
     args.flush.apply()?;
+    let (key, election) = membership(&args)?;
     let parent = args.private_to.map(Parent::new);
     let heartbeat_bound = Duration::from_millis(args.heartbeat_ms);
     let owned = args.owns.iter().map(|path| OwnedDirectory::share(path)).collect::<Result<Vec<_>, _>>();
@@ -99,6 +189,8 @@ pub(crate) fn run(args: Args) -> CommandResult {
     let served = serve(&ControllerOptions {
         socket: args.socket,
         listen: args.listen,
+        key,
+        election,
         dir: args.dir,
         heartbeat_bound,
         heartbeat_interval: (heartbeat_bound / BEATS_PER_BOUND).max(Duration::from_millis(1)),

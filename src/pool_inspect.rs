@@ -28,6 +28,8 @@ enum Look {
     Inspect(Args),
     /// Verify a pool, alive or dead, without touching it; exits with 80 when it is damaged
     Check(Args),
+    /// Show who is registered in etcd: the controller, and hosts
+    Members(pool::MembersArgs),
 }
 
 #[derive(clap::Args)]
@@ -44,6 +46,7 @@ pub(crate) fn run(command: PoolCommand) -> CommandResult {
     match (command.look, command.serve) {
         (Some(Look::Inspect(args)), _) => show(&args),
         (Some(Look::Check(args)), _) => check(&args),
+        (Some(Look::Members(args)), _) => pool::members(&args),
         (None, Some(args)) => pool::run(args),
         (None, None) => Err(Failure::line(ExitCode::Usage, "say --socket and --dir, or inspect or check")),
     }

@@ -288,9 +288,9 @@ pub(crate) fn run(args: &Args) -> CommandResult {
             image = image.with_disk(Arc::new(GuestDisk::open(disk)?));
         }
     }
-    if let Some(socket) = args.in_pool.socket() {
+    if let Some(address) = args.in_pool.address()? {
         refuse(&args.without_own_cluster(), "with --pool: the cluster is there already")?;
-        return run_in_pool::run(socket, args, &args.in_pool, &image);
+        return run_in_pool::run(&address, args, &args.in_pool, &image);
     }
     output::require()?;
     // Said here once, rather than by each host.

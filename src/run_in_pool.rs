@@ -2,6 +2,7 @@
 
 use crate::exit_code::ExitCode;
 use crate::failure::Failure;
+use crate::pool_address::{self, KeyOption};
 use crate::run::{self, and_then_told, follow, guest_end, write_summary};
 use crate::signals::EndSignals;
 use crate::{CommandResult, ExitStatus, output, progress};
@@ -13,32 +14,46 @@ use scenarios::guest::{GuestImage, GuestSource};
 use scenarios::protected::{GuestDisk, Outcome, UnreadConsole, export_disk};
 use scenarios::units::parse_span;
 use std::os::fd::AsFd as _;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
+use vmm::transport::Address;
 
 /// Bytes of a name that leave room for a number behind it.
 const STEM_BYTES_MAX: usize = NAME_BYTES_MAX - 8;
 
 #[derive(clap::Args)]
 pub(crate) struct PoolRunArgs {
-    /// Run in the cluster whose controller listens there, which goes on afterwards
-    #[arg(long, value_name = "SOCKET", help_heading = "In a cluster that is there")]
-    pool: Option<PathBuf>,
+    #[command(flatten)]
+    place: Place,
+    #[command(flatten, next_help_heading = "In a cluster that is there")]
+    key: KeyOption,
     /// Name of the VM; without it that of the guest, with a number if it is taken
-    #[arg(long, value_name = "NAME", requires = "pool", help_heading = "In a cluster that is there")]
+    #[arg(long, value_name = "NAME", requires = "place", help_heading = "In a cluster that is there")]
     name: Option<String>,
     /// Start the VM, say its name, and leave it alone
-    #[arg(long, requires = "pool", conflicts_with_all = ["rm", "events", "json", "time_limit"], help_heading = "In a cluster that is there")]
+    #[arg(long, requires = "place", conflicts_with_all = ["rm", "events", "json", "time_limit"], help_heading = "In a cluster that is there")]
     detach: bool,
     /// Delete the VM when it has ended, and when this command is ended
-    #[arg(long, requires = "pool", help_heading = "In a cluster that is there")]
+    #[arg(long, requires = "place", help_heading = "In a cluster that is there")]
     rm: bool,
     /// What becomes of console output while nobody reads it and the pool's console ring is full
-    #[arg(long, value_enum, requires = "pool", help_heading = "In a cluster that is there")]
+    #[arg(long, value_enum, requires = "place", help_heading = "In a cluster that is there")]
     unread: Option<Unread>,
     /// How long a controller that has died is waited for
     #[arg(long, value_name = "TIME", value_parser = parse_span, default_value = RECONNECT, help_heading = "In a cluster that is there")]
     reconnect: Span,
+}
+
+/// The cluster to run in.
+#[derive(clap::Args)]
+#[group(id = "place", multiple = false)]
+struct Place {
+    /// Run in the cluster whose controller listens there, which goes on afterwards
+    #[arg(long, value_name = "SOCKET", help_heading = "In a cluster that is there")]
+    pool: Option<PathBuf>,
+    /// Run in the cluster that this file says, which goes on afterwards
+    #[arg(long, value_name = "FILE", help_heading = "In a cluster that is there")]
+    cluster: Option<PathBuf>,
 }
 
 /// How long commands wait for a controller that has died.
@@ -55,8 +70,16 @@ enum Unread {
 
 impl PoolRunArgs {
     /// The cluster to run in, if it is not to be a private one.
-    pub(crate) fn socket(&self) -> Option<&Path> {
-        self.pool.as_deref()
+    pub(crate) fn address(&self) -> Result<Option<Address>, Failure> {
+        match (self.place.pool.as_deref(), self.place.cluster.as_deref()) {
+            (None, None) => Ok(None),
+            (pool, cluster) => pool_address::resolve(pool, cluster, &self.key).map(Some),
+        }
+    }
+
+    /// What other commands need to be told to be about the same cluster.
+    fn as_options(&self) -> String {
+        pool_address::as_options(self.place.pool.as_deref(), self.place.cluster.as_deref())
     }
 
     /// A console that is left to itself is kept from nobody; one that is read is not to lose a byte.
@@ -93,19 +116,19 @@ pub(crate) fn duration(span: Span) -> Duration {
     Duration::from_nanos(span.ns())
 }
 
-pub(crate) fn run(socket: &Path, args: &run::Args, pool: &PoolRunArgs, image: &GuestImage) -> CommandResult {
+pub(crate) fn run(address: &Address, args: &run::Args, pool: &PoolRunArgs, image: &GuestImage) -> CommandResult {
     output::require()?;
     let (name, options) = (pool.new_name(image), args.vm(image.disk().map_or(0, GuestDisk::bytes))?);
     if pool.detach {
         let name = progress::show(run::being_made(&options), || {
-            start_detached(socket, image, &options, &name, pool.unread(), duration(pool.reconnect))
+            start_detached(address, image, &options, &name, pool.unread(), duration(pool.reconnect))
         })?;
         output::text(&format!("{name}\n"))?;
         return Ok(ExitStatus::Own(ExitCode::Ok));
     }
     let signals = EndSignals::new()?;
     let following = Following {
-        socket,
+        pool: address,
         patience: duration(pool.reconnect),
         events: args.events.as_deref(),
         interrupt: Some(signals.as_fd()),
@@ -123,7 +146,7 @@ pub(crate) fn run(socket: &Path, args: &run::Args, pool: &PoolRunArgs, image: &G
         Ok(shown) => shown,
         // Whatever broke is here, not there: the guest does not pay for it.
         Err(failure) => {
-            return Err(match leave_alone(vm, pool, socket) {
+            return Err(match leave_alone(vm, pool) {
                 Ok(left) => failure.with_advice(&left),
                 Err(_) => failure,
             });
@@ -138,7 +161,7 @@ pub(crate) fn run(socket: &Path, args: &run::Args, pool: &PoolRunArgs, image: &G
         let since = vm.started_at();
         write_summary(&mut vm, since, outcome, to.as_deref())
     });
-    and_then_told(came_to(shown, vm, pool, (socket, image), &signals), told)
+    and_then_told(came_to(shown, vm, pool, image, &signals), told)
 }
 
 /// What a VM that is over, or is left, is to whoever started it.
@@ -146,7 +169,7 @@ fn came_to(
     shown: Shown,
     mut vm: AttachedVm,
     pool: &PoolRunArgs,
-    (socket, image): (&Path, &GuestImage),
+    image: &GuestImage,
     signals: &EndSignals,
 ) -> CommandResult {
     match shown {
@@ -164,40 +187,37 @@ fn came_to(
         }
         Shown::TimeOut => {
             let line = "the guest did not end within the time limit";
-            Err(Failure::line(ExitCode::TimeOut, line).with_advice(&leave(vm, pool, socket)?))
+            Err(Failure::line(ExitCode::TimeOut, line).with_advice(&leave(vm, pool)?))
         }
         Shown::OutputClosed => {
-            leave(vm, pool, socket)?;
+            leave(vm, pool)?;
             Ok(ExitStatus::Own(ExitCode::OutputClosed))
         }
         Shown::Interrupted => {
             let code = signals.received().unwrap_or(ExitCode::Terminated);
-            eprintln!("ftvm: {}", leave(vm, pool, socket)?);
+            eprintln!("ftvm: {}", leave(vm, pool)?);
             Ok(ExitStatus::Own(code))
         }
     }
 }
 
 /// Leaves the VM as the user wants it, and says how.
-fn leave(vm: AttachedVm, pool: &PoolRunArgs, socket: &Path) -> Result<String, Failure> {
+fn leave(vm: AttachedVm, pool: &PoolRunArgs) -> Result<String, Failure> {
     if pool.rm {
-        let (name, socket) = (vm.name().to_owned(), socket.display());
+        let (name, cluster) = (vm.name().to_owned(), pool.as_options());
         return Ok(if vm.delete()? {
             format!("{name} is deleted")
         } else {
-            format!(
-                "{name} could not be deleted, there is no controller: `ftvm delete {name} --pool {socket}` does it later"
-            )
+            format!("{name} could not be deleted, there is no controller: `ftvm delete {name} {cluster}` does it later")
         });
     }
-    leave_alone(vm, pool, socket)
+    leave_alone(vm, pool)
 }
 
 /// Leaves the VM where it is, and says how to read on: also where it was to be deleted in the end, which has not come.
-fn leave_alone(vm: AttachedVm, pool: &PoolRunArgs, socket: &Path) -> Result<String, Failure> {
+fn leave_alone(vm: AttachedVm, pool: &PoolRunArgs) -> Result<String, Failure> {
     let (name, position) = (vm.name().to_owned(), vm.position());
-    let socket = socket.display();
-    let again = format!("`ftvm console {name} --pool {socket} --from {position}` reads on");
+    let again = format!("`ftvm console {name} {} --from {position}` reads on", pool.as_options());
     // Who said so explicitly gets what they said.
     if pool.unread.is_none() {
         vm.release()?;

@@ -2,6 +2,7 @@
 
 use crate::exit_code::ExitCode;
 use crate::failure::Failure;
+use crate::pool_address::PoolOption;
 use crate::run_in_pool::{RECONNECT, duration};
 use crate::signals::EndSignals;
 use crate::{CommandResult, ExitStatus, output};
@@ -13,7 +14,6 @@ use scenarios::units::{ByteCount, parse_span};
 use std::fmt::Write as _;
 use std::io::{self, IsTerminal as _};
 use std::os::fd::AsFd as _;
-use std::path::PathBuf;
 use vmm::client::{Client, ClientError};
 use vmm::clock::monotonic;
 
@@ -24,9 +24,8 @@ const CLEAR_SCREEN: &str = "\x1b[H\x1b[J";
 
 #[derive(clap::Args)]
 pub(crate) struct Args {
-    /// The controller's socket
-    #[arg(long, value_name = "SOCKET", env = "FTVM_POOL")]
-    pool: PathBuf,
+    #[command(flatten)]
+    pool: PoolOption,
     /// Show it again whenever it has changed
     #[arg(long)]
     watch: bool,
@@ -43,7 +42,7 @@ pub(crate) fn run(args: &Args) -> CommandResult {
     if args.watch {
         return watch(args);
     }
-    let mut client = Client::connect(&args.pool)?;
+    let mut client = Client::connect(args.pool.address()?)?;
     let (Answer::Status(status), _) = client.request(Request::Status, Vec::new())? else {
         return Err(ClientError::WrongAnswer.into());
     };
@@ -57,7 +56,7 @@ pub(crate) fn run(args: &Args) -> CommandResult {
 
 fn watch(args: &Args) -> CommandResult {
     let signals = EndSignals::new()?;
-    let mut watcher = Watcher::new(&args.pool, duration(args.reconnect))?;
+    let mut watcher = Watcher::new(args.pool.address()?, duration(args.reconnect))?;
     let mut shown = String::new();
     loop {
         let text = match watcher.status()? {

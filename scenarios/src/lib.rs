@@ -3,6 +3,7 @@
 
 pub mod attached;
 pub mod cluster;
+pub mod cluster_file;
 pub mod compare;
 pub mod console_input;
 pub mod demo;

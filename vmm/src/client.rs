@@ -1,13 +1,12 @@
 //! A client's connection to the controller: requests, answers, and what the controller tells unasked.
 
-use crate::transport::{ConnectError, Connection, Outgoing, ReceiveError, Received, SendError};
+use crate::transport::{Address, ConnectError, Connection, Outgoing, ReceiveError, Received, SendError};
 use ft_protocol::wire::{Answer, ExtentTag, FromClient, Hello, PROTOCOL_VERSION, Request, RequestError, ToClient};
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use shared_mem::Extent;
 use std::collections::VecDeque;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -101,13 +100,13 @@ pub struct Client {
 
 impl Client {
     /// Connects and introduces itself.
-    pub fn connect(socket: &Path) -> Result<Self, ClientError> {
-        Self::connect_with(socket, Patience::default())
+    pub fn connect(address: impl Into<Address>) -> Result<Self, ClientError> {
+        Self::connect_with(address, Patience::default())
     }
 
     /// The same, and waits for this and later answers only so long.
-    pub fn connect_with(socket: &Path, patience: Patience) -> Result<Self, ClientError> {
-        let connection = Connection::connect(socket)?;
+    pub fn connect_with(address: impl Into<Address>, patience: Patience) -> Result<Self, ClientError> {
+        let connection = address.into().connect()?;
         connection.send(&Outgoing::new(Hello::Client { protocol: PROTOCOL_VERSION }, Vec::new())?)?;
         let mut client = Self { connection, patience, next_id: 1, unasked: VecDeque::new() };
         match client.receive_patiently(Instant::now() + ANSWER_BOUND)?.message {

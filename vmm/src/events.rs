@@ -17,6 +17,8 @@ pub enum Watched {
     Wake,
     /// A connection has a message, is closed, or can be written to again.
     Link(LinkId),
+    /// The lease that this process lives by is lost.
+    Lease,
     /// The process shall end: SIGTERM, SIGINT, SIGHUP, or the parent is gone.
     End,
 }
@@ -25,6 +27,7 @@ const LISTENER: u64 = 0;
 const WAKE: u64 = 1;
 const SIGNALS: u64 = 2;
 const LIFELINE: u64 = 3;
+const LEASE: u64 = 4;
 /// Links have their own numbers, from here on.
 const LINKS: u64 = 16;
 
@@ -96,6 +99,7 @@ impl Events {
                 Watched::End
             }
             LIFELINE => Watched::End,
+            LEASE => Watched::Lease,
             link => Watched::Link(LinkId::new(link - LINKS)),
         }
     }
@@ -106,6 +110,7 @@ fn token(watched: Watched) -> u64 {
         Watched::Listener => LISTENER,
         Watched::Wake => WAKE,
         Watched::End => SIGNALS,
+        Watched::Lease => LEASE,
         Watched::Link(link) => LINKS + link.get(),
     }
 }

@@ -15,6 +15,7 @@ pub mod inspect;
 mod life;
 mod log_burst;
 pub mod machine;
+pub mod membership;
 pub mod net;
 pub mod recording;
 pub mod standard_streams;

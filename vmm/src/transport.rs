@@ -3,9 +3,15 @@
 //! Received bytes are hostile: a message that does not decode, is too long, or whose descriptors do not match its tags
 //! closes the connection that it came over, and nothing else.
 
+mod address;
 pub mod frame;
+mod key;
 pub mod remote;
 
+pub use address::Address;
+pub use key::{GreetingError, Key, KeyError};
+
+use crate::membership::EtcdError;
 use ft_protocol::wire::{EXTENTS_MAX, Envelope, ExtentTag, MESSAGE_BYTES_MAX};
 use nix::errno::Errno;
 use nix::sys::socket::{
@@ -73,6 +79,38 @@ pub enum ConnectError {
         path: PathBuf,
         /// What the kernel said.
         source: Errno,
+    },
+    /// Somebody is there, and does not speak with us.
+    #[error("{address} refuses the connection")]
+    Refused {
+        /// The address.
+        address: PathBuf,
+        /// Why.
+        source: GreetingError,
+    },
+    /// Nobody is at any of several places.
+    #[error("no controller is reached at {address}")]
+    Nowhere {
+        /// The places.
+        address: String,
+        /// What became of the last try.
+        source: Box<ConnectError>,
+    },
+    /// The register cannot be asked.
+    #[error("the controller cannot be looked up in {address}")]
+    Register {
+        /// The address.
+        address: String,
+        /// Why not.
+        source: EtcdError,
+    },
+    /// The register knows of no controller.
+    #[error(
+        "{address} has no controller at the moment: is `ftvm pool` running with the same --etcd and --cluster-name?"
+    )]
+    NotElected {
+        /// The address.
+        address: String,
     },
     /// The socket cannot be made.
     #[error("cannot listen on {path}")]
@@ -183,7 +221,12 @@ pub fn tagged(grant: ft_protocol::wire::Grant, extent: Extent) -> (ExtentTag, Ex
 impl Connection {
     /// Connects to a listening controller: by its socket's path, or over the network (see [`remote`]).
     pub fn connect(path: &Path) -> Result<Self, ConnectError> {
-        if let Some(connected) = remote::connect(path) {
+        Self::connect_with(path, None)
+    }
+
+    /// The same, with the key that is asked for over the network.
+    fn connect_with(path: &Path, key: Option<&Key>) -> Result<Self, ConnectError> {
+        if let Some(connected) = remote::connect(path, key) {
             return connected;
         }
         let address = address(path)?;
@@ -297,6 +340,12 @@ impl AsFd for Connection {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.fd.as_fd()
     }
+}
+
+/// Whether a controller could be there: a path, or `tcp:HOST:PORT,DEVICE`.
+#[must_use]
+pub fn is_place(place: &Path) -> bool {
+    !remote::is_remote(place) || remote::is_whole(place)
 }
 
 /// Decodes the bytes of a message and joins its tags with its descriptors.

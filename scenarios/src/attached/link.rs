@@ -12,9 +12,9 @@ use ft_protocol::wire::{Answer, ExtentTag, Request, Status, ToClient};
 use nix::poll::PollFlags;
 use shared_mem::Extent;
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
-use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 use vmm::client::{Client, ClientError};
+use vmm::transport::Address;
 
 /// Between two tries to find a controller again.
 const TRY_INTERVAL: Duration = Duration::from_millis(50);
@@ -25,7 +25,7 @@ type Answered = Option<(Answer, Vec<(ExtentTag, Extent)>)>;
 /// The connection.
 #[derive(Debug)]
 pub(super) struct Link {
-    socket: PathBuf,
+    pool: Address,
     /// How long a controller that has died is waited for.
     patience: Duration,
     /// Who waits wants to end once this is readable.
@@ -51,9 +51,9 @@ pub(super) enum News {
 }
 
 impl Link {
-    pub(super) fn connect(socket: &Path, patience: Duration) -> Result<Self, RunError> {
-        let client = Client::connect(socket)?;
-        Ok(Self { socket: socket.to_owned(), patience, interrupt: None, state: State::Up(Box::new(client)) })
+    pub(super) fn connect(pool: &Address, patience: Duration) -> Result<Self, RunError> {
+        let client = Client::connect(pool)?;
+        Ok(Self { pool: pool.clone(), patience, interrupt: None, state: State::Up(Box::new(client)) })
     }
 
     /// No longer waits for another controller once this is readable.
@@ -87,7 +87,7 @@ impl Link {
     }
 
     fn try_again(&mut self, since: Instant, now: Instant) -> Result<Option<News>, RunError> {
-        match Client::connect(&self.socket) {
+        match Client::connect(&self.pool) {
             Ok(client) => {
                 self.state = State::Up(Box::new(client));
                 Ok(Some(News::Back))
@@ -95,7 +95,7 @@ impl Link {
             // One that listens but does not answer, or dies again while it does, is waited for like one that is not there.
             Err(error) if !matches!(error, ClientError::Rejected { .. }) => {
                 if now.duration_since(since) >= self.patience {
-                    return Err(RunError::ControllerGone { socket: self.socket.clone(), bound: self.patience });
+                    return Err(RunError::ControllerGone { pool: self.pool.to_string(), bound: self.patience });
                 }
                 self.state = State::Down { since, next_try: now + TRY_INTERVAL };
                 Ok(None)

@@ -29,6 +29,7 @@ use std::path::Path;
 use std::time::Duration;
 use vmm::client::ClientError;
 use vmm::clock::monotonic;
+use vmm::transport::Address;
 
 /// Names that are tried for a VM to which the user gave none.
 const NAMES_MAX: u32 = 1_000;
@@ -36,8 +37,8 @@ const NAMES_MAX: u32 = 1_000;
 /// How a cluster is followed.
 #[derive(Clone, Copy, Debug)]
 pub struct Following<'a> {
-    /// Where its controller listens.
-    pub socket: &'a Path,
+    /// Where its controller is.
+    pub pool: &'a Address,
     /// How long a controller that has died is waited for.
     pub patience: Duration,
     /// Where events are written, as JSON lines.
@@ -77,14 +78,14 @@ pub struct AttachedVm {
 /// # Errors
 /// When the controller cannot be reached, dies and none comes within the patience, or refuses.
 pub fn start_detached(
-    socket: &Path,
+    pool: &Address,
     image: &GuestImage,
     options: &VmOptions,
     name: &NewName,
     unread: UnreadConsole,
     patience: Duration,
 ) -> Result<String, RunError> {
-    let mut link = Link::connect(socket, patience)?;
+    let mut link = Link::connect(pool, patience)?;
     create(&mut link, image, options, name, unread).map(|((_, name), _)| name)
 }
 
@@ -144,7 +145,7 @@ impl AttachedVm {
         name: &NewName,
         unread: UnreadConsole,
     ) -> Result<Self, RunError> {
-        let mut link = Link::connect(following.socket, following.patience)?;
+        let mut link = Link::connect(following.pool, following.patience)?;
         let (created, status) = create(&mut link, image, options, name, unread)?;
         Self::follow(link, &status, created, ConsoleStart::At(0), following)
     }
@@ -381,7 +382,7 @@ impl Followed for AttachedVm {
 
 /// Connects and watches.
 fn open(following: Following<'_>) -> Result<(Link, Status), RunError> {
-    let mut link = Link::connect(following.socket, following.patience)?.until(following.interrupt)?;
+    let mut link = Link::connect(following.pool, following.patience)?.until(following.interrupt)?;
     let status = watch_patiently(&mut link)?;
     Ok((link, status))
 }

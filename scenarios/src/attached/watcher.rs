@@ -7,9 +7,9 @@ use ft_protocol::timeline::Happening;
 use ft_protocol::wire::{Request, Status, ToClient};
 use nix::poll::PollFlags;
 use std::os::fd::BorrowedFd;
-use std::path::Path;
 use std::time::Duration;
 use vmm::clock::monotonic;
+use vmm::transport::Address;
 
 /// What a watcher sees.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -34,8 +34,8 @@ impl Watcher {
     ///
     /// # Errors
     /// When the controller cannot be reached.
-    pub fn new(socket: &Path, patience: Duration) -> Result<Self, RunError> {
-        let mut link = Link::connect(socket, patience)?;
+    pub fn new(pool: impl Into<Address>, patience: Duration) -> Result<Self, RunError> {
+        let mut link = Link::connect(&pool.into(), patience)?;
         link.ask_patiently(&Request::Watch)?;
         Ok(Self { link })
     }

@@ -64,15 +64,15 @@ impl fmt::Display for Hint<'_> {
 }
 
 /// Turns places in a text into errors.
-pub(super) struct Source<'a> {
-    pub(super) path: &'a Path,
-    pub(super) text: &'a str,
+pub(crate) struct Source<'a> {
+    pub(crate) path: &'a Path,
+    pub(crate) text: &'a str,
     /// The values that the command line gives, each with its key. Their places lie behind the text, one for each.
-    pub(super) given: Vec<String>,
+    pub(crate) given: Vec<String>,
 }
 
 impl Source<'_> {
-    pub(super) fn invalid(&self, span: &Range<usize>, message: impl Into<String>) -> ScenarioError {
+    pub(crate) fn invalid(&self, span: &Range<usize>, message: impl Into<String>) -> ScenarioError {
         self.with_suggestion(span, message.into(), None)
     }
 
@@ -135,7 +135,7 @@ impl Source<'_> {
     }
 
     /// An error of the TOML reader, which names what it knows between backticks.
-    pub(super) fn toml(&self, error: &toml::de::Error) -> ScenarioError {
+    pub(crate) fn toml(&self, error: &toml::de::Error) -> ScenarioError {
         let message = in_words(&error.message().split_whitespace().collect::<Vec<_>>().join(" "));
         let names: Vec<&str> = message.split('`').skip(1).step_by(2).collect();
         let suggestion = match names.split_first() {

@@ -7,7 +7,7 @@
 
 mod check;
 mod condition;
-mod error;
+pub(crate) mod error;
 mod expect;
 mod guests;
 mod matrix;

@@ -57,10 +57,10 @@ pub enum RunError {
     #[error("the controller died before it answered: try again when it runs again")]
     ControllerDied,
     /// The controller has died, and no other one has come in time.
-    #[error("the controller at {} has been gone for {} s: start `ftvm pool` again over the same pool", socket.display(), bound.as_secs())]
+    #[error("the controller at {pool} has been gone for {} s: start `ftvm pool` again over the same pool", bound.as_secs())]
     ControllerGone {
         /// Where it listened.
-        socket: PathBuf,
+        pool: String,
         /// How long another one was waited for.
         bound: Duration,
     },

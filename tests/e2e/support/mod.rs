@@ -2,13 +2,15 @@
 
 mod by_hand;
 mod command;
+mod etcd;
 mod events;
 mod mounts;
 mod process;
 mod segment;
 
 pub(crate) use by_hand::{ByHand, SOCKET, has_ended, is_protected};
-pub(crate) use command::{Place, Running};
+pub(crate) use command::{Ended, Place, Running};
+pub(crate) use etcd::Etcd;
 pub(crate) use events::{count_of, read_events};
 pub(crate) use mounts::{Mounted, skipped};
 pub(crate) use process::{children_of, is_alive, is_stopped, signal};

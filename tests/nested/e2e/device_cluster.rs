@@ -17,7 +17,12 @@ pub(crate) const STATUS: [&str; 4] = ["ftvm", "status", "--pool", SOCKET];
 const HEARTBEAT_MS: &str = "5000";
 
 /// What a command says when it is asked until the answer is liked.
-pub(crate) fn await_output(machine: &Machine, argv: &[&str], what: &str, mut liked: impl FnMut(&str) -> bool) -> String {
+pub(crate) fn await_output(
+    machine: &Machine,
+    argv: &[&str],
+    what: &str,
+    mut liked: impl FnMut(&str) -> bool,
+) -> String {
     let deadline = Instant::now() + PATIENCE;
     loop {
         let output = machine.run(argv).unwrap_or_else(|error| panic!("{what}: {}", chain(&error)));

@@ -21,7 +21,8 @@ use crate::clock;
 use crate::events::{Events, Watched};
 use crate::failpoint::{self, FailpointError};
 use crate::fence::FenceConfig;
-use crate::transport::{ConnectError, Listener, remote};
+use crate::membership::{ControllerPlace, Elected, LeaseTime, Registry, Reign, ReignError};
+use crate::transport::{ConnectError, Key, Listener, remote};
 use crate::wake;
 use applier::Event;
 use driver::Driver;
@@ -31,7 +32,19 @@ use ft_protocol::phi::Phi;
 use shared_mem::{Pool, PoolConfig, PoolError};
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::time::Duration;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// How a controller is elected among those that could be.
+#[derive(Clone, Debug)]
+pub struct Election {
+    /// Where.
+    pub registry: Arc<Registry>,
+    /// Where it is reached from other machines, HOST:PORT, if not where it listens.
+    pub advertise: Option<String>,
+    /// How long it keeps its place when it is gone.
+    pub lease_time: LeaseTime,
+}
 
 /// How `ftvm pool` is to run.
 #[derive(Clone, Debug)]
@@ -40,6 +53,10 @@ pub struct ControllerOptions {
     pub socket: PathBuf,
     /// Where to listen for those of other machines, which have the pool's device too.
     pub listen: Option<SocketAddr>,
+    /// What those of other machines have to have, too.
+    pub key: Option<Key>,
+    /// Begin only when elected, and end when no longer.
+    pub election: Option<Election>,
     /// The pool's directory on tmpfs, made if it does not exist; or a device.
     pub dir: PathBuf,
     /// Silence after which a heartbeat is suspected.
@@ -90,6 +107,14 @@ pub enum ControllerError {
         /// One line.
         what: String,
     },
+    /// The election.
+    #[error(transparent)]
+    Election(#[from] ReignError),
+    /// Another controller may be elected by now.
+    #[error(
+        "this process is no longer the controller, its lease in etcd is lost: start it again, and it waits for its turn"
+    )]
+    LeaseLost,
     /// The failpoints of the environment make no sense.
     #[error(transparent)]
     Failpoint(#[from] FailpointError),
@@ -115,15 +140,25 @@ pub fn serve(options: &ControllerOptions) -> Result<(), ControllerError> {
     clock::follow_steps().map_err(ControllerError::kernel("follow the steps of the clock"))?;
     // A host may cut its journal off: that must end its reign, not this process.
     shared_mem::mem::survive_truncation().map_err(ControllerError::kernel("handle SIGBUS"))?;
+    let elected = options.election.as_ref().map(|election| be_elected(election, options));
+    // Before any thread is started: none is to take the signals.
+    let events = Events::new(options.lifeline).map_err(ControllerError::kernel("watch for events"))?;
+    // Given up last: the next controller begins then.
+    let reign = elected.map(Reign::begin).transpose()?;
     let listener = Listener::bind(&options.socket)?;
-    let pool = open_pool(options)?;
+    let pool = match &reign {
+        Some(_) => open_pool_when_free(options)?,
+        None => open_pool(options)?,
+    };
     if let Some(address) = options.listen {
-        remote::listen(address, &options.dir, &options.socket)?;
+        remote::listen(address, &options.dir, &options.socket, options.key.clone())?;
     }
     let (wake_sender, woken) = wake::channel().map_err(ControllerError::kernel("make an eventfd"))?;
-    let events = Events::new(options.lifeline).map_err(ControllerError::kernel("watch for events"))?;
     events.watch(&listener, Watched::Listener).map_err(ControllerError::kernel("watch the socket"))?;
     events.watch(woken.event(), Watched::Wake).map_err(ControllerError::kernel("watch the apply threads"))?;
+    if let Some(reign) = &reign {
+        events.watch(reign, Watched::Lease).map_err(ControllerError::kernel("watch the lease"))?;
+    }
     let mut driver = Driver::start(options, pool, wake_sender)?;
     let mut next_tick = clock::monotonic();
     while !driver.is_over() {
@@ -160,6 +195,7 @@ pub fn serve(options: &ControllerOptions) -> Result<(), ControllerError> {
                 }
                 Watched::Link(link) => driver.link_ready(link, &events)?,
                 Watched::End => driver.end(),
+                Watched::Lease => return Err(ControllerError::LeaseLost),
             }
         }
         driver.watch_outboxes(&events)?;
@@ -167,6 +203,20 @@ pub fn serve(options: &ControllerOptions) -> Result<(), ControllerError> {
     driver.finish();
     Ok(())
 }
+
+/// Waits for this process to be the controller.
+fn be_elected(election: &Election, options: &ControllerOptions) -> Elected {
+    let advertised = election.advertise.clone().or_else(|| Some(options.listen?.to_string()));
+    let device = std::path::absolute(&options.dir).unwrap_or_else(|_| options.dir.clone());
+    let remote = advertised.map(|peer| remote::address(&peer, &device));
+    let place = ControllerPlace::here(options.socket.clone(), remote);
+    Elected::wait(&election.registry, &place, election.lease_time)
+}
+
+/// How long a predecessor on the same machine may take to end when another one is elected.
+const PREDECESSOR_BOUND: Duration = Duration::from_secs(10);
+/// Between two looks at whether it has.
+const LOCK_INTERVAL: Duration = Duration::from_millis(20);
 
 /// Most hosts of one pool: the heartbeat pages that are handed out.
 const HOSTS_MAX: u16 = 64;
@@ -178,6 +228,21 @@ const VMS_MAX: u16 = 256;
 const CLUSTER_BYTES: u64 = 2 << 20;
 
 const _: () = assert!(VMS_MAX as u64 * (VM_GROWTH_BYTES as u64 + 512) < CLUSTER_BYTES, "plain VMs all fit");
+
+/// A predecessor that has given up its place, or has lost it, may be about to end.
+fn open_pool_when_free(options: &ControllerOptions) -> Result<Pool, ControllerError> {
+    let deadline = Instant::now() + PREDECESSOR_BOUND;
+    loop {
+        match open_pool(options) {
+            Err(ControllerError::Pool { source, .. })
+                if matches!(*source, PoolError::AlreadyLocked(_)) && Instant::now() < deadline =>
+            {
+                std::thread::sleep(LOCK_INTERVAL);
+            }
+            opened => return opened,
+        }
+    }
+}
 
 fn open_pool(options: &ControllerOptions) -> Result<Pool, ControllerError> {
     let config = PoolConfig { vm_slots: VMS_MAX, host_slots: HOSTS_MAX, cluster_bytes: CLUSTER_BYTES };

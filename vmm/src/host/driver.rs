@@ -1,9 +1,10 @@
 //! Drives the host's core: executes its actions on machines and the connection.
 
 use super::beater::Beater;
+use super::dialer::Dialer;
 use super::parts::{FollowParts, PrimaryParts, StandbyParts};
 use super::vm_thread::{VmEvent, VmThread};
-use super::{HostEnd, HostError, HostOptions, RECONNECT_INTERVAL, link_number};
+use super::{HostEnd, HostError, HostOptions, link_number};
 use crate::clock;
 use crate::events::{Events, Watched};
 use crate::machine::{MachineError, STATE_VERSION, STATE_VERSION_OLDEST, cpu_profile};
@@ -11,7 +12,7 @@ use crate::transport::{Connection, Outgoing, ReceiveError, SendError};
 use crate::wake::WakingSender;
 use ft_protocol::host::{Action, ExitReason, Host, Input};
 use ft_protocol::wire::{ExtentTag, FromHost, Hello, HostProfile, Order, Part, StateFormats, ToHost};
-use ft_protocol::{Incarnation, LinkId, Span, Time, VmId};
+use ft_protocol::{Incarnation, LinkId, Span, VmId};
 use kvm_ioctls::Kvm;
 use shared_mem::Extent;
 use std::collections::{BTreeMap, VecDeque};
@@ -25,14 +26,13 @@ pub(super) type SharedLink = Arc<Mutex<Option<Connection>>>;
 const TICK_INTERVAL_IDLE: Span = Span::from_ms(100);
 
 pub(super) struct Driver {
-    options: HostOptions,
     kvm: Arc<Kvm>,
     core: Host,
     incarnation: Incarnation,
     link: SharedLink,
     link_id: LinkId,
     connections: u64,
-    reconnect_at: Option<Time>,
+    dialer: Dialer,
     interval: Span,
     beater: Option<Beater>,
     /// This host's own heartbeat page.
@@ -63,14 +63,13 @@ impl Driver {
             states: StateFormats { writes: STATE_VERSION, reads_from: STATE_VERSION_OLDEST },
         };
         Ok(Self {
-            options: options.clone(),
             kvm: Arc::new(kvm),
             core: Host::new(profile),
             incarnation,
             link: Arc::new(Mutex::new(None)),
             link_id: link_number(0),
             connections: 0,
-            reconnect_at: None,
+            dialer: Dialer::new(options.pool.clone()),
             interval: Span::from_ms(5),
             beater: None,
             page: None,
@@ -84,7 +83,7 @@ impl Driver {
 
     /// How long the next tick can wait.
     pub(super) fn tick_interval(&self) -> Span {
-        let has_work = self.core.watched().next().is_some() || !self.waiting.is_empty() || self.reconnect_at.is_some();
+        let has_work = self.core.watched().next().is_some() || !self.waiting.is_empty() || self.dialer.is_looking();
         if has_work { self.interval } else { Span::from_ns(self.interval.ns().max(TICK_INTERVAL_IDLE.ns())) }
     }
 
@@ -101,7 +100,6 @@ impl Driver {
     pub(super) fn link_up(&mut self, connection: Connection, events: &Events) -> Result<(), HostError> {
         self.connections += 1;
         self.link_id = link_number(self.connections);
-        self.reconnect_at = None;
         events.watch(&connection, Watched::Link(self.link_id)).map_err(HostError::kernel("watch the connection"))?;
         *self.link.lock().expect("no thread panics while sending") = Some(connection);
         self.handle(Input::LinkUp);
@@ -111,8 +109,7 @@ impl Driver {
     fn link_down(&mut self) {
         *self.link.lock().expect("no thread panics while sending") = None;
         self.waiting.clear();
-        if self.reconnect_at.is_none() {
-            self.reconnect_at = Some(clock::monotonic() + span(RECONNECT_INTERVAL));
+        if self.dialer.look(clock::monotonic()) {
             self.handle(Input::LinkDown);
         }
     }
@@ -124,13 +121,10 @@ impl Driver {
             self.handle(Input::Beat { vm, count });
         }
         self.flush();
-        if self.reconnect_at.is_some_and(|at| at <= clock::monotonic()) {
-            match Connection::connect(&self.options.socket) {
-                Ok(connection) => self.link_up(connection, events)?,
-                Err(_) => self.reconnect_at = Some(clock::monotonic() + span(RECONNECT_INTERVAL)),
-            }
+        match self.dialer.found(clock::monotonic()) {
+            Some(connection) => self.link_up(connection, events),
+            None => Ok(()),
         }
-        Ok(())
     }
 
     /// Takes what the controller has sent.
@@ -341,6 +335,6 @@ fn machine_memory_bytes() -> u64 {
     pages.zip(page_bytes).map_or(u64::MAX, |(pages, bytes)| pages.saturating_mul(bytes))
 }
 
-fn span(duration: Duration) -> Span {
+pub(super) fn span(duration: Duration) -> Span {
     Span::from_ns(u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX))
 }

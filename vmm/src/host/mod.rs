@@ -10,6 +10,7 @@ mod beginning;
 mod commit;
 mod commit_times;
 mod console_input;
+mod dialer;
 mod driver;
 mod examine;
 mod follow;
@@ -28,12 +29,12 @@ mod working_set;
 use crate::clock;
 use crate::events::{Events, Watched};
 use crate::failpoint::{self, FailpointError};
-use crate::transport::{ConnectError, Connection};
+use crate::membership::Registration;
+use crate::transport::{Address, ConnectError};
 use crate::wake;
 pub use commit_times::TARGET as COMMIT_TRACE;
 use driver::Driver;
 use ft_protocol::{Generation, LinkId, VmId};
-use std::path::PathBuf;
 use std::time::Duration;
 
 /// How `ftvm host` is to run.
@@ -41,8 +42,8 @@ use std::time::Duration;
 pub struct HostOptions {
     /// The host's name.
     pub name: String,
-    /// The controller's socket.
-    pub socket: PathBuf,
+    /// Where the controller is.
+    pub pool: Address,
     /// Memory that guests may take here, in bytes; `None`: all that the machine has.
     pub memory_bytes: Option<u64>,
     /// Failure domains that it is in, such as `rack=r1`.
@@ -112,14 +113,16 @@ pub fn serve(options: &HostOptions) -> Result<HostEnd, HostError> {
     // The heartbeat page of another host is that host's to cut off: that must not end this process.
     shared_mem::mem::survive_truncation().map_err(HostError::kernel("handle SIGBUS"))?;
     let kvm = crate::machine::open_kvm()?;
-    crate::transport::remote::prepare(&options.socket)?;
+    options.pool.prepare()?;
     match sandbox::confine() {
         Ok(true) => {}
         Ok(false) => tracing::info!("no Landlock of ABI 3: another process of this user could write to the pool"),
         Err(error) => tracing::warn!("this host is not confined: {error}"),
     }
-    let connection = Connection::connect(&options.socket)?;
+    let connection = options.pool.connect()?;
+    // Before any thread is started: none is to take the signals.
     let events = Events::new(options.lifeline).map_err(HostError::kernel("watch for events"))?;
+    let _registration = register(options);
     let (sender, woken) = wake::channel().map_err(HostError::kernel("make an eventfd"))?;
     events.watch(woken.event(), Watched::Wake).map_err(HostError::kernel("watch the machines"))?;
     let mut driver = Driver::new(options, kvm, sender)?;
@@ -143,12 +146,18 @@ pub fn serve(options: &HostOptions) -> Result<HostEnd, HostError> {
                 Watched::Wake => driver.machines_said(woken.drain())?,
                 Watched::Link(link) => driver.link_ready(link, &events)?,
                 Watched::End => return Ok(HostEnd::Shutdown),
-                Watched::Listener => {}
+                Watched::Listener | Watched::Lease => {}
             }
         }
         // What has happened may have brought work that cannot wait as long.
         next_tick = next_tick.min(clock::monotonic() + driver.tick_interval());
     }
+}
+
+/// Says in the cluster's register that this host is there. It serves without, too.
+fn register(options: &HostOptions) -> Option<Registration> {
+    let registered = options.pool.registry()?.register_host(&options.name);
+    registered.inspect_err(|error| tracing::warn!("this host is not registered: {error}")).ok()
 }
 
 /// The number of the `count`th connection of this host to its controller.

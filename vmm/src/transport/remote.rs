@@ -8,10 +8,12 @@
 //! goes as a word that says which access it has, and the other side puts its own of the same device in its place: offset and
 //! length are in the message anyway. Any other descriptor (a guest's file, from a client) goes as its content.
 //!
-//! The address is `tcp:HOST:PORT,DEVICE`. Nobody is asked who he is: whoever reaches the port, and whoever has the device, is
-//! trusted. The network and the device must be the cluster's own.
+//! The address is `tcp:HOST:PORT,DEVICE`. Each connection begins with a greeting ([`key`](super::key)): where the controller has
+//! a key, both sides prove that they have it. Without one whoever reaches the port is trusted, and whoever has the device is
+//! trusted in any case: it must be the cluster's own.
 
 use super::frame::{self, Carried, Frame, FrameError};
+use super::key::{self, GreetingError, Key};
 use super::{ConnectError, Connection, Outgoing, ReceiveError, SendError};
 use crate::log_burst::LogBurst;
 use nix::errno::Errno;
@@ -26,6 +28,7 @@ use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream, ToSocketAddrs};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -35,6 +38,8 @@ const SCHEME: &str = "tcp:";
 const CONNECT_BOUND: Duration = Duration::from_secs(5);
 /// A peer whose kernel has not acknowledged for so long is gone. Nothing is decided by it: heartbeats tell earlier.
 const SILENCE_MS_MAX: u32 = 10_000;
+/// Connections whose greeting is under way; what comes beyond them is closed.
+const GREETINGS_MAX: usize = 64;
 /// The pool's device as this machine has it, opened once: a host that has confined itself cannot open it again.
 #[derive(Debug)]
 struct Device {
@@ -50,6 +55,21 @@ fn parse(address: &Path) -> Option<(&str, &Path)> {
     Some((peer, Path::new(device)))
 }
 
+/// The address of a controller that is reached there, and has this device.
+pub(crate) fn address(peer: &str, device: &Path) -> String {
+    format!("{SCHEME}{peer},{}", device.display())
+}
+
+/// Whether an address is one of another machine's controller, or would like to be.
+pub(super) fn is_remote(address: &Path) -> bool {
+    address.to_str().is_some_and(|text| text.starts_with(SCHEME))
+}
+
+/// Whether nothing is missing of the address of another machine's controller.
+pub(super) fn is_whole(address: &Path) -> bool {
+    parse(address).is_some_and(|(peer, device)| peer.contains(':') && device.is_absolute())
+}
+
 /// Opens what connections to this address will need. To be called before a process gives up its right to open files.
 ///
 /// # Errors
@@ -57,15 +77,13 @@ fn parse(address: &Path) -> Option<(&str, &Path)> {
 pub fn prepare(address: &Path) -> Result<(), ConnectError> {
     match parse(address) {
         Some((_, device)) => Device::get(device).map(drop),
-        None if address.to_str().is_some_and(|text| text.starts_with(SCHEME)) => {
-            Err(ConnectError::Address { address: address.to_owned() })
-        }
+        None if is_remote(address) => Err(ConnectError::Address { address: address.to_owned() }),
         None => Ok(()),
     }
 }
 
 /// Connects to a controller on another machine; `None`: the address is not one of those.
-pub(super) fn connect(address: &Path) -> Option<Result<Connection, ConnectError>> {
+pub(super) fn connect(address: &Path, key: Option<&Key>) -> Option<Result<Connection, ConnectError>> {
     let (peer, device) = match parse(address) {
         Some(parts) => parts,
         None => return prepare(address).err().map(Err),
@@ -74,6 +92,8 @@ pub(super) fn connect(address: &Path) -> Option<Result<Connection, ConnectError>
         |source: io::Error| ConnectError::Unreachable { path: address.to_owned(), source: errno(&source) };
     Some(Device::get(device).and_then(|device| {
         let stream = dial(peer).map_err(unreachable)?;
+        stream.set_nodelay(true).map_err(unreachable)?;
+        key::greet(&stream, key).map_err(|source| ConnectError::Refused { address: address.to_owned(), source })?;
         let (ours, theirs) = Connection::pair().map_err(|errno| unreachable(errno.into()))?;
         pump(stream, theirs, device).map_err(unreachable)?;
         Ok(ours)
@@ -91,11 +111,16 @@ fn dial(peer: &str) -> io::Result<TcpStream> {
     Err(last)
 }
 
-/// Takes connections from other machines on a controller's behalf, until the process ends.
+/// Takes connections from other machines on a controller's behalf, until the process ends; with a key, from those that have it.
 ///
 /// # Errors
 /// The port or the device cannot be had.
-pub fn listen(address: SocketAddr, device: &Path, controller: &Path) -> Result<SocketAddr, ConnectError> {
+pub fn listen(
+    address: SocketAddr,
+    device: &Path,
+    controller: &Path,
+    key: Option<Key>,
+) -> Result<SocketAddr, ConnectError> {
     let refused = |source: io::Error| ConnectError::Listen {
         path: PathBuf::from(format!("{SCHEME}{address}")),
         source: errno(&source),
@@ -103,17 +128,14 @@ pub fn listen(address: SocketAddr, device: &Path, controller: &Path) -> Result<S
     let device = Device::get(device)?;
     let listener = TcpListener::bind(address).map_err(refused)?;
     let bound = listener.local_addr().map_err(refused)?;
-    let controller = controller.to_owned();
+    let door = Arc::new(Door { controller: controller.to_owned(), device, key, greetings: AtomicUsize::new(0) });
     std::thread::Builder::new()
         .name("tcp-listener".to_owned())
         .spawn(move || {
             for stream in listener.incoming() {
-                let accepted = stream.map_err(|error| error.to_string()).and_then(|stream| {
-                    let link = Connection::connect(&controller).map_err(|error| crate::chain(&error))?;
-                    pump(stream, link, Arc::clone(&device)).map_err(|error| error.to_string())
-                });
-                if let Err(error) = accepted {
-                    tracing::warn!("a connection from another machine was not taken: {error}");
+                match stream {
+                    Ok(stream) => door.knocked(stream),
+                    Err(error) => tracing::warn!("a connection from another machine was not taken: {error}"),
                 }
             }
         })
@@ -121,9 +143,47 @@ pub fn listen(address: SocketAddr, device: &Path, controller: &Path) -> Result<S
     Ok(bound)
 }
 
+/// Where connections from other machines come in.
+struct Door {
+    controller: PathBuf,
+    device: Arc<Device>,
+    key: Option<Key>,
+    /// How many are greeted at the moment.
+    greetings: AtomicUsize,
+}
+
+impl Door {
+    /// Takes a connection, in a thread of its own: whoever is silent keeps nobody else waiting.
+    fn knocked(self: &Arc<Self>, stream: TcpStream) {
+        if self.greetings.fetch_add(1, Ordering::Relaxed) >= GREETINGS_MAX {
+            self.greetings.fetch_sub(1, Ordering::Relaxed);
+            return;
+        }
+        let door = Arc::clone(self);
+        let greeter = std::thread::Builder::new().name("tcp-greeter".to_owned()).spawn(move || {
+            let peer = stream.peer_addr().map_or_else(|_| "another machine".to_owned(), |peer| peer.to_string());
+            let taken = door.take(stream);
+            door.greetings.fetch_sub(1, Ordering::Relaxed);
+            if let Err(error) = taken {
+                tell_end(&format!("from {peer}"), Err(error));
+            }
+        });
+        if let Err(error) = greeter {
+            self.greetings.fetch_sub(1, Ordering::Relaxed);
+            tracing::warn!("a connection from another machine was not taken: {error}");
+        }
+    }
+
+    fn take(&self, stream: TcpStream) -> Result<(), CarryError> {
+        stream.set_nodelay(true)?;
+        key::answer(&stream, self.key.as_ref())?;
+        let link = Connection::connect(&self.controller).map_err(Box::new)?;
+        Ok(pump(stream, link, Arc::clone(&self.device))?)
+    }
+}
+
 /// Carries messages both ways until one side ends; the other is ended then.
 fn pump(stream: TcpStream, link: Connection, device: Arc<Device>) -> io::Result<()> {
-    stream.set_nodelay(true)?;
     setsockopt(&stream, sockopt::KeepAlive, &true)?;
     setsockopt(&stream, sockopt::TcpKeepIdle, &1)?;
     setsockopt(&stream, sockopt::TcpKeepInterval, &1)?;
@@ -160,8 +220,12 @@ fn pump(stream: TcpStream, link: Connection, device: Arc<Device>) -> io::Result<
 fn tell_end(which: &str, ended: Result<(), CarryError>) {
     static REFUSED: Mutex<Option<LogBurst>> = Mutex::new(None);
     let Err(error) = ended else { return };
-    let refused =
-        matches!(error, CarryError::Frame(FrameError::Head { .. } | FrameError::Kind(_) | FrameError::TooLarge(_)));
+    let refused = match &error {
+        CarryError::Frame(FrameError::Head { .. } | FrameError::Kind(_) | FrameError::TooLarge(_)) => true,
+        CarryError::Greeting(error) => !matches!(error, GreetingError::Stream(_)),
+        CarryError::Controller(_) => true,
+        _ => false,
+    };
     let mut bursts = REFUSED.lock().unwrap_or_else(PoisonError::into_inner);
     let burst = bursts.get_or_insert_default();
     let now = crate::clock::monotonic();
@@ -215,6 +279,10 @@ enum CarryError {
     Send(#[from] SendError),
     #[error("a descriptor cannot be carried")]
     Descriptor(#[from] io::Error),
+    #[error(transparent)]
+    Greeting(#[from] GreetingError),
+    #[error("the controller itself cannot be reached")]
+    Controller(#[from] Box<ConnectError>),
 }
 
 /// A file from its beginning, wherever its own position is.
@@ -291,7 +359,7 @@ mod tests {
         std::fs::write(&device, [7; 16384]).unwrap();
         let socket = place.path().join("socket");
         let local = Listener::bind(&socket).unwrap();
-        let bound = listen("127.0.0.1:0".parse().unwrap(), &device, &socket).unwrap();
+        let bound = listen("127.0.0.1:0".parse().unwrap(), &device, &socket, None).unwrap();
         let address = PathBuf::from(format!("tcp:{bound},{}", device.display()));
         prepare(&address).unwrap();
         let host = Connection::connect(&address).unwrap();
@@ -329,5 +397,29 @@ mod tests {
         drop((host, extents));
         assert!(matches!(controller.receive::<String>(), Err(ReceiveError::Closed)));
         assert!(matches!(Connection::connect(Path::new("tcp:nowhere")), Err(ConnectError::Address { .. })));
+    }
+
+    #[test]
+    fn who_does_not_have_the_key_is_told_so() {
+        let place = tempfile::tempdir().unwrap();
+        let [device, socket] = ["device", "socket"].map(|name| place.path().join(name));
+        std::fs::write(&device, [7; 4096]).unwrap();
+        let local = Listener::bind(&socket).unwrap();
+        let key = || Key::new(b"the cluster's own key");
+        let bound = listen("127.0.0.1:0".parse().unwrap(), &device, &socket, Some(key())).unwrap();
+        let address = PathBuf::from(format!("tcp:{bound},{}", device.display()));
+        for (key, word) in [(None, "--key-file"), (Some(Key::new(b"another cluster's key")), "another key")] {
+            let refused = connect(&address, key.as_ref()).unwrap().unwrap_err();
+            assert!(
+                matches!(refused, ConnectError::Refused { .. }) && crate::chain(&refused).contains(word),
+                "{refused}"
+            );
+        }
+        // Who says nothing keeps nobody waiting.
+        let _silent = TcpStream::connect(bound).unwrap();
+        let host = connect(&address, Some(&key())).unwrap().unwrap();
+        let controller = local.accept().unwrap();
+        host.send(&Outgoing::new("hello".to_owned(), Vec::new()).unwrap()).unwrap();
+        assert_eq!(controller.receive::<String>().unwrap().message, "hello");
     }
 }
