@@ -1,7 +1,6 @@
 //! A controller that is reached by TCP, as from another machine, and files that say where a cluster is.
 
-use crate::support::{Ended, Place, Running, await_true};
-use std::net::{Ipv4Addr, TcpListener};
+use crate::support::{Ended, Place, Running, await_true, free_port};
 use std::os::unix::fs::PermissionsExt;
 
 /// A controller over a file in place of a device, which asks for a key.
@@ -22,9 +21,7 @@ impl Remote {
         let place = Place::new();
         let device = place.pool().join("device");
         std::fs::File::create(&device).and_then(|file| file.set_len(64 << 20)).expect("there is room");
-        let port = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("there are ports");
-        let listen = port.local_addr().expect("it is bound").to_string();
-        drop(port);
+        let listen = format!("127.0.0.1:{}", free_port());
         let (device, key) = (device.to_str().expect("a plain path"), key(&place, "key", "a key of this cluster\n"));
         let arguments = ["pool", "--socket", "sock", "--dir", device, "--listen", &listen, "--key-file", &key];
         let pool = place.start(&arguments);

@@ -1,12 +1,11 @@
 //! An etcd of one member, for one test.
 
-use super::await_true;
-use std::net::{Ipv4Addr, TcpListener, TcpStream};
+use super::{await_true, free_port};
+use std::net::{Ipv4Addr, TcpStream};
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use tempfile::TempDir;
 
-/// Two of Debian's packages have it, of different releases.
 const PROGRAM: &str = "etcd";
 
 pub(crate) struct Etcd {
@@ -26,7 +25,8 @@ impl Etcd {
             eprintln!("SKIPPED {name}: there is no etcd here (apt-get install etcd-server)");
             return None;
         }
-        let mut etcd = Self { data: tempfile::tempdir().expect("there is room"), ports: free_ports(), child: None };
+        let mut etcd =
+            Self { data: tempfile::tempdir().expect("there is room"), ports: [free_port(), free_port()], child: None };
         etcd.start_again();
         Some(etcd)
     }
@@ -74,10 +74,4 @@ impl Drop for Etcd {
             let _ = child.wait();
         }
     }
-}
-
-/// Ports that nobody has at the moment.
-fn free_ports() -> [u16; 2] {
-    let listeners = [(); 2].map(|()| TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("there are ports"));
-    listeners.map(|listener| listener.local_addr().expect("it is bound").port())
 }

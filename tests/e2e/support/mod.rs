@@ -16,7 +16,9 @@ pub(crate) use mounts::{Mounted, skipped};
 pub(crate) use process::{children_of, is_alive, is_stopped, signal};
 pub(crate) use segment::{SegmentSwitch, connect, guest_at};
 
+use std::net::{Ipv4Addr, TcpListener};
 use std::path::Path;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -37,6 +39,20 @@ pub(crate) fn kvm() -> Option<MutexGuard<'static, ()>> {
     let thread = std::thread::current();
     eprintln!("SKIPPED {}: there is no /dev/kvm here", thread.name().unwrap_or("a test"));
     None
+}
+
+/// A port that nobody has. None of those from which the kernel takes ports for connections: whoever connects to one of these
+/// while nobody listens there may be given it for his own end.
+pub(crate) fn free_port() -> u16 {
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    let first = std::process::id();
+    loop {
+        let candidate = first.wrapping_mul(37).wrapping_add(NEXT.fetch_add(1, Ordering::Relaxed)) % 20_000 + 12_000;
+        let port = u16::try_from(candidate).expect("below 32768");
+        if TcpListener::bind((Ipv4Addr::LOCALHOST, port)).is_ok() {
+            return port;
+        }
+    }
 }
 
 /// Waits until `look` finds something.
