@@ -96,7 +96,7 @@ enum Command {
     /// Write the disk of a VM that has ended to a file
     Disk(disk::Args),
     /// Run a pool controller, or look into a pool
-    Pool(pool_inspect::PoolCommand),
+    Pool(Box<pool_inspect::PoolCommand>),
     /// Run a host
     Host(host::Args),
 }
@@ -125,7 +125,7 @@ fn main() -> std::process::ExitCode {
         Command::Switch(args) => switch::run(&args),
         Command::Load(args) => load::run(&args),
         Command::Status(args) => status::run(&args),
-        Command::Pool(command) => pool_inspect::run(command),
+        Command::Pool(command) => pool_inspect::run(*command),
         Command::Host(args) => host::run(args),
     };
     match result {

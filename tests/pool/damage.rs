@@ -41,7 +41,7 @@ fn a_damaged_vm_is_kept_for_repair() {
         for _ in 0..2 {
             let status = run.try_status_patiently();
             assert_eq!(status.vms[0].phase, "damaged", "{file}: {}", run.everything());
-            let mut client = Client::connect(&run.socket()).expect("it listens");
+            let mut client = Client::connect(run.socket()).expect("it listens");
             let attach = Request::AttachConsole { vm: status.vms[0].vm, from: 0 };
             let refused = client.request(attach, Vec::new()).expect_err("there is nothing to be read");
             assert!(matches!(refused, ClientError::Refused(RequestError::Damaged(_))), "{refused}");
@@ -63,7 +63,7 @@ fn damage_of_one_vm_harms_no_other() {
         let hosts = [("a", None), ("b", None)];
         let mut run = Run::start(&golden, &Plan { hosts: &hosts, unsound: true, ..Plan::default() });
         run.await_protection();
-        let mut client = Client::connect(&run.socket()).expect("it listens");
+        let mut client = Client::connect(run.socket()).expect("it listens");
         client.request(Request::CreateVm(golden.spec("other")), golden.uploads()).expect("there is room for two");
         let other = |run: &mut Run| -> VmStatus {
             run.step();
@@ -211,7 +211,7 @@ fn given_up(damage: impl FnOnce(&Run)) {
     run.restart_controller(|run| damage(run));
     let damaged = run.try_status_patiently().vms[0].clone();
     assert_eq!(damaged.phase, "damaged", "{}", run.everything());
-    let mut client = Client::connect(&run.socket()).expect("it listens");
+    let mut client = Client::connect(run.socket()).expect("it listens");
     client.request(Request::DeleteVm(damaged.vm), Vec::new()).expect("it can be deleted");
     assert!(!run.place.pool().join("vm-0").exists(), "its space was not given back");
     client.request(Request::CreateVm(golden.spec("guest")), vec![golden.upload()]).expect("its name is free");

@@ -264,7 +264,7 @@ impl Run {
     pub(crate) fn try_status_patiently(&mut self) -> Status {
         await_some("the controller's answer", || {
             if self.client.is_none() {
-                self.client = Client::connect(&self.socket()).ok();
+                self.client = Client::connect(self.socket()).ok();
             }
             let status = self.try_status();
             // Without what a step asks for beside it.
@@ -274,7 +274,7 @@ impl Run {
     }
 
     fn connect(&mut self) {
-        match Client::connect(&self.socket()) {
+        match Client::connect(self.socket()) {
             Ok(mut client) => {
                 if client.request(Request::Watch, Vec::new()).is_ok() {
                     self.client = Some(client);

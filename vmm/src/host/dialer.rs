@@ -48,10 +48,7 @@ impl Dialer {
                     return None;
                 }
             },
-            None if self.next.is_some_and(|at| at <= now) => match self.dial() {
-                Some(dialled) => dialled,
-                None => return None,
-            },
+            None if self.next.is_some_and(|at| at <= now) => self.dial()?,
             None => return None,
         };
         (self.next, self.under_way) = (None, None);
