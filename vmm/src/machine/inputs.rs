@@ -201,6 +201,9 @@ pub trait InputSource: Send {
     /// input.
     fn wakes(&self) -> bool;
 
+    /// A wait of the guest's is over. Console input that it does not look at from here on ends no other one.
+    fn wait_ends(&mut self) {}
+
     /// Whether something has come since devices were last asked to take what came.
     fn has_news(&self) -> bool {
         self.wakes()
@@ -228,6 +231,9 @@ pub trait InputSource: Send {
 pub struct LiveInputs {
     clock: GuestClock,
     console: VecDeque<u8>,
+    /// What is there has ended a wait, and the guest has not looked at it since: one that never reads its console is not to be
+    /// kept from sleeping by a key.
+    console_is_ignored: bool,
     /// Some of it has come since devices were asked to take what came.
     console_is_new: bool,
     /// Packets that have arrived, by network device.
@@ -257,6 +263,7 @@ impl LiveInputs {
         Self {
             clock: GuestClock::starting_at(GuestTime::default()),
             console: VecDeque::new(),
+            console_is_ignored: false,
             console_is_new: false,
             packets,
         }
@@ -293,6 +300,7 @@ impl InputSource for LiveInputs {
     }
 
     fn console(&mut self, _at: ExitNumber, room: usize) -> Result<Vec<u8>, InputError> {
+        self.console_is_ignored = false;
         let count = room.min(self.console.len());
         Ok(self.console.drain(..count).collect())
     }
@@ -301,11 +309,16 @@ impl InputSource for LiveInputs {
         let count = bytes.len().min(CONSOLE_INPUT_MAX - self.console.len());
         self.console.extend(&bytes[..count]);
         self.console_is_new |= count > 0;
+        self.console_is_ignored &= count == 0;
         count
     }
 
     fn wakes(&self) -> bool {
-        !self.console.is_empty() || self.packets_are_new()
+        (!self.console.is_empty() && !self.console_is_ignored) || self.packets_are_new()
+    }
+
+    fn wait_ends(&mut self) {
+        self.console_is_ignored = true;
     }
 
     fn has_news(&self) -> bool {
@@ -323,5 +336,6 @@ impl InputSource for LiveInputs {
     fn resume(&mut self, from: &ResumePoint<'_>) {
         self.clock = GuestClock::starting_at(from.now);
         self.console = from.waiting_console.iter().copied().take(CONSOLE_INPUT_MAX).collect();
+        self.console_is_ignored = false;
     }
 }

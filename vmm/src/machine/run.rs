@@ -297,6 +297,7 @@ impl Machine {
         let Some(until) = self.progress.wait_until else { return Ok(None) };
         if self.inputs.wakes() || self.inputs.now() >= until {
             self.progress.wait_until = None;
+            self.inputs.wait_ends();
             self.deliver()?;
             // What was delivered may have been the last thing before the guest must stand still.
             return Ok(self.inputs.must_pause().then_some(Stop::SourcePaused));

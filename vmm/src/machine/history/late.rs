@@ -74,6 +74,10 @@ impl<S: InputSource> InputSource for LateSource<S> {
         self.with(|source| source.wakes())
     }
 
+    fn wait_ends(&mut self) {
+        self.with(S::wait_ends);
+    }
+
     fn has_news(&self) -> bool {
         self.with(|source| source.has_news())
     }

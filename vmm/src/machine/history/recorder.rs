@@ -143,6 +143,10 @@ impl<S: InputSource, K: HistorySink> InputSource for Recorder<S, K> {
         self.held_back || self.source.wakes()
     }
 
+    fn wait_ends(&mut self) {
+        self.source.wait_ends();
+    }
+
     fn has_news(&self) -> bool {
         self.held_back || self.source.has_news()
     }

@@ -133,6 +133,13 @@ impl<H: HistorySource, S: InputSource> InputSource for ReplayThenLive<H, S> {
         self.replay.as_ref().map_or_else(|| self.live.wakes(), InputSource::wakes)
     }
 
+    fn wait_ends(&mut self) {
+        match &mut self.replay {
+            Some(replay) => replay.wait_ends(),
+            None => self.live.wait_ends(),
+        }
+    }
+
     fn has_news(&self) -> bool {
         self.replay.as_ref().map_or_else(|| self.live.has_news(), InputSource::has_news)
     }

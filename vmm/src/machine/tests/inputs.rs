@@ -140,6 +140,16 @@ fn console_input_is_news_until_devices_were_asked_and_wakes_until_it_is_taken() 
     assert!(inputs.has_news() && inputs.wakes());
     inputs.begin_poll();
     assert!(!inputs.has_news() && inputs.wakes());
-    assert_eq!(inputs.console(ExitNumber(1), 9).expect("live"), b"typed");
+    assert_eq!(inputs.console(ExitNumber(1), 2).expect("live"), b"ty");
+    assert!(inputs.wakes(), "some is left");
+    // A guest that was woken and did not look sleeps on, until more comes or it looks.
+    inputs.wait_ends();
+    assert!(!inputs.wakes());
+    inputs.offer_console(b"!");
+    assert!(inputs.wakes());
+    inputs.wait_ends();
+    assert_eq!(inputs.console(ExitNumber(2), 0).expect("live"), b"");
+    assert!(inputs.wakes());
+    assert_eq!(inputs.console(ExitNumber(3), 9).expect("live"), b"ped!");
     assert!(!inputs.wakes());
 }

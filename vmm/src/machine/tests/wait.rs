@@ -55,6 +55,24 @@ fn input_ends_a_wait() {
     assert_eq!((output.position, output.bytes.as_slice()), (3, &b"dq"[..]));
 }
 
+/// A key that is typed to a guest that never looks ends one wait, not all of them.
+#[test]
+fn input_that_a_guest_ignores_ends_one_wait() {
+    let Some(kvm) = kvm() else { return };
+    let mut machine = booted(&kvm, 4 * MIB, "idle", &["--ticks", "3", "--tick-ms", "1000000"]);
+    let wait = settle(&mut machine);
+    machine.push_console_input(b"\n");
+    // It waits again for what is left of the time.
+    let again = settle(&mut machine);
+    assert!(matches!((&wait, &again), (Stop::Wait { .. }, Stop::Wait { .. })), "{wait:?} {again:?}");
+    let exits = machine.exits();
+    assert_eq!(settle(&mut machine), again);
+    assert_eq!(machine.exits(), exits, "it sleeps");
+    machine.push_console_input(b"\n");
+    settle(&mut machine);
+    assert!(machine.exits() > exits, "more has come");
+}
+
 #[test]
 fn long_input_passes_through_the_short_queue() {
     let Some(kvm) = kvm() else { return };
