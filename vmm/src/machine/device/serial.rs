@@ -15,6 +15,13 @@ pub(crate) const SERIAL_PORTS: Range<u64> = 0x3f8..0x400;
 
 const ID: DeviceId = DeviceId(1);
 
+/// Registers, and bits of theirs.
+const DATA: u8 = 0;
+const LINE_STATUS: u8 = 5;
+const DATA_READY: u8 = 1;
+/// In the line control register: the data register is another one.
+const DIVISOR_LATCH: u8 = 0x80;
+
 /// In the interrupt enable register: tell of received bytes.
 const RECEIVE_INTERRUPT: u8 = 1;
 
@@ -79,6 +86,17 @@ impl SerialDevice {
 }
 
 impl SerialDevice {
+    /// A driver that starts reads the data register to clear it, and has tried out before whether interrupts can be enabled:
+    /// what has come by then is not what it wants to be rid of.
+    fn read_register(&mut self, register: u8) -> u8 {
+        let deaf = self.has_line && !self.listens;
+        match register {
+            DATA if deaf && self.uart.state().line_control & DIVISOR_LATCH == 0 => 0,
+            LINE_STATUS if deaf => self.uart.read(register) & !DATA_READY,
+            _ => self.uart.read(register),
+        }
+    }
+
     fn note_listener(&mut self) {
         // Flat guests need not know, and write byte by byte.
         self.listens = self.has_line && self.uart.state().interrupt_enable & RECEIVE_INTERRUPT != 0;
@@ -93,7 +111,7 @@ impl Device for SerialDevice {
     fn read(&mut self, offset: u64, data: &mut [u8], context: &mut Context<'_>) -> Result<(), InputError> {
         self.receive(context)?;
         if let ([byte], Ok(register)) = (data, u8::try_from(offset)) {
-            *byte = self.uart.read(register);
+            *byte = self.read_register(register);
         }
         Ok(())
     }
@@ -103,7 +121,12 @@ impl Device for SerialDevice {
             // The only failures are a full queue in loopback mode, where a real line drops the byte too.
             let _looped = self.uart.write(register, *byte);
             context.effects.console.append(self.uart.writer_mut());
+            let listened = self.listens;
             self.note_listener();
+            if self.listens && !listened && self.uart.state().line_status & DATA_READY != 0 {
+                // A line goes up with what enables it; the UART tells only once of what it has told while nobody listened.
+                self.raised.0.store(true, Ordering::Relaxed);
+            }
         }
         Ok(())
     }

@@ -11,6 +11,7 @@ const LSR: u64 = 0x3fd;
 const THR: u64 = 0x3f8;
 const MCR: u64 = 0x3fc;
 const IER: u64 = 0x3f9;
+const LCR: u64 = 0x3fb;
 
 /// Inputs that are known beforehand.
 #[derive(Default)]
@@ -153,6 +154,30 @@ fn received_bytes_raise_the_line_of_a_serial_port_that_has_one() {
     other.write8(IER, 1);
     other.poll();
     assert_eq!((other.edges(), other.read8(THR)), (1, b'?'));
+}
+
+/// As Linux does: it tries out the interrupt enable register, then clears the data register when it starts.
+#[test]
+fn a_driver_that_tries_the_serial_port_out_loses_no_input() {
+    let mut rig = Rig::new();
+    rig.bus.connect_interrupts();
+    rig.inputs.offer_console(b"typed");
+    rig.write8(IER, 0x0f);
+    rig.poll();
+    rig.write8(IER, 0);
+    for _ in 0..3 {
+        assert_eq!((rig.read8(LSR) & 1, rig.read8(THR)), (0, 0));
+    }
+    // The divisor is set on the way.
+    rig.write8(LCR, 0x83);
+    rig.write8(THR, 12);
+    assert_eq!(rig.read8(THR), 12);
+    rig.write8(LCR, 3);
+    rig.edges();
+    rig.write8(IER, 5);
+    assert_eq!(rig.edges(), 1, "what is there is told");
+    let received: Vec<u8> = std::iter::from_fn(|| (rig.read8(LSR) & 1 != 0).then(|| rig.read8(THR))).collect();
+    assert_eq!(received, b"typed");
 }
 
 #[test]
