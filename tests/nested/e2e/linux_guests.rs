@@ -80,3 +80,19 @@ fn a_connection_to_linux_outlives_its_hosts() {
     assert!(text.contains("diskwriter ended with 0"), "the disk has what was written: {text}");
     assert!(!TROUBLE.iter().any(|word| text.contains(word)), "{text}");
 }
+
+/// A shell on the serial port does what is typed: the port tells its driver of it, which otherwise waits for ever.
+#[test]
+fn linux_does_what_is_typed() {
+    let Some((cluster, _turn)) = boot(1, 0) else { return };
+    let machine = &cluster.machines[0];
+    let script =
+        "printf 'echo answer $((6 * 7))\\nexit\\n' | ftvm run \"$@\" --kernel /guest/vmlinux --initrd /guest/initrd";
+    for mode in [&["--mode", "none"][..], &["--hosts", "2", "--heartbeat-ms", "20000", "--epoch-ms", "100"]] {
+        let output = machine.run(&[&["sh", "-c", script, "sh", "--cmdline", KERNEL], mode].concat()).unwrap();
+        let text = output.text();
+        assert!(output.is_success(), "{mode:?}: {text}");
+        assert!(text.contains("answer 42") && text.contains("init: down"), "{mode:?}: {text}");
+        assert!(!TROUBLE.iter().any(|word| text.contains(word)), "{mode:?}: {text}");
+    }
+}
