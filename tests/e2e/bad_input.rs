@@ -166,7 +166,10 @@ fn kvm_that_is_not_permitted() {
     std::fs::set_permissions(place.file(""), std::fs::Permissions::from_mode(0o755)).unwrap();
     // The program may lie where nobody else may look.
     let program = place.file("ftvm");
-    std::fs::copy(env!("CARGO_BIN_EXE_ftvm"), &program).unwrap();
+    // Copied by another process: were the copy open for writing in this one, a child that another test starts at this moment
+    // would have it open, too, and nothing that is open for writing can be executed.
+    let copied = std::process::Command::new("cp").arg(env!("CARGO_BIN_EXE_ftvm")).arg(&program).status().unwrap();
+    assert!(copied.success());
     const NOBODY: u32 = 65_534;
     let mut command = std::process::Command::new(&program);
     command.args(["run", "builtin:counter"]).env("FTVM_KVM_DEVICE", &device).current_dir("/");
