@@ -349,7 +349,7 @@ static void test_kvmclock(void)
 {
     if (!(cpuid(0x40000001, 0).a & 1 << 3))
         return say("  no clock of KVM's\n");
-    for (u32 i = 0; i < 100 * processors; i++)
+    for (u32 i = 0; i < 20 * processors; i++)
         run_on(i % processors, see_clock, 0);
     check(clock_back == 0, "KVM's clock never goes back, over processors and moves");
     static u32 wall[3] __attribute__((aligned(16)));
@@ -361,7 +361,8 @@ static u64 last_pair[2];
 static volatile u32 turn;
 static void ping(u64 self)
 {
-    for (u32 i = 0; i < 2000; i++) {
+    // A turn may take a time slice, where both share a processor.
+    for (u32 i = 0; i < 50; i++) {
         while (turn % 2 != self)
             pause();
         u64 now = tsc();
@@ -601,7 +602,7 @@ static void sleeping(u64 with)
 static void test_halt(void)
 {
     on_vector(0x47, counting);
-    for (u32 i = 0; i < 20; i++) {
+    for (u32 i = 0; i < 5; i++) {
         count = 0;
         start_on(1, sleeping, 0);
         send_ipi(1, 0x4047);
