@@ -4,13 +4,15 @@
 //! Pool memory is written by other processes at any time. Nothing here ever makes a Rust reference into it: bytes
 //! go in and out by volatile copies through one bounds-checked accessor, words by atomics. Bytes that were copied out
 //! are private and then checked. Order between processes comes from the atomics only (a release store or
-//! read-modify-write after the bytes, an acquire load before them); durability comes from `flush` and `fence` only.
+//! read-modify-write after the bytes, an acquire load before them), after a `drain` where bytes were streamed; durability
+//! comes from `flush` and `fence` only.
 
 mod access;
 mod backing;
 mod extent;
 mod flush;
 mod mapping;
+mod stream;
 mod truncation;
 
 pub use access::{AccessError, PoolRead, PoolWrite};

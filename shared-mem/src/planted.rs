@@ -13,6 +13,7 @@ pub enum PlantedBug {
     RecordBodyFlush,
     RecordHeaderFlush,
     RecordFence,
+    RecordDrain,
     PublishFlush,
     PublishFence,
     PublishUnconditional,
@@ -110,6 +111,13 @@ pub(crate) const fn planted(_: PlantedBug) -> bool {
 /// Flushes a range, unless that flush is planted as missing.
 pub(crate) fn flush<M: PoolWrite>(memory: &M, at: Offset, len: u64, bug: PlantedBug) -> Result<(), AccessError> {
     if planted(bug) { Ok(()) } else { memory.flush(at, len) }
+}
+
+/// Orders what was streamed, unless that is planted as missing.
+pub(crate) fn drain<M: PoolWrite>(memory: &M, bug: PlantedBug) {
+    if !planted(bug) {
+        memory.drain();
+    }
 }
 
 /// Waits for flushed lines, unless that fence is planted as missing.

@@ -50,6 +50,8 @@ pub(super) struct Shared {
     len: u64,
     pages: Pages,
     pending: Vec<Pending>,
+    /// Pages that were streamed into and are not drained yet, and by which cache.
+    streamed: Vec<(u64, u32)>,
     /// Stores and losses, see [`LossyMemory::changes`].
     changes: u64,
 }
@@ -73,6 +75,7 @@ impl Shared {
     pub(super) fn crash(&mut self, cache: u32, choose: &mut dyn FnMut(u64, usize) -> Kept) {
         self.changes += 1;
         self.pending.retain(|entry| entry.cache != cache);
+        self.streamed.retain(|(_, by)| *by != cache);
         let mut numbers: Vec<u64> =
             self.pages.iter().filter(|(_, page)| !page.is_clean()).map(|(number, _)| *number).collect();
         numbers.sort_unstable();
@@ -124,7 +127,13 @@ impl LossyMemory {
     /// Zeroed, durable memory of `len` bytes, reached through `cache`. Costs nothing until it is written.
     #[must_use]
     pub fn new(len: u64, cache: &LossyCache) -> Self {
-        let shared = Rc::new(RefCell::new(Shared { len, pages: Pages::default(), pending: Vec::new(), changes: 0 }));
+        let shared = Rc::new(RefCell::new(Shared {
+            len,
+            pages: Pages::default(),
+            pending: Vec::new(),
+            streamed: Vec::new(),
+            changes: 0,
+        }));
         cache.meets(&shared);
         Self { shared, cache: cache.clone() }
     }
@@ -157,6 +166,7 @@ impl LossyMemory {
         shared.changes += 1;
         shared.pages.clear();
         shared.pending.clear();
+        shared.streamed.clear();
     }
 
     /// Gives the space of whole pages back: they read as zeroes, durably.
@@ -271,6 +281,22 @@ impl PoolWrite for LossyMemory {
         })
     }
 
+    fn stream(&self, at: Offset, bytes: &[u8]) -> Result<(), AccessError> {
+        self.write(at, bytes)?;
+        let mut shared = self.shared.borrow_mut();
+        for piece in pieces(at.get(), bytes.len()) {
+            let streamed = (piece.page, self.cache.id());
+            if !shared.streamed.contains(&streamed) {
+                shared.streamed.push(streamed);
+            }
+        }
+        Ok(())
+    }
+
+    fn drain(&self) {
+        self.shared.borrow_mut().streamed.retain(|(_, by)| *by != self.cache.id());
+    }
+
     fn write_volatile<B: BitmapSlice>(&self, at: Offset, from: &VolatileSlice<'_, B>) -> Result<(), AccessError> {
         let mut private = vec![0; from.len()];
         from.copy_to(&mut private);
@@ -298,7 +324,8 @@ impl PoolWrite for LossyMemory {
         let len = usize::try_from(len).map_err(|_| AccessError::Unreachable)?;
         for piece in pieces(start, len) {
             let cache = self.cache.id();
-            if shared.pages.get(&piece.page).is_none_or(|page| page.is_clean()) {
+            let in_vain = shared.streamed.contains(&(piece.page, cache));
+            if in_vain || shared.pages.get(&piece.page).is_none_or(|page| page.is_clean()) {
                 continue;
             }
             let last = (piece.start + piece.len - 1) / LINE;

@@ -71,6 +71,19 @@ pub trait PoolWrite: PoolRead {
     /// When the range is outside the extent, or the pool unreachable.
     fn write(&self, at: Offset, bytes: &[u8]) -> Result<(), AccessError>;
 
+    /// Copies private bytes in, past the caches where the memory has such stores: for much that nobody here reads soon.
+    /// Before a [`drain`](Self::drain) by the same thread these stores have no order, and to [`flush`](Self::flush) their
+    /// lines is in vain.
+    ///
+    /// # Errors
+    /// As for [`write`](Self::write).
+    fn stream(&self, at: Offset, bytes: &[u8]) -> Result<(), AccessError> {
+        self.write(at, bytes)
+    }
+
+    /// Puts what this thread has streamed before all that it stores and flushes from now on.
+    fn drain(&self) {}
+
     /// Copies bytes in from memory that others may write too, such as guest memory.
     ///
     /// # Errors
@@ -153,6 +166,12 @@ macro_rules! forward {
         impl<T: PoolWrite> PoolWrite for $pointer {
             fn write(&self, at: Offset, bytes: &[u8]) -> Result<(), AccessError> {
                 (**self).write(at, bytes)
+            }
+            fn stream(&self, at: Offset, bytes: &[u8]) -> Result<(), AccessError> {
+                (**self).stream(at, bytes)
+            }
+            fn drain(&self) {
+                (**self).drain();
             }
             fn write_volatile<B: BitmapSlice>(
                 &self,

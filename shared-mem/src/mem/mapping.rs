@@ -15,6 +15,7 @@ use vm_memory::bitmap::BitmapSlice;
 
 use super::access::{AccessError, PoolRead, PoolWrite, check_bounds, check_word};
 use super::backing;
+use super::stream;
 use super::truncation::Guarded;
 use super::{Access, Extent, ExtentError, FlushKind};
 use crate::numbers::{Offset, PAGE_BYTES, len_u64};
@@ -227,6 +228,20 @@ impl PoolWrite for Mapping<ReadWrite> {
     fn write(&self, at: Offset, bytes: &[u8]) -> Result<(), AccessError> {
         self.slice(at, len_u64(bytes.len()))?.copy_from(bytes);
         Ok(())
+    }
+
+    #[inline]
+    fn stream(&self, at: Offset, bytes: &[u8]) -> Result<(), AccessError> {
+        let into = self.slice(at, len_u64(bytes.len()))?;
+        // SAFETY: the slice lies within the mapping, is as long as the bytes, and is reached by volatile copies only.
+        if !unsafe { stream::copy(into.ptr_guard_mut().as_ptr(), bytes) } {
+            into.copy_from(bytes);
+        }
+        Ok(())
+    }
+
+    fn drain(&self) {
+        stream::drain();
     }
 
     #[inline]
