@@ -188,6 +188,34 @@ fn a_large_record_is_finished_from_its_copy() {
     }
 }
 
+/// The controller dies in the middle of a record, and neither the record nor its copy survives: image and disk hold a part of
+/// it, and nobody may go on from them as if they were those of an epoch.
+#[test]
+fn a_record_that_was_begun_and_is_lost_costs_its_vm() {
+    fn flip_all(run: &Run) {
+        flip_records(run);
+        flip(run, "redo", RECORD_BODY_AT);
+    }
+    let Some(_machine) = kvm() else { return };
+    let golden = Golden::of("torture", 16, &["--steps", "600000000", "--progress", "5000000"]).seldom_committed();
+    let hosts = [("a", None), ("b", None)];
+    let armed = Some("controller.apply.pages-written=kill@4");
+    let plan = Plan {
+        controller: armed,
+        hosts: &hosts,
+        between_controllers: Some(flip_all),
+        unsound: true,
+        ..Plan::default()
+    };
+    let mut run = Run::start(&golden, &plan);
+    run.step_until("the VM to be told damaged", |run| {
+        run.try_vm().is_some_and(|vm| vm.phase == "damaged") || run.has_ended()
+    });
+    assert!(!run.has_ended(), "the guest went on from a torn image: {}", run.everything());
+    let vm = run.try_vm().expect("it was there a moment ago");
+    assert!(vm.damage.as_deref().is_some_and(|line| line.contains("died while it applied")), "{vm:?}");
+}
+
 #[test]
 fn a_damaged_vm_can_be_given_up() {
     given_up(|run| flip(run, "control", 64));

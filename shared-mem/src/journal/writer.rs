@@ -32,7 +32,7 @@ const PREPARED_SHARE_MIN: u64 = 4;
 
 /// The first pages of a record stay in the caches, where the controller finds them at once; with many more, fetching lines
 /// only to overwrite them takes a third of the time for which the guest stands still. The crash enumeration's are short.
-const CACHED_PAGES: usize = if cfg!(test) { 0 } else { 64 };
+const CACHED_PAGES: usize = if cfg!(test) { 1 } else { 64 };
 
 /// What is taken for machine state and console output with the room for a record's pages.
 const ROOM_BESIDE_PAGES: u64 = 512 << 10;

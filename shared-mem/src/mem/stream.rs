@@ -48,7 +48,7 @@ unsafe fn lines_512(to: *mut u8, from: &[u8]) {
         // SAFETY: a line is as long as the vector, and loads need no alignment.
         let line = unsafe { _mm512_loadu_si512(line.as_ptr().cast::<__m512i>()) };
         // SAFETY: the line lies within the caller's range, which is aligned to lines.
-        unsafe { _mm512_stream_si512(to.add(number * LINE).cast::<__m512i>(), line) };
+        unsafe { _mm512_stream_si512(to.wrapping_add(number * LINE).cast::<__m512i>(), line) };
     }
 }
 
@@ -60,7 +60,7 @@ unsafe fn lines_128(to: *mut u8, from: &[u8]) {
         // SAFETY: a part is as long as the vector, and loads need no alignment.
         let part = unsafe { _mm_loadu_si128(part.as_ptr().cast()) };
         // SAFETY: the part lies within the caller's range, which is aligned to lines.
-        unsafe { _mm_stream_si128(to.add(number * STEP).cast(), part) };
+        unsafe { _mm_stream_si128(to.wrapping_add(number * STEP).cast(), part) };
     }
 }
 
@@ -95,7 +95,7 @@ mod tests {
     fn parts_of_lines_are_left_to_others() {
         let mut to = Lines([0xee; 4 * LINE]);
         // SAFETY: the array is longer than what would be copied.
-        assert!(!unsafe { copy(to.0.as_mut_ptr().add(8), &[0; LINE]) });
+        assert!(!unsafe { copy(to.0[8..].as_mut_ptr(), &[0; LINE]) });
         // SAFETY: as above.
         assert!(!unsafe { copy(to.0.as_mut_ptr(), &[0; LINE + 8]) });
         assert_eq!(to.0, [0xee; 4 * LINE]);
