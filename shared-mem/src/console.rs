@@ -165,6 +165,14 @@ impl<M: PoolRead> ConsoleRing<M> {
         self.word(TAIL_AT).map(ConsolePosition::new)
     }
 
+    /// Up to where bytes were ever put: the end, or further, if the one that put them did not come to the end of it.
+    ///
+    /// # Errors
+    /// When the word is damaged or out of reach.
+    pub fn claimed(&self) -> Result<ConsolePosition, ConsoleError> {
+        self.word(CLAIMED_AT).map(ConsolePosition::new)
+    }
+
     /// Whether header and words are whole.
     ///
     /// # Errors
@@ -237,6 +245,7 @@ impl<M: PoolWrite> ConsoleRing<M> {
     /// When the size makes no sense or the memory is too short.
     pub fn format(memory: M, ring_bytes: u64) -> Result<Self, ConsoleError> {
         let ring = Self::of_size(memory, ring_bytes)?;
+        ring.store(CLAIMED_AT, 0)?;
         ring.restore(ConsolePosition::ZERO)?;
         Ok(ring)
     }
@@ -253,9 +262,10 @@ impl<M: PoolWrite> ConsoleRing<M> {
             closing: OPEN,
         };
         self.memory.write(Offset::ZERO, &header.sealed_bytes())?;
-        for at in [CLAIMED_AT, TAIL_AT] {
-            self.store(at, tail.get())?;
-        }
+        // What an append has claimed is overwritten, whether it was finished or not.
+        let claimed = self.word(CLAIMED_AT).map_or(tail.get(), |claimed| claimed.max(tail.get()));
+        self.store(CLAIMED_AT, claimed)?;
+        self.store(TAIL_AT, tail.get())?;
         planted::settle(&self.memory, Offset::ZERO, RING_AT)?;
         Ok(())
     }
@@ -300,7 +310,7 @@ impl<M: PoolWrite> ConsoleRing<M> {
             return Ok(());
         }
         let end = tail + len_u64(new.len());
-        self.store(CLAIMED_AT, end)?;
+        self.store(CLAIMED_AT, self.word(CLAIMED_AT)?.max(end))?;
         planted::flush(&self.memory, CLAIMED_AT, WORD_BYTES, PlantedBug::ConsoleReserveFlush)?;
         planted::fence(&self.memory, PlantedBug::ConsoleReserveFence)?;
         self.write_ring(tail, new)?;

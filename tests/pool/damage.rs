@@ -199,20 +199,14 @@ fn a_record_that_was_begun_and_is_lost_costs_its_vm() {
     let Some(_machine) = kvm() else { return };
     let golden = Golden::of("torture", 16, &["--steps", "600000000", "--progress", "5000000"]).seldom_committed();
     let hosts = [("a", None), ("b", None)];
-    let armed = Some("controller.apply.pages-written=kill@4");
-    let plan = Plan {
-        controller: armed,
-        hosts: &hosts,
-        between_controllers: Some(flip_all),
-        unsound: true,
-        ..Plan::default()
-    };
+    let armed = "controller.apply.pages-written=kill@4";
+    let between_controllers = Some(flip_all as fn(&Run));
+    let plan = Plan { controller: Some(armed), hosts: &hosts, between_controllers, unsound: true, ..Plan::default() };
     let mut run = Run::start(&golden, &plan);
-    run.step_until("the VM to be told damaged", |run| {
-        run.try_vm().is_some_and(|vm| vm.phase == "damaged") || run.has_ended()
-    });
-    assert!(!run.has_ended(), "the guest went on from a torn image: {}", run.everything());
-    let vm = run.try_vm().expect("it was there a moment ago");
+    run.step_until(armed, |run| run.deaths > 0 || run.has_ended());
+    assert!(run.deaths > 0, "{armed} did not kill: {}", run.everything());
+    let vm = run.try_status_patiently().vms[0].clone();
+    assert_eq!(vm.phase, "damaged", "the guest goes on from a torn image: {}", run.everything());
     assert!(vm.damage.as_deref().is_some_and(|line| line.contains("died while it applied")), "{vm:?}");
 }
 

@@ -18,6 +18,7 @@ use crate::console::{ConsoleRing, console_file_bytes};
 use crate::control::{CONTROL_BYTES, ControlBlock};
 use crate::mem::Mapping;
 use crate::numbers::{Offset, VmSlot};
+use crate::superblock::TWICE_SINCE;
 use crate::vm_directory::{DirectoryError, VmEntry, VmGeometry, VmName, VmState};
 
 type Entries = Vec<(VmSlot, VmEntry)>;
@@ -70,9 +71,17 @@ impl Pool {
         Ok((found, damage))
     }
 
+    /// What an entry says, by whichever of its copies is whole.
+    fn entry(&self, slot: VmSlot) -> Result<Option<VmEntry>, DirectoryError> {
+        match self.superblock.layout {
+            TWICE_SINCE.. => self.directory.entry_twin(slot).map(|(entry, _)| entry),
+            _ => self.directory.entry(slot),
+        }
+    }
+
     /// What an entry says, or what is wrong with it.
     fn readable(&self, slot: VmSlot) -> Result<Result<Option<VmEntry>, DirectoryError>, PoolError> {
-        match self.directory.entry(slot) {
+        match self.entry(slot) {
             Err(error @ (DirectoryError::Blob { source: BlobError::Access(_), .. } | DirectoryError::Access(_))) => {
                 Err(error.into())
             }
@@ -145,19 +154,22 @@ impl Pool {
     /// # Errors
     /// When there is no such VM.
     pub fn open_vm(&self, slot: VmSlot) -> Result<VmPartition, PoolError> {
-        let entry = self.directory.entry(slot)?;
+        let entry = self.entry(slot)?;
         let entry = entry.filter(|entry| entry.state == VmState::Used);
         let entry = entry.ok_or(PoolError::SlotFree(slot))?;
         let path = files::vm_dir(&self.path, slot);
         Ok(VmPartition::new(path, slot, entry.name, entry.geometry, false))
     }
 
-    /// Deletes a VM and gives its space back. Hosts that still hold descriptors keep the memory behind them.
+    /// Deletes a VM and gives its space back, even if its entry is damaged: the caller knows whose the slot is. Hosts that still hold descriptors keep the memory behind them.
     ///
     /// # Errors
     /// When there is no such VM, or files cannot be removed; the deletion is completed at the next opening then.
     pub fn delete_vm(&self, slot: VmSlot) -> Result<(), PoolError> {
-        let mut entry = self.directory.entry(slot)?.ok_or(PoolError::SlotFree(slot))?;
+        let mut entry = match self.readable(slot)? {
+            Ok(entry) => entry.ok_or(PoolError::SlotFree(slot))?,
+            Err(_) => return self.delete_nameless(slot),
+        };
         entry.state = VmState::Deleting;
         self.directory.set_entry(slot, Some(&entry))?;
         remove_vm_dir(&files::vm_dir(&self.path, slot))?;
@@ -165,22 +177,19 @@ impl Pool {
         Ok(())
     }
 
-    /// Deletes what lies in slots whose entries cannot be read: for whoever knows that no VM that is wanted has one of them.
-    /// Gives the slots.
+    /// The slots whose entries cannot be read: which VMs have them, nobody can tell.
     ///
     /// # Errors
-    /// When the directory cannot be reached, or files cannot be removed.
-    pub fn delete_nameless(&self) -> Result<Vec<VmSlot>, PoolError> {
-        let mut deleted = Vec::new();
-        for slot in self.directory.slots() {
-            if self.readable(slot)?.is_err() {
-                // While the entry is damaged, nobody takes the slot.
-                remove_vm_dir(&files::vm_dir(&self.path, slot))?;
-                self.directory.free_damaged(slot)?;
-                deleted.push(slot);
-            }
-        }
-        Ok(deleted)
+    /// When the directory cannot be reached.
+    pub fn nameless(&self) -> Result<Vec<VmSlot>, PoolError> {
+        let damaged = |slot: &VmSlot| self.readable(*slot).map(|entry| entry.is_err());
+        self.directory.slots().filter_map(|slot| damaged(&slot).map(|is| is.then_some(slot)).transpose()).collect()
+    }
+
+    /// Deletes a VM whose entry cannot be read. While the entry is damaged, nobody takes the slot.
+    fn delete_nameless(&self, slot: VmSlot) -> Result<(), PoolError> {
+        remove_vm_dir(&files::vm_dir(&self.path, slot))?;
+        Ok(self.directory.free_damaged(slot)?)
     }
 
     /// Gives VMs of an older layout what they lack. A pool that is too full for it opens nevertheless: the space is asked for

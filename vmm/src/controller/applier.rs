@@ -179,6 +179,21 @@ impl Target {
         }
     }
 
+    /// Moves what the log of a generation has for the console, which was set back, as far as it had come: what its readers
+    /// may not have read yet is not overwritten.
+    pub(super) fn catch_up(
+        &mut self,
+        generation: shared_mem::Generation,
+        log: &LogReader<Mapping<ReadWrite>>,
+    ) -> Result<(), Failure> {
+        self.read_log_of(Generation::new(generation.get()));
+        let floor = self.console.claimed()?.get().saturating_sub(self.console.ring_bytes());
+        let drained = self.log.drain(log, None, &self.console, Some(floor));
+        self.note_console();
+        drained?;
+        Ok(())
+    }
+
     /// Remembers where the console ends.
     fn note_console(&mut self) {
         // A damaged one is found by whoever looks next.

@@ -81,7 +81,7 @@ impl Partition {
         let parts = pool.create_vm(&spec.name.parse::<VmName>()?, &geometry)?;
         let slot = parts.slot();
         let stored = parts.store_boot(&boot).map_err(Failure::from);
-        let opened = stored.and_then(|()| Self::open(vm, parts, geometry.journal, wake));
+        let opened = stored.and_then(|()| Ok(Self::open(vm, parts, geometry.journal, wake)?.0));
         if opened.is_err() {
             // Nothing of a VM that was not made may stay. The first error is the one to report.
             let _ = pool.delete_vm(slot);
@@ -97,7 +97,7 @@ impl Partition {
     ) -> Result<(Self, Recovered), Failure> {
         let parts = pool.open_vm(pool.find_vm(&record.spec.name.parse::<VmName>()?)?)?;
         let geometry = parts.geometry().journal;
-        let mut partition = Self::open(record.vm, parts, geometry, wake)?;
+        let (mut partition, console_end) = Self::open(record.vm, parts, geometry, wake)?;
         let opened = Generation::new(partition.control.generation()?.get());
         let word = match partition.open_journal(record.generation) {
             Ok(journal) => match journal.reader.word() {
@@ -106,8 +106,15 @@ impl Partition {
                 Err(error) => return Err(error.into()),
             },
             Err(error) => {
-                // It was given to a host, which may have cut it off; or it was never made.
-                tracing::warn!("{} {} has no journal: {}", record.vm, record.generation, crate::chain(&*error));
+                if opened >= record.generation {
+                    // It was given to a host, which may have cut it off.
+                    tracing::warn!(
+                        "{} {} has lost its journal: {}",
+                        record.vm,
+                        record.generation,
+                        crate::chain(&*error)
+                    );
+                }
                 LeftWord::Missing
             }
         };
@@ -130,14 +137,13 @@ impl Partition {
             partition.release_all_slots()?;
         }
         let applied = Epoch::new(applied.get());
-        let console = &partition.console;
         let left = Left {
             opened,
             word,
             applied,
             reached,
-            console_end: console.tail()?.get(),
-            console_ring_bytes: console.ring_bytes(),
+            console_end: console_end.get(),
+            console_ring_bytes: partition.console.ring_bytes(),
         };
         let found = Recovered::of(record, left);
         Ok((partition, found))
@@ -148,7 +154,7 @@ impl Partition {
         parts: VmPartition,
         geometry: JournalGeometry,
         wake: &WakingSender<Event>,
-    ) -> Result<Self, Failure> {
+    ) -> Result<(Self, ConsolePosition), Failure> {
         let writable = |extent: Result<Extent, PoolError>| -> Result<Mapping<ReadWrite>, Failure> {
             Ok(Mapping::read_write(&extent?)?)
         };
@@ -168,6 +174,7 @@ impl Partition {
         let limit = Arc::new(ApplyLimit::default());
         let ring_bytes = parts.geometry().console_bytes;
         let console = ConsoleRing::of_size(writable(parts.console(Access::ReadWrite))?, ring_bytes)?;
+        let rewound = console.tail().is_err();
         let console_tail = match console.tail() {
             Ok(tail) => tail,
             // What the guest of the last applied epoch had written is out. What follows comes again, from the record that
@@ -189,14 +196,22 @@ impl Partition {
         };
         let control = ControlBlock::open(writable(parts.control(Access::ReadWrite))?)?;
         let generation = control.generation()?;
+        if target.mend_console() {
+            wake.send(Event::ConsoleMended { vm });
+        }
+        let open_log =
+            || Ok(LogReader::new(writable(parts.log(generation, Access::ReadWrite))?, parts.geometry().log_bytes)?);
+        if rewound && let Err(error) = open_log().and_then(|log| target.catch_up(generation, &log)) {
+            // What is missing comes with the next generation.
+            tracing::warn!("the console of {vm} stays behind its log: {}", crate::chain(&*error));
+        }
         if parts.journal(generation, Access::ReadWrite).is_err()
             && let Err(error) = target.finish(generation)
         {
             tracing::error!("what was begun for {vm} cannot be finished: {}", crate::chain(&*error));
         }
-        if target.mend_console() {
-            wake.send(Event::ConsoleMended { vm });
-        }
+        // To whom more was shown than is known to be out will be shown no less.
+        let console_end = if rewound { target.console.claimed()? } else { target.console.tail()? };
         let redo = redo(&parts)?;
         let applier = Applier::start(vm, target, wake.clone())?;
         let console = ConsoleRing::of_size(Mapping::read_only(&parts.console(Access::ReadOnly)?)?, ring_bytes)?;
@@ -205,7 +220,7 @@ impl Partition {
         let journals = BTreeMap::new();
         let page_bytes = parts.control(Access::ReadOnly)?.page_bytes()?;
         let draining = Cell::new(None);
-        Ok(Self {
+        let partition = Self {
             parts,
             geometry,
             limits,
@@ -219,7 +234,8 @@ impl Partition {
             redo,
             console,
             applier,
-        })
+        };
+        Ok((partition, console_end))
     }
 
     pub(super) fn parts(&self) -> &VmPartition {

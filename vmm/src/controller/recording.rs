@@ -115,7 +115,7 @@ impl PoolRecording {
             return Ok(Some(Running { writer, hashes, position: LogPosition::ZERO, console_end: 0, payload }));
         }
         let index = Index::read(BufReader::new(File::open(&self.path)?))?;
-        if index.machine != self.described() {
+        if !index.machine.is_same_vm(&self.described()) {
             return Err("the file holds the recording of another VM".into());
         }
         let last = index.commits.iter().find(|commit| commit.head.epoch == due.applied.get());

@@ -37,6 +37,16 @@ pub struct RecordedMachine {
     pub cpu: CpuProfile,
 }
 
+impl RecordedMachine {
+    /// Whether these are the same VM: how it is protected, and by which version of ftvm, may change in its life.
+    #[must_use]
+    pub fn is_same_vm(&self, other: &Self) -> bool {
+        let Self { program: _, guest, args, mode: _, memory_bytes, macs, disk_bytes, cpu } = self;
+        (guest, args, memory_bytes) == (&other.guest, &other.args, &other.memory_bytes)
+            && (macs, disk_bytes, cpu) == (&other.macs, &other.disk_bytes, &other.cpu)
+    }
+}
+
 /// How a replay comes through a commit; the numbers stand in files.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u32)]

@@ -121,15 +121,18 @@ impl Driver {
         Ok(())
     }
 
-    /// Frees the slots whose entries cannot be read, if each of these VMs has another one.
+    /// Frees the slots whose entries cannot be read and that no open VM has, if each of these VMs has another one.
     pub(super) fn delete_nameless<'name>(
         &self,
         mut wanted: impl Iterator<Item = &'name String>,
     ) -> Result<(), PoolError> {
         let found: Vec<_> = self.pool.vms()?.into_iter().map(|(_, entry)| entry.name).collect();
         if wanted.all(|name| found.iter().any(|found| found.as_str() == name)) {
-            for slot in self.pool.delete_nameless()? {
-                tracing::warn!("the VM directory's entry of slot {slot} is damaged, and nobody's: freed");
+            for slot in self.pool.nameless()? {
+                if self.partitions.values().all(|partition| partition.parts().slot() != slot) {
+                    self.pool.delete_vm(slot)?;
+                    tracing::warn!("the VM directory's entry of slot {slot} is damaged, and nobody's: freed");
+                }
             }
         }
         Ok(())

@@ -137,8 +137,9 @@ impl Replay {
     fn run_to(&mut self, exit: u64, to_end: bool, console: &mut dyn Write) -> Result<Ran, ReplayError> {
         self.tape.run_to(exit);
         let here = self.machine.exits().0;
-        if self.tape.has_entry_up_to(here)? && !self.machine.is_at_exit() {
-            // Where a kick began the epoch, its first events came here.
+        if self.tape.has_entry_up_to(here)? && self.machine.waits_until().is_none() {
+            // A primary has its devices take what has come behind every commit for which it held the guest. A guest that
+            // waits gets it when it is run.
             if let Err(error) = self.machine.deliver() {
                 return self.failed(error);
             }
