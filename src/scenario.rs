@@ -324,6 +324,11 @@ fn read_all(args: &FilesArgs) -> Result<Vec<Scenario>, Failure> {
 }
 
 fn all_files(args: &FilesArgs) -> Result<Vec<PathBuf>, Failure> {
+    let keys: BTreeSet<&str> = args.matrix.iter().map(|axis| axis.key.as_str()).collect();
+    if keys.len() < args.matrix.len() {
+        let line = "`--matrix` names an axis twice: give it all its values at once, as in vm.mode=checkpoint,replay";
+        return Err(Failure::line(ExitCode::Usage, line));
+    }
     let found = args.paths.iter().map(|path| files(path)).collect::<Result<Vec<_>, _>>()?;
     Ok(found.into_iter().flatten().collect())
 }

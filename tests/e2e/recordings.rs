@@ -1,6 +1,6 @@
 //! Guests that are recorded, and executed once more.
 
-use crate::support::{Place, Running, SegmentSwitch, await_true, connect, count_of, kvm, read_events, signal};
+use crate::support::{ByHand, Place, Running, SegmentSwitch, await_true, connect, count_of, kvm, read_events, signal};
 use nix::sys::signal::Signal;
 use serde_json::Value;
 use std::path::{Path, PathBuf};
@@ -130,6 +130,30 @@ fn a_recording_goes_on_over_takeovers_and_controllers() {
     assert!(ended.stdout.starts_with(&console), "another console");
 }
 
+/// How a VM is protected changes in its life: the next controller finds its recording nevertheless.
+#[test]
+fn a_recording_goes_on_over_a_mode_that_changed() {
+    let Some(_machine) = kvm() else { return };
+    let mut cluster = ByHand::start(&[]);
+    cluster.kill_pool();
+    let file = cluster.place.file("recording");
+    let record = format!("g={}", file.display());
+    cluster.start_pool_with(&["--record", &record], "");
+    ["a", "b"].into_iter().for_each(|host| cluster.start_host(host));
+    let guest = ["builtin:torture", "--", "--steps", "600000000", "--progress", "200000"];
+    let run = cluster.start_command(&["run", "--name", "g", "--mode", "replay"], &guest);
+    for mode in ["checkpoint", "replay"] {
+        cluster.await_vm("g", "protection", |vm| vm["secondary"] != Value::Null);
+        cluster.command(&["mode"], &["g", mode]).ok();
+        cluster.kill_pool();
+        cluster.start_pool_with(&["--record", &record], "");
+    }
+    let ended = run.end().ok();
+    let (report, console) = replayed(&cluster.place, &file, 0);
+    assert!(console == ended.stdout, "another console");
+    assert_eq!(report["why"], "guest-ended", "{report}");
+}
+
 /// A disk with a first content, recorded over takeovers: what the guest reads of it, and what it wrote at each commit.
 #[test]
 fn a_recorded_disk_is_replayed_from_its_first_content() {
@@ -230,4 +254,23 @@ fn a_recorded_store_replays_to_the_same_memory_at_every_commit() {
     let wanted = seconds.parse::<u64>().expect("a number of seconds");
     assert!(number(&report, "commits_verified") >= wanted, "{report}");
     eprintln!("{seconds} s of kv: {report}");
+}
+
+/// Packets that come while an epoch is committed are taken behind the commit, at whatever exit the guest stood.
+#[test]
+fn a_protected_store_under_load_replays_as_it_was() {
+    let Some(_machine) = kvm() else { return };
+    for mode in ["replay", "lockstep"] {
+        let place = Place::new();
+        let file = place.file("recording");
+        let switch = SegmentSwitch::start(&place, &[]);
+        let options = ["run", "--mode", mode, "--heartbeat-ms=2000", "--record", text(&file), &switch.option()];
+        let run = place.start(&[&options[..], &["builtin:kv"]].concat());
+        drop(connect(&switch.join(), KV_PORT));
+        place.run(&["load", "kv", text(&switch.path), "--clients", "4", "--time", "6s", "--stop"]).ok();
+        run.end().ok();
+        let (report, _) = replayed(&place, &file, 0);
+        assert_eq!(report["why"], "guest-ended", "{report}");
+        assert!(number(&report, "commits_verified") >= 3, "{report}");
+    }
 }

@@ -91,17 +91,55 @@ fn damage_of_one_vm_harms_no_other() {
     }
 }
 
+/// Nobody can tell from damaged entries which VM has which slot; who has a VM open knows.
+#[test]
+fn deleting_a_vm_without_an_entry_harms_no_other_without_one() {
+    const ENTRIES_AT: u64 = 4096;
+    let lose_entry = |run: &Run, slot: u64| {
+        let copies = [64 + 64 + 10, 64 + 448 + 64 + 10];
+        copies.into_iter().for_each(|at| flip_in(run, ".", "vm-directory", ENTRIES_AT + 1024 * slot + at));
+    };
+    let Some(_machine) = kvm() else { return };
+    let golden = Golden::torture(300_000_000);
+    let hosts = [("a", None), ("b", None)];
+    let mut run = Run::start(&golden, &Plan { hosts: &hosts, unsound: true, ..Plan::default() });
+    run.await_protection();
+    let mut client = Client::connect(&run.socket()).expect("it listens");
+    for (name, slot) in [("second", 1), ("third", 2)] {
+        client.request(Request::CreateVm(golden.spec(name)), golden.uploads()).expect("there is room for three");
+        let running = |run: &mut Run| {
+            let status = run.try_status().expect("the controller lives");
+            status.vms.into_iter().find(|vm| vm.name == name && vm.phase == "running")
+        };
+        run.step_until("another VM", |run| running(run).is_some());
+        assert!(run.place.pool().join(format!("vm-{slot}")).exists());
+    }
+    run.restart_controller(|run| lose_entry(run, 1));
+    let vms = run.try_status_patiently().vms;
+    let phase = |name: &str| vms.iter().find(|vm| vm.name == name).expect("it was created").phase.clone();
+    assert_eq!(phase("second"), "damaged");
+    // Those of two VMs that are open go as well; one of them is deleted.
+    lose_entry(&run, 0);
+    lose_entry(&run, 2);
+    let mut client = Client::connect(&run.socket()).expect("it listens");
+    for (name, slot) in [("second", 1), ("third", 2)] {
+        let vm = vms.iter().find(|vm| vm.name == name).expect("it was created").vm;
+        client.request(Request::DeleteVm(vm), Vec::new()).expect("it can be deleted");
+        run.step_until("its space", |run| !run.place.pool().join(format!("vm-{slot}")).exists());
+        assert!(run.place.pool().join("vm-0").exists(), "{name} was deleted, and the guest with it");
+    }
+    run.finish();
+}
+
 /// What a live controller knows it writes anew: nobody who reads the console, and no controller after it, can tell.
 #[test]
 fn what_flips_under_a_live_controller_is_mended() {
     let Some(_machine) = kvm() else { return };
-    let golden = Golden::torture(1_000_000_000);
+    let golden = Golden::torture(300_000_000);
     let hosts = [("a", None), ("b", None)];
-    let mut run = Run::start(&golden, &Plan { hosts: &hosts, unsound: true, ..Plan::default() });
-    run.await_protection();
     let mended =
         |run: &Run| run.happenings.iter().filter(|happening| matches!(happening, Happening::PoolMended { .. })).count();
-    let places = [
+    for (vm, file, at) in [
         ("vm-0", "console", 64),
         ("vm-0", "console", 128),
         ("vm-0", "console", 3),
@@ -110,15 +148,16 @@ fn what_flips_under_a_live_controller_is_mended() {
         (".", "cluster", 64 + 64 + (2 << 20) + 16),
         (".", "vm-directory", 4096 + 3),
         (".", "vm-directory", 20),
-    ];
-    for (number, (vm, file, at)) in places.into_iter().enumerate() {
+    ] {
+        let mut run = Run::start(&golden, &Plan { hosts: &hosts, unsound: true, ..Plan::default() });
+        run.await_protection();
         flip_in(&run, vm, file, at);
-        run.step_until("the damage to be mended", |run| mended(run) > number || run.has_ended());
+        // On a slow machine the guest may end first; what it has said is looked at all the same.
+        run.step_until("the damage to be mended", |run| mended(run) > 0);
+        // What the next one finds is whole.
+        run.restart_controller(|run| run.place.check_pool("after it was mended"));
+        run.finish();
     }
-    assert!(!run.has_ended(), "the guest is too short for this machine: {}", run.everything());
-    // What the next one finds is whole.
-    run.restart_controller(|run| run.place.check_pool("after it was mended"));
-    run.finish();
 }
 
 /// No flipped bit in what a pool says of itself keeps a controller from starting over it, nor costs the VM.

@@ -37,11 +37,15 @@ impl Controller {
             answer(turn, link, id, Err(refusal), Vec::new());
             return;
         }
-        if let Some(entry) = self.vms.get_mut(&vm) {
-            entry.feeder = Some(Feeder { link, untold: 0, gap: false });
-        }
         answer(turn, link, id, Ok(Answer::Done), Vec::new());
-        self.ask_for_input(turn, vm);
+        let Some(entry) = self.vms.get_mut(&vm) else { return };
+        let feeder = entry.feeder.get_or_insert(Feeder { link, untold: 0, gap: false });
+        // Who asks over and over buries the primary no less.
+        feeder.gap |= feeder.untold >= MESSAGES_UNTOLD_MAX;
+        if !feeder.gap {
+            feeder.untold += 1;
+            self.send_open_input(turn, vm);
+        }
     }
 
     /// Why the host cannot be given console input, if it cannot.
@@ -53,8 +57,15 @@ impl Controller {
         ))
     }
 
-    /// Somebody feeds the VM, and its primary runs: it is asked where the input is.
+    /// Somebody feeds the VM, and its primary runs and has been told all, or is a new one: it is asked where the input is.
     pub(super) fn ask_for_input(&mut self, turn: &mut Turn<'_>, vm: VmId) {
+        if let Some(feeder) = self.vms.get_mut(&vm).and_then(|entry| entry.feeder.as_mut()) {
+            (feeder.untold, feeder.gap) = (0, false);
+            self.send_open_input(turn, vm);
+        }
+    }
+
+    fn send_open_input(&mut self, turn: &mut Turn<'_>, vm: VmId) {
         let Some(entry) = self.vms.get(&vm) else { return };
         let (Some(feeder), Phase::Running { host }) = (entry.feeder, &entry.phase) else { return };
         let (host, generation) = (*host, entry.generation);
@@ -66,7 +77,6 @@ impl Controller {
             turn.actions.push(Action::ToClient { link: feeder.link, message, grants: Vec::new() });
             return;
         }
-        entry.feeder = Some(Feeder { untold: 0, gap: false, ..feeder });
         self.to_host(turn, host, ToHost::OpenInput { vm, generation }, Vec::new());
     }
 

@@ -93,6 +93,9 @@ pub enum LoadViolation {
     /// A write was lost.
     #[error(transparent)]
     Write(#[from] WriteViolation),
+    /// There is nothing to be judged.
+    #[error("no request was answered: nothing is known of the guest")]
+    NoAnswer,
     /// Connections broke.
     #[error("{resets} connections were reset, {timeouts} requests had no answer in time")]
     Connections {
@@ -172,6 +175,7 @@ impl Load {
             Verdict::Undecided { key } => return Err(LoadViolation::Undecided { key: key.clone() }),
         }
         match (self.report.resets, self.report.timeouts) {
+            (0, 0) if self.report.answered == 0 => Err(LoadViolation::NoAnswer),
             (0, 0) => Ok(checked),
             (resets, timeouts) => Err(LoadViolation::Connections { resets, timeouts }),
         }

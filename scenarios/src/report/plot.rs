@@ -23,13 +23,20 @@ pub(super) fn epochs(folder: &RunFolder, vm: VmId) -> Vec<Point> {
 /// How long the outside has heard nothing of a VM, in milliseconds, each time that it heard something again.
 pub(super) fn silences(folder: &RunFolder, vm: VmId) -> Vec<Point> {
     let mut last = None;
+    let mut known = 0;
     let mut points = Vec::new();
     for event in &folder.events {
-        let grew = match &event.what {
-            What::ConsoleMoved { vm: of, .. } | What::GuestEnded { vm: of, .. } => *of == vm,
-            _ => false,
+        let end = match &event.what {
+            What::ConsoleMoved { vm: of, tail: end } | What::GuestEnded { vm: of, console_end: end, .. }
+                if *of == vm =>
+            {
+                *end
+            }
+            _ => continue,
         };
-        if grew {
+        // A controller that has come back tells the end again.
+        if end > known {
+            known = end;
             if let Some(last) = last {
                 points.push(Point { at: event.at, value: float(event.at.since(last).ns()) / 1e6 });
             }

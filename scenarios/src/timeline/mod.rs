@@ -241,10 +241,11 @@ impl Timeline {
         &self.losses
     }
 
-    /// The longest blackout that can be told: from a fault to the successor's first console byte.
+    /// The longest blackout that can be told: from a fault to the successor's first console byte, or, where it had nothing
+    /// to say, until its guest ran.
     #[must_use]
     pub fn blackout_max(&self) -> Option<Span> {
-        self.takeovers.iter().filter_map(Takeover::blackout).max()
+        self.takeovers.iter().filter_map(|takeover| takeover.blackout().or_else(|| takeover.until_live())).max()
     }
 
     /// Hosts that ended because they found themselves deposed.

@@ -38,11 +38,16 @@ impl ByHand {
     }
 
     fn start_armed_pool(&mut self, failpoints: &str) {
+        self.start_pool_with(&[], failpoints);
+    }
+
+    /// Starts the controller with options of its own.
+    pub(crate) fn start_pool_with(&mut self, options: &[&str], failpoints: &str) {
         let dir = self.place.pool().join("pool");
         // A loaded machine must not look like a hanging host.
         let heartbeat = ["--heartbeat-ms", "2000"];
         let arguments = ["pool", "--socket", SOCKET, "--dir", dir.to_str().expect("a plain path")];
-        let mut command = self.place.ftvm(&[&arguments[..], &heartbeat[..]].concat());
+        let mut command = self.place.ftvm(&[&arguments[..], &heartbeat[..], options].concat());
         if !failpoints.is_empty() {
             command.env("FTVM_FAILPOINTS", failpoints);
         }

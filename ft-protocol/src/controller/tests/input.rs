@@ -148,12 +148,15 @@ fn a_primary_that_says_nothing_is_not_buried_in_messages() {
     let most = usize::try_from(MESSAGES_UNTOLD_MAX).unwrap();
     for position in 0..1_000 {
         say(&mut cluster, CLIENT, fed(position));
+        if position % 3 == 0 {
+            say(&mut cluster, CLIENT, Request::OpenInput(VM));
+        }
     }
-    assert_eq!(told(&cluster, 0).len(), 1 + most);
+    assert_eq!(told(&cluster, 0).len(), most, "what it is asked counts as well");
     say_at(&mut cluster, 0, 1);
     assert_eq!(told(&cluster, 0).last(), Some(&(1, None)), "what was not passed on is found out, and sent again");
-    say(&mut cluster, CLIENT, fed(most as u64));
-    assert_eq!(told(&cluster, 0).last(), Some(&(1, Some(most as u64))));
+    say(&mut cluster, CLIENT, fed(7));
+    assert_eq!(told(&cluster, 0).last(), Some(&(1, Some(7))));
 }
 
 #[test]
