@@ -240,7 +240,14 @@ fn a_record_that_was_begun_and_is_lost_costs_its_vm() {
     let hosts = [("a", None), ("b", None)];
     let armed = "controller.apply.pages-written=kill@4";
     let between_controllers = Some(flip_all as fn(&Run));
-    let plan = Plan { controller: Some(armed), hosts: &hosts, between_controllers, unsound: true, ..Plan::default() };
+    let plan = Plan {
+        controller: Some(armed),
+        hosts: &hosts,
+        between_controllers,
+        unsound: true,
+        loses: true,
+        ..Plan::default()
+    };
     let mut run = Run::start(&golden, &plan);
     run.step_until(armed, |run| run.deaths > 0 || run.has_ended());
     assert!(run.deaths > 0, "{armed} did not kill: {}", run.everything());

@@ -34,6 +34,8 @@ pub(crate) struct Plan<'a> {
     pub(crate) between_controllers: Option<fn(&Run)>,
     /// Bytes flip in the pool: it is not expected to be sound, and not checked.
     pub(crate) unsound: bool,
+    /// The guest is to be lost.
+    pub(crate) loses: bool,
 }
 
 pub(crate) struct Run {
@@ -46,6 +48,7 @@ pub(crate) struct Run {
     client: Option<Client>,
     between_controllers: Option<fn(&Run)>,
     unsound: bool,
+    loses: bool,
     all_joined: bool,
     vm: Option<ft_protocol::VmId>,
     ring: Option<ConsoleRing<Mapping<ReadOnly>>>,
@@ -81,6 +84,7 @@ impl Run {
             client: None,
             between_controllers: plan.between_controllers,
             unsound: plan.unsound,
+            loses: plan.loses,
             all_joined: false,
             vm: None,
             ring: None,
@@ -322,6 +326,7 @@ impl Run {
                 let ring = ConsoleRing::open(Mapping::read_only(extent).expect("the console can be mapped"));
                 self.ring = Some(ring.expect("the console is sound"));
             }
+            Err(ClientError::Refused(RequestError::Damaged(_))) if self.loses => self.client = None,
             Err(ClientError::Refused(refusal)) => panic!("the guest is lost: {refusal}; {}", self.everything()),
             Err(_) => self.client = None,
         }
