@@ -104,7 +104,7 @@ fn deleting_a_vm_without_an_entry_harms_no_other_without_one() {
     let hosts = [("a", None), ("b", None)];
     let mut run = Run::start(&golden, &Plan { hosts: &hosts, unsound: true, ..Plan::default() });
     run.await_protection();
-    let mut client = Client::connect(&run.socket()).expect("it listens");
+    let mut client = Client::connect(run.socket()).expect("it listens");
     for (name, slot) in [("second", 1), ("third", 2)] {
         client.request(Request::CreateVm(golden.spec(name)), golden.uploads()).expect("there is room for three");
         let running = |run: &mut Run| {
@@ -121,7 +121,7 @@ fn deleting_a_vm_without_an_entry_harms_no_other_without_one() {
     // Those of two VMs that are open go as well; one of them is deleted.
     lose_entry(&run, 0);
     lose_entry(&run, 2);
-    let mut client = Client::connect(&run.socket()).expect("it listens");
+    let mut client = Client::connect(run.socket()).expect("it listens");
     for (name, slot) in [("second", 1), ("third", 2)] {
         let vm = vms.iter().find(|vm| vm.name == name).expect("it was created").vm;
         client.request(Request::DeleteVm(vm), Vec::new()).expect("it can be deleted");
