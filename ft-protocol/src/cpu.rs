@@ -4,12 +4,23 @@
 //! them. In feature leaves each bit is an ability; common is what all have, and of address widths the narrowest. KVM's own
 //! features are such a leaf (Linux Documentation/virt/kvm/x86/cpuid.rst). The other leaves describe (names, caches, topology):
 //! there the first host's are shown everywhere.
+//!
+//! Behind them a host says in leaves of ftvm's own what else a guest's state needs there: which model-specific registers its KVM
+//! takes, and how fast its time-stamp counter is. They are no guest's to see.
 
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 use std::fmt;
 
 /// Most entries of a table: each VM's is kept in the cluster state. Processors of today have some sixty.
 pub const LEAVES_MAX: usize = 128;
+
+/// Registers that a host's KVM can read and write: bit by bit, 128 in a leaf, whose index is their number divided by that.
+const LEAF_MSRS: u32 = 0x4674_0000;
+const MSRS_IN_LEAF: u32 = 128;
+/// The time-stamp counter: EAX 1 if KVM can make it another's, EBX its kHz.
+const LEAF_TSC: u32 = 0x4674_0001;
+const TSC_SCALES: u32 = 1;
 
 /// One entry of a CPUID table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -61,6 +72,11 @@ impl fmt::Display for CpuMismatch {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Vendor => f.write_str("its processor is another maker's"),
+            Self::Missing { function: LEAF_MSRS, index, register, bits } => {
+                let place = u32::try_from(*register).unwrap_or(0) * u32::BITS + bits.trailing_zeros();
+                let msr = index * MSRS_IN_LEAF + place;
+                write!(f, "its KVM does not take the model-specific register {msr:#x}: use a newer kernel there")
+            }
             Self::Missing { function, index, register, bits } => {
                 let register = ["EAX", "EBX", "ECX", "EDX"][*register];
                 write!(f, "its processor lacks CPUID {function:#x}.{index} {register} {bits:#010x}")
@@ -84,7 +100,7 @@ const fn ability_registers(function: u32, index: u32) -> [bool; 4] {
     match (function, index) {
         (0x1 | 0x8000_0001, _) => [false, false, true, true],
         (0x7, 0) => [false, true, true, true],
-        (0x7, _) | (0xd, 1) => [true, true, true, true],
+        (0x7, _) | (0xd, 1) | (LEAF_MSRS, _) => [true, true, true, true],
         (0xd, 0) => [true, false, false, true],
         (0x8000_0007 | 0x8000_000a, _) => [false, false, false, true],
         (0x4000_0001, _) => [true, false, false, true],
@@ -92,6 +108,10 @@ const fn ability_registers(function: u32, index: u32) -> [bool; 4] {
         (0x8000_0008, _) => [false, true, false, false],
         _ => [false; 4],
     }
+}
+
+const fn own(function: u32, index: u32, registers: [u32; 4]) -> CpuLeaf {
+    CpuLeaf { function, index, flags: 0, registers }
 }
 
 const fn width(eax: u32, shift: u32) -> u32 {
@@ -107,6 +127,75 @@ fn narrowest(first: u32, other: u32) -> u32 {
 }
 
 impl CpuProfile {
+    /// The same, with the registers that this host's KVM takes, as far as there is room for them.
+    #[must_use]
+    pub fn with_msrs(mut self, msrs: impl IntoIterator<Item = u32>) -> Self {
+        let mut blocks = BTreeMap::<u32, [u32; 4]>::new();
+        for msr in msrs {
+            let place = msr % MSRS_IN_LEAF;
+            let register = usize::try_from(place / u32::BITS).expect("below four");
+            blocks.entry(msr / MSRS_IN_LEAF).or_default()[register] |= 1 << (place % u32::BITS);
+        }
+        // Half a word is worse than none: what is left out would be lost in a move. Without any, all that there is is moved.
+        if self.leaves.len() + blocks.len() < LEAVES_MAX {
+            self.leaves.extend(blocks.into_iter().map(|(index, registers)| own(LEAF_MSRS, index, registers)));
+        }
+        self
+    }
+
+    /// The same, with the rate of this host's time-stamp counter, and whether its KVM can give guests another.
+    #[must_use]
+    pub fn with_tsc(mut self, khz: u32, scales: bool) -> Self {
+        if self.leaves.len() < LEAVES_MAX {
+            self.leaves.push(own(LEAF_TSC, 0, [if scales { TSC_SCALES } else { 0 }, khz, 0, 0]));
+        }
+        self
+    }
+
+    /// What a processor shows: without what only hosts say of themselves.
+    #[must_use]
+    pub fn of_processor(&self) -> Self {
+        let is_own = |leaf: &CpuLeaf| [LEAF_MSRS, LEAF_TSC].contains(&leaf.function);
+        Self { leaves: self.leaves.iter().filter(|leaf| !is_own(leaf)).copied().collect() }
+    }
+
+    /// Whether this model-specific register is one of those that all hosts take; where a host has not said, any is.
+    #[must_use]
+    pub fn moves_msr(&self, msr: u32) -> bool {
+        let place = msr % MSRS_IN_LEAF;
+        let register = usize::try_from(place / u32::BITS).expect("below four");
+        let leaf = self.find(LEAF_MSRS, msr / MSRS_IN_LEAF);
+        !self.says(LEAF_MSRS) || leaf.is_some_and(|leaf| leaf.registers[register] >> (place % u32::BITS) & 1 == 1)
+    }
+
+    /// The rate of the guest's time-stamp counter, if hosts have said.
+    #[must_use]
+    pub fn tsc_khz(&self) -> Option<u32> {
+        self.find(LEAF_TSC, 0).map(|leaf| leaf.registers[1])
+    }
+
+    fn says(&self, function: u32) -> bool {
+        self.leaves.iter().any(|leaf| leaf.function == function)
+    }
+
+    /// Takes in what another host says in leaves of ftvm's own.
+    fn agree(&mut self, host: &Self) {
+        for function in [LEAF_MSRS, LEAF_TSC] {
+            if !host.says(function) {
+                self.leaves.retain(|leaf| leaf.function != function);
+            }
+        }
+        // A rate that cannot be changed is everybody's.
+        let theirs = host.find(LEAF_TSC, 0).copied();
+        let ours = self.leaves.iter_mut().find(|leaf| leaf.function == LEAF_TSC);
+        if let (Some(ours), Some(theirs)) = (ours, theirs)
+            && ours.registers[0] & TSC_SCALES != 0
+            && theirs.registers[0] & TSC_SCALES == 0
+        {
+            ours.registers = theirs.registers;
+        }
+    }
+
     fn find(&self, function: u32, index: u32) -> Option<&CpuLeaf> {
         self.leaves.iter().find(|leaf| leaf.function == function && leaf.index == index)
     }
@@ -121,6 +210,7 @@ impl CpuProfile {
         let mut hosts = hosts.into_iter();
         let Some(first) = hosts.next() else { return Self::default() };
         hosts.fold(first.clone(), |mut common, host| {
+            common.agree(host);
             for leaf in &mut common.leaves {
                 let abilities = ability_registers(leaf.function, leaf.index);
                 let theirs = host.find(leaf.function, leaf.index).map_or([0; 4], |leaf| leaf.registers);
@@ -206,5 +296,31 @@ mod tests {
         bare.leaves.truncate(1);
         assert_eq!(CpuProfile::common([&profile(5, 1), &bare]).leaves[1].registers, [0x111, 7, 0, 0]);
         assert!(bare.can_run(&profile(5, 1)).is_err());
+    }
+
+    #[test]
+    fn registers_that_not_all_take_are_not_moved_and_hosts_that_come_later_must_take_them() {
+        let old = profile(5, 1).with_msrs([0x10, 0x174, 0xc000_0081]);
+        let new = profile(5, 1).with_msrs([0x10, 0x174, 0x200, 0xc000_0081]);
+        let common = CpuProfile::common([&new, &old]);
+        assert_eq!([0x10, 0x174, 0x200, 0xc000_0081].map(|msr| common.moves_msr(msr)), [true, true, false, true]);
+        assert_eq!((old.can_run(&common), new.can_run(&common)), (Ok(()), Ok(())));
+        let refused = old.can_run(&new).expect_err("it lacks one").to_string();
+        assert!(refused.contains("register 0x200:"), "{refused}");
+        assert_eq!(new.of_processor(), profile(5, 1));
+        let silent = CpuProfile::common([&new, &profile(5, 1)]);
+        assert_eq!(silent, profile(5, 1), "of a host that does not say nothing is known");
+        assert!(silent.moves_msr(0x200), "as before hosts said it");
+        assert!(profile(5, 1).can_run(&common).is_err(), "it may not take them");
+    }
+
+    #[test]
+    fn the_counter_s_rate_is_that_of_the_host_that_cannot_change_it() {
+        let host = |khz, scales| profile(5, 1).with_tsc(khz, scales);
+        let common = CpuProfile::common([&host(3000, true), &host(2000, false), &host(1000, true)]);
+        assert_eq!(common.tsc_khz(), Some(2000));
+        assert_eq!(CpuProfile::common([&host(3000, true), &host(1000, true)]).tsc_khz(), Some(3000), "the first's");
+        assert_eq!(host(3000, true).can_run(&common), Ok(()), "whether it fits is the host's to say");
+        assert_eq!(CpuProfile::common([&common, &profile(5, 1)]).tsc_khz(), None);
     }
 }

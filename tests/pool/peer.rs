@@ -124,7 +124,7 @@ pub(crate) fn profile(name: &str, memory_bytes: u64) -> HostProfile {
         name: name.to_owned(),
         incarnation: Incarnation::new(u64::from(std::process::id())),
         memory_bytes,
-        cpu: vmm::machine::cpu_profile(&kvm).expect("KVM tells"),
+        cpu: vmm::machine::host_profile(&kvm).expect("KVM tells"),
         states: StateFormats { writes: vmm::machine::STATE_VERSION, reads_from: vmm::machine::STATE_VERSION_OLDEST },
         labels: Vec::new(),
     }

@@ -7,7 +7,7 @@ use super::vm_thread::{VmEvent, VmThread};
 use super::{HostEnd, HostError, HostOptions, link_number};
 use crate::clock;
 use crate::events::{Events, Watched};
-use crate::machine::{MachineError, STATE_VERSION, STATE_VERSION_OLDEST, cpu_profile};
+use crate::machine::{MachineError, STATE_VERSION, STATE_VERSION_OLDEST, host_profile};
 use crate::transport::{Connection, Outgoing, ReceiveError, SendError};
 use crate::wake::WakingSender;
 use ft_protocol::host::{Action, ExitReason, Host, Input};
@@ -58,7 +58,7 @@ impl Driver {
             name: options.name.clone(),
             incarnation,
             memory_bytes: options.memory_bytes.unwrap_or_else(machine_memory_bytes),
-            cpu: cpu_profile(&kvm)?,
+            cpu: host_profile(&kvm)?,
             labels: options.labels.clone(),
             states: StateFormats { writes: STATE_VERSION, reads_from: STATE_VERSION_OLDEST },
         };

@@ -135,7 +135,7 @@ pub(super) fn table(profile: &CpuProfile) -> Result<CpuId, MachineError> {
             ..kvm_cpuid_entry2::default()
         }
     };
-    let entries: Vec<_> = profile.leaves.iter().map(entry).collect();
+    let entries: Vec<_> = profile.of_processor().leaves.iter().map(entry).collect();
     CpuId::from_entries(&entries).map_err(|_| MachineError::CpuTooLarge { entries: entries.len() })
 }
 

@@ -163,6 +163,14 @@ pub enum MachineError {
         /// How many there are.
         entries: usize,
     },
+    /// The time-stamp counter is too fast or too slow for the guest, and KVM cannot change that.
+    #[error("the guest's time-stamp counter has {shown} kHz, this host's has {here} and KVM cannot scale it")]
+    TscRate {
+        /// The guest's.
+        shown: u32,
+        /// This host's.
+        here: u32,
+    },
     /// Extended processor states larger than any that machines are given.
     #[error("KVM saves {bytes} bytes of extended processor state, {supported} are supported")]
     XsaveTooLarge {

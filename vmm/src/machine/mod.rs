@@ -22,6 +22,7 @@ mod error;
 pub mod flat;
 pub mod guests;
 pub mod history;
+mod host_profile;
 mod inputs;
 mod kick;
 pub mod layout;
@@ -44,6 +45,7 @@ pub use boot::{BootError, guest_machine};
 pub use crash::{CrashKind, CrashReport};
 pub use dirty::DirtyPages;
 pub use error::{KvmCall, MachineError};
+pub use host_profile::host_profile;
 pub use inputs::{
     Availability, CONSOLE_INPUT_MAX, ExitNumber, InputError, InputKind, InputSource, LiveInputs, NicIndex, Produced,
     ResumePoint,

@@ -8,6 +8,7 @@ use super::device::{
 };
 use super::error::{KvmCall, MachineError};
 use super::flat::Entry;
+use super::host_profile;
 use super::inputs::{InputSource, LiveInputs};
 use super::kick::{Kicker, without_signals};
 use super::layout::{GuestMemory, RamRegion, checked_ram_bytes, ram_regions};
@@ -109,7 +110,13 @@ impl Machine {
             }
             vcpus.push(Vcpu::new(fd, vm.run_size()));
         }
-        let msrs = savable_msrs(kvm, vcpus[0].fd(), config.linux.is_some())?;
+        if let (Some(_), Some(shown)) = (config.linux, config.cpu.as_ref().and_then(CpuProfile::tsc_khz)) {
+            vcpus.iter().try_for_each(|vcpu| host_profile::give_tsc(kvm, vcpu.fd(), shown))?;
+        }
+        let mut msrs = savable_msrs(kvm, vcpus[0].fd(), config.linux.is_some())?;
+        if let Some(shown) = &config.cpu {
+            msrs.retain(|msr| shown.moves_msr(msr.index));
+        }
 
         let mut mmio = Bus::default();
         for (range, device) in config.mmio_devices {
@@ -195,7 +202,7 @@ pub fn cpu_profile(kvm: &Kvm) -> Result<CpuProfile, MachineError> {
     Ok(cpuid::profile(&offered_cpuid(kvm)?))
 }
 
-fn offered_cpuid(kvm: &Kvm) -> Result<CpuId, MachineError> {
+pub(super) fn offered_cpuid(kvm: &Kvm) -> Result<CpuId, MachineError> {
     let mut cpuid = kvm.get_supported_cpuid(KVM_MAX_CPUID_ENTRIES).map_err(KvmCall::GetSupportedCpuid.failed())?;
     cpuid::level(&mut cpuid);
     if cpuid::loses_xcr0() {

@@ -145,3 +145,23 @@ fn a_rolling_upgrade_goes_from_old_to_new_and_never_back() {
     cluster.ready(0, 2);
     assert_eq!(cluster.status().unprotected, None);
 }
+
+#[test]
+fn a_host_whose_kvm_does_not_take_all_registers_is_refused_before_protection() {
+    let mut cluster = Cluster::new();
+    let join = |cluster: &mut Cluster, host: u64, msrs: &[u32]| {
+        let cpu = CpuProfile::default().with_msrs(msrs.iter().copied());
+        cluster.hello(host, PROTOCOLS, HostProfile { cpu, ..Cluster::profile(host) }, &[]);
+    };
+    join(&mut cluster, 0, &[0x10, 0x200]);
+    cluster.create();
+    cluster.live(0, 1);
+    cluster.commit(0, 1, 1);
+    join(&mut cluster, 1, &[0x10]);
+    let why = "host `h1`: its KVM does not take the model-specific register 0x200: use a newer kernel there";
+    assert_eq!(cluster.status().unprotected.as_deref(), Some(why));
+    join(&mut cluster, 2, &[0x10, 0x200, 0x201]);
+    assert_eq!(cluster.status().secondary.as_deref(), Some("h2"));
+    cluster.ready(2, 1);
+    assert_eq!(cluster.status().unprotected, None);
+}
