@@ -74,7 +74,8 @@ impl fmt::Display for CpuMismatch {
             Self::Vendor => f.write_str("its processor is another maker's"),
             Self::Missing { function: LEAF_MSRS, index, register, bits } => {
                 let place = u32::try_from(*register).unwrap_or(0) * u32::BITS + bits.trailing_zeros();
-                let msr = index * MSRS_IN_LEAF + place;
+                // The number is the host's, and may be any.
+                let msr = index.wrapping_mul(MSRS_IN_LEAF).wrapping_add(place);
                 write!(f, "its KVM does not take the model-specific register {msr:#x}: use a newer kernel there")
             }
             Self::Missing { function, index, register, bits } => {

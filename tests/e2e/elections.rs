@@ -123,7 +123,17 @@ fn a_controller_outlives_an_etcd_that_is_back_in_time_and_ends_without_one() {
 }
 
 #[test]
-fn hosts_and_a_guests_reader_follow_the_controller() {
+fn hosts_and_a_guests_reader_follow_the_controller_when_it_is_killed() {
+    follow_the_controller(Signal::SIGKILL, None);
+}
+
+/// It hands the cluster over: hosts end with `ftvm shutdown` only.
+#[test]
+fn hosts_and_a_guests_reader_follow_the_controller_when_it_is_ended() {
+    follow_the_controller(Signal::SIGTERM, Some(0));
+}
+
+fn follow_the_controller(ended_by: Signal, code: Option<i32>) {
     let Some(_machine) = kvm() else { return };
     let Some(cluster) = Cluster::start() else { return };
     let one = cluster.start_pool("one", LEASE);
@@ -132,14 +142,14 @@ fn hosts_and_a_guests_reader_follow_the_controller() {
     await_true("the hosts' registration", || {
         cluster.registry.hosts().is_ok_and(|hosts| hosts.iter().map(|place| place.host.as_str()).eq(["a", "b"]))
     });
-    let guest = ["--memory", "4MiB", "builtin:torture", "--", "--steps", "3000000", "--progress", "20000"];
+    let guest = ["--memory", "4MiB", "builtin:torture", "--", "--steps", "200000000", "--progress", "500000"];
     let golden = cluster.place.run(&[&["run", "--mode", "none"][..], &guest].concat()).ok().stdout;
     let mut run = cluster.place.start(&[&["run", "--cluster", FILE][..], &guest].concat());
     await_true("the guest's first lines", || run.stdout().len() > 100 || !run.runs());
     assert!(run.runs(), "{}", run.stderr());
     let _two = cluster.start_pool("two", LEASE);
-    one.signal(Signal::SIGKILL);
-    assert_eq!(one.end().code, None);
+    one.signal(ended_by);
+    assert_eq!(one.end().code, code);
     assert!(run.stdout().len() < golden.len(), "the rest is to come by the other controller");
     cluster.await_elected("two");
     let ended = run.end();

@@ -341,7 +341,9 @@ impl Controller {
     /// Opens the next generation for `host`. Persisted before the journal is made: a controller that dies here finds
     /// either the old generation sealed, or the new one named but without a journal, and knows what to do in both cases.
     fn give(&mut self, turn: &mut Turn<'_>, vm: VmId, host: HostId) {
-        let common = CpuProfile::common(self.profiles().map(|profile| &profile.cpu));
+        // What cannot be changed is as on the host that begins with it.
+        let first = self.hosts.get(&host).and_then(|host| host.profile.as_ref());
+        let common = CpuProfile::common(first.into_iter().chain(self.profiles()).map(|profile| &profile.cpu));
         let writes = self.hosts.get(&host).and_then(|host| Some(host.profile.as_ref()?.states.writes));
         let Some(entry) = self.vms.get_mut(&vm) else { return };
         assert_eq!(entry.phase, Phase::Unled, "only an unled VM can be given away");

@@ -197,6 +197,12 @@ impl Driver {
         self.over
     }
 
+    /// Ends this controller, and nobody else.
+    pub(super) fn leave(&mut self) {
+        self.over = true;
+    }
+
+    /// Ends the cluster: hosts and controller.
     pub(super) fn end(&mut self) {
         for link in self.links.values_mut().filter(|link| link.kind == Kind::Host) {
             // A host that cannot be told finds its connection closed.

@@ -5,6 +5,10 @@ use super::{RECONNECT_INTERVAL, driver::span};
 use crate::transport::{Address, ConnectError, Connection};
 use crossbeam_channel::{Receiver, TryRecvError, bounded};
 use ft_protocol::Time;
+use std::time::Duration;
+
+/// Between two attempts to reach a controller on another machine.
+const REDIAL_INTERVAL: Duration = Duration::from_millis(250);
 
 type Dialled = Result<Connection, ConnectError>;
 
@@ -82,7 +86,9 @@ impl Dialer {
     }
 
     fn try_later(&mut self, now: Time) {
-        self.next = Some(now + span(RECONNECT_INTERVAL));
+        // Whom others ask as well, over a network, is not asked all the time.
+        let interval = if self.pool.is_at_hand() { RECONNECT_INTERVAL } else { REDIAL_INTERVAL };
+        self.next = Some(now + span(interval));
     }
 }
 
@@ -91,7 +97,7 @@ mod tests {
     use super::*;
     use crate::clock::monotonic;
     use crate::transport::Listener;
-    use std::time::{Duration, Instant};
+    use std::time::Instant;
 
     #[test]
     fn a_controller_is_found_where_it_comes_back_and_nobody_waits_for_it() {

@@ -122,7 +122,7 @@ pub fn serve(options: &HostOptions) -> Result<HostEnd, HostError> {
     let connection = options.pool.connect()?;
     // Before any thread is started: none is to take the signals.
     let events = Events::new(options.lifeline).map_err(HostError::kernel("watch for events"))?;
-    let _registration = register(options);
+    let registration = register(options);
     let (sender, woken) = wake::channel().map_err(HostError::kernel("make an eventfd"))?;
     events.watch(woken.event(), Watched::Wake).map_err(HostError::kernel("watch the machines"))?;
     let mut driver = Driver::new(options, kvm, sender)?;
@@ -135,8 +135,9 @@ pub fn serve(options: &HostOptions) -> Result<HostEnd, HostError> {
         }
         if let Some(end) = driver.ended()? {
             if matches!(end, HostEnd::Fenced { .. }) {
-                // A machine may be what hangs: its thread is not waited for, it ends with the process.
-                std::mem::forget(driver);
+                // A machine may be what hangs, and etcd may not answer: their threads are not waited for, they end with the
+                // process.
+                std::mem::forget((driver, registration));
             }
             return Ok(end);
         }

@@ -96,6 +96,9 @@ impl Drop for Networks {
     }
 }
 
+/// How late an announcement may be: less than the silence for which a host is deposed.
+const ANNOUNCE_LATE_MAX: Duration = Duration::from_millis(80);
+
 /// An address that is announced again from time to time.
 struct Announcing {
     nic: Nic,
@@ -113,8 +116,13 @@ impl Announcing {
 
     /// Announces it if it is time; false: that was the last time.
     fn go_on(&mut self) -> bool {
-        if Instant::now() < self.next {
+        let now = Instant::now();
+        if now < self.next {
             return true;
+        }
+        // A process that stood still may have a successor, whose announcement this one would undo.
+        if now.duration_since(self.next) > ANNOUNCE_LATE_MAX {
+            return false;
         }
         if let Some(port) = self.nic.port.get() {
             port.announce(self.nic.mac);

@@ -28,7 +28,7 @@ impl Moment {
 }
 
 /// A lease, and until when it is certain to last.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Held {
     pub(super) id: LeaseId,
     /// How long it lasts from each renewal on.

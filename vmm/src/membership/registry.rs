@@ -184,8 +184,11 @@ fn be_registered(etcd: &Etcd, lease: &mut Option<Held>, key: &str, value: &[u8])
     {
         return Ok(());
     }
-    let held = lease.insert(Held::get(etcd, HOST_LEASE_SECONDS)?);
-    etcd.put(key, value, &held.id)
+    let held = Held::get(etcd, HOST_LEASE_SECONDS)?;
+    // One without a key ends by itself.
+    etcd.put(key, value, &held.id)?;
+    *lease = Some(held);
+    Ok(())
 }
 
 impl fmt::Display for Registry {

@@ -269,13 +269,16 @@ impl Keeper {
 
     /// Renews the lease; says why the reign is over, if it is.
     fn renew(&mut self) -> Result<Option<&'static str>, EtcdError> {
-        if !self.held.renew(&self.etcd)? {
+        let mut renewed = self.held.clone();
+        if !renewed.renew(&self.etcd)? {
             return Ok(Some("the lease has run out"));
         }
-        if self.guard.arm(&self.held).is_err() {
-            return Ok(Some("the kernel does not keep the lease's time"));
-        }
+        // A leader of etcd that is none any more may renew what is not its own: the read asks the quorum, and counts.
         let found = self.etcd.get(&self.key)?;
-        Ok(found.is_none_or(|entry| entry.lease != self.held.id).then_some("another one has the place"))
+        if found.is_none_or(|entry| entry.lease != renewed.id) {
+            return Ok(Some("another one has the place"));
+        }
+        self.held = renewed;
+        Ok(self.guard.arm(&self.held).is_err().then_some("the kernel does not keep the lease's time"))
     }
 }
