@@ -96,8 +96,8 @@ impl Drop for Networks {
     }
 }
 
-/// How late an announcement may be: less than the silence for which a host is deposed.
-const ANNOUNCE_LATE_MAX: Duration = Duration::from_millis(80);
+/// How late an announcement may be.
+const ANNOUNCE_LATE_MAX: Duration = Duration::from_secs(1);
 
 /// An address that is announced again from time to time.
 struct Announcing {

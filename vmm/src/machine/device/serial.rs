@@ -17,10 +17,14 @@ const ID: DeviceId = DeviceId(1);
 
 /// Registers, and bits of theirs.
 const DATA: u8 = 0;
+const INTERRUPT_ID: u8 = 2;
 const LINE_STATUS: u8 = 5;
 const DATA_READY: u8 = 1;
 /// In the line control register: the data register is another one.
 const DIVISOR_LATCH: u8 = 0x80;
+
+/// Read from the interrupt identification register: bytes were received; FIFOs are on.
+const RECEIVED: u8 = 0xc4;
 
 /// In the interrupt enable register: tell of received bytes.
 const RECEIVE_INTERRUPT: u8 = 1;
@@ -93,6 +97,8 @@ impl SerialDevice {
         match register {
             DATA if deaf && self.uart.state().line_control & DIVISOR_LATCH == 0 => 0,
             LINE_STATUS if deaf => self.uart.read(register) & !DATA_READY,
+            // What has come is told until all of it is read, and before all else: a driver reads no more than so much at a time.
+            INTERRUPT_ID if self.listens && self.uart.state().line_status & DATA_READY != 0 => RECEIVED,
             _ => self.uart.read(register),
         }
     }

@@ -10,6 +10,7 @@ use proptest::prelude::*;
 const LSR: u64 = 0x3fd;
 const THR: u64 = 0x3f8;
 const MCR: u64 = 0x3fc;
+const IIR: u64 = 0x3fa;
 const IER: u64 = 0x3f9;
 const LCR: u64 = 0x3fb;
 
@@ -178,6 +179,29 @@ fn a_driver_that_tries_the_serial_port_out_loses_no_input() {
     assert_eq!(rig.edges(), 1, "what is there is told");
     let received: Vec<u8> = std::iter::from_fn(|| (rig.read8(LSR) & 1 != 0).then(|| rig.read8(THR))).collect();
     assert_eq!(received, b"typed");
+}
+
+/// As Linux does: it asks what there is, reads at most 256 bytes, and asks again until there is nothing.
+#[test]
+fn a_driver_that_reads_so_many_bytes_at_a_time_is_told_of_the_rest() {
+    let mut rig = Rig::new();
+    rig.bus.connect_interrupts();
+    rig.write8(IER, 1);
+    let typed: Vec<u8> = (0..300u16).map(|byte| u8::try_from(byte % 251).unwrap()).collect();
+    rig.inputs.offer_console(&typed);
+    rig.poll();
+    assert_eq!(rig.edges(), 1);
+    let mut received = Vec::new();
+    while rig.read8(IIR) & 1 == 0 {
+        for _ in 0..256 {
+            received.push(rig.read8(THR));
+            rig.poll();
+            if rig.read8(LSR) & 1 == 0 {
+                break;
+            }
+        }
+    }
+    assert_eq!(received, typed);
 }
 
 #[test]
