@@ -245,7 +245,8 @@ impl Timeline {
     /// to say, until its guest ran.
     #[must_use]
     pub fn blackout_max(&self) -> Option<Span> {
-        self.takeovers.iter().filter_map(|takeover| takeover.blackout().or_else(|| takeover.until_live())).max()
+        let until_live = |takeover: &Takeover| if takeover.planned { None } else { takeover.until_live() };
+        self.takeovers.iter().filter_map(|takeover| takeover.blackout().or_else(|| until_live(takeover))).max()
     }
 
     /// Hosts that ended because they found themselves deposed.
