@@ -1,6 +1,6 @@
 //! Shows a protected run to whoever started it: the console on one descriptor, byte for byte; a status line on another.
 
-use crate::console_input::{AGAIN, ConsoleInput, InputNews};
+use crate::console_input::{AGAIN, ConsoleInput, Fed};
 use crate::event::{Event, What};
 use crate::protected::{Outcome, ProtectedRun, RunError, Turn};
 use crate::status_line::StatusLine;
@@ -23,7 +23,7 @@ const BACKLOG_BYTES_MAX: usize = 64 * 1024;
 const STATUS_INTERVAL: Span = Span::from_ms(500);
 
 /// A VM that somebody follows from outside.
-pub trait Followed {
+pub trait Followed: Fed {
     /// Waits until something happens, one of the caller's descriptors is ready, or the time has come.
     ///
     /// # Errors
@@ -50,27 +50,6 @@ pub trait Followed {
 
     /// Whether a VM that no host can run is waited for.
     fn waits_for_hosts(&self) -> bool;
-
-    /// What was heard of console input since the last call, in order.
-    fn input_news(&mut self) -> Vec<InputNews>;
-
-    /// From now on its console is fed; where from, news say.
-    ///
-    /// # Errors
-    /// When the controller does not answer.
-    fn open_input(&mut self) -> Result<(), RunError>;
-
-    /// Sends console input. False: not now, nothing was sent.
-    ///
-    /// # Errors
-    /// When the connection is at fault.
-    fn send_input(&mut self, position: u64, bytes: Vec<u8>) -> Result<bool, RunError>;
-
-    /// Its console is fed no more.
-    ///
-    /// # Errors
-    /// When the connection is at fault.
-    fn close_input(&mut self) -> Result<(), RunError>;
 
     /// The last bytes that were read have not been shown.
     fn not_shown(&mut self, bytes: u64) {
@@ -101,22 +80,6 @@ impl Followed for ProtectedRun {
 
     fn waits_for_hosts(&self) -> bool {
         false
-    }
-
-    fn input_news(&mut self) -> Vec<InputNews> {
-        Self::input_news(self)
-    }
-
-    fn open_input(&mut self) -> Result<(), RunError> {
-        Self::open_input(self)
-    }
-
-    fn send_input(&mut self, position: u64, bytes: Vec<u8>) -> Result<bool, RunError> {
-        Self::send_input(self, position, bytes)
-    }
-
-    fn close_input(&mut self) -> Result<(), RunError> {
-        Self::close_input(self)
     }
 }
 
@@ -188,9 +151,9 @@ pub fn show(run: &mut impl Followed, out: &mut (impl Write + AsFd), showing: Sho
         let until = limit.unwrap_or(now + Span::from_ms(60_000));
         let until = if status.is_some() { until.min(next_status) } else { until };
         let wanted = if backlog.is_empty() { PollFlags::empty() } else { PollFlags::POLLOUT };
-        let (mut until, news) = (until, run.input_news());
+        let mut until = until;
         if let Some(input) = &mut input
-            && !input.turn(run, news)?
+            && !input.turn(run)?
         {
             until = until.min(now + AGAIN);
         }

@@ -17,6 +17,11 @@ pub const CLOCK_STEP_VARIABLE: &str = "FTVM_CLOCK_STEP";
 /// Between two looks whether the clock has stepped.
 const LOOK_INTERVAL: Duration = Duration::from_millis(1);
 
+/// The same as the cores have it.
+pub(crate) fn span(duration: Duration) -> Span {
+    Span::from_ns(u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX))
+}
+
 static AHEAD_NS: AtomicI64 = AtomicI64::new(0);
 
 /// Lets this process's clock step with the file that the environment names; without it nothing is done.

@@ -358,26 +358,6 @@ impl Followed for AttachedVm {
     fn not_shown(&mut self, bytes: u64) {
         self.unseen = bytes;
     }
-
-    fn input_news(&mut self) -> Vec<InputNews> {
-        std::mem::take(&mut self.input_news)
-    }
-
-    fn open_input(&mut self) -> Result<(), RunError> {
-        self.is_fed = true;
-        self.reopen_input()
-    }
-
-    fn send_input(&mut self, position: u64, bytes: Vec<u8>) -> Result<bool, RunError> {
-        self.link.tell_now(Request::Input { vm: self.vm, position, bytes })
-    }
-
-    fn close_input(&mut self) -> Result<(), RunError> {
-        self.is_fed = false;
-        // Should it not be heard, the end of the connection is.
-        self.link.tell_now(Request::CloseInput(self.vm))?;
-        Ok(())
-    }
 }
 
 /// Connects and watches.

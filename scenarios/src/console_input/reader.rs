@@ -150,6 +150,9 @@ impl<F: Fn()> Reading<F> {
                 }
                 // A guest that takes input without ever stopping by itself is given more when it is stopped.
                 Err(SendTimeoutError::Timeout(back)) => {
+                    if self.stop.read().is_ok() {
+                        return false;
+                    }
                     (self.ring)();
                     piece = back;
                 }

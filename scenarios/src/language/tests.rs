@@ -156,6 +156,22 @@ fn values_are_checked_where_they_stand() {
 }
 
 #[test]
+fn slips_in_what_is_filled_in_are_told() {
+    let command = |words: &str| {
+        parse(&format!("[vm]\nguest = \"x\"\n[[workload]]\nname = \"w\"\ncommand = [{words}]\n[expect]\n"))
+    };
+    for (words, expected) in [
+        ("\"a\", \"--seed={sed}\"", "5:11: `{sed}` is not filled in; did you mean `{seed}`?"),
+        ("\"a\", \"x{seed}{histroy}\"", "`{histroy}` is not filled in; did you mean `{history}`?"),
+        ("\"a\", \"{Segment}\"", "`{Segment}` is not filled in; did you mean `{segment}`?"),
+    ] {
+        let message = command(words).expect_err(words).to_string();
+        assert!(message.contains(expected), "{message}");
+    }
+    command("\"sh\", \"-c\", \"awk '{print $1} {seed} {}' ${HOME} {s} { {\"").expect("braces are others' too");
+}
+
+#[test]
 fn steps_must_say_when_and_to_whom() {
     let step = |lines: &str| parse(&format!("[vm]\nguest = \"x\"\n[[step]]\n{lines}\n[expect]\n"));
     for (lines, expected) in [

@@ -1,9 +1,9 @@
 //! Console input for the first VM of a run.
 
 use super::{ProtectedRun, RunError, is_broken};
-use crate::console_input::InputNews;
+use crate::console_input::{Fed, InputNews};
 use ft_protocol::VmId;
-use ft_protocol::wire::Request;
+use ft_protocol::wire::{Request, RequestError};
 use vmm::client::{Client, ClientError};
 
 /// What a run knows of the input that it feeds.
@@ -23,6 +23,7 @@ impl FedInput {
 /// Asks to feed a VM; gives the news of a refusal. A connection that broke is found out elsewhere.
 pub(crate) fn ask_to_feed(client: &mut Client, vm: VmId) -> Result<Option<InputNews>, ClientError> {
     match client.request(Request::OpenInput(vm), Vec::new()) {
+        Err(ClientError::Refused(RequestError::NotNow(reason))) => Ok(Some(InputNews::NotNow { reason })),
         Err(ClientError::Refused(error)) => Ok(Some(InputNews::Ended { reason: error.to_string() })),
         Err(error) if !is_broken(&error) => Err(error),
         _ => Ok(None),
@@ -38,22 +39,6 @@ pub(crate) fn send_now(client: &mut Client, request: Request) -> Result<bool, Cl
 }
 
 impl ProtectedRun {
-    /// What was heard of console input since the last call, in order.
-    pub fn input_news(&mut self) -> Vec<InputNews> {
-        std::mem::take(&mut self.input.news)
-    }
-
-    /// From now on the first VM's console is fed; where from, news say.
-    ///
-    /// # Errors
-    /// When the controller does not answer.
-    pub fn open_input(&mut self) -> Result<(), RunError> {
-        self.input.is_fed = true;
-        let news = ask_to_feed(&mut self.client, self.vms[0].vm)?;
-        news.into_iter().for_each(|news| self.input.hear(news));
-        Ok(())
-    }
-
     /// Another controller has come, which knows of nobody.
     pub(super) fn reopen_input(&mut self) -> Result<(), RunError> {
         if self.input.is_fed {
@@ -62,21 +47,26 @@ impl ProtectedRun {
         }
         Ok(())
     }
+}
 
-    /// Sends console input for the first VM. False: not now, nothing was sent.
-    ///
-    /// # Errors
-    /// When the connection is at fault.
-    pub fn send_input(&mut self, position: u64, bytes: Vec<u8>) -> Result<bool, RunError> {
+impl Fed for ProtectedRun {
+    fn input_news(&mut self) -> Vec<InputNews> {
+        std::mem::take(&mut self.input.news)
+    }
+
+    fn open_input(&mut self) -> Result<(), RunError> {
+        self.input.is_fed = true;
+        let news = ask_to_feed(&mut self.client, self.vms[0].vm)?;
+        news.into_iter().for_each(|news| self.input.hear(news));
+        Ok(())
+    }
+
+    fn send_input(&mut self, position: u64, bytes: Vec<u8>) -> Result<bool, RunError> {
         let vm = self.vms[0].vm;
         Ok(send_now(&mut self.client, Request::Input { vm, position, bytes })?)
     }
 
-    /// The first VM's console is fed no more.
-    ///
-    /// # Errors
-    /// When the connection is at fault.
-    pub fn close_input(&mut self) -> Result<(), RunError> {
+    fn close_input(&mut self) -> Result<(), RunError> {
         self.input.is_fed = false;
         // Should it not be heard, the end of the connection is.
         let vm = self.vms[0].vm;

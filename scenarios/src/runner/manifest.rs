@@ -1,11 +1,12 @@
 //! What a run was: enough to do it again, and to know on what it ran.
 
 use super::RunnerOptions;
+use crate::cluster::default_pool_parent;
 use crate::language::Scenario;
 use ft_protocol::Time;
 use serde::{Deserialize, Serialize};
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 /// What a run was.
@@ -60,7 +61,7 @@ impl Manifest {
             path: scenario.path.clone(),
             cell: scenario.cell.clone(),
             seed,
-            again: again(scenario, seed),
+            again: again_in(scenario, seed, &options.pool_parent),
             commit: options.commit.clone(),
             unix_seconds: SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs()),
             started_at_ns: started_at.ns(),
@@ -71,10 +72,18 @@ impl Manifest {
     }
 }
 
-/// The line that runs a scenario again.
+/// The line that runs a scenario again, in the usual place.
 #[must_use]
 pub fn again(scenario: &Scenario, seed: u64) -> String {
+    again_in(scenario, seed, &default_pool_parent())
+}
+
+/// The same, with its pool in this directory.
+fn again_in(scenario: &Scenario, seed: u64, pool_parent: &Path) -> String {
     let mut line = format!("ftvm scenario run --seed {seed}");
+    if pool_parent != default_pool_parent() {
+        line.push_str(&format!(" --pool-dir {}", quoted(&pool_parent.to_string_lossy())));
+    }
     for (key, value) in &scenario.given {
         line.push_str(&format!(" --matrix {}", quoted(&format!("{key}={value}"))));
     }
@@ -119,5 +128,14 @@ mod tests {
         assert_eq!(quoted("a b"), "'a b'");
         assert_eq!(quoted("it's"), "'it'\\''s'");
         assert_eq!(quoted(""), "''");
+    }
+
+    #[test]
+    fn a_pool_elsewhere_is_part_of_the_line() {
+        let text = "[vm]\nguest = \"builtin:idle\"\n[expect]\nexit-code = 0\n";
+        let scenario = Scenario::parse(Path::new("dir/some.toml"), text).expect("a scenario");
+        assert_eq!(again(&scenario, 7), "ftvm scenario run --seed 7 dir/some.toml");
+        let elsewhere = again_in(&scenario, 7, Path::new("/mnt/huge pages"));
+        assert_eq!(elsewhere, "ftvm scenario run --seed 7 --pool-dir '/mnt/huge pages' dir/some.toml");
     }
 }

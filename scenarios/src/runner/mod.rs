@@ -104,20 +104,22 @@ pub fn run_scenario(
     let seed = options.seed.unwrap_or(scenario.seed);
     let directory = RunDirectory::create(&options.runs, &scenario.name)?;
     let start = monotonic();
-    directory.begin(&Manifest::new(scenario, options, seed, start))?;
+    let manifest = Manifest::new(scenario, options, seed, start);
+    directory.begin(&manifest)?;
+    let with_place = |report| Report { again: manifest.again.clone(), ..report };
     match run_in(scenario, options, goldens, seed, &directory, interrupt, watch) {
         Ok(report) if report.holds && !options.keep => {
             directory.remove();
-            Ok(report)
+            Ok(with_place(report))
         }
-        Ok(report) => keep(report, &directory),
+        Ok(report) => keep(with_place(report), &directory),
         Err(RunnerError::Skipped { reason }) => {
             directory.remove();
             Ok(Report::skipped(scenario, seed, reason))
         }
         Err(error) if error.gave_up() && is_readable(interrupt) => Err(RunnerError::Interrupted),
         Err(error) if error.is_of_the_scenario() => {
-            keep(Report::broken(scenario, seed, &error).took(monotonic().since(start)), &directory)
+            keep(with_place(Report::broken(scenario, seed, &error).took(monotonic().since(start))), &directory)
         }
         Err(error) => Err(error),
     }

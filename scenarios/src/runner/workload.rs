@@ -8,6 +8,7 @@ use crate::history;
 use crate::language::WorkloadPart;
 use nix::sys::signal::{SigSet, Signal};
 use std::fs::File;
+use std::io;
 use std::os::fd::{AsFd as _, BorrowedFd};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -61,9 +62,13 @@ impl Workload {
                 .replace("{history}", &history.to_string_lossy())
                 .replace("{seed}", &around.seed.to_string())
         };
-        let program =
+        let program: PathBuf =
             if part.command[0].is_empty() { around.executable.into() } else { part.command[0].clone().into() };
-        let mut command = Command::new::<std::ffi::OsString>(program);
+        let started = |source: io::Error| {
+            let told = format!("`{}`: {source}", program.display());
+            RunnerError::Workload { name: part.name.clone(), source: io::Error::new(source.kind(), told) }
+        };
+        let mut command = Command::new(&program);
         command.args(part.command[1..].iter().map(fill_in));
         if !part.directory.as_os_str().is_empty() {
             command.current_dir(&part.directory);
@@ -78,8 +83,8 @@ impl Workload {
             .env("FTVM_HISTORY", &history);
         // Not as the processes of the cluster call theirs: `a.1` may be a workload's name.
         let stderr = directory.file(&format!("{}.err", part.name));
-        let child = with_all_signals(|| Child::start(command, Stdio::null(), file.into(), stderr.clone()))
-            .map_err(|source| RunnerError::Workload { name: part.name.clone(), source })?;
+        let child =
+            with_all_signals(|| Child::start(command, Stdio::null(), file.into(), stderr.clone())).map_err(started)?;
         let part = part.clone();
         Ok(Self { part, child: Some(child), exit: None, told: false, cut_short: false, history, stderr })
     }

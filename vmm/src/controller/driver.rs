@@ -10,7 +10,7 @@ use super::partition::{LogLoss, Partition};
 use super::recording::PoolRecording;
 use super::space_keeper::SpaceKeeper;
 use super::{ControllerError, ControllerOptions};
-use crate::clock;
+use crate::clock::{self, span};
 use crate::failpoint;
 use crate::fence::{self, FenceAgent, ProcessHandle};
 use crate::life::{self, Watch};
@@ -28,7 +28,6 @@ use serde::Serialize;
 use shared_mem::{HeartbeatReader, HostSlot, Mapping, Pool, PoolError, ReadOnly};
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
 
 /// How long a host that was silent must beat before it is given a new role: some heartbeat bounds.
 const HOLD_DOWN_BOUNDS: u64 = 5;
@@ -87,7 +86,6 @@ impl Driver {
         let died = wake.clone();
         let deaths = Watch::start(move |host| died.send(Event::Died(host)))
             .map_err(ControllerError::kernel("start a thread"))?;
-        let span = |duration: Duration| Span::from_ns(u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX));
         let bound = span(options.heartbeat_bound);
         let config = ControllerConfig {
             detector: DetectorConfig {
@@ -212,7 +210,7 @@ impl Driver {
     }
 
     pub(super) fn tick_interval(&self) -> Span {
-        Span::from_ns(u64::try_from(self.options.heartbeat_interval.as_nanos()).unwrap_or(u64::MAX))
+        span(self.options.heartbeat_interval)
     }
 
     /// Looks at everything that nobody reports: heartbeats, commit words, time.

@@ -140,11 +140,16 @@ pub fn serve(options: &ControllerOptions) -> Result<(), ControllerError> {
     clock::follow_steps().map_err(ControllerError::kernel("follow the steps of the clock"))?;
     // A host may cut its journal off: that must end its reign, not this process.
     shared_mem::mem::survive_truncation().map_err(ControllerError::kernel("handle SIGBUS"))?;
-    let elected = options.election.as_ref().map(|election| be_elected(election, options));
     // Before any thread is started: none is to take the signals.
     let events = Events::new(options.lifeline).map_err(ControllerError::kernel("watch for events"))?;
     // Given up last: the next controller begins then.
-    let reign = elected.map(Reign::begin).transpose()?;
+    let reign = match &options.election {
+        Some(election) => match be_elected(election, options, &events) {
+            Some(elected) => Some(Reign::begin(elected)?),
+            None => return Ok(()),
+        },
+        None => None,
+    };
     let listener = Listener::bind(&options.socket)?;
     let pool = match &reign {
         Some(_) => open_pool_when_free(options)?,
@@ -207,12 +212,16 @@ pub fn serve(options: &ControllerOptions) -> Result<(), ControllerError> {
 }
 
 /// Waits for this process to be the controller.
-fn be_elected(election: &Election, options: &ControllerOptions) -> Elected {
+fn be_elected(election: &Election, options: &ControllerOptions, events: &Events) -> Option<Elected> {
     let advertised = election.advertise.clone().or_else(|| Some(options.listen?.to_string()));
     let device = std::path::absolute(&options.dir).unwrap_or_else(|_| options.dir.clone());
     let remote = advertised.map(|peer| remote::address(&peer, &device));
     let place = ControllerPlace::here(options.socket.clone(), remote);
-    Elected::wait(&election.registry, &place, election.lease_time)
+    let goes_on = |wait| {
+        let ready = events.wait(clock::span(wait));
+        !ready.is_ok_and(|ready| ready.contains(&Watched::End))
+    };
+    Elected::wait(&election.registry, &place, election.lease_time, goes_on)
 }
 
 /// How long a predecessor on the same machine may take to end when another one is elected.

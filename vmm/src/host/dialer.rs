@@ -1,7 +1,8 @@
 //! Finds a controller that is away, or moves. A network, or a register, may take seconds to say no: they are asked from a
 //! thread of their own, for the host has other things to do.
 
-use super::{RECONNECT_INTERVAL, driver::span};
+use super::RECONNECT_INTERVAL;
+use crate::clock::span;
 use crate::transport::{Address, ConnectError, Connection};
 use crossbeam_channel::{Receiver, TryRecvError, bounded};
 use ft_protocol::Time;

@@ -17,7 +17,6 @@ use kvm_ioctls::Kvm;
 use shared_mem::Extent;
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
 
 /// The connection of the moment, shared with the machines' threads: they ring their doorbells themselves.
 pub(super) type SharedLink = Arc<Mutex<Option<Connection>>>;
@@ -333,8 +332,4 @@ fn machine_memory_bytes() -> u64 {
     let pages = read(nix::unistd::SysconfVar::_PHYS_PAGES);
     let page_bytes = read(nix::unistd::SysconfVar::PAGE_SIZE);
     pages.zip(page_bytes).map_or(u64::MAX, |(pages, bytes)| pages.saturating_mul(bytes))
-}
-
-pub(super) fn span(duration: Duration) -> Span {
-    Span::from_ns(u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX))
 }

@@ -6,6 +6,7 @@
 //!
 //! The guest's addresses are announced several times: what is behind a TAP device, a bridge for one, loses frames for a
 //! moment after it was opened. A guest that only listens would not be found until its peers' switches have forgotten it.
+//! Each time it is asked whether this host still reigns: a zombie's announcement would undo its successor's.
 
 use super::arrivals::Arrivals;
 use crate::machine::device::SentPacket;
@@ -34,7 +35,11 @@ pub(super) struct Networks {
     nics: Vec<Nic>,
     opener: Option<Upkeep>,
     announcer: Mutex<Option<Upkeep>>,
+    reigns: Reigns,
 }
+
+/// Whether this host's reign has not been sealed. Not there before the guest runs here.
+type Reigns = Arc<OnceLock<Box<dyn Fn() -> bool + Send + Sync>>>;
 
 /// A network that is still to be opened.
 struct Unopened {
@@ -63,8 +68,9 @@ impl Networks {
                 unopened.push(network);
             }
         }
-        let opener = (!unopened.is_empty()).then(|| Upkeep::start(unopened, Vec::new()));
-        (Self { nics, opener, announcer: Mutex::default() }, queues)
+        let reigns = Reigns::default();
+        let opener = (!unopened.is_empty()).then(|| Upkeep::start(unopened, Vec::new(), reigns.clone()));
+        (Self { nics, opener, announcer: Mutex::default(), reigns }, queues)
     }
 
     /// Sends packets in their order. What a network has no room for is lost, as networks do.
@@ -77,12 +83,15 @@ impl Networks {
         }
     }
 
-    /// Says on every network that the guest's addresses are here now, and some times again.
-    pub(super) fn announce(&self) {
+    /// Says on every network that the guest's addresses are here now, and some times again while this host reigns. A
+    /// network that is opened later is told then.
+    pub(super) fn announce(&self, reigns: impl Fn() -> bool + Send + Sync + 'static) {
+        let first = self.reigns.set(Box::new(reigns));
+        assert!(first.is_ok(), "a reign begins once");
         let open = self.nics.iter().filter(|nic| nic.port.get().is_some());
-        let announcing: Vec<Announcing> = open.map(Announcing::begin).collect();
+        let announcing: Vec<Announcing> = open.map(|nic| Announcing::begin(nic, &self.reigns)).collect();
         if !announcing.is_empty() {
-            let announcer = Upkeep::start(Vec::new(), announcing);
+            let announcer = Upkeep::start(Vec::new(), announcing, self.reigns.clone());
             *self.announcer.lock().unwrap_or_else(PoisonError::into_inner) = Some(announcer);
         }
     }
@@ -96,9 +105,6 @@ impl Drop for Networks {
     }
 }
 
-/// How late an announcement may be.
-const ANNOUNCE_LATE_MAX: Duration = Duration::from_secs(1);
-
 /// An address that is announced again from time to time.
 struct Announcing {
     nic: Nic,
@@ -108,20 +114,18 @@ struct Announcing {
 
 impl Announcing {
     /// Announces it, and will again.
-    fn begin(nic: &Nic) -> Self {
+    fn begin(nic: &Nic, reigns: &Reigns) -> Self {
         let mut announcing = Self { nic: nic.clone(), next: Instant::now(), gaps: ANNOUNCE_GAPS_MS.iter() };
-        announcing.go_on();
+        announcing.go_on(reigns);
         announcing
     }
 
     /// Announces it if it is time; false: that was the last time.
-    fn go_on(&mut self) -> bool {
-        let now = Instant::now();
-        if now < self.next {
+    fn go_on(&mut self, reigns: &Reigns) -> bool {
+        if Instant::now() < self.next {
             return true;
         }
-        // A process that stood still may have a successor, whose announcement this one would undo.
-        if now.duration_since(self.next) > ANNOUNCE_LATE_MAX {
+        if !reigns.get().is_some_and(|reigns| reigns()) {
             return false;
         }
         if let Some(port) = self.nic.port.get() {
@@ -149,18 +153,21 @@ struct Upkeep {
 }
 
 impl Upkeep {
-    fn start(mut unopened: Vec<Unopened>, mut announcing: Vec<Announcing>) -> Self {
+    fn start(mut unopened: Vec<Unopened>, mut announcing: Vec<Announcing>, reigns: Reigns) -> Self {
         let (stop, stopped) = bounded::<()>(0);
         let thread = std::thread::spawn(move || {
             while !(unopened.is_empty() && announcing.is_empty())
                 && stopped.recv_timeout(OPEN_INTERVAL) == Err(RecvTimeoutError::Timeout)
             {
-                announcing.retain_mut(Announcing::go_on);
+                announcing.retain_mut(|announcing| announcing.go_on(&reigns));
                 unopened.retain(|network| {
                     let opened = network.open().is_ok();
                     if opened {
                         tracing::info!("the guest has its network device {} now", network.nic.mac);
-                        announcing.push(Announcing::begin(&network.nic));
+                        // Before the guest runs here there is nothing to be said; then it is said of all that are open.
+                        if reigns.get().is_some() {
+                            announcing.push(Announcing::begin(&network.nic, &reigns));
+                        }
                     }
                     !opened
                 });
@@ -185,6 +192,7 @@ mod tests {
     use super::*;
     use crate::machine::NicIndex;
     use crate::net::{Faults, Switch};
+    use std::sync::atomic::{AtomicU32, Ordering};
     use std::time::Instant;
 
     #[test]
@@ -198,7 +206,7 @@ mod tests {
         let (commands, woken) = crossbeam_channel::unbounded();
         let arrivals = Arc::new(Arrivals::new(commands, None));
         let (networks, queues) = Networks::open(&nets, &arrivals);
-        networks.announce();
+        networks.announce(|| true);
         // What is lost of them is made up for by the others.
         for _ in 0..=ANNOUNCE_GAPS_MS.len() {
             let announcement = heard.recv_timeout(Duration::from_secs(10)).unwrap();
@@ -214,6 +222,34 @@ mod tests {
         woken.recv_timeout(Duration::from_secs(10)).expect("who sleeps is woken");
     }
 
+    /// A zombie, between two announcements.
+    #[test]
+    fn who_no_longer_reigns_announces_nothing() {
+        let place = tempfile::tempdir().unwrap();
+        let path = place.path().join("switch");
+        let _switch = Switch::start(&path, Faults::default()).unwrap();
+        let backend = NetBackend::Segment(path.to_string_lossy().into_owned());
+        let (_probe, heard) = NetPort::open(&backend, || {}).unwrap();
+        let nets = [NetSpec { mac: [2, 0, 0, 0, 0, 7], backend }];
+        let (commands, _woken) = crossbeam_channel::unbounded();
+        let (networks, _queues) = Networks::open(&nets, &Arc::new(Arrivals::new(commands, None)));
+        let (asked, asks) = crossbeam_channel::unbounded();
+        let questions = AtomicU32::new(0);
+        networks.announce(move || {
+            let question = questions.fetch_add(1, Ordering::Relaxed);
+            asked.send(question).unwrap();
+            question < 2
+        });
+        let asked: Vec<u32> = (0..3).map(|_| asks.recv_timeout(Duration::from_secs(10)).unwrap()).collect();
+        assert_eq!(asked, [0, 1, 2]);
+        for _ in 0..2 {
+            heard.recv_timeout(Duration::from_secs(10)).unwrap();
+        }
+        let gaps_ms = ANNOUNCE_GAPS_MS.iter().sum();
+        assert!(asks.recv_timeout(Duration::from_millis(gaps_ms)).is_err(), "the seal is for good");
+        assert_eq!(heard.try_recv().ok(), None);
+    }
+
     /// As after a kill: the successor is told before the kernel has closed what the dead process had.
     #[test]
     fn a_tap_device_that_its_last_holder_has_not_let_go_yet_is_had_as_soon_as_it_has() {
@@ -225,7 +261,7 @@ mod tests {
             let (networks, _queues) = Networks::open(&nets, &Arc::new(Arrivals::new(commands, None)));
             assert!(networks.nics[0].port.get().is_none(), "it is in use");
             // Nothing is there to be announced, and nobody waits for it.
-            networks.announce();
+            networks.announce(|| true);
             drop(holder);
             let deadline = Instant::now() + Duration::from_secs(60);
             while networks.nics[0].port.get().is_none() {
@@ -241,7 +277,7 @@ mod tests {
         let (commands, _woken) = crossbeam_channel::unbounded();
         let (networks, queues) = Networks::open(&nets, &Arc::new(Arrivals::new(commands, None)));
         networks.send(&[SentPacket { nic: NicIndex(0), frame: vec![0; 60] }]);
-        networks.announce();
+        networks.announce(|| true);
         assert_eq!(queues.len(), 1);
         let began = Instant::now();
         drop(networks);

@@ -89,8 +89,8 @@ impl Outbox {
         self.networks.send(packets);
     }
 
-    /// Tells the networks where the guest is now.
-    pub(super) fn announce(&self) {
-        self.networks.announce();
+    /// Tells the networks where the guest is now, as long as this host reigns.
+    pub(super) fn announce(&self, reigns: impl Fn() -> bool + Send + Sync + 'static) {
+        self.networks.announce(reigns);
     }
 }

@@ -99,16 +99,21 @@ pub struct Elected {
 }
 
 impl Elected {
-    /// Waits until this process is elected, however long that takes.
-    #[must_use]
-    pub fn wait(registry: &Registry, place: &ControllerPlace, time: LeaseTime) -> Self {
+    /// Waits until this process is elected, however long that takes. Between two looks `go_on` waits for so long; false from it
+    /// ends all.
+    pub fn wait(
+        registry: &Registry,
+        place: &ControllerPlace,
+        time: LeaseTime,
+        go_on: impl FnMut(Duration) -> bool,
+    ) -> Option<Self> {
         let value = serde_json::to_vec(place).expect("texts and numbers");
         let key = registry.controller_key();
-        let held = wait_for_turn(registry, &key, &value, time);
+        let held = wait_for_turn(registry, (&key, &value), time, go_on)?;
         tracing::info!("elected as controller of {registry}");
         // A member that is silent is not to cost what another one could renew.
         let etcd = registry.etcd.with_bound(held.time / ANSWERS);
-        Self { etcd, key, held }
+        Some(Self { etcd, key, held })
     }
 }
 
@@ -170,11 +175,16 @@ impl Drop for Reign {
     }
 }
 
-fn wait_for_turn(registry: &Registry, key: &str, value: &[u8], time: LeaseTime) -> Held {
+fn wait_for_turn(
+    registry: &Registry,
+    (key, value): (&str, &[u8]),
+    time: LeaseTime,
+    mut go_on: impl FnMut(Duration) -> bool,
+) -> Option<Held> {
     let mut told = String::new();
     loop {
         let line = match try_turn(registry, key, value, time) {
-            Ok(Turn::Ours(held)) => return held,
+            Ok(Turn::Ours(held)) => return Some(held),
             Ok(Turn::Another(who)) => format!("waits to be controller: {who} is"),
             Err(error) => format!("waits to be controller: {}", crate::chain(&error)),
         };
@@ -182,7 +192,9 @@ fn wait_for_turn(registry: &Registry, key: &str, value: &[u8], time: LeaseTime) 
             tracing::warn!("{line}");
             told = line;
         }
-        std::thread::sleep(LOOK_INTERVAL);
+        if !go_on(LOOK_INTERVAL) {
+            return None;
+        }
     }
 }
 

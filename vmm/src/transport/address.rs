@@ -51,11 +51,19 @@ impl Address {
     /// Opens what connections will need. To be called before a process gives up its right to open files.
     ///
     /// # Errors
-    /// A device cannot be opened, or a place is none.
+    /// A device cannot be opened, a place is none, or the register that alone would say where the device is does not answer or knows no
+    /// controller.
     pub fn prepare(&self) -> Result<(), ConnectError> {
         self.places.iter().try_for_each(|place| remote::prepare(place))?;
         // Whoever is elected later has the device by the same name.
-        self.elected().unwrap_or_default().iter().try_for_each(|place| remote::prepare(place))
+        // Without the register's answer nobody knows it, and it could not be opened any more when the answer comes.
+        let elected = self.elected();
+        let told = self.registry.is_none() || self.places.iter().any(|place| remote::is_remote(place));
+        let elected = if told { elected.unwrap_or_default() } else { elected? };
+        if !told && elected.is_empty() {
+            return Err(ConnectError::NotElected { address: self.to_string() });
+        }
+        elected.iter().try_for_each(|place| remote::prepare(place))
     }
 
     /// Connects to the first place where somebody is.

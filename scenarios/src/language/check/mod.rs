@@ -24,6 +24,8 @@ const TIME_LIMIT: Span = Span::from_ms(60_000);
 const ITSELF: &str = "ftvm";
 /// Filled in with the path of the guests' segment.
 const SEGMENT: &str = "{segment}";
+/// What is filled in between braces in a workload's arguments.
+const FILLED_IN: [&str; 3] = ["segment", "history", "seed"];
 
 /// What the parts of a scenario refer to.
 struct Known<'a, 'b> {
@@ -137,6 +139,20 @@ fn directory_of(path: &Path) -> PathBuf {
     path.parent().map_or(PathBuf::new(), Path::to_owned)
 }
 
+/// Other programs have their own use for braces: only what looks like a slip is one.
+fn filled_in(source: &Source<'_>, span: &Range<usize>, command: &[String]) -> Result<(), ScenarioError> {
+    let words = command.iter().flat_map(|word| word.split('{').skip(1));
+    let names = words.filter_map(|behind| behind.split_once('}')).map(|(name, _)| name);
+    for name in names.filter(|name| !FILLED_IN.contains(name)) {
+        let is_meant = |known: &&str| strsim::damerau_levenshtein(name, known) <= known.len() / 3;
+        if let Some(known) = FILLED_IN.into_iter().find(is_meant) {
+            let (message, meant) = (format!("`{{{name}}}` is not filled in"), format!("{{{known}}}"));
+            return Err(source.with_suggestion(span, message, Some(meant)));
+        }
+    }
+    Ok(())
+}
+
 fn workloads(
     source: &Source<'_>,
     raw: Vec<Spanned<RawWorkload>>,
@@ -159,6 +175,7 @@ fn workloads(
         if command.iter().any(|word| word.contains(SEGMENT)) && !vms.iter().any(|vm| vm.net) {
             return Err(source.invalid(&span, "there is no segment: no VM of this file has `net = true`"));
         }
+        filled_in(source, &span, &command)?;
         let Some(program) = command.first_mut() else {
             return Err(source.invalid(&span, "a workload needs a program"));
         };

@@ -151,7 +151,7 @@ pub(super) fn run(beginning: Beginning, around: &Surroundings) -> Result<(), Fai
         around.say(VmEvent::Fenced { generation: order.generation });
         return Ok(());
     }
-    let journal = primary.journal;
+    let journal = Arc::new(primary.journal);
     let core = Primary::new(
         PrimaryConfig {
             base: order.base,
@@ -229,7 +229,8 @@ pub(super) fn run(beginning: Beginning, around: &Surroundings) -> Result<(), Fai
         if let Some(since) = reign.recorded_since {
             around.say(VmEvent::Recorded { generation, since });
         }
-        outbox.announce();
+        let announced = journal.clone();
+        outbox.announce(move || announced.word().is_ok_and(|word| !word.sealed));
         match given_up {
             Some(GivenUp::Diverged(report)) => around.say(VmEvent::Diverged { generation, turn: None, report }),
             Some(GivenUp::LogLost(report)) => around.say(VmEvent::LogLost { generation, report }),

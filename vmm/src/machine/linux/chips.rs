@@ -8,11 +8,12 @@ use super::super::device::{Bus, DeviceId, Interrupt};
 use super::super::error::{KvmCall, MachineError};
 use super::{FIRST_VIRTIO_GSI, SERIAL_GSI, VcpuCount, board};
 use kvm_bindings::{
-    KVM_IRQCHIP_IOAPIC, KVM_IRQCHIP_PIC_MASTER, KVM_IRQCHIP_PIC_SLAVE, KVM_PIT_SPEAKER_DUMMY, kvm_irqchip,
-    kvm_pit_config, kvm_pit_state2,
+    KVM_IRQCHIP_IOAPIC, KVM_IRQCHIP_PIC_MASTER, KVM_IRQCHIP_PIC_SLAVE, KVM_PIT_SPEAKER_DUMMY, kvm_ioapic_state,
+    kvm_irqchip, kvm_pic_state, kvm_pit_config, kvm_pit_state2,
 };
 use kvm_ioctls::{Cap, Kvm, VmFd};
 use std::fmt;
+use std::mem::offset_of;
 use zerocopy::IntoBytes;
 
 /// PIC master, PIC slave, I/O APIC.
@@ -20,6 +21,11 @@ pub(in super::super) const CHIPS: [u32; 3] = [KVM_IRQCHIP_PIC_MASTER, KVM_IRQCHI
 
 const SERIAL: DeviceId = DeviceId(1);
 const FIRST_VIRTIO: u32 = 16;
+/// Where a PIC's edge/level register is, and the I/O APIC's redirection table.
+const PIC_LEVELS_AT: usize = offset_of!(kvm_irqchip, chip) + offset_of!(kvm_pic_state, elcr);
+const IO_APIC_ENTRIES_AT: usize = offset_of!(kvm_irqchip, chip) + offset_of!(kvm_ioapic_state, redirtbl);
+/// The trigger mode in the second byte of such an entry (Intel, 82093AA, 3.2.4).
+const IO_APIC_LEVEL: u8 = 1 << 7;
 /// Inputs of the I/O APIC.
 pub(super) const GSIS: u32 = 24;
 
@@ -61,40 +67,82 @@ impl Platform {
 
     /// Tells the chips what the devices on these buses want of their lines.
     pub(in super::super) fn update_lines(&mut self, vm: &VmFd, buses: [&mut Bus; 2]) -> Result<(), MachineError> {
-        for bus in buses {
-            for (device, wants) in bus.interrupts() {
-                let Some(gsi) = gsi_of(device) else { continue };
-                match wants {
-                    Interrupt::None => {}
-                    Interrupt::Edge => {
-                        set_line(vm, gsi, true)?;
-                        set_line(vm, gsi, false)?;
-                    }
-                    Interrupt::Level(up) => self.set_level(vm, gsi, up)?,
-                }
-            }
-        }
-        Ok(())
+        let wants = Wants::of(buses);
+        self.apply(vm, &wants)
     }
 
-    fn set_level(&mut self, vm: &VmFd, gsi: u32, up: bool) -> Result<(), MachineError> {
-        let bit = 1 << gsi;
-        if (self.up & bit != 0) != up {
-            set_line(vm, gsi, up)?;
-            self.up ^= bit;
-        }
-        Ok(())
-    }
-
-    /// After a restore: KVM's new lines are all down, whatever the chips remember.
-    pub(in super::super) fn settle_lines(&mut self, vm: &VmFd, buses: [&mut Bus; 2]) -> Result<(), MachineError> {
-        // A chip remembers a line as up that has gone down since: it is told of every line.
-        for gsi in FIRST_VIRTIO_GSI..GSIS {
+    fn apply(&mut self, vm: &VmFd, wants: &Wants) -> Result<(), MachineError> {
+        for gsi in gsis(wants.edges) {
+            set_line(vm, gsi, true)?;
             set_line(vm, gsi, false)?;
         }
-        self.up = 0;
-        self.update_lines(vm, buses)
+        for gsi in gsis(self.up ^ wants.up()) {
+            set_line(vm, gsi, wants.up() & bit(gsi) != 0)?;
+            self.up ^= bit(gsi);
+        }
+        Ok(())
     }
+
+    /// After a restore of these chips: KVM's new lines are all down, whatever the chips remember.
+    pub(in super::super) fn settle_lines(
+        &mut self,
+        vm: &VmFd,
+        chips: &ChipState,
+        buses: [&mut Bus; 2],
+    ) -> Result<(), MachineError> {
+        let wants = Wants::of(buses);
+        // The chips have had the edge with which such a line went up, or keep it: another one would be one too many.
+        self.up = wants.held & !wants.raised & !chips.level_triggered();
+        // A chip remembers a line as up that has gone down since: it is told of every line.
+        for gsi in (FIRST_VIRTIO_GSI..GSIS).filter(|gsi| self.up & bit(*gsi) == 0) {
+            set_line(vm, gsi, false)?;
+        }
+        self.apply(vm, &wants)
+    }
+}
+
+/// What all devices together want of the lines, a bit for each. Several may share one: it is up while any of them wants that.
+#[derive(Debug, Default, PartialEq)]
+struct Wants {
+    /// Short edges.
+    edges: u32,
+    /// Up by devices that want to be served.
+    raised: u32,
+    /// Up by the guest's own hand.
+    held: u32,
+}
+
+impl Wants {
+    fn of(buses: [&mut Bus; 2]) -> Self {
+        Self::add_up(buses.into_iter().flat_map(Bus::interrupts))
+    }
+
+    fn add_up(interrupts: impl Iterator<Item = (DeviceId, Interrupt)>) -> Self {
+        let mut all = Self::default();
+        for (device, wants) in interrupts {
+            let line = board::line_of(device);
+            let Some(gsi) = line.or_else(|| gsi_of(device)) else { continue };
+            match wants {
+                Interrupt::None | Interrupt::Level(false) => {}
+                Interrupt::Edge => all.edges |= bit(gsi),
+                Interrupt::Level(true) if line.is_some() => all.held |= bit(gsi),
+                Interrupt::Level(true) => all.raised |= bit(gsi),
+            }
+        }
+        all
+    }
+
+    fn up(&self) -> u32 {
+        self.raised | self.held
+    }
+}
+
+fn bit(gsi: u32) -> u32 {
+    1 << gsi
+}
+
+fn gsis(bits: u32) -> impl Iterator<Item = u32> {
+    (0..GSIS).filter(move |gsi| bits & bit(*gsi) != 0)
 }
 
 impl ChipState {
@@ -114,6 +162,18 @@ impl ChipState {
         }
         vm.set_pit2(&self.pit).map_err(KvmCall::SetPit2.failed())
     }
+
+    /// The lines that either chip has been told to take as levels, a bit for each.
+    fn level_triggered(&self) -> u32 {
+        let [master, slave, io_apic] = self.chips.each_ref().map(IntoBytes::as_bytes);
+        let pics = u32::from(master[PIC_LEVELS_AT]) | u32::from(slave[PIC_LEVELS_AT]) << 8;
+        let entries = io_apic[IO_APIC_ENTRIES_AT..].chunks_exact(size_of::<u64>());
+        let is_level = |entry: &[u8]| entry[1] & IO_APIC_LEVEL != 0;
+        gsis(u32::MAX)
+            .zip(entries)
+            .filter(|(_, entry)| is_level(entry))
+            .fold(pics, |levels, (gsi, _)| levels | bit(gsi))
+    }
 }
 
 impl PartialEq for ChipState {
@@ -132,14 +192,53 @@ fn set_line(vm: &VmFd, gsi: u32, up: bool) -> Result<(), MachineError> {
     vm.set_irq_line(gsi, up).map_err(KvmCall::IrqLine.failed())
 }
 
-/// The interrupt of a device, if it has one.
+/// The interrupt of a device that is no line of the board's, if it has one.
 fn gsi_of(device: DeviceId) -> Option<u32> {
     match device {
         SERIAL => Some(SERIAL_GSI),
-        line if board::line_of(line).is_some() => board::line_of(line),
         DeviceId(id) => {
             let slot = id.checked_sub(FIRST_VIRTIO)?;
             Some(FIRST_VIRTIO_GSI + slot).filter(|gsi| *gsi < GSIS)
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use kvm_bindings::kvm_ioapic_state__bindgen_ty_1;
+
+    /// Line 19 of the board, and the device whose line is the same.
+    const LINE: DeviceId = DeviceId(64 + 19);
+    const DEVICE: DeviceId = DeviceId(FIRST_VIRTIO + 3);
+
+    #[test]
+    fn a_shared_line_is_up_while_anyone_wants_it() {
+        let wants = |line, device| {
+            let levels = [(LINE, Interrupt::Level(line)), (DEVICE, Interrupt::Level(device))];
+            let forth = Wants::add_up(levels.into_iter());
+            assert_eq!(forth, Wants::add_up(levels.into_iter().rev()), "the order says nothing");
+            forth
+        };
+        assert_eq!(wants(false, false).up(), 0);
+        assert_eq!(wants(true, false), Wants { held: bit(19), ..Wants::default() });
+        assert_eq!(wants(false, true), Wants { raised: bit(19), ..Wants::default() });
+        assert_eq!(wants(true, true).up(), bit(19));
+        let edge = Wants::add_up([(SERIAL, Interrupt::Edge), (DeviceId(2), Interrupt::Edge)].into_iter());
+        assert_eq!(edge, Wants { edges: bit(SERIAL_GSI), ..Wants::default() });
+    }
+
+    #[test]
+    fn the_chips_say_which_lines_are_levels() {
+        let mut chips = ChipState {
+            chips: CHIPS.map(|chip_id| kvm_irqchip { chip_id, ..Default::default() }),
+            pit: kvm_pit_state2::default(),
+        };
+        assert_eq!(chips.level_triggered(), 0);
+        chips.chips[1].chip.pic = kvm_pic_state { elcr: 0b10, ..Default::default() };
+        let entry = |gsi| kvm_ioapic_state__bindgen_ty_1 { bits: if gsi == 19 { 0x8032 } else { 0x32 } };
+        let entries = std::array::from_fn(entry);
+        chips.chips[2].chip.ioapic = kvm_ioapic_state { redirtbl: entries, ..Default::default() };
+        assert_eq!(chips.level_triggered(), bit(9) | bit(19));
     }
 }

@@ -68,7 +68,7 @@ impl Machine {
             let _told = vcpu.kvmclock_ctrl();
         }
         state.chips.write(&self.vm)?;
-        platform.settle_lines(&self.vm, [&mut self.ports, &mut self.mmio])
+        platform.settle_lines(&self.vm, &state.chips, [&mut self.ports, &mut self.mmio])
     }
 }
 
