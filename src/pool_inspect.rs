@@ -211,8 +211,11 @@ fn describe_vm(text: &mut String, vm: &VmReport) {
     for journal in &vm.journals {
         describe_journal(text, journal);
     }
-    if let Some(epoch) = vm.kept {
-        let _ = writeln!(text, "  kept  a copy of the record of epoch {epoch}, which was being applied");
+    if let Some(epoch) = vm.begun {
+        let _ = match vm.kept {
+            Some(_) => writeln!(text, "  kept  a copy of the record of epoch {epoch}, which was being applied"),
+            None => writeln!(text, "  begun  epoch {epoch} was being applied, without a copy of its record"),
+        };
     }
     for log in &vm.logs {
         describe_log(text, log);

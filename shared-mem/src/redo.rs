@@ -6,26 +6,33 @@
 //! the next controller goes on from the copy, whatever has become of the journal.
 //!
 //! ```text
-//!   record checked ─▶ copy durable ─▶ pages ... applied := E        (the copy of E stays until that of E + 1)
-//!                        │
-//!                        └─▶ crash: the copy is whole (header and body CRC) and of epoch applied + 1: apply it again
-//!   crash before that:        the copy is damaged, or of an epoch that is applied: no page was touched
+//!   record checked ─▶ body durable ─▶ header durable ─▶ pages ... applied := E    (the copy of E stays until that of E + 1)
+//!                                          │
+//!                                          └─▶ crash: the copy is whole and of epoch applied + 1: apply it again
+//!   crash before that:        the header is damaged, or of an epoch that is applied: no page was touched
 //! ```
+//! The header says that the record was begun, so it comes when the body is there: under one fence with it, a crash could leave
+//! the header alone, and a record of which no page was written yet, damaged in the journal, would cost the VM.
+//!
 //! The copy is as large as the record, but only while it is applied: beyond the reserved part its space is taken before and
 //! given back after. When the pool has none left the record is applied without a copy ([`Kept::No`]): waiting could
 //! last for ever, because the space that is missing may be the record's own. Its header is kept all the same, and says to
-//! the next controller that image and disk may hold a part of the record: without the record they are lost.
+//! the next controller that image and disk may hold a part of the record, and of which: without it they are lost, and
+//! another one that a fenced writer has put into its place, however sound, does not make them whole.
 
 use std::cell::Cell;
 use std::fmt;
 
 use crate::commit_word::CommitWordError;
 use crate::journal::{
-    JournalReader, LoadError, Record, RecordHeader, RecordLimits, SpillError, SpillSpace, is_header_of, load_slot,
+    JournalReader, LoadError, Record, RecordError, RecordHeader, RecordLimits, SpillError, SpillSpace, is_header_of,
+    load_slot,
 };
 use crate::mem::{AccessError, PoolRead, PoolWrite, check_bounds};
 use crate::numbers::{Epoch, Generation, Offset, PAGE_SIZE, len_u64, round_up};
 use crate::planted::{self, PlantedBug, planted};
+
+const HEADER_BYTES: usize = size_of::<RecordHeader>();
 
 /// Whether a copy was made.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -105,25 +112,28 @@ impl<M: PoolRead, S: SpillSpace> RedoArea<M, S> {
     /// # Errors
     /// When the area is out of reach.
     pub fn is_begun(&self, generation: Generation, epoch: Epoch, limits: &RecordLimits) -> Result<bool, AccessError> {
-        let mut header = [0; size_of::<RecordHeader>()];
+        Ok(self.begun(generation, epoch, limits)?.is_some())
+    }
+
+    /// The header of the record of `epoch`, if its application may have begun.
+    fn begun(
+        &self,
+        generation: Generation,
+        epoch: Epoch,
+        limits: &RecordLimits,
+    ) -> Result<Option<[u8; HEADER_BYTES]>, AccessError> {
+        let mut header = [0; HEADER_BYTES];
         self.memory.read(Offset::ZERO, &mut header)?;
-        Ok(is_header_of(&header, generation, epoch, limits))
+        Ok(is_header_of(&header, generation, epoch, limits).then_some(header))
     }
 
     /// The epoch that image and disk are at, or on their way to: no generation may end before it.
     ///
     /// # Errors
     /// When the area is out of reach.
-    pub fn reached(
-        &self,
-        generation: Generation,
-        applied: Epoch,
-        limits: &RecordLimits,
-        buffer: &mut Vec<u8>,
-    ) -> Result<Epoch, AccessError> {
+    pub fn reached(&self, generation: Generation, applied: Epoch, limits: &RecordLimits) -> Result<Epoch, AccessError> {
         let next = applied.next();
-        let begun = self.holds(generation, next, limits, buffer)? || self.is_begun(generation, next, limits)?;
-        let begun = begun && !planted(PlantedBug::RedoForgottenAtSeal);
+        let begun = self.is_begun(generation, next, limits)? && !planted(PlantedBug::RedoForgottenAtSeal);
         Ok(if begun { next } else { applied })
     }
 
@@ -141,7 +151,7 @@ impl<M: PoolRead, S: SpillSpace> RedoArea<M, S> {
         (applied, begun): (Epoch, Epoch),
         limits: &RecordLimits,
     ) -> Result<Epoch, AccessError> {
-        let reached = self.reached(generation, applied, limits, &mut Vec::new())?.max(begun);
+        let reached = self.reached(generation, applied, limits)?.max(begun);
         match closed {
             // It was never made, or is lost. What its primary publishes there, nobody reads.
             None => Ok(reached),
@@ -192,25 +202,31 @@ impl<M: PoolWrite + fmt::Debug, S: SpillSpace + fmt::Debug> KeepRecord for RedoA
         let total_bytes = body_at.get() + len_u64(body.len());
         if total_bytes > self.memory.len() || !self.has_space(total_bytes) {
             if self.backed.get() >= len_u64(header.len()) {
-                self.memory.write(Offset::ZERO, header)?;
-                planted::flush(&self.memory, Offset::ZERO, len_u64(header.len()), PlantedBug::RedoFlush)?;
-                planted::fence(&self.memory, PlantedBug::RedoFence)?;
+                self.keep_header(header)?;
             }
             return Ok(Kept::No);
         }
         self.memory.write(body_at, body)?;
-        self.memory.write(Offset::ZERO, header)?;
-        planted::flush(&self.memory, Offset::ZERO, total_bytes, PlantedBug::RedoFlush)?;
+        planted::flush(&self.memory, body_at, len_u64(body.len()), PlantedBug::RedoFlush)?;
         planted::fence(&self.memory, PlantedBug::RedoFence)?;
+        self.keep_header(header)?;
         Ok(Kept::Yes)
     }
 }
 
+impl<M: PoolWrite, S> RedoArea<M, S> {
+    fn keep_header(&self, header: &[u8]) -> Result<(), AccessError> {
+        self.memory.write(Offset::ZERO, header)?;
+        planted::flush(&self.memory, Offset::ZERO, len_u64(header.len()), PlantedBug::RedoHeaderFlush)?;
+        planted::fence(&self.memory, PlantedBug::RedoHeaderFence)
+    }
+}
+
 /// Loads the record of `epoch` to be applied: the copy, if there is one, since image and disk may hold a part of it; else
-/// the one in the journal.
+/// the one in the journal. If its application was begun without a copy, it must be the one that was begun.
 ///
 /// # Errors
-/// When there is no copy, and the journal's slot holds no sound record of that epoch.
+/// When there is no copy, and the journal's slot holds no sound record of that epoch, or another one.
 pub fn load_to_apply<'buffer, J: PoolRead, M: PoolRead, S: SpillSpace>(
     journal: &JournalReader<J>,
     redo: &RedoArea<M, S>,
@@ -219,10 +235,16 @@ pub fn load_to_apply<'buffer, J: PoolRead, M: PoolRead, S: SpillSpace>(
     buffer: &'buffer mut Vec<u8>,
 ) -> Result<Record<'buffer>, LoadError> {
     let generation = journal.generation();
-    if redo.holds(generation, epoch, limits, buffer)? && !planted(PlantedBug::RedoIgnored) {
+    let begun = redo.begun(generation, epoch, limits)?;
+    if begun.is_some() && redo.holds(generation, epoch, limits, buffer)? && !planted(PlantedBug::RedoIgnored) {
         return redo.load(generation, epoch, limits, buffer);
     }
-    journal.load(epoch, limits, buffer)
+    let record = journal.load(epoch, limits, buffer)?;
+    let (header, ..) = record.stored();
+    if begun.is_some_and(|begun| begun != header) && !planted(PlantedBug::RedoOtherRecord) {
+        return Err(LoadError::Record { epoch, source: RecordError::NotBegun });
+    }
+    Ok(record)
 }
 
 #[cfg(test)]
@@ -271,12 +293,12 @@ mod tests {
             }
             writer.publish(record.finish(b"").unwrap()).unwrap();
             let before = Epoch::new(epoch - 1);
-            assert_eq!(redo.reached(GENERATION, before, &limits, &mut other), Ok(before));
+            assert_eq!(redo.reached(GENERATION, before, &limits), Ok(before));
             let record = reader.load(number, &limits, &mut buffer).unwrap();
             assert_eq!(redo.keep(&record), Ok(kept));
             assert_eq!(redo.holds(GENERATION, number, &limits, &mut other), Ok(kept == Kept::Yes));
             assert_eq!(redo.is_begun(GENERATION, number, &limits), Ok(true));
-            assert_eq!(redo.reached(GENERATION, before, &limits, &mut other), Ok(number));
+            assert_eq!(redo.reached(GENERATION, before, &limits), Ok(number));
         }
     }
 }

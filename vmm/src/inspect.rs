@@ -341,4 +341,4 @@ impl Inspection<'_> {
 #[cfg(test)]
 mod device_tests;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -135,7 +135,7 @@ fn recover_partitions(pool: &mut Pool, state: &ClusterState, cache: &LossyCache)
         let applied = control.applied().map_err(|error| error.to_string())?;
         let number = numbers::Generation::new(record.generation.get());
         let redo = partition.redo(cache).ok_or("the copies of records are out of reach")?;
-        let reached = redo.reached(number, applied, &partition.limits, &mut Vec::new());
+        let reached = redo.reached(number, applied, &partition.limits);
         let reached = reached.map_err(|error| error.to_string())?;
         if !planted(PlantedBug::ForgetFreed) {
             control.set_freed(applied).map_err(|error| error.to_string())?;

@@ -9,7 +9,7 @@ use crate::planted::{PlantedBug, plant};
 type Scenario = fn() -> Held<usize>;
 
 /// Each protection, and the scenario that cannot do without it.
-const NEEDED_BY: [(PlantedBug, Scenario); 66] = [
+const NEEDED_BY: [(PlantedBug, Scenario); 69] = [
     (PlantedBug::RecordBodyFlush, commit::crashes),
     (PlantedBug::RecordHeaderFlush, commit::crashes),
     (PlantedBug::RecordFence, commit::crashes),
@@ -37,9 +37,12 @@ const NEEDED_BY: [(PlantedBug, Scenario); 66] = [
     (PlantedBug::ConsoleReserveFence, apply::crashes),
     (PlantedBug::RedoFlush, torn::crashes),
     (PlantedBug::RedoFence, torn::crashes),
+    (PlantedBug::RedoHeaderFlush, torn::crashes),
+    (PlantedBug::RedoHeaderFence, torn::crashes),
     (PlantedBug::RedoCrc, torn::crashes),
     (PlantedBug::RedoAfterPages, torn::crashes),
     (PlantedBug::RedoIgnored, torn::crashes),
+    (PlantedBug::RedoOtherRecord, torn::crashes),
     (PlantedBug::RedoForgottenAtSeal, torn::crashes),
     (PlantedBug::BegunForgottenAtSeal, race::races),
     (PlantedBug::BegunPastEnd, race::races),

@@ -5,12 +5,13 @@ use crate::commit_word::PublishError;
 use crate::console::{ConsoleReadError, ConsoleRing, console_file_bytes};
 use crate::control::{CONTROL_BYTES, ControlBlock};
 use crate::journal::{
-    AllReserved, JournalError, JournalGeometry, JournalReader, JournalWriter, Record, RecordLimits, format_journal,
+    AllReserved, JournalError, JournalGeometry, JournalReader, JournalWriter, Record, RecordLimits, SpillError,
+    SpillSpace, format_journal,
 };
 use crate::lossy::{LossyCache, LossyMemory};
 use crate::mem::PoolRead;
 use crate::numbers::{
-    BlockIndex, ConsolePosition, Epoch, Generation, PAGE_BYTES, PAGE_SIZE, PageIndex, PagePlace, len_u64,
+    BlockIndex, ConsolePosition, Epoch, Generation, Offset, PAGE_BYTES, PAGE_SIZE, PageIndex, PagePlace, len_u64,
 };
 use crate::redo::{RedoArea, load_to_apply};
 use crate::state_area::StateArea;
@@ -219,21 +220,56 @@ enum CommitError {
     Publish(#[from] PublishError),
 }
 
+/// What the pool has for copies of records.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum CopySpace {
+    /// Enough.
+    Plenty,
+    /// A page: enough for a header.
+    HeaderOnly,
+}
+
+impl CopySpace {
+    fn reserved_bytes(self) -> u64 {
+        match self {
+            Self::Plenty => GEOMETRY.reserved_bytes,
+            Self::HeaderOnly => PAGE_SIZE,
+        }
+    }
+}
+
+impl SpillSpace for CopySpace {
+    fn reserve(&self, at: Offset, len: u64) -> Result<(), SpillError> {
+        let has_it = at.get() + len <= self.reserved_bytes();
+        if has_it { Ok(()) } else { Err(SpillError::NoSpace { needed: len, available: 0 }) }
+    }
+    fn release(&self, _: Offset, _: u64) -> Result<(), SpillError> {
+        Ok(())
+    }
+    fn available(&self) -> Result<u64, SpillError> {
+        Ok(0)
+    }
+}
+
 /// One life of the controller.
 #[derive(Debug)]
 pub(super) struct Controller {
     pub(super) cache: LossyCache,
     world: World,
     pub(super) journal: JournalReader<LossyMemory>,
-    pub(super) redo: RedoArea<LossyMemory, AllReserved>,
+    pub(super) redo: RedoArea<LossyMemory, CopySpace>,
 }
 
 impl Controller {
     pub(super) fn new(world: &World) -> Self {
+        Self::with(world, CopySpace::Plenty)
+    }
+
+    pub(super) fn with(world: &World, space: CopySpace) -> Self {
         let cache = LossyCache::new();
         let world = world.through(&cache);
         let journal = JournalReader::new(world.journal.clone(), GENERATION, GEOMETRY).unwrap();
-        let redo = RedoArea::new(world.redo.clone(), AllReserved, GEOMETRY.reserved_bytes).unwrap();
+        let redo = RedoArea::new(world.redo.clone(), space, space.reserved_bytes()).unwrap();
         Self { cache, journal, redo, world }
     }
 

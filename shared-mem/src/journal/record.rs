@@ -98,6 +98,9 @@ pub enum RecordError {
         /// The earlier entry.
         previous: PageIndex,
     },
+    /// Sound, but another one than that whose application was begun.
+    #[error("it is not the record that an earlier controller has begun to apply")]
+    NotBegun,
 }
 
 /// A checked commit record in private memory.

@@ -4,6 +4,8 @@
 //! applies its records. All decisions are made in [`ft_protocol::controller`].
 
 mod applier;
+#[cfg(test)]
+mod applier_tests;
 mod damage;
 mod disk_filling;
 mod driver;

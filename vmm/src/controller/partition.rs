@@ -472,7 +472,7 @@ impl Partition {
     /// The epoch that image and disk are at, or on their way to.
     fn reached(&self, generation: Generation, applied: shared_mem::Epoch) -> Result<Epoch, Failure> {
         let raw = shared_mem::Generation::new(generation.get());
-        Ok(Epoch::new(self.redo.reached(raw, applied, &self.limits, &mut Vec::new())?.get()))
+        Ok(Epoch::new(self.redo.reached(raw, applied, &self.limits)?.get()))
     }
 
     pub(super) fn delete(self, pool: &Pool) -> Result<(), Failure> {

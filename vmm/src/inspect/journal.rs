@@ -17,6 +17,8 @@ pub(super) struct Applied {
     pub(super) epoch: Epoch,
     /// Where the console ends; `None`: not known.
     pub(super) console_tail: Option<u64>,
+    /// The epoch after it, if its application was begun: no generation ends before that.
+    pub(super) begun: Option<u64>,
 }
 
 /// A committed record that could not be applied.
@@ -95,8 +97,14 @@ impl Pending<'_> {
         let applied = self.applied.epoch.get();
         match word {
             Ok(word) => {
-                let committed = word.epoch.get();
-                if committed < applied {
+                let said = word.epoch.get();
+                // A controller that goes on takes no less, whatever the word says.
+                let committed = said.max(self.applied.begun.unwrap_or(0));
+                if said < committed {
+                    let what =
+                        format!("its commit word is at epoch {said}, but epoch {committed} was begun to be applied");
+                    findings.damage(self.file, what, "the word was changed after the fact; nothing is lost");
+                } else if committed < applied {
                     let what = format!("its commit word is at epoch {committed}, but epoch {applied} is applied");
                     findings.damage(self.file, what, "the word was changed after the fact; nothing is lost");
                 } else if committed - applied > slots {
@@ -180,30 +188,29 @@ impl Pending<'_> {
     }
 }
 
-/// The epoch after the applied one, if a copy of its record is kept: image and disk may be on their way to it.
-pub(super) fn kept(partition: &VmPartition, control: ControlReport) -> Option<u64> {
-    let (generation, applied) = (Generation::new(control.generation), Epoch::new(control.applied));
-    let next = applied.next();
-    let holds = area(partition)?.holds(generation, next, &limits(partition), &mut Vec::new()).ok()?;
-    holds.then_some(next.get())
+/// The application of an epoch, where a controller was in the middle of it.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Begun {
+    /// The epoch after the applied one: image and disk may be on their way to it.
+    pub(super) epoch: u64,
+    /// Whether a copy of its record is kept.
+    pub(super) is_kept: bool,
+    /// Whether a whole record of it is left, there or in the journal.
+    pub(super) is_whole: bool,
 }
 
-/// The epoch after the applied one, if a controller died while it applied it, and no whole record of it is left: image and disk
-/// hold a part of it.
-pub(super) fn torn(partition: &VmPartition, control: ControlReport) -> Option<u64> {
+/// What was being applied, if anything was.
+pub(super) fn begun(partition: &VmPartition, control: ControlReport) -> Option<Begun> {
     let (generation, next) = (Generation::new(control.generation), Epoch::new(control.applied).next());
-    let (area, limits) = (area(partition)?, limits(partition));
+    let (area, limits, mut buffer) = (area(partition)?, limits(partition), Vec::new());
     if !area.is_begun(generation, next, &limits).ok()? {
         return None;
     }
+    let is_kept = area.holds(generation, next, &limits, &mut buffer).ok()?;
     let reader = map(partition.journal(generation, Access::ReadOnly)).ok();
     let reader = reader.and_then(|memory| JournalReader::new(memory, generation, partition.geometry().journal).ok());
-    let mut buffer = Vec::new();
-    let is_whole = match reader {
-        Some(reader) => load_to_apply(&reader, &area, next, &limits, &mut buffer).is_ok(),
-        None => area.load(generation, next, &limits, &mut buffer).is_ok(),
-    };
-    (!is_whole).then_some(next.get())
+    let in_journal = |reader| load_to_apply(&reader, &area, next, &limits, &mut buffer).is_ok();
+    Some(Begun { epoch: next.get(), is_kept, is_whole: is_kept || reader.is_some_and(in_journal) })
 }
 
 fn area(partition: &VmPartition) -> Option<RedoArea<Mapping<ReadOnly>, AllReserved>> {

@@ -160,7 +160,9 @@ pub struct VmReport {
     pub control: Option<ControlReport>,
     /// Its journals, ascending.
     pub journals: Vec<JournalReport>,
-    /// The epoch that was being applied, of which the controller has kept a copy.
+    /// The epoch that was being applied.
+    pub begun: Option<u64>,
+    /// The same, if the controller has kept a copy of its record.
     pub kept: Option<u64>,
     /// Its record logs, ascending.
     pub logs: Vec<LogReport>,

@@ -4,12 +4,14 @@ use super::*;
 use ft_protocol::commit_meta::CommitMeta;
 use ft_protocol::spec::{JournalShape, Mode, VmSpec};
 use ft_protocol::{HostId, Span, VmId};
+use shared_mem::journal::SpillError;
 use shared_mem::redo::KeepRecord as _;
 use shared_mem::vm_directory::VmGeometry;
 use shared_mem::{
-    Access, ApplyParts, ApplyTargets, ConsolePosition, ConsoleRing, ControlBlock, Epoch, Generation, HeartbeatWriter,
-    HostSlot, JournalGeometry, JournalReader, JournalWriter, LogPosition, LogWriter, Mapping, PageIndex, PoolConfig,
-    RecordLimits, RedoArea, StateArea, VmPartition, apply_record, no_step,
+    Access, ApplyParts, ApplyTargets, CommitWord, ConsolePosition, ConsoleRing, ControlBlock, Epoch, Generation,
+    HeartbeatWriter, HostSlot, JournalGeometry, JournalReader, JournalWriter, Kept, LogPosition, LogWriter, Mapping,
+    Offset, PageIndex, PoolConfig, PoolWrite as _, RecordLimits, RedoArea, SpillSpace, StateArea, VmPartition,
+    apply_record, no_step,
 };
 use std::fs;
 use std::num::NonZeroU32;
@@ -28,7 +30,7 @@ fn console_bytes() -> u64 {
     crate::machine::MachineState::decode(STATE).unwrap().console_position()
 }
 
-fn geometry() -> VmGeometry {
+pub(crate) fn geometry() -> VmGeometry {
     VmGeometry {
         memory_bytes: MEMORY_BYTES,
         journal: JournalGeometry::for_memory(MEMORY_BYTES, SLOTS, 256 << 10),
@@ -40,18 +42,18 @@ fn geometry() -> VmGeometry {
     }
 }
 
-pub(super) struct World {
+pub(crate) struct World {
     dir: tempfile::TempDir,
     /// The pool: the directory, or a device in it.
     pub(super) path: PathBuf,
     /// `None` once its controller is dead.
-    pub(super) pool: Option<Pool>,
-    pub(super) parts: VmPartition,
+    pub(crate) pool: Option<Pool>,
+    pub(crate) parts: VmPartition,
 }
 
 impl World {
     /// A pool with one VM that has committed four epochs, two of which are applied, and one host that has beaten.
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self::on(|dir| dir.to_owned())
     }
 
@@ -129,6 +131,21 @@ impl World {
         control.set_freed(Epoch::new(epoch)).unwrap();
     }
 
+    /// Has the application of an epoch begin, with or without space for a copy of its record.
+    pub(crate) fn begin(&self, epoch: u64, kept: Kept) -> Kept {
+        let memory = Mapping::read_only(&self.parts.journal(Generation::new(1), Access::ReadOnly).unwrap()).unwrap();
+        let reader = JournalReader::new(memory, Generation::new(1), geometry().journal).unwrap();
+        let limits =
+            RecordLimits { image_pages: MEMORY_BYTES / 4096, disk_blocks: DISK_BYTES / 4096, meta_bytes_max: 1 << 20 };
+        let mut buffer = Vec::new();
+        let record = reader.load(Epoch::new(epoch), &limits, &mut buffer).unwrap();
+        if kept == Kept::Yes {
+            return self.redo().keep(&record).unwrap();
+        }
+        let redo = Mapping::read_write(&self.parts.redo(Access::ReadWrite).unwrap()).unwrap();
+        RedoArea::new(redo, FirstPage, 4096).unwrap().keep(&record).unwrap()
+    }
+
     fn redo(&self) -> RedoArea<Mapping<shared_mem::ReadWrite>, shared_mem::Extent> {
         let extent = self.parts.redo(Access::ReadWrite).unwrap();
         RedoArea::new(Mapping::read_write(&extent).unwrap(), extent, geometry().journal.reserved_bytes).unwrap()
@@ -139,7 +156,7 @@ impl World {
     }
 
     /// Flips a bit of a file of the pool's directory, or of the device itself.
-    pub(super) fn flip(&self, file: &str, at: u64) {
+    pub(crate) fn flip(&self, file: &str, at: u64) {
         let path = self.dir.path().join(file);
         let file = fs::File::options().read(true).write(true).open(path).unwrap();
         let mut byte = [0];
@@ -148,7 +165,23 @@ impl World {
     }
 }
 
-fn state(generation: u64, primary: Option<u16>) -> ClusterState {
+/// All the space that there is.
+#[derive(Debug)]
+struct FirstPage;
+
+impl SpillSpace for FirstPage {
+    fn reserve(&self, at: Offset, len: u64) -> Result<(), SpillError> {
+        if at.get() + len <= 4096 { Ok(()) } else { Err(SpillError::NoSpace { needed: len, available: 0 }) }
+    }
+    fn release(&self, _: Offset, _: u64) -> Result<(), SpillError> {
+        Ok(())
+    }
+    fn available(&self) -> Result<u64, SpillError> {
+        Ok(0)
+    }
+}
+
+pub(crate) fn state(generation: u64, primary: Option<u16>) -> ClusterState {
     let journal = geometry().journal;
     let spec = VmSpec {
         name: "guest".to_owned(),
@@ -225,11 +258,7 @@ fn a_sound_pool_is_described_alive_and_dead() {
 #[test]
 fn a_record_that_is_being_applied_counts_wherever_its_journal_is() {
     let world = World::new();
-    let memory = Mapping::read_only(&world.parts.journal(Generation::new(1), Access::ReadOnly).unwrap()).unwrap();
-    let reader = JournalReader::new(memory, Generation::new(1), geometry().journal).unwrap();
-    let limits = RecordLimits { image_pages: 1 << 8, disk_blocks: 0, meta_bytes_max: 1 << 20 };
-    let mut buffer = Vec::new();
-    world.redo().keep(&reader.load(Epoch::new(3), &limits, &mut buffer).unwrap()).unwrap();
+    world.begin(3, Kept::Yes);
     assert_eq!(world.inspect().vms[0].kept, Some(3));
     let slot = geometry().journal.slot_at(Epoch::new(3)).get();
     world.flip("vm-0/journal.1", slot + 4096 + 9);
@@ -459,12 +488,7 @@ fn no_flip_anywhere_upsets_the_inspection() {
 #[test]
 fn an_epoch_that_is_applied_in_part_and_lost_leaves_nothing_to_recover() {
     let world = World::new();
-    let memory = Mapping::read_only(&world.parts.journal(Generation::new(1), Access::ReadOnly).unwrap()).unwrap();
-    let reader = JournalReader::new(memory, Generation::new(1), geometry().journal).unwrap();
-    let limits =
-        RecordLimits { image_pages: MEMORY_BYTES / 4096, disk_blocks: DISK_BYTES / 4096, meta_bytes_max: 1 << 20 };
-    let mut buffer = Vec::new();
-    world.redo().keep(&reader.load(Epoch::new(3), &limits, &mut buffer).unwrap()).unwrap();
+    world.begin(3, Kept::Yes);
     let recoverable = |world: &World| world.inspect().vms[0].recoverable.epoch;
     assert_eq!(recoverable(&world), Some(4));
     let slot = 4096 + (3 % u64::from(geometry().journal.slots)) * geometry().journal.slot_bytes;
@@ -476,6 +500,57 @@ fn an_epoch_that_is_applied_in_part_and_lost_leaves_nothing_to_recover() {
     assert!(lines.iter().any(|line| line.contains("vm-0 (guest) redo: epoch 3 was begun")), "{lines:?}");
     world.flip("vm-0/journal.1", slot + 4096 + 5);
     assert_eq!(recoverable(&world), Some(4), "the record is whole");
+}
+
+/// The pool had no space for a copy: there is only the record in the journal.
+#[test]
+fn an_epoch_that_is_applied_without_a_copy_stands_and_falls_with_its_record() {
+    let begun = || {
+        let world = World::new();
+        assert_eq!(world.begin(3, Kept::No), Kept::No);
+        let journal = world.parts.journal(Generation::new(1), Access::ReadWrite).unwrap();
+        (world, Mapping::read_write(&journal).unwrap())
+    };
+    let (world, journal) = begun();
+    let vm = world.inspect().vms.remove(0);
+    assert_eq!((vm.begun, vm.kept, vm.recoverable.epoch), (Some(3), None, Some(4)), "{}", vm.recoverable.why);
+    // Nobody goes back to before what was begun, whatever the word says.
+    let word = CommitWord::open(Epoch::new(2)).encode();
+    journal.store_u64(Offset::new(64), word, Ordering::Release).unwrap();
+    let report = world.inspect();
+    assert_eq!(report.vms[0].recoverable.epoch, Some(3), "{}", report.vms[0].recoverable.why);
+    assert!(lines(&report)[0].contains("is at epoch 2, but epoch 3 was begun to be applied"), "{:?}", lines(&report));
+    for damage in ["replaced", "damaged", "gone"] {
+        let (world, journal) = begun();
+        let slot = geometry().journal.slot_at(Epoch::new(3));
+        match damage {
+            "replaced" => {
+                let extent = world.parts.journal(Generation::new(1), Access::ReadWrite).unwrap();
+                let zombie = JournalWriter::new(journal, extent, Generation::new(1), geometry().journal).unwrap();
+                let mut record = zombie.begin(Epoch::new(3), Epoch::new(2)).unwrap();
+                record.push_page_bytes(PageIndex::new(9), &[9; 4096]).unwrap();
+                let meta =
+                    CommitMeta { console_start: console_bytes(), console: &[], machine_state: STATE, ended: None };
+                record.finish(&meta.encode()).unwrap();
+            }
+            "damaged" => world.flip("vm-0/journal.1", slot.get() + 4096 + 5),
+            _ => fs::remove_file(world.dir.path().join("vm-0/journal.1")).unwrap(),
+        }
+        let report = world.inspect();
+        assert_eq!(report.vms[0].recoverable.epoch, None, "{damage}: {}", report.vms[0].recoverable.why);
+        let lines = lines(&report);
+        assert!(lines.iter().any(|line| line.contains("vm-0 (guest) redo: epoch 3 was begun")), "{damage}: {lines:?}");
+    }
+}
+
+/// What was begun is finished from its copy by whoever goes on, with a journal or without.
+#[test]
+fn an_epoch_whose_record_is_copied_is_recoverable_without_its_journal() {
+    let world = World::new();
+    world.begin(3, Kept::Yes);
+    fs::remove_file(world.dir.path().join("vm-0/journal.1")).unwrap();
+    let vm = world.inspect().vms.remove(0);
+    assert_eq!((vm.kept, vm.recoverable.epoch), (Some(3), Some(3)), "{}", vm.recoverable.why);
 }
 
 /// The writer goes as fast as it can; the reader must never take a half-done commit or apply for damage, and must see

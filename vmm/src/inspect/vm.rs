@@ -1,7 +1,7 @@
 //! One look at one VM's part of the pool.
 
 use super::Findings;
-use super::journal::{self, Applied};
+use super::journal::{self, Applied, Begun};
 use super::log;
 use super::report::{
     BootReport, ConsoleReport, ControlReport, JournalReport, JournalRole, LogReport, Recoverable, StateReport,
@@ -80,12 +80,13 @@ impl Look<'_> {
         self.check_console(control, state.as_ref(), console, findings);
         let boot = self.boot(findings);
         self.check_image(findings);
-        let journals = self.journals(control, console, findings);
+        let begun = control.and_then(|control| journal::begun(self.partition, control));
+        let journals = self.journals(control, console, begun, findings);
         let logs = self.logs(control, findings);
-        let kept = control.and_then(|control| journal::kept(self.partition, control));
-        let recoverable = match self.torn(control, findings) {
+        let kept = begun.filter(|begun| begun.is_kept).map(|begun| begun.epoch);
+        let recoverable = match begun.and_then(|begun| torn(begun, findings)) {
             Some(why) => Recoverable { epoch: None, why },
-            None => recoverable(self.record, control, state.is_some(), boot.is_some(), &journals),
+            None => recoverable(self.record, control, state.is_some(), boot.is_some(), &journals, kept),
         };
         VmReport {
             slot: Some(self.partition.slot().get()),
@@ -97,6 +98,7 @@ impl Look<'_> {
             reserved_bytes: reserved_bytes(geometry, boot, journals.len(), logs.len()),
             journals,
             logs,
+            begun: begun.map(|begun| begun.epoch),
             kept,
             machine_state,
             console,
@@ -292,6 +294,7 @@ impl Look<'_> {
         &self,
         control: Option<ControlReport>,
         console: Option<ConsoleReport>,
+        begun: Option<Begun>,
         findings: &mut Findings,
     ) -> Vec<JournalReport> {
         let Some(control) = control else { return Vec::new() };
@@ -307,20 +310,16 @@ impl Look<'_> {
             let meaning = "what was committed after the applied epoch is lost";
             findings.damage(&format!("journal.{reigning}"), "the reigning generation has no journal", meaning);
         }
-        let applied = Applied { epoch: Epoch::new(control.applied), console_tail: console.map(|console| console.tail) };
+        let applied = Applied {
+            epoch: Epoch::new(control.applied),
+            console_tail: console.map(|console| console.tail),
+            begun: begun.map(|begun| begun.epoch),
+        };
         let report = |generation: Generation| {
             let role = role(generation, reigning);
             self.judge(role, findings, |findings| journal::report(self.partition, generation, role, &applied, findings))
         };
         generations.into_iter().map(report).collect()
-    }
-
-    /// Why no epoch is recoverable, if a part of a record was applied that is lost.
-    fn torn(&self, control: Option<ControlReport>, findings: &mut Findings) -> Option<String> {
-        let epoch = journal::torn(self.partition, control?)?;
-        let why = format!("epoch {epoch} was begun to be applied, and no whole record of it is left");
-        findings.damage("redo", &why, "image and disk may hold a part of it: the VM cannot be recovered");
-        Some(why)
     }
 
     /// The guest has ended, which was applied last.
@@ -370,6 +369,16 @@ impl Look<'_> {
         }
         files.iter().map(|(_, _, bytes)| bytes).sum()
     }
+}
+
+/// Why no epoch is recoverable, if a part of a record was applied that is lost.
+fn torn(begun: Begun, findings: &mut Findings) -> Option<String> {
+    if begun.is_whole {
+        return None;
+    }
+    let why = format!("epoch {} was begun to be applied, and no whole record of it is left", begun.epoch);
+    findings.damage("redo", &why, "image and disk may hold a part of it: the VM cannot be recovered");
+    Some(why)
 }
 
 fn role(generation: Generation, reigning: Generation) -> JournalRole {
@@ -427,6 +436,7 @@ pub(super) fn homeless(record: &VmRecord, hosts: &[HostRecord]) -> VmReport {
         control: None,
         journals: Vec::new(),
         logs: Vec::new(),
+        begun: None,
         kept: None,
         machine_state: Vec::new(),
         console: None,
@@ -458,6 +468,7 @@ fn recoverable(
     state_is_sound: bool,
     boots: bool,
     journals: &[JournalReport],
+    kept: Option<u64>,
 ) -> Recoverable {
     let Some(control) = control else {
         return Recoverable { epoch: None, why: "the control block is damaged".to_owned() };
@@ -471,9 +482,12 @@ fn recoverable(
         (_, true) => format!("epoch {applied} is applied"),
         (_, false) => format!("epoch {applied} is applied, but its machine state is damaged"),
     };
-    let reaches = sound.map_or(applied, |record| record.epoch);
-    let possible = sound.is_some() || if applied == 0 { boots } else { state_is_sound };
+    // The copy is finished even where the journal is lost.
+    let kept = kept.filter(|_| pending.is_empty());
+    let reaches = sound.map(|record| record.epoch).or(kept).unwrap_or(applied);
+    let possible = sound.is_some() || kept.is_some() || if applied == 0 { boots } else { state_is_sound };
     let beyond = match (sound, pending.iter().find(|record| record.refused.is_some())) {
+        (None, None) if kept.is_some() => format!("the copy of the record of epoch {reaches} is sound"),
         (None, None) => "the journal holds nothing newer".to_owned(),
         (Some(last), None) => format!("the journal's records up to epoch {} are sound", last.epoch),
         (_, Some(refused)) => format!("the record of epoch {} is refused", refused.epoch),
