@@ -97,29 +97,35 @@ impl Controller {
         self.vms.values().filter(apart).filter(there).count()
     }
 
-    /// A host that would have the memory for a VM that runs nowhere if secondaries of others made room, and whose they are,
-    /// as few as possible: better two VMs that run than one that is protected. Whoever may be needed for a takeover or a
-    /// switchover stays.
-    pub(super) fn place_at_cost(&self, vm: VmId) -> Option<(HostId, Vec<VmId>)> {
-        let wanted = self.vms.get(&vm)?.spec.memory_bytes;
+    /// A host that would have the memory for a VM that runs nowhere if secondaries of others made room, as few as possible:
+    /// better two VMs that run than one that is protected. They make room when the generation is opened
+    /// ([`yielding`](Self::yielding)): as long as the pool has no space for it, nobody would be the better for it.
+    pub(super) fn place_at_cost(&self, vm: VmId) -> Option<HostId> {
         let cost = |(&id, host): (&HostId, &super::Host)| {
             if !host.is_beating() || self.refuses(id, vm) || self.mismatch(id, vm).is_some() {
                 return None;
             }
-            let mut free = self.free_bytes(id, vm)?;
-            let mut yields: Vec<&super::Vm> = self.vms.values().filter(|other| other.could_do_without(id)).collect();
-            yields.sort_by_key(|other| std::cmp::Reverse(other.spec.memory_bytes));
-            let mut asked = Vec::new();
-            for other in yields {
-                if free >= wanted {
-                    break;
-                }
-                free = free.saturating_add(other.spec.memory_bytes);
-                asked.push(other.id);
-            }
-            (free >= wanted).then_some((id, asked))
+            Some((self.yielding(id, vm)?.len(), id))
         };
-        self.hosts.iter().filter_map(cost).min_by_key(|(_, asked)| asked.len())
+        self.hosts.iter().filter_map(cost).min().map(|(_, id)| id)
+    }
+
+    /// The VMs whose secondaries have to make room on a host for a VM that is to run there; `None`: that would not be
+    /// enough. Whoever may be needed for a takeover or a switchover stays.
+    pub(super) fn yielding(&self, host: HostId, vm: VmId) -> Option<Vec<VmId>> {
+        let wanted = self.vms.get(&vm)?.spec.memory_bytes;
+        let mut free = self.free_bytes(host, vm)?;
+        let mut yields: Vec<&super::Vm> = self.vms.values().filter(|other| other.could_do_without(host)).collect();
+        yields.sort_by_key(|other| std::cmp::Reverse(other.spec.memory_bytes));
+        let mut asked = Vec::new();
+        for other in yields {
+            if free >= wanted {
+                break;
+            }
+            free = free.saturating_add(other.spec.memory_bytes);
+            asked.push(other.id);
+        }
+        (free >= wanted).then_some(asked)
     }
 
     /// Whether the host gave the VM up, and is not trusted again since. Then what kept it from that may have passed.

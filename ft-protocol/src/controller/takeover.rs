@@ -317,10 +317,7 @@ impl Controller {
         match prepared.or_else(|| self.place(vm, &[], Role::Primary)).or_else(|| self.place_at_need(vm)) {
             Some(host) => self.give(turn, vm, host),
             None => match self.place_at_cost(vm).filter(|_| !planted(PlantedBug::StandbysStay)) {
-                Some((host, others)) => {
-                    others.into_iter().for_each(|other| self.drop_standby(turn, other));
-                    self.give(turn, vm, host);
-                }
+                Some(host) => self.give(turn, vm, host),
                 None => self.strand(turn, vm),
             },
         }
@@ -403,7 +400,16 @@ impl Controller {
         self.space_again(turn, vm, generation);
         let Some(entry) = self.vms.get_mut(&vm) else { return };
         entry.opened = true;
-        let entry = &*entry;
+        let stands_by = entry.standby.is_some_and(|standby| standby.host == host);
+        let others = if stands_by { Some(Vec::new()) } else { self.yielding(host, vm) };
+        let Some(others) = others else {
+            // Whoever would have made room is needed by now. Nobody has the generation yet: it ends where it began.
+            self.vms.entry(vm).and_modify(|entry| entry.phase = Phase::Sealing { winner: None });
+            turn.actions.push(Action::Seal { vm, generation });
+            return;
+        };
+        others.into_iter().for_each(|other| self.drop_standby(turn, other));
+        let Some(entry) = self.vms.get(&vm) else { return };
         let order = Order {
             vm,
             generation,

@@ -62,6 +62,8 @@ struct Cluster {
     hold_applies: bool,
     held: Vec<(VmId, Generation, Epoch)>,
     pool_refuses: bool,
+    hold_opens: bool,
+    opens: Vec<(VmId, Generation)>,
     fenced: Vec<HostId>,
     deleted: Vec<VmId>,
     /// What the client was answered.
@@ -86,6 +88,8 @@ impl Cluster {
             hold_applies: false,
             held: Vec::new(),
             pool_refuses: false,
+            hold_opens: false,
+            opens: Vec::new(),
             fenced: Vec::new(),
             deleted: Vec::new(),
             answered: Vec::new(),
@@ -118,6 +122,7 @@ impl Cluster {
                 Action::Persist(state) => self.persisted = state,
                 Action::ToHost { link, message, .. } => self.told.push((link, message)),
                 Action::CreatePartition { vm, .. } => self.input(Input::PartitionCreated { vm, result: Ok(()) }),
+                Action::OpenGeneration { vm, generation, .. } if self.hold_opens => self.opens.push((vm, generation)),
                 Action::OpenGeneration { vm, generation, .. } => {
                     let persisted = self.persisted.vms.iter().find(|record| record.vm == vm);
                     let persisted = persisted.map(|record| record.generation);

@@ -115,6 +115,14 @@ impl World {
         }
     }
 
+    /// Several, in this order.
+    pub(crate) fn controller_answers(&mut self, mut inputs: Vec<Input>) {
+        if !self.plan.weather.answers_wait {
+            inputs.reverse();
+        }
+        inputs.into_iter().for_each(|input| self.controller_answer(input));
+    }
+
     pub(crate) fn wake_controller(&mut self) {
         if !self.controller.actor.turning {
             self.controller.actor.turning = true;

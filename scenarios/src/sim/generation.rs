@@ -8,10 +8,12 @@ use super::planted_controller::seal_word;
 use super::pool::{Pool, cluster_store};
 use super::queue::Event;
 use super::violation::Violation;
+use super::weather::PAGE_SIZE;
 use super::world::World;
 use ft_protocol::Epoch;
 use ft_protocol::controller::{ClusterState, Controller, Input, Left, LeftWord, Recovered, Word};
 use ft_protocol::ids::{Generation, VmId};
+use ft_protocol::timeline::{Shortage, Wanted};
 use shared_mem::ApplyLimit;
 use shared_mem::commit_word::CommitWordError;
 use shared_mem::console::ConsoleRing;
@@ -43,7 +45,10 @@ impl World {
             self.reached(Point::GenerationOpened);
             self.open_wrongly(vm, generation, base);
         }
-        self.controller_answer(Input::GenerationOpened { vm, generation, result: made_result(made) });
+        let shortage = Shortage { wanted: Wanted::Journal, needed: PAGE_SIZE, available: 0 };
+        let no_space = (!space).then_some(Input::NoSpace { vm, generation, shortage });
+        let opened = Input::GenerationOpened { vm, generation, result: made_result(made) };
+        self.controller_answers(no_space.into_iter().chain([opened]).collect());
     }
 
     pub(crate) fn seal(&mut self, vm: VmId, generation: Generation) {

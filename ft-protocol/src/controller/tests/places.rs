@@ -118,38 +118,88 @@ fn vms_of_one_group_run_on_different_hosts() {
     assert_eq!(primaries, ["h0", "h1", "h2"].map(|host| Some(host.to_owned())));
 }
 
-/// A VM that was driven from its preferred host 0 to host 1, protected again by host 2.
-/// Better two guests that run than one that is protected.
-#[test]
-fn a_secondary_makes_room_for_a_guest_that_runs_nowhere() {
+/// Three hosts with room for one role each: two VMs run, one of which is protected. Both as (number, primary).
+fn one_place_short() -> (Cluster, (u16, HostId), (u16, HostId)) {
     let mut cluster = Cluster::new();
     for host in 0..3 {
         cluster.join_labelled(host, MEMORY, "");
     }
     cluster.create_with("a", Policy::default());
     cluster.create_with("b", Policy::default());
-    let place = |cluster: &Cluster, vm: usize| {
-        let status = cluster.vm(vm);
-        (status.primary, status.secondary)
-    };
-    let live = |cluster: &mut Cluster, vm: u16, generation: u64| {
+    let live = |cluster: &mut Cluster, vm: u16| {
         let vm = VmId::new(vm);
         let host = cluster.core.vms[&vm].primary().expect("it was given to a host");
         let report = LiveReport::default();
-        let generation = Generation::new(generation);
-        cluster.said(u64::from(host.get()), FromHost::Live { vm, generation, report });
+        cluster.said(u64::from(host.get()), FromHost::Live { vm, generation: Generation::FIRST, report });
+        (vm.get(), host)
     };
-    live(&mut cluster, 0, 1);
-    live(&mut cluster, 1, 1);
-    let (of_a, of_b) = (place(&cluster, 0), place(&cluster, 1));
-    assert!(of_a.1.is_some() != of_b.1.is_some(), "there is room for one secondary: {of_a:?}, {of_b:?}");
-    let (victim, lone): (u16, u16) = if of_a.1.is_some() { (0, 1) } else { (1, 0) };
-    let lost = cluster.core.vms[&VmId::new(lone)].primary().expect("it runs");
+    let (of_a, of_b) = (live(&mut cluster, 0), live(&mut cluster, 1));
+    let protected = |vm: usize| cluster.vm(vm).secondary.is_some();
+    assert!(protected(0) != protected(1), "there is room for one secondary");
+    if protected(0) { (cluster, of_a, of_b) } else { (cluster, of_b, of_a) }
+}
+
+/// Better two guests that run than one that is protected.
+#[test]
+fn a_secondary_makes_room_for_a_guest_that_runs_nowhere() {
+    let (mut cluster, (victim, _), (lone, lost)) = one_place_short();
     cluster.close(u64::from(lost.get()));
     let (other, moved) = (cluster.vm(victim.into()), cluster.vm(lone.into()));
     assert_eq!((moved.phase.as_str(), other.secondary), ("promoting", None));
 }
 
+/// While the pool has no space for its journal, a guest runs nowhere whoever makes room for it.
+#[test]
+fn no_secondary_makes_room_for_a_guest_that_the_pool_has_no_space_for() {
+    let (mut cluster, (victim, primary), (lone, lost)) = one_place_short();
+    let secondary = cluster.vm(victim.into()).secondary;
+    let stands_by = cluster.core.vms[&VmId::new(victim)].standby.expect("it is protected").host;
+    let ready = FromHost::StandbyReady { vm: VmId::new(victim), generation: Generation::FIRST };
+    cluster.said(u64::from(stands_by.get()), ready);
+    cluster.pool_refuses = true;
+    cluster.close(u64::from(lost.get()));
+    for _ in 0..3 {
+        cluster.pass(CONFIG.hold_down.ns() / 1_000_000);
+        assert!(cluster.vm(lone.into()).waits.is_some(), "{:?}", cluster.vm(lone.into()));
+        assert_eq!(cluster.vm(victim.into()).secondary, secondary);
+    }
+    let is_loss = |happening: &&Happening| matches!(happening, Happening::Unprotected { .. });
+    assert_eq!(cluster.happened.iter().filter(is_loss).count(), 0);
+    cluster.pool_refuses = false;
+    cluster.pass(CONFIG.hold_down.ns() / 1_000_000);
+    let (other, moved) = (cluster.vm(victim.into()), cluster.vm(lone.into()));
+    assert_eq!((moved.phase.as_str(), other.secondary), ("promoting", None));
+    assert_eq!(cluster.core.vms[&VmId::new(victim)].primary(), Some(primary));
+}
+
+/// The primary of the VM that would make room dies while the pool works: its secondary is needed where it is.
+#[test]
+fn a_secondary_that_is_needed_meanwhile_makes_no_room() {
+    let (mut cluster, (victim, primary), (lone, lost)) = one_place_short();
+    let stands_by = cluster.core.vms[&VmId::new(victim)].standby.expect("it is protected").host;
+    let ready = FromHost::StandbyReady { vm: VmId::new(victim), generation: Generation::FIRST };
+    cluster.said(u64::from(stands_by.get()), ready);
+    cluster.hold_opens = true;
+    cluster.close(u64::from(lost.get()));
+    assert_eq!(cluster.vm(lone.into()).phase, "promoting");
+    cluster.close(u64::from(primary.get()));
+    cluster.hold_opens = false;
+    for (vm, generation) in std::mem::take(&mut cluster.opens) {
+        cluster.input(Input::GenerationOpened { vm, generation, result: Ok(()) });
+    }
+    let (other, moved) = (cluster.vm(victim.into()), cluster.vm(lone.into()));
+    assert_eq!((moved.phase.as_str(), moved.primary.as_deref()), ("stranded", None), "{moved:?}");
+    let ask = FromHost::AskTakeover {
+        vm: VmId::new(victim),
+        generation: Generation::FIRST,
+        reason: TakeoverReason::LinkClosed,
+    };
+    assert!(other.secondary.is_some(), "{other:?}");
+    cluster.said(u64::from(stands_by.get()), ask);
+    assert_eq!(cluster.core.vms[&VmId::new(victim)].primary(), Some(stands_by));
+}
+
+/// A VM that was driven from its preferred host 0 to host 1, protected again by host 2.
 fn driven_off(failback: Option<Failback>) -> Cluster {
     let mut cluster = Cluster::new();
     for host in 0..3 {
