@@ -168,6 +168,31 @@ impl Superblock {
         Ok(())
     }
 
+    /// Writes copies anew that do not say this, each in its place, while the other one stands: that needs no space. Says what
+    /// was wrong with them.
+    ///
+    /// # Errors
+    /// When the pool refuses.
+    pub fn mend<M: PoolWrite>(&self, memory: &M) -> Result<Vec<WrongTwin>, AccessError> {
+        let own = self.to_bytes();
+        let mut wrong = Vec::new();
+        for (copy, at) in [("first copy", Offset::ZERO), ("second copy", COPY_AT)] {
+            let mut bytes = vec![0; own.len()];
+            memory.read(at, &mut bytes)?;
+            if bytes == own {
+                continue;
+            }
+            let error = match Self::parse(&bytes) {
+                Err(error) => error,
+                Ok(other) => SuperblockError::Copies { first: self.pool_id, second: other.pool_id },
+            };
+            wrong.push((copy, error));
+            memory.write(at, &own)?;
+            planted::settle(memory, at, len_u64(own.len()))?;
+        }
+        Ok(wrong)
+    }
+
     /// The superblock as stored.
     #[must_use]
     pub fn to_bytes(&self) -> Vec<u8> {

@@ -143,6 +143,8 @@ fn what_flips_under_a_live_controller_is_mended() {
         ("vm-0", "console", 64),
         ("vm-0", "console", 128),
         ("vm-0", "console", 3),
+        (".", "superblock", 20),
+        (".", "superblock", 2060),
         (".", "cluster", 2),
         (".", "cluster", 64 + 16),
         (".", "cluster", 64 + 64 + (2 << 20) + 16),

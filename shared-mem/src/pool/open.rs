@@ -16,7 +16,7 @@ use crate::blob_store::{self, BlobError, BlobStore, Mended};
 use crate::heartbeat::HEARTBEAT_BYTES;
 use crate::mem::{Access, Extent, Mapping, PoolRead, ReadWrite, available_bytes, page_bytes};
 use crate::numbers::{HostSlot, Offset, PAGE_BYTES, round_up};
-use crate::superblock::{LAYOUT_VERSION, SUPERBLOCK_BYTES, Superblock, SuperblockError, TWICE_SINCE};
+use crate::superblock::{LAYOUT_VERSION, SUPERBLOCK_BYTES, Superblock, SuperblockError, TWICE_SINCE, WrongTwin};
 use crate::vm_directory::{VmDirectory, directory_file_bytes};
 
 /// Shape of a new pool.
@@ -89,14 +89,16 @@ impl Pool {
     }
 
     fn open_locked(dir: &Path, lock: File) -> Result<Self, PoolError> {
-        let (superblock, wrong) = read_superblock(dir)?;
+        let device = device::whole(dir).map(|place| place.mend()).transpose()?;
+        let (superblock, _) = read_superblock(dir)?;
         let memory = Mapping::read_write(&open_extent(&dir.join(files::VM_DIRECTORY), Access::ReadWrite, None)?)?;
         let directory = VmDirectory::open(memory, superblock.vm_slots)?;
         let memory = Mapping::read_write(&open_extent(&dir.join(files::CLUSTER), Access::ReadWrite, None)?)?;
         let cluster = BlobStore::new(memory, Offset::ZERO, superblock.cluster_bytes)?;
-        let mut pool = Self { path: dir.to_owned(), superblock, directory, cluster, mended: Vec::new(), lock };
+        let mended = device.unwrap_or_default();
+        let mut pool = Self { path: dir.to_owned(), superblock, directory, cluster, mended, lock };
         if superblock.layout >= TWICE_SINCE {
-            pool.mend(wrong)?;
+            pool.mend()?;
         }
         pool.remove_leftovers()?;
         if superblock.layout < LAYOUT_VERSION {
@@ -106,11 +108,8 @@ impl Pool {
     }
 
     /// Makes good what is there twice and damaged once.
-    fn mend(&mut self, superblock: Option<String>) -> Result<(), PoolError> {
-        if let Some(wrong) = superblock {
-            store_superblock(&self.path, &self.superblock)?;
-            self.mended.push(format!("a copy of the superblock: {wrong}"));
-        }
+    fn mend(&mut self) -> Result<(), PoolError> {
+        self.mended.extend(self.mend_superblock()?);
         self.mended.extend(self.directory.mend()?);
         match self.cluster.mend() {
             Ok(Mended::Nothing | Mended::Unfinished) => {}
@@ -125,13 +124,30 @@ impl Pool {
         Ok(())
     }
 
+    fn mend_superblock(&self) -> Result<Vec<String>, PoolError> {
+        let path = self.path.join(files::SUPERBLOCK);
+        let extent = match open_extent(&path, Access::ReadWrite, Some(SUPERBLOCK_BYTES)) {
+            Err(error @ PoolError::FileLength { .. }) => {
+                store_superblock(&self.path, &self.superblock)?;
+                return Ok(vec![format!("the superblock: {error}")]);
+            }
+            extent => extent?,
+        };
+        let memory = Mapping::read_write(&extent)?;
+        let refused = |error| PoolError::file("write", &path, io::Error::other(error));
+        let wrong = self.superblock.mend(&memory).map_err(refused)?;
+        Ok(wrong.into_iter().map(|twin| format!("a copy of the superblock: {}", line_of(twin))).collect())
+    }
+
     /// Looks whether what is there twice is still whole, and makes it so: of the cluster state with what was stored last, if
     /// this controller knows it. Says what was damaged, a line each.
     ///
     /// # Errors
     /// When the pool refuses.
     pub fn look_after(&self, stored: Option<&[u8]>) -> Result<Vec<String>, PoolError> {
-        let mut mended = self.directory.mend()?;
+        let mut mended = device::whole(&self.path).map(|place| place.mend()).transpose()?.unwrap_or_default();
+        mended.extend(self.mend_superblock()?);
+        mended.extend(self.directory.mend()?);
         if let Some(stored) = stored
             && let Some(error) = self.cluster.damage()?
         {
@@ -406,11 +422,14 @@ fn read_superblock(dir: &Path) -> Result<(Superblock, Option<String>), PoolError
     })?;
     let (superblock, wrong) = Superblock::parse_twin(&bytes)
         .map_err(|source: SuperblockError| PoolError::Superblock { path: dir.to_owned(), source })?;
-    let chain = |error: SuperblockError| match std::error::Error::source(&error) {
-        Some(source) => format!("{error}: {source}"),
-        None => error.to_string(),
-    };
-    Ok((superblock, wrong.map(|(copy, error)| format!("the {copy}: {}", chain(error)))))
+    Ok((superblock, wrong.map(line_of)))
+}
+
+fn line_of((copy, error): WrongTwin) -> String {
+    match std::error::Error::source(&error) {
+        Some(source) => format!("the {copy}: {error}: {source}"),
+        None => format!("the {copy}: {error}"),
+    }
 }
 
 fn read_extent(path: &Path) -> Result<Vec<u8>, PoolError> {

@@ -394,6 +394,83 @@ fn a_pool_on_a_device_is_a_pool() {
     Pool::create(&path, &CONFIG).unwrap();
 }
 
+fn flip(path: &Path, at: u64) {
+    use std::os::unix::fs::FileExt as _;
+    let file = fs::File::options().read(true).write(true).open(path).unwrap();
+    let mut byte = [0];
+    file.read_exact_at(&mut byte, at).unwrap();
+    file.write_all_at(&[byte[0] ^ 4], at).unwrap();
+}
+
+/// In place: a full pool has no room for another one.
+#[test]
+fn a_damaged_superblock_is_mended_where_it_is() {
+    use std::os::unix::fs::MetadataExt as _;
+    let dir = on_tmpfs();
+    let pool_dir = dir.path().join("pool");
+    let superblock = pool_dir.join("superblock");
+    let pool = Pool::create(&pool_dir, &CONFIG).unwrap();
+    let (sound, place) = (fs::read(&superblock).unwrap(), fs::metadata(&superblock).unwrap().ino());
+    let is_sound = || {
+        assert!(fs::read(&superblock).unwrap() == sound);
+        assert_eq!(fs::metadata(&superblock).unwrap().ino(), place, "it was made anew");
+    };
+    assert_eq!(pool.look_after(None).unwrap(), Vec::<String>::new());
+    for (copies, at) in
+        [(&["first copy"][..], &[20][..]), (&["second copy"], &[2060]), (&["first", "second"], &[40, 2088])]
+    {
+        at.iter().for_each(|at| flip(&superblock, *at));
+        let mended = pool.look_after(None).unwrap();
+        assert_eq!(mended.len(), copies.len(), "{mended:?}");
+        assert!(mended.iter().zip(copies).all(|(line, copy)| line.contains(copy)), "{mended:?}");
+        is_sound();
+    }
+    drop(pool);
+    for at in [20, 2060] {
+        flip(&superblock, at);
+        let pool = Pool::open(&pool_dir).unwrap();
+        assert!(pool.mended()[0].contains("a copy of the superblock"), "{:?}", pool.mended());
+        is_sound();
+    }
+    fs::File::options().write(true).open(&superblock).unwrap().set_len(1000).unwrap();
+    let pool = Pool::open(&pool_dir).unwrap();
+    assert!(pool.mended()[0].contains("1000 bytes"), "{:?}", pool.mended());
+    assert!(fs::read(&superblock).unwrap() == sound);
+}
+
+/// Head and table are there twice: whatever is damaged of one copy is mended from the other.
+#[test]
+fn a_damaged_head_or_table_of_a_device_is_mended() {
+    const TABLE_AT: u64 = 4096;
+    const COPY_BYTES: u64 = 64 + (512 << 10);
+    let dir = on_tmpfs();
+    let path = device(&dir, 64 << 20);
+    let pool = Pool::create(&path, &CONFIG).unwrap();
+    pool.create_vm(&name("a"), &geometry()).unwrap();
+    assert_eq!(pool.look_after(None).unwrap(), Vec::<String>::new());
+    let mut pool = Some(pool);
+    let places = [10, 2048 + 20, TABLE_AT + 2, TABLE_AT + 64 + 70, TABLE_AT + 64 + COPY_BYTES + 70];
+    for at in places {
+        flip(&path, at);
+        let view = Pool::inspect(&path).unwrap();
+        let wrong = view.wrong_copies().unwrap();
+        assert!(matches!(&wrong[..], [copy] if copy.file == "device"), "{at}: {wrong:?}");
+        let mended = pool.as_ref().unwrap().look_after(None).unwrap();
+        assert!(matches!(&mended[..], [line] if line.contains("device")), "{at}: {mended:?}");
+        assert_eq!(view.wrong_copies().unwrap(), []);
+    }
+    pool = None;
+    for at in places {
+        flip(&path, at);
+        assert!(Pool::is_at(&path).unwrap());
+        let pool = Pool::open(&path).unwrap();
+        assert!(matches!(pool.mended(), [line] if line.contains("device")), "{at}: {:?}", pool.mended());
+        assert!(pool.find_vm(&name("a")).is_ok());
+        assert_eq!(Pool::inspect(&path).unwrap().wrong_copies().unwrap(), []);
+    }
+    assert!(pool.is_none());
+}
+
 #[test]
 fn a_device_that_is_in_use_or_too_small_is_refused() {
     let dir = on_tmpfs();

@@ -86,12 +86,14 @@ impl PoolView {
     /// # Errors
     /// When the pool cannot be read.
     pub fn wrong_copies(&self) -> Result<Vec<WrongCopy>, PoolError> {
+        let device = device::whole(&self.path).map(|place| place.wrong_copies()).transpose()?.unwrap_or_default();
+        let device = device.into_iter().map(|(what, counts)| WrongCopy { file: "device", what, counts });
+        let mut wrong: Vec<WrongCopy> = device.collect();
         if self.superblock.layout < TWICE_SINCE {
-            return Ok(Vec::new());
+            return Ok(wrong);
         }
         let superblock = self.superblock_copy.iter().cloned();
-        let superblock = superblock.map(|what| WrongCopy { file: files::SUPERBLOCK, what, counts: true });
-        let mut wrong: Vec<WrongCopy> = superblock.collect();
+        wrong.extend(superblock.map(|what| WrongCopy { file: files::SUPERBLOCK, what, counts: true }));
         let mut add = |file, what, counts| wrong.push(WrongCopy { file, what, counts });
         for slot in self.directory.slots() {
             if let Ok((_, Some(error))) = self.directory.entry_twin(slot) {

@@ -1,8 +1,8 @@
 //! A pool on one device (DAX): names and extents in a table at its beginning, in place of a file system.
 //!
 //! ```text
-//! 0        head: magic, version, length of the device
-//! 4096     the table: a blob store, so that each change of it is whole or not at all
+//! 0, 2048  head, twice: magic, version, length of the device
+//! 4096     the table: a blob store, so that each change of it is whole or not at all; stored twice
 //! 2 MiB    the controller's own files, upwards ─────>        <───── files that hosts write, downwards
 //! ```
 //! There is no access by descriptor here: whoever has the device can write all of it, so hosts are trusted to write what
@@ -30,13 +30,15 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
 use super::error::PoolError;
 use super::files::SUPERBLOCK;
-use crate::blob_store::BlobStore;
-use crate::header::{Closing, Header, OPEN, Preamble};
+use crate::blob_store::{BlobStore, Mended};
+use crate::header::{Closing, Header, HeaderError, OPEN, Preamble, ReadHeaderError};
 use crate::mem::{Access, AccessError, Extent, Mapping, PoolRead, PoolWrite, device_bytes};
-use crate::numbers::{Offset, PAGE_BYTES, PAGE_SIZE};
+use crate::numbers::{Offset, PAGE_BYTES, PAGE_SIZE, len_u64};
 use crate::planted;
 use table::{Entry, Owner};
 
+/// Where the second copy of the head lies.
+const HEAD_COPY_AT: Offset = Offset::new(PAGE_SIZE / 2);
 /// Where the table is.
 const TABLE_AT: Offset = Offset::new(PAGE_SIZE);
 /// Room for some thousand files.
@@ -56,8 +58,12 @@ struct Head {
 
 impl Header for Head {
     const MAGIC: [u8; 8] = *b"FTVMDEVC";
-    const VERSION: u32 = 1;
+    const VERSION: u32 = 2;
+    const OLDEST: u32 = 1;
 }
+
+/// The first version in which head and table are there twice.
+const TWICE_SINCE: u32 = 2;
 
 const HEAD_BYTES: usize = size_of::<Head>();
 const _: () = assert!(HEAD_BYTES == 64);
@@ -122,10 +128,56 @@ impl Place {
         }
         let store = BlobStore::new(&memory, TABLE_AT, TABLE_CAPACITY)?;
         store.format()?;
-        store.store(&Table::new(FILES_AT, bytes).to_bytes()).map_err(|error| self.damaged(error))?;
-        let head = Head { preamble: Head::preamble(), device_bytes: U64::new(bytes), reserved: [0; 32], closing: OPEN };
-        memory.write(Offset::ZERO, &head.sealed_bytes()).map_err(refused)?;
-        planted::settle(&memory, Offset::ZERO, PAGE_SIZE).map_err(refused)
+        store.store_twice(&Table::new(FILES_AT, bytes).to_bytes()).map_err(|error| self.damaged(error))?;
+        write_heads(&memory, bytes).map_err(refused)
+    }
+
+    /// Sees to it that head and table are there twice, and makes a device of the first version, which had them once, one of
+    /// this version. Says what was damaged, a line each. For the pool's one controller.
+    pub(super) fn mend(&self) -> Result<Vec<String>, PoolError> {
+        let _turn: MutexGuard<'_, ()> = CHANGING.lock().unwrap_or_else(PoisonError::into_inner);
+        let (memory, bytes) = self.map_start(Access::ReadWrite, Mapping::read_write)?;
+        let refused = |error| PoolError::file("write to", &self.device, io::Error::other(error));
+        let mut mended = Vec::new();
+        if self.check_head(&memory, bytes)? {
+            for (copy, error) in wrong_heads(&memory).map_err(refused)? {
+                mended.push(format!("the {copy} header of the device: {error}"));
+                write_heads(&memory, bytes).map_err(refused)?;
+            }
+        } else {
+            let table = read_table(&memory, bytes, false).map_err(|error| self.damaged(error))?;
+            let store = BlobStore::new(&memory, TABLE_AT, TABLE_CAPACITY)?;
+            store.store_twice(&table.to_bytes()).map_err(|error| self.damaged(error))?;
+            write_heads(&memory, bytes).map_err(refused)?;
+        }
+        let store = BlobStore::new(&memory, TABLE_AT, TABLE_CAPACITY)?;
+        match store.mend().map_err(|error| self.damaged(error))? {
+            Mended::Nothing | Mended::Unfinished => {}
+            Mended::Damage(error) => mended.push(format!("a copy of the device's table: {error}")),
+            Mended::Torn(error) => {
+                mended.push(format!("a copy of the device's table, damaged or half written: {error}"));
+            }
+        }
+        Ok(mended)
+    }
+
+    /// What is wrong with one of two copies, and whether it is the one that counts.
+    pub(super) fn wrong_copies(&self) -> Result<Vec<(String, bool)>, PoolError> {
+        let (memory, bytes) = self.map_start(Access::ReadOnly, Mapping::read_only)?;
+        if !self.check_head(&memory, bytes)? {
+            return Ok(Vec::new());
+        }
+        let refused = |error| PoolError::file("read", &self.device, io::Error::other(error));
+        let heads = wrong_heads(&memory).map_err(refused)?;
+        let mut wrong: Vec<_> =
+            heads.into_iter().map(|(copy, error)| (format!("{copy} header: {error}"), true)).collect();
+        let store = BlobStore::new(&memory, TABLE_AT, TABLE_CAPACITY)?;
+        if let Ok((_, Some(error))) = store.load_twin() {
+            wrong.push((format!("the copy of the table that counts: {error}"), true));
+        } else if let Ok(Some(error)) = store.check_other() {
+            wrong.push((format!("the other copy of the table: {error}"), false));
+        }
+        Ok(wrong)
     }
 
     /// Makes the device one without a pool.
@@ -221,13 +273,14 @@ impl Place {
         let mut table = self.load(&memory, bytes)?;
         let result = how(&mut table)?;
         let store = BlobStore::new(memory, TABLE_AT, TABLE_CAPACITY)?;
-        store.store(&table.to_bytes()).map_err(|error| self.damaged(error))?;
+        // Of a device of the first version, only one copy counts; it makes no difference there.
+        store.store_twice(&table.to_bytes()).map_err(|error| self.damaged(error))?;
         Ok(result)
     }
 
     fn load<M: PoolRead>(&self, memory: &M, bytes: u64) -> Result<Table, PoolError> {
-        self.check_head(memory, bytes)?;
-        read_table(memory, bytes).map_err(|error| self.damaged(error))
+        let twice = self.check_head(memory, bytes)?;
+        read_table(memory, bytes, twice).map_err(|error| self.damaged(error))
     }
 
     /// Maps head and table.
@@ -244,16 +297,25 @@ impl Place {
         Ok((map(&Extent::new(file.into(), Offset::ZERO, FILES_AT)?)?, bytes))
     }
 
-    /// A head that is damaged is told from none by the table behind it.
-    fn check_head<M: PoolRead>(&self, memory: &M, bytes: u64) -> Result<(), PoolError> {
-        let mut head = [0; HEAD_BYTES];
+    /// Whether head and table are there twice. A head that is damaged is told from none by its copy, or else by the table
+    /// behind it.
+    fn check_head<M: PoolRead>(&self, memory: &M, bytes: u64) -> Result<bool, PoolError> {
         let refused = |error| PoolError::file("read", &self.device, io::Error::other(error));
-        memory.read(Offset::ZERO, &mut head).map_err(refused)?;
-        let holds_pool = || read_table(memory, bytes).is_ok_and(|table| table.find(SUPERBLOCK).is_some());
-        match Head::parse(&head) {
-            Ok(head) if head.device_bytes.get() == bytes => Ok(()),
+        let load = |at| match Head::load(memory, at) {
+            Ok(head) => Ok(Ok(head)),
+            Err(ReadHeaderError::Header(error)) => Ok(Err(error)),
+            Err(ReadHeaderError::Access(error)) => Err(refused(error)),
+        };
+        let is_twin = |head: &Head| head.preamble.version() >= TWICE_SINCE;
+        let holds_pool = |twice| read_table(memory, bytes, twice).is_ok_and(|table| table.find(SUPERBLOCK).is_some());
+        let found = match load(Offset::ZERO)? {
+            Ok(head) => Ok(head),
+            Err(error) => load(HEAD_COPY_AT)?.ok().filter(is_twin).ok_or(error),
+        };
+        match found {
+            Ok(head) if head.device_bytes.get() == bytes => Ok(is_twin(&head)),
             Ok(head) => Err(self.damaged(DeviceError::Length { found: bytes, expected: head.device_bytes.get() })),
-            Err(error) if holds_pool() => Err(self.damaged(error)),
+            Err(error) if holds_pool(true) => Err(self.damaged(error)),
             Err(_) => Err(PoolError::NotAPool(self.device.clone())),
         }
     }
@@ -271,9 +333,35 @@ impl Place {
     }
 }
 
-fn read_table<M: PoolRead>(memory: &M, device_bytes: u64) -> Result<Table, DeviceError> {
-    let bytes = BlobStore::new(memory, TABLE_AT, TABLE_CAPACITY)?.load()?.ok_or(DeviceError::NoTable)?;
-    Ok(Table::parse(&bytes, FILES_AT, device_bytes)?)
+/// `twice`: whichever copy is whole counts.
+fn read_table<M: PoolRead>(memory: &M, device_bytes: u64, twice: bool) -> Result<Table, DeviceError> {
+    let store = BlobStore::new(memory, TABLE_AT, TABLE_CAPACITY)?;
+    let stored = if twice { store.load_twin()?.0 } else { store.load()? };
+    Ok(Table::parse(&stored.ok_or(DeviceError::NoTable)?, FILES_AT, device_bytes)?)
+}
+
+/// Writes both copies of the head, the second one first: as long as the first is there, it says what is behind it.
+fn write_heads<M: PoolWrite>(memory: &M, device_bytes: u64) -> Result<(), AccessError> {
+    let device_bytes = U64::new(device_bytes);
+    let head = Head { preamble: Head::preamble(), device_bytes, reserved: [0; 32], closing: OPEN };
+    for at in [HEAD_COPY_AT, Offset::ZERO] {
+        memory.write(at, &head.sealed_bytes())?;
+        planted::settle(memory, at, len_u64(HEAD_BYTES))?;
+    }
+    Ok(())
+}
+
+/// Which copies of the head are damaged.
+fn wrong_heads<M: PoolRead>(memory: &M) -> Result<Vec<(&'static str, HeaderError)>, AccessError> {
+    let mut wrong = Vec::new();
+    for (copy, at) in [("first", Offset::ZERO), ("second", HEAD_COPY_AT)] {
+        match Head::load(memory, at) {
+            Ok(_) => {}
+            Err(ReadHeaderError::Header(error)) => wrong.push((copy, error)),
+            Err(ReadHeaderError::Access(error)) => return Err(error),
+        }
+    }
+    Ok(wrong)
 }
 
 fn wipe_head<M: PoolWrite>(memory: &M) -> Result<(), AccessError> {
