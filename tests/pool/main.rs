@@ -21,5 +21,6 @@ mod peer;
 mod process;
 mod replay;
 mod run;
+mod space;
 mod storm;
 mod support;

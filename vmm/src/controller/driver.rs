@@ -422,7 +422,12 @@ impl Driver {
                 }
             }
             Action::ReleaseSpace { vm } => {
-                if let Some(Err(error)) = self.partitions.get(&vm).map(Partition::release_all_slots) {
+                let over = self.core.is_over(vm);
+                let released = self.partitions.get(&vm).map(|partition| {
+                    partition.release_all_slots()?;
+                    if over { partition.release_reserved() } else { Ok(()) }
+                });
+                if let Some(Err(error)) = released {
                     tracing::warn!("{vm} keeps space that others may need: {}", crate::chain(&*error));
                 }
                 // A guest that has ended commits nothing more.

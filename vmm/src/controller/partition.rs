@@ -135,6 +135,7 @@ impl Partition {
         }
         if record.ended.is_some() {
             partition.release_all_slots()?;
+            partition.release_reserved()?;
         }
         let applied = Epoch::new(applied.get());
         let left = Left {
@@ -361,6 +362,18 @@ impl Partition {
     /// Gives back what all slots have beyond their reserved parts: all records are applied, and none follows.
     pub(super) fn release_all_slots(&self) -> Result<(), Failure> {
         self.journals.values().try_for_each(|journal| self.release_slots_of(journal))
+    }
+
+    /// Gives back what was reserved for a generation that will not come: the guest's life is over.
+    pub(super) fn release_reserved(&self) -> Result<(), Failure> {
+        let reigns = self.control.generation()?;
+        for raw in self.parts.journal_generations()?.into_iter().filter(|raw| *raw > reigns) {
+            self.parts.delete_journal(raw)?;
+        }
+        for raw in self.parts.log_generations()?.into_iter().filter(|raw| *raw > reigns) {
+            self.parts.delete_log(raw)?;
+        }
+        Ok(())
     }
 
     fn release_slots_of(&self, journal: &Journal) -> Result<(), Failure> {
