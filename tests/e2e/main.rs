@@ -10,6 +10,7 @@ mod damaged_logs;
 mod descriptors;
 mod devices;
 mod elections;
+mod flush;
 mod full_pool;
 mod guests;
 mod hangs;

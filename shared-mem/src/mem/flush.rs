@@ -76,7 +76,10 @@ impl FlushKind {
     /// The best instruction that this processor offers.
     #[must_use]
     pub fn best_of_processor() -> Self {
-        let features = std::arch::x86_64::__cpuid_count(7, 0).ebx;
+        Self::best_of(features())
+    }
+
+    fn best_of(features: u32) -> Self {
         if features & HAS_CLWB != 0 {
             Self::Clwb
         } else if features & HAS_CLFLUSHOPT != 0 {
@@ -96,13 +99,17 @@ impl FlushKind {
     /// Whether this processor can do it.
     #[must_use]
     pub fn is_supported(self) -> bool {
-        let features = std::arch::x86_64::__cpuid_count(7, 0).ebx;
-        match self {
+        self.check(features()).is_ok()
+    }
+
+    fn check(self, features: u32) -> Result<(), UnsupportedFlushError> {
+        let is_there = match self {
             // Every x86-64 processor has clflush.
             Self::None | Self::Clflush => true,
             Self::Clwb => features & HAS_CLWB != 0,
             Self::ClflushOpt => features & HAS_CLFLUSHOPT != 0,
-        }
+        };
+        if is_there { Ok(()) } else { Err(UnsupportedFlushError { kind: self, best: Self::best_of(features) }) }
     }
 
     /// Has all mappings that this process makes from now on flush like this, whatever is detected. The first call counts:
@@ -111,9 +118,7 @@ impl FlushKind {
     /// # Errors
     /// When this processor cannot do it.
     pub fn force(self) -> Result<(), UnsupportedFlushError> {
-        if !self.is_supported() {
-            return Err(UnsupportedFlushError { kind: self, best: Self::best_of_processor() });
-        }
+        self.check(features())?;
         // A second call finds what the first one said.
         let _ = FORCED.set(self);
         Ok(())
@@ -182,6 +187,11 @@ impl FlushKind {
     }
 }
 
+/// What CPUID says of this processor: leaf 7, EBX.
+fn features() -> u32 {
+    std::arch::x86_64::__cpuid_count(7, 0).ebx
+}
+
 /// Whether a descriptor is a DAX device, or a file that is mapped by DAX.
 fn is_dax(fd: BorrowedFd<'_>) -> bool {
     // SAFETY: statx is plain data, for which all zeros are valid.
@@ -213,10 +223,25 @@ mod tests {
         FlushKind::Clflush.force().unwrap();
         assert_eq!(FlushKind::forced(), Some(FlushKind::Clflush));
         assert_eq!(FlushKind::for_mapping(file.as_fd()), FlushKind::Clflush);
-        let lacking = UnsupportedFlushError { kind: FlushKind::Clwb, best: FlushKind::Clflush };
+    }
+
+    #[test]
+    fn what_a_processor_lacks_is_refused_with_what_it_has() {
+        use FlushKind::{Clflush, ClflushOpt, Clwb, None};
+        for (features, lacks, best) in [
+            (0, &[Clwb, ClflushOpt][..], Clflush),
+            (HAS_CLFLUSHOPT, &[Clwb], ClflushOpt),
+            (HAS_CLWB, &[ClflushOpt], Clwb),
+            (HAS_CLWB | HAS_CLFLUSHOPT, &[], Clwb),
+        ] {
+            assert_eq!(FlushKind::best_of(features), best);
+            for kind in [None, Clwb, ClflushOpt, Clflush] {
+                let refused = if lacks.contains(&kind) { Err(UnsupportedFlushError { kind, best }) } else { Ok(()) };
+                assert_eq!(kind.check(features), refused);
+            }
+        }
+        let lacking = UnsupportedFlushError { kind: Clwb, best: Clflush };
         assert_eq!(lacking.to_string(), "this processor has no clwb, the best that it has is clflush");
-        let lacked = [FlushKind::Clwb, FlushKind::ClflushOpt].into_iter().filter(|kind| !kind.is_supported());
-        lacked.for_each(|kind| assert_eq!(kind.force().unwrap_err().kind, kind));
     }
 
     #[test]
