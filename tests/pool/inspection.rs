@@ -97,15 +97,22 @@ fn a_pool_on_a_device_is_shown_and_checked() {
     let inspect = ftvm(&place, &["pool", "inspect", "--json"], &device);
     let json: Value = serde_json::from_slice(&inspect.stdout).expect("JSON");
     assert_eq!((&json["device"]["bytes"], &json["held"]), (&(64 << 20).into(), &false.into()));
-    // The selector of the table.
+    // The selector of the table: the copies say which is the newer one.
     flip(&device, 4096);
+    let check = ftvm(&place, &["pool", "check"], &device);
+    assert_eq!(code(&check), Some(80), "{check:?}");
+    assert!(text(&check.stdout).contains("device: the copy of the table that counts"), "{check:?}");
+    flip(&device, 4096);
+    // Both copies.
+    let copies = [0, 64 + (512 << 10)].map(|copy| 4096 + 64 + copy + 70);
+    copies.into_iter().for_each(|at| flip(&device, at));
     let check = ftvm(&place, &["pool", "check"], &device);
     assert_eq!(code(&check), Some(80), "{check:?}");
     assert!(text(&check.stderr).contains("its table cannot be used"), "{check:?}");
     let dir = device.to_str().expect("text");
     let start = place.ftvm(&["pool", "--socket", "sock", "--dir", dir]).output().expect("a start");
     assert_eq!(code(&start), Some(80), "no controller makes a new pool over it: {start:?}");
-    flip(&device, 4096);
+    copies.into_iter().for_each(|at| flip(&device, at));
     assert_eq!(code(&ftvm(&place, &["pool", "check"], &device)), Some(0), "nothing was changed");
 }
 
