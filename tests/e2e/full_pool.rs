@@ -110,6 +110,55 @@ fn a_guest_that_waits_for_space_says_so_in_status_events_and_on_standard_error()
     drop((hosts, controller));
 }
 
+/// Two guests stand still at the same time. The pool gets space for one record only: they take turns, and both come to their
+/// ends.
+#[test]
+fn two_guests_that_wait_for_space_at_the_same_time_both_get_on() {
+    /// Of a guest of 16 MiB, beside what a slot has; and a little for what else is to be written.
+    const ONE_RECORD_MIB: u64 = 20;
+    let Some(_machine) = kvm() else { return };
+    let place = Place::new();
+    let Some(tmpfs) = Mounted::tmpfs(&place, 256) else { return };
+    let memory = ["--memory", "16MiB"];
+    let guests = ["3", "7"]
+        .map(|seed| ["builtin:torture", "--", "--steps", "400000000", "--progress", "5000000", "--seed", seed]);
+    let golden = guests.map(|guest| place.run(&[&["run", "--mode", "none"][..], &memory, &guest].concat()).ok().stdout);
+    let pool = tmpfs.path().join("pool");
+    let controller =
+        place.start(&["pool", "--socket", "sock", "--heartbeat-ms", "2000", "--dir", pool.to_str().unwrap()]);
+    await_true("the controller", || place.run(&["status", "--pool", "sock"]).code == Some(0));
+    let hosts = ["a", "b"].map(|host| place.start(&["host", "--id", host, "--pool", "sock"]));
+    let events = ["one", "two"].map(|name| place.file(name));
+    let runs = [0, 1].map(|vm| {
+        let options = ["run", "--pool", "sock", "--epoch-ms", "200", "--name", ["one", "two"][vm]];
+        place.start(&[&options[..], &["--events", events[vm].to_str().unwrap()], &memory, &guests[vm]].concat())
+    });
+    let told = |what: &str| events.each_ref().map(|events| count_of(&read_events(events), what));
+    await_true("protection of both", || told("protected").iter().all(|count| *count >= 1));
+    let mut filler = tmpfs.fill();
+    // That of a guest that was given space at once is not told.
+    let stand_still =
+        || told("pool-full").into_iter().zip(told("space-again")).filter(|(full, again)| full > again).count();
+    await_true("two guests that stand still", || {
+        // What the controller holds is taken from it, and what the one has not found the other has not either.
+        let reserve = std::fs::OpenOptions::new().write(true).open(pool.join("reserve")).expect("it is there");
+        reserve.set_len(0).expect("it is writable");
+        filler = tmpfs.fill();
+        stand_still() == 2
+    });
+    let filler = std::fs::OpenOptions::new().write(true).open(filler).expect("it is there");
+    let left = filler.metadata().expect("it is there").len() - (ONE_RECORD_MIB << 20);
+    filler.set_len(left).expect("it is writable");
+    await_true("space for both", || told("space-again").iter().all(|count| *count >= 1));
+    for ((run, golden), name) in runs.into_iter().zip(golden).zip(["one", "two"]) {
+        let ended = run.end();
+        assert_eq!(ended.code, Some(0), "{name}: {ended:?}");
+        assert!(ended.stdout == golden, "{name}: the console is not exact");
+    }
+    assert_eq!(told("sealed"), [0, 0], "waiting is no failure");
+    drop((hosts, controller));
+}
+
 /// What an idle guest's journal keeps for its next large record goes back when others have filled the pool.
 #[test]
 fn an_idle_guest_keeps_no_space_that_others_need() {
