@@ -17,7 +17,8 @@ ftvm run --kernel /guest/vmlinux --initrd /guest/initrd --vcpus 2 --memory 160Mi
     --heartbeat-ms 20000 --epoch-ms 200 --respawn --events /tmp/events --cmdline "$words" > /tmp/console 2> /tmp/errors &
 run=$!
 await() { until eval "$1"; do kill -0 $run || { echo "the run ended before: $1"; cat /tmp/errors; exit 11; }; sleep 0.2; done; }
-await 'ping -c 1 -W 2 10.78.0.50 > /dev/null'
+# A guest that can be reached does not listen yet.
+await 'echo heard | nc -w 5 10.78.0.50 7 2> /dev/null | grep -q heard'
 message() { i=0; while [ $i -lt $lines ]; do echo "message $i of one connection"; i=$((i + 1)); [ -n "$1" ] && sleep $1; done; }
 # Whoever waits for this script waits for all that have its standard error.
 (message 0.1; sleep 100000) 2> /dev/null | nc 10.78.0.50 7 > /tmp/echoed 2> /dev/null &

@@ -6,6 +6,8 @@ use crate::linux_guests::{KERNEL, TROUBLE};
 use crate::{PATIENCE, boot};
 use nested::Machine;
 use nested::machine::Process;
+use std::thread;
+use std::time::{Duration, Instant};
 
 /// A machine's network device in a bridge with the TAP device of a guest that may come to run there. The bridge keeps the
 /// machine's own address, whatever else is in it: by default it has the lowest one.
@@ -13,9 +15,13 @@ const BRIDGE: &str = "address=$(cat /sys/class/net/eth0/address) && brctl addbr 
                       brctl addif br0 eth0 && ip addr flush dev eth0 && ip addr add $1/24 dev br0 && ip link set br0 up && \
                       tunctl -t tap0 && brctl addif br0 tap0 && ip link set tap0 up";
 
-/// One connection, and what comes back over it: lines, one after the other, for as long as somebody listens.
+/// One connection, and what comes back over it: lines, one after the other, for as long as somebody listens. A guest that can
+/// be reached does not listen yet.
 const CLIENT: &str = r#"
 until ping -c 1 -W 2 10.77.0.50 > /dev/null; do sleep 0.5; done
+echo "the guest can be reached"
+until echo heard | nc -w 5 10.77.0.50 7 2> /dev/null | grep -q heard; do sleep 0.5; done
+echo "the guest listens"
 (i=0; while [ $i -lt $1 ]; do echo "message $i of one connection"; i=$((i + 1)); sleep 0.1; done; sleep 100000) 2> /dev/null |
     nc 10.77.0.50 7 > /tmp/echoed 2> /dev/null
 echo "the connection has ended"
@@ -33,24 +39,25 @@ fn a_connection_to_linux_outlives_the_machines_that_run_it() {
     }
     let mut processes = vec![start_controller(a), start_host(b), start_host(c)];
     await_hosts(a, &["b", "c"]);
-    let mut run = start_guest(a);
-    let mut client = a.start(&["sh", "-c", CLIENT, "client", &LINES.to_string()]).unwrap();
+    let client = a.start(&["sh", "-c", CLIENT, "client", &LINES.to_string()]).unwrap();
     client.close_input().unwrap();
+    let mut ends = [start_guest(a), client];
     await_output(a, &STATUS, "protection", |text| text.contains("primary b") && text.contains("secondary c"));
     // A spare from now on.
     processes.push(start_host(a));
     await_hosts(a, &["a"]);
-    await_lines(a, LINES / 3, &mut run);
+    await_lines(a, LINES / 3, &mut ends);
     cluster.machines[1].kill();
     let a = &cluster.machines[0];
     let protected = await_output(a, &STATUS, "protection by the spare", |text| {
         text.contains("primary c") && text.contains("secondary a")
     });
     assert!(protected.contains("takeovers 1") && !protected.contains("NOT protected"), "{protected}");
-    await_lines(a, 2 * LINES / 3, &mut run);
+    await_lines(a, 2 * LINES / 3, &mut ends);
     cluster.machines[2].kill();
     let a = &cluster.machines[0];
-    await_lines(a, LINES, &mut run);
+    await_lines(a, LINES, &mut ends);
+    let [mut run, mut client] = ends;
     let found = String::from_utf8(a.get("/tmp/echoed").unwrap()).unwrap();
     let expected: String = (0..LINES).map(|number| format!("message {number} of one connection\n")).collect();
     assert_eq!(found, expected, "{}", said(&mut processes));
@@ -73,11 +80,19 @@ fn start_guest(machine: &Machine) -> Process {
     run
 }
 
-/// Waits until so many lines have come back.
-fn await_lines(machine: &Machine, count: usize, run: &mut Process) {
-    await_output(machine, &["sh", "-c", "wc -l < /tmp/echoed || echo 0"], "lines", |text| {
-        let output = run.look().unwrap();
-        assert!(output.end.is_none(), "the guest has ended: {}", output.text());
-        text.trim().parse().is_ok_and(|lines: usize| lines >= count)
-    });
+/// Waits until so many lines have come back to the client; neither it nor the guest may end meanwhile.
+fn await_lines(machine: &Machine, count: usize, ends: &mut [Process; 2]) {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        let text = machine.run(&["sh", "-c", "wc -l < /tmp/echoed || echo 0"]).unwrap().text();
+        if text.trim().parse().is_ok_and(|lines: usize| lines >= count) {
+            return;
+        }
+        let over = ends.iter_mut().any(|process| process.look().unwrap().end.is_some());
+        if over || Instant::now() > deadline {
+            let status = machine.run(&STATUS).unwrap().text();
+            panic!("no {count} lines have come back: {text}{status}{}", said(ends));
+        }
+        thread::sleep(Duration::from_millis(500));
+    }
 }
