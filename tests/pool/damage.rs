@@ -6,6 +6,8 @@ use crate::golden::Golden;
 use crate::process::Process;
 use crate::run::{Plan, Run};
 use crate::support::{await_some, kvm};
+use ft_protocol::Span;
+use ft_protocol::spec::{Mode, VmSpec};
 use ft_protocol::timeline::Happening;
 use ft_protocol::wire::{Request, RequestError, VmStatus};
 use nix::sys::signal::Signal;
@@ -59,12 +61,18 @@ fn a_damaged_vm_is_kept_for_repair() {
 fn damage_of_one_vm_harms_no_other() {
     let Some(_machine) = kvm() else { return };
     let golden = Golden::torture(300_000_000);
-    for (file, at) in [("control", 64), ("control", 192)] {
+    for (file, at) in [("control", 64), ("control", 192), ("boot", 100)] {
         let hosts = [("a", None), ("b", None)];
         let mut run = Run::start(&golden, &Plan { hosts: &hosts, unsound: true, ..Plan::default() });
         run.await_protection();
         let mut client = Client::connect(run.socket()).expect("it listens");
-        client.request(Request::CreateVm(golden.spec("other")), golden.uploads()).expect("there is room for two");
+        // What a guest is booted from matters as long as it has not committed anything.
+        let (mode, epoch_interval) = (Mode::Replay, Span::from_ms(60_000));
+        let spec = match file {
+            "boot" => VmSpec { mode, epoch_interval, ..golden.spec("other") },
+            _ => golden.spec("other"),
+        };
+        client.request(Request::CreateVm(spec), golden.uploads()).expect("there is room for two");
         let other = |run: &mut Run| -> VmStatus {
             run.step();
             let status = run.try_status().expect("the controller lives");
@@ -82,6 +90,8 @@ fn damage_of_one_vm_harms_no_other() {
         let vm = other(&mut run);
         assert!(vm.damage.as_deref().is_some_and(|line| line.contains("damaged")), "{vm:?}");
         assert_eq!((vm.primary, vm.secondary), (None, None));
+        let hosts = run.try_status().expect("the controller lives").hosts;
+        assert!(hosts.iter().all(|host| host.health != "held-down"), "no host is at fault: {hosts:?}");
         assert!(
             run.happenings.iter().any(|happening| matches!(happening, Happening::Damaged { vm, .. } if vm.get() == 1))
         );

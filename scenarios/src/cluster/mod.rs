@@ -174,6 +174,7 @@ impl Cluster {
             match Client::connect_with(&self.socket, self.patience.clone()) {
                 Ok(client) => return Ok(client),
                 Err(ClientError::Connect(_)) => {}
+                Err(error @ ClientError::GivenUp) => return Err(error.into()),
                 Err(error) => {
                     // It listens before it has a pool: its own last words say why it hung up.
                     self.await_controller_end(deadline)?;

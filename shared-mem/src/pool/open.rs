@@ -9,7 +9,7 @@ use nix::fcntl::{FcntlArg, fcntl};
 
 use super::device;
 use super::error::PoolError;
-use super::files;
+use super::files::{self, FileKind};
 use super::reserve::{NewFile, is_unfinished, open_extent};
 use super::view::PoolView;
 use crate::blob_store::{self, BlobError, BlobStore, Mended};
@@ -47,17 +47,17 @@ pub struct Pool {
 }
 
 impl Pool {
-    /// Makes a new pool in `dir`, which is created or must be empty, and opens it. On failure nothing is left.
+    /// Makes a new pool in `dir`, which is created or must be empty, and opens it. On failure nothing is left; what was left
+    /// by a creation that was interrupted is removed.
     ///
     /// # Errors
     /// When the path is taken, the numbers are out of range, or there is no space.
     pub fn create(dir: &Path, config: &PoolConfig) -> Result<Self, PoolError> {
         let superblock = new_superblock(config)?;
         let made_dir = make_dir(dir)?;
-        let result = lock(dir).and_then(|lock| {
-            fill_new_pool(dir, &superblock)?;
-            Self::open_locked(dir, lock)
-        });
+        let lock = lock(dir)?;
+        clear(dir)?;
+        let result = fill_new_pool(dir, &superblock).and_then(|()| Self::open_locked(dir, lock));
         if result.is_err() {
             remove_contents(dir, made_dir);
         }
@@ -316,26 +316,34 @@ fn random_id() -> [u8; 16] {
     id
 }
 
-/// Makes the directory, or finds it empty. Returns whether it was made.
+/// Makes the directory, or finds nothing in it but what a creation that was interrupted may have left: the superblock comes
+/// last. Returns whether it was made.
 fn make_dir(dir: &Path) -> Result<bool, PoolError> {
-    if let Some(place) = device::whole(dir) {
-        // What a creation that was interrupted has left is not a pool.
-        if Pool::is_at(dir)? {
-            return Err(PoolError::NotEmpty(dir.to_owned()));
-        }
-        place.format()?;
-        return Ok(false);
+    if device::whole(dir).is_some() {
+        return if Pool::is_at(dir)? { Err(PoolError::NotEmpty(dir.to_owned())) } else { Ok(false) };
     }
     match DirBuilder::new().mode(DIR_MODE).create(dir) {
         Ok(()) => Ok(true),
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
-            if list(dir)?.is_empty() {
-                Ok(false)
-            } else {
-                Err(PoolError::NotEmpty(dir.to_owned()))
-            }
+            let is_left = |(name, _): &(String, PathBuf)| {
+                let kind = FileKind::of_pool_file(name);
+                let ours = matches!(kind, FileKind::Fixed | FileKind::Heartbeat(_) | FileKind::Unfinished);
+                ours && name != files::SUPERBLOCK
+            };
+            if list(dir)?.iter().all(is_left) { Ok(false) } else { Err(PoolError::NotEmpty(dir.to_owned())) }
         }
         Err(error) => Err(PoolError::file("create", dir, error)),
+    }
+}
+
+/// Makes room for a new pool. Called with the lock: whoever has it may just have made one.
+fn clear(dir: &Path) -> Result<(), PoolError> {
+    if Pool::is_at(dir)? {
+        return Err(PoolError::NotEmpty(dir.to_owned()));
+    }
+    match device::whole(dir) {
+        Some(place) => place.format(),
+        None => list(dir)?.iter().filter(|(name, _)| name != files::LOCK).try_for_each(|(_, path)| remove_file(path)),
     }
 }
 
@@ -350,7 +358,7 @@ fn remove_contents(dir: &Path, and_dir: bool) {
 
 /// Takes the pool for one controller: a lock that belongs to the open file, so that it ends with it however the process
 /// ends, and that others can ask about without taking it (which `flock` does not offer).
-fn lock(dir: &Path) -> Result<File, PoolError> {
+pub(super) fn lock(dir: &Path) -> Result<File, PoolError> {
     let path = lock_path(dir);
     let file = OpenOptions::new()
         .read(true)

@@ -46,6 +46,44 @@ fn files_below(dir: &Path) -> Vec<String> {
     found
 }
 
+/// A controller that is killed while it makes its pool is started again over the same directory.
+#[test]
+fn what_an_interrupted_creation_has_left_is_made_anew() {
+    let dir = on_tmpfs();
+    let path = dir.path().join("pool");
+    let superblock = path.join(files::SUPERBLOCK);
+    let interrupted = |keep: usize| {
+        drop(Pool::create(&path, &CONFIG).unwrap());
+        fs::remove_file(&superblock).unwrap();
+        // In the order in which they were made.
+        let made = [files::LOCK, files::VM_DIRECTORY, files::CLUSTER, "heartbeat.0", "heartbeat.1", "heartbeat.2"];
+        made[keep..].iter().for_each(|name| fs::remove_file(path.join(name)).unwrap());
+    };
+    for keep in 0..=6 {
+        interrupted(keep);
+        // Cut off, as it was being filled.
+        fs::write(path.join("heartbeat.1.new"), b"begun").unwrap();
+        let pool = Pool::create(&path, &CONFIG).unwrap();
+        assert!(!path.join("heartbeat.1.new").exists());
+        pool.destroy().unwrap();
+    }
+    // What may be somebody's is not touched.
+    for others in ["notes", "vm-0"] {
+        interrupted(6);
+        fs::create_dir(path.join(others)).unwrap();
+        let before = files_below(&path);
+        assert!(matches!(Pool::create(&path, &CONFIG), Err(PoolError::NotEmpty(_))));
+        assert_eq!(files_below(&path), before);
+        fs::remove_dir_all(&path).unwrap();
+    }
+    // Nor what another controller is making.
+    interrupted(1);
+    let locked = lock(&path).unwrap();
+    assert!(matches!(Pool::create(&path, &CONFIG), Err(PoolError::AlreadyLocked(_))));
+    drop(locked);
+    Pool::create(&path, &CONFIG).unwrap();
+}
+
 #[test]
 fn a_pool_is_made_opened_by_one_and_destroyed() {
     let dir = on_tmpfs();

@@ -4,6 +4,7 @@
 
 use shared_mem::Epoch;
 use shared_mem::apply::ApplyError;
+use shared_mem::boot_image::BootImageError;
 use shared_mem::console::ConsoleError;
 use shared_mem::control::ControlError;
 use shared_mem::journal::LoadError;
@@ -21,6 +22,9 @@ pub(super) enum Damage {
         /// What is wrong with the record in the journal.
         source: LoadError,
     },
+    /// Nothing was committed, and there is nothing to begin with either.
+    #[error("what its guest is booted from is damaged, and nothing was committed")]
+    Boot(#[source] BootImageError),
 }
 
 /// What is wrong, in one line, if an error says that what only the controller writes is damaged or out of reach.

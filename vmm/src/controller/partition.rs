@@ -17,7 +17,7 @@ use shared_mem::record_log::log_file_bytes;
 use shared_mem::{
     Access, ApplyLimit, ConsolePosition, ConsoleRing, ControlBlock, Extent, JournalGeometry, JournalReader,
     LogPosition, LogReader, Mapping, Pool, PoolError, PoolRead, ReadOnly, ReadWrite, RecordLimits, StateArea,
-    VmGeometry, VmName, VmPartition, load_to_apply,
+    VmGeometry, VmName, VmPartition, boot_image, load_to_apply,
 };
 use std::cell::Cell;
 use std::collections::BTreeMap;
@@ -294,6 +294,10 @@ impl Partition {
     ) -> Result<Option<LogLoss>, Failure> {
         let raw = shared_mem::Generation::new(generation.get());
         let base = shared_mem::Epoch::new(base.get());
+        if base == shared_mem::Epoch::ZERO {
+            // Found by its hosts, it would be told of each of them, one generation after the other.
+            boot_image::load(&Mapping::read_only(&self.parts.boot(Access::ReadOnly)?)?).map_err(Damage::Boot)?;
+        }
         match self.parts.journal(raw, Access::ReadWrite) {
             Ok(reserved) => {
                 format_journal(&Mapping::read_write(&reserved)?, raw, &self.geometry, base)?;
