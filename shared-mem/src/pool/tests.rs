@@ -78,7 +78,7 @@ fn what_an_interrupted_creation_has_left_is_made_anew() {
     }
     // Nor what another controller is making.
     interrupted(1);
-    let locked = lock(&path).unwrap();
+    let locked = open::lock(&path).unwrap();
     assert!(matches!(Pool::create(&path, &CONFIG), Err(PoolError::AlreadyLocked(_))));
     drop(locked);
     Pool::create(&path, &CONFIG).unwrap();
