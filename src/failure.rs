@@ -275,7 +275,7 @@ impl From<RunError> for Failure {
             RunError::UnknownVm { .. } => Self::new(ExitCode::FileMissing, &error),
             RunError::ConsoleRead(_) | RunError::ConsoleAhead { .. } => Self::new(ExitCode::FileMissing, &error),
             RunError::ControllerGone { .. } | RunError::ControllerDied => Self::new(ExitCode::Unreachable, &error),
-            RunError::Deleted { .. } => Self::new(ExitCode::VmLost, &error),
+            RunError::Deleted { .. } | RunError::Lost { .. } => Self::new(ExitCode::VmLost, &error),
             _ => Self::new(ExitCode::Internal, &error),
         }
     }

@@ -1,5 +1,6 @@
 //! Clients: creating VMs, reading consoles, watching.
 
+use super::hosts::Health;
 use super::io::Action;
 use super::vm::{Phase, Vm};
 use super::{Controller, LinkId, Turn, VmId};
@@ -54,14 +55,7 @@ impl Controller {
             Request::ReadDisk(vm) => self.read_disk(turn, link, id, vm),
             Request::Switchover { vm, to } => self.switchover(turn, link, id, vm, to.as_deref()),
             Request::Drain { host, on } => self.drain(turn, link, id, &host, on),
-            Request::Shutdown if self.config.shutdown_allowed => {
-                answer(turn, link, id, Ok(Answer::Done), Vec::new());
-                let links: Vec<LinkId> = self.host_links.keys().copied().collect();
-                for link in links {
-                    turn.actions.push(Action::ToHost { link, message: ToHost::Shutdown, grants: Vec::new() });
-                }
-                turn.actions.push(Action::Exit);
-            }
+            Request::Shutdown if self.config.shutdown_allowed => self.shutdowns.push((link, id)),
             Request::Shutdown => {
                 let refusal = "this controller does not end at a client's request: stop its process instead";
                 answer(turn, link, id, Err(RequestError::NotNow(refusal.to_owned())), Vec::new());
@@ -287,7 +281,23 @@ impl Controller {
         }
     }
 
+    /// Ends the cluster, if somebody has asked for that, once no host is awaited: one that comes back to nobody would look for
+    /// a controller for ever. Until then all goes on.
+    pub(super) fn shut_down(&mut self, turn: &mut Turn<'_>) {
+        if self.shutdowns.is_empty() || self.hosts.values().any(|host| host.health == Health::Awaited) {
+            return;
+        }
+        for (link, id) in std::mem::take(&mut self.shutdowns) {
+            answer(turn, link, id, Ok(Answer::Done), Vec::new());
+        }
+        for &link in self.host_links.keys() {
+            turn.actions.push(Action::ToHost { link, message: ToHost::Shutdown, grants: Vec::new() });
+        }
+        turn.actions.push(Action::Exit);
+    }
+
     pub(super) fn client_closed(&mut self, turn: &mut Turn<'_>, link: LinkId) {
+        self.shutdowns.retain(|(asker, _)| *asker != link);
         self.clients.remove(&link);
         self.watchers.remove(&link);
         let fed: Vec<VmId> = self.vms.keys().copied().collect();

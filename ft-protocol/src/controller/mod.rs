@@ -88,6 +88,8 @@ pub struct Controller {
     first_generation: Generation,
     /// Orders to follow that were given.
     follows: u64,
+    /// Clients that want the cluster to end, and their requests.
+    shutdowns: Vec<(LinkId, u64)>,
     /// What a new watcher has missed of this controller's life, oldest first.
     recent: VecDeque<(Time, Happening)>,
 }
@@ -111,6 +113,7 @@ impl Controller {
             watchers: BTreeSet::new(),
             first_generation: Generation::FIRST,
             follows: 0,
+            shutdowns: Vec::new(),
             recent: VecDeque::new(),
         }
     }
@@ -174,6 +177,7 @@ impl Controller {
             Input::LogDrained { vm, generation, outcome } => self.log_drained(turn, vm, generation, outcome),
             Input::Tick => self.tick(turn),
         }
+        self.shut_down(turn);
     }
 
     /// The reigning generation of each VM that is not over, with the last epoch known to be committed under it: where to

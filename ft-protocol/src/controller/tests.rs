@@ -63,6 +63,8 @@ struct Cluster {
     held: Vec<(VmId, Generation, Epoch)>,
     pool_refuses: bool,
     hold_opens: bool,
+    /// How often the controller was to end.
+    exits: u32,
     opens: Vec<(VmId, Generation)>,
     fenced: Vec<HostId>,
     deleted: Vec<VmId>,
@@ -89,6 +91,7 @@ impl Cluster {
             held: Vec::new(),
             pool_refuses: false,
             hold_opens: false,
+            exits: 0,
             opens: Vec::new(),
             fenced: Vec::new(),
             deleted: Vec::new(),
@@ -120,6 +123,7 @@ impl Cluster {
         for action in actions {
             match action {
                 Action::Persist(state) => self.persisted = state,
+                Action::Exit => self.exits += 1,
                 Action::ToHost { link, message, .. } => self.told.push((link, message)),
                 Action::CreatePartition { vm, .. } => self.input(Input::PartitionCreated { vm, result: Ok(()) }),
                 Action::OpenGeneration { vm, generation, .. } if self.hold_opens => self.opens.push((vm, generation)),

@@ -172,7 +172,8 @@ impl AttachedVm {
         chronicle.follow(vm);
         let from = if let ConsoleStart::At(position) = start { position } else { 0 };
         let extents = loop {
-            if let Some((_, extents)) = link.ask(Request::AttachConsole { vm, from }, Vec::new())? {
+            let attached = link.ask(Request::AttachConsole { vm, from }, Vec::new());
+            if let Some((_, extents)) = attached.map_err(|error| error.about(&name, status))? {
                 break extents;
             }
             link.wait_for_another()?;
@@ -233,7 +234,8 @@ impl AttachedVm {
             return Err(RunError::Deleted { name: self.name.clone() });
         }
         let request = Request::AttachConsole { vm: self.vm, from: position };
-        if self.link.ask(request, Vec::new())?.is_some() {
+        let attached = self.link.ask(request, Vec::new()).map_err(|error| error.about(&self.name, &status))?;
+        if attached.is_some() {
             self.chronicle.note(Event { at: monotonic(), what: What::ControllerBack })?;
             self.note_hosts(&status)?;
             self.reopen_input()?;

@@ -2,6 +2,7 @@
 
 use crate::cluster::ClusterError;
 use crate::guest::GuestError;
+use ft_protocol::wire::{RequestError, Status};
 use shared_mem::console::{ConsoleError, ConsoleReadError};
 use shared_mem::mem::MapError;
 use std::io;
@@ -53,6 +54,14 @@ pub enum RunError {
         /// Its name.
         name: String,
     },
+    /// The VM cannot be recovered from what the pool holds.
+    #[error("VM `{name}` is lost: {reason} (`ftvm pool check DIR` says where)")]
+    Lost {
+        /// Its name.
+        name: String,
+        /// What is damaged, in one line.
+        reason: String,
+    },
     /// The controller has died before it answered.
     #[error("the controller died before it answered: try again when it runs again")]
     ControllerDied,
@@ -78,6 +87,18 @@ pub enum RunError {
 }
 
 impl RunError {
+    /// The same, of a VM that its user knows by its name, and the controller by what is damaged.
+    pub(crate) fn about(self, name: &str, status: &Status) -> Self {
+        match self {
+            Self::Client(ClientError::Refused(RequestError::Damaged(vm))) => {
+                let damage = status.vms.iter().find(|status| status.vm == vm).and_then(|status| status.damage.clone());
+                let reason = damage.unwrap_or_else(|| "its part of the pool is damaged".to_owned());
+                Self::Lost { name: name.to_owned(), reason }
+            }
+            other => other,
+        }
+    }
+
     /// Something was not waited for to its end: the user wants to end, or time has run out.
     #[must_use]
     pub fn gave_up(&self) -> bool {

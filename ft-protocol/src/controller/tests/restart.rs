@@ -57,6 +57,38 @@ fn a_controller_that_died_before_the_journal_was_made_gives_the_same_generation(
     assert_eq!(next.promotions(2), [(2, 4)]);
 }
 
+/// Whoever is not told of the end looks for a controller for ever.
+#[test]
+fn a_cluster_ends_when_all_that_come_back_can_be_told() {
+    let cluster = Cluster::protected();
+    let word = Word { epoch: Epoch::ZERO, sealed: false };
+    let mut next = restart(&cluster, &recovered(Some(word), 0));
+    next.join(0, &[HeldRole { vm: VM, generation: Generation::FIRST, role: Role::Primary { live: true } }]);
+    next.input(Input::ClientHello { link: CLIENT, protocol: PROTOCOL_VERSION });
+    next.request(Request::Shutdown);
+    let ends = |cluster: &Cluster| -> Vec<u64> {
+        let told = cluster.told.iter().filter(|(_, message)| *message == ToHost::Shutdown);
+        told.map(|(link, _)| link.get()).collect()
+    };
+    next.join(1, &[]);
+    assert_eq!((ends(&next), next.answered.len(), next.exits), (vec![], 0, 0), "host 2 is not back yet");
+    // It died with the controller.
+    next.input(Input::HostDied { host: HostId::new(2) });
+    assert_eq!((ends(&next), next.answered.len(), next.exits), (vec![0, 1], 1, 1));
+}
+
+/// Who asked and does not wait for the answer has thought better of it.
+#[test]
+fn a_cluster_does_not_end_for_somebody_who_is_gone() {
+    let cluster = Cluster::protected();
+    let mut next = restart(&cluster, &recovered(Some(Word { epoch: Epoch::ZERO, sealed: false }), 0));
+    next.input(Input::ClientHello { link: CLIENT, protocol: PROTOCOL_VERSION });
+    next.request(Request::Shutdown);
+    next.input(Input::LinkClosed { link: CLIENT });
+    (0..3).for_each(|host| next.join(host, &[]));
+    assert_eq!(next.exits, 0);
+}
+
 #[test]
 fn a_primary_that_died_with_the_controller_is_found_silent() {
     let cluster = Cluster::protected();
