@@ -14,21 +14,33 @@ pub(crate) fn filter() -> String {
 
 /// One commit; times in nanoseconds.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub(crate) struct Commit {
-    pub(crate) vm: u64,
-    pub(crate) pages: u64,
-    pub(crate) pause: f64,
-    pub(crate) stop: f64,
-    pub(crate) harvest: f64,
-    pub(crate) copy: f64,
-    pub(crate) state: f64,
-    pub(crate) resume: f64,
-    pub(crate) checksum: f64,
-    pub(crate) publish: f64,
+pub struct Commit {
+    /// Whose.
+    pub vm: u64,
+    /// Dirty pages.
+    pub pages: u64,
+    /// From the guest's stop to its going on: the five steps that follow.
+    pub pause: f64,
+    /// The guest is left, its exit completed.
+    pub stop: f64,
+    /// The dirty log is read.
+    pub harvest: f64,
+    /// Pages are copied into the journal.
+    pub copy: f64,
+    /// The machine's state is read and written.
+    pub state: f64,
+    /// The guest is entered again.
+    pub resume: f64,
+    /// The record's checksum, while the guest runs.
+    pub checksum: f64,
+    /// Its publication.
+    pub publish: f64,
 }
 
 impl Commit {
-    fn parse(line: &str) -> Option<Self> {
+    /// Reads a line of the trace target; none, if it is another one's.
+    #[must_use]
+    pub fn parse(line: &str) -> Option<Self> {
         let (_, fields) = line.split_once(COMMIT_TRACE)?;
         let field = |name: &str| {
             let value = fields.split_whitespace().find_map(|field| field.strip_prefix(name)?.strip_prefix('='))?;

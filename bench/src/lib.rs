@@ -20,12 +20,13 @@ mod row;
 mod suites;
 mod table;
 
+pub use commit_lines::Commit;
 pub use figures::Figures;
-pub use machine::Machine;
-pub use report::{ReportError, write_report};
+pub use machine::{Machine, load};
+pub use report::{ReportError, markdown, write_report};
 pub use row::{Baseline, Judged, Part, Row, Target, Unit, Verdict};
 pub use suites::Suite;
-pub use table::table;
+pub use table::{amount, table};
 
 use serde::{Deserialize, Serialize};
 use std::io::Write;

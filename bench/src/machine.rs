@@ -24,7 +24,9 @@ pub struct Machine {
 }
 
 impl Machine {
-    pub(crate) fn describe() -> Self {
+    /// This one.
+    #[must_use]
+    pub fn describe() -> Self {
         let first = |path: &str, key: &str| {
             let text = read_to_string(path).unwrap_or_default();
             let value = text.lines().find_map(|line| line.strip_prefix(key)?.split_once(':'));
@@ -57,7 +59,8 @@ fn kvm_module() -> String {
 }
 
 /// Runnable tasks, averaged over a minute.
-pub(crate) fn load() -> f64 {
+#[must_use]
+pub fn load() -> f64 {
     let text = read_to_string("/proc/loadavg").unwrap_or_default();
     text.split_whitespace().next().and_then(|load| load.parse().ok()).unwrap_or(0.0)
 }

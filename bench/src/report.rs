@@ -90,6 +90,9 @@ fn head(report: &Report) -> String {
          stands at each suite: where it is above the number of processors, times on the wall tell of the other work too, and \
          the 99th percentiles most of all.\n"
     );
+    text.push_str(
+        "Linux guests on a real kvm-amd, beside QEMU: `cargo run -p nested -- measure --report docs/performance-nested.md`.\n\n",
+    );
     text
 }
 
@@ -113,23 +116,31 @@ fn section(text: &mut String, suite: &SuiteReport, quick: bool) {
     if let Some(reason) = &suite.failed {
         let _ = writeln!(text, "Broke off: {reason}\n");
     }
-    if !suite.rows.is_empty() {
-        text.push_str(
-            "| | measured | p99 | spread | baseline | ratio | target | |\n|---|--:|--:|--:|---|--:|---|---|\n",
-        );
-        for row in &suite.rows {
-            let cells = cells(row).map(|cell| cell.replace('|', "\\|").replace('*', "\\*"));
-            let _ = writeln!(text, "| {} |", cells.join(" | "));
-        }
-        text.push('\n');
-        parts(text, &suite.rows);
-    }
+    text.push_str(&markdown(&suite.rows));
     let _ = writeln!(text, "{}\n", bound_by(suite.suite));
     for row in suite.rows.iter().filter(|row| row.verdict == Verdict::Fail) {
         let target = row.target.map_or_else(String::new, |target| target_words(target, row.unit));
         let _ = writeln!(text, "- {} ({}): target {target}", row.name, verdict_word(row.verdict));
     }
     text.push('\n');
+}
+
+/// Rows as a table, and what they are made of; nothing, if there are none.
+#[must_use]
+pub fn markdown(rows: &[Row]) -> String {
+    if rows.is_empty() {
+        return String::new();
+    }
+    let mut text = String::from(
+        "| | measured | p99 | spread | baseline | ratio | target | |\n|---|--:|--:|--:|---|--:|---|---|\n",
+    );
+    for row in rows {
+        let cells = cells(row).map(|cell| cell.replace('|', "\\|").replace('*', "\\*"));
+        let _ = writeln!(text, "| {} |", cells.join(" | "));
+    }
+    text.push('\n');
+    parts(&mut text, rows);
+    text
 }
 
 /// What figures are made of, medians.

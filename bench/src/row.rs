@@ -107,7 +107,8 @@ pub struct Row {
 
 impl Row {
     /// A figure that is only shown.
-    pub(crate) fn new(name: impl Into<String>, unit: Unit, samples: &[f64]) -> Self {
+    #[must_use]
+    pub fn new(name: impl Into<String>, unit: Unit, samples: &[f64]) -> Self {
         Self {
             name: name.into(),
             unit,
@@ -123,13 +124,15 @@ impl Row {
     }
 
     /// Judges this figure instead of the median.
-    pub(crate) fn judged_by(mut self, judged: Judged) -> Self {
+    #[must_use]
+    pub fn judged_by(mut self, judged: Judged) -> Self {
         self.judged = judged;
         self
     }
 
     /// Holds it against samples of something else, taken in turns with its own.
-    pub(crate) fn against(mut self, what: &str, samples: &[f64]) -> Self {
+    #[must_use]
+    pub fn against(mut self, what: &str, samples: &[f64]) -> Self {
         let figures = Figures::of(samples);
         self.ratio = (figures.median > 0.0).then(|| self.value() / figures.median);
         self.baseline = Some(Baseline { what: what.to_owned(), figures });
@@ -137,7 +140,8 @@ impl Row {
     }
 
     /// Holds each sample against the one that was taken beside it: the ratio is the median of the pairs' ratios.
-    pub(crate) fn in_pairs(mut self, what: &str, own: &[f64], samples: &[f64]) -> Self {
+    #[must_use]
+    pub fn in_pairs(mut self, what: &str, own: &[f64], samples: &[f64]) -> Self {
         let ratios: Vec<f64> =
             own.iter().zip(samples).filter(|(_, base)| **base > 0.0).map(|(own, base)| own / base).collect();
         self.ratio = (!ratios.is_empty()).then(|| Figures::of(&ratios).median);
@@ -146,7 +150,8 @@ impl Row {
     }
 
     /// Says what it should reach, and whether it does. Nothing was measured: it does not.
-    pub(crate) fn target(mut self, target: Target) -> Self {
+    #[must_use]
+    pub fn target(mut self, target: Target) -> Self {
         let value = self.value();
         let reached = match target {
             Target::AtMost(limit) => value <= limit,
@@ -162,13 +167,15 @@ impl Row {
     }
 
     /// Says what it is made of.
-    pub(crate) fn part(mut self, name: &str, samples: &[f64]) -> Self {
+    #[must_use]
+    pub fn part(mut self, name: &str, samples: &[f64]) -> Self {
         self.parts.push(Part { name: name.to_owned(), figures: Figures::of(samples) });
         self
     }
 
     /// Puts it into a plot.
-    pub(crate) fn point(mut self, plot: &str, x: f64) -> Self {
+    #[must_use]
+    pub fn point(mut self, plot: &str, x: f64) -> Self {
         self.point = Some((plot.to_owned(), x));
         self
     }

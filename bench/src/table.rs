@@ -6,7 +6,8 @@ use std::fmt::Write as _;
 const HEADS: [&str; 7] = ["measured", "p99", "spread", "baseline", "ratio", "target", ""];
 
 /// A number with its unit, in three digits or so.
-pub(crate) fn amount(value: f64, unit: Unit) -> String {
+#[must_use]
+pub fn amount(value: f64, unit: Unit) -> String {
     let scaled = |steps: &[(f64, &str)]| {
         let (scale, name) = steps.iter().rev().find(|(scale, _)| value.abs() >= *scale * 0.9995).unwrap_or(&steps[0]);
         format!("{}{name}", digits(value / scale))

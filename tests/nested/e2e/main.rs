@@ -29,7 +29,8 @@ fn boot(machines: usize, pool_mib: u64) -> Option<(Cluster, MutexGuard<'static, 
         eprintln!("SKIPPED: {missing}");
         return None;
     }
-    let setup = Setup { machines, memory_mib: 1536, pool_mib, ftvm: Some(env!("CARGO_BIN_EXE_ftvm").into()) };
+    let setup =
+        Setup { machines, memory_mib: 1536, pool_mib, ftvm: Some(env!("CARGO_BIN_EXE_ftvm").into()), has_qemu: false };
     match Cluster::boot(setup) {
         Ok(cluster) => Some((cluster, turn)),
         // What fails later is a failure; a kernel that cannot be fetched is no fault of the program's.

@@ -27,6 +27,8 @@ pub struct Setup {
     pub pool_mib: u64,
     /// An ftvm that is there already, for the machines; `None`: what `FTVM_NESTED_FTVM` names, or a static one, which is built.
     pub ftvm: Option<PathBuf>,
+    /// Whether the machines have a QEMU of their own, to compare with: this machine's.
+    pub has_qemu: bool,
 }
 
 /// Machines cannot be had.
@@ -74,7 +76,7 @@ impl Cluster {
         if !(1..=MACHINES_MAX).contains(&setup.machines) {
             return Err(ClusterError::Count(setup.machines));
         }
-        let images = Images::make(setup.ftvm.as_deref())?;
+        let images = Images::make(setup.ftvm.as_deref(), setup.has_qemu)?;
         let directory = |source| ClusterError::Directory { path: std::env::temp_dir(), source };
         // Socket names are short: the path must be too.
         let place = tempfile::Builder::new().prefix("ftvm-nested-").tempdir().map_err(directory)?;

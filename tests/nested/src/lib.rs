@@ -17,6 +17,7 @@ pub mod image;
 pub mod kernel;
 pub mod kvm_guest;
 pub mod machine;
+pub mod measure;
 mod pool_device;
 pub mod programs;
 mod segment;

@@ -7,6 +7,7 @@ use nested_inside::wire::End;
 use std::error::Error;
 use std::fs;
 use std::io::{self, Read as _, Write as _};
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::thread;
 use std::time::Duration;
@@ -41,6 +42,18 @@ enum Command {
         #[arg(trailing_var_arg = true, required = true, allow_hyphen_values = true)]
         argv: Vec<String>,
     },
+    /// Boot a machine and measure Linux guests in it, in ftvm and in QEMU: boot, pause, blackout. Takes a quarter of an hour or more
+    Measure {
+        /// Only a look: each thing once or twice
+        #[arg(long)]
+        quick: bool,
+        /// Write everything that was measured there
+        #[arg(long, value_name = "FILE")]
+        json: Option<PathBuf>,
+        /// Write the document there; without it, it goes to standard output
+        #[arg(long, value_name = "FILE")]
+        report: Option<PathBuf>,
+    },
     /// Boot machines and feed a shell in one of them from standard input
     Shell {
         #[command(flatten)]
@@ -62,6 +75,9 @@ struct SetupArgs {
     /// The shared memory device, in MiB; 0 for none
     #[arg(long, default_value_t = 1024)]
     pool: u64,
+    /// Give the machines a QEMU of their own
+    #[arg(long)]
+    qemu: bool,
     /// Files to put into each machine before anything runs: HERE:THERE
     #[arg(long, value_name = "HERE:THERE")]
     put: Vec<String>,
@@ -93,7 +109,7 @@ fn run(command: Command) -> Result<ExitCode, Box<dyn Error>> {
             Ok(ExitCode::SUCCESS)
         }
         Command::Image => {
-            let images = nested::image::Images::make(None)?;
+            let images = nested::image::Images::make(None, false)?;
             println!("kernel  {}", images.kernel.name);
             println!("guests' {}", images.guest_kernel.name);
             println!("vmlinux {}", images.guest_kernel.vmlinux.display());
@@ -103,12 +119,29 @@ fn run(command: Command) -> Result<ExitCode, Box<dyn Error>> {
             Ok(ExitCode::SUCCESS)
         }
         Command::Exec { setup, on, argv } => execute(&setup, on, &argv, false),
+        Command::Measure { quick, json, report } => {
+            let measurement = nested::measure::measure(quick, &mut io::stderr())?;
+            if let Some(path) = json {
+                measurement.write_json(&path)?;
+            }
+            match report {
+                Some(path) => measurement.write_document(&path)?,
+                None => print!("{}", measurement.document()),
+            }
+            Ok(if measurement.unable().is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+        }
         Command::Shell { setup, on } => execute(&setup, on, &[SHELL.to_owned()], true),
     }
 }
 
 fn execute(args: &SetupArgs, on: usize, argv: &[String], feed: bool) -> Result<ExitCode, Box<dyn Error>> {
-    let setup = Setup { machines: args.machines, memory_mib: args.memory, pool_mib: args.pool, ftvm: None };
+    let setup = Setup {
+        machines: args.machines,
+        memory_mib: args.memory,
+        pool_mib: args.pool,
+        ftvm: None,
+        has_qemu: args.qemu,
+    };
     let cluster = Cluster::boot(setup)?;
     for pair in &args.put {
         let (here, there) = split(pair)?;

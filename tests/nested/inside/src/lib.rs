@@ -1,7 +1,9 @@
-//! What the agent inside a nested machine and the harness outside say to each other.
+//! What is said between the harness outside and its programs inside a nested machine, and to QEMU's monitors.
 #![forbid(unsafe_code)]
 
+pub mod qmp;
+pub mod sample;
 pub mod wire;
 
-/// The name of the virtio-serial port that they say it on.
+/// The name of the virtio-serial port that harness and agent talk on.
 pub const PORT_NAME: &str = "ftvm.agent";

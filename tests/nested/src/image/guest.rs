@@ -14,7 +14,7 @@ pub(super) fn archive(kernel: &Kernel, programs: &Programs, busybox: &Path) -> R
     let mut archive = basis(busybox, include_str!("guest-init"), &modules)?;
     let program = "linux-guest";
     add(&mut archive, &format!("bin/{program}"), 0o755, &programs.path(program))?;
-    for name in ["echod", "kvd", "diskwriter", "burner"] {
+    for name in ["echod", "kvd", "diskwriter", "burner", "ticker"] {
         archive.link(&format!("bin/{name}"), program);
     }
     Ok(archive)

@@ -2,12 +2,14 @@
 
 mod guest;
 mod host;
+mod qemu;
 
 use crate::cpio::Archive;
 use crate::directory;
 use crate::kernel::package::{self, PackageError};
 use crate::kernel::{Kernel, KernelError};
 use crate::programs::{BuildError, Programs};
+use crate::tool::ToolError;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -24,6 +26,9 @@ pub enum ImageError {
     /// No programs.
     #[error(transparent)]
     Build(#[from] BuildError),
+    /// No QEMU for the machines.
+    #[error(transparent)]
+    Tool(#[from] ToolError),
     /// A file cannot be read or written.
     #[error("{path} cannot be read or written")]
     File {
@@ -49,11 +54,11 @@ pub struct Images {
 
 impl Images {
     /// Makes them from what is in the cache, and fetches and builds what is not. An `ftvm` that is there already is taken
-    /// as it is.
+    /// as it is. Machines that have a QEMU have an image of their own.
     ///
     /// # Errors
     /// Something cannot be had.
-    pub fn make(ftvm: Option<&Path>) -> Result<Self, ImageError> {
+    pub fn make(ftvm: Option<&Path>, has_qemu: bool) -> Result<Self, ImageError> {
         let (kernel, guest_kernel) = (Kernel::get()?, Kernel::of_guests()?);
         let programs = Programs::build(ftvm)?;
         let cache = directory::cache();
@@ -63,8 +68,14 @@ impl Images {
         fs::create_dir_all(&place).map_err(|source| ImageError::File { path: place.clone(), source })?;
         let guest_initrd = place.join("guest.cpio");
         write(&guest_initrd, guest::archive(&guest_kernel, &programs, &busybox)?)?;
-        let host_initrd = place.join("host.cpio");
-        write(&host_initrd, host::archive(&kernel, &programs, &busybox, (&guest_kernel, &guest_initrd))?)?;
+        let mut host = host::archive(&kernel, &programs, &busybox, (&guest_kernel, &guest_initrd))?;
+        let host_initrd = if has_qemu {
+            qemu::add_to(&mut host)?;
+            place.join("host-qemu.cpio")
+        } else {
+            place.join("host.cpio")
+        };
+        write(&host_initrd, host)?;
         Ok(Self { kernel, guest_kernel, host_initrd, guest_initrd })
     }
 }

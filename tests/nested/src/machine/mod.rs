@@ -9,11 +9,10 @@
 
 mod control;
 mod qemu;
-mod qmp;
 
 pub use control::{Output, Process};
+pub use nested_inside::qmp::{Qmp, QmpError};
 pub use nested_inside::wire::End;
-pub use qmp::{Qmp, QmpError};
 
 use crate::segment::{Relay, RelayPaths};
 use crate::tool::{self, ToolError};
@@ -367,8 +366,13 @@ impl Drop for MachineParts {
     }
 }
 
+/// QEMU's program.
+pub(crate) fn program() -> Result<PathBuf, ToolError> {
+    tool::demand(qemu::PROGRAM, qemu::PACKAGE)
+}
+
 pub(crate) fn check() -> Result<(), ToolError> {
-    tool::demand(qemu::PROGRAM, qemu::PACKAGE)?;
+    program()?;
     tool::demand("setpriv", "util-linux").map(drop)
 }
 

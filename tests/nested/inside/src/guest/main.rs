@@ -6,12 +6,14 @@ mod disk;
 mod echo;
 mod kv;
 mod noise;
+mod ticker;
 
 use std::error::Error;
 use std::path::Path;
 use std::process::ExitCode;
+use std::time::Duration;
 
-const USAGE: &str = "usage: echod PORT | kvd PORT | diskwriter DEVICE ROUNDS [SEED] | burner MIB ROUNDS [SEED]";
+const USAGE: &str = "usage: echod PORT | kvd PORT | diskwriter DEVICE ROUNDS [SEED] | burner MIB ROUNDS [SEED] | ticker MILLISECONDS MIB";
 
 fn main() -> ExitCode {
     let mut words = std::env::args();
@@ -41,6 +43,7 @@ fn run(name: &str, words: &[String]) -> Result<(), Box<dyn Error>> {
         "kvd" => kv::serve(u16::try_from(number(0)?)?)?,
         "diskwriter" => disk::write(Path::new(words.first().ok_or(USAGE)?), number(1)?, seed(2)?)?,
         "burner" => burner::burn(number(0)?, number(1)?, seed(2)?)?,
+        "ticker" => ticker::tick(Duration::from_millis(number(0)?), usize::try_from(number(1)?)?),
         _ => return Err(USAGE.into()),
     }
     Ok(())
