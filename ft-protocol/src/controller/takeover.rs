@@ -297,8 +297,7 @@ impl Controller {
         let winner = winner.filter(|host| {
             // It may have died meanwhile, and come back; its place is somebody else's then.
             let stands_by = self.vms[&vm].standby.is_some_and(|standby| standby.host == *host);
-            let has_room = stands_by || self.has_room(*host, vm) || planted(PlantedBug::WinnerUnseated);
-            has_room && self.hosts.get(host).is_some_and(super::Host::is_fit)
+            (stands_by || self.has_room(*host, vm)) && self.hosts.get(host).is_some_and(super::Host::is_fit)
         });
         match winner {
             Some(host) => self.give(turn, vm, host),

@@ -42,17 +42,15 @@ fn a_connection_to_linux_outlives_the_machines_that_run_it() {
     let client = a.start(&["sh", "-c", CLIENT, "client", &LINES.to_string()]).unwrap();
     client.close_input().unwrap();
     let mut ends = [start_guest(a), client];
-    await_output(a, &STATUS, "protection", |text| text.contains("primary b") && text.contains("secondary c"));
+    await_protection(a, "b", "c");
     // A spare from now on.
     processes.push(start_host(a));
     await_hosts(a, &["a"]);
     await_lines(a, LINES / 3, &mut ends);
     cluster.machines[1].kill();
     let a = &cluster.machines[0];
-    let protected = await_output(a, &STATUS, "protection by the spare", |text| {
-        text.contains("primary c") && text.contains("secondary a")
-    });
-    assert!(protected.contains("takeovers 1") && !protected.contains("NOT protected"), "{protected}");
+    let protected = await_protection(a, "c", "a");
+    assert!(protected.contains("takeovers 1"), "{protected}");
     await_lines(a, 2 * LINES / 3, &mut ends);
     cluster.machines[2].kill();
     let a = &cluster.machines[0];
@@ -67,6 +65,14 @@ fn a_connection_to_linux_outlives_the_machines_that_run_it() {
     let console = run.await_output(PATIENCE, |output| output.text().contains("diskwriter ended with")).unwrap().text();
     assert!(console.contains("diskwriter ended with 0"), "the disk has what was written: {console}");
     assert!(!TROUBLE.iter().any(|word| console.contains(word)), "{console}");
+}
+
+/// A secondary that is named may still be preparing.
+fn await_protection(machine: &Machine, primary: &str, secondary: &str) -> String {
+    let (primary, secondary) = (format!("primary {primary}"), format!("secondary {secondary}"));
+    await_output(machine, &STATUS, "protection", |text| {
+        text.contains(&primary) && text.contains(&secondary) && !text.contains("NOT protected")
+    })
 }
 
 /// Starts the guest on the second machine; its console is what the process says.
