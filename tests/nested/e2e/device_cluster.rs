@@ -58,6 +58,14 @@ pub(crate) fn await_hosts(machine: &Machine, names: &[&str]) {
     });
 }
 
+/// Waits until these hosts have their roles, and returns what is said then. A secondary that is named may still be preparing.
+pub(crate) fn await_protection(machine: &Machine, primary: &str, secondary: &str) -> String {
+    let (primary, secondary) = (format!("primary {primary}"), format!("secondary {secondary}"));
+    await_output(machine, &STATUS, "protection", |text| {
+        text.contains(&primary) && text.contains(&secondary) && !text.contains("NOT protected")
+    })
+}
+
 /// What cluster and guest have said, for whoever has to find out why a test failed.
 pub(crate) fn said(processes: &mut [Process]) -> String {
     processes.iter_mut().filter_map(|process| process.look().ok().map(|output| output.text())).collect()

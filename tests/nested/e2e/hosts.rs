@@ -1,7 +1,7 @@
 //! Hosts that are machines: they share nothing but a memory device and a network, and die by the loss of their QEMU.
 
 use crate::boot;
-use crate::device_cluster::{SOCKET, STATUS, await_hosts, await_output, said, start_controller, start_host};
+use crate::device_cluster::{SOCKET, STATUS, await_hosts, await_protection, said, start_controller, start_host};
 use nested::fence;
 
 #[test]
@@ -19,7 +19,7 @@ fn a_guest_outlives_the_machine_that_runs_it() {
     run.close_input().unwrap();
     let told = run.await_output(crate::PATIENCE, |output| output.stdout.len() > 200).unwrap();
     assert!(told.end.is_none(), "it ended early: {}", told.text());
-    await_output(a, &STATUS, "protection", |text| text.contains("primary b") && text.contains("secondary c"));
+    await_protection(a, "b", "c");
     let before = a.check(&STATUS).unwrap();
     assert!(before.contains("running"), "it ended before its machine: {before}");
     cluster.machines[1].kill();

@@ -1,7 +1,7 @@
 //! A Linux guest over machines: one connection to it outlives the QEMUs that ran it, the second of which was given its place
 //! as the guest's secondary only when the first had died.
 
-use crate::device_cluster::{SOCKET, STATUS, await_hosts, await_output, said, start_controller, start_host};
+use crate::device_cluster::{SOCKET, STATUS, await_hosts, await_protection, said, start_controller, start_host};
 use crate::linux_guests::{KERNEL, TROUBLE};
 use crate::{PATIENCE, boot};
 use nested::Machine;
@@ -65,14 +65,6 @@ fn a_connection_to_linux_outlives_the_machines_that_run_it() {
     let console = run.await_output(PATIENCE, |output| output.text().contains("diskwriter ended with")).unwrap().text();
     assert!(console.contains("diskwriter ended with 0"), "the disk has what was written: {console}");
     assert!(!TROUBLE.iter().any(|word| console.contains(word)), "{console}");
-}
-
-/// A secondary that is named may still be preparing.
-fn await_protection(machine: &Machine, primary: &str, secondary: &str) -> String {
-    let (primary, secondary) = (format!("primary {primary}"), format!("secondary {secondary}"));
-    await_output(machine, &STATUS, "protection", |text| {
-        text.contains(&primary) && text.contains(&secondary) && !text.contains("NOT protected")
-    })
 }
 
 /// Starts the guest on the second machine; its console is what the process says.
