@@ -63,7 +63,8 @@ fn fails(name: &str, text: &str, code: i32, expected: &str) {
     assert_eq!(ended.code, Some(code), "{out}{}", ended.stderr);
     assert!(out.contains(expected), "{out}");
     assert!(out.contains("0 scenarios hold, 1 fail: "), "{out}");
-    assert!(out.contains(&format!("again ftvm scenario run --seed 1 {}", file.display())), "{out}");
+    let again = format!("again ftvm scenario run --seed 1 --pool-dir {} {}", place.pool().display(), file.display());
+    assert!(out.contains(&again), "{out}");
     let kept = place.file("scenario-runs").join(format!("{name}-1"));
     for file in
         ["manifest.json", "report.html", "events.jsonl", "console", "report.json", "pool.1.stderr", "a.1.stderr"]
