@@ -4,7 +4,8 @@
 //! `claimed` runs ahead of it while an append overwrites the oldest bytes, so that a reader can tell that the bytes it
 //! has just copied were overwritten meanwhile.
 
-use std::sync::atomic::Ordering;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use thiserror::Error;
 use zerocopy::byteorder::little_endian::U64;
@@ -125,6 +126,25 @@ pub const fn is_ring_size(ring_bytes: u64) -> bool {
 pub struct ConsoleRing<M> {
     memory: M,
     ring_bytes: u64,
+    own: Arc<Own>,
+}
+
+/// What the one writer knows of the words without reading them: a damaged one is written anew from here.
+#[derive(Debug)]
+struct Own {
+    tail: AtomicU64,
+    claimed: AtomicU64,
+    /// Something was written anew, and nobody has asked yet.
+    mended: AtomicBool,
+}
+
+/// Neither read nor written yet.
+const UNKNOWN: u64 = u64::MAX;
+
+impl Default for Own {
+    fn default() -> Self {
+        Self { tail: AtomicU64::new(UNKNOWN), claimed: AtomicU64::new(UNKNOWN), mended: AtomicBool::new(false) }
+    }
 }
 
 impl<M: PoolRead> ConsoleRing<M> {
@@ -148,7 +168,7 @@ impl<M: PoolRead> ConsoleRing<M> {
             return Err(ConsoleError::RingSize { ring_bytes });
         }
         check_bounds(Offset::new(RING_AT), ring_bytes, memory.len())?;
-        Ok(Self { memory, ring_bytes })
+        Ok(Self { memory, ring_bytes, own: Arc::default() })
     }
 
     /// How many bytes the ring holds.
@@ -263,14 +283,70 @@ impl<M: PoolWrite> ConsoleRing<M> {
         };
         self.memory.write(Offset::ZERO, &header.sealed_bytes())?;
         // What an append has claimed is overwritten, whether it was finished or not.
-        let claimed = self.word(CLAIMED_AT).map_or(tail.get(), |claimed| claimed.max(tail.get()));
+        let claimed = self.own_claimed().map_or(tail.get(), |claimed| claimed.max(tail.get()));
         self.store(CLAIMED_AT, claimed)?;
         self.store(TAIL_AT, tail.get())?;
         planted::settle(&self.memory, Offset::ZERO, RING_AT)?;
+        self.own.tail.store(tail.get(), Ordering::Relaxed);
+        self.own.claimed.store(claimed, Ordering::Relaxed);
         Ok(())
     }
 
-    /// Whether `append` would take these bytes; nothing is written.
+    /// Where the next append goes: [`tail`](Self::tail) for the one writer, who writes a damaged word anew if it has once
+    /// known it.
+    ///
+    /// # Errors
+    /// When the word is damaged, and was from the first look on, or the pool refuses.
+    pub fn own_tail(&self) -> Result<ConsolePosition, ConsoleError> {
+        match self.tail() {
+            Ok(tail) => {
+                self.own.tail.store(tail.get(), Ordering::Relaxed);
+                Ok(tail)
+            }
+            Err(damaged @ ConsoleError::Word(_)) => self.restore_own(damaged),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Looks at header and words, and writes them anew if one is damaged: for the one writer, between two appends.
+    /// [`take_mended`](Self::take_mended) says whether that was so.
+    ///
+    /// # Errors
+    /// When something was damaged from the first look on, or the pool refuses.
+    pub fn mend(&self) -> Result<(), ConsoleError> {
+        self.own_tail()?;
+        let _known_from_now_on = self.own_claimed();
+        self.check().or_else(|damaged| self.restore_own(damaged).map(|_| ()))
+    }
+
+    /// Whether something was written anew since this was asked last.
+    #[must_use]
+    pub fn take_mended(&self) -> bool {
+        self.own.mended.swap(false, Ordering::Relaxed)
+    }
+
+    fn restore_own(&self, damaged: ConsoleError) -> Result<ConsolePosition, ConsoleError> {
+        let tail = match self.own.tail.load(Ordering::Relaxed) {
+            UNKNOWN => return Err(damaged),
+            tail => ConsolePosition::new(tail),
+        };
+        self.restore(tail)?;
+        self.own.mended.store(true, Ordering::Relaxed);
+        Ok(tail)
+    }
+
+    /// Up to where bytes were put, by the word or, if that is damaged, by what is known of it.
+    fn own_claimed(&self) -> Option<u64> {
+        match self.word(CLAIMED_AT) {
+            Ok(claimed) => {
+                self.own.claimed.store(claimed, Ordering::Relaxed);
+                Some(claimed)
+            }
+            Err(_) => Some(self.own.claimed.load(Ordering::Relaxed)).filter(|claimed| *claimed != UNKNOWN),
+        }
+    }
+
+    /// Whether `append` would take these bytes; none is written.
     ///
     /// # Errors
     /// As for [`append`](Self::append).
@@ -288,7 +364,7 @@ impl<M: PoolWrite> ConsoleRing<M> {
         if found > self.ring_bytes {
             return Err(ConsoleError::TooMany { found, ring_bytes: self.ring_bytes });
         }
-        let tail = self.tail()?;
+        let tail = self.own_tail()?;
         if planted(PlantedBug::ApplyConsoleNotIdempotent) {
             return Ok((tail.get(), bytes));
         }
@@ -310,12 +386,18 @@ impl<M: PoolWrite> ConsoleRing<M> {
             return Ok(());
         }
         let end = tail + len_u64(new.len());
-        self.store(CLAIMED_AT, self.word(CLAIMED_AT)?.max(end))?;
+        let claimed = match self.own_claimed() {
+            Some(claimed) => claimed.max(end),
+            None => self.word(CLAIMED_AT)?.max(end),
+        };
+        self.store(CLAIMED_AT, claimed)?;
+        self.own.claimed.store(claimed, Ordering::Relaxed);
         planted::flush(&self.memory, CLAIMED_AT, WORD_BYTES, PlantedBug::ConsoleReserveFlush)?;
         planted::fence(&self.memory, PlantedBug::ConsoleReserveFence)?;
         self.write_ring(tail, new)?;
         planted::fence(&self.memory, PlantedBug::ApplyConsoleDataFence)?;
         self.store(TAIL_AT, end)?;
+        self.own.tail.store(end, Ordering::Relaxed);
         planted::flush(&self.memory, TAIL_AT, WORD_BYTES, PlantedBug::ApplyConsoleTailFlush)?;
         planted::fence(&self.memory, PlantedBug::ApplyConsoleTailFence)?;
         Ok(())
@@ -387,6 +469,35 @@ mod tests {
         assert_eq!(ring.read(at(0), &mut copy), Ok(11));
         assert_eq!(&copy[..11], b"hello world");
         assert_eq!(ring.read(at(11), &mut copy), Ok(0));
+    }
+
+    #[test]
+    fn the_writer_knows_where_it_is_whatever_the_words_say() {
+        for damaged in [Offset::ZERO, CLAIMED_AT, TAIL_AT] {
+            let ring = ring();
+            ring.append(at(0), b"hello ").unwrap();
+            assert!(!ring.take_mended());
+            let flip = || ring.memory.store_u64(damaged, 7, Ordering::Relaxed).unwrap();
+            let reader = ConsoleRing::of_size(ring.memory.clone(), RING).unwrap();
+            flip();
+            assert!(reader.check().is_err());
+            // In the middle of its work, or when it looks.
+            ring.append(at(0), b"hello world").unwrap();
+            ring.mend().unwrap();
+            assert_eq!((reader.check(), reader.tail(), reader.claimed()), (Ok(()), Ok(at(11)), Ok(at(11))));
+            // The append has put its own words over a damaged claim.
+            assert!(ring.take_mended() || damaged == CLAIMED_AT);
+            flip();
+            ring.mend().unwrap();
+            assert_eq!((reader.check(), reader.tail(), reader.claimed()), (Ok(()), Ok(at(11)), Ok(at(11))));
+            assert!(ring.take_mended() && !ring.take_mended());
+            let mut copy = [0; 11];
+            assert_eq!((ring.read(at(0), &mut copy), &copy), (Ok(11), b"hello world"));
+            // Whoever comes anew cannot know: that is found out elsewhere.
+            flip();
+            let anew = ConsoleRing::of_size(ring.memory.clone(), RING).unwrap();
+            assert_eq!(anew.mend().is_err(), damaged == TAIL_AT);
+        }
     }
 
     #[test]

@@ -17,10 +17,13 @@ pub const SUPERBLOCK_BYTES: u64 = PAGE_SIZE;
 pub const COPY_AT: Offset = Offset::new(PAGE_SIZE / 2);
 
 /// Version of the whole layout, as docs/pool-layout.md describes it.
-pub const LAYOUT_VERSION: u32 = 4;
+pub const LAYOUT_VERSION: u32 = 5;
 
 /// The first layout in which superblock, VM directory and cluster state are there twice.
 pub const TWICE_SINCE: u32 = 4;
+
+/// The first layout in which the control block of a VM is there twice.
+pub const CONTROL_TWICE_SINCE: u32 = 5;
 
 /// The oldest layout that is still opened; the controller makes it one of [`LAYOUT_VERSION`] then.
 pub const LAYOUT_VERSION_OLDEST: u32 = 1;

@@ -44,7 +44,8 @@ fn every_flipped_bit_is_refused_or_harmless() {
             file.write_all_at(&[content[at] ^ (1 << bit)], offset).unwrap();
             match survey(&pool) {
                 Err(error) => {
-                    assert!(!TWICE.contains(&name.as_str()), "{name} byte {at} bit {bit}: {error}");
+                    let twice = TWICE.contains(&name.as_str()) || name.ends_with("/control");
+                    assert!(!twice, "{name} byte {at} bit {bit}: {error}");
                     refused += 1;
                 }
                 Ok(mut found) => {

@@ -11,6 +11,7 @@ use ft_protocol::spec::{Mode, VmSpec};
 use ft_protocol::timeline::Happening;
 use ft_protocol::wire::{Request, RequestError, VmStatus};
 use nix::sys::signal::Signal;
+use shared_mem::{ConsoleRing, ControlBlock, Extent, Mapping, Offset, PoolWrite as _};
 use std::fs::File;
 use std::os::unix::fs::FileExt as _;
 use vmm::client::{Client, ClientError};
@@ -20,6 +21,22 @@ const RECORD_BODY_AT: u64 = 4096 + 100;
 
 fn flip(run: &Run, file: &str, at: u64) {
     flip_in(run, "vm-0", file, at);
+}
+
+/// Where the words of a control block lie; each is there again half a page behind.
+const APPLIED_AT: u64 = 64;
+const FREED_AT: u64 = 128;
+const GENERATION_AT: u64 = 192;
+
+/// Flips a bit of both copies of a word of the control block.
+fn flip_both(run: &Run, at: u64) {
+    [at, 2048 + at].into_iter().for_each(|at| flip(run, "control", at));
+}
+
+/// Stores what is no word in the places of both copies.
+fn spoil_both(run: &Run, vm: &str, at: u64) {
+    let file = File::options().write(true).open(run.place.pool().join(vm).join("control")).expect("the VM's file");
+    [at, 2048 + at].into_iter().for_each(|at| file.write_all_at(&[7; 8], at).expect("a word"));
 }
 
 fn flip_in(run: &Run, vm: &str, file: &str, at: u64) {
@@ -34,15 +51,15 @@ fn flip_in(run: &Run, vm: &str, file: &str, at: u64) {
 fn a_damaged_vm_is_kept_for_repair() {
     let Some(_machine) = kvm() else { return };
     let golden = Golden::torture(300_000_000);
-    for (file, at) in [("control", 64), ("control", 192)] {
+    for word in [APPLIED_AT, GENERATION_AT] {
         let hosts = [("a", None), ("b", None)];
         let mut run = Run::start(&golden, &Plan { hosts: &hosts, unsound: true, ..Plan::default() });
         run.await_protection();
         // Twice, since what the first life stores is what the second one finds.
-        run.restart_controller(|run| flip(run, file, at));
+        run.restart_controller(|run| flip_both(run, word));
         for _ in 0..2 {
             let status = run.try_status_patiently();
-            assert_eq!(status.vms[0].phase, "damaged", "{file}: {}", run.everything());
+            assert_eq!(status.vms[0].phase, "damaged", "{word}: {}", run.everything());
             let mut client = Client::connect(run.socket()).expect("it listens");
             let attach = Request::AttachConsole { vm: status.vms[0].vm, from: 0 };
             let refused = client.request(attach, Vec::new()).expect_err("there is nothing to be read");
@@ -51,7 +68,7 @@ fn a_damaged_vm_is_kept_for_repair() {
             assert!(matches!(taken, Err(ClientError::Refused(RequestError::NameTaken(_)))), "{taken:?}");
             run.restart_controller(|_| {});
         }
-        run.restart_controller(|run| flip(run, file, at));
+        run.restart_controller(|run| flip_both(run, word));
         run.finish();
     }
 }
@@ -61,7 +78,8 @@ fn a_damaged_vm_is_kept_for_repair() {
 fn damage_of_one_vm_harms_no_other() {
     let Some(_machine) = kvm() else { return };
     let golden = Golden::torture(300_000_000);
-    for (file, at) in [("control", 64), ("control", 192), ("boot", 100)] {
+    let boot = "boot";
+    for (file, at) in [("control", APPLIED_AT), ("control", GENERATION_AT), (boot, 100)] {
         let hosts = [("a", None), ("b", None)];
         let mut run = Run::start(&golden, &Plan { hosts: &hosts, unsound: true, ..Plan::default() });
         run.await_protection();
@@ -69,7 +87,7 @@ fn damage_of_one_vm_harms_no_other() {
         // What a guest is booted from matters as long as it has not committed anything.
         let (mode, epoch_interval) = (Mode::Replay, Span::from_ms(60_000));
         let spec = match file {
-            "boot" => VmSpec { mode, epoch_interval, ..golden.spec("other") },
+            _ if file == boot => VmSpec { mode, epoch_interval, ..golden.spec("other") },
             _ => golden.spec("other"),
         };
         client.request(Request::CreateVm(spec), golden.uploads()).expect("there is room for two");
@@ -82,11 +100,21 @@ fn damage_of_one_vm_harms_no_other() {
             let vm = other(run);
             vm.phase == "running" && vm.secondary.is_some()
         });
-        flip_in(&run, "vm-1", file, at);
+        if file == boot {
+            flip_in(&run, "vm-1", file, at);
+        } else {
+            spoil_both(&run, "vm-1", at);
+        }
         if let Some(primary) = other(&mut run).primary {
             run.host(&primary).signal(Signal::SIGKILL);
         }
-        run.step_until("the damage to be told", |run| other(run).phase == "damaged");
+        run.step_until("the damage to be told", |run| {
+            // What is stored anew, or mended in between, is whole again.
+            if file != boot {
+                spoil_both(run, "vm-1", at);
+            }
+            other(run).phase == "damaged"
+        });
         let vm = other(&mut run);
         assert!(vm.damage.as_deref().is_some_and(|line| line.contains("damaged")), "{vm:?}");
         assert_eq!((vm.primary, vm.secondary), (None, None));
@@ -153,6 +181,12 @@ fn what_flips_under_a_live_controller_is_mended() {
         ("vm-0", "console", 64),
         ("vm-0", "console", 128),
         ("vm-0", "console", 3),
+        ("vm-0", "control", 2),
+        ("vm-0", "control", 2048 + 2),
+        ("vm-0", "control", APPLIED_AT + 1),
+        ("vm-0", "control", FREED_AT + 1),
+        ("vm-0", "control", GENERATION_AT + 1),
+        ("vm-0", "control", 2048 + GENERATION_AT + 1),
         (".", "superblock", 20),
         (".", "superblock", 2060),
         (".", "cluster", 2),
@@ -168,6 +202,40 @@ fn what_flips_under_a_live_controller_is_mended() {
         run.step_until("the damage to be mended", |run| mended(run) > 0);
         // What the next one finds is whole.
         run.restart_controller(|run| run.place.check_pool("after it was mended"));
+        run.finish();
+    }
+}
+
+/// The controller's thread that stores these words meets some of the damage in the middle of its work: that is no other damage.
+#[test]
+fn what_flips_again_and_again_under_a_live_controller_costs_nothing() {
+    const FLIPS: u64 = 60;
+    let Some(_machine) = kvm() else { return };
+    let golden = Golden::torture(300_000_000);
+    for golden in [golden.clone(), golden.recorded()] {
+        let hosts = [("a", None), ("b", None)];
+        let mut run = Run::start(&golden, &Plan { hosts: &hosts, unsound: true, ..Plan::default() });
+        run.await_protection();
+        let map = |file: &str| {
+            let path = run.place.pool().join("vm-0").join(file);
+            let file = File::options().read(true).write(true).open(path).expect("the VM's file");
+            let len = file.metadata().expect("a file").len();
+            let extent = Extent::new(file.into(), Offset::ZERO, len).expect("all of it");
+            Mapping::read_write(&extent).expect("it can be mapped")
+        };
+        let (control, console) = (map("control"), map("console"));
+        let places = [APPLIED_AT, FREED_AT, GENERATION_AT, 2048 + APPLIED_AT].map(|at| (&control, at));
+        let places = places.into_iter().chain([64, 128].map(|at| (&console, at)));
+        for (flip, (part, at)) in (0..FLIPS).zip(places.cycle()) {
+            // A bit that is set already is none that flips: the next one is another.
+            part.fetch_or_u64(Offset::new(at), 1 << (flip * 7 % 46)).expect("a word");
+            run.step_until("whole words", |_| {
+                let control = ControlBlock::open(&control).expect("its headers are whole");
+                control.damage().is_none() && ConsoleRing::open(&console).is_ok_and(|ring| ring.check().is_ok())
+            });
+        }
+        let damaged = run.happenings.iter().find(|happening| matches!(happening, Happening::Damaged { .. }));
+        assert_eq!(damaged, None, "{}", run.everything());
         run.finish();
     }
 }
@@ -198,6 +266,11 @@ fn mended_at_start(golden: &Golden) {
         ("vm-0", "console", 3),
         ("vm-0", "console", 64),
         ("vm-0", "console", 128),
+        ("vm-0", "control", 2),
+        ("vm-0", "control", APPLIED_AT),
+        ("vm-0", "control", FREED_AT),
+        ("vm-0", "control", GENERATION_AT),
+        ("vm-0", "control", 2048 + APPLIED_AT),
     ] {
         run.restart_controller(|run| flip_in(run, dir, file, at));
         let status = run.try_status_patiently();
@@ -270,7 +343,7 @@ fn a_record_that_was_begun_and_is_lost_costs_its_vm() {
 
 #[test]
 fn a_damaged_vm_can_be_given_up() {
-    given_up(|run| flip(run, "control", 64));
+    given_up(|run| flip_both(run, APPLIED_AT));
 }
 
 /// Which slot was its own can only be told from the others'.
@@ -307,7 +380,7 @@ fn a_word_that_ends_a_primary_ends_no_other_one() {
     let golden = Golden::torture(100_000_000).recorded();
     let mut run = Run::start(&golden, &Plan { hosts: &hosts, unsound: true, ..Plan::default() });
     run.await_protection();
-    flip(&run, "control", 129);
+    spoil_both(&run, "vm-0", FREED_AT);
     run.finish();
 }
 
@@ -325,7 +398,7 @@ fn who_reads_the_console_of_a_damaged_vm_is_told_so() {
     let mut reader = Process::start(&run.place, "reader", command);
     // It notes what there is when it has attached.
     run.step_until("an attached reader", |_| std::fs::metadata(&events).is_ok_and(|file| file.len() > 0));
-    run.restart_controller(|run| flip(run, "control", 64));
+    run.restart_controller(|run| flip_both(run, APPLIED_AT));
     let end = await_some("the reader's end", || reader.end());
     let said = reader.stderr();
     assert!(!said.contains("deleted") && said.contains("damaged"), "{end:?}: {said}");

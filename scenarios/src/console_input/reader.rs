@@ -86,7 +86,9 @@ impl<F: Fn()> Reading<F> {
                 return;
             }
         }
-        let Self { pieces, ring, .. } = self;
+        let Self { terminal, pieces, ring, .. } = self;
+        // First: who has seen the channel's end may count on the input being closed.
+        drop(terminal);
         drop(pieces);
         ring();
     }

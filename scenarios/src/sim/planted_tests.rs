@@ -137,7 +137,7 @@ fn bugs_of_the_pool_are_found() {
         (P::RecordBodyCrc, PoolFaults, 100),
         (P::ApplyPageFlush, Swarm, 50),
         (P::ApplyStateFlush, Swarm, 50),
-        (P::ApplyStateInPlace, Crash, 1_000),
+        (P::ApplyStateInPlace, Crash, 20_000),
         (P::ApplyConsoleDataFlush, Crash, 50),
         (P::ApplyConsoleTailFlush, Swarm, 50),
         (P::ApplyConsoleNotIdempotent, Crash, 20_000),

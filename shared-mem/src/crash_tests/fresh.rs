@@ -1,5 +1,7 @@
 //! What was laid out or announced outlives its maker, from the moment its maker says so.
 
+use std::sync::atomic::Ordering;
+
 use super::survivors::{Choice, choices};
 use super::world::{GENERATION, GEOMETRY, Held, hold, violation};
 use crate::blob_store::{self, BlobStore};
@@ -9,7 +11,7 @@ use crate::control::{CONTROL_BYTES, ControlBlock};
 use crate::disk_image;
 use crate::journal::{JournalReader, format_journal};
 use crate::lossy::{LossyCache, LossyMemory};
-use crate::mem::PoolRead;
+use crate::mem::{PoolRead, PoolWrite};
 use crate::numbers::{Epoch, Generation, LogPosition, Offset, PAGE_SIZE, VmSlot};
 use crate::record_log::{LogReader, format_log, log_file_bytes};
 use crate::superblock::{SUPERBLOCK_BYTES, Superblock};
@@ -72,19 +74,26 @@ fn console(choice: Choice) -> Held {
 }
 
 fn control(choice: Choice) -> Held {
-    let generation = Generation::new(2);
+    let (generation, applied) = (Generation::new(2), Epoch::new(7));
     outlives(
         choice,
         CONTROL_BYTES,
         |memory| {
             let control = ControlBlock::format(memory).map_err(violation)?;
+            control.set_applied(applied).map_err(violation)?;
             control.set_generation(generation).map_err(violation)
         },
         |memory| {
             let control = ControlBlock::open(memory).map_err(violation)?;
-            let found = control.generation().map_err(violation)?;
-            hold(found == generation, || format!("generation {found}"))?;
-            control.applied().map(|_| ()).map_err(violation)
+            let check = |how: &str| {
+                let found = (control.generation().map_err(violation)?, control.applied().map_err(violation)?);
+                hold(found == (generation, applied), || format!("{found:?} {how}"))
+            };
+            check("as it was left")?;
+            for line in [0, 64, 128, 192] {
+                memory.store_u64(Offset::new(line), 7, Ordering::Relaxed).map_err(violation)?;
+            }
+            check("by the copies alone")
         },
     )
 }

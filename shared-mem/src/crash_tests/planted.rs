@@ -9,7 +9,7 @@ use crate::planted::{PlantedBug, plant};
 type Scenario = fn() -> Held<usize>;
 
 /// Each protection, and the scenario that cannot do without it.
-const NEEDED_BY: [(PlantedBug, Scenario); 69] = [
+const NEEDED_BY: [(PlantedBug, Scenario); 71] = [
     (PlantedBug::RecordBodyFlush, commit::crashes),
     (PlantedBug::RecordHeaderFlush, commit::crashes),
     (PlantedBug::RecordFence, commit::crashes),
@@ -48,6 +48,7 @@ const NEEDED_BY: [(PlantedBug, Scenario); 69] = [
     (PlantedBug::BegunPastEnd, race::races),
     (PlantedBug::AppliedFirst, apply::crashes),
     (PlantedBug::AppliedFlush, apply::crashes),
+    (PlantedBug::AppliedCopyFlush, fresh::crashes),
     (PlantedBug::AppliedFence, apply::crashes),
     (PlantedBug::BlobDataFlush, blob::crashes),
     (PlantedBug::BlobDataFence, blob::crashes),
@@ -68,6 +69,7 @@ const NEEDED_BY: [(PlantedBug, Scenario); 69] = [
     (PlantedBug::FormatFlush, fresh::crashes),
     (PlantedBug::FormatFence, fresh::crashes),
     (PlantedBug::GenerationFlush, fresh::crashes),
+    (PlantedBug::GenerationCopyFlush, fresh::crashes),
     (PlantedBug::GenerationFence, fresh::crashes),
     (PlantedBug::RecordEpochCheck, hostile::all),
     (PlantedBug::RecordGenerationCheck, hostile::all),

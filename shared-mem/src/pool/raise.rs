@@ -7,6 +7,7 @@ use super::error::PoolError;
 use super::files::{self, FileKind};
 use super::open::list;
 use super::reserve::open_extent;
+use crate::control::{CONTROL_BYTES, ControlBlock, ControlError};
 use crate::guarded_word::{self, SEALED};
 use crate::journal::{SpillError, SpillSpace, WORD_AT};
 use crate::mem::{Access, Mapping, PoolRead, PoolWrite};
@@ -22,6 +23,16 @@ pub(super) fn reserve_state(vm: &Path, geometry: &VmGeometry) -> Result<(), Pool
     match open_extent(&path, Access::ReadWrite, Some(bytes))?.reserve(Offset::ZERO, bytes) {
         Ok(()) | Err(SpillError::NoSpace { .. }) => Ok(()),
         Err(SpillError::Refused(error)) => Err(PoolError::file("reserve space for", &path, error)),
+    }
+}
+
+/// Makes the second copy of the control block. A damaged first one is found out by those who use it.
+pub(super) fn double_control(vm: &Path) -> Result<(), PoolError> {
+    let path = vm.join(files::CONTROL);
+    let memory = Mapping::read_write(&open_extent(&path, Access::ReadWrite, Some(CONTROL_BYTES))?)?;
+    match ControlBlock::open(memory).and_then(|control| control.mend()) {
+        Err(ControlError::Access(error)) => Err(PoolError::file("write", &path, std::io::Error::other(error))),
+        Ok(_) | Err(ControlError::Header(_) | ControlError::Word(_)) => Ok(()),
     }
 }
 

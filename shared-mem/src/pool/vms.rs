@@ -207,6 +207,7 @@ impl Pool {
             }
             raise::reserve_state(&path, geometry)?;
             raise::seal_anew(&path)?;
+            raise::double_control(&path)?;
         }
         Ok(())
     }

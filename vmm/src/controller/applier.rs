@@ -40,8 +40,6 @@ pub(super) struct Target {
     pub(super) state: StateArea<Mapping<ReadWrite>>,
     pub(super) control: ControlBlock<Mapping<ReadWrite>>,
     pub(super) console: ConsoleRing<Mapping<ReadWrite>>,
-    /// Where the console ended when it was last known to be whole.
-    pub(super) console_tail: ConsolePosition,
     pub(super) limits: RecordLimits,
     /// Whether the last record was copied before it was applied.
     pub(super) keeps: bool,
@@ -49,10 +47,14 @@ pub(super) struct Target {
     pub(super) log: LogDrain,
 }
 
+/// What is told of parts that are written anew.
+pub(super) const CONSOLE: &str = "the console";
+pub(super) const CONTROL: &str = "the control block";
+
 enum Work {
     Apply(Job),
     Drain(DrainJob),
-    MendConsole,
+    Mend,
 }
 
 /// Console output to be moved from a record log to the ring.
@@ -80,8 +82,8 @@ pub(super) enum Event {
     Drained { vm: VmId, generation: Generation, outcome: DrainOutcome },
     /// A new VM's disk has its first content, or cannot have it.
     DiskFilled { vm: VmId, result: Result<(), String> },
-    /// The console's words were damaged, and are whole again.
-    ConsoleMended { vm: VmId },
+    /// A part of the VM was damaged, and is whole again.
+    Mended { vm: VmId, what: &'static str },
     /// What a fence agent did.
     FenceTried { host: HostId, outcome: FenceOutcome },
     /// A host's process is dead.
@@ -97,27 +99,24 @@ impl Applier {
     pub(super) fn start(vm: VmId, mut target: Target, done: WakingSender<Event>) -> std::io::Result<Self> {
         let mut buffer = Vec::new();
         let worker = Worker::start(format!("apply-{vm}"), move |work| {
-            // Nobody else writes it, so nobody else can make it whole.
-            if !matches!(work, Work::MendConsole) && target.mend_console() {
-                done.send(Event::ConsoleMended { vm });
+            if target.mend() {
+                done.send(Event::Mended { vm, what: CONTROL });
             }
             match work {
                 Work::Apply(job) => {
                     let outcome = target.apply(&job, &mut buffer);
                     done.send(Event::Applied { vm, generation: job.generation, outcome });
                 }
-                Work::MendConsole => {
-                    if target.mend_console() {
-                        done.send(Event::ConsoleMended { vm });
-                    }
-                }
+                Work::Mend => {}
                 Work::Drain(job) => {
                     target.read_log_of(job.generation);
                     let outcome = target.drain(&job);
                     done.send(Event::Drained { vm, generation: job.generation, outcome });
                 }
             }
-            target.note_console();
+            if target.console.take_mended() {
+                done.send(Event::Mended { vm, what: CONSOLE });
+            }
             // A large record should not cost the controller its memory for ever.
             if buffer.len() > BUFFER_BYTES_KEPT {
                 buffer = Vec::new();
@@ -130,9 +129,9 @@ impl Applier {
         self.worker.hand_on(Work::Apply(job));
     }
 
-    /// Has the console looked at, and made whole.
-    pub(super) fn mend_console(&self) {
-        self.worker.hand_on(Work::MendConsole);
+    /// Has control block and console looked at, and made whole.
+    pub(super) fn mend(&self) {
+        self.worker.hand_on(Work::Mend);
     }
 
     pub(super) fn drain(&self, job: DrainJob) {
@@ -166,14 +165,20 @@ impl Target {
         }
     }
 
-    /// Makes the console whole if it is damaged; says whether it was.
-    pub(super) fn mend_console(&mut self) -> bool {
-        let Err(error) = self.console.check() else { return false };
-        tracing::warn!("the console is damaged, and written anew: {}", crate::chain(&error));
-        match self.console.restore(self.console_tail) {
-            Ok(()) => true,
+    /// Makes console and control block whole if they are damaged: only the controller writes them, so nobody else can. Says
+    /// whether the control block was damaged; the ring says by itself whether it was.
+    pub(super) fn mend(&self) -> bool {
+        if let Err(error) = self.console.mend() {
+            tracing::error!("the console is damaged, and cannot be written anew: {}", crate::chain(&error));
+        }
+        match self.control.mend() {
+            Ok(None) => false,
+            Ok(Some(error)) => {
+                tracing::warn!("the control block is damaged, and written anew: {}", crate::chain(&error));
+                true
+            }
             Err(error) => {
-                tracing::error!("the console cannot be written anew: {}", crate::chain(&error));
+                tracing::error!("the control block is damaged, and cannot be written anew: {}", crate::chain(&error));
                 false
             }
         }
@@ -188,23 +193,13 @@ impl Target {
     ) -> Result<(), Failure> {
         self.read_log_of(Generation::new(generation.get()));
         let floor = self.console.claimed()?.get().saturating_sub(self.console.ring_bytes());
-        let drained = self.log.drain(log, None, &self.console, Some(floor));
-        self.note_console();
-        drained?;
+        self.log.drain(log, None, &self.console, Some(floor))?;
         Ok(())
-    }
-
-    /// Remembers where the console ends.
-    fn note_console(&mut self) {
-        // A damaged one is found by whoever looks next.
-        if let Ok(tail) = self.console.tail() {
-            self.console_tail = tail;
-        }
     }
 
     fn drain(&mut self, job: &DrainJob) -> DrainOutcome {
         let outcome = self.log.outcome(&job.journal.log, job.console_floor, &self.console);
-        match self.console.tail() {
+        match self.console.own_tail() {
             Ok(_) => outcome,
             Err(error) => DrainOutcome::Damaged { reason: crate::chain(&error) },
         }
@@ -267,7 +262,7 @@ impl Target {
         self.control.set_freed(epoch)?;
         failpoint::pass("controller.apply.freed");
         // A guest that did not replay its log to its end is not yet where its console is.
-        let console_end = console_end.max(self.console.tail()?.get());
+        let console_end = console_end.max(self.console.own_tail()?.get());
         Ok(ApplyOutcome::Done { epoch: job.epoch, console_end, ended: meta.ended })
     }
 }

@@ -241,20 +241,20 @@ impl Driver {
         }
         self.inputs.push_back(Input::Tick);
         self.look_after_pool();
-        self.look_at_consoles();
+        self.look_after_vms();
         self.space.look();
         self.reserve_again();
         self.sum_complaints_up();
         self.settle()
     }
 
-    /// Readers meet a damaged console as soon as it is; it is made whole by the thread that writes it.
-    fn look_at_consoles(&self) {
-        self.partitions.values().for_each(Partition::look_at_console);
+    /// Readers meet a damaged console or control block as soon as it is; it is made whole by the thread that writes it.
+    fn look_after_vms(&self) {
+        self.partitions.values().for_each(Partition::look_after);
     }
 
-    pub(super) fn console_mended(&mut self, vm: VmId) -> Result<(), ControllerError> {
-        self.input(Input::PoolMended { what: format!("the console of {vm}") })
+    pub(super) fn part_mended(&mut self, vm: VmId, part: &str) -> Result<(), ControllerError> {
+        self.input(Input::PoolMended { what: format!("{part} of {vm}") })
     }
 
     /// Nobody else writes these parts: what is damaged there is written anew.

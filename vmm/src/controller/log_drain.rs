@@ -83,7 +83,7 @@ impl LogDrain {
     ) -> DrainOutcome {
         let drained = self.drain(log, None, console, floor);
         // A ring that cannot be read has said so already.
-        let console_end = console.tail().map_or(0, ConsolePosition::get);
+        let console_end = console.own_tail().map_or(0, ConsolePosition::get);
         match drained {
             Ok(true) => DrainOutcome::Done { console_end },
             Ok(false) => DrainOutcome::ConsoleFull { console_end },
@@ -123,7 +123,7 @@ impl LogDrain {
             let decoded = decoded.map_err(|source| DrainError::Entry { position, source })?;
             if let EntryBody::Output { position: start, bytes } = &decoded.body {
                 let start = ConsolePosition::new(*start);
-                if limit.is_none() && start > console.tail()? {
+                if limit.is_none() && start > console.own_tail()? {
                     // The guest has turned to a mode that records, and records from before that are still to be applied.
                     return Ok(true);
                 }

@@ -186,8 +186,8 @@ pub fn serve(options: &ControllerOptions) -> Result<(), ControllerError> {
                                 driver.disk_filled(vm, result)?;
                                 continue;
                             }
-                            Event::ConsoleMended { vm } => {
-                                driver.console_mended(vm)?;
+                            Event::Mended { vm, what } => {
+                                driver.part_mended(vm, what)?;
                                 continue;
                             }
                             Event::Applied { vm, generation, outcome } => Input::Applied { vm, generation, outcome },

@@ -1,6 +1,6 @@
 //! One VM's part of the pool, as the controller uses it.
 
-use super::applier::{Applier, DrainJob, Event, Job, Journal, Redo, Target};
+use super::applier::{Applier, CONSOLE, CONTROL, DrainJob, Event, Job, Journal, Redo, Target};
 use super::damage::Damage;
 use super::log_drain::LogDrain;
 use super::space_keeper::SpaceKeeper;
@@ -171,19 +171,25 @@ impl Partition {
         };
         let state = StateArea::new(writable(parts.state(Access::ReadWrite))?);
         let control = ControlBlock::open(writable(parts.control(Access::ReadWrite))?)?;
+        if let Some(error) = control.mend()? {
+            tracing::warn!("the control block of {vm} is damaged, and written anew: {}", crate::chain(&error));
+            wake.send(Event::Mended { vm, what: CONTROL });
+        }
         let log = LogDrain::new();
         let limit = Arc::new(ApplyLimit::default());
         let ring_bytes = parts.geometry().console_bytes;
         let console = ConsoleRing::of_size(writable(parts.console(Access::ReadWrite))?, ring_bytes)?;
-        let rewound = console.tail().is_err();
-        let console_tail = match console.tail() {
-            Ok(tail) => tail,
+        let rewound = match console.tail() {
+            Ok(_) => false,
             // What the guest of the last applied epoch had written is out. What follows comes again, from the record that
             // is applied next or from the log behind that epoch.
-            Err(damaged) => ConsolePosition::new(known_console(&state, control.applied()?).ok_or(damaged)?),
+            Err(damaged) => {
+                console.restore(ConsolePosition::new(known_console(&state, control.applied()?).ok_or(damaged)?))?;
+                true
+            }
         };
+        console.mend()?;
         let mut target = Target {
-            console_tail,
             console,
             keeps: true,
             limit: Arc::clone(&limit),
@@ -197,8 +203,8 @@ impl Partition {
         };
         let control = ControlBlock::open(writable(parts.control(Access::ReadWrite))?)?;
         let generation = control.generation()?;
-        if target.mend_console() {
-            wake.send(Event::ConsoleMended { vm });
+        if target.console.take_mended() || rewound {
+            wake.send(Event::Mended { vm, what: CONSOLE });
         }
         let open_log =
             || Ok(LogReader::new(writable(parts.log(generation, Access::ReadWrite))?, parts.geometry().log_bytes)?);
@@ -243,10 +249,10 @@ impl Partition {
         &self.parts
     }
 
-    /// Has the console made whole if it is damaged.
-    pub(super) fn look_at_console(&self) {
-        if self.console.check().is_err() {
-            self.applier.mend_console();
+    /// Has console and control block made whole if they are damaged.
+    pub(super) fn look_after(&self) {
+        if self.console.check().is_err() || self.control.damage().is_some() {
+            self.applier.mend();
         }
     }
 

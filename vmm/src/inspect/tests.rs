@@ -341,10 +341,10 @@ fn damage_is_found_where_it_is_and_what_it_costs_is_said() {
         ("vm-directory", 2048 + 16, "vm-directory: second header: header CRC", Some(Some(4))),
         ("vm-directory", 4096 + 2, "vm-directory: the copy of entry 0 that counts: the selector", Some(Some(4))),
         ("heartbeat.0", 20, "heartbeat.0: neither line", Some(Some(4))),
-        ("vm-0/control", 8, "control: the header", Some(None)),
-        ("vm-0/control", 64, "control: a word", Some(None)),
-        ("vm-0/control", 128, "control: a word", Some(None)),
-        ("vm-0/control", 192, "control: a word", Some(None)),
+        ("vm-0/control", 8, "control: a copy of it: the header", Some(Some(4))),
+        ("vm-0/control", 64, "control: a copy of it: a word", Some(Some(4))),
+        ("vm-0/control", 128, "control: a copy of it: a word", Some(Some(4))),
+        ("vm-0/control", 2048 + 192, "control: a copy of it: a word", Some(Some(4))),
         // The pending records carry a machine state of their own.
         ("vm-0/state", 30, "state: epoch 2: the header", Some(Some(4))),
         ("vm-0/state", 64 + 5, "state: epoch 2: machine state CRC", Some(Some(4))),
@@ -374,6 +374,15 @@ fn damage_is_found_where_it_is_and_what_it_costs_is_said() {
         if let Some(recoverable) = recoverable {
             assert_eq!(report.vms[0].recoverable.epoch, *recoverable, "{file} at {at}: {lines:?}");
         }
+    }
+    for (at, expected) in
+        [(8, "control: the header"), (64, "control: a word"), (128, "control: a word"), (192, "control: a word")]
+    {
+        let world = World::new();
+        [at, 2048 + at].into_iter().for_each(|at| world.flip("vm-0/control", at));
+        let report = world.inspect();
+        assert!(lines(&report).iter().any(|line| line.contains(expected)), "{at}: {:?}", lines(&report));
+        assert_eq!((report.verdict(), report.vms[0].recoverable.epoch), (Verdict::Damaged, None), "{at}");
     }
     let world = World::new();
     // The slot that does not count may be half written: no damage.

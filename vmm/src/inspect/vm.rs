@@ -12,6 +12,7 @@ use ft_protocol::commit_meta::GuestEnd;
 use ft_protocol::controller::{HostRecord, VmRecord};
 use shared_mem::mem::MapError;
 use shared_mem::pool::FileKind;
+use shared_mem::superblock::CONTROL_TWICE_SINCE;
 use shared_mem::{
     Access, ConsoleRing, ControlBlock, Epoch, Extent, Generation, JournalReader, LogReader, Mapping, PoolError,
     PoolView, ReadOnly, StateArea, VmGeometry, VmPartition, VmSlot, boot_image,
@@ -156,6 +157,12 @@ impl Look<'_> {
         if freed > applied {
             let what = format!("epochs up to {freed} are freed, but only those up to {applied} are applied");
             findings.damage("control", what, "records may be overwritten before they are applied");
+        }
+        if self.layout >= CONTROL_TWICE_SINCE
+            && let Some(error) = control.damage()
+        {
+            let meaning = "nothing is lost: there is another one, a controller mends it";
+            findings.damage("control", format!("a copy of it: {}", crate::chain(&error)), meaning);
         }
         self.check_generation(generation, findings);
         Some(ControlReport { applied: applied.get(), freed: freed.get(), generation: generation.get() })
