@@ -52,6 +52,8 @@ pub enum PlantedBug {
     NothingBehindCommit,
     /// The log of a generation is given back while the driver reads it.
     LogClosedUnderDrain,
+    /// A host that was to take a VM over is given it after it has died and come back, whatever it holds by then.
+    WinnerUnseated,
     /// Secondaries do not make room for a guest that runs nowhere.
     StandbysStay,
     /// A promotion may take as long as the one before that took too long.

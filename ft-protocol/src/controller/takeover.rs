@@ -297,7 +297,8 @@ impl Controller {
         let winner = winner.filter(|host| {
             // It may have died meanwhile, and come back; its place is somebody else's then.
             let stands_by = self.vms[&vm].standby.is_some_and(|standby| standby.host == *host);
-            (stands_by || self.has_room(*host, vm)) && self.hosts.get(host).is_some_and(super::Host::is_fit)
+            let has_room = stands_by || self.has_room(*host, vm) || planted(PlantedBug::WinnerUnseated);
+            has_room && self.hosts.get(host).is_some_and(super::Host::is_fit)
         });
         match winner {
             Some(host) => self.give(turn, vm, host),
@@ -400,7 +401,8 @@ impl Controller {
         let Some(entry) = self.vms.get_mut(&vm) else { return };
         entry.opened = true;
         let stands_by = entry.standby.is_some_and(|standby| standby.host == host);
-        let others = if stands_by { Some(Vec::new()) } else { self.yielding(host, vm) };
+        let trusted = stands_by || planted(PlantedBug::WinnerUnseated);
+        let others = if trusted { Some(Vec::new()) } else { self.yielding(host, vm) };
         let Some(others) = others else {
             // Whoever would have made room is needed by now. Nobody has the generation yet: it ends where it began.
             self.vms.entry(vm).and_modify(|entry| entry.phase = Phase::Sealing { winner: None });
