@@ -24,21 +24,29 @@
 
 use crate::activity::Doing;
 use crate::commit_meta::GuestEnd;
+use crate::controller::STALL_EPOCHS;
 use crate::ids::Epoch;
 use crate::planted::{PlantedBug, planted};
 use crate::spec::Mode;
 use crate::time::{Span, Time};
 
 /// How many times the length of the last pause must pass between two cuts that only a waiting output asks for:
-/// a chatty guest keeps at least two thirds of its time.
+/// a chatty guest keeps at least two thirds of its time, where that is less than an epoch takes anyway.
 pub const CUT_SPACING_PAUSES: u64 = 2;
+
+/// How many epoch intervals the guest runs at most because the last commit stopped it for so long: outputs wait no longer
+/// for that, and who watches the progress of commits expects one.
+pub const RUN_EPOCHS_MAX: u64 = 10;
+
+const _: () = assert!(RUN_EPOCHS_MAX * 2 <= STALL_EPOCHS, "a guest that runs on is not suspected for it");
 
 /// Bounds of a [`Primary`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PrimaryConfig {
     /// The epoch that the working memory starts from: the last one applied.
     pub base: Epoch,
-    /// Longest time between two cuts while the guest runs.
+    /// Longest time between two cuts while the guest runs, unless a commit stops it for longer than that: then it runs as
+    /// long as the last one has stopped it, but at most [`RUN_EPOCHS_MAX`] times this.
     pub epoch_interval: Span,
     /// Shortest time between two cuts that are made early because an output waits.
     pub cut_spacing_min: Span,
@@ -67,6 +75,11 @@ pub enum Input {
         console: u64,
         /// Packets.
         packets: u64,
+    },
+    /// The guest goes on, as asked by [`Action::Resume`].
+    Resumed {
+        /// How long it stood still for the cut.
+        pause: Span,
     },
     /// The guest, resumed after a cut, still waits as it did before: until [`Input::Woke`] nothing changes.
     StillWaits,
@@ -125,7 +138,7 @@ pub enum Action {
     Deliver,
     /// Protect in this mode from here on: the record just published is the last of the mode before.
     SetMode(Mode),
-    /// Let the vCPU run on.
+    /// Let the vCPU run on, and say [`Input::Resumed`].
     Resume,
     /// Checksum and flush the record, then compare_exchange the commit word; say [`Input::Published`] or [`Input::Sealed`].
     Publish {
@@ -201,8 +214,12 @@ pub struct Primary {
     yielding: bool,
     /// The guest has run since the last cut.
     changed: bool,
-    /// The record that is being written waits for space in the pool.
-    out_of_space: bool,
+    /// The record that is being written waits for space in the pool, since then.
+    out_of_space: Option<Time>,
+    /// How long the commit that is under way waited for others: for a slot, or for space.
+    held_up: Span,
+    /// The guest is to go on behind a commit, and has not yet.
+    resuming: bool,
     output_pending: u64,
     mode: Mode,
     turn_to: Option<Mode>,
@@ -217,6 +234,9 @@ pub struct Primary {
     flush: bool,
     last_cut: Time,
     last_pause: Span,
+    /// When the guest went on behind the last cut, and how long it had been stopped for it, but for what was waited for
+    /// others.
+    resumed: (Time, Span),
     counts: PrimaryCounts,
 }
 
@@ -238,7 +258,9 @@ impl Primary {
             ended: None,
             yielding: false,
             changed: true,
-            out_of_space: false,
+            out_of_space: None,
+            held_up: Span::ZERO,
+            resuming: false,
             output_pending: 0,
             mode: config.mode,
             turn_to: None,
@@ -250,6 +272,7 @@ impl Primary {
             flush: false,
             last_cut: now,
             last_pause: Span::ZERO,
+            resumed: (now, Span::ZERO),
             counts: PrimaryCounts::default(),
         }
     }
@@ -267,6 +290,11 @@ impl Primary {
             Input::Output { console, packets } => {
                 let waits_for_more = packets == 0 && console < self.config.console_batch;
                 self.output_pending = if waits_for_more { 0 } else { console + packets };
+            }
+            Input::Resumed { pause } => {
+                if std::mem::take(&mut self.resuming) {
+                    self.resumed = (now, Span::from_ns(pause.ns().saturating_sub(self.held_up.ns())));
+                }
             }
             Input::StillWaits => self.changed = self.phase != Phase::Running,
             Input::Woke => self.changed = true,
@@ -298,7 +326,9 @@ impl Primary {
                 }
             }
             Input::Stopped => self.stopped(now, actions),
-            Input::OutOfSpace => self.out_of_space = true,
+            Input::OutOfSpace => {
+                self.out_of_space.get_or_insert(now);
+            }
             Input::Written(epoch) => self.written(now, epoch, actions),
             Input::Published(epoch) => self.published(epoch, actions),
             Input::Sealed { final_epoch } => {
@@ -309,7 +339,7 @@ impl Primary {
                 }
                 actions.push(Action::Halt(Halt::Fenced { final_epoch }));
             }
-            Input::Applied(epoch) => self.applied(epoch, actions),
+            Input::Applied(epoch) => self.applied(now, epoch, actions),
         }
         if self.log_doorbell_due.is_some_and(|due| due <= now) {
             self.log_doorbell_due = None;
@@ -329,7 +359,7 @@ impl Primary {
     /// When the guest is to be stopped; `None` while it is stopped, a record is on its way, or there is nothing to commit.
     #[must_use]
     pub fn cut_deadline(&self) -> Option<Time> {
-        if self.phase != Phase::Running || self.in_flight.is_some() {
+        if self.phase != Phase::Running || self.in_flight.is_some() || self.resuming {
             return None;
         }
         let due = self.cut_due_at()?;
@@ -369,7 +399,7 @@ impl Primary {
     pub fn doing(&self) -> Doing {
         match self.phase {
             Phase::Stalled { .. } => Doing::Blocked,
-            Phase::Writing { .. } if self.out_of_space => Doing::Blocked,
+            Phase::Writing { .. } if self.out_of_space.is_some() => Doing::Blocked,
             Phase::Writing { .. } => Doing::Writes,
             Phase::Running if self.in_flight.is_none() && !self.changed && !self.yielding => Doing::Waits,
             Phase::Halted => Doing::Waits,
@@ -390,7 +420,7 @@ impl Primary {
         if !self.changed {
             return None;
         }
-        let regular = self.last_cut + self.config.epoch_interval;
+        let regular = self.regular_cut();
         if self.mode.records() {
             if self.log_low {
                 return Some(Time::ZERO);
@@ -409,6 +439,13 @@ impl Primary {
             return Some(regular.min(self.last_cut + spacing));
         }
         Some(regular)
+    }
+
+    /// When the next cut is due if nothing asks for an earlier one. A commit that stops the guest for longer than an interval
+    /// would leave it hardly any time if that did not count.
+    fn regular_cut(&self) -> Time {
+        let (interval, (resumed_at, pause)) = (self.config.epoch_interval, self.resumed);
+        (self.last_cut + interval).max(resumed_at + pause.min(interval.times(RUN_EPOCHS_MAX)))
     }
 
     fn cut_if_due(&mut self, now: Time, actions: &mut Vec<Action>) {
@@ -432,6 +469,7 @@ impl Primary {
         }
         self.phase = Phase::Stopping { since: now };
         self.pausing = None;
+        self.held_up = Span::ZERO;
         actions.push(Action::Stop);
     }
 
@@ -473,7 +511,9 @@ impl Primary {
     fn written(&mut self, now: Time, written: Epoch, actions: &mut Vec<Action>) {
         let Phase::Writing { epoch, since } = self.phase else { panic!("a record that nobody asked for: {written}") };
         assert_eq!(epoch, written, "the record of another epoch");
-        self.out_of_space = false;
+        if let Some(since) = self.out_of_space.take() {
+            self.held_up = Span::from_ns(self.held_up.ns().saturating_add(now.since(since).ns()));
+        }
         self.last_pause = now.since(since);
         self.last_cut = now;
         self.output_pending = 0;
@@ -497,6 +537,7 @@ impl Primary {
     fn go_on(&mut self, actions: &mut Vec<Action>) {
         self.phase = Phase::Running;
         self.changed = true;
+        self.resuming = true;
         if !self.mode.records() {
             // Nothing is replayed: any moment will do.
             self.event_since = None;
@@ -540,12 +581,13 @@ impl Primary {
         }
     }
 
-    fn applied(&mut self, epoch: Epoch, actions: &mut Vec<Action>) {
+    fn applied(&mut self, now: Time, epoch: Epoch, actions: &mut Vec<Action>) {
         // The control block is the controller's: a value from the future is its bug, an older one is just stale.
         self.applied = self.applied.max(epoch.min(self.published));
         if let Phase::Stalled { since } = self.phase
             && self.slot_is_free()
         {
+            self.held_up = now.since(since);
             self.write(since, actions);
         }
     }

@@ -1,5 +1,5 @@
 use super::*;
-use Input::{Applied, Ended, Output, Published, Sealed, StillWaits, Stopped, Tick, Woke, Written};
+use Input::{Applied, Ended, Output, Published, Resumed, Sealed, StillWaits, Stopped, Tick, Woke, Written};
 
 const CONFIG: PrimaryConfig = PrimaryConfig {
     base: Epoch::new(4),
@@ -31,8 +31,12 @@ impl Bench {
         self.core.handle(self.now, input, &mut actions);
         actions
     }
-    /// A whole cut at `us`: stopped, written, not yet published.
+    /// A whole cut at `us`: stopped, written, resumed, not yet published.
     fn cut(&mut self, us: u64, epoch: u64) {
+        self.cut_for(us, epoch, 40);
+    }
+    /// The same, with a guest that stands still for `pause_us`.
+    fn cut_for(&mut self, us: u64, epoch: u64, pause_us: u64) {
         let epoch = Epoch::new(epoch);
         if self.core.mode().records() {
             assert_eq!(self.at(us, Tick), [Action::PauseAtExit]);
@@ -44,7 +48,11 @@ impl Bench {
         let from = Epoch::new(epoch.get() - 1);
         let go_on = [Action::Deliver, Action::Resume, Action::Publish { from, to: epoch }];
         let go_on = if self.core.mode().records() { &go_on[1..] } else { &go_on[..] };
-        assert_eq!(self.at(us + 50, Written(epoch)), go_on);
+        assert_eq!(self.at(us + 10 + pause_us, Written(epoch)), go_on);
+        self.resumed(us + 10 + pause_us, pause_us);
+    }
+    fn resumed(&mut self, us: u64, pause_us: u64) {
+        assert_eq!(self.at(us, Resumed { pause: Span::from_us(pause_us) }), []);
     }
 }
 
@@ -61,6 +69,66 @@ fn an_epoch_is_cut_at_its_interval_and_released_after_publication() {
         [Action::Release(epoch), Action::Doorbell(epoch), Action::Stop],
         "the next cut is overdue"
     );
+}
+
+#[test]
+fn a_guest_runs_as_long_as_the_last_commit_stopped_it() {
+    let next_cut_after = |pause_us: u64, output: bool| {
+        let mut bench = Bench::new();
+        bench.cut_for(10_000, 5, pause_us);
+        let resumed_us = 10_010 + pause_us;
+        bench.at(resumed_us + 20, Published(Epoch::new(5)));
+        if output {
+            bench.at(resumed_us + 30, Output { console: 1, packets: 1 });
+        }
+        let due = bench.core.deadline().unwrap();
+        assert_eq!(bench.at(due.ns() / 1000 - 1, Tick), []);
+        assert_eq!(bench.at(due.ns() / 1000, Tick), [Action::Stop]);
+        due.since(Time::ZERO + Span::from_us(resumed_us)).ns() / 1000
+    };
+    assert_eq!(next_cut_after(9_000, false), 10_000, "an interval is longer");
+    assert_eq!(next_cut_after(30_000, false), 30_000);
+    assert_eq!(next_cut_after(3_000_000, false), 100_000, "but not for ever");
+    // An output does not wait longer than that, and less behind a short pause.
+    assert_eq!(next_cut_after(100, true), 1_000);
+    assert_eq!(next_cut_after(3_000, true), 6_020);
+    assert_eq!(next_cut_after(30_000, true), 30_000);
+    assert_eq!(next_cut_after(3_000_000, true), 100_000);
+}
+
+#[test]
+fn a_guest_is_not_cut_before_it_goes_on() {
+    let mut bench = Bench::new();
+    let epoch = Epoch::new(5);
+    bench.at(10_000, Tick);
+    bench.at(10_010, Stopped);
+    bench.at(10_020, Written(epoch));
+    bench.at(10_030, Published(epoch));
+    assert_eq!(bench.core.deadline(), None);
+    assert_eq!(bench.at(90_000, Tick), []);
+    bench.resumed(90_000, 79_990);
+    assert_eq!(bench.core.deadline(), Some(Time::ZERO + Span::from_us(169_990)));
+}
+
+#[test]
+fn what_a_commit_waited_for_others_does_not_count() {
+    let mut bench = Bench::new();
+    for (us, epoch) in [(10_000, 5), (20_100, 6)] {
+        bench.cut(us, epoch);
+        bench.at(us + 60, Published(Epoch::new(epoch)));
+    }
+    bench.at(31_000, Tick);
+    // A second for a slot, another for space.
+    bench.at(31_000, Stopped);
+    let epoch = Epoch::new(7);
+    assert_eq!(bench.at(1_031_000, Applied(Epoch::new(5))), [Action::Write { epoch, ended: None }]);
+    for us in [1_031_000, 1_500_000] {
+        bench.at(us, Input::OutOfSpace);
+    }
+    bench.at(2_031_000, Written(epoch));
+    bench.resumed(2_051_000, 2_020_000);
+    bench.at(2_051_010, Published(epoch));
+    assert_eq!(bench.core.deadline(), Some(Time::ZERO + Span::from_us(2_071_000)), "20 ms of its own");
 }
 
 #[test]
@@ -192,6 +260,7 @@ fn a_log_that_runs_low_is_cut_at_once() {
     assert_eq!(bench.at(500, Input::AtExit), [Action::Stop]);
     bench.at(510, Stopped);
     bench.at(520, Written(Epoch::new(5)));
+    bench.resumed(520, 10);
     bench.at(530, Published(Epoch::new(5)));
     assert_eq!(bench.core.deadline(), Some(Time::ZERO + Span::from_us(100_520)), "once");
 }
@@ -208,6 +277,7 @@ fn a_cut_waits_for_an_exit_but_not_for_ever() {
     let epoch = Epoch::new(5);
     assert_eq!(bench.at(105_010, Stopped), [Action::Write { epoch, ended: None }]);
     bench.at(105_020, Written(epoch));
+    bench.resumed(105_020, 15);
     bench.at(105_030, Published(epoch));
     assert_eq!(bench.at(205_020, Tick), [Action::PauseAtExit]);
     assert_eq!(bench.at(205_021, Input::EventWaits), []);
@@ -235,6 +305,7 @@ fn an_event_that_no_exit_takes_is_delivered_at_a_published_cut() {
     assert_eq!(bench.at(6_020, Written(epoch)), [Action::Publish { from, to: epoch }], "the guest stands still");
     let after = [Action::Release(epoch), Action::Doorbell(epoch), Action::Deliver, Action::Resume];
     assert_eq!(bench.at(6_030, Published(epoch)), after);
+    bench.resumed(6_040, 40);
     assert_eq!(bench.core.deadline(), Some(Time::ZERO + Span::from_us(106_020)));
 }
 

@@ -236,8 +236,10 @@ impl World {
     }
 
     fn resume(&mut self, at: At) {
+        let now = self.host_clock(at);
         let Some(primary) = self.primary(at) else { return };
         primary.stopped = false;
+        let pause = now.since(primary.stopped_at);
         if primary.vcpu == Vcpu::Held {
             primary.vcpu = Vcpu::Running;
         }
@@ -245,6 +247,7 @@ impl World {
             self.core_input(at, Input::StillWaits);
         }
         self.run_slice(at);
+        self.core_input(at, Input::Resumed { pause });
     }
 
     pub(crate) fn halt(&mut self, at: At, halt: &Halt) {

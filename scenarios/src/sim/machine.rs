@@ -13,6 +13,7 @@ use ft_protocol::commit_meta::GuestEnd;
 use ft_protocol::ids::{Epoch, Generation, HostId, VmId};
 use ft_protocol::primary::{Action, Primary};
 use ft_protocol::spec::Mode;
+use ft_protocol::time::Time;
 use ft_protocol::wire::{Order, Part};
 use shared_mem::LogReader;
 use shared_mem::activity::ActivityWriter;
@@ -115,6 +116,8 @@ pub(crate) struct PrimaryMachine {
     pub(crate) vcpu: Vcpu,
     /// The vCPU was stopped by the core.
     pub(crate) stopped: bool,
+    /// When that was, by its host's clock.
+    pub(crate) stopped_at: Time,
     /// A slice is scheduled.
     pub(crate) slicing: bool,
     /// Console bytes since the last cut, and where they begin.
@@ -183,6 +186,7 @@ impl PrimaryMachine {
             polling: false,
             vcpu: Vcpu::Running,
             stopped: false,
+            stopped_at: Time::ZERO,
             slicing: false,
             console: Vec::new(),
             console_start: 0,

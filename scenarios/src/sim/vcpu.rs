@@ -171,8 +171,10 @@ impl World {
                 Err(_) => return self.machine_after(at, AGAIN_US, MachineStep::Stopped),
             }
         }
+        let now = self.host_clock(at);
         let Some(primary) = self.primary(at) else { return };
         primary.stopped = true;
+        primary.stopped_at = now;
         if planted(PlantedBug::DropPendingConsole) {
             primary.drop_console();
         }

@@ -65,6 +65,7 @@ impl Reign<'_> {
             Action::Write { epoch, ended } => self.write(epoch, ended),
             Action::Resume => {
                 self.guest = self.before_stop;
+                self.feed(Input::Resumed { pause: clock::monotonic().since(self.times.left) })?;
                 if matches!(self.guest, Guest::Waits(_)) { self.feed(Input::StillWaits) } else { Ok(()) }
             }
             Action::Publish { from, to } => {
