@@ -22,6 +22,7 @@
 /// | 84 | time ran out |
 /// | 85 | a recording is damaged, cut off, or none |
 /// | 130 | ended by SIGINT |
+/// | 131 | ended by SIGQUIT |
 /// | 141 | nobody reads standard output any more |
 /// | 143 | ended by SIGTERM or SIGHUP |
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -63,6 +64,8 @@ pub(crate) enum ExitCode {
     RecordingDamaged = 85,
     /// Ended by SIGINT.
     Interrupted = 130,
+    /// Ended by SIGQUIT.
+    Quit = 131,
     /// Nobody reads standard output any more.
     OutputClosed = 141,
     /// Ended by SIGTERM or SIGHUP.
@@ -70,7 +73,7 @@ pub(crate) enum ExitCode {
 }
 
 impl ExitCode {
-    const ALL: [Self; 20] = [
+    const ALL: [Self; 21] = [
         Self::Ok,
         Self::Usage,
         Self::GuestUnusable,
@@ -89,6 +92,7 @@ impl ExitCode {
         Self::TimeOut,
         Self::RecordingDamaged,
         Self::Interrupted,
+        Self::Quit,
         Self::OutputClosed,
         Self::Terminated,
     ];

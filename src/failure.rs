@@ -15,7 +15,7 @@ use vmm::disk_file::DiskFileError;
 use vmm::host::HostError;
 use vmm::machine::flat::FlatGuestError;
 use vmm::machine::linux::LinuxGuestError;
-use vmm::machine::{BootError, OpenKvmError};
+use vmm::machine::{BootError, MachineError, OpenKvmError};
 use vmm::net::{NetError, SwitchError};
 use vmm::recording::ReadError;
 use vmm::recording::replay::ReplayError;
@@ -187,11 +187,23 @@ impl From<ReplayError> for Failure {
             ReplayError::Memory(_) | ReplayError::Disk(_) => ExitCode::NoPool,
             ReplayError::Guest(FlatGuestError::Memory(_)) => ExitCode::NoPool,
             ReplayError::Guest(_) => ExitCode::GuestUnusable,
-            ReplayError::Machine(_) => ExitCode::Internal,
+            ReplayError::Machine(error) => replayed_machine_code(error),
             ReplayError::Console(error) if error.kind() == io::ErrorKind::BrokenPipe => ExitCode::OutputClosed,
             ReplayError::Console(_) => ExitCode::OutputFailed,
         };
         Self::new(code, &error)
+    }
+}
+
+/// Checksums do not keep anybody from writing a recording that was never made.
+fn replayed_machine_code(error: &MachineError) -> ExitCode {
+    match error {
+        MachineError::OtherProcessor { .. }
+        | MachineError::OtherKind
+        | MachineError::CpuTooLarge { .. }
+        | MachineError::Device(_) => ExitCode::RecordingDamaged,
+        MachineError::Kvm { call, .. } | MachineError::Msr { call, .. } if call.sets_state() => ExitCode::KvmMissing,
+        _ => ExitCode::Internal,
     }
 }
 
@@ -340,3 +352,20 @@ fn pool_code(error: &PoolError) -> (ExitCode, Option<&'static str>) {
 
 /// What to do with a damaged pool.
 const LOOK_CLOSER: &str = "`ftvm pool check DIR` says what is damaged; put it back, or choose another --dir";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use vmm::machine::KvmCall;
+
+    #[test]
+    fn a_recording_that_contradicts_itself_is_damaged_and_no_error_of_ours() {
+        let code = |error| Failure::from(ReplayError::Machine(error)).code();
+        assert_eq!(code(MachineError::OtherProcessor { saved: 1, here: 2 }), ExitCode::RecordingDamaged);
+        assert_eq!(code(MachineError::OtherKind), ExitCode::RecordingDamaged);
+        let refused = |call| MachineError::Kvm { call, source: io::ErrorKind::InvalidInput.into() };
+        assert_eq!(code(refused(KvmCall::SetCpuid)), ExitCode::KvmMissing);
+        assert_eq!(code(MachineError::Msr { call: KvmCall::SetMsrs, index: 7 }), ExitCode::KvmMissing);
+        assert_eq!(code(refused(KvmCall::Run)), ExitCode::Internal);
+    }
+}

@@ -6,7 +6,8 @@ use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use std::os::fd::{AsFd, BorrowedFd};
 
-const ENDING: [Signal; 3] = [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP];
+// SIGQUIT, too: nobody else would give a terminal back that was made raw.
+const ENDING: [Signal; 4] = [Signal::SIGINT, Signal::SIGQUIT, Signal::SIGTERM, Signal::SIGHUP];
 
 /// Whoever started this process may have blocked them for itself.
 pub(crate) fn unblock() {
@@ -32,8 +33,12 @@ impl EndSignals {
     /// The code to exit with, if a signal has come.
     pub(crate) fn received(&self) -> Option<ExitCode> {
         let info = self.fd.read_signal().ok()??;
-        let interrupted = u32::try_from(Signal::SIGINT as i32).is_ok_and(|number| number == info.ssi_signo);
-        Some(if interrupted { ExitCode::Interrupted } else { ExitCode::Terminated })
+        let signal = i32::try_from(info.ssi_signo).ok().and_then(|number| Signal::try_from(number).ok());
+        Some(match signal {
+            Some(Signal::SIGINT) => ExitCode::Interrupted,
+            Some(Signal::SIGQUIT) => ExitCode::Quit,
+            _ => ExitCode::Terminated,
+        })
     }
 }
 

@@ -25,7 +25,8 @@ fn ends_clean(place: &Place, children: &[u32]) {
 #[test]
 fn after_ctrl_c_and_sigterm() {
     let Some(_machine) = kvm() else { return };
-    for (number, code) in [(Signal::SIGINT, 130), (Signal::SIGTERM, 143), (Signal::SIGHUP, 143)] {
+    let codes = [(Signal::SIGINT, 130), (Signal::SIGQUIT, 131), (Signal::SIGTERM, 143), (Signal::SIGHUP, 143)];
+    for (number, code) in codes {
         let place = Place::new();
         let (run, children) = endless(&place);
         run.signal(number);

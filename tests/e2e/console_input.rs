@@ -6,6 +6,7 @@ use crate::support::{
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::pty::openpty;
 use nix::sys::signal::Signal;
+use nix::sys::termios::{LocalFlags, tcgetattr};
 use std::fs::File;
 use std::io::{ErrorKind, Read as _, Write as _};
 use std::process::{ChildStdin, Command, Stdio};
@@ -284,4 +285,27 @@ fn a_terminal_feeds_the_foreground_and_stops_nobody() {
     let ended = run.end();
     let said = String::from_utf8_lossy(&ended.stdout);
     assert!(said.ends_with("line 000030\ncode 0 typed to the shell\n"), "{said} {}", ended.stderr);
+}
+
+/// A guest that edits its lines itself has the terminal raw; a shell could hardly be typed to if it stayed that way.
+#[test]
+fn every_signal_that_ends_a_command_gives_the_terminal_back() {
+    let Some(_machine) = kvm() else { return };
+    let cluster = ByHand::start(&["a"]);
+    let arguments = ByHand::arguments(&["run", "--detach", "--name", "g", "--no-input"], &["builtin:echo"]);
+    cluster.place.run(&arguments).ok();
+    let codes = [(Signal::SIGINT, 130), (Signal::SIGQUIT, 131), (Signal::SIGTERM, 143), (Signal::SIGHUP, 143)];
+    for (number, code) in codes {
+        let pty = openpty(None, None).expect("a terminal");
+        let terminal = pty.slave.try_clone().expect("a descriptor");
+        let now = || tcgetattr(&terminal).expect("a terminal");
+        let before = now();
+        let mut command = cluster.place.ftvm(&ByHand::arguments(&["console", "--input", "--raw"], &["g"]));
+        command.stdin(Stdio::from(pty.slave));
+        let run = cluster.place.start_command(command);
+        await_true("a raw terminal", || !now().local_flags.contains(LocalFlags::ICANON));
+        run.signal(number);
+        assert_eq!(run.end().code, Some(code), "{number}");
+        assert_eq!(now(), before, "{number}");
+    }
 }

@@ -89,6 +89,23 @@ pub enum KvmCall {
 }
 
 impl KvmCall {
+    /// Whether it gives a vCPU something that was saved: refused, what was saved does not suit this KVM.
+    #[must_use]
+    pub fn sets_state(self) -> bool {
+        matches!(
+            self,
+            Self::SetCpuid
+                | Self::SetRegs
+                | Self::SetSregs
+                | Self::SetXsave
+                | Self::SetXcrs
+                | Self::SetMsrs
+                | Self::SetVcpuEvents
+                | Self::SetDebugRegs
+                | Self::SetMpState
+        )
+    }
+
     pub(super) fn failed(self) -> impl FnOnce(kvm_ioctls::Error) -> MachineError {
         move |source| MachineError::Kvm { call: self, source: std::io::Error::from_raw_os_error(source.errno()) }
     }
