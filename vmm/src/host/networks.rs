@@ -195,14 +195,19 @@ mod tests {
     use std::sync::atomic::{AtomicU32, Ordering};
     use std::time::Instant;
 
-    #[test]
-    fn packets_go_both_ways_and_the_guest_is_announced() {
+    /// A segment with a guest's network device, and somebody else who listens there.
+    fn segment() -> ((tempfile::TempDir, Switch), [NetSpec; 1], NetPort, Receiver<Vec<u8>>) {
         let place = tempfile::tempdir().unwrap();
         let path = place.path().join("switch");
-        let _switch = Switch::start(&path, Faults::default()).unwrap();
+        let switch = Switch::start(&path, Faults::default()).unwrap();
         let backend = NetBackend::Segment(path.to_string_lossy().into_owned());
         let (probe, heard) = NetPort::open(&backend, || {}).unwrap();
-        let nets = [NetSpec { mac: [2, 0, 0, 0, 0, 7], backend }];
+        ((place, switch), [NetSpec { mac: [2, 0, 0, 0, 0, 7], backend }], probe, heard)
+    }
+
+    #[test]
+    fn packets_go_both_ways_and_the_guest_is_announced() {
+        let (_segment, nets, probe, heard) = segment();
         let (commands, woken) = crossbeam_channel::unbounded();
         let arrivals = Arc::new(Arrivals::new(commands, None));
         let (networks, queues) = Networks::open(&nets, &arrivals);
@@ -225,12 +230,7 @@ mod tests {
     /// A zombie, between two announcements.
     #[test]
     fn who_no_longer_reigns_announces_nothing() {
-        let place = tempfile::tempdir().unwrap();
-        let path = place.path().join("switch");
-        let _switch = Switch::start(&path, Faults::default()).unwrap();
-        let backend = NetBackend::Segment(path.to_string_lossy().into_owned());
-        let (_probe, heard) = NetPort::open(&backend, || {}).unwrap();
-        let nets = [NetSpec { mac: [2, 0, 0, 0, 0, 7], backend }];
+        let (_segment, nets, _probe, heard) = segment();
         let (commands, _woken) = crossbeam_channel::unbounded();
         let (networks, _queues) = Networks::open(&nets, &Arc::new(Arrivals::new(commands, None)));
         let (asked, asks) = crossbeam_channel::unbounded();
