@@ -6,6 +6,7 @@ use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 
 const MIB: u64 = 1 << 20;
+const PAGE_SIZE: u64 = 4096;
 const GUEST_MIB: u64 = 256;
 /// Journals, record logs, console, machine state: everything but the image.
 const POOL_EXTRA_MIB_MAX: u64 = 64;
@@ -70,9 +71,73 @@ fn the_pool_holds_the_guest_once_and_a_standby_nearly_nothing() {
     assert_eq!(run.end().code, Some(143));
 }
 
-/// What a primary's private memory may be above its bound: the program, its threads, and the pages of epochs that are not
-/// applied yet.
-const BOUND_SLACK_MIB: u64 = 32;
+/// Pages of its own that a process has where it maps a VM's image: its copies.
+fn copies(pid: u32) -> u64 {
+    let text = std::fs::read_to_string(format!("/proc/{pid}/smaps")).expect("the host lives");
+    let mut kib = 0;
+    let mut is_image = false;
+    for line in text.lines() {
+        if let Some(field) = line.strip_prefix("Anonymous:") {
+            let field = field.trim().trim_end_matches(" kB").parse::<u64>().expect("a number");
+            kib += if is_image { field } else { 0 };
+        } else if line.contains('-') && !line.contains("kB") {
+            is_image = line.ends_with("/image");
+        }
+    }
+    kib * 1024 / PAGE_SIZE
+}
+
+/// What a host says of a commit.
+#[derive(Clone, Copy, Debug)]
+struct Commit {
+    epoch: u64,
+    pages: u64,
+    applied: u64,
+}
+
+/// The commits that a host has told of in its first life.
+fn commits(place: &Place, host: &str) -> Vec<Commit> {
+    let logs = place.leftovers().into_iter().map(|directory| directory.join(format!("{host}.1.stderr")));
+    let text = logs.filter_map(|path| std::fs::read_to_string(path).ok()).collect::<String>();
+    let parse = |line: &str| {
+        let (_, fields) = line.split_once("committed ")?;
+        let field = |name| fields.split(' ').find_map(|field| field.strip_prefix(name)?.strip_prefix('=')?.parse().ok());
+        Some(Commit { epoch: field("epoch")?, pages: field("pages")?, applied: field("applied")? })
+    };
+    // The last line may be half written.
+    let whole = text.rfind('\n').map_or("", |end| &text[..end]);
+    whole.lines().filter_map(parse).collect()
+}
+
+/// The most copies that a primary which keeps at most `bound` can have had at any time: behind each of its commits no more
+/// than that, or what was written in the epochs that were not applied by then; until the next one what it finds written
+/// comes on top.
+fn copies_max(commits: &[Commit], bound: u64) -> u64 {
+    let kept = |index: usize| {
+        let commit: Commit = commits[index];
+        let unapplied = commits[..=index].iter().rev().take_while(|other| other.epoch > commit.applied);
+        unapplied.map(|other| other.pages).sum::<u64>().max(bound)
+    };
+    let behind = (0..commits.len()).map(|index| kept(index) + commits.get(index + 1).map_or(0, |next| next.pages));
+    behind.max().expect("it has committed").max(commits[0].pages)
+}
+
+/// What a primary held of 96 MiB.
+struct Held {
+    /// Sampled in the first half of the guest's life, in pages, ascending.
+    copies: Vec<u64>,
+    commits: Vec<Commit>,
+}
+
+impl Held {
+    fn median(&self) -> u64 {
+        self.copies[self.copies.len() / 2]
+    }
+
+    fn most(&self) -> u64 {
+        *self.copies.last().expect("it was sampled")
+    }
+}
 
 #[test]
 fn a_primary_keeps_no_more_copies_than_its_bound_and_loses_nothing_by_it() {
@@ -80,20 +145,24 @@ fn a_primary_keeps_no_more_copies_than_its_bound_and_loses_nothing_by_it() {
     let place = Place::new();
     let guest = ["--memory", "96MiB", "builtin:torture", "--", "--steps", "600000000", "--progress", "2000000"];
     let golden = place.run(&[&["run", "--mode", "none"][..], &guest[..]].concat()).ok();
-    // What a primary held most of the time in the first half of the guest's life, in MiB. An epoch that was cut late, on a machine
-    // with much else to do, is no typical one.
     let held = |name: &str, bound: &[&str]| {
         let events = place.file(name);
         let options =
             ["run", "--respawn", "--epoch-ms", "4", "--heartbeat-ms", "2000", "--events", events.to_str().unwrap()];
-        let mut run = place.start(&[&options[..], bound, &guest[..]].concat());
+        let mut command = place.ftvm(&[&options[..], bound, &guest[..]].concat());
+        command.env("RUST_LOG", format!("warn,{}=trace", vmm::host::COMMIT_TRACE));
+        let mut run = place.start_command(command);
         await_true("protection", || count_of(&read_events(&events), "protected") == 1);
         let primary = await_some("the primary", || run.host("a"));
         let mut samples = Vec::new();
         await_true("half of the guest's life", || {
-            samples.push(private(primary) / MIB);
+            samples.push(copies(primary));
             run.stdout().len() * 2 > golden.stdout.len()
         });
+        // The epoch in which the last sample was taken is told of at its end.
+        let last = commits(&place, "a").last().map_or(0, |commit| commit.epoch);
+        await_true("its next commits", || commits(&place, "a").last().is_some_and(|commit| commit.epoch > last + 1));
+        let commits = commits(&place, "a");
         assert!(run.runs());
         signal(primary, Signal::SIGKILL);
         let ended = run.end();
@@ -101,11 +170,23 @@ fn a_primary_keeps_no_more_copies_than_its_bound_and_loses_nothing_by_it() {
         assert!(ended.stdout == golden.stdout, "{bound:?}: the console is not exact");
         assert!(count_of(&read_events(&events), "live") >= 2, "there was a takeover");
         samples.sort_unstable();
-        samples[samples.len() / 2]
+        Held { copies: samples, commits }
     };
+    let bound = 16 * MIB / PAGE_SIZE;
     let free = held("events.free", &[]);
     let bounded = held("events.bounded", &["--working-set", "16MiB"]);
-    eprintln!("private memory of the primary: {free} MiB without a bound, {bounded} MiB with one of 16 MiB");
-    assert!(free > 80, "the guest does not write enough to show anything: {free} MiB");
-    assert!(bounded <= 16 + BOUND_SLACK_MIB, "{bounded} MiB");
+    let most = copies_max(&bounded.commits, bound);
+    let largest = bounded.commits.iter().map(|commit| commit.pages).max();
+    eprintln!(
+        "copies of the primary, in pages: {} without a bound; with one of {bound}: {} most of the time, {} at most, {most} \
+         allowed by {} epochs of at most {largest:?}",
+        free.most(),
+        bounded.median(),
+        bounded.most(),
+        bounded.commits.len(),
+    );
+    let guest_pages = 96 * MIB / PAGE_SIZE;
+    assert!(free.median() > guest_pages * 5 / 6, "the guest does not write enough to show anything: {}", free.median());
+    assert!(bounded.most() <= most, "{} pages, {most} allowed", bounded.most());
+    assert!(bounded.median() <= bound + bound / 2, "{} pages most of the time", bounded.median());
 }

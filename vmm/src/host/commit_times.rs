@@ -21,6 +21,8 @@ pub(super) fn wanted() -> bool {
 pub(super) struct CommitTimes {
     pub(super) epoch: Epoch,
     pub(super) pages: usize,
+    /// The last epoch that was known to be applied: what was written since then stays with the host.
+    pub(super) applied: Epoch,
     /// The guest was left, or, where it waited, the commit began.
     pub(super) left: Time,
     /// Harvest begins.
@@ -48,6 +50,7 @@ impl CommitTimes {
             vm = vm.get(),
             epoch = self.epoch.get(),
             pages = self.pages,
+            applied = self.applied.get(),
             pause = step(self.left, self.resumed),
             stop = step(self.left, self.stopped),
             harvest = step(self.stopped, self.harvested),

@@ -54,9 +54,10 @@ impl Reign<'_> {
                 if std::mem::take(&mut self.out_of_space) {
                     self.around.say(VmEvent::Space { generation: self.order.generation, shortage: None });
                 }
+                // What is freed is applied.
+                let applied = self.parts.control.freed()?;
+                self.times.applied = Epoch::new(applied.get());
                 if let Some(set) = &mut self.working_set {
-                    // What is freed is applied.
-                    let applied = self.parts.control.freed()?;
                     set.trim(&self.memory, &self.dirty, epoch.get(), applied.get())?;
                 }
                 self.dirty.clear();
