@@ -19,7 +19,7 @@ use crate::timeline::Shortage;
 use crate::versions::VersionRange;
 use crate::wire::{
     FollowStep, FromHost, HeldRole, HostHello, HostProfile, INPUT_SINCE, LOG_LOST_SINCE, Order, PROTOCOLS,
-    RECORDED_SINCE, Role, SPACE_SINCE, ToHost,
+    RECORDED_SINCE, Role, SPACE_SINCE, ToHost, UNFIT_SINCE,
 };
 use std::collections::BTreeMap;
 
@@ -190,6 +190,17 @@ impl Host {
             Input::GuestEnded { vm } => {
                 self.held.remove(&vm);
                 actions.push(Action::Discard(vm));
+            }
+            Input::Unfit { vm, generation, reason } => {
+                if self.generation_of(vm) == Some(generation) {
+                    self.held.remove(&vm);
+                    actions.push(Action::Discard(vm));
+                    let message = match self.protocol {
+                        Some(protocol) if protocol >= UNFIT_SINCE => FromHost::Unfit { vm, generation, reason },
+                        _ => FromHost::GaveUp { vm, generation, reason },
+                    };
+                    self.send(message, actions);
+                }
             }
             Input::Failed { vm, generation, reason } => {
                 if self.generation_of(vm) == Some(generation) {

@@ -5,7 +5,7 @@ use crate::ids::Incarnation;
 use crate::ids::{Epoch, FollowId, HostId};
 use crate::spec::{JournalShape, Mode, VmSpec};
 use crate::timeline::Wanted;
-use crate::wire::{FollowStep, LOG_LOST_SINCE, LiveReport, StateFormats, TakeoverReason};
+use crate::wire::{FollowStep, LOG_LOST_SINCE, LiveReport, StateFormats, TakeoverReason, UNFIT_SINCE};
 
 const VM: VmId = VmId::new(3);
 
@@ -33,6 +33,16 @@ fn order(generation: u64) -> Order {
     }
 }
 
+fn welcome(protocol: u32) -> ToHost {
+    ToHost::Welcome {
+        host: HostId::new(1),
+        heartbeat_bound: Span::from_ms(50),
+        heartbeat_interval: Span::from_ms(5),
+        suspicion: None,
+        protocol,
+    }
+}
+
 struct Bench(Host);
 
 impl Bench {
@@ -46,13 +56,7 @@ impl Bench {
             labels: Vec::new(),
         }));
         bench.input(Input::LinkUp);
-        bench.message(ToHost::Welcome {
-            host: HostId::new(1),
-            heartbeat_bound: Span::from_ms(50),
-            heartbeat_interval: Span::from_ms(5),
-            suspicion: None,
-            protocol: 1,
-        });
+        bench.message(welcome(1));
         bench
     }
     fn input(&mut self, input: Input) -> Vec<Action> {
@@ -128,6 +132,21 @@ fn roles_survive_a_lost_connection() {
 }
 
 #[test]
+fn a_guest_that_cannot_be_booted_is_told_from_a_host_that_cannot_boot_it() {
+    let (generation, reason) = (Generation::new(1), "no ELF file".to_owned());
+    for (protocol, told) in [
+        (UNFIT_SINCE, FromHost::Unfit { vm: VM, generation, reason: reason.clone() }),
+        (UNFIT_SINCE - 1, FromHost::GaveUp { vm: VM, generation, reason: reason.clone() }),
+    ] {
+        let mut bench = Bench::joined();
+        bench.message(welcome(protocol));
+        bench.message(ToHost::Promote(order(1)));
+        let actions = bench.input(Input::Unfit { vm: VM, generation, reason: reason.clone() });
+        assert_eq!(actions, [Action::Discard(VM), Action::Send(told)]);
+    }
+}
+
+#[test]
 fn a_standby_that_cannot_be_made_is_given_up() {
     let mut bench = Bench::joined();
     bench.message(ToHost::Standby(order(1)));
@@ -154,13 +173,6 @@ fn a_yielded_guest_leaves_the_host_free() {
 
 #[test]
 fn a_shortage_is_said_once_to_each_controller_that_understands_it() {
-    let welcome = |protocol| ToHost::Welcome {
-        host: HostId::new(1),
-        heartbeat_bound: Span::from_ms(50),
-        heartbeat_interval: Span::from_ms(5),
-        suspicion: None,
-        protocol,
-    };
     let said = |actions: Vec<Action>| -> Vec<FromHost> {
         let said = actions.into_iter().filter_map(|action| match action {
             Action::Send(message) => Some(message),

@@ -12,10 +12,8 @@ use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::str::FromStr;
 use std::sync::Arc;
-use vmm::machine::BootError;
-use vmm::machine::flat;
-use vmm::machine::layout::anonymous_memory;
-use vmm::machine::linux::{self, LinuxGuest, LinuxGuestError, VcpuCount};
+use vmm::machine::linux::{LinuxGuest, LinuxGuestError, VcpuCount};
+use vmm::machine::{BootError, check_guest};
 
 /// A guest's file may have at most this many bytes; it is held in memory while it is checked.
 pub const GUEST_BYTES_MAX: u64 = 1 << 30;
@@ -225,19 +223,8 @@ impl GuestImage {
     /// # Errors
     /// Whatever the loader would refuse.
     pub fn check(&self, memory_bytes: u64, args: &[String]) -> Result<(), GuestError> {
-        let unfit = |source: BootError| GuestError::Unfit { guest: self.source.clone(), source };
-        // Loading touches little more than the guest's own segments of this memory, and it goes at once.
-        let memory = anonymous_memory(memory_bytes).map_err(|error| match self.is_linux() {
-            true => unfit(LinuxGuestError::from(error).into()),
-            false => unfit(flat::FlatGuestError::from(error).into()),
-        })?;
-        if !self.is_linux() {
-            return flat::load(&memory, &self.bytes, args).map(|_| ()).map_err(|error| unfit(error.into()));
-        }
-        let checked = LinuxGuest::decode(&self.bytes)
-            .map_err(LinuxGuestError::from)
-            .and_then(|guest| linux::load(&memory, &guest, std::iter::empty()));
-        checked.map(|_| ()).map_err(|error| unfit(error.into()))
+        check_guest(&self.bytes, memory_bytes, args)
+            .map_err(|source| GuestError::Unfit { guest: self.source.clone(), source })
     }
 
     /// The guest in a descriptor of its own, to travel beside a request. What happens to the file afterwards cannot

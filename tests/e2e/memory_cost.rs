@@ -101,7 +101,8 @@ fn commits(place: &Place, host: &str) -> Vec<Commit> {
     let text = logs.filter_map(|path| std::fs::read_to_string(path).ok()).collect::<String>();
     let parse = |line: &str| {
         let (_, fields) = line.split_once("committed ")?;
-        let field = |name| fields.split(' ').find_map(|field| field.strip_prefix(name)?.strip_prefix('=')?.parse().ok());
+        let field =
+            |name| fields.split(' ').find_map(|field| field.strip_prefix(name)?.strip_prefix('=')?.parse().ok());
         Some(Commit { epoch: field("epoch")?, pages: field("pages")?, applied: field("applied")? })
     };
     // The last line may be half written.

@@ -111,6 +111,11 @@ impl Golden {
         self.options.spec(name, UnreadConsole::Waits)
     }
 
+    /// The guest's file.
+    pub(crate) fn image(&self) -> &[u8] {
+        self.image.bytes()
+    }
+
     pub(crate) fn upload(&self) -> (ft_protocol::wire::ExtentTag, shared_mem::Extent) {
         self.image.upload().expect("a memory file can be made")
     }

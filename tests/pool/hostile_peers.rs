@@ -8,12 +8,13 @@ use crate::support::{await_some, kvm};
 use ft_protocol::spec::VmSpec;
 use ft_protocol::wire::{
     Access, Envelope, ExtentTag, FromClient, FromHost, Grant, Hello, LiveReport, MESSAGE_BYTES_MAX, PROTOCOL_VERSION,
-    Part, Request, Role, TakeoverReason, ToClient, ToHost,
+    Part, Request, RequestError, Role, TakeoverReason, ToClient, ToHost,
 };
 use ft_protocol::{Epoch, Generation, Span, VmId};
 use serde::Serialize;
 use shared_mem::{Extent, Offset};
 use std::fs::File;
+use std::io::Write as _;
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::os::unix::fs::PermissionsExt as _;
 
@@ -333,6 +334,38 @@ fn a_host_that_cuts_its_heartbeat_page_off_harms_only_itself() {
         unharmed(&mut run, "a heartbeat page without a page");
     }
     run.finish();
+}
+
+/// Whoever speaks to the controller himself need not have looked at the guest first.
+#[test]
+fn what_is_no_guest_is_refused_and_bothers_no_host() {
+    let Some(_machine) = kvm() else { return };
+    let mut run = victim_of(&Plan::default());
+    let peer = client(&run);
+    let sound = run.golden.image();
+    let (mut cut_off, mut other) = (sound.to_vec(), sound.to_vec());
+    cut_off.truncate(sound.len() / 2);
+    // Another machine's.
+    other[18] ^= 0x40;
+    let bundle = b"FTVMLNUX and nothing more".to_vec();
+    for (id, guest) in (0..).zip([b"no guest at all".to_vec(), cut_off, other, bundle]) {
+        let spec = run.golden.spec("none");
+        peer.send_with(FromClient { id, request: Request::CreateVm(spec) }, vec![uploaded(&guest)]);
+        let answer = peer.receive::<ToClient>().expect("an answer").message;
+        let ToClient::Answer { answer: Err(RequestError::BadSpec(why)), .. } = &answer else { panic!("{answer:?}") };
+        assert!(why.starts_with("its guest cannot be started: "), "{why}");
+        unharmed(&mut run, why);
+    }
+    assert_eq!(run.try_status_patiently().vms.len(), 1, "nothing of them stays");
+    run.finish();
+}
+
+fn uploaded(guest: &[u8]) -> (ExtentTag, Extent) {
+    let mut file = tempfile::tempfile().expect("a temporary file can be made");
+    file.write_all(guest).expect("it can be written");
+    let len = guest.len() as u64;
+    let tag = ExtentTag { grant: Grant { part: Part::Upload, access: Access::ReadWrite }, offset: 0, len };
+    (tag, Extent::new(file.into(), Offset::ZERO, len).expect("an extent may begin at zero"))
 }
 
 #[test]

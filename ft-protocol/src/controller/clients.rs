@@ -192,6 +192,14 @@ impl Controller {
         }
     }
 
+    pub(super) fn guest_unfit(&mut self, turn: &mut Turn<'_>, vm: VmId, reason: &str) {
+        let Some(entry) = self.vms.get(&vm) else { return };
+        let Phase::Creating { client, request } = entry.phase else { return };
+        self.vms.remove(&vm);
+        let why = format!("its guest cannot be started: {reason}");
+        answer(turn, client, request, Err(RequestError::BadSpec(why)), Vec::new());
+    }
+
     fn attach(&mut self, turn: &mut Turn<'_>, link: LinkId, id: u64, vm: VmId, from: u64) {
         let Some(entry) = self.vms.get_mut(&vm).filter(|entry| !matches!(entry.phase, Phase::Creating { .. })) else {
             answer(turn, link, id, Err(RequestError::UnknownVm(vm)), Vec::new());

@@ -189,6 +189,13 @@ pub enum Input {
         /// One line when it failed.
         result: Result<(), String>,
     },
+    /// Answer to [`Action::CreatePartition`], too: what came to be booted is no guest, and nothing was made.
+    GuestUnfit {
+        /// The VM.
+        vm: VmId,
+        /// One line.
+        reason: String,
+    },
     /// Answer to [`Action::Seal`].
     Sealed {
         /// The VM.

@@ -5,6 +5,7 @@ use super::io::Action;
 use super::vm::Phase;
 use super::{Controller, HostId, LinkId, Turn, VmId};
 use crate::cpu::LEAVES_MAX;
+use crate::ids::{Epoch, Generation};
 use crate::planted::{PlantedBug, planted};
 use crate::policy::{LABELS_MAX, label_is_valid};
 use crate::spec::name_is_valid;
@@ -36,7 +37,10 @@ impl Controller {
         let restarted = entry.incarnation.is_some_and(|known| known != hello.profile.incarnation);
         let name = hello.profile.name.clone();
         entry.connect(turn.now, link, hello.profile, &self.config);
-        self.vms.values_mut().for_each(|vm| _ = vm.refusers.remove(&host));
+        for vm in self.vms.values_mut() {
+            vm.refusers.remove(&host);
+            vm.unfit_on.remove(&host);
+        }
         entry.protocol = Some(protocol);
         self.host_links.insert(link, host);
         if !known {
@@ -213,22 +217,52 @@ impl Controller {
                 }
             }
             FromHost::Yielded { vm, generation } => self.yielded(turn, vm, generation, host),
-            FromHost::GaveUp { vm, generation, reason } => {
-                let concerned = |entry: &super::Vm| entry.generation == generation && entry.has_role_on(host);
-                if self.vms.get(&vm).is_some_and(concerned) {
-                    self.tell(turn, Happening::GaveUp { vm, host, reason: one_line(&reason) });
-                    // A host that failed once would be chosen again at once: let it rest.
-                    if let Some(entry) = self.hosts.get_mut(&host) {
-                        entry.distrust(turn.now, &self.config);
-                    }
-                    if let Some(entry) = self.vms.get_mut(&vm)
-                        && matches!(entry.phase, Phase::Promoting { host: to, .. } if to == host)
-                    {
-                        entry.refusers.insert(host);
-                    }
-                    self.forget_roles(turn, vm, host, TakeoverReason::GivenUp);
-                }
-            }
+            FromHost::GaveUp { vm, generation, reason } => self.gave_up(turn, vm, generation, host, &reason),
+            FromHost::Unfit { vm, generation, reason } => self.unfit(turn, vm, generation, host, &reason),
+        }
+    }
+
+    fn is_concerned(&self, vm: VmId, generation: Generation, host: HostId) -> bool {
+        self.vms.get(&vm).is_some_and(|entry| entry.generation == generation && entry.has_role_on(host))
+    }
+
+    fn gave_up(&mut self, turn: &mut Turn<'_>, vm: VmId, generation: Generation, host: HostId, reason: &str) {
+        if !self.is_concerned(vm, generation, host) {
+            return;
+        }
+        self.tell(turn, Happening::GaveUp { vm, host, reason: one_line(reason) });
+        // A host that failed once would be chosen again at once: let it rest.
+        if let Some(entry) = self.hosts.get_mut(&host) {
+            entry.distrust(turn.now, &self.config);
+        }
+        if let Some(entry) = self.vms.get_mut(&vm)
+            && matches!(entry.phase, Phase::Promoting { host: to, .. } if to == host)
+        {
+            entry.refusers.insert(host);
+        }
+        self.forget_roles(turn, vm, host, TakeoverReason::GivenUp);
+    }
+
+    /// A host says that a VM's guest cannot be booted. It may be wrong, or older than the guest: others are asked, but
+    /// nobody twice, and it is trusted as before. With nobody left to ask there is nothing that could become of the VM.
+    fn unfit(&mut self, turn: &mut Turn<'_>, vm: VmId, generation: Generation, host: HostId, reason: &str) {
+        let Some(entry) = self.vms.get_mut(&vm).filter(|entry| entry.applied.max(entry.committed) == Epoch::ZERO)
+        else {
+            // What has run once is not booted any more.
+            return self.gave_up(turn, vm, generation, host, reason);
+        };
+        if entry.generation != generation || !entry.has_role_on(host) {
+            return;
+        }
+        entry.unfit_on.insert(host);
+        self.tell(turn, Happening::GaveUp { vm, host, reason: one_line(reason) });
+        let could = |(id, entry): (&HostId, &super::Host)| {
+            entry.is_beating() && self.room_left(*id, vm, 0) && self.mismatch(*id, vm).is_none()
+        };
+        if self.hosts.iter().any(could) {
+            self.forget_roles(turn, vm, host, TakeoverReason::GivenUp);
+        } else {
+            self.partition_damaged(turn, vm, &format!("no host can start its guest: {reason}"));
         }
     }
 

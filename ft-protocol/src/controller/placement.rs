@@ -166,6 +166,9 @@ impl Controller {
     pub(super) fn mismatch(&self, host: HostId, vm: VmId) -> Option<String> {
         let entry = self.vms.get(&vm)?;
         let profile = self.hosts.get(&host)?.profile.as_ref()?;
+        if entry.unfit_on.contains(&host) {
+            return Some(format!("host `{}` cannot start its guest", profile.name));
+        }
         if entry.applied == Epoch::ZERO && entry.phase == Phase::Unled || planted(PlantedBug::FormatIgnored) {
             return None;
         }

@@ -63,6 +63,8 @@ struct Cluster {
     held: Vec<(VmId, Generation, Epoch)>,
     pool_refuses: bool,
     hold_opens: bool,
+    /// What is wrong with the guests that come.
+    unfit: Option<String>,
     /// How often the controller was to end.
     exits: u32,
     opens: Vec<(VmId, Generation)>,
@@ -91,6 +93,7 @@ impl Cluster {
             held: Vec::new(),
             pool_refuses: false,
             hold_opens: false,
+            unfit: None,
             exits: 0,
             opens: Vec::new(),
             fenced: Vec::new(),
@@ -125,6 +128,10 @@ impl Cluster {
                 Action::Persist(state) => self.persisted = state,
                 Action::Exit => self.exits += 1,
                 Action::ToHost { link, message, .. } => self.told.push((link, message)),
+                Action::CreatePartition { vm, .. } if self.unfit.is_some() => {
+                    let reason = self.unfit.clone().expect("it is");
+                    self.input(Input::GuestUnfit { vm, reason });
+                }
                 Action::CreatePartition { vm, .. } => self.input(Input::PartitionCreated { vm, result: Ok(()) }),
                 Action::OpenGeneration { vm, generation, .. } if self.hold_opens => self.opens.push((vm, generation)),
                 Action::OpenGeneration { vm, generation, .. } => {

@@ -153,6 +153,8 @@ pub(super) struct Vm {
     pub(super) retry_at: Time,
     /// Hosts that gave it up before its guest ran there: they are not asked again while they are held down.
     pub(super) refusers: BTreeSet<HostId>,
+    /// Hosts that say that its guest, which was never booted, cannot be.
+    pub(super) unfit_on: BTreeSet<HostId>,
     /// Promotions that took too long, since it last lived.
     pub(super) vain_promotions: u32,
     /// What was seen of the primary's progress.
@@ -233,6 +235,7 @@ impl Vm {
             poisoned: false,
             retry_at: Time::ZERO,
             refusers: BTreeSet::new(),
+            unfit_on: BTreeSet::new(),
             vain_promotions: 0,
             progress: None,
             waiting: None,

@@ -145,6 +145,15 @@ pub enum Input {
         /// The VM.
         vm: VmId,
     },
+    /// The VM's guest is none that can be booted, here or elsewhere.
+    Unfit {
+        /// The VM.
+        vm: VmId,
+        /// The generation of the role.
+        generation: Generation,
+        /// One line.
+        reason: String,
+    },
     /// The machine of a VM cannot be made or run on this host.
     Failed {
         /// The VM.

@@ -293,6 +293,15 @@ pub enum FromHost {
         /// How far.
         at: InputAt,
     },
+    /// The VM's guest, which has not been booted yet, cannot be: it is the guest's fault, not the sender's.
+    Unfit {
+        /// The VM.
+        vm: VmId,
+        /// The generation of the role.
+        generation: Generation,
+        /// One line.
+        reason: String,
+    },
 }
 
 /// How a secondary that follows came to the end of an epoch.

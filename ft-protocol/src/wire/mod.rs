@@ -20,7 +20,7 @@ use crate::versions::VersionRange;
 use serde::{Deserialize, Serialize};
 
 /// Newest version of these messages that is spoken here.
-pub const PROTOCOL_VERSION: u32 = 7;
+pub const PROTOCOL_VERSION: u32 = 8;
 
 /// All versions of these messages that are spoken here. Hosts and controller use the highest one that both have; a peer
 /// with none of them is refused at its first message. What a version added is not relied upon below it:
@@ -33,6 +33,7 @@ pub const PROTOCOL_VERSION: u32 = 7;
 /// 6: a host tells a damaged log from a divergence ([`FromHost::LogLost`]), and why a secondary follows no more
 /// ([`FromHost::FollowFailed`]).
 /// 7: console input comes from clients ([`ToHost::OpenInput`], [`ToHost::Input`], [`FromHost::InputAt`]).
+/// 8: a host tells a guest that cannot be started from what it lacks itself ([`FromHost::Unfit`]).
 pub const PROTOCOLS: VersionRange = VersionRange { min: 1, max: PROTOCOL_VERSION };
 
 /// The first version whose primaries say what they do.
@@ -52,6 +53,9 @@ pub const LOG_LOST_SINCE: u32 = 6;
 
 /// The first version whose hosts take console input.
 pub const INPUT_SINCE: u32 = 7;
+
+/// The first version whose hosts say that a guest cannot be started.
+pub const UNFIT_SINCE: u32 = 8;
 
 /// Largest message in bytes; larger ones are refused unread.
 pub const MESSAGE_BYTES_MAX: usize = 64 * 1024;

@@ -99,6 +99,7 @@ fn hosts_messages_come_back_and_damage_ends_nobody() {
     attack(Hello::Host(HostHello { protocols: PROTOCOLS, profile, roles }));
     attack(FromHost::Doorbell { vm, generation, epoch: Epoch::new(7) });
     attack(FromHost::GaveUp { vm, generation, reason: "no memory".to_owned() });
+    attack(FromHost::Unfit { vm, generation, reason: "no guest".to_owned() });
     let order = Order { vm, generation, spec: spec(), primary: None, base: Epoch::new(9), cpu: cpu() };
     attack(ToHost::Promote(order));
     attack(ToHost::Input { vm, generation, position: 9, bytes: vec![7; 40] });

@@ -103,6 +103,7 @@ pub(crate) fn from_peers_seeds() -> Vec<Vec<u8>> {
         FromHost::Doorbell { vm, generation, epoch: Epoch::new(7) },
         FromHost::ModeIs { vm, generation, mode: Mode::Replay },
         FromHost::GaveUp { vm, generation, reason: "no memory".to_owned() },
+        FromHost::Unfit { vm, generation, reason: "no guest".to_owned() },
         FromHost::StandbyReady { vm, generation },
     ];
     let requests = [

@@ -169,7 +169,8 @@ impl Driver {
                 VmEvent::Space { generation, shortage } => Input::Space { vm, generation, shortage },
                 VmEvent::InputAt { generation, at } => Input::InputAt { vm, generation, at },
                 VmEvent::GuestEnded => Input::GuestEnded { vm },
-                VmEvent::Failed { generation, reason } => Input::Failed { vm, generation, reason },
+                VmEvent::Failed { generation, reason, unfit: true } => Input::Unfit { vm, generation, reason },
+                VmEvent::Failed { generation, reason, .. } => Input::Failed { vm, generation, reason },
             };
             self.handle(input);
         }

@@ -10,7 +10,7 @@ use super::primary::{self, Beginning, SharedDisk};
 use crate::failpoint;
 use crate::machine::device::virtio::{self, Disk, DiskBase};
 use crate::machine::linux::HEADER_BYTES as BUNDLE_HEADER_BYTES;
-use crate::machine::{Kicker, LiveInputs, Machine, MachineConfig, guest_machine};
+use crate::machine::{Kicker, LiveInputs, Machine, MachineConfig, guest_machine, is_unfit_guest};
 use crate::wake::WakingSender;
 use crossbeam_channel::{Receiver, Sender};
 use ft_protocol::console_input::InputAt;
@@ -28,7 +28,7 @@ use std::thread::JoinHandle;
 
 type Failure = Box<dyn std::error::Error + Send + Sync>;
 
-/// What a VM's thread tells the host.
+/// What a VM's thread tells the host. `unfit`: it is the guest that cannot be booted.
 #[derive(Debug)]
 pub(super) enum VmEvent {
     StandbyMade { generation: Generation },
@@ -45,7 +45,7 @@ pub(super) enum VmEvent {
     Space { generation: Generation, shortage: Option<Shortage> },
     InputAt { generation: Generation, at: InputAt },
     GuestEnded,
-    Failed { generation: Generation, reason: String },
+    Failed { generation: Generation, reason: String, unfit: bool },
 }
 
 /// What a VM's thread is told.
@@ -127,12 +127,12 @@ impl VmThread {
         let thread = std::thread::Builder::new().name(format!("{}", order.vm)).spawn(move || {
             // What a panic leaves behind of the machine is dropped; the host goes on without it, and says so.
             let life = AssertUnwindSafe(|| live(&order, parts, &around, &mut generation));
-            let reason = match catch_unwind(life) {
+            let (reason, unfit) = match catch_unwind(life) {
                 Ok(Ok(())) => return,
-                Ok(Err(error)) => crate::chain(&*error),
-                Err(_) => "its thread panicked (see the host's standard error)".to_owned(),
+                Ok(Err(error)) => (crate::chain(&*error), is_unfit_guest(&*error)),
+                Err(_) => ("its thread panicked (see the host's standard error)".to_owned(), false),
             };
-            around.say(VmEvent::Failed { generation, reason });
+            around.say(VmEvent::Failed { generation, reason, unfit });
         })?;
         Ok(Self { commands, kicker, heartbeat, thread: Some(thread), spec })
     }

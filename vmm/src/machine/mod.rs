@@ -41,7 +41,7 @@ mod time;
 mod vcpu;
 mod vcpus;
 
-pub use boot::{BootError, guest_machine};
+pub use boot::{BootError, check_guest, guest_machine, is_unfit_guest};
 pub use crash::{CrashKind, CrashReport};
 pub use dirty::DirtyPages;
 pub use error::{KvmCall, MachineError};

@@ -174,6 +174,56 @@ fn who_gives_up_what_it_does_not_have_gives_up_nothing() {
     assert_eq!(cluster.status().unprotected, None);
 }
 
+#[test]
+fn a_guest_that_no_host_can_boot_is_damaged_and_no_host_is_blamed() {
+    let unfit = |cluster: &mut Cluster, host: u64, generation| {
+        let (generation, reason) = (Generation::new(generation), "it is no ELF file".to_owned());
+        cluster.said(host, FromHost::Unfit { vm: VM, generation, reason });
+    };
+    let mut cluster = Cluster::new();
+    cluster.join(0, &[]);
+    cluster.join(1, &[]);
+    cluster.create();
+    unfit(&mut cluster, 1, 1);
+    assert_eq!(cluster.promotions(0), [(1, 0)], "that is another host's to say");
+    unfit(&mut cluster, 0, 1);
+    assert_eq!(cluster.promotions(1), [(2, 0)], "it may be wrong");
+    assert_eq!(cluster.status().damage, None);
+    unfit(&mut cluster, 1, 2);
+    let why = "no host can start its guest: it is no ELF file";
+    assert_eq!(cluster.status().damage.as_deref(), Some(why));
+    cluster.now = cluster.now + CONFIG.hold_down.times(3);
+    cluster.input(Input::Tick);
+    cluster.join(2, &[]);
+    assert_eq!([0, 1, 2].map(|host| cluster.promotions(host).len()), [1, 1, 0]);
+    assert!(cluster.core.status().hosts.iter().all(|host| host.health == "up"), "{:?}", cluster.core.status());
+}
+
+#[test]
+fn what_has_run_once_is_not_lost_because_a_host_calls_it_unfit() {
+    let mut cluster = Cluster::protected();
+    cluster.commit(0, 1, 1);
+    let reason = "it is no ELF file".to_owned();
+    cluster.said(0, FromHost::Unfit { vm: VM, generation: GENERATION, reason });
+    assert_eq!(cluster.status().damage, None);
+    cluster.ask(1, 1);
+    assert_eq!(cluster.promotions(1).len(), 1);
+}
+
+#[test]
+fn a_vm_whose_guest_is_none_is_refused() {
+    let mut cluster = Cluster::new();
+    cluster.join(0, &[]);
+    cluster.unfit = Some("it is no ELF file".to_owned());
+    cluster.create();
+    let refused = "its guest cannot be started: it is no ELF file".to_owned();
+    assert_eq!(cluster.answered, [Err(RequestError::BadSpec(refused))]);
+    assert_eq!((cluster.core.status().vms.len(), cluster.promotions(0).len()), (0, 0));
+    cluster.unfit = None;
+    cluster.create();
+    assert_eq!(cluster.promotions(0).len(), 1, "the name is free");
+}
+
 /// A host alone, whose pool is out of reach: it is asked again when its hold-down is over, not as fast as it can refuse.
 #[test]
 fn a_host_that_cannot_run_a_vm_is_not_asked_again_at_once() {

@@ -6,14 +6,23 @@ use crate::controller::ControllerError;
 use crate::controller::disk_filling;
 use crate::controller::partition::{Partition, lacks_space};
 use crate::controller::recording::PoolRecording;
+use crate::machine::{check_guest, is_unfit_guest};
 use ft_protocol::VmId;
 use ft_protocol::controller::Input;
 use ft_protocol::spec::VmSpec;
-use shared_mem::PoolError;
+use shared_mem::{Access, Mapping, PoolError, boot_image};
 use std::sync::{Arc, Mutex};
 
+/// Whether what the guest will be booted from can be, as it is in the pool now.
+fn check_boot(partition: &Partition, spec: &VmSpec) -> Result<(), Failure> {
+    let boot = partition.parts().boot(Access::ReadOnly)?;
+    let image = boot_image::load(&Mapping::read_only(&boot)?)?;
+    Ok(check_guest(&image, spec.memory_bytes, &spec.args)?)
+}
+
 impl Driver {
-    /// Makes a VM's part of the pool. Says whether it is complete; if not, a thread fills its disk.
+    /// Makes a VM's part of the pool. Says whether it is complete; if not, a thread fills its disk, or the core is told by
+    /// itself why it was not made.
     pub(super) fn create_partition(
         &mut self,
         vm: VmId,
@@ -25,6 +34,15 @@ impl Driver {
             return Err("a disk's content came with the request, but the VM has no disk".into());
         }
         let partition = Partition::create(&self.pool, vm, spec, &boot, &self.wake)?;
+        if let Err(error) = check_boot(&partition, spec) {
+            // Found by its hosts, it would be told of each of them, one generation after the other.
+            let _ = partition.delete(&self.pool);
+            if !is_unfit_guest(&*error) {
+                return Err(error);
+            }
+            self.inputs.push_back(Input::GuestUnfit { vm, reason: crate::chain(&*error) });
+            return Ok(false);
+        }
         let wanted = self.wanted_space().max(partition.space_wanted());
         // Others may be waiting for their disks, and have no journal yet either.
         let others: u64 = self.partitions.values().map(Partition::space_unopened).sum();
