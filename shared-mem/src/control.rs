@@ -164,7 +164,7 @@ impl<M: PoolWrite> ControlBlock<M> {
     /// controller alone; its other threads may store words meanwhile.
     ///
     /// # Errors
-    /// When both copies of a word are damaged, or the pool refuses.
+    /// When both copies of the applied epoch or of the generation are damaged, or the pool refuses.
     pub fn mend(&self) -> Result<Option<ControlError>, ControlError> {
         let damaged = self.damage();
         let mut is_new = damaged.is_some();
@@ -187,6 +187,8 @@ impl<M: PoolWrite> ControlBlock<M> {
         let (word, copy) = (self.raw(at)?, self.raw(copy_of(at))?);
         // Whoever stores meanwhile stores both: what is not as it was just now is whole.
         match (guarded_word::decode_unsealed(word), guarded_word::decode_unsealed(copy)) {
+            // It follows from what is applied, which is all that a controller that starts needs to know.
+            (Err(_), Err(_)) if at == FREED_AT => return Ok(false),
             (Err(damaged), Err(_)) => return Err(damaged.into()),
             (Err(_), Ok(_)) => self.memory.compare_exchange_u64(at, word, copy).map(drop)?,
             (Ok(_), Err(_)) => self.memory.compare_exchange_u64(copy_of(at), copy, word).map(drop)?,
@@ -268,7 +270,16 @@ mod tests {
         assert_eq!(reader.generation(), Ok(Generation::new(2)));
         memory.fetch_or_u64(APPLIED_AT, 1 << 20).unwrap();
         assert_eq!(reader.applied(), Ok(Epoch::new(5)));
-        memory.fetch_or_u64(copy_of(APPLIED_AT), 1 << 20).unwrap();
+        for at in [FREED_AT, copy_of(FREED_AT)] {
+            memory.fetch_or_u64(at, 1 << 20).unwrap();
+        }
+        assert!(control.mend().unwrap().is_some());
+        assert_eq!((reader.applied(), reader.freed().is_err()), (Ok(Epoch::new(5)), true));
+        control.set_freed(Epoch::new(5)).unwrap();
+        assert_eq!((reader.freed(), reader.damage()), (Ok(Epoch::new(5)), None));
+        for at in [APPLIED_AT, copy_of(APPLIED_AT)] {
+            memory.fetch_or_u64(at, 1 << 20).unwrap();
+        }
         assert!(matches!(reader.applied(), Err(ControlError::Word(_))));
         assert!(matches!(control.mend(), Err(ControlError::Word(_))));
     }

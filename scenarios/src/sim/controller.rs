@@ -19,6 +19,7 @@ use ft_protocol::wire::{Grant, ToHost};
 use shared_mem::ApplyLimit;
 use shared_mem::activity::activity;
 use shared_mem::commit_word::CommitWordError;
+use shared_mem::control::ControlBlock;
 use shared_mem::heartbeat::HeartbeatReader;
 use shared_mem::journal::JournalReader;
 use shared_mem::lossy::{LossyCache, LossyMemory};
@@ -170,6 +171,7 @@ impl World {
             let count = sample(page.through(&cache));
             self.controller.inbox.push_back(Input::Beat { host, count });
         }
+        self.mend_controls();
         self.controller.reigns.clear();
         let controller = &mut self.controller;
         controller.reigns.extend(controller.core.reigns());
@@ -196,6 +198,19 @@ impl World {
         }
         self.controller.inbox.push_back(Input::Tick);
         self.wake_controller();
+    }
+
+    /// Damaged control blocks are made whole by the one who writes them.
+    fn mend_controls(&mut self) {
+        for partition in self.pool.partitions.iter().flatten() {
+            // Looked at from outside: what is whole costs no access.
+            let seen = ControlBlock::open(partition.control.through(&self.checker.auditor));
+            if seen.is_ok_and(|control| control.damage().is_some()) {
+                let own = partition.control.through(&self.controller.actor.cache);
+                // One that dies in the middle of it leaves it to the next.
+                let _ = ControlBlock::open(own).and_then(|control| control.mend());
+            }
+        }
     }
 
     fn controller_act(&mut self, action: Action) {

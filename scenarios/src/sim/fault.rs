@@ -154,6 +154,13 @@ pub enum Fault {
         /// Which bit.
         salt: u64,
     },
+    /// A bit of a VM's control block flips, of which there is a second copy.
+    FlipControl {
+        /// Whose.
+        vm: u16,
+        /// Which bit.
+        salt: u64,
+    },
     /// No failure, but in the way of everything: the client has a VM moved.
     Switchover {
         /// Which VM.
@@ -308,6 +315,7 @@ impl FaultEvent {
             | Fault::CloseLink { .. }
             | Fault::CloseClient
             | Fault::Corrupt { .. }
+            | Fault::FlipControl { .. }
             | Fault::Switchover { .. }
             | Fault::Drain { .. }
             | Fault::SetMode { .. } => true,

@@ -126,6 +126,7 @@ fn recover_partitions(pool: &mut Pool, state: &ClusterState, cache: &LossyCache)
     for record in &state.vms {
         let partition = pool.partition(record.vm).ok_or_else(|| format!("{} has no partition", record.vm))?;
         let control = ControlBlock::open(partition.control.through(cache)).map_err(|error| error.to_string())?;
+        control.mend().map_err(|error| error.to_string())?;
         let opened = match control.generation().map_err(|error| error.to_string())?.get() {
             _ if planted(PlantedBug::ForgetJournal) => Generation::new(0),
             opened => Generation::new(opened),

@@ -7,6 +7,7 @@ use super::queue::{Event, Mend};
 use super::weather::PAGE_SIZE;
 use super::world::World;
 use ft_protocol::ids::VmId;
+use shared_mem::control::CONTROL_BYTES;
 use shared_mem::lossy::LossyMemory;
 use shared_mem::mem::{AccessError, PoolRead, PoolWrite};
 use shared_mem::numbers::{Epoch, Offset};
@@ -140,6 +141,7 @@ impl World {
             }
             Fault::PauseClient { for_us } => self.client.paused_until_ns = self.now_ns + for_us * 1_000,
             Fault::Corrupt { vm, salt } => self.corrupt(VmId::new(vm), salt),
+            Fault::FlipControl { vm, salt } => self.flip_control(VmId::new(vm), salt),
             Fault::Switchover { vm, to } => _ = self.request_switchover(VmId::new(vm), to),
             Fault::Drain { host } => _ = self.request_drain(host),
             Fault::SetMode { vm, mode } => _ = self.request_mode(VmId::new(vm), mode),
@@ -246,11 +248,25 @@ impl World {
             // The second flip may undo the first: whole records that a seal has counted meanwhile are then lost again.
             self.checker.corrupted(vm, ft_protocol::Epoch::new(committed));
         }
-        let stored = memory.store_u64(at, word ^ 1 << ((salt >> 32) % 64), Ordering::Relaxed);
-        assert!(
-            stored.is_ok() && memory.flush(at, 8).is_ok() && memory.fence().is_ok(),
-            "the auditor is never cut off"
-        );
+        flip(&memory, at, salt >> 32);
+    }
+
+    /// Flips a bit of the control block, in what means something. One at a time: two might hit both copies of a word. While a
+    /// controller that died between two stores has left the copy behind its word, none: what it had begun would be undone.
+    fn flip_control(&mut self, vm: VmId, salt: u64) {
+        let Some(partition) = self.pool.partition(vm) else { return };
+        let memory = partition.control.through(&self.checker.auditor);
+        let (mut block, half) = ([0; 512], CONTROL_BYTES / 2);
+        let (first, second) = block.split_at_mut(256);
+        if memory.read(Offset::ZERO, first).and_then(|()| memory.read(Offset::new(half), second)).is_err()
+            || first != second
+        {
+            return;
+        }
+        let line = salt % 4 * 64;
+        let within = if line == 0 { (salt >> 3) % 8 * 8 } else { 0 };
+        let copy = (salt >> 2) % 2 * half;
+        flip(&memory, Offset::new(copy + line + within), salt >> 32);
     }
 
     /// Whom a fault hits now.
@@ -270,6 +286,14 @@ impl World {
             Target::Secondary(vm) => holds(vm, false).map(host_target),
         }
     }
+}
+
+/// Flips a bit, durably.
+fn flip(memory: &LossyMemory, at: Offset, bit: u64) {
+    let flipped = memory.load_u64(at, Ordering::Relaxed).map(|word| word ^ 1 << (bit % 64));
+    let stored = flipped.and_then(|word| memory.store_u64(at, word, Ordering::Relaxed));
+    let durable = stored.and_then(|()| memory.flush(at, 8)).and_then(|()| memory.fence());
+    assert!(durable.is_ok(), "the auditor is never cut off");
 }
 
 /// Where in its slot a byte of a record lies: in the header, or anywhere behind it.

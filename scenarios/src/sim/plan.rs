@@ -61,6 +61,11 @@ impl FaultProfile {
         }
     }
 
+    /// Whether bits of the pool flip of which there is a second copy: nothing may come of it.
+    fn flips_control(self) -> bool {
+        matches!(self, Self::Swarm | Self::Pool | Self::Replay | Self::Lockstep)
+    }
+
     fn kinds(self) -> &'static [Kind] {
         use Kind::{
             CloseClient, CloseLink, Corrupt, CutPool, Delete, DieInPool, Drain, FillPool, HangVcpu, JumpClock, Kill,
@@ -254,6 +259,14 @@ impl Plan {
         }
         if only_planned {
             faults.retain(|event| event.fault.is_planned());
+        }
+        if profile.flips_control() && later.chance(25) {
+            for _ in 0..1 + later.below(4) {
+                let us = later.below(drawer.weather.safety_us);
+                let vm = u16::try_from(later.below(u64::from(vms))).unwrap_or(0);
+                let fault = Fault::FlipControl { vm, salt: later.bits() };
+                faults.push(FaultEvent { when: When::At { us }, fault });
+            }
         }
         Self { weather, faults }
     }

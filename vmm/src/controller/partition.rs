@@ -126,8 +126,8 @@ impl Partition {
             // The copy of a large record is given back when it is applied.
             partition.redo.release_spill()?;
         }
-        // An earlier controller may have died between applying a record and giving its slot back.
-        if partition.control.freed()? < applied {
+        // An earlier controller may have died between applying a record and giving its slot back, or the word is lost.
+        if partition.control.freed().ok().is_none_or(|freed| freed < applied) {
             if let Some(journal) = partition.journal(record.generation) {
                 journal.reader.release_spill(applied, &journal.spill)?;
             }

@@ -146,14 +146,19 @@ impl Look<'_> {
         };
         // Freed before applied: while both move on, freed must not seem to be ahead.
         let freed = control.freed();
-        let words = freed.and_then(|freed| Ok((freed, control.applied()?, control.generation()?)));
-        let (freed, applied, generation) = match words {
+        let words = control.applied().and_then(|applied| Ok((applied, control.generation()?)));
+        let (applied, generation) = match words {
             Ok(words) => words,
             Err(error) => {
                 findings.damage("control", crate::chain(&error), meaning);
                 return None;
             }
         };
+        let freed = freed.unwrap_or_else(|error| {
+            let meaning = "the freed epoch is not known: no slot is written again before a controller that starts, or opens a generation, has set it";
+            findings.damage("control", crate::chain(&error), meaning);
+            Epoch::ZERO
+        });
         if freed > applied {
             let what = format!("epochs up to {freed} are freed, but only those up to {applied} are applied");
             findings.damage("control", what, "records may be overwritten before they are applied");
