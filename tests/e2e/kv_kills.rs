@@ -99,6 +99,9 @@ fn survives_kills(mode: &str, seed: u64) {
     eprintln!("mode {mode}, {kills} kills: {report}; {} operations in order", checked.operations);
     assert!(load.report.acknowledged_writes > 20 * kills as u64, "there was load: {report}");
     kv_load::stop(&host, &plan).expect("the guest is there");
+    let diverged: Vec<_> =
+        guest.events().into_iter().filter(|event| !event["happened"]["diverged"].is_null()).collect();
+    assert!(diverged.is_empty(), "what it does is the same each time: {diverged:?}");
     let ended = guest.run.end().ok();
     let last = format!("after {} writes\n", load.sequence);
     assert!(ended.stdout.ends_with(last.as_bytes()), "{}", String::from_utf8_lossy(&ended.stdout));

@@ -57,6 +57,15 @@ impl Ahead {
         self.end.unwrap_or(Extent::Growing { complete_to: self.complete_to })
     }
 
+    /// Whether all is known that the guest was given at this exit, or was until a commit there that has not been come to.
+    #[must_use]
+    pub fn knows_all_of(&self, exit: u64) -> bool {
+        match self.extent() {
+            Extent::Ended { .. } => true,
+            Extent::Growing { complete_to } => complete_to > exit || self.has_commit_at(exit),
+        }
+    }
+
     /// Whether a commit is known that was made at this exit and has not been come to: what stands before it is all that was
     /// delivered there.
     #[must_use]
@@ -84,6 +93,11 @@ mod tests {
         let point = CommitPoint { generation: Generation::FIRST, epoch: Epoch::new(2), kicked: false };
         ahead.push(entry(7, EntryBody::Commit(point)));
         assert!(ahead.has_commit_at(7) && !ahead.has_commit_at(6));
+        // Behind a mark of exit 8 there may be more of it.
+        ahead.push(entry(8, EntryBody::Mark));
+        assert_eq!([6, 7, 8].map(|exit| ahead.knows_all_of(exit)), [true, true, false]);
+        while ahead.pop().is_some() {}
+        assert_eq!([6, 7, 8].map(|exit| ahead.knows_all_of(exit)), [true, true, false]);
         ahead.ends(Extent::Ended { last_exit: Some(7) });
         assert_eq!(ahead.extent(), Extent::Ended { last_exit: Some(7) });
     }

@@ -7,6 +7,10 @@
 //!        └─────────────┴───────────────────────┴─> Divergence: the replay is over
 //! ```
 //!
+//! A mark stands behind what an exit brought by itself. What stands behind a mark of the same exit came when a wait ended
+//! there, or behind a commit: the replay is given it when all of it is known. Given the first of it with what the exit
+//! brought, and told that there is no more while the log still grew, the guest would have gone on without the rest.
+//!
 //! Inputs that a guest may go without (console input, packets) are given at exactly the exit at which they stand in the
 //! log; inputs that it asks for by itself (clock, entropy) must stand there. What the guest puts out is held against the
 //! log's marks of outputs, which also say what need not leave a second time.
@@ -32,6 +36,14 @@ pub trait EntrySource {
 
     /// How far the log reaches, now.
     fn extent(&self) -> Extent;
+
+    /// Whether all is known that the guest was given at this exit, or was until a commit there.
+    fn knows_all_of(&self, exit: u64) -> bool {
+        match self.extent() {
+            Extent::Ended { .. } => true,
+            Extent::Growing { complete_to } => complete_to > exit,
+        }
+    }
 }
 
 /// How far a log reaches.
@@ -313,6 +325,7 @@ impl Cursor {
     pub fn ended<S: EntrySource>(&mut self, source: &mut S) -> Result<(), CursorError<S::Error>> {
         self.settle(source)?;
         match &self.head {
+            Some(Entry { at_exit, body: EntryBody::Mark, .. }) if *at_exit == self.at => Ok(()),
             Some(head) => {
                 let kind = DivergenceKind::Ended { expected: head.at_exit };
                 Err(CursorError::Diverged(Divergence { exit: self.at, kind }))
@@ -367,7 +380,7 @@ impl Cursor {
                 return Ok(());
             }
             let settled = match &head.body {
-                EntryBody::Mark => true,
+                EntryBody::Mark => head.at_exit < self.at || source.knows_all_of(self.at),
                 EntryBody::Commit(point) => self.stops_at != Some(point.generation),
                 EntryBody::Output { position, bytes } => {
                     self.outputs == OutputsLogged::No || self.has_written(*position, bytes)?

@@ -1,7 +1,8 @@
 use super::{
-    Answer, Cursor, CursorError, Divergence, DivergenceKind, Entry, EntryBody, EntryKind, EntrySource, Extent,
-    OutputsLogged, Request, frame_digest, sent_digest,
+    Ahead, Answer, CommitPoint, Cursor, CursorError, Divergence, DivergenceKind, Entry, EntryBody, EntryKind,
+    EntrySource, Extent, OutputsLogged, Request, frame_digest, sent_digest,
 };
+use crate::ids::{Epoch, Generation};
 use std::collections::VecDeque;
 use std::convert::Infallible;
 
@@ -24,6 +25,15 @@ impl EntrySource for Log {
 
     fn extent(&self) -> Extent {
         self.extent
+    }
+
+    fn knows_all_of(&self, exit: u64) -> bool {
+        let mut ahead = Ahead::new(0);
+        self.entries.iter().for_each(|entry| ahead.push(entry.clone()));
+        match self.extent {
+            Extent::Growing { complete_to } if complete_to <= exit => ahead.has_commit_at(exit),
+            _ => true,
+        }
     }
 }
 
@@ -88,6 +98,7 @@ fn diverged<T>(result: Result<T, CursorError<Infallible>>) -> Result<T, Divergen
 }
 
 const CONSOLE: Request = Request::ConsoleInput { room: 64 };
+const PACKET: Request = Request::Packet { nic: 0 };
 
 fn input(at: u64, body: EntryBody<'static>) -> Result<Answer, Divergence> {
     Ok(Answer::Input(entry(at, body)))
@@ -273,6 +284,45 @@ fn marks_only_check_and_a_guest_that_ends_early_diverges() {
     let kind = DivergenceKind::Ended { expected: 4 };
     assert_eq!(diverged(replay.cursor.ended(&mut replay.log)), Err(Divergence { exit: 3, kind }));
     replay.exit(4).expect("the same history");
+    assert_eq!(diverged(replay.cursor.ended(&mut replay.log)), Ok(()));
+}
+
+/// The guest waits at an exit, which is marked; two packets end the wait, of which one is in the log yet.
+#[test]
+fn what_ends_a_wait_is_given_when_all_of_it_is_known() {
+    let growing = |complete_to| Extent::Growing { complete_to };
+    let mut replay = Replay::of([(2, EntryBody::Mark), (2, packet(0))]);
+    replay.log.extent = growing(2);
+    (1..=2).for_each(|at| replay.exit(at).expect("the same history"));
+    assert_eq!(replay.ask(PACKET), Ok(Answer::Nothing), "as the exit itself brought nothing");
+    assert!(!replay.cursor.may_run(replay.log.extent));
+    replay.log.entries.extend([entry(2, packet(0)), entry(3, EntryBody::Clock(1))]);
+    replay.log.extent = growing(3);
+    assert!(replay.cursor.may_run(replay.log.extent));
+    assert_eq!([replay.ask(PACKET), replay.ask(PACKET)], [input(2, packet(0)), input(2, packet(0))]);
+    assert_eq!(replay.ask(PACKET), Ok(Answer::Nothing));
+    replay.exit(3).expect("nothing was passed by");
+}
+
+/// As above, with a commit behind it: until then all is known.
+#[test]
+fn what_ends_a_wait_before_a_commit_is_given_when_the_commit_is_known() {
+    let point = CommitPoint { generation: Generation::FIRST, epoch: Epoch::new(2), kicked: false };
+    let mut replay = Replay::of([(2, EntryBody::Mark), (2, packet(0))]);
+    replay.cursor = replay.cursor.stopping_at_commits_of(Generation::FIRST);
+    replay.log.extent = Extent::Growing { complete_to: 2 };
+    (1..=2).for_each(|at| replay.exit(at).expect("the same history"));
+    assert_eq!(replay.ask(PACKET), Ok(Answer::Nothing));
+    replay.log.entries.push_back(entry(2, EntryBody::Commit(point)));
+    assert_eq!(replay.ask(PACKET), input(2, packet(0)));
+    assert_eq!((replay.ask(PACKET), replay.cursor.commit()), (Ok(Answer::Nothing), Some(point)));
+}
+
+#[test]
+fn a_guest_may_end_at_an_exit_that_is_marked() {
+    let mut replay = Replay::of([(1, EntryBody::Mark)]);
+    replay.log.extent = Extent::Growing { complete_to: 1 };
+    replay.exit(1).expect("the same history");
     assert_eq!(diverged(replay.cursor.ended(&mut replay.log)), Ok(()));
 }
 

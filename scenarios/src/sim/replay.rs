@@ -87,6 +87,10 @@ impl EntrySource for Entries {
     fn extent(&self) -> Extent {
         self.ahead.extent()
     }
+
+    fn knows_all_of(&self, exit: u64) -> bool {
+        self.ahead.knows_all_of(exit)
+    }
 }
 
 /// What came of a step.

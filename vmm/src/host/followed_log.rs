@@ -59,18 +59,20 @@ impl SharedLog {
         self.lock().position
     }
 
-    /// Whether a commit is known that was made at this exit and has not been come to: what stands before it is all that was
-    /// delivered there.
-    pub(super) fn has_commit_at(&self, exit: u64) -> bool {
-        self.lock().ahead.has_commit_at(exit)
-    }
-
     /// The log has ended; what is left is read from the one that the next generation begins with.
     pub(super) fn ends(&self, log: LogReader<Mapping<ReadOnly>>, found: Found) {
         let mut own = self.lock();
         own.log = log;
         own.end = Some(found);
         own.ahead.ends(found.extent());
+    }
+}
+
+impl SharedLog {
+    /// Whether a commit is known that was made at this exit and has not been come to: what stands before it is all that was
+    /// delivered there.
+    pub(super) fn has_commit_at(&self, exit: u64) -> bool {
+        self.lock().ahead.has_commit_at(exit)
     }
 }
 
@@ -88,6 +90,12 @@ impl EntrySource for SharedLog {
         // What cannot be read is met again by whoever asks for the next entry.
         let _ = log.fill();
         log.ahead.extent()
+    }
+
+    fn knows_all_of(&self, exit: u64) -> bool {
+        let mut log = self.lock();
+        let _ = log.fill();
+        log.ahead.knows_all_of(exit)
     }
 }
 
