@@ -201,13 +201,15 @@ fn a_guest_that_no_host_can_boot_is_damaged_and_no_host_is_blamed() {
 
 #[test]
 fn what_has_run_once_is_not_lost_because_a_host_calls_it_unfit() {
-    let mut cluster = Cluster::protected();
+    let mut cluster = Cluster::new();
+    cluster.join(0, &[]);
+    cluster.create();
+    cluster.live(0, 1);
     cluster.commit(0, 1, 1);
     let reason = "it is no ELF file".to_owned();
     cluster.said(0, FromHost::Unfit { vm: VM, generation: GENERATION, reason });
     assert_eq!(cluster.status().damage, None);
-    cluster.ask(1, 1);
-    assert_eq!(cluster.promotions(1).len(), 1);
+    assert_eq!(cluster.promotions(0), [(1, 0), (2, 1)], "it did run it");
 }
 
 #[test]
