@@ -13,7 +13,7 @@
 /// | 73 | no pool: no space, or memory of a size that no guest can have |
 /// | 74 | standard output, or a file that was asked for, cannot be written |
 /// | 75 | the socket or name is in use, the controller cannot be reached, or it says: not now, try again |
-/// | 77 | not permitted |
+/// | 77 | not permitted, or a host that the controller will never have |
 /// | 78 | a scenario file is invalid |
 /// | 80 | an expectation failed: the state is wrong |
 /// | 81 | the VM is lost: no host is left to run it, or it was deleted |

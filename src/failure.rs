@@ -299,6 +299,7 @@ impl From<HostError> for Failure {
             HostError::Connect(error) => connect_code(error),
             HostError::Kvm(error) => kvm_code(error),
             HostError::Rejected { .. } => ExitCode::Unreachable,
+            HostError::Refused { .. } => ExitCode::NotPermitted,
             HostError::Failpoint(_) => ExitCode::Usage,
             HostError::Machine(_) => ExitCode::KvmMissing,
             HostError::Kernel { .. } => ExitCode::Internal,

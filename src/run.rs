@@ -332,6 +332,7 @@ fn run_unprotected(args: &Args, image: &GuestImage) -> CommandResult {
         disk: disk.transpose().map_err(UnprotectedError::from)?,
     };
     let name = image.source().to_string();
+    args.record.as_deref().map_or(Ok(()), check_recordable)?;
     let record = args.record.as_deref().map(|path| RecordTo { path, guest: &name });
     let end = vmm::unprotected::run_recorded(guest, record, &mut io::stdout().lock())?;
     if let Some(path) = &args.memory_crc {
@@ -342,9 +343,23 @@ fn run_unprotected(args: &Args, image: &GuestImage) -> CommandResult {
     recorded_end(guest_end(end.guest), end.recording)
 }
 
+/// A recording is written from several processes, one after the other, and gone on with where it was good: that takes a file.
+/// Opening a pipe would also wait for somebody who reads it, deaf to signals.
+fn check_recordable(path: &Path) -> Result<(), Failure> {
+    match std::fs::metadata(path) {
+        Ok(found) if !found.is_file() => {
+            let line = format!("cannot record to {}: not a regular file", path.display());
+            Err(Failure::line(ExitCode::OutputFailed, line))
+        }
+        // What cannot be looked at is made, or refused, where it is opened.
+        _ => Ok(()),
+    }
+}
+
 /// What the controller of a private cluster is to record. The file is made here, where the user sees why it cannot be.
 fn record_in_cluster(path: Option<&Path>) -> Result<Vec<(String, PathBuf)>, Failure> {
     let Some(path) = path else { return Ok(Vec::new()) };
+    check_recordable(path)?;
     let made = std::path::absolute(path).and_then(|absolute| File::create(path).map(|_| absolute));
     let failed = |error: io::Error| {
         Failure::line(ExitCode::OutputFailed, format!("cannot record to {}: {error}", path.display()))

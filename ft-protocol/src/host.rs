@@ -24,7 +24,7 @@ use crate::wire::{
 use std::collections::BTreeMap;
 
 /// How long a host tries again when the controller says that the reason may pass.
-const REJECTED_BOUND: Span = Span::from_ms(3_000);
+pub(crate) const REJECTED_BOUND: Span = Span::from_ms(3_000);
 
 #[derive(Debug)]
 enum Held {
@@ -251,7 +251,7 @@ impl Host {
             ToHost::Welcome { protocol, .. } if !self.protocols.contains(protocol) => {
                 let ours = self.protocols;
                 let reason = format!("the controller wants to speak protocol {protocol}, this host speaks {ours}");
-                actions.push(Action::Exit(ExitReason::Rejected(reason)));
+                actions.push(Action::Exit(ExitReason::Refused(reason)));
             }
             ToHost::Welcome { host, heartbeat_bound: bound, heartbeat_interval, suspicion, protocol } => {
                 self.protocol = Some(protocol);
@@ -278,7 +278,7 @@ impl Host {
                     Action::TryAgain(reason)
                 });
             }
-            ToHost::Rejected { reason, retry: false } => actions.push(Action::Exit(ExitReason::Rejected(reason))),
+            ToHost::Rejected { reason, retry: false } => actions.push(Action::Exit(ExitReason::Refused(reason))),
             ToHost::Standby(order) => self.stand_by(order, actions),
             ToHost::Promote(order) => self.promote(order, actions),
             ToHost::Yield { vm, generation } => {

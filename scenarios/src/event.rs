@@ -5,10 +5,13 @@ use crate::cluster::{ChildExit, HostName, HostSignal};
 use ft_protocol::commit_meta::GuestEnd;
 use ft_protocol::timeline::Happening;
 use ft_protocol::{Time, VmId};
+use nix::errno::Errno;
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use std::fs::File;
+use std::fs::{File, OpenOptions};
 use std::io::{self, BufWriter, Write as _};
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 
 /// One thing seen, and when.
@@ -327,12 +330,22 @@ struct Line<'a> {
 }
 
 impl EventLog {
-    /// Makes the file; times are also given relative to `start`.
+    /// Makes the file; times are also given relative to `start`. A pipe is opened only if somebody reads it: waiting for that
+    /// would be deaf to signals.
     ///
     /// # Errors
     /// When it cannot be made.
     pub fn create(path: &Path, start: Time) -> io::Result<Self> {
-        Ok(Self { file: BufWriter::new(File::create(path)?), start })
+        let mut options = OpenOptions::new();
+        options.write(true).create(true).truncate(true).custom_flags(OFlag::O_NONBLOCK.bits());
+        let file = options.open(path).map_err(|error| match error.raw_os_error().map(Errno::from_raw) {
+            Some(Errno::ENXIO) => io::Error::other("nobody reads this pipe: start what reads it first"),
+            _ => error,
+        })?;
+        // A reader that is slow is waited for.
+        let flags = OFlag::from_bits_retain(fcntl(&file, FcntlArg::F_GETFL)?);
+        fcntl(&file, FcntlArg::F_SETFL(flags - OFlag::O_NONBLOCK))?;
+        Ok(Self { file: BufWriter::new(file), start })
     }
 
     /// Appends an event. The line is in the file when this returns, so that a run that dies leaves what it saw.

@@ -31,7 +31,7 @@ fn a_cluster_is_started_looked_at_and_ended() {
     let twin = place.run(&["host", "--id", "one", "--pool", "sock"]);
     assert!(twin.one_line(75).contains("choose another --id"), "{twin:?}");
     let nameless = place.run(&["host", "--id", "Not A Name", "--pool", "sock"]);
-    assert!(nameless.one_line(75).contains("bad host name"), "{nameless:?}");
+    assert!(nameless.one_line(77).contains("bad host name"), "{nameless:?}");
 
     for host in hosts {
         host.signal(Signal::SIGTERM);

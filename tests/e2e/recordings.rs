@@ -77,6 +77,12 @@ fn what_cannot_be_replayed_is_named() {
     for no_file in [std::path::Path::new("."), &pipe] {
         assert!(place.run(&["replay", text(no_file)]).one_line(66).contains("not a regular file"));
     }
+    for mode in ["none", "replay"] {
+        let run = ["run", "--no-input", "--mode", mode, "--record", text(&pipe), guest[0]];
+        assert!(place.run(&run).one_line(74).contains("not a regular file"), "{mode}");
+    }
+    let run = place.run(&["run", "--no-input", "--events", text(&pipe), guest[0]]);
+    assert!(run.one_line(74).contains("nobody reads this pipe"), "{run:?}");
     let other = place.write("other", "something else");
     assert!(place.run(&["replay", text(&other)]).one_line(85).contains("not a recording"));
     let mut without_kvm = place.ftvm(&["replay", text(&file)]);

@@ -42,6 +42,8 @@ pub(super) struct Host {
     pub(super) draining: bool,
     /// Its process is known to have ended, and has not come back.
     pub(super) is_dead: bool,
+    /// Since when it is down, if it is.
+    pub(super) down_since: Option<Time>,
     failures: u32,
     failed_at: Option<Time>,
     /// Since when it is awaited.
@@ -72,6 +74,7 @@ impl Host {
             health,
             draining: false,
             is_dead: false,
+            down_since: None,
             failures: 0,
             failed_at: None,
             awaited_since: None,
@@ -107,6 +110,7 @@ impl Host {
         assert!(self.link.is_none(), "the old connection is closed first");
         self.link = Some(link);
         self.is_dead = false;
+        self.down_since = None;
         self.incarnation = Some(profile.incarnation);
         self.profile = Some(profile);
         self.health = match self.flap_hold(now, config) {
@@ -136,6 +140,7 @@ impl Host {
         self.protocol = None;
         self.up_since = None;
         self.health = Health::Down;
+        self.down_since = Some(now);
     }
 
     /// The host lives, but does not do what it should: it gets no new role for a while.
@@ -179,6 +184,7 @@ impl Host {
             }
             (Health::Awaited, Verdict::Silent(silence)) => {
                 self.health = Health::Down;
+                self.down_since = Some(now);
                 Change::FellSilent(silence)
             }
             (Health::Silent, Verdict::Beating) => {

@@ -422,6 +422,14 @@ pub enum Action {
         /// Console position up to which all lossless readers have read; `None` without any.
         console_floor: Option<u64>,
     },
+    /// This number is another host's from now on: whoever had it must not be able to beat in the other's name. To be done
+    /// before the state is stored that says so.
+    ForgetHost {
+        /// The number.
+        host: HostId,
+        /// Who had it.
+        name: String,
+    },
     /// Watch the heartbeat page of this host.
     WatchHost {
         /// The host.

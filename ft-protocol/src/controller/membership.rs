@@ -1,5 +1,6 @@
 //! Hosts come, fall silent, come back and go.
 
+use super::forgetting::Forgettable;
 use super::hosts::{Change, Health, Host};
 use super::io::Action;
 use super::vm::Phase;
@@ -9,6 +10,7 @@ use crate::ids::{Epoch, Generation};
 use crate::planted::{PlantedBug, planted};
 use crate::policy::{LABELS_MAX, label_is_valid};
 use crate::spec::name_is_valid;
+use crate::time::Time;
 use crate::timeline::{Happening, one_line};
 use crate::wire::{Access, FromHost, Grant, HeldRole, HostHello, Part, Role, TakeoverReason, ToHost};
 
@@ -18,10 +20,22 @@ struct Rejection {
     retry: bool,
 }
 
+/// Which number a host gets that may join.
+enum Place {
+    /// Its own of before, or one that nobody has had.
+    Free(HostId),
+    /// That of a host that is to be forgotten.
+    Instead(HostId),
+}
+
 impl Controller {
     pub(super) fn host_hello(&mut self, turn: &mut Turn<'_>, link: LinkId, hello: HostHello) {
-        let (host, protocol) = match self.admit(&hello) {
-            Ok(admitted) => admitted,
+        let (host, protocol) = match self.admit(turn.now, &hello) {
+            Ok((Place::Free(host), protocol)) => (host, protocol),
+            Ok((Place::Instead(host), protocol)) => {
+                self.forget(turn, host);
+                (host, protocol)
+            }
             Err(Rejection { reason, retry }) => {
                 let message = ToHost::Rejected { reason, retry };
                 turn.actions.push(Action::ToHost { link, message, grants: Vec::new() });
@@ -62,7 +76,7 @@ impl Controller {
     }
 
     /// Finds the number of a host that may join, or says in one line why it may not.
-    fn admit(&self, hello: &HostHello) -> Result<(HostId, u32), Rejection> {
+    fn admit(&self, now: Time, hello: &HostHello) -> Result<(Place, u32), Rejection> {
         let never = |reason: String| Err(Rejection { reason, retry: false });
         let ours = self.config.protocols;
         let Some(protocol) = ours.common(hello.protocols) else {
@@ -102,12 +116,31 @@ impl Controller {
                 let reason = format!("a host named `{}` is connected already: choose another --id", hello.profile.name);
                 Err(Rejection { reason, retry: true })
             } else {
-                Ok((*id, protocol))
+                Ok((Place::Free(*id), protocol))
             };
         }
         match u16::try_from(self.hosts.len()) {
-            Ok(next) if next < self.config.hosts_max => Ok((HostId::new(next), protocol)),
-            _ => never(format!("the pool has room for {} hosts, all are taken", self.config.hosts_max)),
+            Ok(next) if next < self.config.hosts_max => Ok((Place::Free(HostId::new(next)), protocol)),
+            _ => self.place_of_forgotten(now).map(|place| (place, protocol)),
+        }
+    }
+
+    fn place_of_forgotten(&self, now: Time) -> Result<Place, Rejection> {
+        let places = self.config.hosts_max;
+        match self.forgettable(now) {
+            Forgettable::Now(host) => Ok(Place::Instead(host)),
+            Forgettable::Soon => {
+                let reason = format!("all {places} places for hosts are taken; one may be free in a moment");
+                Err(Rejection { reason, retry: true })
+            }
+            Forgettable::None => {
+                let reason = format!(
+                    "all {places} places for hosts are taken, and every host is up or wanted for a VM or has a drain \
+                     order: stop one that has no role (`ftvm status`), end the drain of one that is gone, or use the name of \
+                     one that is down"
+                );
+                Err(Rejection { reason, retry: false })
+            }
         }
     }
 

@@ -8,6 +8,7 @@ mod clients;
 mod damage;
 mod failback;
 mod follow;
+mod forgetting;
 mod hosts;
 mod input;
 mod io;
@@ -66,7 +67,7 @@ pub struct ControllerConfig {
     /// How long a host may take from the order to become primary to the running guest, and from the order to stand by to
     /// the standby.
     pub promotion_bound: Span,
-    /// Most hosts that can ever be members.
+    /// Most hosts that the pool has places for, those that are down included.
     pub hosts_max: u16,
     /// Most VMs at one time.
     pub vms_max: u16,
@@ -185,6 +186,13 @@ impl Controller {
     /// look for new commits.
     pub fn reigns(&self) -> impl Iterator<Item = (VmId, Generation, Epoch)> + '_ {
         self.vms.values().filter(|vm| vm.primary().is_some()).map(|vm| (vm.id, vm.generation, vm.committed))
+    }
+
+    /// Whether beats of this life of a host count: not those of another host that had its number.
+    #[must_use]
+    pub fn counts_beats_of(&self, host: HostId, incarnation: u64) -> bool {
+        let known = self.hosts.get(&host).and_then(|host| host.incarnation);
+        known.is_none_or(|known| known.get() == incarnation)
     }
 
     /// Whether nothing will be committed for a VM any more.

@@ -1,6 +1,7 @@
 mod console;
 mod damage;
 mod follow;
+mod forgetting;
 mod hosts;
 mod input;
 mod outputs;

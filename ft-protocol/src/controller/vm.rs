@@ -270,6 +270,20 @@ impl Vm {
         self.role_hosts().any(|role| role == host)
     }
 
+    /// Whether the host has, or may come to have, anything to do with it.
+    pub(super) fn wants(&self, host: HostId, name: &str) -> bool {
+        let named = [self.spare, self.home, self.switchover.as_ref().map(|switchover| switchover.to)];
+        let by_phase = match &self.phase {
+            // Nobody runs it again.
+            Phase::Ended { .. } | Phase::Deleting { .. } => return false,
+            Phase::Sealing { winner } | Phase::Draining { winner, .. } => *winner == Some(host),
+            Phase::Damaged { record } => [record.primary, record.moving_to, record.home].contains(&Some(host)),
+            _ => false,
+        };
+        let preferred = self.spec.policy.preferred.as_deref() == Some(name);
+        by_phase || preferred || named.contains(&Some(host)) || self.intended.contains(&host) || self.has_role_on(host)
+    }
+
     /// Its secondary is there and is not about to become its primary: without it, it runs on unprotected.
     pub(super) fn could_do_without(&self, host: HostId) -> bool {
         let runs = matches!(self.phase, Phase::Running { .. }) && self.suspected.is_none();

@@ -208,8 +208,10 @@ pub enum Action {
 pub enum ExitReason {
     /// The cluster ends.
     Shutdown,
-    /// The controller will not have this host.
+    /// The controller would not have this host, for as long as it was asked.
     Rejected(String),
+    /// The controller will not have this host, however often it is asked.
+    Refused(String),
     /// This host was deposed while it was primary.
     Fenced {
         /// The VM.

@@ -265,6 +265,12 @@ impl World {
                 let delay = self.takes(Target::Controller, self.plan.weather.turn_us);
                 self.schedule(delay, Event::DrainLog(vm));
             }
+            Action::ForgetHost { host, .. } => {
+                // The name may come back, as another host.
+                let forgotten = self.host_index(host);
+                forgotten.into_iter().for_each(|forgotten| self.hosts[forgotten].number = None);
+                self.controller.watched.retain(|(watched, _)| *watched != host);
+            }
             Action::WatchHost { host, link } => self.watch_host(host, link.is_some()),
             Action::Fence { host, .. } => {
                 self.check_fence(host);

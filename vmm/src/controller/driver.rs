@@ -218,7 +218,10 @@ impl Driver {
         let beats: Vec<Input> = self
             .heartbeats
             .iter()
-            .map(|(&host, page)| Input::Beat { host, count: page.sample().ok().map(|beat| beat.count) })
+            .map(|(&host, page)| {
+                let beat = page.sample().ok().filter(|beat| self.core.counts_beats_of(host, beat.incarnation));
+                Input::Beat { host, count: beat.map(|beat| beat.count) }
+            })
             .collect();
         self.inputs.extend(beats);
         let words: Vec<_> = self.core.reigns().collect();
@@ -433,6 +436,14 @@ impl Driver {
                 // A guest that has ended commits nothing more.
                 self.want_space();
             }
+            Action::ForgetHost { host, name } => {
+                tracing::info!(
+                    "the place of host `{name}`, which is down and has no role, is given to another: {host}"
+                );
+                if let Err(error) = self.forget_host(host) {
+                    self.complain(Kind::Host, || format!("the page of {host}: {}", crate::chain(&*error)));
+                }
+            }
             Action::WatchHost { host, link } => {
                 if let Err(error) = self.watch_host(host, link) {
                     // Its page is the host's to write: what is wrong with it is the host's problem.
@@ -476,6 +487,20 @@ impl Driver {
         if let Err(error) = started {
             tracing::warn!("no thread for the fence agent: {error}");
         }
+    }
+
+    /// A process of the host that had the number may still beat: its page is nobody's from now on.
+    fn forget_host(&mut self, host: HostId) -> Result<(), Failure> {
+        let slot = HostSlot::new(host.get());
+        self.heartbeats.remove(&host);
+        self.processes.remove(&host);
+        self.deaths.forget(&host);
+        let Err(error) = self.pool.renew_heartbeat(slot) else { return Ok(()) };
+        // No space for a new one. Cut off, the page is made anew before it is watched, or its host does not come in. On a
+        // device, where nothing can be cut off, the incarnation tells whose beats these are.
+        let page = self.pool.heartbeat(slot, shared_mem::Access::ReadWrite)?;
+        let _ = nix::unistd::ftruncate(&page, 0);
+        Err(error.into())
     }
 
     fn watch_host(

@@ -93,6 +93,7 @@ impl Driver {
             Some(ExitReason::Shutdown) => Ok(Some(HostEnd::Shutdown)),
             Some(ExitReason::Fenced { vm, generation }) => Ok(Some(HostEnd::Fenced { vm, generation })),
             Some(ExitReason::Rejected(reason)) => Err(HostError::Rejected { reason }),
+            Some(ExitReason::Refused(reason)) => Err(HostError::Refused { reason }),
         }
     }
 
@@ -191,9 +192,12 @@ impl Driver {
             Action::Send(message) => self.send(&message),
             Action::Join { host, interval } => {
                 self.interval = interval;
-                if self.beater.is_none() {
-                    let own = self.extents.iter().find(|(tag, _)| tag.grant.part == Part::Heartbeat(host));
+                let own = self.extents.iter().find(|(tag, _)| tag.grant.part == Part::Heartbeat(host));
+                // A host that was forgotten while it was away has another page now.
+                let moved = own.is_some_and(|(_, page)| self.page.as_ref().is_some_and(|old| !is_same(old, page)));
+                if self.beater.is_none() || moved {
                     self.page = own.and_then(|(_, page)| page.try_clone().ok());
+                    self.beater = None;
                     match Beater::start(host, self.incarnation, interval, std::mem::take(&mut self.extents)) {
                         Ok(beater) => self.beater = Some(beater),
                         Err(error) => {
@@ -333,4 +337,10 @@ fn machine_memory_bytes() -> u64 {
     let pages = read(nix::unistd::SysconfVar::_PHYS_PAGES);
     let page_bytes = read(nix::unistd::SysconfVar::PAGE_SIZE);
     pages.zip(page_bytes).map_or(u64::MAX, |(pages, bytes)| pages.saturating_mul(bytes))
+}
+
+/// Whether two descriptors are of one place in one file.
+fn is_same(one: &Extent, other: &Extent) -> bool {
+    let place = |page: &Extent| nix::sys::stat::fstat(page).map(|stat| (stat.st_dev, stat.st_ino));
+    one.offset() == other.offset() && place(one).is_ok_and(|one| place(other) == Ok(one))
 }

@@ -78,9 +78,15 @@ pub enum HostError {
     /// KVM does not say what it offers.
     #[error(transparent)]
     Machine(#[from] crate::machine::MachineError),
-    /// The controller will not have this host.
+    /// The controller would not have this host now.
     #[error("the controller refused this host: {reason}")]
     Rejected {
+        /// One line.
+        reason: String,
+    },
+    /// The controller will not have this host: asking again would not help.
+    #[error("the controller refused this host: {reason}")]
+    Refused {
         /// One line.
         reason: String,
     },

@@ -65,6 +65,12 @@ impl<K: Copy + Ord + Send + 'static> Watch<K> {
         self.shared.rouse();
         Ok(())
     }
+
+    /// Watches a host no longer.
+    pub(crate) fn forget(&self, host: &K) {
+        self.shared.words.lock().expect("nothing panics under this lock").remove(host);
+        self.shared.rouse();
+    }
 }
 
 impl<K> Drop for Watch<K> {
