@@ -217,3 +217,55 @@ fn a_pool_that_becomes_full_costs_time_but_no_byte() {
     assert_eq!(ended.stdout, golden.stdout, "the console is exact");
     assert!(count_of(&read_events(&events), "live") >= 2, "there was a takeover");
 }
+
+/// On a device every journal has all of its space from the start, in one piece that does not begin where another one has
+/// begun. A guest is taken where there is room for those to come, and then outlives one host after the other.
+#[test]
+fn a_device_takes_only_guests_for_which_it_has_room_after_every_failure() {
+    const KILLS: usize = 6;
+    const HOSTS: [&str; 3] = ["a", "b", "c"];
+    let Some(_machine) = kvm() else { return };
+    let place = Place::new();
+    let on_device_of = |mib: u64| {
+        let device = place.pool().join(format!("device-{mib}"));
+        std::fs::File::create(&device).and_then(|file| file.set_len(mib << 20)).expect("there is room");
+        let dir = device.to_str().expect("a plain path");
+        let pool = place.start(&["pool", "--socket", "sock", "--heartbeat-ms", "2000", "--dir", dir]);
+        await_true("the controller", || place.run(&["status", "--pool", "sock"]).code == Some(0));
+        pool
+    };
+    let guest = ["--memory", "16MiB", "builtin:torture", "--", "--steps", "600000000", "--progress", "50000000"];
+    // For its own journal and one more, but for no third.
+    let small = on_device_of(190);
+    let refused = place.run(&[&["run", "--pool", "sock"][..], &guest].concat());
+    let line = refused.one_line(73);
+    assert!(line.contains("room for all journals to come needs") && line.contains("bytes"), "{line}");
+    crate::support::signal(small.pid(), nix::sys::signal::Signal::SIGTERM);
+    small.end().ok();
+
+    let golden = place.run(&[&["run", "--mode", "none"][..], &guest].concat()).ok();
+    let _pool = on_device_of(260);
+    let start = |name: &str| place.start(&["host", "--id", name, "--pool", "sock"]);
+    let mut hosts = HOSTS.map(start);
+    let events = place.file("events");
+    let run = place.start(&[&["run", "--pool", "sock", "--events", events.to_str().unwrap()][..], &guest].concat());
+    for kill in 1..=KILLS {
+        let has_ended = || count_of(&read_events(&events), "ended") > 0;
+        await_true("protection, or the end", || count_of(&read_events(&events), "protected") >= kill || has_ended());
+        if has_ended() {
+            break;
+        }
+        let happened = read_events(&events);
+        let host = happened.iter().rev().find_map(|event| event["happened"]["live"]["host"].as_u64());
+        let joined = |event: &&serde_json::Value| event["happened"]["host-joined"]["host"].as_u64() == host;
+        let name =
+            happened.iter().rev().find(joined).and_then(|event| event["happened"]["host-joined"]["name"].as_str());
+        let index = HOSTS.iter().position(|host| Some(*host) == name).expect("it runs on one of them");
+        crate::support::signal(hosts[index].pid(), nix::sys::signal::Signal::SIGKILL);
+        let dead = std::mem::replace(&mut hosts[index], start(HOSTS[index]));
+        assert_eq!(dead.end().code, None, "it was killed");
+        await_true("a takeover, or the end", || count_of(&read_events(&events), "live") > kill || has_ended());
+    }
+    assert_eq!(run.end().ok().stdout, golden.stdout, "each byte once");
+    assert!(count_of(&read_events(&events), "live") > 3, "too few hosts died for this to mean anything");
+}

@@ -251,6 +251,15 @@ impl Pool {
         NewFile::whole(&path, "a heartbeat page", HEARTBEAT_BYTES).create(|_| Ok(()))
     }
 
+    /// Whether a device has places for journals and logs of these lengths, beside what is there. Elsewhere space needs no
+    /// places, and is held ([`space_reserve`](Self::space_reserve)).
+    ///
+    /// # Errors
+    /// When it has not, with what is free in all; or the device cannot be read.
+    pub fn check_room(&self, what: &'static str, lens: &[u64]) -> Result<(), PoolError> {
+        device::whole(&self.path).map_or(Ok(()), |place| place.check_room(what, lens))
+    }
+
     /// What the memory behind the pool has left.
     ///
     /// # Errors

@@ -38,6 +38,9 @@ const CONSOLE_BYTES: u64 = 1 << 20;
 /// One of the two slots for machine state; a flat guest's takes some KiB.
 const STATE_SLOT_BYTES: u64 = 256 << 10;
 
+/// Generations that have a journal: that of the guest, and the next one, which a takeover should not have to make.
+const GENERATIONS_AT_ONCE: usize = 2;
+
 /// A log that is damaged from some entry on.
 pub(super) struct LogLoss {
     /// The generation whose log it is.
@@ -357,6 +360,18 @@ impl Partition {
         let in_pages = |bytes: u64| bytes.next_multiple_of(self.page_bytes);
         let journal: u64 = self.geometry.reserved_ranges().map(|(_, len)| in_pages(len)).sum();
         journal.saturating_add(in_pages(log_file_bytes(self.log_bytes)))
+    }
+
+    /// The files that its generations are still to have on a device: a guest has the journal and log of its own, and those
+    /// of the next one ahead.
+    pub(super) fn files_to_come(&self) -> Result<Vec<u64>, Failure> {
+        let missing = GENERATIONS_AT_ONCE.saturating_sub(self.parts.journal_generations()?.len());
+        Ok(self.generation_files().repeat(missing))
+    }
+
+    /// Journal and log of a generation, as long as they are as files.
+    pub(super) fn generation_files(&self) -> [u64; 2] {
+        [self.geometry.file_bytes(), log_file_bytes(self.log_bytes)]
     }
 
     /// What the VM's first generation is still to take.

@@ -257,6 +257,15 @@ impl Place {
         Ok(found)
     }
 
+    /// Whether there would be a place for files of hosts of all these lengths.
+    pub(super) fn check_room(&self, what: &'static str, lens: &[u64]) -> Result<(), PoolError> {
+        let table = self.table()?;
+        match table.lacks_room_for(lens) {
+            None => Ok(()),
+            Some(_) => Err(PoolError::NoSpace { what, needed: lens.iter().sum(), available: table.free_bytes() }),
+        }
+    }
+
     /// The largest file that still fits.
     pub(super) fn available_bytes(&self) -> Result<u64, PoolError> {
         Ok(self.table()?.largest_gap())

@@ -143,6 +143,21 @@ impl Table {
         self.files.get(name)
     }
 
+    /// The first of these lengths for which there would be no place, were there a file of hosts for each of them.
+    pub(super) fn lacks_room_for(&self, lens: &[u64]) -> Option<u64> {
+        let mut tried = self.clone();
+        let mut found = lens.iter().enumerate().map(|(number, len)| {
+            let placed = tried.add(&format!("to-come/{number}"), *len, Owner::Hosts).is_some();
+            (!placed).then_some(*len)
+        });
+        found.find_map(|lacks| lacks)
+    }
+
+    /// What no file has.
+    pub(super) fn free_bytes(&self) -> u64 {
+        self.gaps(self.start, self.end).into_iter().map(|(from, to)| to - from).sum()
+    }
+
     /// The largest file that anybody could still have.
     pub(super) fn largest_gap(&self) -> u64 {
         let gaps = self.gaps(self.start, self.hosts).into_iter().chain(self.gaps(self.controllers, self.end));
@@ -170,18 +185,18 @@ impl Table {
         self.gaps(self.start, self.hosts).into_iter().find(|(from, to)| to - from >= space).map(|(from, _)| from)
     }
 
-    /// The highest place whose first page has never held a word of a generation that is gone.
+    /// The highest place, in the smallest gap that has one, whose first page has never held a word of a generation that is
+    /// gone. Files come and go in a few sizes: what a small one leaves whole, a large one will want.
     fn highest(&self, space: u64) -> Option<u64> {
-        for (from, to) in self.gaps(self.controllers, self.end).into_iter().rev() {
+        let mut gaps = self.gaps(self.controllers, self.end);
+        gaps.sort_by_key(|(from, to)| (to - from, std::cmp::Reverse(*from)));
+        gaps.into_iter().find_map(|(from, to)| {
             let mut at = to.checked_sub(space)?;
             while at >= from && self.spent.contains(&at) {
                 at = at.checked_sub(PAGE_SIZE)?;
             }
-            if at >= from {
-                return Some(at);
-            }
-        }
-        None
+            (at >= from).then_some(at)
+        })
     }
 
     /// As it is stored.
@@ -312,6 +327,36 @@ mod tests {
         }
         assert_eq!(Table::parse(&table.to_bytes(), START, END), Ok(table.clone()));
         assert_eq!(table.largest_gap(), END - table.controllers, "hosts could still have what they had");
+    }
+
+    #[test]
+    fn what_is_to_come_has_a_place_or_lacks_one() {
+        let mut table = Table::new(START, END);
+        let page = PAGE_SIZE;
+        table.add("vm-0/image", END - START - 20 * page, Owner::Controller).unwrap();
+        assert_eq!(table.lacks_room_for(&[12 * page, 8 * page]), None);
+        assert_eq!(table.lacks_room_for(&[12 * page, 8 * page, 1]), Some(1));
+        assert_eq!(table.free_bytes(), 20 * page);
+        table.add("vm-0/journal.1", 10 * page, Owner::Hosts).unwrap();
+        assert!(table.remove("vm-0/journal.1"));
+        // There, but not where a file's beginning has been before.
+        assert_eq!((table.free_bytes(), table.lacks_room_for(&[10 * page, 10 * page])), (20 * page, Some(10 * page)));
+        assert_eq!(table.lacks_room_for(&[9 * page, 10 * page]), None);
+    }
+
+    /// A small file takes the place that a small one has left, not one that a large one will want again.
+    #[test]
+    fn small_files_leave_large_gaps_whole() {
+        let mut table = Table::new(START, END);
+        let page = PAGE_SIZE;
+        let files = [("vm-0/x", 1), ("vm-0/journal.1", 20), ("vm-1/x", 1), ("vm-1/log.1", 3), ("vm-2/x", 1)];
+        for (name, pages) in files {
+            table.add(name, pages * page, Owner::Hosts).unwrap();
+        }
+        let (large, small) = (table.find("vm-0/journal.1").unwrap().at, table.find("vm-1/log.1").unwrap().at);
+        assert!(table.remove("vm-0/journal.1") && table.remove("vm-1/log.1"));
+        assert_eq!(table.add("vm-1/log.2", 2 * page, Owner::Hosts).unwrap().at, small + page);
+        assert_eq!(table.add("vm-0/journal.2", 19 * page, Owner::Hosts).unwrap().at, large + page);
     }
 
     #[test]

@@ -50,6 +50,10 @@ impl Driver {
             let _ = partition.delete(&self.pool);
             return Err(error.into());
         }
+        if let Err(error) = self.check_places(&partition) {
+            let _ = partition.delete(&self.pool);
+            return Err(error);
+        }
         let is_complete = disk.is_none();
         if let Some(content) = disk
             && let Err(error) = disk_filling::start(vm, &partition, content, self.wake.clone())
@@ -61,6 +65,21 @@ impl Driver {
         self.partitions.insert(vm, partition);
         self.want_space();
         Ok(is_complete)
+    }
+
+    /// Whether a device has places for all journals and logs to come, of a new VM and of those there are. One generation more,
+    /// of the largest: files that come and go need some play, since none begins where another one has begun.
+    fn check_places(&self, new: &Partition) -> Result<(), Failure> {
+        let living = self.partitions.iter().filter(|(vm, _)| !self.core.is_over(**vm)).map(|(_, partition)| partition);
+        let mut files = Vec::new();
+        let mut play = [0, 0];
+        for partition in living.chain([new]) {
+            files.extend(partition.files_to_come()?);
+            play = play.max(partition.generation_files());
+        }
+        files.extend(play);
+        files.sort_unstable_by_key(|len| std::cmp::Reverse(*len));
+        Ok(self.pool.check_room("room for all journals to come", &files)?)
     }
 
     /// A log of the VM was read to its end.
