@@ -11,7 +11,7 @@ use ft_protocol::spec::{Mode, VmSpec};
 use ft_protocol::timeline::Happening;
 use ft_protocol::wire::{Request, RequestError, VmStatus};
 use nix::sys::signal::Signal;
-use shared_mem::{ConsoleRing, ControlBlock, Extent, Mapping, Offset, PoolWrite as _};
+use shared_mem::{ConsoleRing, ControlBlock, Extent, Mapping, Offset, PoolWrite as _, ReadWrite};
 use std::fs::File;
 use std::os::unix::fs::FileExt as _;
 use vmm::client::{Client, ClientError};
@@ -37,6 +37,20 @@ fn flip_both(run: &Run, at: u64) {
 fn spoil_both(run: &Run, vm: &str, at: u64) {
     let file = File::options().write(true).open(run.place.pool().join(vm).join("control")).expect("the VM's file");
     [at, 2048 + at].into_iter().for_each(|at| file.write_all_at(&[7; 8], at).expect("a word"));
+}
+
+fn control_is_whole(run: &Run) -> bool {
+    let control = map(run, "control");
+    ControlBlock::open(&control).is_ok_and(|control| control.damage().is_none())
+}
+
+/// A file of the guest's VM, for reading and writing.
+fn map(run: &Run, file: &str) -> Mapping<ReadWrite> {
+    let path = run.place.pool().join("vm-0").join(file);
+    let file = File::options().read(true).write(true).open(path).expect("the VM's file");
+    let len = file.metadata().expect("a file").len();
+    let extent = Extent::new(file.into(), Offset::ZERO, len).expect("all of it");
+    Mapping::read_write(&extent).expect("it can be mapped")
 }
 
 fn flip_in(run: &Run, vm: &str, file: &str, at: u64) {
@@ -198,8 +212,10 @@ fn what_flips_under_a_live_controller_is_mended() {
         let mut run = Run::start(&golden, &Plan { hosts: &hosts, unsound: true, ..Plan::default() });
         run.await_protection();
         flip_in(&run, vm, file, at);
+        // The words of a guest that goes on may be stored anew before anybody has looked at them.
+        let is_whole = |run: &Run| file == "control" && control_is_whole(run);
         // On a slow machine the guest may end first; what it has said is looked at all the same.
-        run.step_until("the damage to be mended", |run| mended(run) > 0);
+        run.step_until("the damage to be mended", |run| mended(run) > 0 || is_whole(run));
         // What the next one finds is whole.
         run.restart_controller(|run| run.place.check_pool("after it was mended"));
         run.finish();
@@ -216,14 +232,7 @@ fn what_flips_again_and_again_under_a_live_controller_costs_nothing() {
         let hosts = [("a", None), ("b", None)];
         let mut run = Run::start(&golden, &Plan { hosts: &hosts, unsound: true, ..Plan::default() });
         run.await_protection();
-        let map = |file: &str| {
-            let path = run.place.pool().join("vm-0").join(file);
-            let file = File::options().read(true).write(true).open(path).expect("the VM's file");
-            let len = file.metadata().expect("a file").len();
-            let extent = Extent::new(file.into(), Offset::ZERO, len).expect("all of it");
-            Mapping::read_write(&extent).expect("it can be mapped")
-        };
-        let (control, console) = (map("control"), map("console"));
+        let (control, console) = (map(&run, "control"), map(&run, "console"));
         let places = [APPLIED_AT, FREED_AT, GENERATION_AT, 2048 + APPLIED_AT].map(|at| (&control, at));
         let places = places.into_iter().chain([64, 128].map(|at| (&console, at)));
         for (flip, (part, at)) in (0..FLIPS).zip(places.cycle()) {
