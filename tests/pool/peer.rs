@@ -154,7 +154,8 @@ impl FakeHost {
         let Some(Received { message, extents }) = peer.receive::<ToHost>() else { panic!("not welcome") };
         let ToHost::Welcome { .. } = message else { panic!("{message:?} is no welcome") };
         let (_, page) = extents.into_iter().next().expect("the heartbeat page");
-        let heart = HeartbeatWriter::new(Mapping::read_write(&page).expect("it can be mapped"), 1);
+        let heart =
+            HeartbeatWriter::new(Mapping::read_write(&page).expect("it can be mapped"), u64::from(std::process::id()));
         Self { peer, heart, page }
     }
 
