@@ -1,11 +1,11 @@
 //! `ftvm console`: a VM's console, without loss.
 
 use crate::exit_code::ExitCode;
-use crate::pool_address::PoolOption;
+use crate::pool_address::{PoolOption, waiting_for};
 use crate::run::{follow, guest_end};
 use crate::run_in_pool::{RECONNECT, duration};
 use crate::signals::EndSignals;
-use crate::{CommandResult, ExitStatus, output, typing};
+use crate::{CommandResult, ExitStatus, output, progress, typing};
 use ft_protocol::Span;
 use scenarios::attached::{AttachedVm, Following};
 use scenarios::console_input::Keys;
@@ -59,10 +59,9 @@ pub(crate) fn run(args: &Args) -> CommandResult {
     let pool = args.pool.address()?;
     let following =
         Following { pool: &pool, patience, events: args.events.as_deref(), interrupt: Some(signals.as_fd()) };
-    let mut vm = match AttachedVm::attach(following, &args.vm, args.from.unwrap_or(ConsoleStart::Oldest)) {
-        Err(error) if error.gave_up() => {
-            return Ok(ExitStatus::Own(signals.received().unwrap_or(ExitCode::Terminated)));
-        }
+    let from = args.from.unwrap_or(ConsoleStart::Oldest);
+    let mut vm = match progress::show(waiting_for(&pool), || AttachedVm::attach(following, &args.vm, from)) {
+        Err(error) if error.gave_up() => return Ok(signals.end()),
         attached => attached?,
     };
     if args.no_follow {
@@ -82,7 +81,7 @@ pub(crate) fn run(args: &Args) -> CommandResult {
         Shown::OutputClosed => Ok(ExitStatus::Own(ExitCode::OutputClosed)),
         Shown::Interrupted => {
             eprintln!("ftvm: left the console of {} at byte {position}: {again}", args.vm);
-            Ok(ExitStatus::Own(signals.received().unwrap_or(ExitCode::Terminated)))
+            Ok(signals.end())
         }
     }
 }

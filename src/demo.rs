@@ -74,7 +74,7 @@ pub(crate) fn run(args: &Args) -> CommandResult {
     };
     let report = match shown {
         Ok(report) => report,
-        Err(DemoError::Interrupted) => return Ok(ExitStatus::Own(signals.received().unwrap_or(ExitCode::Terminated))),
+        Err(DemoError::Interrupted) => return Ok(signals.end()),
         Err(error) => return Err(error.into()),
     };
     if args.json {

@@ -8,7 +8,6 @@ use crate::{CommandResult, ExitStatus};
 use ft_protocol::wire::{Part, Request};
 use scenarios::protected::{DiskExportError, export_disk};
 use std::path::PathBuf;
-use vmm::client::Client;
 
 #[derive(clap::Args)]
 pub(crate) struct Args {
@@ -34,7 +33,7 @@ struct ExportArgs {
 
 pub(crate) fn run(args: &Args) -> CommandResult {
     let Command::Export(args) = &args.command;
-    let mut client = Client::connect(args.pool.address()?)?;
+    let mut client = args.pool.client()?;
     let vm = find(&mut client, &args.vm)?.vm;
     let (_, extents) = client.request(Request::ReadDisk(vm), Vec::new())?;
     let image = extents.into_iter().find(|(tag, _)| tag.grant.part == Part::Disk(vm)).map(|(_, image)| image);

@@ -1,10 +1,10 @@
 //! `ftvm events`: what happens in a cluster.
 
 use crate::exit_code::ExitCode;
-use crate::pool_address::PoolOption;
+use crate::pool_address::{PoolOption, waiting_for};
 use crate::run_in_pool::{RECONNECT, duration};
 use crate::signals::EndSignals;
-use crate::{CommandResult, ExitStatus, output};
+use crate::{CommandResult, ExitStatus, output, progress};
 use ft_protocol::{Span, Time};
 use scenarios::attached::{Sight, Watcher};
 use scenarios::event::{Event, What, json_line, vm_of};
@@ -35,7 +35,12 @@ pub(crate) struct Args {
 pub(crate) fn run(args: &Args) -> CommandResult {
     output::require()?;
     let signals = EndSignals::new()?;
-    let mut watcher = Watcher::new(args.pool.address()?, duration(args.reconnect))?;
+    let pool = args.pool.address()?;
+    let found = progress::show(waiting_for(&pool), || Watcher::new(&pool, duration(args.reconnect), signals.as_fd()));
+    let mut watcher = match found {
+        Err(error) if error.gave_up() => return Ok(signals.end()),
+        found => found?,
+    };
     let mut teller = Teller { names: Names::default(), only: args.vm.as_deref(), json: args.json, start: None };
     if let Some(status) = watcher.status()? {
         teller.names.learn(&status);
@@ -53,7 +58,7 @@ pub(crate) fn run(args: &Args) -> CommandResult {
             return Ok(ExitStatus::Own(ExitCode::Ok));
         }
         if interrupted {
-            return Ok(ExitStatus::Own(signals.received().unwrap_or(ExitCode::Terminated)));
+            return Ok(signals.end());
         }
     }
 }

@@ -5,8 +5,10 @@ use crate::failure::Failure;
 use crate::flush::Flush;
 use crate::lineage::Parent;
 use crate::pool_address::PoolOption;
+use crate::run_in_pool::{RECONNECT, duration};
 use crate::{CommandResult, ExitStatus};
-use scenarios::units::ByteCount;
+use ft_protocol::Span;
+use scenarios::units::{ByteCount, parse_span};
 use vmm::host::{HostEnd, HostOptions, serve};
 
 #[derive(clap::Args)]
@@ -22,6 +24,9 @@ pub(crate) struct Args {
     /// A failure domain of this host, such as rack=r1; may be repeated. A VM's hosts share none where that can be
     #[arg(long, value_name = "LABEL")]
     label: Vec<String>,
+    /// How long a controller that has died is waited for when the host starts; later it is waited for as long as it takes
+    #[arg(long, value_name = "TIME", value_parser = parse_span, default_value = RECONNECT)]
+    reconnect: Span,
     /// How written cache lines get into the pool: `auto` (nothing on tmpfs, the processor's best on DAX), none, clwb, clflushopt
     /// or clflush
     #[arg(long, value_name = "KIND", env = "FTVM_FLUSH", default_value = "auto")]
@@ -44,6 +49,7 @@ pub(crate) fn run(args: Args) -> CommandResult {
         pool: args.pool.address()?,
         memory_bytes: args.memory.map(ByteCount::get),
         labels: args.label,
+        patience: duration(args.reconnect),
         lifeline: false,
     })? {
         HostEnd::Shutdown => Ok(ExitStatus::Own(ExitCode::Ok)),

@@ -59,7 +59,7 @@ pub(crate) struct ShutdownArgs {
 }
 
 pub(crate) fn shutdown(args: &ShutdownArgs) -> CommandResult {
-    let mut client = Client::connect(args.pool.address()?)?;
+    let mut client = args.pool.client()?;
     let (Answer::Status(status), _) = client.request(Request::Status, Vec::new())? else {
         return Err(ClientError::WrongAnswer.into());
     };
@@ -75,7 +75,7 @@ pub(crate) fn shutdown(args: &ShutdownArgs) -> CommandResult {
 }
 
 pub(crate) fn delete(args: &DeleteArgs) -> CommandResult {
-    let mut client = Client::connect(args.pool.address()?)?;
+    let mut client = args.pool.client()?;
     let vm = find(&mut client, &args.vm)?.vm;
     client.request(Request::DeleteVm(vm), Vec::new())?;
     output::text(&format!("{} is deleted\n", args.vm))?;
@@ -83,7 +83,7 @@ pub(crate) fn delete(args: &DeleteArgs) -> CommandResult {
 }
 
 pub(crate) fn switchover(args: SwitchoverArgs) -> CommandResult {
-    let mut client = Client::connect(args.pool.address()?)?;
+    let mut client = args.pool.client()?;
     let before = find(&mut client, &args.vm)?;
     let started = monotonic();
     client.request(Request::Switchover { vm: before.vm, to: args.to }, Vec::new())?;
@@ -101,7 +101,7 @@ pub(crate) fn switchover(args: SwitchoverArgs) -> CommandResult {
 }
 
 pub(crate) fn mode(args: &ModeArgs) -> CommandResult {
-    let mut client = Client::connect(args.pool.address()?)?;
+    let mut client = args.pool.client()?;
     let before = find(&mut client, &args.vm)?;
     let Some(mode) = args.mode else {
         output::text(&format!("{} is protected in {} mode\n", args.vm, before.mode))?;
@@ -113,7 +113,7 @@ pub(crate) fn mode(args: &ModeArgs) -> CommandResult {
 }
 
 pub(crate) fn drain(args: DrainArgs) -> CommandResult {
-    let mut client = Client::connect(args.pool.address()?)?;
+    let mut client = args.pool.client()?;
     client.request(Request::Drain { host: args.host.clone(), on: !args.off }, Vec::new())?;
     let what =
         if args.off { "may have roles again" } else { "is being drained; `ftvm status` shows when it is a spare" };

@@ -2,9 +2,12 @@
 
 use crate::exit_code::ExitCode;
 use crate::failure::Failure;
+use crate::progress;
 use scenarios::cluster_file::{ClusterFile, ClusterFileError};
 use std::io;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
+use vmm::client::{Client, Patience};
 use vmm::transport::{Address, Key, KeyError};
 
 const POOL_VARIABLE: &str = "FTVM_POOL";
@@ -60,6 +63,24 @@ impl PoolOption {
             (pool, None, _) => resolve(pool, None, &self.key),
         }
     }
+}
+
+/// How long a command that asks once waits for a controller that has died: one that is started again listens at once.
+const AWAY_BOUND: Duration = Duration::from_secs(20);
+
+impl PoolOption {
+    /// A connection to the controller. One that has died is waited for; only then is it asked, so that it is asked once.
+    pub(crate) fn client(&self) -> Result<Client, Failure> {
+        let address = self.address()?;
+        let connect = || Client::connect_when_back(&address, Patience::default(), AWAY_BOUND);
+        Ok(progress::show(waiting_for(&address), connect)?)
+    }
+}
+
+/// What is said of a controller that keeps somebody waiting for so long.
+pub(crate) fn waiting_for(address: &Address) -> impl Fn(Duration) -> String + Send + use<> {
+    let address = address.to_string();
+    move |taken| format!("waits for the controller at {address}: {} s so far", taken.as_secs())
 }
 
 /// Where the controller is that one of these says.

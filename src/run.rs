@@ -406,7 +406,7 @@ fn run_protected(args: &Args, image: &GuestImage) -> CommandResult {
     });
     let mut run = match started {
         Err(error) if error.gave_up() => {
-            return Ok(ExitStatus::Own(signals.received().unwrap_or(ExitCode::Terminated)));
+            return Ok(signals.end());
         }
         started => started?,
     };
@@ -459,7 +459,7 @@ fn came_to(shown: Shown, args: &Args, signals: &EndSignals, pool_directory: &Pat
             let kept = args.keep.then_some(pool_directory);
             Err(Failure::line(ExitCode::VmLost, lost_line(recoverable.map(ft_protocol::Epoch::get), kept)))
         }
-        Shown::Interrupted => Ok(ExitStatus::Own(signals.received().unwrap_or(ExitCode::Terminated))),
+        Shown::Interrupted => Ok(signals.end()),
         Shown::OutputClosed => Ok(ExitStatus::Own(ExitCode::OutputClosed)),
         Shown::TimeOut => Err(Failure::line(ExitCode::TimeOut, "the guest did not end within the time limit")),
     }

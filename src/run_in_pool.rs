@@ -137,9 +137,7 @@ pub(crate) fn run(address: &Address, args: &run::Args, pool: &PoolRunArgs, image
         AttachedVm::start(following, image, &options, &name, pool.unread())
     });
     let mut vm = match started {
-        Err(error) if error.gave_up() => {
-            return Ok(ExitStatus::Own(signals.received().unwrap_or(ExitCode::Terminated)));
-        }
+        Err(error) if error.gave_up() => return Ok(signals.end()),
         started => started?,
     };
     let shown = match args.input(image).and_then(|input| follow(args.time_limit, &mut vm, &signals, input)) {

@@ -1,5 +1,6 @@
 //! Signals that ask ftvm to end, as something to wait for.
 
+use crate::ExitStatus;
 use crate::exit_code::ExitCode;
 use crate::failure::Failure;
 use nix::sys::signal::{SigSet, Signal};
@@ -28,6 +29,11 @@ impl EndSignals {
         set.thread_block().map_err(failed)?;
         let flags = SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK;
         Ok(Self { fd: SignalFd::with_flags(&set, flags).map_err(failed)? })
+    }
+
+    /// How to end when one has come, and nothing more is to be said.
+    pub(crate) fn end(&self) -> ExitStatus {
+        ExitStatus::Own(self.received().unwrap_or(ExitCode::Terminated))
     }
 
     /// The code to exit with, if a signal has come.

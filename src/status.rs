@@ -2,10 +2,10 @@
 
 use crate::exit_code::ExitCode;
 use crate::failure::Failure;
-use crate::pool_address::PoolOption;
+use crate::pool_address::{PoolOption, waiting_for};
 use crate::run_in_pool::{RECONNECT, duration};
 use crate::signals::EndSignals;
-use crate::{CommandResult, ExitStatus, output};
+use crate::{CommandResult, ExitStatus, output, progress};
 use ft_protocol::Span;
 use ft_protocol::commit_meta::GuestEnd;
 use ft_protocol::wire::{Answer, FollowStatus, Request, Status, VmStatus};
@@ -56,7 +56,12 @@ pub(crate) fn run(args: &Args) -> CommandResult {
 
 fn watch(args: &Args) -> CommandResult {
     let signals = EndSignals::new()?;
-    let mut watcher = Watcher::new(args.pool.address()?, duration(args.reconnect))?;
+    let pool = args.pool.address()?;
+    let found = progress::show(waiting_for(&pool), || Watcher::new(&pool, duration(args.reconnect), signals.as_fd()));
+    let mut watcher = match found {
+        Err(error) if error.gave_up() => return Ok(signals.end()),
+        found => found?,
+    };
     let mut shown = String::new();
     loop {
         let text = match watcher.status()? {
@@ -76,7 +81,7 @@ fn watch(args: &Args) -> CommandResult {
         }
         let (_, interrupted) = watcher.next(monotonic() + LOOK_INTERVAL, signals.as_fd())?;
         if interrupted {
-            return Ok(ExitStatus::Own(signals.received().unwrap_or(ExitCode::Terminated)));
+            return Ok(signals.end());
         }
     }
 }

@@ -25,6 +25,7 @@ mod outputs;
 mod protected_devices;
 mod recordings;
 mod remote_controllers;
+mod restarts;
 mod scenario_ends;
 mod scenario_files;
 mod several_vms;

@@ -13,6 +13,9 @@ use std::time::{Duration, Instant};
 /// How long an answer may take; making a large VM's part of the pool is the slowest request.
 const ANSWER_BOUND: Duration = Duration::from_secs(60);
 
+/// Between two tries to reach a controller that has died.
+const TRY_INTERVAL: Duration = Duration::from_millis(50);
+
 /// Why a request, or the connection, failed.
 #[derive(Debug, thiserror::Error)]
 pub enum ClientError {
@@ -46,6 +49,19 @@ pub enum ClientError {
     /// Waiting for the connection failed.
     #[error("cannot wait for the controller")]
     Wait(#[source] Errno),
+}
+
+impl ClientError {
+    /// Whether a connection was not made because the controller has died, or is about to begin or to end: another try may find
+    /// the next one.
+    #[must_use]
+    pub fn is_away(&self) -> bool {
+        match self {
+            Self::Connect(error) => error.is_away(),
+            Self::Receive(ReceiveError::Closed) | Self::Send(SendError::Closed) => true,
+            _ => false,
+        }
+    }
 }
 
 /// How long somebody goes on waiting for answers; by default as long as answers may take.
@@ -82,10 +98,23 @@ impl Patience {
     /// Whether whoever waits wants to end.
     #[must_use]
     pub fn is_interrupted(&self) -> bool {
-        self.interrupt.as_ref().is_some_and(|fd| {
-            let mut fds = [PollFd::new(fd.as_fd(), PollFlags::POLLIN)];
-            matches!(poll(&mut fds, PollTimeout::ZERO), Ok(ready) if ready > 0)
-        })
+        self.interrupt.is_some() && self.sleep(PollTimeout::ZERO)
+    }
+
+    /// Whether whoever waits wants to end, before or within this time.
+    fn sleep(&self, at_most: PollTimeout) -> bool {
+        let mut fds: Vec<PollFd<'_>> =
+            self.interrupt.iter().map(|fd| PollFd::new(fd.as_fd(), PollFlags::POLLIN)).collect();
+        matches!(poll(&mut fds, at_most), Ok(ready) if ready > 0)
+    }
+
+    /// Does nothing for this long, unless patience is over before.
+    fn pause(&self, bound: Duration) -> Result<(), ClientError> {
+        let left = self.until.map_or(bound, |until| until.saturating_duration_since(Instant::now()).min(bound));
+        if self.sleep(PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX)) || self.is_over() {
+            return Err(ClientError::GivenUp);
+        }
+        Ok(())
     }
 }
 
@@ -113,6 +142,22 @@ impl Client {
             ToClient::Welcome => Ok(client),
             ToClient::Rejected { reason } => Err(ClientError::Rejected { reason }),
             _ => Err(ClientError::WrongAnswer),
+        }
+    }
+
+    /// The same, and waits at most for `bound` for a controller that has died to be started again, and for one that ends before it
+    /// has greeted: nothing was asked of it yet. Where there never was one, that is said at once.
+    pub fn connect_when_back(
+        address: impl Into<Address>,
+        patience: Patience,
+        bound: Duration,
+    ) -> Result<Self, ClientError> {
+        let (address, deadline) = (address.into(), Instant::now() + bound);
+        loop {
+            match Self::connect_with(&address, patience.clone()) {
+                Err(error) if error.is_away() && Instant::now() < deadline => patience.pause(TRY_INTERVAL)?,
+                connected => return connected,
+            }
         }
     }
 
@@ -226,8 +271,11 @@ impl Client {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::transport::ConnectError;
     use crate::transport::Listener;
+    use ft_protocol::wire::ToClient;
     use nix::sys::eventfd::EventFd;
+    use std::os::unix::net::UnixListener;
 
     /// A controller that listens, and says nothing.
     fn silent() -> (tempfile::TempDir, std::path::PathBuf, Listener) {
@@ -243,6 +291,51 @@ mod tests {
         let wish = Arc::new(OwnedFd::from(EventFd::from_value(1).unwrap()));
         let patience = Patience { until: None, interrupt: Some(wish) };
         assert!(matches!(Client::connect_with(&socket, patience), Err(ClientError::GivenUp)));
+    }
+
+    /// A bound that only a test that fails comes to.
+    const LONG: Duration = Duration::from_secs(60);
+
+    #[test]
+    fn a_controller_that_has_died_or_dies_before_it_greets_is_waited_for() {
+        let place = tempfile::tempdir().unwrap();
+        let socket = place.path().join("pool.sock");
+        // Nobody removes the socket of this one.
+        drop(UnixListener::bind(&socket).unwrap());
+        assert!(Client::connect(&socket).unwrap_err().is_away());
+        let gone = Client::connect_when_back(&socket, Patience::default(), Duration::from_millis(1));
+        assert!(matches!(gone, Err(ClientError::Connect(ConnectError::Unreachable { .. }))), "{gone:?}");
+        std::thread::scope(|scope| {
+            let client = scope.spawn(|| Client::connect_when_back(&socket, Patience::default(), LONG));
+            let listener = Listener::bind(&socket).unwrap();
+            drop(listener.accept().unwrap());
+            let greeted = listener.accept().unwrap();
+            greeted.send(&Outgoing::new(ToClient::Welcome, Vec::new()).unwrap()).unwrap();
+            client.join().unwrap().unwrap();
+        });
+    }
+
+    #[test]
+    fn where_there_never_was_a_controller_nobody_waits() {
+        let place = tempfile::tempdir().unwrap();
+        let file = place.path().join("file");
+        std::fs::write(&file, "no socket").unwrap();
+        for path in [place.path().join("nothing"), file, place.path().to_owned()] {
+            let began = Instant::now();
+            let refused = Client::connect_when_back(&path, Patience::default(), LONG);
+            assert!(matches!(refused, Err(ClientError::Connect(ConnectError::Unreachable { .. }))), "{refused:?}");
+            assert!(began.elapsed() < LONG, "{}", path.display());
+        }
+    }
+
+    #[test]
+    fn whoever_wants_to_end_does_not_wait_for_a_dead_controller() {
+        let place = tempfile::tempdir().unwrap();
+        let socket = place.path().join("pool.sock");
+        drop(UnixListener::bind(&socket).unwrap());
+        let wish = Arc::new(OwnedFd::from(EventFd::from_value(1).unwrap()));
+        let patience = Patience { until: None, interrupt: Some(wish) };
+        assert!(matches!(Client::connect_when_back(&socket, patience, LONG), Err(ClientError::GivenUp)));
     }
 
     #[test]

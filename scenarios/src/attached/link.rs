@@ -4,6 +4,7 @@
 //!   Up --- the connection breaks ---> Down --- somebody listens again ---> Up (whoever uses it asks for everything anew)
 //!                                       |--- nobody does in time ---> an error
 //! ```
+//! It begins Up: a controller that has died, and is started again, is waited for; where there never was one, there is no link.
 
 use crate::console_input::InputNews;
 use crate::protected::{RunError, ask_to_feed, is_broken, send_now, wait_for_any};
@@ -12,8 +13,9 @@ use ft_protocol::wire::{Answer, ExtentTag, Request, Status, ToClient};
 use nix::poll::PollFlags;
 use shared_mem::Extent;
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
-use vmm::client::{Client, ClientError};
+use vmm::client::{Client, ClientError, Patience};
 use vmm::transport::Address;
 
 /// Between two tries to find a controller again.
@@ -29,7 +31,7 @@ pub(super) struct Link {
     /// How long a controller that has died is waited for.
     patience: Duration,
     /// Who waits wants to end once this is readable.
-    interrupt: Option<OwnedFd>,
+    interrupt: Option<Arc<OwnedFd>>,
     state: State,
 }
 
@@ -51,19 +53,25 @@ pub(super) enum News {
 }
 
 impl Link {
-    pub(super) fn connect(pool: &Address, patience: Duration) -> Result<Self, RunError> {
-        let client = Client::connect(pool)?;
-        Ok(Self { pool: pool.clone(), patience, interrupt: None, state: State::Up(Box::new(client)) })
-    }
-
-    /// No longer waits for another controller once this is readable.
+    /// Connects. No longer waits for a controller, this one or the next, once `interrupt` is readable.
     ///
     /// # Errors
-    /// When there are no more descriptors.
-    pub(super) fn until(mut self, interrupt: Option<BorrowedFd<'_>>) -> Result<Self, RunError> {
-        let copy = interrupt.map(|fd| fd.try_clone_to_owned()).transpose();
-        self.interrupt = copy.map_err(RunError::Wait)?;
-        Ok(self)
+    /// When there never was a controller, none comes in time, or it refuses.
+    pub(super) fn connect(
+        pool: &Address,
+        patience: Duration,
+        interrupt: Option<BorrowedFd<'_>>,
+    ) -> Result<Self, RunError> {
+        let interrupt = interrupt.map(|fd| fd.try_clone_to_owned()).transpose().map_err(RunError::Wait)?.map(Arc::new);
+        let until = Patience { until: None, interrupt: interrupt.clone() };
+        let mut client = match Client::connect_when_back(pool, until, patience) {
+            Err(error) if error.is_away() && !patience.is_zero() => {
+                return Err(RunError::ControllerGone { pool: pool.to_string(), bound: patience });
+            }
+            connected => connected?,
+        };
+        client.set_patience(Patience::default());
+        Ok(Self { pool: pool.clone(), patience, interrupt, state: State::Up(Box::new(client)) })
     }
 
     /// What happened since the last call, one by one; `None` when that is all.

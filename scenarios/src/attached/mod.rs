@@ -47,6 +47,12 @@ pub struct Following<'a> {
     pub interrupt: Option<BorrowedFd<'a>>,
 }
 
+impl Following<'_> {
+    fn connect(self) -> Result<Link, RunError> {
+        Link::connect(self.pool, self.patience, self.interrupt)
+    }
+}
+
 /// What a new VM is to be called.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum NewName {
@@ -85,7 +91,7 @@ pub fn start_detached(
     unread: UnreadConsole,
     patience: Duration,
 ) -> Result<String, RunError> {
-    let mut link = Link::connect(pool, patience)?;
+    let mut link = Link::connect(pool, patience, None)?;
     create(&mut link, image, options, name, unread).map(|((_, name), _)| name)
 }
 
@@ -145,7 +151,7 @@ impl AttachedVm {
         name: &NewName,
         unread: UnreadConsole,
     ) -> Result<Self, RunError> {
-        let mut link = Link::connect(following.pool, following.patience)?;
+        let mut link = following.connect()?;
         let (created, status) = create(&mut link, image, options, name, unread)?;
         Self::follow(link, &status, created, ConsoleStart::At(0), following)
     }
@@ -364,7 +370,7 @@ impl Followed for AttachedVm {
 
 /// Connects and watches.
 fn open(following: Following<'_>) -> Result<(Link, Status), RunError> {
-    let mut link = Link::connect(following.pool, following.patience)?.until(following.interrupt)?;
+    let mut link = following.connect()?;
     let status = watch_patiently(&mut link)?;
     Ok((link, status))
 }

@@ -30,12 +30,12 @@ pub struct Watcher {
 
 impl Watcher {
     /// Watches the cluster whose controller listens there; it tells what it remembers of its life so far first. One that
-    /// dies is waited for as long as `patience` says.
+    /// has died, or dies, is waited for as long as `patience` says, and not once `interrupt` is readable.
     ///
     /// # Errors
-    /// When the controller cannot be reached.
-    pub fn new(pool: impl Into<Address>, patience: Duration) -> Result<Self, RunError> {
-        let mut link = Link::connect(&pool.into(), patience)?;
+    /// When the controller cannot be reached, or is not waited for any more.
+    pub fn new(pool: &Address, patience: Duration, interrupt: BorrowedFd<'_>) -> Result<Self, RunError> {
+        let mut link = Link::connect(pool, patience, Some(interrupt))?;
         link.ask_patiently(&Request::Watch)?;
         Ok(Self { link })
     }

@@ -30,12 +30,12 @@ use crate::clock;
 use crate::events::{Events, Watched};
 use crate::failpoint::{self, FailpointError};
 use crate::membership::Registration;
-use crate::transport::{Address, ConnectError};
+use crate::transport::{Address, ConnectError, Connection};
 use crate::wake;
 pub use commit_times::TARGET as COMMIT_TRACE;
 use driver::Driver;
 use ft_protocol::{Generation, LinkId, VmId};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// How `ftvm host` is to run.
 #[derive(Clone, Debug)]
@@ -48,6 +48,8 @@ pub struct HostOptions {
     pub memory_bytes: Option<u64>,
     /// Failure domains that it is in, such as `rack=r1`.
     pub labels: Vec<String>,
+    /// How long a controller that has died is waited for when this host starts. Later it is waited for as long as it takes.
+    pub patience: Duration,
     /// End when standard input reaches its end: the parent is gone.
     pub lifeline: bool,
 }
@@ -111,6 +113,8 @@ impl HostError {
 
 /// Time between two tries to reach a controller that is away.
 const RECONNECT_INTERVAL: Duration = Duration::from_millis(20);
+/// A controller that is waited for longer when a host starts is told of.
+const SILENCE: Duration = Duration::from_secs(2);
 
 /// Runs a host until the cluster ends, or the host is fenced.
 pub fn serve(options: &HostOptions) -> Result<HostEnd, HostError> {
@@ -125,9 +129,9 @@ pub fn serve(options: &HostOptions) -> Result<HostEnd, HostError> {
         Ok(false) => tracing::info!("no Landlock of ABI 3: another process of this user could write to the pool"),
         Err(error) => tracing::warn!("this host is not confined: {error}"),
     }
-    let connection = options.pool.connect()?;
     // Before any thread is started: none is to take the signals.
     let events = Events::new(options.lifeline).map_err(HostError::kernel("watch for events"))?;
+    let Some(connection) = first_connection(options, &events)? else { return Ok(HostEnd::Shutdown) };
     let registration = register(options);
     let (sender, woken) = wake::channel().map_err(HostError::kernel("make an eventfd"))?;
     events.watch(woken.event(), Watched::Wake).map_err(HostError::kernel("watch the machines"))?;
@@ -158,6 +162,31 @@ pub fn serve(options: &HostOptions) -> Result<HostEnd, HostError> {
         }
         // What has happened may have brought work that cannot wait as long.
         next_tick = next_tick.min(clock::monotonic() + driver.tick_interval());
+    }
+}
+
+/// The first connection; `None`: the process is told to end. A controller that has died is waited for. Where there never was one,
+/// that is said at once.
+fn first_connection(options: &HostOptions, events: &Events) -> Result<Option<Connection>, HostError> {
+    let began = Instant::now();
+    let mut silent = true;
+    loop {
+        match options.pool.connect() {
+            Err(error) if error.is_away() && began.elapsed() < options.patience => {}
+            connected => return Ok(Some(connected?)),
+        }
+        if silent && began.elapsed() >= SILENCE {
+            tracing::warn!(
+                "the controller at {} has died: it is waited for, {:?} at most",
+                options.pool,
+                options.patience
+            );
+            silent = false;
+        }
+        let ready = events.wait(clock::span(RECONNECT_INTERVAL)).map_err(HostError::kernel("wait for events"))?;
+        if ready.contains(&Watched::End) {
+            return Ok(None);
+        }
     }
 }
 

@@ -77,9 +77,8 @@ impl Address {
         for place in known {
             match Connection::connect_with(place, self.key.as_deref()) {
                 Ok(connection) => return Ok(connection),
-                // What says most: somebody is there, and refuses.
                 Err(error) => {
-                    if !matches!(refused, Some(ConnectError::Refused { .. })) {
+                    if refused.as_ref().is_none_or(|known| says(&error) >= says(known)) {
                         refused = Some(error);
                     }
                 }
@@ -99,6 +98,15 @@ impl Address {
         let found = registry.controller();
         let found = found.map_err(|source| ConnectError::Register { address: self.to_string(), source })?;
         Ok(found.map(|controller| controller.places()).unwrap_or_default())
+    }
+}
+
+/// How much it says of the cluster: most of all that somebody is there, and refuses; that somebody was there says more than that
+/// nobody is.
+fn says(error: &ConnectError) -> u8 {
+    match error {
+        ConnectError::Refused { .. } => 2,
+        error => u8::from(error.is_away()),
     }
 }
 
@@ -150,7 +158,10 @@ mod tests {
         address.connect().unwrap();
         let error = Address::new(vec![nobody.clone(), nobody.clone()]).connect().unwrap_err();
         assert!(matches!(&error, ConnectError::Nowhere { address, .. } if address.contains(" or ")), "{error}");
-        assert!(matches!(Address::from(nobody).connect(), Err(ConnectError::Unreachable { .. })));
+        assert!(matches!(Address::from(&nobody).connect(), Err(ConnectError::Unreachable { .. })));
+        drop(std::os::unix::net::UnixListener::bind(&nobody).unwrap());
+        let away = Address::new(vec![nobody, place.path().join("never")]).connect().unwrap_err();
+        assert!(away.is_away(), "that somebody was there is not hidden by where nobody was: {away}");
         let remote = Address::new(vec![somebody, "tcp:127.0.0.1:1,/no/such/device".into()]);
         assert!(!remote.is_at_hand());
         assert!(matches!(remote.prepare(), Err(ConnectError::Device { .. })));
