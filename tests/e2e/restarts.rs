@@ -66,7 +66,8 @@ fn whoever_comes_while_there_is_no_controller_finds_the_next_one() {
     assert_eq!(order.end().ok().stdout, b"first is protected in checkpoint mode\n");
     assert_eq!(console.end().ok().stdout, golden);
     assert_eq!(run.end().ok().stdout, golden);
-    cluster.command(&["run", "--detach", "--name", "third"], &[&GUEST[..4], &["1000000000"]].concat()).ok();
+    let endless = [&GUEST[..3], &["1000000000", "--every-us", "1000"]].concat();
+    cluster.command(&["run", "--detach", "--name", "third"], &endless).ok();
     cluster.await_vm("third", "protection, for which host b is needed", is_protected);
     assert!(host.runs(), "{}", host.stderr());
 }
