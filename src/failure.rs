@@ -286,7 +286,9 @@ impl From<RunError> for Failure {
             RunError::EventLog { .. } => Self::new(ExitCode::OutputFailed, &error),
             RunError::UnknownVm { .. } => Self::new(ExitCode::FileMissing, &error),
             RunError::ConsoleRead(_) | RunError::ConsoleAhead { .. } => Self::new(ExitCode::FileMissing, &error),
-            RunError::ControllerGone { .. } | RunError::ControllerDied => Self::new(ExitCode::Unreachable, &error),
+            RunError::ControllerGone { .. } | RunError::ControllerDied | RunError::Unfinished { .. } => {
+                Self::new(ExitCode::Unreachable, &error)
+            }
             RunError::Deleted { .. } | RunError::Lost { .. } => Self::new(ExitCode::VmLost, &error),
             _ => Self::new(ExitCode::Internal, &error),
         }

@@ -11,7 +11,7 @@ use ft_protocol::spec::NAME_BYTES_MAX;
 use scenarios::attached::{AttachedVm, Following, NewName, start_detached};
 use scenarios::foreground::Shown;
 use scenarios::guest::{GuestImage, GuestSource};
-use scenarios::protected::{GuestDisk, Outcome, UnreadConsole, export_disk};
+use scenarios::protected::{GuestDisk, Outcome, RunError, UnreadConsole, export_disk};
 use scenarios::units::parse_span;
 use std::os::fd::AsFd as _;
 use std::path::PathBuf;
@@ -119,13 +119,6 @@ pub(crate) fn duration(span: Span) -> Duration {
 pub(crate) fn run(address: &Address, args: &run::Args, pool: &PoolRunArgs, image: &GuestImage) -> CommandResult {
     output::require()?;
     let (name, options) = (pool.new_name(image), args.vm(image.disk().map_or(0, GuestDisk::bytes))?);
-    if pool.detach {
-        let name = progress::show(run::being_made(&options), || {
-            start_detached(address, image, &options, &name, pool.unread(), duration(pool.reconnect))
-        })?;
-        output::text(&format!("{name}\n"))?;
-        return Ok(ExitStatus::Own(ExitCode::Ok));
-    }
     let signals = EndSignals::new()?;
     let following = Following {
         pool: address,
@@ -133,12 +126,21 @@ pub(crate) fn run(address: &Address, args: &run::Args, pool: &PoolRunArgs, image
         events: args.events.as_deref(),
         interrupt: Some(signals.as_fd()),
     };
+    if pool.detach {
+        let started = progress::show(run::being_made(&options), || {
+            start_detached(following, image, &options, &name, pool.unread())
+        });
+        return match started {
+            Ok(name) => output::text(&format!("{name}\n")).map(|()| ExitStatus::Own(ExitCode::Ok)),
+            Err(error) => not_started(error, pool, &signals),
+        };
+    }
     let started = progress::show(run::being_made(&options), || {
         AttachedVm::start(following, image, &options, &name, pool.unread())
     });
     let mut vm = match started {
-        Err(error) if error.gave_up() => return Ok(signals.end()),
-        started => started?,
+        Ok(vm) => vm,
+        Err(error) => return not_started(error, pool, &signals),
     };
     let shown = match args.input(image).and_then(|input| follow(args.time_limit, &mut vm, &signals, input)) {
         Ok(shown) => shown,
@@ -160,6 +162,19 @@ pub(crate) fn run(address: &Address, args: &run::Args, pool: &PoolRunArgs, image
         write_summary(&mut vm, since, outcome, to.as_deref())
     });
     and_then_told(came_to(shown, vm, pool, image, &signals), told)
+}
+
+/// What becomes of a command whose VM was not made, or that does not wait for it.
+fn not_started(error: RunError, pool: &PoolRunArgs, signals: &EndSignals) -> CommandResult {
+    if let RunError::Unfinished { name } = &error {
+        let cluster = pool.as_options();
+        eprintln!(
+            "ftvm: {name} may be made all the same: `ftvm status {cluster}` shows it, `ftvm delete {name} {cluster}` deletes it"
+        );
+    } else if !error.gave_up() {
+        return Err(error.into());
+    }
+    Ok(signals.end())
 }
 
 /// What a VM that is over, or is left, is to whoever started it.

@@ -12,6 +12,7 @@ mod devices;
 mod elections;
 mod flush;
 mod full_pool;
+mod given_up;
 mod guests;
 mod hangs;
 mod huge_pages;

@@ -53,7 +53,7 @@ pub(super) enum News {
 }
 
 impl Link {
-    /// Connects. No longer waits for a controller, this one or the next, once `interrupt` is readable.
+    /// Connects. Until the link is settled it waits for no controller, and for no answer, once `interrupt` is readable.
     ///
     /// # Errors
     /// When there never was a controller, none comes in time, or it refuses.
@@ -64,14 +64,33 @@ impl Link {
     ) -> Result<Self, RunError> {
         let interrupt = interrupt.map(|fd| fd.try_clone_to_owned()).transpose().map_err(RunError::Wait)?.map(Arc::new);
         let until = Patience { until: None, interrupt: interrupt.clone() };
-        let mut client = match Client::connect_when_back(pool, until, patience) {
+        let client = match Client::connect_when_back(pool, until, patience) {
             Err(error) if error.is_away() && !patience.is_zero() => {
                 return Err(RunError::ControllerGone { pool: pool.to_string(), bound: patience });
             }
             connected => connected?,
         };
-        client.set_patience(Patience::default());
         Ok(Self { pool: pool.clone(), patience, interrupt, state: State::Up(Box::new(client)) })
+    }
+
+    /// From now on whoever uses it looks between two requests whether somebody wants to end.
+    pub(super) fn settle(&mut self) {
+        self.interrupt = None;
+        if let State::Up(client) = &mut self.state {
+            client.set_patience(Patience::default());
+        }
+    }
+
+    /// Whether somebody wants to end.
+    pub(super) fn is_interrupted(&self) -> bool {
+        Patience { until: None, interrupt: self.interrupt.clone() }.is_interrupted()
+    }
+
+    /// Somebody wants to end: what is to be asked before that is waited for, but not beyond this.
+    pub(super) fn hurry(&mut self, bound: Duration) {
+        if let State::Up(client) = &mut self.state {
+            client.set_patience(Patience::until(Instant::now() + bound));
+        }
     }
 
     /// What happened since the last call, one by one; `None` when that is all.
@@ -95,7 +114,8 @@ impl Link {
     }
 
     fn try_again(&mut self, since: Instant, now: Instant) -> Result<Option<News>, RunError> {
-        match Client::connect(&self.pool) {
+        let until = Patience { until: None, interrupt: self.interrupt.clone() };
+        match Client::connect_with(&self.pool, until) {
             Ok(client) => {
                 self.state = State::Up(Box::new(client));
                 Ok(Some(News::Back))

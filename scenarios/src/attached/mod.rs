@@ -4,8 +4,10 @@
 mod input;
 mod joined;
 mod link;
+mod making;
 mod watcher;
 
+pub use making::start_detached;
 pub use watcher::{Sight, Watcher};
 
 use crate::console_input::InputNews;
@@ -18,21 +20,18 @@ use crate::protected::{
 use crate::timeline::Timeline;
 use ft_protocol::commit_meta::GuestEnd;
 use ft_protocol::timeline::Happening;
-use ft_protocol::wire::{Answer, Request, RequestError, Status, ToClient, VmStatus};
+use ft_protocol::wire::{Request, Status, ToClient, VmStatus};
 use ft_protocol::{Time, VmId};
 use joined::JoinedHosts;
 use link::{Link, News};
+use making::{LAST_LOOK_BOUND, create};
 use nix::poll::PollFlags;
 use shared_mem::Extent;
 use std::os::fd::BorrowedFd;
 use std::path::Path;
 use std::time::Duration;
-use vmm::client::ClientError;
 use vmm::clock::monotonic;
 use vmm::transport::Address;
-
-/// Names that are tried for a VM to which the user gave none.
-const NAMES_MAX: u32 = 1_000;
 
 /// How a cluster is followed.
 #[derive(Clone, Copy, Debug)]
@@ -79,66 +78,6 @@ pub struct AttachedVm {
     input_news: Vec<InputNews>,
 }
 
-/// Makes a VM and lets it run, and looks no further; says what it is called.
-///
-/// # Errors
-/// When the controller cannot be reached, dies and none comes within the patience, or refuses.
-pub fn start_detached(
-    pool: &Address,
-    image: &GuestImage,
-    options: &VmOptions,
-    name: &NewName,
-    unread: UnreadConsole,
-    patience: Duration,
-) -> Result<String, RunError> {
-    let mut link = Link::connect(pool, patience, None)?;
-    create(&mut link, image, options, name, unread).map(|((_, name), _)| name)
-}
-
-/// Makes a VM: its number and name, and what there was before it. What happened since then is still to be told.
-fn create(
-    link: &mut Link,
-    image: &GuestImage,
-    options: &VmOptions,
-    name: &NewName,
-    unread: UnreadConsole,
-) -> Result<((VmId, String), Status), RunError> {
-    let mut number = 1;
-    let mut before = watch_patiently(link)?;
-    loop {
-        let called = match name {
-            NewName::Given(name) => name.clone(),
-            NewName::Like(name) if number == 1 => name.clone(),
-            NewName::Like(name) => format!("{name}-{number}"),
-        };
-        let spec = options.spec(&called, unread);
-        let is_ours = |vm: &&VmStatus| {
-            (&vm.name, vm.memory_bytes, vm.disk_bytes) == (&called, spec.memory_bytes, spec.disk_bytes)
-                && vm.nets == spec.nets
-        };
-        match link.ask(Request::CreateVm(spec.clone()), image.uploads()?) {
-            Ok(Some((Answer::VmCreated(vm), _))) => return Ok(((vm, called), before)),
-            Ok(Some(_)) => return Err(ClientError::WrongAnswer.into()),
-            // It died with the answer, or before it had made anything: the next one knows which.
-            Ok(None) => {
-                link.wait_for_another()?;
-                let now = watch_patiently(link)?;
-                let was_there = before.vms.iter().any(|vm| vm.name == called);
-                if let Some(made) = now.vms.iter().find(is_ours).filter(|_| !was_there) {
-                    return Ok(((made.vm, called), now));
-                }
-                before = now;
-            }
-            Err(RunError::Client(ClientError::Refused(RequestError::NameTaken(_))))
-                if matches!(name, NewName::Like(_)) && number < NAMES_MAX =>
-            {
-                number += 1;
-            }
-            Err(error) => return Err(error),
-        }
-    }
-}
-
 impl AttachedVm {
     /// Makes a VM, lets it run, and follows it.
     ///
@@ -153,7 +92,12 @@ impl AttachedVm {
     ) -> Result<Self, RunError> {
         let mut link = following.connect()?;
         let (created, status) = create(&mut link, image, options, name, unread)?;
-        Self::follow(link, &status, created, ConsoleStart::At(0), following)
+        let name = created.1.clone();
+        if link.is_interrupted() {
+            // It is left as any other VM is.
+            link.hurry(LAST_LOOK_BOUND);
+        }
+        Self::follow(link, &status, created, ConsoleStart::At(0), following).map_err(|error| error.of_making(&name))
     }
 
     /// Follows a VM that is there.
@@ -200,6 +144,7 @@ impl AttachedVm {
             input_news: Vec::new(),
         };
         attached.note_hosts(status)?;
+        attached.link.settle();
         Ok(attached)
     }
 

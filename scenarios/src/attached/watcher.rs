@@ -37,6 +37,7 @@ impl Watcher {
     pub fn new(pool: &Address, patience: Duration, interrupt: BorrowedFd<'_>) -> Result<Self, RunError> {
         let mut link = Link::connect(pool, patience, Some(interrupt))?;
         link.ask_patiently(&Request::Watch)?;
+        link.settle();
         Ok(Self { link })
     }
 

@@ -62,6 +62,12 @@ pub enum RunError {
         /// What is damaged, in one line.
         reason: String,
     },
+    /// Whoever asked for a VM did not wait until it was made.
+    #[error("VM `{name}` may be made all the same")]
+    Unfinished {
+        /// Its name.
+        name: String,
+    },
     /// The controller has died before it answered.
     #[error("the controller died before it answered: try again when it runs again")]
     ControllerDied,
@@ -97,6 +103,11 @@ impl RunError {
             }
             other => other,
         }
+    }
+
+    /// The same, where a VM of this name was asked for: that it was not waited for does not mean that it is not made.
+    pub(crate) fn of_making(self, name: &str) -> Self {
+        if self.gave_up() { Self::Unfinished { name: name.to_owned() } } else { self }
     }
 
     /// Something was not waited for to its end: the user wants to end, or time has run out.

@@ -1,7 +1,7 @@
 //! A cluster as a user starts it: a controller and hosts, each a command of its own.
 
 use super::command::{Ended, Place, Running};
-use super::{await_some, await_true, signal};
+use super::{await_some, await_true, is_stopped, signal};
 use nix::sys::signal::Signal;
 use serde_json::Value;
 use std::collections::BTreeMap;
@@ -65,6 +65,12 @@ impl ByHand {
     /// Stops the controller, which hears and says nothing until it goes on.
     pub(crate) fn stop_pool(&self) {
         self.pool.as_ref().expect("it runs").signal(Signal::SIGSTOP);
+    }
+
+    /// Waits until the controller has stopped at a failpoint.
+    pub(crate) fn await_stopped_pool(&self) {
+        let pool = self.pool.as_ref().expect("it runs").pid();
+        await_true("the controller's stop", || is_stopped(pool));
     }
 
     /// Lets a stopped controller go on.
