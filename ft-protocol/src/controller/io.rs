@@ -133,6 +133,8 @@ pub enum Input {
     FenceTried {
         /// The host.
         host: HostId,
+        /// Its name then: by now the number may be another host's.
+        name: String,
         /// What came of it.
         outcome: FenceOutcome,
     },

@@ -162,7 +162,12 @@ impl Controller {
             Input::LinkClosed { link } => self.link_closed(turn, link),
             Input::HostDied { host } => self.host_died(turn, host),
             Input::FenceTried { outcome: FenceOutcome::NoAgent, .. } => {}
-            Input::FenceTried { host, outcome } => self.tell(turn, Happening::FenceTried { host, outcome }),
+            Input::FenceTried { host, name, outcome } => {
+                // Not of whoever has the place of one that was forgotten meanwhile.
+                if self.hosts.get(&host).is_some_and(|known| known.name == name) {
+                    self.tell(turn, Happening::FenceTried { host, outcome });
+                }
+            }
             Input::Beat { host, count } => self.beat(turn, host, count),
             Input::Committed { vm, generation, epoch } => self.committed(turn, vm, generation, epoch),
             Input::Activity { vm, generation, said } => self.activity(turn, vm, generation, said),

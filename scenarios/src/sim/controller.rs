@@ -333,7 +333,8 @@ impl World {
         } else {
             FenceOutcome::Failed("no answer".to_owned())
         };
-        self.controller_input(Input::FenceTried { host: number, outcome });
+        let name = self.hosts[host].name.clone();
+        self.controller_input(Input::FenceTried { host: number, name, outcome });
     }
 
     fn send_to_host(&mut self, link: LinkId, message: ToHost, grants: &[Grant]) {

@@ -85,7 +85,7 @@ pub(super) enum Event {
     /// A part of the VM was damaged, and is whole again.
     Mended { vm: VmId, what: &'static str },
     /// What a fence agent did.
-    FenceTried { host: HostId, outcome: FenceOutcome },
+    FenceTried { host: HostId, name: String, outcome: FenceOutcome },
     /// A host's process is dead.
     Died(HostId),
 }

@@ -482,7 +482,7 @@ impl Driver {
         let wake = self.wake.clone();
         let started = std::thread::Builder::new().name(format!("fence-{name}")).spawn(move || {
             let outcome = fence::fence(&config, &name, process.as_deref());
-            wake.send(Event::FenceTried { host, outcome });
+            wake.send(Event::FenceTried { host, name, outcome });
         });
         if let Err(error) = started {
             tracing::warn!("no thread for the fence agent: {error}");

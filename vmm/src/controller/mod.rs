@@ -195,7 +195,7 @@ pub fn serve(options: &ControllerOptions) -> Result<(), ControllerError> {
                                 driver.log_drained(vm);
                                 Input::LogDrained { vm, generation, outcome }
                             }
-                            Event::FenceTried { host, outcome } => Input::FenceTried { host, outcome },
+                            Event::FenceTried { host, name, outcome } => Input::FenceTried { host, name, outcome },
                             Event::Died(host) => Input::HostDied { host },
                         })?;
                     }

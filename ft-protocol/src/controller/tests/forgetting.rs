@@ -1,6 +1,7 @@
 //! Whose place a newcomer gets.
 
 use super::*;
+use crate::fence::FenceOutcome;
 
 /// All places of the pool are taken; hosts 3 to 7 have no role.
 fn full() -> Cluster {
@@ -65,6 +66,23 @@ fn a_newcomer_gets_the_place_of_the_host_that_is_down_for_longest() {
     assert_eq!(forgotten_for(&mut cluster, 5), None);
     let (reason, retry) = refusal(&cluster).expect("refused");
     assert!(!retry && reason.contains("all 8 places") && reason.contains("stop one that has no role"), "{reason}");
+}
+
+#[test]
+fn what_became_of_fencing_a_forgotten_host_is_not_told_of_the_newcomer() {
+    let tried = |cluster: &mut Cluster, name: &str| {
+        let (host, name, outcome) = (HostId::new(5), name.to_owned(), FenceOutcome::Verified);
+        cluster.happened.clear();
+        cluster.input(Input::FenceTried { host, name, outcome });
+        cluster.happened == [Happening::FenceTried { host, outcome: FenceOutcome::Verified }]
+    };
+    let mut cluster = full();
+    leave(&mut cluster, 5);
+    assert!(tried(&mut cluster, "h5"), "it is down, and not forgotten");
+    pass(&mut cluster, 5_000);
+    assert_eq!(forgotten_for(&mut cluster, 20), Some((HostId::new(5), "h5".to_owned())));
+    assert!(!tried(&mut cluster, "h5") && cluster.happened.is_empty(), "{:?}", cluster.happened);
+    assert!(tried(&mut cluster, "h20"));
 }
 
 #[test]
