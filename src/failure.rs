@@ -334,7 +334,8 @@ fn pool_code(error: &PoolError) -> (ExitCode, Option<&'static str>) {
     match error {
         PoolError::AlreadyLocked(_) => (ExitCode::Unreachable, Some("end it, or choose another --dir")),
         PoolError::NoSpace { .. } => (ExitCode::NoPool, Some(FREE_SPACE)),
-        PoolError::NotAPool(_) | PoolError::NotEmpty(_) => (ExitCode::NoPool, Some("choose another --dir")),
+        PoolError::NotAPool(_) => (ExitCode::NoPool, Some("choose another --dir")),
+        PoolError::NotEmpty(_) => (ExitCode::NoPool, Some("choose another --dir, or remove what is there")),
         PoolError::File { source, .. } if source.kind() == io::ErrorKind::PermissionDenied => {
             (ExitCode::NotPermitted, None)
         }

@@ -24,6 +24,8 @@ pub enum FileKind {
 }
 
 pub(super) const SUPERBLOCK: &str = "superblock";
+/// The superblock of a pool that is being removed.
+pub(super) const REMOVED: &str = "superblock.removed";
 pub(super) const LOCK: &str = "lock";
 pub(super) const VM_DIRECTORY: &str = "vm-directory";
 pub(super) const CLUSTER: &str = "cluster";
@@ -42,7 +44,7 @@ const VM: &str = "vm-";
 const HEARTBEAT: &str = "heartbeat.";
 
 const FIXED_OF_VM: [&str; 7] = [IMAGE, STATE, CONTROL, CONSOLE, DISK, BOOT, REDO];
-const FIXED_OF_POOL: [&str; 5] = [SUPERBLOCK, LOCK, VM_DIRECTORY, CLUSTER, RESERVE];
+const FIXED_OF_POOL: [&str; 6] = [SUPERBLOCK, REMOVED, LOCK, VM_DIRECTORY, CLUSTER, RESERVE];
 
 impl FileKind {
     /// What a file in the pool's own directory is.

@@ -288,9 +288,16 @@ impl Pool {
         if let Some(place) = device::whole(&self.path) {
             return place.wipe();
         }
-        let superblock = self.path.join(files::SUPERBLOCK);
-        fs::remove_file(&superblock).map_err(|error| PoolError::file("remove", &superblock, error))?;
+        self.begin_removal()?;
+        empty(&self.path)?;
         fs::remove_dir_all(&self.path).map_err(|error| PoolError::file("remove", &self.path, error))
+    }
+
+    /// From here on it is no pool, and known to be one that was to be removed: whoever makes another one there finishes this.
+    pub(super) fn begin_removal(&self) -> Result<(), PoolError> {
+        let superblock = self.path.join(files::SUPERBLOCK);
+        fs::rename(&superblock, self.path.join(files::REMOVED))
+            .map_err(|error| PoolError::file("remove", &superblock, error))
     }
 
     /// Removes unfinished files and directories of VMs that do not exist, and completes deletions.
@@ -325,8 +332,8 @@ fn random_id() -> [u8; 16] {
     id
 }
 
-/// Makes the directory, or finds nothing in it but what a creation that was interrupted may have left: the superblock comes
-/// last. Returns whether it was made.
+/// Makes the directory, or finds nothing in it but what an interrupted creation may have left, whose superblock comes last, or an
+/// interrupted removal, whose VMs are nobody's any more. Returns whether it was made.
 fn make_dir(dir: &Path) -> Result<bool, PoolError> {
     if device::whole(dir).is_some() {
         return if Pool::is_at(dir)? { Err(PoolError::NotEmpty(dir.to_owned())) } else { Ok(false) };
@@ -334,12 +341,15 @@ fn make_dir(dir: &Path) -> Result<bool, PoolError> {
     match DirBuilder::new().mode(DIR_MODE).create(dir) {
         Ok(()) => Ok(true),
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
-            let is_left = |(name, _): &(String, PathBuf)| {
-                let kind = FileKind::of_pool_file(name);
-                let ours = matches!(kind, FileKind::Fixed | FileKind::Heartbeat(_) | FileKind::Unfinished);
-                ours && name != files::SUPERBLOCK
+            let found = list(dir)?;
+            let was_removed = found.iter().any(|(name, _)| name == files::REMOVED);
+            let is_left = |(name, _): &(String, PathBuf)| match FileKind::of_pool_file(name) {
+                FileKind::Fixed => name != files::SUPERBLOCK,
+                FileKind::Heartbeat(_) | FileKind::Unfinished => true,
+                FileKind::Vm(_) => was_removed,
+                _ => false,
             };
-            if list(dir)?.iter().all(is_left) { Ok(false) } else { Err(PoolError::NotEmpty(dir.to_owned())) }
+            if found.iter().all(is_left) { Ok(false) } else { Err(PoolError::NotEmpty(dir.to_owned())) }
         }
         Err(error) => Err(PoolError::file("create", dir, error)),
     }
@@ -352,8 +362,18 @@ fn clear(dir: &Path) -> Result<(), PoolError> {
     }
     match device::whole(dir) {
         Some(place) => place.format(),
-        None => list(dir)?.iter().filter(|(name, _)| name != files::LOCK).try_for_each(|(_, path)| remove_file(path)),
+        None => empty(dir),
     }
+}
+
+/// Removes everything but the lock; what tells of a removal goes last.
+fn empty(dir: &Path) -> Result<(), PoolError> {
+    let (last, rest): (Vec<_>, Vec<_>) =
+        list(dir)?.into_iter().filter(|(name, _)| name != files::LOCK).partition(|(name, _)| name == files::REMOVED);
+    rest.iter().chain(&last).try_for_each(|(_, path)| match path.is_dir() {
+        true => fs::remove_dir_all(path).map_err(|error| PoolError::file("remove", path, error)),
+        false => remove_file(path),
+    })
 }
 
 fn remove_contents(dir: &Path, and_dir: bool) {

@@ -85,6 +85,45 @@ fn what_an_interrupted_creation_has_left_is_made_anew() {
 }
 
 #[test]
+fn a_removal_that_was_interrupted_is_finished_by_the_next_pool() {
+    let dir = on_tmpfs();
+    let path = dir.path().join("pool");
+    let with_vms = || {
+        let pool = Pool::create(&path, &CONFIG).unwrap();
+        pool.create_vm(&name("a"), &geometry()).unwrap();
+        pool.create_vm(&name("b"), &geometry()).unwrap();
+        pool
+    };
+    // At once, and later: in the middle of a VM, and when all VMs are gone.
+    for gone in [&[][..], &["cluster", "heartbeat.0", "vm-0/image"], &["vm-0", "vm-1"]] {
+        let pool = with_vms();
+        pool.begin_removal().unwrap();
+        drop(pool);
+        for name in gone {
+            let gone = path.join(name);
+            if gone.is_dir() { fs::remove_dir_all(gone).unwrap() } else { fs::remove_file(gone).unwrap() }
+        }
+        assert!(!Pool::is_at(&path).unwrap() && Pool::open(&path).is_err());
+        let pool = Pool::create(&path, &CONFIG).unwrap();
+        assert!(pool.find_vm(&name("a")).is_err(), "it is a new one");
+        assert!(!path.join("vm-1").exists() && !path.join("superblock.removed").exists());
+        pool.destroy().unwrap();
+        assert!(!path.exists());
+    }
+    // What is not the pool's is somebody's all the same, and a superblock that is lost tells of no removal.
+    let pool = with_vms();
+    pool.begin_removal().unwrap();
+    drop(pool);
+    fs::write(path.join("notes"), b"").unwrap();
+    let before = files_below(&path);
+    assert!(matches!(Pool::create(&path, &CONFIG), Err(PoolError::NotEmpty(_))));
+    fs::remove_file(path.join("notes")).unwrap();
+    fs::remove_file(path.join("superblock.removed")).unwrap();
+    assert!(matches!(Pool::create(&path, &CONFIG), Err(PoolError::NotEmpty(_))));
+    assert_eq!(files_below(&path).len(), before.len() - 2);
+}
+
+#[test]
 fn a_pool_is_made_opened_by_one_and_destroyed() {
     let dir = on_tmpfs();
     let path = dir.path().join("pool");
