@@ -117,6 +117,16 @@ impl Cluster {
         cluster
     }
 
+    /// One host, and a VM that has run there.
+    fn alone() -> Self {
+        let mut cluster = Self::new();
+        cluster.join(0, &[]);
+        cluster.create();
+        cluster.live(0, 1);
+        cluster.commit(0, 1, 1);
+        cluster
+    }
+
     fn input(&mut self, input: Input) {
         let mut actions = Vec::new();
         self.core.handle(self.now, input, &mut actions);

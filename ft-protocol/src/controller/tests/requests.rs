@@ -201,11 +201,7 @@ fn a_guest_that_no_host_can_boot_is_damaged_and_no_host_is_blamed() {
 
 #[test]
 fn what_has_run_once_is_not_lost_because_a_host_calls_it_unfit() {
-    let mut cluster = Cluster::new();
-    cluster.join(0, &[]);
-    cluster.create();
-    cluster.live(0, 1);
-    cluster.commit(0, 1, 1);
+    let mut cluster = Cluster::alone();
     let reason = "it is no ELF file".to_owned();
     cluster.said(0, FromHost::Unfit { vm: VM, generation: GENERATION, reason });
     assert_eq!(cluster.status().damage, None);
@@ -233,11 +229,7 @@ fn a_host_that_cannot_run_a_vm_is_not_asked_again_at_once() {
         let generation = Generation::new(generation);
         cluster.said(0, FromHost::GaveUp { vm: VM, generation, reason: "the pool cannot be read".to_owned() });
     };
-    let mut cluster = Cluster::new();
-    cluster.join(0, &[]);
-    cluster.create();
-    cluster.live(0, 1);
-    cluster.commit(0, 1, 1);
+    let mut cluster = Cluster::alone();
     gave_up(&mut cluster, 1);
     assert_eq!(cluster.promotions(0), [(1, 0), (2, 1)], "nobody else can, and it did run it");
     gave_up(&mut cluster, 2);
@@ -259,11 +251,7 @@ fn a_host_that_cannot_run_a_vm_is_not_asked_again_at_once() {
 
 #[test]
 fn a_primary_that_is_held_down_gets_a_secondary() {
-    let mut cluster = Cluster::new();
-    cluster.join(0, &[]);
-    cluster.create();
-    cluster.live(0, 1);
-    cluster.commit(0, 1, 1);
+    let mut cluster = Cluster::alone();
     for _ in 0..20 {
         cluster.now = cluster.now + CONFIG.detector.interval;
         cluster.input(Input::Beat { host: HostId::new(0), count: Some(1) });
