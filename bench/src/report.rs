@@ -210,90 +210,109 @@ fn bound_by(suite: Suite) -> &'static str {
     }
 }
 
-fn plots(suite: &SuiteReport) -> Vec<(&'static str, Plot<'static>)> {
-    let rows = |plot: &str| -> Vec<(&Row, f64)> {
-        let of = |row| -> Option<(&Row, f64)> {
-            let row: &Row = row;
-            let (name, x) = row.point.as_ref()?;
-            (name == plot).then_some((row, *x))
-        };
-        suite.rows.iter().filter_map(of).collect()
-    };
-    let series = |name: &str, rows: &[(&Row, f64)], of: &dyn Fn(&Row) -> Option<f64>, scale: f64| Series {
-        name: name.to_owned(),
-        points: rows.iter().filter_map(|(row, x)| Some((*x, of(row)? / scale))).collect(),
-    };
-    let median = |row: &Row| Some(row.measured.median);
-    let p99 = |row: &Row| Some(row.measured.p99);
-    let baseline = |row: &Row| Some(row.baseline.as_ref()?.figures.median);
-    let limit = |row: &Row| match row.target? {
+/// What is drawn of a row.
+type Figure = fn(&Row) -> Option<f64>;
+
+/// A plot before it is known whether a suite has points for it.
+struct Sheet {
+    /// What the rows call it.
+    name: &'static str,
+    title: &'static str,
+    axes: [&'static str; 2],
+    /// How much of a row's unit is one of the plot's.
+    scale: f64,
+    series: &'static [(&'static str, Figure)],
+}
+
+const SHEETS: [Sheet; 5] = [
+    Sheet {
+        name: "pause",
+        title: "Commit pause over dirty pages",
+        axes: ["dirty pages", "microseconds"],
+        scale: 1e3,
+        series: &[
+            ("pause, median", median),
+            ("pause, 99 %", p99),
+            ("memcpy of as many pages", baseline),
+            ("target", limit),
+        ],
+    },
+    Sheet {
+        name: "takeover",
+        title: "Blackout over guest memory, primary killed",
+        axes: ["guest memory, MiB", "milliseconds"],
+        scale: 1e6,
+        series: &[
+            ("seen by a client, median", median),
+            ("seen by a client, 99 %", p99),
+            ("until the guest ran, as ftvm says, median", baseline),
+            ("target", limit),
+        ],
+    },
+    Sheet {
+        name: "replay",
+        title: "Replay of the record log at a takeover",
+        axes: ["entries", "milliseconds"],
+        scale: 1e6,
+        series: &[("replay", median)],
+    },
+    Sheet {
+        name: "scale-latency",
+        title: "Time from exit to release over VMs on one pool, replay mode",
+        axes: ["VMs", "microseconds"],
+        scale: 1e3,
+        series: &[("median VM", median), ("slowest VM", p99)],
+    },
+    Sheet {
+        name: "scale-cpu",
+        title: "Processor time of a small VM over VMs on one pool",
+        axes: ["VMs", "percent of a core, each VM"],
+        scale: 1.0,
+        series: &[("all processes", median)],
+    },
+];
+
+fn median(row: &Row) -> Option<f64> {
+    Some(row.measured.median)
+}
+
+fn p99(row: &Row) -> Option<f64> {
+    Some(row.measured.p99)
+}
+
+fn baseline(row: &Row) -> Option<f64> {
+    Some(row.baseline.as_ref()?.figures.median)
+}
+
+fn limit(row: &Row) -> Option<f64> {
+    match row.target? {
         Target::BaselineTimes { factor, plus } => Some(factor * baseline(row)? + plus),
         Target::AtMost(limit) => Some(limit),
         Target::AtLeast(_) | Target::RatioAtMost(_) => None,
-    };
-    let mut found = Vec::new();
-    let mut add = |name: &'static str, plot: Plot<'static>| {
-        if plot.series.iter().any(|series| series.points.len() > 1) {
-            found.push((name, plot));
-        }
-    };
-    let pause = rows("pause");
-    add(
-        "pause",
-        Plot {
-            title: "Commit pause over dirty pages",
-            axes: ["dirty pages", "microseconds"],
-            series: vec![
-                series("pause, median", &pause, &median, 1e3),
-                series("pause, 99 %", &pause, &p99, 1e3),
-                series("memcpy of as many pages", &pause, &baseline, 1e3),
-                series("target", &pause, &limit, 1e3),
-            ],
-        },
-    );
-    let takeover = rows("takeover");
-    add(
-        "takeover",
-        Plot {
-            title: "Blackout over guest memory, primary killed",
-            axes: ["guest memory, MiB", "milliseconds"],
-            series: vec![
-                series("seen by a client, median", &takeover, &median, 1e6),
-                series("seen by a client, 99 %", &takeover, &p99, 1e6),
-                series("until the guest ran, as ftvm says, median", &takeover, &baseline, 1e6),
-                series("target", &takeover, &limit, 1e6),
-            ],
-        },
-    );
-    let mut replay = rows("replay");
-    replay.sort_by(|one, other| one.1.total_cmp(&other.1));
-    add(
-        "replay",
-        Plot {
-            title: "Replay of the record log at a takeover",
-            axes: ["entries", "milliseconds"],
-            series: vec![series("replay", &replay, &median, 1e6)],
-        },
-    );
-    let latency = rows("scale-latency");
-    add(
-        "scale-latency",
-        Plot {
-            title: "Time from exit to release over VMs on one pool, replay mode",
-            axes: ["VMs", "microseconds"],
-            series: vec![series("median VM", &latency, &median, 1e3), series("slowest VM", &latency, &p99, 1e3)],
-        },
-    );
-    let share = rows("scale-cpu");
-    add(
-        "scale-cpu",
-        Plot {
-            title: "Processor time of a small VM over VMs on one pool",
-            axes: ["VMs", "percent of a core, each VM"],
-            series: vec![series("all processes", &share, &median, 1.0)],
-        },
-    );
-    found
+    }
+}
+
+fn plots(suite: &SuiteReport) -> Vec<(&'static str, Plot<'static>)> {
+    let plots = SHEETS.iter().map(|sheet| (sheet.name, sheet.plot(suite)));
+    plots.filter(|(_, plot)| plot.series.iter().any(|series| series.points.len() > 1)).collect()
+}
+
+impl Sheet {
+    fn plot(&self, suite: &SuiteReport) -> Plot<'static> {
+        let on_it = |row| {
+            let row: &Row = row;
+            let (name, x) = row.point.as_ref()?;
+            (name == self.name).then_some((row, *x))
+        };
+        let mut rows: Vec<(&Row, f64)> = suite.rows.iter().filter_map(on_it).collect();
+        // Lines go from left to right.
+        rows.sort_by(|one, other| one.1.total_cmp(&other.1));
+        let series = self.series.iter().map(|(name, figure)| Series {
+            name: (*name).to_owned(),
+            points: rows.iter().filter_map(|(row, x)| Some((*x, figure(row)? / self.scale))).collect(),
+        });
+        Plot { title: self.title, axes: self.axes, series: series.collect() }
+    }
 }
 
 #[cfg(test)]

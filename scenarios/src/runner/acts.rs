@@ -125,13 +125,7 @@ impl Performance<'_> {
             }
             Act::Restart { dead_for, .. } => {
                 for host in hosts {
-                    if host.as_str() == CONTROLLER {
-                        let done = self.run.take_controller_away(*dead_for);
-                        self.of_step(step, done)?;
-                    } else {
-                        self.signal(step, host, HostSignal::Kill)?;
-                        self.undo_later(Some(*dead_for), || Undo::Start(host.clone()));
-                    }
+                    self.restart(step, host, *dead_for)?;
                 }
             }
             Act::Slow { percent, during, .. } => {
@@ -145,17 +139,7 @@ impl Performance<'_> {
             Act::Cut { from, ways, during, .. } => {
                 for host in hosts {
                     self.began(act, host.as_str())?;
-                    if from.network() {
-                        let held = self.held.entry(host.clone()).or_default();
-                        let new = ways_held(*ways);
-                        *held = Held { to_host: held.to_host | new.to_host, from_host: held.from_host | new.from_host };
-                        let held = *held;
-                        self.run.cluster_mut().hold_messages(host, held);
-                    }
-                    if from.pool() {
-                        let done = self.run.cluster_mut().cut_pool(host, true);
-                        self.of_step(step, done.map_err(Into::into))?;
-                    }
+                    self.cut(step, host, *from, ways_held(*ways))?;
                     self.undo_later(*during, || Undo::Heal(host.clone(), *from));
                 }
             }
@@ -166,13 +150,7 @@ impl Performance<'_> {
             Act::Clock { by_ns, during, .. } => {
                 for host in hosts {
                     self.began(act, host.as_str())?;
-                    let done = self.run.step_clock(host, *by_ns);
-                    self.of_step(step, done)?;
-                    if during.is_none() {
-                        // It goes on from there: nothing of it is still to come.
-                        self.ended("clock", host.as_str())?;
-                    }
-                    self.undo_later(*during, || Undo::Step(host.clone(), -by_ns));
+                    self.step_clock(step, host, *by_ns, *during)?;
                 }
             }
             Act::Switchover { vm, to } => {
@@ -197,6 +175,48 @@ impl Performance<'_> {
             }
             Act::Mark => {}
         }
+        Ok(())
+    }
+
+    fn restart(&mut self, step: &Step, process: &HostName, dead_for: Span) -> Result<(), RunnerError> {
+        if process.as_str() == CONTROLLER {
+            let done = self.run.take_controller_away(dead_for);
+            return self.of_step(step, done);
+        }
+        self.signal(step, process, HostSignal::Kill)?;
+        self.undo_later(Some(dead_for), || Undo::Start(process.clone()));
+        Ok(())
+    }
+
+    fn cut(&mut self, step: &Step, host: &HostName, from: CutFrom, ways: Held) -> Result<(), RunnerError> {
+        if from.network() {
+            let held = self.held.entry(host.clone()).or_default();
+            // Beside what is held already.
+            *held = Held { to_host: held.to_host | ways.to_host, from_host: held.from_host | ways.from_host };
+            let held = *held;
+            self.run.cluster_mut().hold_messages(host, held);
+        }
+        if from.pool() {
+            let done = self.run.cluster_mut().cut_pool(host, true);
+            self.of_step(step, done.map_err(Into::into))?;
+        }
+        Ok(())
+    }
+
+    fn step_clock(
+        &mut self,
+        step: &Step,
+        host: &HostName,
+        by_ns: i64,
+        during: Option<Span>,
+    ) -> Result<(), RunnerError> {
+        let done = self.run.step_clock(host, by_ns);
+        self.of_step(step, done)?;
+        if during.is_none() {
+            // It goes on from there: nothing of it is still to come.
+            self.ended("clock", host.as_str())?;
+        }
+        self.undo_later(during, || Undo::Step(host.clone(), -by_ns));
         Ok(())
     }
 
