@@ -133,6 +133,8 @@ fn a_host_that_has_only_just_gone_is_waited_for() {
 fn a_controller_that_starts_again_forgets_nobody_who_may_come_back() {
     let mut cluster = full();
     leave(&mut cluster, 6);
+    // How long the earlier controller ran says nothing of how long a host has been down for this one.
+    pass(&mut cluster, 60_000);
     let mut actions = Vec::new();
     let state = cluster.persisted.clone();
     cluster.core =
@@ -143,6 +145,8 @@ fn a_controller_that_starts_again_forgets_nobody_who_may_come_back() {
         (0..8).for_each(|host| cluster.input(Input::Beat { host: HostId::new(host), count: None }));
         pass(&mut cluster, 5);
     }
+    assert_eq!(forgotten_for(&mut cluster, 20), None, "all have only just been found silent");
+    assert!(matches!(refusal(&cluster), Some((_, true))));
     pass(&mut cluster, 2_000);
     assert_eq!(
         forgotten_for(&mut cluster, 20),
