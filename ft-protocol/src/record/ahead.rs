@@ -4,8 +4,12 @@ use super::cursor::Extent;
 use super::entry::{Entry, EntryBody};
 use std::collections::VecDeque;
 
-/// Entries that are read ahead.
+/// Entries that are read ahead, unless the first of them can only be used when more are known.
 const AHEAD_MAX: usize = 256;
+
+/// Entries that are read ahead at most: more than the devices of a sound guest are given at one exit. Of a log that has more,
+/// its follower gets no further.
+const AHEAD_OF_EXIT_MAX: usize = 1 << 16;
 
 /// The entries.
 #[derive(Debug)]
@@ -24,10 +28,11 @@ impl Ahead {
         Self { entries: VecDeque::new(), complete_to: at_exit, end: None }
     }
 
-    /// Whether more are to be read.
+    /// Whether more are to be read: the guest comes to an exit, and leaves it, when all of that is known, however much it is.
     #[must_use]
     pub fn has_room(&self) -> bool {
-        self.entries.len() < AHEAD_MAX
+        let is_blind = || self.entries.front().is_some_and(|first| self.complete_to <= first.at_exit);
+        self.entries.len() < AHEAD_MAX || (self.entries.len() < AHEAD_OF_EXIT_MAX && is_blind())
     }
 
     /// The next entry was read.
@@ -80,6 +85,34 @@ mod tests {
     use super::*;
     use crate::ids::{Epoch, Generation};
     use crate::record::CommitPoint;
+
+    /// As many packets as the queues of several network devices hold, at the end of one wait.
+    #[test]
+    fn the_end_of_an_exit_is_looked_for_behind_however_many_entries() {
+        let mut ahead = Ahead::new(4);
+        let packet =
+            |at_exit| Entry { at_exit, digest: 0, body: EntryBody::Packet { nic: 0, frame: b"frame"[..].into() } };
+        (0..3 * AHEAD_MAX).for_each(|_| {
+            assert!(ahead.has_room(), "nobody knows whether these are all");
+            ahead.push(packet(5));
+        });
+        ahead.push(packet(6));
+        assert!(
+            !ahead.knows_all_of(5) && ahead.has_room(),
+            "the guest cannot leave exit 5 before all of exit 6 is known"
+        );
+        ahead.push(Entry { at_exit: 6, digest: 0, body: EntryBody::Mark });
+        assert!(ahead.knows_all_of(5) && !ahead.has_room());
+        (0..2 * AHEAD_MAX + 3).for_each(|_| assert!(ahead.pop().is_some()));
+        assert!(ahead.has_room());
+        // An exit without end is not kept.
+        while ahead.pop().is_some() {}
+        let endless = (0..).take_while(|_| {
+            ahead.push(packet(7));
+            ahead.has_room()
+        });
+        assert_eq!(endless.count(), AHEAD_OF_EXIT_MAX - 1);
+    }
 
     #[test]
     fn an_exit_is_complete_when_something_says_so() {
