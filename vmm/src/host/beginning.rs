@@ -117,7 +117,9 @@ pub(super) fn load(
         warm.log.ends(reader, found);
         warm.meter.go_on_when_diverged();
         warm.meter.pass_all_commits();
-        // Done when the inputs are asked next, which must be before those behind a commit are.
+        // Commits are passed when the inputs are asked next, which must be before those behind a commit are; whether anything is
+        // left behind them, they know when they are asked once more.
+        machine.inputs().must_pause();
         machine.inputs().must_pause();
         let deliver = warm.core.take_delivery();
         return replay_all(machine, (&scene, &found, deliver), &warm.meter, outbox, loaded(log));
@@ -152,8 +154,9 @@ fn replay_all(
     let Scene { order, around, .. } = *scene;
     let patience = Patience::with_takeover(order.spec.epoch_interval, clock::spent_by_this_thread());
     let _kicks = Kicks::start(machine.kicker());
-    // Where a kick began the epoch, its first events came here.
-    if deliver {
+    // Where a kick began the epoch, its first events came here. What the log does not have cannot come here any more: behind a
+    // commit that was never published nobody would look for it, who replays this once more.
+    if deliver && !meter.is_live() {
         machine.deliver()?;
     }
     let mut unsent = Vec::new();
