@@ -13,12 +13,19 @@ use crate::time::{Span, Time};
 /// How many sampling intervals of silence one sample may add at most, however late it comes.
 pub const SAMPLE_CREDIT_MAX: u64 = 2;
 
+/// The first sample behind a beat that was seen comes this part of the interval before the next beat is due: observers that
+/// were in time stay so, whose clock ever is the faster one.
+const EARLY_PART: u64 = 32;
+
+/// While a beat is overdue, samples come this part of the interval apart: what is seen late is suspected late.
+const OVERDUE_PART: u64 = 6;
+
 /// Bounds of a [`Detector`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct DetectorConfig {
     /// Observed silence after which the host is suspected.
     pub bound: Span,
-    /// Intended time between two samples.
+    /// Intended time between two beats; between two samples it may be shorter, see [`Detector::sample_after`].
     pub interval: Span,
     /// The degree of suspicion at which a host is suspected before the bound; `None`: never.
     pub suspicion: Option<Phi>,
@@ -100,6 +107,18 @@ impl Detector {
     #[must_use]
     pub fn verdict(&self) -> Verdict {
         if self.silence >= self.limit { Verdict::Silent(self.silence) } else { Verdict::Beating }
+    }
+
+    /// When the next sample should be taken, from the last one on. One for each beat, soon behind it, as long as they come:
+    /// each costs an idle machine a wake. More of them while one is overdue, until the silence is suspected.
+    #[must_use]
+    pub fn sample_after(&self) -> Span {
+        let interval = self.config.interval.ns();
+        if self.verdict() != Verdict::Beating {
+            return self.config.interval;
+        }
+        let due = interval - interval / EARLY_PART;
+        Span::from_ns(due.saturating_sub(self.silence.ns()).max(interval / OVERDUE_PART))
     }
 
     /// The degree of suspicion of the present silence, once the beats are known well enough.
@@ -196,6 +215,46 @@ mod tests {
         assert_eq!(first_alarm(SUSPICIOUS, &beats, now), None);
         let alarm = first_alarm(SUSPICIOUS, &beats, now + 1_000).expect("the end of all beats is noticed");
         assert!(alarm - now > 25 && alarm - now <= 50, "the bound is the latest: {}", alarm - now);
+    }
+
+    /// Samples as [`Detector::sample_after`] asks for them, of a host that beats each `beat` us until it hangs at `hang` us:
+    /// how many there were until then, and when its silence was suspected.
+    fn sampled(beat: u64, hang: u64) -> (u64, u64) {
+        let config = DetectorConfig { bound: Span::from_ms(100), interval: Span::from_ms(25), suspicion: None };
+        let mut detector = Detector::new(config);
+        // The first one anywhere between two beats.
+        let (mut now, mut samples) = (Time::from_ns(7_300_000), 0);
+        loop {
+            let beats = now.ns().min(hang * 1_000) / (beat * 1_000);
+            if detector.sample(now, Some(beats)) != Verdict::Beating {
+                return (samples, now.ns() / 1_000);
+            }
+            samples += u64::from(now.ns() <= hang * 1_000);
+            now = now + detector.sample_after();
+        }
+    }
+
+    /// Whose clock is the faster one, and how late the beats come, does not matter.
+    #[test]
+    fn a_beat_costs_little_more_than_a_sample_and_is_seen_soon() {
+        for beat in [24_800, 25_000, 25_060, 25_400] {
+            // At once behind a beat.
+            let (samples, suspected) = sampled(beat, beat * 400);
+            assert!((400..560).contains(&samples), "{samples} samples of 400 beats {beat} us apart");
+            let silent = suspected - beat * 400;
+            assert!((100_000..=109_000).contains(&silent), "{silent} us after the last of beats {beat} us apart");
+        }
+    }
+
+    #[test]
+    fn a_suspected_host_is_not_looked_at_more_often_than_a_beating_one() {
+        let mut detector = Detector::new(CONFIG);
+        let mut now = Time::ZERO;
+        while detector.sample(now, Some(1)) == Verdict::Beating {
+            assert!(detector.sample_after() <= CONFIG.interval);
+            now = now + detector.sample_after();
+        }
+        assert_eq!(detector.sample_after(), CONFIG.interval);
     }
 
     #[test]

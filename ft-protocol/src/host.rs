@@ -217,6 +217,16 @@ impl Host {
         self.held.iter().filter(|(_, held)| matches!(held, Held::Standby { .. })).map(|(vm, _)| *vm)
     }
 
+    /// When the heartbeats of those primaries should be sampled next, from the last time on; `None`: there is none.
+    #[must_use]
+    pub fn sample_after(&self) -> Option<Span> {
+        let watching = |held: &Held| match held {
+            Held::Standby { core, .. } => Some(core.sample_after()),
+            Held::Primary { .. } => None,
+        };
+        self.held.values().filter_map(watching).min()
+    }
+
     /// Without a controller to wait for it, a secondary cannot follow: the next one may have gone on meanwhile.
     fn link_down(&mut self, actions: &mut Vec<Action>) {
         (self.linked, self.protocol) = (false, None);

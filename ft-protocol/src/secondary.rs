@@ -86,6 +86,12 @@ impl Secondary {
         self.prepared
     }
 
+    /// When the next sample of the heartbeat should be taken, from the last one on.
+    #[must_use]
+    pub fn sample_after(&self) -> Span {
+        self.detector.sample_after()
+    }
+
     /// How long the primary's host has been silent, by this host's own samples.
     #[must_use]
     pub fn silence(&self) -> Option<Span> {

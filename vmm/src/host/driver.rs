@@ -82,8 +82,9 @@ impl Driver {
 
     /// How long the next tick can wait.
     pub(super) fn tick_interval(&self) -> Span {
-        let has_work = self.core.watched().next().is_some() || !self.waiting.is_empty() || self.dialer.is_looking();
-        if has_work { self.interval } else { Span::from_ns(self.interval.ns().max(TICK_INTERVAL_IDLE.ns())) }
+        let has_work = !self.waiting.is_empty() || self.dialer.is_looking();
+        let at_most = if has_work { self.interval } else { self.interval.max(TICK_INTERVAL_IDLE) };
+        self.core.sample_after().map_or(at_most, |sample| sample.min(at_most))
     }
 
     /// How the process has to end, once it has to.
