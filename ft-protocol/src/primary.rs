@@ -42,6 +42,14 @@ pub const CUT_SPACING_PAUSES: u64 = 2;
 /// for that, and who watches the progress of commits expects one.
 pub const RUN_EPOCHS_MAX: u64 = 10;
 
+/// Where an epoch should not dirty more than so many pages, it begins with this interval until the guest's rate is known, and
+/// with no more than twice the last one after that: how much a guest will write nobody can know.
+const PACED_FIRST: Span = Span::from_ms(10);
+/// And no longer than this, however little the guest has written so far.
+const PACED_MAX: Span = Span::from_ms(100);
+/// And no shorter: a cut takes about as long.
+const PACED_MIN: Span = Span::from_ms(1);
+
 const _: () = assert!(RUN_EPOCHS_MAX * 2 <= STALL_EPOCHS, "a guest that runs on is not suspected for it");
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -99,6 +107,8 @@ pub struct Primary {
     /// When the guest went on behind the last cut, and how long it had been stopped for it, but for what was waited for
     /// others.
     resumed: (Time, Span),
+    /// The longest interval at which an epoch dirties no more pages than it should.
+    paced: Span,
     counts: PrimaryCounts,
 }
 
@@ -135,6 +145,7 @@ impl Primary {
             last_cut: now,
             last_pause: Span::ZERO,
             resumed: (now, Span::ZERO),
+            paced: PACED_FIRST,
             counts: PrimaryCounts::default(),
         }
     }
@@ -191,6 +202,7 @@ impl Primary {
             Input::OutOfSpace => {
                 self.out_of_space.get_or_insert(now);
             }
+            Input::Dirtied { pages } => self.pace(pages),
             Input::Written(epoch) => self.written(now, epoch, actions),
             Input::Published(epoch) => self.published(epoch, actions),
             Input::Sealed { final_epoch } => {
@@ -306,8 +318,21 @@ impl Primary {
     /// When the next cut is due if nothing asks for an earlier one. A commit that stops the guest for longer than an interval
     /// would leave it hardly any time if that did not count.
     fn regular_cut(&self) -> Time {
-        let (interval, (resumed_at, pause)) = (self.config.epoch_interval, self.resumed);
+        let interval = self.config.epoch_interval;
+        let interval = self.config.epoch_pages_max.map_or(interval, |_| interval.min(self.paced));
+        let (resumed_at, pause) = self.resumed;
         (self.last_cut + interval).max(resumed_at + pause.min(interval.times(RUN_EPOCHS_MAX)))
+    }
+
+    /// Fits the next interval to what the guest dirtied since it went on behind the last cut.
+    fn pace(&mut self, pages: u64) {
+        let (Some(pages_max), Phase::Writing { since, .. }) = (self.config.epoch_pages_max, &self.phase) else {
+            return;
+        };
+        let ran = since.since(self.resumed.0).max(PACED_MIN);
+        let fits = u128::from(ran.ns()) * u128::from(pages_max.max(1)) / u128::from(pages.max(1));
+        let fits = Span::from_ns(u64::try_from(fits).unwrap_or(u64::MAX));
+        self.paced = fits.min(self.paced.times(2)).clamp(PACED_MIN, PACED_MAX);
     }
 
     fn cut_if_due(&mut self, now: Time, actions: &mut Vec<Action>) {

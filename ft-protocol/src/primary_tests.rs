@@ -4,6 +4,7 @@ use Input::{Applied, Ended, Output, Published, Resumed, Sealed, StillWaits, Stop
 const CONFIG: PrimaryConfig = PrimaryConfig {
     base: Epoch::new(4),
     epoch_interval: Span::from_ms(10),
+    epoch_pages_max: None,
     cut_spacing_min: Span::from_ms(1),
     console_pending_max: 1000,
     console_batch: 0,
@@ -53,6 +54,36 @@ impl Bench {
     }
     fn resumed(&mut self, us: u64, pause_us: u64) {
         assert_eq!(self.at(us, Resumed { pause: Span::from_us(pause_us) }), []);
+    }
+}
+
+/// The rate of the last epoch says when the next one has dirtied as much as it should; what it does not say is found out in
+/// small steps.
+#[test]
+fn an_epoch_is_as_long_as_its_pages_allow() {
+    for mode in [Mode::Checkpoint, Mode::Replay] {
+        let epoch_interval = Span::from_ms(1_000);
+        let config = PrimaryConfig { mode, epoch_interval, epoch_pages_max: Some(100), ..CONFIG };
+        let mut bench = Bench { core: Primary::new(config, Time::ZERO), now: Time::ZERO };
+        let (mut us, mut lengths) = (0, Vec::new());
+        // Pages that the guest dirties each millisecond, epoch by epoch.
+        for (epoch, rate) in (5..).zip([100, 100, 10, 10, 10, 0, 0, 0, 0, 0, 50]) {
+            let due = bench.core.cut_deadline().expect("the guest runs").ns() / 1_000;
+            let ms = (due - us) / 1_000;
+            lengths.push(ms);
+            let go_on = if mode.records() { bench.at(due, Tick).len() } else { 0 };
+            assert_eq!(go_on, usize::from(mode.records()));
+            assert_eq!(bench.at(due, if mode.records() { Input::AtExit } else { Tick }), [Action::Stop]);
+            bench.at(due, Stopped);
+            assert_eq!(bench.at(due, Input::Dirtied { pages: ms * rate }), []);
+            bench.at(due, Written(Epoch::new(epoch)));
+            bench.resumed(due, 0);
+            bench.at(due, Published(Epoch::new(epoch)));
+            bench.at(due, Applied(Epoch::new(epoch)));
+            us = due;
+        }
+        assert_eq!(lengths, [10, 1, 1, 2, 4, 8, 16, 32, 64, 100, 100], "{mode}");
+        assert_eq!(bench.core.cut_deadline(), Some(Time::ZERO + Span::from_us(us + 2_000)));
     }
 }
 

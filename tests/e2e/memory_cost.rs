@@ -123,6 +123,38 @@ fn copies_max(commits: &[Commit], bound: u64) -> u64 {
     behind.max().expect("it has committed").max(commits[0].pages)
 }
 
+/// In the modes that record, commits are rare; a bound has them come as often as it needs them.
+#[test]
+fn the_bound_holds_in_the_modes_that_record() {
+    let Some(_machine) = kvm() else { return };
+    let bound = 16 * MIB / PAGE_SIZE;
+    for mode in ["replay", "lockstep"] {
+        let place = Place::new();
+        let events = place.file("events");
+        let options = ["run", "--mode", mode, "--working-set", "16MiB", "--memory", "96MiB", "--heartbeat-ms", "2000"];
+        let guest = ["--events", events.to_str().unwrap(), "builtin:torture", "--", "--steps", "100000000000"];
+        let mut run = place.start(&[&options[..], &guest[..], &["--progress", "2000000"][..]].concat());
+        await_true("protection", || count_of(&read_events(&events), "protected") == 1);
+        let hosts = [await_some("the primary", || run.host("a")), await_some("the secondary", || run.host("b"))];
+        let mut samples = [Vec::new(), Vec::new()];
+        let progress = |run: &crate::support::Running| run.stdout().iter().filter(|byte| **byte == b'\n').count();
+        let from = progress(&run);
+        await_true("a guest that has written all its memory", || {
+            samples.iter_mut().zip(hosts).for_each(|(samples, host)| samples.push(copies(host)));
+            progress(&run) > from + 150
+        });
+        assert!(run.runs());
+        for (samples, who) in samples.iter_mut().zip(["primary", "secondary"]) {
+            samples.sort_unstable();
+            let (median, most) = (samples[samples.len() / 2], samples[samples.len() - 1]);
+            eprintln!("{mode}: the {who} has {median} copies most of the time, {most} at most, of {bound}");
+            assert!(median <= bound + bound / 4, "{mode}: the {who} has {median} copies most of the time, of {bound}");
+        }
+        run.signal(Signal::SIGTERM);
+        assert_eq!(run.end().code, Some(143));
+    }
+}
+
 /// What a primary held of 96 MiB.
 struct Held {
     /// Sampled in the first half of the guest's life, in pages, ascending.

@@ -13,6 +13,9 @@ pub struct PrimaryConfig {
     /// Longest time between two cuts while the guest runs, unless a commit stops it for longer than that: then it runs as
     /// long as the last one has stopped it, but at most [`RUN_EPOCHS_MAX`](super::RUN_EPOCHS_MAX) times this.
     pub epoch_interval: Span,
+    /// Pages that an epoch should not dirty more of, by the rate at which the one before did: its cut comes as much earlier;
+    /// `None`: epochs dirty what they do.
+    pub epoch_pages_max: Option<u64>,
     /// Shortest time between two cuts that are made early because an output waits.
     pub cut_spacing_min: Span,
     /// Console bytes behind the gate at which a cut is made at once, however early.
@@ -72,6 +75,11 @@ pub enum Input {
     Stopped,
     /// The pool has no space for the record that is to be written; it is tried again.
     OutOfSpace,
+    /// The epoch that is being cut has dirtied so many pages.
+    Dirtied {
+        /// How many.
+        pages: u64,
+    },
     /// The record of this epoch is complete in its slot, but for its checksum.
     Written(Epoch),
     /// The commit word went from the epoch before to this one.

@@ -6,13 +6,19 @@
 //! yet applied, must stay.
 
 use crate::machine::DirtyPages;
-use shared_mem::WorkingMemory;
 use shared_mem::working::DropPrivateError;
+use shared_mem::{PAGE_SIZE, WorkingMemory};
 use std::collections::HashMap;
 use std::ops::Range;
 
 /// How much of the bound is left after a clean-up, so that not every cut needs one.
 const KEPT_QUARTERS: usize = 3;
+
+/// What an epoch should dirty at most under a bound of so many bytes, in pages: what a clean-up leaves room for. No copy can
+/// be dropped before its epoch is applied.
+pub(super) fn epoch_pages_max(bytes_max: u64) -> u64 {
+    (bytes_max / PAGE_SIZE / 4).max(1)
+}
 
 #[derive(Debug)]
 pub(super) struct WorkingSet {
@@ -33,7 +39,10 @@ impl WorkingSet {
 
     /// Notes what an epoch dirtied and picks what can be dropped now, given the last epoch that the stable image has.
     fn pick(&mut self, dirty: &DirtyPages, epoch: u64, applied: u64) -> Vec<Range<u64>> {
-        assert!(applied < epoch, "the epoch that is being cut cannot be applied yet");
+        if applied >= epoch {
+            // Applied were epochs of a successor: this host stood still for a while, and is about to find itself deposed.
+            return Vec::new();
+        }
         self.held.extend(dirty.iter().map(|page| (page.0, epoch)));
         if self.held.len() <= self.pages_max {
             return Vec::new();
@@ -100,6 +109,9 @@ mod tests {
         assert_eq!(set.pick(&dirty(&[4]), 2, 0), []);
         // Epoch 1 is applied; page 2 is dirty again and stays.
         assert_eq!(set.pick(&dirty(&[2]), 3, 1), [1..2, 3..4]);
+        assert_eq!(set.held.len(), 3);
+        // A successor is further than this primary ever was.
+        assert_eq!(set.pick(&dirty(&[5, 6, 7]), 4, 9), []);
         assert_eq!(set.held.len(), 3);
         // Page 9 has been clean since epoch 1, but the bound is kept.
         assert_eq!(set.pick(&dirty(&[]), 4, 3), []);

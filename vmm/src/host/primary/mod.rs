@@ -15,7 +15,7 @@ use super::output_words::OutputWords;
 use super::parts::StandbyParts;
 use super::record::RecordLog;
 use super::vm_thread::{Command, Promotion, Surroundings, VmEvent};
-use super::working_set::WorkingSet;
+use super::working_set::{self, WorkingSet};
 use crate::clock;
 use crate::failpoint;
 use crate::machine::device::virtio::Disk;
@@ -156,6 +156,7 @@ pub(super) fn run(beginning: Beginning, around: &Surroundings) -> Result<(), Fai
         PrimaryConfig {
             base: order.base,
             epoch_interval: order.spec.epoch_interval,
+            epoch_pages_max: order.spec.working_set_bytes_max.map(working_set::epoch_pages_max),
             cut_spacing_min: CUT_SPACING_MIN,
             console_pending_max: CONSOLE_PENDING_MAX,
             console_batch: if machine.is_linux() { LINUX_CONSOLE_BATCH } else { 0 },

@@ -34,6 +34,7 @@ impl Reign<'_> {
         self.times.stopped = clock::monotonic();
         self.machine.harvest(&mut self.dirty)?;
         self.times.harvested = clock::monotonic();
+        self.feed(Input::Dirtied { pages: self.dirty.len() as u64 })?;
         failpoint::pass("host.commit.harvested");
         let room = if self.out_of_space { Room::AtOnce } else { Room::AsItGrows };
         let written = match self.try_write(epoch, ended.clone(), room) {
