@@ -15,9 +15,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 const KV_PORT: u16 = 7000;
-const KILLS_DEFAULT: usize = 6;
+const KILLS_DEFAULT: usize = 50;
 /// Load between protection and the next kill: some hundred operations.
-const LOAD_BETWEEN_KILLS: Duration = Duration::from_millis(400);
+const LOAD_BETWEEN_KILLS: Duration = Duration::from_millis(200);
 
 fn kills() -> usize {
     let text = std::env::var("FTVM_KV_KILLS").ok();

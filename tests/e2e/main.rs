@@ -10,6 +10,7 @@ mod damaged_logs;
 mod descriptors;
 mod devices;
 mod elections;
+mod every_guest;
 mod flush;
 mod full_pool;
 mod given_up;

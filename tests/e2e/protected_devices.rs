@@ -12,6 +12,12 @@ const HOSTS: [&str; 3] = ["a", "b", "c"];
 /// Bytes that are on their way when a host is killed.
 const EXCHANGE_BYTES: usize = 24 << 10;
 
+/// Kills of primaries in each run, or `FTVM_DEVICE_KILLS`.
+fn kills() -> u32 {
+    let text = std::env::var("FTVM_DEVICE_KILLS").ok();
+    text.map_or(10, |text| text.parse().expect("FTVM_DEVICE_KILLS is a number"))
+}
+
 /// Bytes that do not repeat soon.
 fn noise(length: usize, seed: u32) -> Vec<u8> {
     let mut state = seed.wrapping_mul(2_654_435_761) | 1;
@@ -73,21 +79,27 @@ fn connections_outlive_kills(mode: &str, kills: u32) {
 
 #[test]
 fn connections_outlive_kills_in_checkpoint_mode() {
-    connections_outlive_kills("checkpoint", 4);
+    connections_outlive_kills("checkpoint", kills());
 }
 
 #[test]
 fn connections_outlive_kills_in_replay_mode() {
-    connections_outlive_kills("replay", 4);
+    connections_outlive_kills("replay", kills());
+}
+
+#[test]
+fn connections_outlive_kills_in_lockstep_mode() {
+    connections_outlive_kills("lockstep", kills());
 }
 
 fn a_disk_outlives_kills(mode: &str, kills: u32) {
-    const STEPS: u64 = 6000;
+    // As long as the kills take: each is a takeover and a new secondary.
+    let steps_wanted = 1500 * u64::from(kills);
     let Some(_machine) = kvm() else { return };
     let mut cluster = ByHand::start(&HOSTS);
     let image = cluster.place.file("disk.img");
     let disk = format!("--disk={},size=1MiB", image.display());
-    let (steps, name) = (STEPS.to_string(), ["--name", "disk", "--mode", mode, &disk]);
+    let (steps, name) = (steps_wanted.to_string(), ["--name", "disk", "--mode", mode, &disk]);
     let arguments =
         ["builtin:disk", "--", "--seed", "11", "--flush-every", "64", "--every-us", "300", "--steps", &steps];
     let guest = cluster.start_command(&["run"], &[&name[..], &arguments[..]].concat());
@@ -104,9 +116,10 @@ fn a_disk_outlives_kills(mode: &str, kills: u32) {
     assert!(early.one_line(75).contains("when it has ended") && !out.exists(), "{early:?}");
     let ended = guest.end().ok();
     let console = String::from_utf8(ended.stdout).expect("text");
-    let found = disk_image::verify(&image, 11, STEPS).expect("the image of a moment");
-    assert!(found.steps.contains(&STEPS), "{found:?}");
-    let digest = format!("verified {} blocks after {STEPS} steps, digest {:016x}\n", found.written, found.digest);
+    let found = disk_image::verify(&image, 11, steps_wanted).expect("the image of a moment");
+    assert!(found.steps.contains(&steps_wanted), "{found:?}");
+    let digest =
+        format!("verified {} blocks after {steps_wanted} steps, digest {:016x}\n", found.written, found.digest);
     assert!(console.ends_with(&digest), "{found:?}: {console}");
     let exported = cluster.place.file("exported.img");
     cluster.command(&["disk", "export", "disk", exported.to_str().expect("a plain path")], &[]).ok();
@@ -115,12 +128,17 @@ fn a_disk_outlives_kills(mode: &str, kills: u32) {
 
 #[test]
 fn a_disk_outlives_kills_in_checkpoint_mode() {
-    a_disk_outlives_kills("checkpoint", 4);
+    a_disk_outlives_kills("checkpoint", kills());
 }
 
 #[test]
 fn a_disk_outlives_kills_in_replay_mode() {
-    a_disk_outlives_kills("replay", 4);
+    a_disk_outlives_kills("replay", kills());
+}
+
+#[test]
+fn a_disk_outlives_kills_in_lockstep_mode() {
+    a_disk_outlives_kills("lockstep", kills());
 }
 
 #[test]
