@@ -5,10 +5,11 @@ use crate::failure::Failure;
 use crate::signals::EndSignals;
 use crate::{CommandResult, ExitStatus, output};
 use ft_protocol::Span;
+use scenarios::echo_load::{self, EchoError, EchoPlan};
 use scenarios::kv_load::{self, LoadError, LoadPlan};
 use scenarios::units::parse_span;
 use std::net::{Ipv4Addr, SocketAddrV4};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 use vmm::clock::monotonic;
 use vmm::net::MacAddress;
@@ -29,6 +30,39 @@ pub(crate) struct Args {
 enum Guest {
     /// Load for builtin:kv: fails if a connection breaks, a write is lost, or answers fit no order
     Kv(KvArgs),
+    /// Load for builtin:netecho: fails if a connection breaks, or what comes back is not what was sent
+    Echo(EchoArgs),
+}
+
+#[derive(clap::Args)]
+struct EchoArgs {
+    /// The segment that the guest is on: the socket of its switch
+    #[arg(value_name = "PATH")]
+    segment: PathBuf,
+    /// Where the guest is
+    #[arg(long, value_name = "ADDRESS:PORT", default_value = "10.0.0.2:7")]
+    to: SocketAddrV4,
+    /// The clients' own address, in the guest's network
+    #[arg(long, value_name = "ADDRESS", default_value = "10.0.0.100")]
+    from: Ipv4Addr,
+    /// Connections, each with up to 2 KiB under way at a time; builtin:netecho serves 16
+    #[arg(long, value_name = "N", default_value_t = 4, value_parser = clap::value_parser!(u32).range(1..=16))]
+    connections: u32,
+    /// No datagrams beside them
+    #[arg(long)]
+    no_datagrams: bool,
+    /// How long they send (default 10s)
+    #[arg(long, value_name = "TIME", value_parser = parse_span)]
+    time: Option<Span>,
+    /// Pause between an answer and what is sent next
+    #[arg(long, value_name = "TIME", value_parser = parse_span)]
+    pause: Option<Span>,
+    /// How long an answer may take (default 60s)
+    #[arg(long, value_name = "TIME", value_parser = parse_span)]
+    answer_time: Option<Span>,
+    /// What is sent
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    seed: u64,
 }
 
 #[derive(clap::Args)]
@@ -72,16 +106,53 @@ struct KvArgs {
 const NETWORK_BITS: u8 = 24;
 
 pub(crate) fn run(args: &Args) -> CommandResult {
-    let Guest::Kv(args) = &args.guest;
-    run_kv(args)
+    match &args.guest {
+        Guest::Kv(args) => run_kv(args),
+        Guest::Echo(args) => run_echo(args),
+    }
+}
+
+fn join(segment: &Path, from: Ipv4Addr) -> Result<SegmentHost, Failure> {
+    let internal = |error: std::io::Error| Failure::new(ExitCode::Internal, &error);
+    let mac = MacAddress::random().map_err(internal)?;
+    Ok(SegmentHost::join(segment, mac, from, NETWORK_BITS)?)
+}
+
+fn duration(span: Span) -> Duration {
+    Duration::from_nanos(span.ns())
+}
+
+fn run_echo(args: &EchoArgs) -> CommandResult {
+    let signals = EndSignals::new()?;
+    let host = join(&args.segment, args.from)?;
+    let plan = EchoPlan {
+        to: args.to,
+        connections: args.connections,
+        datagrams: !args.no_datagrams,
+        pause: args.pause.map_or(Duration::ZERO, duration),
+        seed: args.seed,
+        answer_time_max: duration(args.answer_time.unwrap_or(ANSWER_TIME)),
+    };
+    let deadline = monotonic() + args.time.unwrap_or(TIME);
+    let (report, judged) = echo_load::run(&host, &plan, || monotonic() >= deadline || signals.received().is_some())?;
+    output::json(&report)?;
+    judged.map_err(|violation| Failure::new(ExitCode::ExpectationFailed, &violation))?;
+    Ok(ExitStatus::Own(ExitCode::Ok))
+}
+
+impl From<EchoError> for Failure {
+    fn from(error: EchoError) -> Self {
+        let code = match &error {
+            EchoError::Connect(_) => ExitCode::Unreachable,
+            EchoError::Port(_) => ExitCode::Internal,
+        };
+        Self::new(code, &error)
+    }
 }
 
 fn run_kv(args: &KvArgs) -> CommandResult {
     let signals = EndSignals::new()?;
-    let internal = |error: std::io::Error| Failure::new(ExitCode::Internal, &error);
-    let mac = MacAddress::random().map_err(internal)?;
-    let host = SegmentHost::join(&args.segment, mac, args.from, NETWORK_BITS)?;
-    let duration = |span: Span| Duration::from_nanos(span.ns());
+    let host = join(&args.segment, args.from)?;
     let plan = LoadPlan {
         to: args.to,
         clients: args.clients,

@@ -16,7 +16,10 @@ use scenarios::console_input::{ConsoleInput, Keys};
 use scenarios::devices::{DiskOption, NetOption};
 use scenarios::foreground::{Followed, ShowError, Showing, Shown, show};
 use scenarios::guest::{GuestError, GuestImage, GuestSource, LinuxFiles};
-use scenarios::protected::{GuestDisk, Outcome, PRIVATE_NAME, ProtectedRun, Respawn, RunError, VmOptions, export_disk};
+use scenarios::protected::{
+    GuestDisk, JOURNAL_SLOTS_MAX, JournalOptions, JournalReserve, Outcome, PRIVATE_NAME, ProtectedRun, Respawn,
+    RunError, VmOptions, export_disk,
+};
 use scenarios::status_line::StatusLine;
 use scenarios::summary::Summary;
 use scenarios::units::{ByteCount, parse_span};
@@ -64,9 +67,16 @@ pub(crate) struct Args {
     /// Memory for copies of written pages that the primary's host keeps; without it all that the guest ever wrote
     #[arg(long, value_name = "SIZE")]
     working_set: Option<ByteCount>,
-    /// How the guest is protected
-    #[arg(long, value_enum, default_value_t = RunMode::Checkpoint)]
-    mode: RunMode,
+    /// Commit records that may wait for the controller: how far the primary can be ahead of it
+    #[arg(long, value_name = "N", default_value_t = JournalOptions::default().slots,
+        value_parser = clap::value_parser!(u32).range(1..=i64::from(JOURNAL_SLOTS_MAX)))]
+    journal_slots: u32,
+    /// Space in the pool that each of them has reserved; a larger record takes more when it is written (default 2MiB)
+    #[arg(long, value_name = "SIZE")]
+    journal_reserve: Option<JournalReserve>,
+    /// How the guest is protected (default checkpoint; with --record, replay)
+    #[arg(long, value_enum)]
+    mode: Option<RunMode>,
     /// Longest time between two commits, in milliseconds
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=60_000))]
     epoch_ms: Option<u64>,
@@ -162,7 +172,7 @@ impl Args {
             nets: self.nets()?,
             disk_bytes,
             memory: self.memory(),
-            mode: match self.mode {
+            mode: match self.mode() {
                 RunMode::Replay => Mode::Replay,
                 RunMode::Lockstep => Mode::Lockstep,
                 RunMode::Checkpoint | RunMode::None => Mode::Checkpoint,
@@ -170,6 +180,10 @@ impl Args {
             args: self.args.clone(),
             epoch_interval: self.epoch_ms.map(Span::from_ms),
             working_set: self.working_set,
+            journal: JournalOptions {
+                slots: self.journal_slots,
+                reserve: self.journal_reserve.unwrap_or(JournalOptions::default().reserve),
+            },
             policy: Policy {
                 anti_affinity: Vec::new(),
                 require_spare: self.require_spare,
@@ -177,6 +191,11 @@ impl Args {
                 failback: self.failback.map(|hold| Failback { hold }),
             },
         })
+    }
+
+    /// What nobody asks for does not get in the way of what somebody asks for.
+    fn mode(&self) -> RunMode {
+        self.mode.unwrap_or(if self.record.is_some() { RunMode::Replay } else { RunMode::Checkpoint })
     }
 
     fn memory(&self) -> ByteCount {
@@ -211,7 +230,7 @@ impl Args {
     /// What only a private cluster can be told.
     fn without_own_cluster(&self) -> [(&'static str, bool); 6] {
         [
-            ("--mode none", self.mode == RunMode::None),
+            ("--mode none", self.mode() == RunMode::None),
             ("--hosts", self.hosts.is_some()),
             ("--heartbeat-ms", self.heartbeat_ms.is_some()),
             ("--respawn", self.respawn),
@@ -265,21 +284,22 @@ pub(crate) fn run(args: &Args) -> CommandResult {
     args.flush.apply()?;
     refuse_same_files(args)?;
     let mut image = args.image()?;
-    if image.is_linux() && matches!(args.mode, RunMode::Replay | RunMode::Lockstep) {
-        let refused = "a Linux guest is not deterministic between exits: it needs --mode checkpoint (or none)";
-        return Err(Failure::line(ExitCode::Usage, refused));
-    }
     if image.is_linux() && args.record.is_some() {
         return Err(Failure::line(
             ExitCode::Usage,
             "--record needs a guest that is deterministic between exits: not Linux",
         ));
     }
+    let mode = args.mode();
+    if image.is_linux() && matches!(mode, RunMode::Replay | RunMode::Lockstep) {
+        let refused = "a Linux guest is not deterministic between exits: it needs --mode checkpoint (or none)";
+        return Err(Failure::line(ExitCode::Usage, refused));
+    }
     image.check(args.memory().get(), &args.args)?;
     if args.net.len() > NETS_MAX {
         return Err(Failure::line(ExitCode::Usage, format!("--net was given more than {NETS_MAX} times")));
     }
-    if args.mode != RunMode::None {
+    if mode != RunMode::None {
         for net in &args.net {
             // Said here once, rather than by each host.
             vmm::net::check(&net.backend)?;
@@ -295,13 +315,13 @@ pub(crate) fn run(args: &Args) -> CommandResult {
     output::require()?;
     // Said here once, rather than by each host.
     drop(vmm::machine::open_kvm()?);
-    if args.record.is_some() && args.mode == RunMode::Checkpoint {
+    if args.record.is_some() && mode == RunMode::Checkpoint {
         return Err(Failure::line(
             ExitCode::Usage,
             "--record needs --mode replay, lockstep or none: checkpoint mode logs no inputs",
         ));
     }
-    match args.mode {
+    match mode {
         RunMode::None => run_unprotected(args, &image),
         RunMode::Checkpoint | RunMode::Replay | RunMode::Lockstep => run_protected(args, &image),
     }

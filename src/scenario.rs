@@ -12,9 +12,7 @@ use scenarios::cluster::default_pool_parent;
 use scenarios::golden::GoldenError;
 use scenarios::language::{Axis, Scenario, ScenarioError, UnfitGuest, json_schema};
 use scenarios::report::{FolderError, RunFolder, explain};
-use scenarios::runner::{
-    Campaign, Progress, Report, RunnerError, RunnerOptions, github_annotations, junit, run_campaign, simulate,
-};
+use scenarios::runner::{Campaign, Report, RunnerError, RunnerOptions, World, github_annotations, junit, run_campaign};
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::os::fd::AsFd as _;
@@ -46,9 +44,6 @@ enum Command {
 struct RunArgs {
     #[command(flatten)]
     rounds: RoundArgs,
-    /// Run this many at once
-    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=64))]
-    jobs: u16,
     /// Where pools are made: a tmpfs
     #[arg(long, value_name = "DIR", env = "FTVM_POOL_DIR", default_value_os_t = default_pool_parent())]
     pool_dir: PathBuf,
@@ -75,6 +70,9 @@ struct RoundArgs {
     /// Run each this often, with a seed more each time
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..))]
     repeat: u64,
+    /// Run this many at once
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=64))]
+    jobs: u16,
     /// Go on, with a seed more each time, until one fails
     #[arg(long, conflicts_with = "repeat")]
     until_fail: bool,
@@ -217,67 +215,43 @@ fn run_all(args: &RunArgs) -> CommandResult {
     // All of them are read before the first one runs: a typing error in the last file is said at once.
     let scenarios = read_all(&args.rounds.files)?;
     drop(vmm::machine::open_kvm()?);
+    let runner = args.rounds.runner(this_program()?, args.pool_dir.clone());
+    campaign(&args.rounds, &args.reporting, &scenarios, runner, World::Processes)
+}
+
+fn simulate_all(args: &SimArgs) -> CommandResult {
+    let scenarios = read_all(&args.rounds.files)?;
+    let runner = args.rounds.runner(PathBuf::new(), PathBuf::new());
+    campaign(&args.rounds, &args.reporting, &scenarios, runner, World::Simulator)
+}
+
+fn campaign(
+    rounds: &RoundArgs,
+    reporting: &ReportArgs,
+    scenarios: &[Scenario],
+    runner: RunnerOptions,
+    world: World,
+) -> CommandResult {
     let signals = EndSignals::new()?;
-    let campaign = Campaign {
-        runner: args.rounds.runner(this_program()?, args.pool_dir.clone()),
-        repeat: args.rounds.rounds(&scenarios)?,
-        until_fail: args.rounds.until_fail,
-        jobs: usize::from(args.jobs),
-    };
-    let show = show::Show::new(scenarios.len(), args.reporting.verbose, args.reporting.json);
-    let campaigned = run_campaign(&scenarios, &campaign, signals.as_fd(), &|progress| show.take(progress));
+    let (repeat, until_fail, jobs) = (rounds.rounds(scenarios)?, rounds.until_fail, usize::from(rounds.jobs));
+    let campaign = Campaign { runner, repeat, until_fail, jobs, world };
+    let show = show::Show::new(scenarios.len(), reporting.verbose, reporting.json);
+    let campaigned = run_campaign(scenarios, &campaign, signals.as_fd(), &|progress| show.take(progress));
     show.finish();
     // Those that ended are told, whatever came then.
-    let told = tell(&campaigned.reports, &args.reporting);
+    let told = tell(&campaigned.reports, reporting);
     match campaigned.broken {
         None => told,
         Some(RunnerError::Interrupted) => {
             let ended = campaigned.reports.len();
-            let line = format!(
-                "interrupted: {ended} runs had ended; what the others left is in {}",
-                args.rounds.runs.display()
-            );
+            let mut line = format!("interrupted: {ended} runs had ended");
+            if world == World::Processes {
+                let _ = write!(line, "; what the others left is in {}", rounds.runs.display());
+            }
             Err(Failure::line(signals.received().unwrap_or(ExitCode::Terminated), line))
         }
         Some(error) => Err(error.into()),
     }
-}
-
-/// Plays scenarios one after the other: each takes some milliseconds.
-fn simulate_all(args: &SimArgs) -> CommandResult {
-    let RoundArgs { files, seed, until_fail, .. } = &args.rounds;
-    let scenarios = read_all(files)?;
-    let rounds = args.rounds.rounds(&scenarios)?;
-    let signals = EndSignals::new()?;
-    let show = show::Show::new(scenarios.len(), args.reporting.verbose, args.reporting.json);
-    let mut reports: Vec<Report> = Vec::new();
-    let mut ended: Option<Failure> = None;
-    'rounds: for round in 0..rounds {
-        for scenario in &scenarios {
-            if let Some(signal) = signals.received() {
-                ended = Some(Failure::line(signal, format!("interrupted: {} runs had ended", reports.len())));
-                break 'rounds;
-            }
-            let mut options = args.rounds.runner(PathBuf::new(), PathBuf::new());
-            options.seed = Some(seed.unwrap_or(scenario.seed).wrapping_add(round));
-            let report = match simulate(scenario, &options) {
-                Ok(report) => report,
-                Err(error) => {
-                    ended = Some(error.into());
-                    break 'rounds;
-                }
-            };
-            show.take(Progress::Ended { run: reports.len(), report: &report });
-            let failed = !report.holds;
-            reports.push(report);
-            if failed && *until_fail {
-                break 'rounds;
-            }
-        }
-    }
-    show.finish();
-    let told = tell(&reports, &args.reporting);
-    ended.map_or(told, Err)
 }
 
 /// Says what came of all of them, in all the ways that are wanted.

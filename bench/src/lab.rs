@@ -8,7 +8,7 @@ use ft_protocol::{Span, Time};
 use scenarios::cluster::{Cluster, ClusterCustom, ClusterOptions, HostCustom, HostName};
 use scenarios::event::Event;
 use scenarios::guest::GuestSource;
-use scenarios::protected::{Outcome, ProtectedRun, Respawn, VmOptions};
+use scenarios::protected::{JournalOptions, Outcome, ProtectedRun, Respawn, VmOptions};
 use scenarios::units::ByteCount;
 use vmm::clock::monotonic;
 
@@ -85,6 +85,7 @@ impl Lab {
             args: guest.args.clone(),
             epoch_interval: guest.epoch,
             working_set: None,
+            journal: JournalOptions::default(),
             policy: Policy::default(),
             disk_bytes: 0,
             nets: guest.nets.clone(),

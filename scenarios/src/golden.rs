@@ -44,6 +44,8 @@ pub struct Golden {
     pub exit_code: i32,
     /// The checksum of its memory at the end.
     pub memory_crc: Option<u32>,
+    /// The checksum of its disk at the end, if it has one.
+    pub disk_crc: Option<u32>,
     /// How long it took.
     pub duration: Duration,
 }
@@ -117,9 +119,24 @@ pub fn run_unprotected(options: &GoldenOptions<'_>) -> Result<Golden, GoldenErro
         ChildExit::Code(exit_code) if exit_code == CRASHED_EXIT_CODE || child.stderr().is_empty() => {
             let memory_crc = std::fs::read_to_string(&memory_crc).ok();
             let memory_crc = memory_crc.and_then(|text| u32::from_str_radix(text.trim(), 16).ok());
-            Ok(Golden { console: std::fs::read(&console).map_err(file_error)?, exit_code, memory_crc, duration })
+            let disk_crc = options.disk.as_ref().and_then(|(path, _)| file_crc(path));
+            let console = std::fs::read(&console).map_err(file_error)?;
+            Ok(Golden { console, exit_code, memory_crc, disk_crc, duration })
         }
         exit => Err(GoldenError::Failed { exit, stderr: child.stderr() }),
+    }
+}
+
+/// The checksum of a file; `None`: it cannot be read.
+pub(crate) fn file_crc(path: &Path) -> Option<u32> {
+    let mut file = File::open(path).ok()?;
+    let mut hasher = crc32fast::Hasher::new();
+    let mut chunk = vec![0; 1 << 20];
+    loop {
+        match io::Read::read(&mut file, &mut chunk).ok()? {
+            0 => return Some(hasher.finalize()),
+            count => hasher.update(&chunk[..count]),
+        }
     }
 }
 

@@ -9,6 +9,7 @@ pub mod console_input;
 pub mod demo;
 pub mod devices;
 pub mod disk_image;
+pub mod echo_load;
 pub mod event;
 pub mod foreground;
 pub mod golden;

@@ -110,6 +110,9 @@ fn describe(report: &Report, verbose: bool) -> String {
         // Writing to a String cannot fail.
         let _ = writeln!(text, "  {:<4}  {}", verdict.mark(), plain(&verdict.to_string()));
     }
+    for step in report.steps.iter().filter(|_| !report.holds) {
+        let _ = writeln!(text, "  step  {}", plain(step));
+    }
     if let Some(directory) = &report.directory {
         let _ = writeln!(text, "  see   {}", directory.display());
     }

@@ -232,3 +232,21 @@ fn a_guest_that_is_missing_fails_its_own_scenario_only() {
     assert!(line.ends_with("did you mean `guest.elf`?"), "{line}");
     assert!(String::from_utf8_lossy(&checked.stdout).contains("2-good.toml"), "the others are told");
 }
+
+/// A controller that is started again tells whoever follows its VMs how they are, those that have ended too.
+#[test]
+fn the_end_of_a_guest_is_told_once_however_many_controllers_there_are() {
+    let Some(_machine) = kvm() else { return };
+    let place = Place::new();
+    let vm = |name: &str, guest: &str| format!("[[vm]]\nname = \"{name}\"\nmemory = \"4MiB\"\nguest = {guest}\n");
+    let short = vm("short", "\"builtin:counter\"\nargs = [\"--lines\", \"3\"]");
+    let long = vm("long", "\"builtin:idle\"\nargs = [\"--ticks\", \"30\", \"--tick-ms\", \"100\"]");
+    let step = "[[step]]\nevent = \"ended\"\ndelay = \"100ms\"\naction = \"kill\"\nhost = \"controller\"\n";
+    let mut run = command(&place, &format!("{short}{long}{step}[expect]\nexit-code = 0\n"));
+    run.arg("--keep");
+    let ended = place.start_command(run).end();
+    assert_eq!(ended.code, Some(0), "{}{}", String::from_utf8_lossy(&ended.stdout), ended.stderr);
+    let events = std::fs::read_to_string(place.file("scenario-runs/endless-1/events.jsonl")).expect("they are kept");
+    let count = |kind: &str| events.lines().filter(|line| line.contains(&format!("\"{kind}\""))).count();
+    assert_eq!((count("controller-back"), count("guest-ended")), (1, 2), "{events}");
+}

@@ -5,7 +5,7 @@ use ft_protocol::commit_meta::GuestEnd;
 use ft_protocol::spec::{Mode, VmSpec};
 use scenarios::devices::DiskOption;
 use scenarios::guest::{GuestImage, GuestSource};
-use scenarios::protected::{GuestDisk, UnreadConsole, VmOptions};
+use scenarios::protected::{GuestDisk, JournalOptions, UnreadConsole, VmOptions};
 use scenarios::units::ByteCount;
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
@@ -65,6 +65,7 @@ impl Golden {
             mode: Mode::Checkpoint,
             epoch_interval: Some(Span::from_ms(5)),
             working_set: None,
+            journal: JournalOptions::default(),
             nets: Vec::new(),
             disk_bytes,
             policy: ft_protocol::policy::Policy::default(),

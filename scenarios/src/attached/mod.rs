@@ -210,7 +210,10 @@ impl AttachedVm {
                 self.chronicle.note(Event { at: now, what: What::ConsoleMoved { vm, tail } })
             }
             ToClient::VmEnded { vm, end, console_end } if vm == self.vm => {
-                self.ended = Some((end.clone(), console_end));
+                // Each controller that is started again says so, too.
+                if self.ended.replace((end.clone(), console_end)).is_some() {
+                    return Ok(());
+                }
                 self.chronicle.note(Event { at: now, what: What::GuestEnded { vm, end, console_end } })
             }
             ToClient::InputAt { vm, at } if vm == self.vm => {

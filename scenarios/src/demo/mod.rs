@@ -9,7 +9,7 @@ use crate::cluster::{Cluster, ClusterError, ClusterOptions, HostName, HostSignal
 use crate::compare::first_difference;
 use crate::golden::{Golden, GoldenError, GoldenOptions, run_unprotected};
 use crate::guest::{GuestError, GuestSource};
-use crate::protected::{Outcome, ProtectedRun, Respawn, RunError, VmOptions};
+use crate::protected::{JournalOptions, Outcome, ProtectedRun, Respawn, RunError, VmOptions};
 use crate::summary::{Summary, ms};
 use crate::timeline::Timeline;
 use crate::units::{ByteCount, show_span};
@@ -174,6 +174,7 @@ fn show_in(
         mode: Mode::Checkpoint,
         epoch_interval: options.epoch_interval,
         working_set: None,
+        journal: JournalOptions::default(),
         policy: ft_protocol::policy::Policy::default(),
         nets: Vec::new(),
         disk_bytes: 0,

@@ -52,7 +52,7 @@ impl LoadReport {
 }
 
 impl Quantiles {
-    fn of(mut times_us: Vec<u64>) -> Self {
+    pub(crate) fn of(mut times_us: Vec<u64>) -> Self {
         times_us.sort_unstable();
         let at = |hundredths: usize| {
             let rank = (times_us.len() * hundredths).div_ceil(100).max(1);

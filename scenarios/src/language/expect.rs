@@ -38,6 +38,8 @@ pub struct VmExpect {
     pub console_as_unprotected: bool,
     /// At its end the guest's memory in the pool is that of an unprotected run, byte for byte.
     pub memory_as_unprotected: bool,
+    /// At its end the guest's disk in the pool is that of an unprotected run, byte for byte.
+    pub disk_as_unprotected: bool,
     /// Texts that lines of the console contain.
     pub console_contains: Vec<String>,
     /// Texts that no line of the console contains.
@@ -58,7 +60,7 @@ impl VmExpect {
     /// Whether an unprotected run is needed to judge it.
     #[must_use]
     pub fn needs_unprotected(&self) -> bool {
-        self.console_as_unprotected || self.memory_as_unprotected
+        self.console_as_unprotected || self.memory_as_unprotected || self.disk_as_unprotected
     }
 }
 

@@ -2,6 +2,7 @@
 
 use crate::cluster::HostName;
 use crate::guest::GuestSource;
+use crate::protected::JournalOptions;
 use crate::units::ByteCount;
 use ft_protocol::Span;
 use ft_protocol::spec::Mode;
@@ -100,6 +101,8 @@ pub struct VmPart {
     pub disk: Option<ByteCount>,
     /// Copies of written pages that the primary's host keeps; `None`: all.
     pub working_set: Option<ByteCount>,
+    /// Its journal.
+    pub journal: JournalOptions,
     /// Where it should run.
     pub placement: PlacementPart,
 }

@@ -127,6 +127,12 @@ pub(super) struct RawVm {
     /// Bounds the copies of written pages that the primary's host keeps.
     #[schemars(with = "Option<Size>")]
     pub(super) working_set: Option<Spanned<Size>>,
+    /// Commit records that may wait for the controller (default 4).
+    #[schemars(with = "Option<u32>", range(min = 1, max = 64))]
+    pub(super) journal_slots: Option<Spanned<u32>>,
+    /// Space that each of them has reserved in the pool; a larger record takes more when it is written (default 2MiB).
+    #[schemars(with = "Option<Size>")]
+    pub(super) journal_reserve: Option<Spanned<Size>>,
     /// The host on which it would best run.
     #[schemars(with = "Option<String>")]
     pub(super) prefer: Option<Spanned<String>>,
@@ -336,6 +342,9 @@ pub(super) struct RawExpect {
     /// unprotected: at the end the guests' memories in the pool are those of unprotected runs, byte for byte.
     #[schemars(with = "Option<String>")]
     pub(super) memory: Option<Spanned<String>>,
+    /// unprotected: at the end the guests' disks in the pool are those of unprotected runs, byte for byte.
+    #[schemars(with = "Option<String>")]
+    pub(super) disk: Option<Spanned<String>>,
     /// There is a console line that contains this, or each of these.
     #[serde(default)]
     pub(super) console_contains: OneOrMany,

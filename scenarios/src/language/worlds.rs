@@ -62,7 +62,7 @@ pub(crate) const SIMULATED_FAILPOINTS: [&str; 19] = [
 const CLOCK_AT_START_NS: i64 = 1_000_000_000;
 
 /// The guests that the model guest can stand for: they only compute, wait and print.
-const MODELLED: [&str; 5] = ["builtin:torture", "builtin:counter", "builtin:idle", "builtin:burn", "builtin:rebel"];
+const MODELLED: [&str; 4] = ["builtin:torture", "builtin:counter", "builtin:idle", "builtin:burn"];
 
 impl Scenario {
     /// Whether it can run in the simulator.

@@ -119,8 +119,11 @@ impl ProtectedRun {
             }
             ToClient::ConsoleMoved { vm, tail } => self.note(Event { at: now, what: What::ConsoleMoved { vm, tail } }),
             ToClient::VmEnded { vm, end, console_end } => {
-                if let Some(tapped) = self.vms.iter_mut().find(|tapped| tapped.vm == vm) {
-                    tapped.ended = Some((end.clone(), console_end));
+                let tapped = self.vms.iter_mut().find(|tapped| tapped.vm == vm);
+                let told = tapped.and_then(|tapped| tapped.ended.replace((end.clone(), console_end)));
+                // Each controller that is started again says so, too.
+                if told.is_some() {
+                    return Ok(());
                 }
                 self.note(Event { at: now, what: What::GuestEnded { vm, end, console_end } })
             }

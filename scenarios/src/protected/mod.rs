@@ -24,7 +24,9 @@ pub use following::Turn;
 pub(crate) use following::wait_for_any;
 use input::FedInput;
 pub(crate) use input::{ask_to_feed, send_now};
-pub use spec::{PRIVATE_NAME, UnreadConsole, VmOptions};
+pub use spec::{
+    BadJournalReserve, JOURNAL_SLOTS_MAX, JournalOptions, JournalReserve, PRIVATE_NAME, UnreadConsole, VmOptions,
+};
 
 use crate::cluster::{Cluster, HostName};
 use crate::event::{Event, What};

@@ -76,6 +76,7 @@ fn folder(length_ms: u64) -> (tempfile::TempDir, RunFolder) {
         holds: false,
         skipped: None,
         verdicts: vec![verdict],
+        steps: Vec::new(),
         duration_ms: 1.0,
         again: String::new(),
         summary: None,

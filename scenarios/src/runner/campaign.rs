@@ -1,6 +1,6 @@
 //! Many scenarios, many times, some at once.
 
-use super::{Glimpse, Goldens, Report, RunnerError, RunnerOptions, run_scenario};
+use super::{Glimpse, Goldens, Report, RunnerError, RunnerOptions, run_scenario, simulate};
 use crate::language::Scenario;
 use crossbeam_channel::unbounded;
 use std::os::fd::BorrowedFd;
@@ -17,6 +17,17 @@ pub struct Campaign {
     pub until_fail: bool,
     /// How many run at once.
     pub jobs: usize,
+    /// Where they run.
+    pub world: World,
+}
+
+/// Where scenarios run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum World {
+    /// On real processes.
+    Processes,
+    /// In the simulator, in virtual time.
+    Simulator,
 }
 
 /// How a campaign goes.
@@ -117,7 +128,11 @@ fn one(
     let options = RunnerOptions { seed: Some(seed), ..campaign.runner.clone() };
     progress(Progress::Began { run, scenario, seed });
     let mut watch = |glimpse: &Glimpse| progress(Progress::Goes { run, glimpse });
-    let report = run_scenario(scenario, &options, goldens, interrupt, &mut watch)?;
+    let report = match campaign.world {
+        World::Processes => run_scenario(scenario, &options, goldens, interrupt, &mut watch)?,
+        World::Simulator if super::is_readable(interrupt) => return Err(RunnerError::Interrupted),
+        World::Simulator => simulate(scenario, &options)?,
+    };
     progress(Progress::Ended { run, report: &report });
     Ok(report)
 }

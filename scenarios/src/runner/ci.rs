@@ -40,12 +40,17 @@ fn status(report: &Report) -> TestCaseStatus {
     status.set_type(of_type);
     status.set_message(format!("{}: {}", first.expectation, first.found));
     let lines: String = report.not_held().map(|verdict| line(verdict) + "\n").collect();
-    let mut text = format!("{lines}again: {}\n", report.again);
+    let mut text = format!("{lines}{}again: {}\n", steps(report), report.again);
     if let Some(directory) = &report.directory {
         let _ = writeln!(text, "see: {}", directory.display());
     }
     status.set_description(text);
     status
+}
+
+/// What led there: a step in each line.
+fn steps(report: &Report) -> String {
+    report.steps.iter().map(|step| format!("step: {step}\n")).collect()
 }
 
 fn line(verdict: &Verdict) -> String {
@@ -60,7 +65,8 @@ pub fn github_annotations(reports: &[Report]) -> String {
         for verdict in report.failures() {
             let file = property(&report.path.to_string_lossy());
             let title = property(&format!("{} (seed {})", report.scenario, report.seed));
-            let message = message(&format!("{}: {}\nagain: {}", verdict.expectation, verdict.found, report.again));
+            let (expectation, found) = (&verdict.expectation, &verdict.found);
+            let message = message(&format!("{expectation}: {found}\n{}again: {}", steps(report), report.again));
             let line = verdict.line.unwrap_or(1);
             let _ = writeln!(text, "::error file={file},line={line},title={title}::{message}");
         }
@@ -100,6 +106,7 @@ mod tests {
             holds: verdicts.iter().all(|verdict| verdict.holds),
             skipped: skipped.map(ToOwned::to_owned),
             verdicts,
+            steps: vec!["death (line 7) fired after 82.0 ms".to_owned()],
             duration_ms: 1_500.0,
             again: "ftvm scenario run --seed 7 dir/a,b.toml".to_owned(),
             summary: None,
@@ -117,7 +124,8 @@ mod tests {
             [report("x", vec![verdict(true), verdict(false)], None), report("y", Vec::new(), Some("no mount"))];
         assert_eq!(
             github_annotations(&reports),
-            "::error file=dir/a%2Cb.toml,line=12,title=x (seed 7)::1 takeovers: 0 takeovers%0A<none>%0Aagain: ftvm scenario run \
+            "::error file=dir/a%2Cb.toml,line=12,title=x (seed 7)::1 takeovers: 0 takeovers%0A<none>%0A\
+             step: death (line 7) fired after 82.0 ms%0Aagain: ftvm scenario run \
              --seed 7 dir/a,b.toml\n::notice file=dir/a%2Cb.toml,title=y skipped::no mount\n"
         );
     }
@@ -134,7 +142,9 @@ mod tests {
             assert!(xml.contains(count), "{count}: {xml}");
         }
         assert!(xml.contains("name=\"bad (seed 7)\"") && xml.contains("time=\"1.500\""), "{xml}");
-        assert!(xml.contains("&lt;none&gt;") && xml.contains("again: ftvm scenario run"), "{xml}");
+        for part in ["&lt;none&gt;", "step: death (line 7) fired", "again: ftvm scenario run"] {
+            assert!(xml.contains(part), "{part}: {xml}");
+        }
         assert!(xml.contains("<skipped message=\"no mount\""), "{xml}");
     }
 }

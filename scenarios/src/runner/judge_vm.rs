@@ -72,7 +72,12 @@ impl Judge<'_> {
             verdicts.push(self.console());
         }
         if expect.memory_as_unprotected {
-            verdicts.push(self.memory());
+            let golden = self.observed.golden.and_then(|golden| golden.memory_crc);
+            verdicts.push(self.checksum("memory", "image", golden, self.observed.memory_crc));
+        }
+        if expect.disk_as_unprotected {
+            let golden = self.observed.golden.and_then(|golden| golden.disk_crc);
+            verdicts.push(self.checksum("disk", "disk", golden, self.observed.disk_crc));
         }
         verdicts.extend(expect.console_contains.iter().map(|text| self.console_has(text, true)));
         verdicts.extend(expect.console_lacks.iter().map(|text| self.console_has(text, false)));
@@ -114,21 +119,21 @@ impl Judge<'_> {
         }
     }
 
-    fn memory(&self) -> Verdict {
-        let expectation = "the memory at the end is that of an unprotected run, byte for byte".to_owned();
+    /// Of a part of the guest, which lies in this file of its partition.
+    fn checksum(&self, key: &str, part: &str, golden: Option<u32>, got: Option<u32>) -> Verdict {
+        let expectation = format!("the {key} at the end is that of an unprotected run, byte for byte");
         if self.cut_short {
-            return self.verdict("memory", expectation, false, "it still ran".to_owned()).open_if(true);
+            return self.verdict(key, expectation, false, "it still ran".to_owned()).open_if(true);
         }
-        let golden = self.observed.golden.and_then(|golden| golden.memory_crc);
-        let (holds, found) = match (golden, self.observed.memory_crc) {
+        let (holds, found) = match (golden, got) {
             (Some(expected), Some(got)) if expected == got => (true, format!("checksum {got:08x} of both")),
             (Some(expected), Some(got)) => {
                 (false, format!("checksum {got:08x}, of the unprotected run {expected:08x}"))
             }
-            (_, None) => (false, "there is no image in the pool".to_owned()),
+            (_, None) => (false, format!("there is no {part} in the pool")),
             (None, _) => (false, "the unprotected run left no checksum".to_owned()),
         };
-        self.verdict("memory", expectation, holds, found)
+        self.verdict(key, expectation, holds, found)
     }
 
     fn console_has(&self, text: &str, wanted: bool) -> Verdict {

@@ -18,7 +18,7 @@ mod simulate;
 mod verdict;
 mod workload;
 
-pub use campaign::{Campaign, Campaigned, Progress, run_campaign};
+pub use campaign::{Campaign, Campaigned, Progress, World, run_campaign};
 pub use ci::{github_annotations, junit};
 pub use directory::RunDirectory;
 pub use error::RunnerError;
@@ -32,7 +32,7 @@ pub use verdict::{Grade, Observed, ObservedVm, Verdict, judge};
 use crate::cluster::Cluster;
 use crate::devices::DiskOption;
 use crate::event::put_in_order;
-use crate::golden::Golden;
+use crate::golden::{Golden, file_crc};
 use crate::guest::GuestImage;
 use crate::language::{Scenario, VmPart};
 use crate::protected::{GuestDisk, Outcome, ProtectedRun, Respawn, RunError};
@@ -46,7 +46,6 @@ use rand::SeedableRng as _;
 use rand_chacha::ChaCha8Rng;
 use report::keep;
 use std::collections::{BTreeMap, BTreeSet};
-use std::io;
 use std::os::fd::BorrowedFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -217,9 +216,17 @@ impl Finished<'_> {
         let Performance { run, schedule, workloads, refused, lost, facts, tmpfs, .. } = performance;
         let now = monotonic();
         let pool = run.cluster().pool_directory().join("pool");
-        let memory: Vec<Option<u32>> = (0..self.outcomes.len())
-            .map(|vm| memory_crc(&pool, vm).filter(|_| self.scenario.expect.vms[vm].memory_as_unprotected))
-            .collect();
+        // The partitions are numbered as the VMs were made.
+        let crc_of = |vm: usize, part: &str, needed: bool| {
+            needed.then(|| file_crc(&pool.join(format!("vm-{vm}/{part}")))).flatten()
+        };
+        let expected = self.scenario.expect.vms.iter().enumerate();
+        let (memories, disks): (Vec<Option<u32>>, Vec<Option<u32>>) = expected
+            .map(|(vm, expect)| {
+                let memory = crc_of(vm, "image", expect.memory_as_unprotected);
+                (memory, crc_of(vm, "disk", expect.disk_as_unprotected))
+            })
+            .unzip();
         let sound = self.scenario.expect.pool_sound.then(|| verdict::pool(&pool));
         let started_at = run.started_at();
         let timelines = run.shut_down_all();
@@ -233,7 +240,8 @@ impl Finished<'_> {
             outcome: outcome.as_ref(),
             timeline: timelines.get(vm).unwrap_or(&unseen),
             golden: self.golden[vm].as_ref(),
-            memory_crc: memory[vm],
+            memory_crc: memories[vm],
+            disk_crc: disks[vm],
         });
         let observed = Observed {
             vms: vms.collect(),
@@ -250,7 +258,7 @@ impl Finished<'_> {
         verdicts.extend(judge(self.scenario, &observed));
         verdicts.extend(workloads.iter().flat_map(Workload::verdicts));
         verdicts.extend(sound);
-        let report = Report { summary, ..Report::new(self.scenario, seed, verdicts) };
+        let report = Report { summary, steps: schedule.told(), ..Report::new(self.scenario, seed, verdicts) };
         Ok(report.took(monotonic().since(self.start)))
     }
 }
@@ -308,17 +316,4 @@ fn add_vms(
         };
     }
     Ok((shall_run, None))
-}
-
-/// The checksum of a VM's memory in the pool. The partitions are numbered as the VMs were made.
-fn memory_crc(pool: &Path, vm: usize) -> Option<u32> {
-    let mut file = std::fs::File::open(pool.join(format!("vm-{vm}/image"))).ok()?;
-    let mut hasher = crc32fast::Hasher::new();
-    let mut chunk = vec![0; 1 << 20];
-    loop {
-        match io::Read::read(&mut file, &mut chunk).ok()? {
-            0 => return Some(hasher.finalize()),
-            count => hasher.update(&chunk[..count]),
-        }
-    }
 }

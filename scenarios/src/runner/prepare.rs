@@ -125,6 +125,7 @@ pub(super) fn vm(part: &VmPart, nets: Vec<NetSpec>) -> VmOptions {
         mode: part.mode.into(),
         epoch_interval: part.epoch_interval,
         working_set: part.working_set,
+        journal: part.journal,
         nets,
         disk_bytes: part.disk.map_or(0, ByteCount::get),
         policy: Policy {

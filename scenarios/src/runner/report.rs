@@ -25,6 +25,9 @@ pub struct Report {
     pub skipped: Option<String>,
     /// Every expectation.
     pub verdicts: Vec<Verdict>,
+    /// What its steps did, each in a line.
+    #[serde(default)]
+    pub steps: Vec<String>,
     /// How long it took.
     pub duration_ms: f64,
     /// The line that runs it again.
@@ -87,6 +90,7 @@ impl Report {
             holds: verdicts.iter().all(|verdict| verdict.holds),
             skipped: None,
             verdicts,
+            steps: Vec::new(),
             duration_ms: 0.0,
             again: again(scenario, seed),
             summary: None,

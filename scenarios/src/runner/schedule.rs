@@ -8,6 +8,7 @@
 use crate::cluster::HostName;
 use crate::event::HappeningKind;
 use crate::language::{Facts, Scenario, Step, When};
+use crate::units::show_span;
 use ft_protocol::{Span, Time};
 use rand::{RngExt as _, SeedableRng as _};
 use rand_chacha::ChaCha8Rng;
@@ -31,6 +32,8 @@ struct Entry {
     step: Step,
     state: State,
     fired: u32,
+    /// When it fired first and last.
+    when_fired: Option<(Time, Time)>,
     /// Each step has its own, so that its delays do not depend on when other steps fire.
     random: ChaCha8Rng,
     /// What was drawn for the next firing: it may be tried often, and is drawn for once.
@@ -64,7 +67,7 @@ impl Schedule {
             let mut random = ChaCha8Rng::seed_from_u64(seed);
             random.set_stream(index);
             let state = if step.after.is_some() { State::Waiting } else { armed(0) };
-            Entry { step: step.clone(), state, fired: 0, random, drawn: Vec::new() }
+            Entry { step: step.clone(), state, fired: 0, when_fired: None, random, drawn: Vec::new() }
         };
         Self {
             entries: (0..).zip(&scenario.steps).map(entry).collect(),
@@ -192,6 +195,7 @@ impl Schedule {
         let entry = &mut self.entries[index];
         assert!(matches!(entry.state, State::Counting { .. }), "step {index} fired though it was not due");
         entry.fired += 1;
+        entry.when_fired = Some((entry.when_fired.map_or(at, |(first, _)| first), at));
         entry.drawn.clear();
         let from = line_starts[entry.step.vm];
         entry.state = if entry.fired < entry.step.repeat { armed(from) } else { State::Done };
@@ -223,6 +227,24 @@ impl Schedule {
     /// The steps.
     pub fn steps(&self) -> impl Iterator<Item = (&Step, u32)> {
         self.entries.iter().map(|entry| (&entry.step, entry.fired))
+    }
+
+    /// What each step did, in words.
+    #[must_use]
+    pub fn told(&self) -> Vec<String> {
+        let since = |at: Time| show_span(at.since(self.running_since.unwrap_or(at)));
+        let told = |entry: &Entry| {
+            let Step { name, line, .. } = &entry.step;
+            match entry.when_fired {
+                None => format!("{name} (line {line}) did not fire"),
+                Some((first, _)) if entry.fired == 1 => format!("{name} (line {line}) fired after {}", since(first)),
+                Some((first, last)) => {
+                    let (first, last) = (since(first), since(last));
+                    format!("{name} (line {line}) fired {} times, first after {first}, last after {last}", entry.fired)
+                }
+            }
+        };
+        self.entries.iter().map(told).collect()
     }
 
     /// A step.
@@ -267,6 +289,7 @@ mod tests {
         assert_eq!(schedule.next_due(), None);
         schedule.running(ms(100));
         assert_eq!(schedule.next_due(), Some(ms(120)));
+        assert_eq!(schedule.told(), ["step 1 (line 3) did not fire"]);
         schedule.running(ms(500));
         assert_eq!(schedule.due(ms(119)), [0_usize; 0]);
         assert_eq!(schedule.due(ms(120)), [0]);
@@ -294,6 +317,12 @@ mod tests {
         schedule.happened(ms(12), HappeningKind::Protected, Some(0));
         assert_eq!(schedule.due(ms(100)), [0_usize; 0], "it fires twice only");
         assert!(schedule.steps().all(|(step, fired)| fired == step.repeat));
+        schedule.running(ms(1));
+        let told = [
+            "one (line 3) fired 2 times, first after 3.00 ms, last after 10.0 ms",
+            "step 2 (line 9) fired after 9.00 ms",
+        ];
+        assert_eq!(schedule.told(), told);
     }
 
     #[test]

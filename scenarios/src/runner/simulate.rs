@@ -47,6 +47,7 @@ pub fn simulate(scenario: &Scenario, options: &RunnerOptions) -> Result<Report, 
         console: console.clone(),
         exit_code: 0,
         memory_crc: Some(0),
+        disk_crc: None,
         duration: Duration::ZERO,
     };
     let goldens: Vec<Golden> = played.consoles.iter().map(golden).collect();
@@ -56,6 +57,7 @@ pub fn simulate(scenario: &Scenario, options: &RunnerOptions) -> Result<Report, 
         timeline: &stage.timelines[vm],
         golden: Some(&goldens[vm]),
         memory_crc: Some(u32::from(!sound)),
+        disk_crc: None,
     });
     let cut_short = stage.outcomes.iter().any(Option::is_none);
     let observed = Observed {
@@ -80,6 +82,7 @@ pub fn simulate(scenario: &Scenario, options: &RunnerOptions) -> Result<Report, 
     let mut report = Report {
         duration_ms: ms(monotonic().since(start)),
         summary: Some(summary),
+        steps: stage.schedule.told(),
         again: again(scenario, seed),
         ..Report::new(scenario, seed, verdicts)
     };

@@ -124,6 +124,8 @@ pub struct ObservedVm<'a> {
     pub golden: Option<&'a Golden>,
     /// The checksum of its memory in the pool, where it is needed.
     pub memory_crc: Option<u32>,
+    /// The checksum of its disk in the pool, where it is needed.
+    pub disk_crc: Option<u32>,
 }
 
 /// All expectations, each with its verdict: first how the VMs ended, then every step, then the rest.
@@ -271,14 +273,14 @@ mod tests {
     }
 
     fn verdicts_of(expect: &str, outcome: Option<&Outcome>, console: &[u8], cut_short: bool) -> Vec<Verdict> {
-        let text = format!("[vm]\nguest = \"builtin:idle\"\n[expect]\n{expect}\n");
+        let text = format!("[vm]\nguest = \"builtin:idle\"\ndisk = \"1MiB\"\n[expect]\n{expect}\n");
         let scenario = Scenario::parse(Path::new("x.toml"), &text).unwrap();
         let mut schedule = Schedule::new(&scenario, 1);
         schedule.printed(Time::ZERO, 0, console);
         let console = b"one\ntwo\n".to_vec();
-        let golden = Golden { console, exit_code: 0, memory_crc: Some(7), duration: Duration::ZERO };
+        let golden = Golden { console, exit_code: 0, memory_crc: Some(7), disk_crc: Some(9), duration: Duration::ZERO };
         let timeline = &Timeline::default();
-        let vm = ObservedVm { outcome, timeline, golden: Some(&golden), memory_crc: Some(7) };
+        let vm = ObservedVm { outcome, timeline, golden: Some(&golden), memory_crc: Some(7), disk_crc: Some(8) };
         let observed = Observed {
             vms: vec![vm],
             schedule: &schedule,
@@ -324,6 +326,7 @@ mod tests {
     #[test]
     fn what_did_not_happen_does_not_hold() {
         assert!(all_hold(&verdicts("memory = \"unprotected\"", Some(&EXITED), b"")));
+        assert!(!all_hold(&verdicts("disk = \"unprotected\"", Some(&EXITED), b"")));
         assert!(!all_hold(&verdicts("refused = \"memory\"", Some(&EXITED), b"")));
         assert!(!all_hold(&verdicts("events = { fenced = 1 }", Some(&EXITED), b"")));
         assert!(all_hold(&verdicts("events = { fenced = 0 }", Some(&EXITED), b"")));
@@ -360,7 +363,8 @@ mod tests {
             let text = "[vm]\nguest = \"builtin:idle\"\n[expect]\nprotected-again-within = \"1s\"\n";
             let scenario = Scenario::parse(Path::new("x.toml"), text).unwrap();
             let schedule = Schedule::new(&scenario, 1);
-            let vms = vec![ObservedVm { outcome: Some(&EXITED), timeline, golden: None, memory_crc: None }];
+            let vms =
+                vec![ObservedVm { outcome: Some(&EXITED), timeline, golden: None, memory_crc: None, disk_crc: None }];
             let (refused, lost) = (&[][..], &[][..]);
             let now = at(60_000);
             let observed = Observed { vms, schedule: &schedule, refusal: None, refused, lost, now, cut_short: false };

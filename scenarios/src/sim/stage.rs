@@ -162,7 +162,7 @@ fn weather(scenario: &Scenario, seed: u64) -> Weather {
         epoch_us: us(vm.epoch_interval.unwrap_or(mode.default_epoch_interval())),
         cut_spacing_us: 1_000,
         console_pending_max: 2_000,
-        slots: 4,
+        slots: vm.journal.slots,
         guest_pages: 6,
         guest_steps: GUEST_STEPS,
         slice_us: super::draw::Range::new(100, 500),

@@ -222,6 +222,14 @@ impl Write for SegmentStream {
     }
 }
 
+impl SegmentStream {
+    /// Tells the other side that nothing more will be written; what it still sends can be read.
+    pub fn shut_down(&mut self) {
+        self.shared.lock().sockets.get_mut::<tcp::Socket<'_>>(self.socket).close();
+        self.shared.nudge();
+    }
+}
+
 impl Drop for SegmentStream {
     fn drop(&mut self) {
         // What was not read or sent is gone, and the other side is told by a reset.

@@ -78,6 +78,7 @@ pub(super) fn expect(
         end,
         exit_code: raw.exit_code.map(Spanned::into_inner),
         console_as_unprotected: word(source, "console", raw.console.as_ref(), &["unprotected"])?.is_some(),
+        disk_as_unprotected: word(source, "disk", raw.disk.as_ref(), &["unprotected"])?.is_some(),
         memory_as_unprotected: word(source, "memory", raw.memory.as_ref(), &["unprotected"])?.is_some(),
         console_contains: raw.console_contains.0,
         console_lacks: raw.console_lacks.0,

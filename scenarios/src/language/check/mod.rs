@@ -91,8 +91,11 @@ pub(super) fn scenario(source: &Source<'_>, cell: Cell<'_>) -> Result<Scenario, 
 
 /// What comes over a network is never the same twice.
 fn check_comparable(source: &Source<'_>, raw: &RawScenario) -> Result<(), ScenarioError> {
-    let compared = raw.expect.console.as_ref().or(raw.expect.memory.as_ref());
-    match compared {
+    let disk = raw.expect.disk.as_ref();
+    if let Some(disk) = disk.filter(|_| raw.vm.0.iter().any(|vm| vm.disk.is_none())) {
+        return Err(source.invalid(&disk.span(), "a disk can be compared where every VM has one"));
+    }
+    match raw.expect.console.as_ref().or(raw.expect.memory.as_ref()).or(disk) {
         Some(key) if raw.vm.0.iter().any(|vm| vm.net) => {
             Err(source
                 .invalid(&key.span(), "a guest with a network has no unprotected run that it could be compared with"))

@@ -5,6 +5,7 @@ use super::super::raw::RawVm;
 use super::super::{ModePart, PlacementPart, ScenarioError, VmPart};
 use super::{Known, bounds, directory_of};
 use crate::guest::GuestSource;
+use crate::protected::{BadJournalReserve, JOURNAL_SLOTS_MAX, JournalOptions};
 use crate::units::ByteCount;
 use toml::Spanned;
 use vmm::machine::guests;
@@ -62,6 +63,7 @@ fn vm(known: &Known<'_, '_>, raw: RawVm, name: String) -> Result<VmPart, Scenari
         net: raw.net,
         disk: disk(source, raw.disk.as_ref())?,
         working_set: bounds::some_bytes(source, "working-set", raw.working_set.as_ref())?,
+        journal: journal(source, raw.journal_slots.as_ref(), raw.journal_reserve.as_ref())?,
         placement: PlacementPart {
             prefer: raw.prefer.as_ref().map(|host| known.host(host)).transpose()?,
             failback: raw.failback.map(|hold| hold.into_inner().0),
@@ -98,6 +100,26 @@ fn memory(
         return Err(source.invalid(&size.span(), message));
     }
     Ok(Some(bytes))
+}
+
+fn journal(
+    source: &Source<'_>,
+    slots: Option<&Spanned<u32>>,
+    reserve: Option<&Spanned<super::super::values::Size>>,
+) -> Result<JournalOptions, ScenarioError> {
+    let mut journal = JournalOptions::default();
+    if let Some(slots) = slots {
+        journal.slots = *slots.get_ref();
+        if !(1..=JOURNAL_SLOTS_MAX).contains(&journal.slots) {
+            let message = format!("a journal has 1 to {JOURNAL_SLOTS_MAX} slots: not {}", journal.slots);
+            return Err(source.invalid(&slots.span(), message));
+        }
+    }
+    if let Some(reserve) = reserve {
+        let refused = |error: BadJournalReserve| source.invalid(&reserve.span(), error.to_string());
+        journal.reserve = reserve.get_ref().0.try_into().map_err(refused)?;
+    }
+    Ok(journal)
 }
 
 /// Its blocks are pages.

@@ -1,0 +1,259 @@
+//! Load for the guest `netecho`: connections and datagrams on a segment, of which every byte must come back. Whatever happens
+//! to hosts meanwhile, nobody must be able to tell: over a connection everything comes once and in order. A datagram may be lost
+//! or come twice, as on any network (nobody knows whether what a host sent last has left it), but as it was.
+
+use crate::kv_load::Quantiles;
+use ft_protocol::Span;
+use rand::{RngExt as _, SeedableRng as _};
+use rand_chacha::ChaCha8Rng;
+use serde::Serialize;
+use std::collections::BTreeMap;
+use std::io::{self, Read, Write};
+use std::net::SocketAddrV4;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+use vmm::clock::monotonic;
+use vmm::net::client::{ConnectFailure, SegmentDatagrams, SegmentHost, SegmentStream};
+
+/// Most bytes that are under way in a connection: less than any window of the guest, so that neither side waits for the other.
+const CHUNK_BYTES_MAX: usize = 2048;
+/// Most bytes of a datagram.
+const DATAGRAM_BYTES_MAX: usize = 1024;
+/// The number at the beginning of each datagram.
+const NUMBER_BYTES: usize = 8;
+/// How long the next datagram waits for the answer to the one before; its answer may still come later.
+const DATAGRAM_PATIENCE: Duration = Duration::from_millis(20);
+/// How long answers may be late at the end.
+const DATAGRAM_LATE: Duration = Duration::from_millis(500);
+/// Between two looks whether a load is over.
+const LOOK_INTERVAL: Duration = Duration::from_millis(5);
+/// The port that datagrams come from.
+const DATAGRAM_PORT: u16 = 40_007;
+
+/// What is sent.
+#[derive(Clone, Debug)]
+pub struct EchoPlan {
+    /// Where the guest is.
+    pub to: SocketAddrV4,
+    /// Connections, each with so many bytes under way at a time.
+    pub connections: u32,
+    /// Whether there are datagrams, too.
+    pub datagrams: bool,
+    /// Pause of each between an answer and what is sent next.
+    pub pause: Duration,
+    /// What is sent: the same seed sends the same.
+    pub seed: u64,
+    /// How long an answer may take.
+    pub answer_time_max: Duration,
+}
+
+/// What came of it, in numbers.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct EchoReport {
+    /// Connections that were made.
+    pub connections: u64,
+    /// Bytes that came back over them.
+    pub bytes: u64,
+    /// Connections that were reset or ended by the guest.
+    pub resets: u64,
+    /// Answers that did not come in time.
+    pub timeouts: u64,
+    /// Datagrams that were sent.
+    pub datagrams: u64,
+    /// Datagrams that came back.
+    pub datagrams_returned: u64,
+    /// How often one came back once more.
+    pub datagrams_repeated: u64,
+    /// How long it went on, in microseconds.
+    pub took_us: u64,
+    /// From the last byte of a chunk sent to the last one that came back.
+    pub latency: Quantiles,
+}
+
+/// Why there is no load.
+#[derive(Debug, thiserror::Error)]
+pub enum EchoError {
+    /// The guest cannot be connected to.
+    #[error("cannot connect to the guest")]
+    Connect(#[from] ConnectFailure),
+    /// Datagrams cannot be sent at all.
+    #[error("cannot open a port for datagrams")]
+    Port(#[source] io::Error),
+}
+
+/// What is wrong with what came back.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum EchoViolation {
+    /// Not what was sent.
+    #[error("connection {connection}: byte {at} came back as {got:#04x}, not as {sent:#04x}")]
+    Content {
+        /// Which, from 0.
+        connection: u32,
+        /// Where in its stream.
+        at: u64,
+        /// What was sent.
+        sent: u8,
+        /// What came.
+        got: u8,
+    },
+    /// More than was sent.
+    #[error("connection {connection}: more came back than the {sent} bytes that were sent")]
+    TooMuch {
+        /// Which, from 0.
+        connection: u32,
+        /// Bytes that were sent.
+        sent: u64,
+    },
+    /// Not a datagram that was sent.
+    #[error("a datagram came back that was never sent, or not so")]
+    Datagram,
+    /// Connections broke.
+    #[error("{resets} connections were reset, {timeouts} answers did not come in time")]
+    Connections {
+        /// Resets.
+        resets: u64,
+        /// Answers that did not come.
+        timeouts: u64,
+    },
+    /// There is nothing to be judged.
+    #[error("nothing came back: nothing is known of the guest")]
+    NoAnswer,
+}
+
+/// What came of one connection, or of the datagrams.
+#[derive(Debug, Default)]
+struct Seen {
+    report: EchoReport,
+    latencies: Vec<Span>,
+    violation: Option<EchoViolation>,
+}
+
+/// Sends until `is_over` says so, and checks what comes back.
+///
+/// # Errors
+/// The guest cannot be connected to at the beginning.
+pub fn run(
+    host: &SegmentHost,
+    plan: &EchoPlan,
+    is_over: impl Fn() -> bool,
+) -> Result<(EchoReport, Result<(), EchoViolation>), EchoError> {
+    let began = monotonic();
+    let connect = |number| host.connect(plan.to, plan.answer_time_max).map(|stream| (number, stream));
+    let streams: Vec<(u32, SegmentStream)> = (0..plan.connections).map(connect).collect::<Result<_, _>>()?;
+    let datagrams = plan.datagrams.then(|| host.open_udp(DATAGRAM_PORT)).transpose().map_err(EchoError::Port)?;
+    let stop = AtomicBool::new(false);
+    let seen: Vec<Seen> = std::thread::scope(|scope| {
+        let stop = &stop;
+        let mut threads: Vec<_> = streams
+            .into_iter()
+            .map(|(number, stream)| scope.spawn(move || echo_stream(plan, number, stream, stop)))
+            .collect();
+        threads.extend(datagrams.map(|datagrams| scope.spawn(move || echo_datagrams(plan, &datagrams, stop))));
+        while !is_over() && !threads.iter().any(std::thread::ScopedJoinHandle::is_finished) {
+            std::thread::sleep(LOOK_INTERVAL);
+        }
+        stop.store(true, Ordering::Relaxed);
+        threads.into_iter().map(|thread| thread.join().expect("these threads do not panic")).collect()
+    });
+    let mut report = EchoReport { took_us: monotonic().since(began).ns() / 1_000, ..EchoReport::default() };
+    for Seen { report: one, .. } in &seen {
+        report.connections += one.connections;
+        report.bytes += one.bytes;
+        report.resets += one.resets;
+        report.timeouts += one.timeouts;
+        report.datagrams += one.datagrams;
+        report.datagrams_returned += one.datagrams_returned;
+        report.datagrams_repeated += one.datagrams_repeated;
+    }
+    report.latency = Quantiles::of(seen.iter().flat_map(|one| &one.latencies).map(|span| span.ns() / 1_000).collect());
+    let violation = seen.into_iter().find_map(|one| one.violation);
+    let judged = match violation {
+        Some(violation) => Err(violation),
+        None if report.resets > 0 || report.timeouts > 0 => {
+            Err(EchoViolation::Connections { resets: report.resets, timeouts: report.timeouts })
+        }
+        None if report.bytes == 0 && report.datagrams_returned == 0 => Err(EchoViolation::NoAnswer),
+        None => Ok(()),
+    };
+    Ok((report, judged))
+}
+
+fn random(plan: &EchoPlan, stream: u64) -> ChaCha8Rng {
+    let mut random = ChaCha8Rng::seed_from_u64(plan.seed);
+    random.set_stream(stream);
+    random
+}
+
+fn echo_stream(plan: &EchoPlan, number: u32, mut stream: SegmentStream, stop: &AtomicBool) -> Seen {
+    let mut seen = Seen { report: EchoReport { connections: 1, ..EchoReport::default() }, ..Seen::default() };
+    let mut random = random(plan, number.into());
+    while !stop.load(Ordering::Relaxed) {
+        let mut sent = vec![0; random.random_range(1..=CHUNK_BYTES_MAX)];
+        random.fill(&mut sent[..]);
+        let mut got = vec![0; sent.len()];
+        let done = stream.write_all(&sent).and_then(|()| {
+            let began = monotonic();
+            stream.read_exact(&mut got).map(|()| monotonic().since(began))
+        });
+        match done {
+            Ok(latency) => seen.latencies.push(latency),
+            Err(error) => {
+                match error.kind() {
+                    io::ErrorKind::TimedOut => seen.report.timeouts += 1,
+                    _ => seen.report.resets += 1,
+                }
+                return seen;
+            }
+        }
+        if let Some(within) = sent.iter().zip(&got).position(|(sent, got)| sent != got) {
+            let at = seen.report.bytes + within as u64;
+            let (sent, got) = (sent[within], got[within]);
+            seen.violation = Some(EchoViolation::Content { connection: number, at, sent, got });
+            return seen;
+        }
+        seen.report.bytes += sent.len() as u64;
+        std::thread::sleep(plan.pause);
+    }
+    // Its end comes behind everything that the guest has to say.
+    stream.shut_down();
+    match stream.read(&mut [0]) {
+        Ok(0) => {}
+        Ok(_) => seen.violation = Some(EchoViolation::TooMuch { connection: number, sent: seen.report.bytes }),
+        Err(error) if error.kind() == io::ErrorKind::TimedOut => seen.report.timeouts += 1,
+        Err(_) => seen.report.resets += 1,
+    }
+    seen
+}
+
+fn echo_datagrams(plan: &EchoPlan, datagrams: &SegmentDatagrams, stop: &AtomicBool) -> Seen {
+    let mut seen = Seen::default();
+    let mut random = random(plan, u64::MAX);
+    // What was sent, and whether it came back.
+    let mut sent: BTreeMap<u64, (Vec<u8>, bool)> = BTreeMap::new();
+    let take = |seen: &mut Seen, sent: &mut BTreeMap<u64, (Vec<u8>, bool)>, patience: Duration| {
+        let Some((got, _)) = datagrams.receive(patience) else { return false };
+        let number = got.first_chunk::<NUMBER_BYTES>().map(|bytes| u64::from_le_bytes(*bytes));
+        match number.and_then(|number| sent.get_mut(&number)) {
+            Some((bytes, returned)) if *bytes == got => match std::mem::replace(returned, true) {
+                false => seen.report.datagrams_returned += 1,
+                true => seen.report.datagrams_repeated += 1,
+            },
+            _ => seen.violation = Some(EchoViolation::Datagram),
+        }
+        true
+    };
+    while !stop.load(Ordering::Relaxed) && seen.violation.is_none() {
+        let number = seen.report.datagrams;
+        let mut bytes = vec![0; random.random_range(NUMBER_BYTES..=DATAGRAM_BYTES_MAX)];
+        random.fill(&mut bytes[..]);
+        bytes[..NUMBER_BYTES].copy_from_slice(&number.to_le_bytes());
+        // One that finds no room is lost, like any other.
+        let _ = datagrams.send_to(&bytes, plan.to);
+        sent.insert(number, (bytes, false));
+        seen.report.datagrams += 1;
+        take(&mut seen, &mut sent, DATAGRAM_PATIENCE);
+        std::thread::sleep(plan.pause);
+    }
+    while seen.violation.is_none() && take(&mut seen, &mut sent, DATAGRAM_LATE) {}
+    seen
+}
