@@ -70,6 +70,10 @@ pub enum PlantedBug {
     FollowerNotAwaited,
     /// A replay gives an input that the guest may go without one exit early.
     InputEarly,
+    /// A replay passes the mark of an exit before all that came there is known.
+    MarkPassedEarly,
+    /// An exit of which some entry is known counts as known.
+    HalfExitComplete,
     /// A replay takes packets of the last entry's own exit for released.
     PacketSwallowed,
 }

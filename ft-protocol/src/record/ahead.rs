@@ -2,6 +2,7 @@
 
 use super::cursor::Extent;
 use super::entry::{Entry, EntryBody};
+use crate::planted::{PlantedBug, planted};
 use std::collections::VecDeque;
 
 /// Entries that are read ahead, unless the first of them can only be used when more are known.
@@ -39,6 +40,7 @@ impl Ahead {
     pub fn push(&mut self, entry: Entry<'static>) {
         let complete_to = match entry.body {
             EntryBody::Mark | EntryBody::Commit(_) => entry.at_exit,
+            _ if planted(PlantedBug::HalfExitComplete) => entry.at_exit,
             // More of the same exit may follow.
             _ => entry.at_exit.saturating_sub(1),
         };

@@ -3,7 +3,7 @@
 use super::draw::Range;
 use super::fault::{Point, Target};
 use super::guest::Program;
-use super::machine::{PrimaryMachine, Role, Vcpu};
+use super::machine::{Poll, PrimaryMachine, Role, Serving, Vcpu};
 use super::net::Message;
 use super::planted::{PlantedBug, planted};
 use super::queue::{Event, MachineStep};
@@ -119,10 +119,12 @@ impl World {
         self.poll_soon(at);
     }
 
-    fn act_soon(&mut self, at: At) {
+    pub(crate) fn act_soon(&mut self, at: At) {
         let us = self.plan.weather.turn_us;
         let Some(primary) = self.primary(at) else { return };
-        if !primary.acting && !primary.actions.is_empty() {
+        let amid = primary.is_amid() && !planted(PlantedBug::StopsAmidExit);
+        let can_act = primary.actions.iter().any(|action| !amid || is_committers(action));
+        if !primary.acting && can_act {
             primary.acting = true;
             self.machine_after(at, us, MachineStep::Act);
         }
@@ -173,7 +175,7 @@ impl World {
         let step_us = self.plan.weather.step_us;
         let Some(primary) = self.primary(at) else { return };
         primary.acting = false;
-        let Some(action) = primary.actions.pop_front() else { return };
+        let Some(action) = next_action(primary) else { return };
         self.tell(|| format!("h{} {} does {action:?}", at.host, at.vm));
         let Some(primary) = self.primary(at) else { return };
         match action {
@@ -190,13 +192,9 @@ impl World {
             }
             Action::Resume => self.resume(at),
             Action::Deliver => {
-                if self.deliver_packets(at) == Some(true)
-                    && let Some(primary) = self.primary(at)
-                    && primary.vcpu == Vcpu::Waiting
-                {
-                    // It has what it waited for.
-                    primary.vcpu = Vcpu::Running;
-                }
+                primary.news = false;
+                primary.serving = Some(Serving::Delivers(Poll::default(), true));
+                self.go_on(at, 0);
             }
             Action::SetMode(mode) => self.turn_machine(at, mode),
             Action::LogDoorbell => {
@@ -246,12 +244,17 @@ impl World {
         if matches!(primary.vcpu, Vcpu::Waiting | Vcpu::Gated) {
             self.core_input(at, Input::StillWaits);
         }
+        let has_news = self.primary(at).is_some_and(|primary| primary.vcpu == Vcpu::Waiting && primary.news);
+        if has_news {
+            self.end_wait(at);
+        }
         self.run_slice(at);
         self.core_input(at, Input::Resumed { pause });
     }
 
     pub(crate) fn halt(&mut self, at: At, halt: &Halt) {
         let Some(primary) = self.primary(at) else { return };
+        primary.drop_exit();
         let generation = primary.order.generation;
         if planted(PlantedBug::ZombieReleases) {
             self.release(at, Epoch::new(u64::MAX));
@@ -268,4 +271,17 @@ impl World {
             self.reached(Point::Yielded);
         }
     }
+}
+
+/// The next action that can be done: those of the vCPU's thread wait while that is in the middle of an exit, those of the
+/// committer do not.
+fn next_action(primary: &mut PrimaryMachine) -> Option<Action> {
+    let amid = primary.is_amid() && !planted(PlantedBug::StopsAmidExit);
+    let index = primary.actions.iter().position(|action| !amid || is_committers(action))?;
+    primary.actions.remove(index)
+}
+
+fn is_committers(action: &Action) -> bool {
+    use Action::{Doorbell, LogDoorbell, PauseAtExit, Publish, Release};
+    matches!(action, Doorbell(_) | LogDoorbell | PauseAtExit | Publish { .. } | Release(_))
 }

@@ -123,7 +123,7 @@ impl FollowerMachine {
         }
         if stands && self.replay.entries.ahead.has_commit_at(self.replay.registers.step) {
             self.core.stands_before_commit();
-            if self.replay.deliver()? > 0 {
+            if self.replay.deliver()?.poll.taken > 0 {
                 return Ok(Next::GoOn);
             }
         }

@@ -72,7 +72,7 @@ pub(crate) enum Wants {
     Nothing,
     /// A reading of the clock; there always is one.
     Clock,
-    /// Packets that have come: its device is given them at the end of the exit, which is a delivery like any other.
+    /// What has come: devices are given it before the exit is over, which is a delivery like any other.
     Packets,
     /// Console input, if any has come.
     Console,
@@ -107,7 +107,7 @@ pub struct Registers {
     pub console: u64,
     /// Packets sent so far.
     pub packets: u64,
-    /// Packets that came between two steps.
+    /// Packets and console input that came behind a step.
     pub deliveries: u64,
     /// Turns computed on the way to the next exit.
     pub spin: u64,
@@ -138,9 +138,9 @@ impl Registers {
         u32::try_from(self.digest).unwrap_or(0)
     }
 
-    /// A packet comes between two steps.
-    pub(crate) fn deliver(&mut self, packet: u64) {
-        self.accumulator = mix(self.accumulator, packet);
+    /// A packet or console input comes behind a step.
+    pub(crate) fn deliver(&mut self, input: u64) {
+        self.accumulator = mix(self.accumulator, input);
         self.deliveries += 1;
     }
 }
@@ -197,9 +197,11 @@ impl Shown {
     pub(crate) const NOTHING: Self =
         Self { console: [0; PRINT_BYTES_MAX], console_len: 0, packet: None, wait_us: 0, exit: None };
 
-    /// Of the end of a guest all of whose output was told before, if it has ended.
-    pub(crate) fn nothing_but(exit: Option<u32>) -> Self {
-        Self { exit, ..Self::NOTHING }
+    /// What came with the very exit that wants to wait is there to be looked at.
+    pub(crate) fn waits_unless(&mut self, received: bool) {
+        if received {
+            self.wait_us = 0;
+        }
     }
 
     /// The bytes printed.

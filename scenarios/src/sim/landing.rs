@@ -4,7 +4,7 @@ use super::controller::pool_epoch;
 use super::drive::{AGAIN_US, At};
 use super::fault::Point;
 use super::guest::{self, Packet, Registers};
-use super::machine::PrimaryMachine;
+use super::machine::{PrimaryMachine, Serving};
 use super::planted::{PlantedBug, planted};
 use super::queue::MachineStep;
 use super::record::{Found, Recording};
@@ -35,6 +35,12 @@ enum NotBegun {
     Unreachable,
     Failed(String),
     Unreadable(u32),
+}
+
+impl From<ReplayError> for NotBegun {
+    fn from(error: ReplayError) -> Self {
+        if matches!(error, ReplayError::Unreachable) { Self::Unreachable } else { Self::Failed(error.to_string()) }
+    }
 }
 
 impl From<StateError> for NotBegun {
@@ -69,6 +75,11 @@ impl World {
             self.check_loaded(at, base);
         }
         self.reached(Point::StateLoaded);
+        let weather = self.plan.weather;
+        if weather.asks && weather.append_us.is_some() {
+            // Its networks are open from here on.
+            self.machine_after(at, weather.arrival_us, MachineStep::Arrive);
+        }
         match self.primary(at).map(|primary| primary.approach.is_some()) {
             Some(true) => self.replay(at),
             Some(false) => self.go_live(at, None),
@@ -91,17 +102,12 @@ impl World {
                     approach.unsent.extend(shown.packet.filter(|_| !released));
                 }
                 Ok(Went::Delivered) => {}
-                Ok(Went::LastStep(shown)) => {
-                    let unsent = self.land(at, *approach);
-                    if self.put_out(at, &shown) {
-                        self.go_live(at, Some((unsent, shown)));
-                    }
-                    return;
-                }
+                Ok(Went::LastStep(rest)) => return self.land_amid(at, *approach, rest),
+                Ok(Went::LastDelivery(poll)) => return self.land_amid(at, *approach, Serving::Delivers(poll, false)),
                 Ok(Went::Live) => {
                     let exit = approach.replay.exit();
                     let unsent = self.land(at, *approach);
-                    return self.go_live(at, Some((unsent, guest::Shown::nothing_but(exit))));
+                    return self.go_live(at, Some((unsent, exit)));
                 }
                 Err(ReplayError::Unreachable) => {
                     primary.approach = Some(approach);
@@ -122,12 +128,26 @@ impl World {
         self.machine_after(at, weather.step_us, MachineStep::Replay);
     }
 
+    /// The log has ended in the middle of an exit: what is left of it is done first.
+    fn land_amid(&mut self, at: At, approach: Approach, rest: Serving) {
+        let exit = approach.replay.exit();
+        let unsent = self.land(at, approach);
+        if planted(PlantedBug::RestOfExitForgotten) {
+            return self.go_live(at, Some((unsent, exit)));
+        }
+        let Some(primary) = self.primary(at) else { return };
+        (primary.landing, primary.serving) = (Some(unsent), Some(rest));
+        self.go_on(at, 0);
+    }
+
     /// The log has ended: from here on the guest's inputs are this host's.
     fn land(&mut self, at: At, mut approach: Approach) -> Vec<Packet> {
         let Some(primary) = self.primary(at) else { return Vec::new() };
         let landing = Landing::of(primary.order.spec.mode, ReplayEnd::Complete);
         let log_end = approach.found.log_end;
         primary.registers = approach.replay.registers;
+        // There may be more of what ended a wait, or came behind a commit.
+        primary.wait_over = approach.replay.deliver;
         primary.trace = std::mem::take(&mut approach.replay.trace);
         let known = if planted(PlantedBug::SaidAgain) { 0 } else { log_end.console_end() };
         let (console_start, console) = approach.replay.take_console_behind(known);
@@ -142,7 +162,7 @@ impl World {
     }
 
     /// The guest runs.
-    fn go_live(&mut self, at: At, landed: Option<(Vec<Packet>, guest::Shown)>) {
+    pub(crate) fn go_live(&mut self, at: At, landed: Option<(Vec<Packet>, Option<u32>)>) {
         let now = self.host_clock(at);
         let now_ns = self.now_ns;
         let weather = self.plan.weather;
@@ -173,7 +193,7 @@ impl World {
         if mode.records() {
             self.host_input(at.host, HostInput::Recorded { vm, generation, since: base });
         }
-        if let Some((unsent, shown)) = landed {
+        if let Some((unsent, exit)) = landed {
             self.reached(Point::LogReplayed);
             if mode.records() {
                 // They may have left before, which networks can bear.
@@ -182,11 +202,11 @@ impl World {
                 let late = std::mem::take(&mut primary.packets);
                 primary.packets = unsent.into_iter().chain(late).collect();
             }
-            if let Some(code) = shown.exit {
+            if let Some(code) = exit {
                 return self.guest_ended(at, code);
             }
         }
-        if weather.asks {
+        if weather.asks && weather.append_us.is_none() {
             self.machine_after(at, weather.arrival_us, MachineStep::Arrive);
         }
         if let Some(mode) = self.primary(at).and_then(|primary| primary.turning.take()) {
@@ -245,9 +265,13 @@ fn begin(primary: &mut PrimaryMachine, base: Epoch, history: &[guest::Tick]) -> 
     let replay = match warm {
         Some(warm) => {
             let mut warm = *warm;
-            warm.replay.deliver |= warm.core.take_delivery();
             warm.replay.cursor.stop_no_more();
             warm.replay.entries.ends(reader, &found);
+            let behind_commit = warm.core.take_delivery();
+            // What the log does not have cannot come here any more: behind a commit that was never published nobody would look
+            // for it, who replays this once more.
+            let more = planted(PlantedBug::DeliveredBehindEnd) || !warm.replay.is_over()?;
+            warm.replay.deliver |= behind_commit && more;
             primary.working = warm.working;
             Some(warm.replay)
         }

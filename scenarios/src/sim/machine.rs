@@ -1,7 +1,7 @@
 //! A VM on a host: a standby that waits, or a primary that runs the guest on a copy-on-write view of the stable image.
 
 use super::follow::FollowerMachine;
-use super::guest::{self, GuestMemory, Packet, Program, Registers, Tick, Writer};
+use super::guest::{self, GuestMemory, Packet, Program, Registers, Shown, Tick, Writer};
 use super::host::HostProcess;
 use super::landing::Approach;
 use super::planted::{PlantedBug, planted};
@@ -62,6 +62,36 @@ pub(crate) enum Vcpu {
     Ended,
 }
 
+/// What the vCPU's thread is in the middle of, in the order in which entries reach the log. Anything may happen in the cluster
+/// between two of them.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Serving {
+    /// Devices take what came at this exit.
+    Polls(Poll, Shown),
+    /// Then it is noted what the exit has put out,
+    Prints(Shown),
+    Sends(Shown),
+    /// and that leaves.
+    Leaves(Shown),
+    /// A wait is over, or (`true`) a commit was made: devices take what came.
+    Delivers(Poll, bool),
+}
+
+/// How far devices are with taking what came: console input is asked for once, then packets are.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Poll {
+    pub(crate) console_asked: bool,
+    /// What they were given.
+    pub(crate) taken: u64,
+}
+
+impl Poll {
+    /// They were given another input.
+    pub(crate) fn took(self) -> Self {
+        Self { console_asked: true, taken: self.taken + 1 }
+    }
+}
+
 /// A record on its way.
 pub(crate) struct Recording {
     pub(crate) epoch: Epoch,
@@ -91,8 +121,24 @@ pub(crate) struct PrimaryMachine {
     pub(crate) trace: Vec<Tick>,
     /// What the guest was given at the exit that it is at, where the rest of that exit is still to come.
     pub(crate) given: Option<u64>,
+    /// What its thread is in the middle of.
+    pub(crate) serving: Option<Serving>,
+    /// An exit is done, and the guest waits for so long, or not at all; whoever follows is still to be told that it came here.
+    pub(crate) served: Option<u64>,
+    /// A wait is over, and devices have not taken yet what came meanwhile.
+    pub(crate) wait_over: bool,
+    /// The vCPU is to stop when the exit is done that it is in the middle of.
+    pub(crate) stop_due: bool,
+    /// Packets that may not have left: the log has ended in the middle of an exit, and the reign begins when that is done.
+    pub(crate) landing: Option<Vec<Packet>>,
+    /// Exits that are left of the present slice.
+    pub(crate) slice_left: Option<u64>,
     /// Packets that have come and that the guest has not taken.
     pub(crate) arrived: VecDeque<u64>,
+    /// The same of console input.
+    pub(crate) typed: VecDeque<u64>,
+    /// Something has come since devices were last asked to take what came.
+    pub(crate) news: bool,
     /// The core was told of one.
     pub(crate) event_told: bool,
     /// The mode that was asked for before there was a core.
@@ -168,7 +214,15 @@ impl PrimaryMachine {
             approach: None,
             trace: Vec::new(),
             given: None,
+            serving: None,
+            served: None,
+            wait_over: false,
+            stop_due: false,
+            landing: None,
+            slice_left: None,
             arrived: VecDeque::new(),
+            typed: VecDeque::new(),
+            news: false,
             event_told: false,
             turning: None,
             journal_memory: journal.clone(),
@@ -218,9 +272,20 @@ impl PrimaryMachine {
 
     /// Its thread ends here.
     pub(crate) fn fail(&mut self) {
-        (self.core, self.approach) = (None, None);
+        (self.core, self.approach, self.landing) = (None, None, None);
+        self.drop_exit();
         self.actions.clear();
         (self.stopped, self.vcpu) = (true, Vcpu::Ended);
+    }
+
+    /// Its thread serves an exit, or hands over what came at one: until that is done, it does nothing else.
+    pub(crate) fn is_amid(&self) -> bool {
+        self.serving.is_some() || self.given.is_some()
+    }
+
+    /// The exit that its thread is in the middle of is never done.
+    pub(crate) fn drop_exit(&mut self) {
+        (self.serving, self.given, self.slice_left) = (None, None, None);
     }
 
     /// Output that waits for the next cut.

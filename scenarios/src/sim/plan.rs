@@ -234,6 +234,7 @@ pub(crate) const PLAN_STREAM: u64 = 0;
 
 /// What was added later, so that older draws stay what they were.
 const UNEVEN_STREAM: u64 = 3;
+const ENTRIES_STREAM: u64 = 4;
 
 impl Plan {
     /// The plan of a seed.
@@ -244,6 +245,10 @@ impl Plan {
         let weather = match profile.mode() {
             Mode::Checkpoint => weather,
             mode => weather.recorded(&mut draw, mode),
+        };
+        let weather = match profile.mode() {
+            Mode::Checkpoint => weather,
+            _ => weather.one_by_one(&mut Draw::new(seed, ENTRIES_STREAM)),
         };
         let mut later = Draw::new(seed, UNEVEN_STREAM);
         let weather = weather.uneven(&mut later, vms);

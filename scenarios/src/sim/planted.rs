@@ -69,6 +69,12 @@ pub enum PlantedBug {
     LogNotCarried,
     /// What has left by the log is said again by the successor.
     SaidAgain,
+    /// A successor goes on behind the exit in the middle of which the log ends, without what is missing of it.
+    RestOfExitForgotten,
+    /// A successor whose log has ended behind a commit that was never published lets devices take what has come for it there.
+    DeliveredBehindEnd,
+    /// A vCPU is stopped in the middle of an exit.
+    StopsAmidExit,
     /// Nobody is ever asked to end a host.
     ForgetFence,
     /// A host says that it has all memory that there is.

@@ -166,6 +166,11 @@ fn bugs_of_replay_and_lockstep_are_found() {
         (Bug::Core(core::PlantedBug::InputEarly), Replay, 100),
         (Bug::Core(core::PlantedBug::FollowerNotAwaited), Lockstep, 1_000),
         (Bug::Core(core::PlantedBug::FollowerRunsOn), Lockstep, 400),
+        (Bug::Core(core::PlantedBug::MarkPassedEarly), Lockstep, 1_000),
+        (Bug::Core(core::PlantedBug::HalfExitComplete), Lockstep, 1_000),
+        (Bug::Driver(PlantedBug::RestOfExitForgotten), Replay, 1_000),
+        (Bug::Driver(PlantedBug::DeliveredBehindEnd), Lockstep, 1_000),
+        (Bug::Driver(PlantedBug::StopsAmidExit), Replay, 1_000),
         (Bug::Pool(pool::PlantedBug::LogTailFlush), Replay, 100),
         (Bug::Pool(pool::PlantedBug::LogEntryFlush), Replay, 100),
     ];

@@ -2,7 +2,7 @@
 
 use super::drive::At;
 use super::guest::{DELIVERY, Packet, Shown, Tick, Wants};
-use super::machine::PrimaryMachine;
+use super::machine::{Poll, PrimaryMachine};
 use super::planted::{PlantedBug, planted};
 use super::violation::Violation;
 use super::world::World;
@@ -17,6 +17,18 @@ use shared_mem::{LogPosition, LogReader, LogWriter};
 
 /// Packets that wait for the guest at most; networks lose what comes beside.
 const ARRIVED_MAX: usize = 4;
+
+/// Entries of console input that wait for the guest at most.
+const TYPED_MAX: usize = 2;
+
+/// Inputs that devices have room for at once.
+const TAKEN_MAX: u64 = 6;
+
+/// What came of asking for what came.
+pub(crate) enum Taken {
+    Nothing,
+    Input { poll: Poll, logged: bool },
+}
 
 /// What the log of a new generation begins with.
 #[derive(Clone, Copy, Debug)]
@@ -120,7 +132,9 @@ impl World {
             }
             Err(AppendError::Sealed { .. }) => {
                 log.space.seal();
+                primary.drop_exit();
                 self.found_sealed(at);
+                self.act_soon(at);
                 false
             }
             Err(AppendError::Full { needed, free }) => {
@@ -139,9 +153,11 @@ impl World {
     }
 
     fn found_sealed(&mut self, at: At) {
-        let Some(core) = self.primary(at).and_then(|primary| primary.core.as_ref()) else { return };
-        let final_epoch = core.committed();
-        self.core_input(at, Input::Sealed { final_epoch });
+        match self.primary(at).map(|primary| primary.core.as_ref().map(ft_protocol::primary::Primary::committed)) {
+            Some(Some(final_epoch)) => self.core_input(at, Input::Sealed { final_epoch }),
+            Some(None) => self.machine_failed(at, "its log was closed before it was live"),
+            None => {}
+        }
     }
 
     /// What the step asks for; appended, where the mode records. `None`: the machine is over.
@@ -152,9 +168,6 @@ impl World {
             _ => 0,
         };
         let primary = self.primary(at)?;
-        if let Some(given) = primary.given.take() {
-            return Some(given);
-        }
         let given = match wants {
             Wants::Nothing | Wants::Packets => 0,
             Wants::Clock => clock & !DELIVERY,
@@ -181,52 +194,45 @@ impl World {
         self.append(at, exit, digest, body, history).then_some(given)
     }
 
-    /// What a step has shown goes where the mode wants it; `false`: the machine is over.
-    pub(crate) fn put_out(&mut self, at: At, shown: &Shown) -> bool {
-        let Some(primary) = self.primary(at) else { return false };
-        if !primary.records() {
-            primary.console.extend_from_slice(shown.console());
-            primary.packets.extend(shown.packet);
-            return true;
-        }
+    /// Notes what a step has printed; `None`: the machine is over, else whether there was anything.
+    pub(crate) fn log_printed(&mut self, at: At, shown: &Shown) -> Option<bool> {
         if planted(PlantedBug::OutputBeforeLog) {
             self.check_released(at, shown.packet.as_slice());
         }
-        let Some(primary) = self.primary(at) else { return false };
+        if shown.console().is_empty() {
+            return Some(false);
+        }
+        let primary = self.primary(at)?;
         let (registers, history) = (primary.registers, primary.trace.clone());
-        let (exit, digest) = (registers.step, registers.last_digest());
-        if !shown.console().is_empty() {
-            let position = registers.console - shown.console().len() as u64;
-            let body = EntryBody::Output { position, bytes: shown.console().into() };
-            if !self.append(at, exit, digest, body, history.clone()) {
-                return false;
-            }
-            if let Some(primary) = self.primary(at) {
-                primary.console_start = registers.console;
-            }
+        let position = registers.console - shown.console().len() as u64;
+        let body = EntryBody::Output { position, bytes: shown.console().into() };
+        if !self.append(at, registers.step, registers.last_digest(), body, history) {
+            return None;
         }
-        if let Some(packet) = shown.packet {
-            let body = EntryBody::Sent { position: packet.number, count: 1, digest: sent_digest([frame_of(&packet)]) };
-            if !self.append(at, exit, digest, body, history) {
-                return false;
-            }
-            self.check_released(at, &[packet]);
-        }
-        if !shown.console().is_empty() {
-            self.core_input(at, Input::Logged);
-        }
-        true
+        self.primary(at)?.console_start = registers.console;
+        Some(true)
     }
 
-    /// Notes that the guest has come this far, if it is time to.
-    pub(crate) fn mark_exit(&mut self, at: At, waits: bool) -> bool {
+    /// Notes that a step has sent a packet; `None`: the machine is over, else whether it has.
+    pub(crate) fn log_sent(&mut self, at: At, shown: &Shown) -> Option<bool> {
+        let Some(packet) = shown.packet else { return Some(false) };
+        let primary = self.primary(at)?;
+        let (registers, history) = (primary.registers, primary.trace.clone());
+        let body = EntryBody::Sent { position: packet.number, count: 1, digest: sent_digest([frame_of(&packet)]) };
+        self.append(at, registers.step, registers.last_digest(), body, history).then_some(true)
+    }
+
+    /// Notes that the guest has come this far, if it is time to; says whether it was. `None`: the machine is over.
+    pub(crate) fn mark_exit(&mut self, at: At, waits: bool) -> Option<bool> {
         let every = self.plan.weather.marks_every;
-        let Some(primary) = self.primary(at) else { return false };
+        let primary = self.primary(at)?;
         let (step, digest) = (primary.registers.step, primary.registers.last_digest());
-        let Some(log) = primary.log.as_ref().filter(|log| log.space.is_recording()) else { return true };
-        let due = if waits { log.has_room() } else { step >= log.marked + every };
+        let Some(log) = primary.log.as_ref().filter(|log| log.space.is_recording()) else { return Some(false) };
+        if !(if waits { log.has_room() } else { step >= log.marked + every }) {
+            return Some(false);
+        }
         let history = primary.trace.clone();
-        !due || self.append(at, step, digest, EntryBody::Mark, history)
+        self.append(at, step, digest, EntryBody::Mark, history).then_some(true)
     }
 
     /// Notes the commit that is about to be written.
@@ -271,15 +277,21 @@ impl World {
         self.core_input(at, Input::Applied(freed));
     }
 
-    /// A packet comes for the guest, and the next one some time later.
+    /// Something comes for the guest, and more some time later.
     pub(crate) fn arrive(&mut self, at: At) {
-        let us = self.plan.weather.arrival_us;
-        let packet = self.hosts[at.host].actor.between(super::draw::Range::new(1, DELIVERY - 1));
+        let (us, burst) = (self.plan.weather.arrival_us, self.plan.weather.burst);
+        let actor = &mut self.hosts[at.host].actor;
+        let count = if burst > 1 { actor.between(super::draw::Range::new(1, burst)) } else { 1 };
+        let packets: Vec<u64> = (0..count).map(|_| actor.between(super::draw::Range::new(1, DELIVERY - 1))).collect();
+        let typed = if burst > 1 { actor.between(super::draw::Range::new(1, 1 << 20)) } else { 1 };
         self.machine_after(at, us, super::queue::MachineStep::Arrive);
         let Some(primary) = self.primary(at) else { return };
-        if primary.arrived.len() < ARRIVED_MAX {
-            primary.arrived.push_back(packet);
+        let room = ARRIVED_MAX.saturating_sub(primary.arrived.len());
+        primary.arrived.extend(packets.into_iter().take(room));
+        if typed.is_multiple_of(4) && primary.typed.len() < TYPED_MAX {
+            primary.typed.push_back(typed);
         }
+        primary.news = true;
         if primary.vcpu == super::machine::Vcpu::Waiting && !primary.stopped {
             self.end_wait(at);
         } else if primary.core.as_ref().is_some_and(|core| core.mode().records()) {
@@ -291,39 +303,44 @@ impl World {
     /// Tells the core when the guest has taken all that came.
     pub(crate) fn settle_events(&mut self, at: At) {
         let Some(primary) = self.primary(at) else { return };
-        if primary.arrived.is_empty() && std::mem::take(&mut primary.event_told) {
+        let nothing_left = primary.arrived.is_empty() && primary.typed.is_empty();
+        if nothing_left && std::mem::take(&mut primary.event_told) {
             self.core_input(at, Input::EventsTaken);
         }
     }
 
-    /// Hands the guest what has come for it, between two steps; says whether there was anything. `None`: the machine is
-    /// over.
-    pub(crate) fn deliver_packets(&mut self, at: At) -> Option<bool> {
-        let mut any = false;
-        while let Some(primary) = self.primary(at) {
-            // A packet can wait; what an exit brings has a bound.
-            if primary.log.as_ref().is_some_and(|log| !log.has_room()) {
-                break;
-            }
-            let Some(packet) = primary.arrived.pop_front() else { break };
-            let tick = DELIVERY | packet;
-            if primary.records() {
-                let (exit, digest) = (primary.registers.step, primary.registers.last_digest());
-                let mut history = primary.trace.clone();
-                history.push(tick);
-                let frame = packet.to_le_bytes();
-                let body = EntryBody::Packet { nic: 0, frame: frame[..].into() };
-                if !self.append(at, exit, digest, body, history) {
-                    return None;
-                }
-            }
-            let Some(primary) = self.primary(at) else { break };
-            primary.registers.deliver(packet);
-            primary.trace.push(tick);
-            any = true;
+    /// Hands the guest the next that has come for it, behind a step: its devices are asked in the order of their ports.
+    /// `None`: the machine is over.
+    pub(crate) fn take_one(&mut self, at: At, poll: Poll) -> Option<Taken> {
+        let primary = self.primary(at)?;
+        if primary.landing.is_some() && !primary.records() {
+            // Where a guest goes live, the checkers take all that it was given for known to the log.
+            return Some(Taken::Nothing);
         }
-        self.settle_events(at);
-        Some(any)
+        let typed = if poll.console_asked { None } else { primary.typed.pop_front() };
+        // A packet can wait; what an exit brings has a bound, and so have the device's queues.
+        let has_room = poll.taken < TAKEN_MAX && primary.log.as_ref().is_none_or(Recording::has_room);
+        let packet = if typed.is_none() && has_room { primary.arrived.pop_front() } else { None };
+        let Some(input) = typed.or(packet) else { return Some(Taken::Nothing) };
+        let tick = DELIVERY | input;
+        let records = primary.records();
+        if records {
+            let (exit, digest) = (primary.registers.step, primary.registers.last_digest());
+            let mut history = primary.trace.clone();
+            history.push(tick);
+            let bytes = input.to_le_bytes();
+            let body = match typed {
+                Some(_) => EntryBody::ConsoleInput(bytes[..].into()),
+                None => EntryBody::Packet { nic: 0, frame: bytes[..].into() },
+            };
+            if !self.append(at, exit, digest, body, history) {
+                return None;
+            }
+        }
+        let primary = self.primary(at)?;
+        primary.registers.deliver(input);
+        primary.trace.push(tick);
+        Some(Taken::Input { poll: poll.took(), logged: records })
     }
 
     /// The machine protects its guest in this mode from now on.

@@ -2,7 +2,7 @@
 //! long as it grows.
 
 use super::guest::{self, DELIVERY, Program, Registers, Shown, Tick, Wants};
-use super::machine::WorkingMemory;
+use super::machine::{Poll, Serving, WorkingMemory};
 use super::record::{Found, frame_of};
 use ft_protocol::record::{
     Ahead, Answer, Cursor, CursorError, Entry, EntryBody, EntrySource, Extent, OutputsLogged, Request,
@@ -99,11 +99,23 @@ pub(crate) enum Went {
     Delivered,
     /// It is done.
     Step(Shown),
-    /// It is done, and the log has nothing of what it has put out: that is for the live guest to say.
-    LastStep(Shown),
+    /// It is done, and the log has nothing of what comes next at its exit: that is for the live guest to do.
+    LastStep(Serving),
+    /// The log has ended in the middle of what came between two steps: there may be more.
+    LastDelivery(Poll),
     /// The log has ended before the guest's next exit, or in the middle of it; or the guest has.
     Live,
 }
+
+/// What came of asking for what came.
+pub(crate) struct Polled {
+    pub(crate) poll: Poll,
+    /// The log has ended meanwhile.
+    beyond: bool,
+}
+
+/// Console input that one entry has at most.
+const CONSOLE_BYTES: u64 = 8;
 
 /// A guest and its place in the log.
 pub(crate) struct Replay {
@@ -111,7 +123,7 @@ pub(crate) struct Replay {
     pub(crate) entries: Entries,
     pub(crate) registers: Registers,
     pub(crate) trace: Vec<Tick>,
-    /// Packets may stand in the log that came between two steps.
+    /// Inputs may stand in the log that came between two steps.
     pub(crate) deliver: bool,
     /// The guest is at this exit already, and was given this.
     begun: bool,
@@ -156,17 +168,38 @@ impl Replay {
         (self.console, self.console_from) = (Vec::new(), console);
     }
 
-    /// Hands the guest what the log says came between two steps; how many there were.
-    pub(crate) fn deliver(&mut self) -> Result<u64, ReplayError> {
-        let mut count = 0;
-        while let Answer::Input(entry) = self.cursor.request(Request::Packet { nic: 0 }, &mut self.entries)? {
-            let packet = value(&entry.body);
-            self.registers.deliver(packet);
-            self.trace.push(DELIVERY | packet);
-            count += 1;
-        }
+    /// Hands the guest what the log says came between two steps.
+    pub(crate) fn deliver(&mut self) -> Result<Polled, ReplayError> {
         self.deliver = false;
-        Ok(count)
+        self.poll()
+    }
+
+    /// Devices take what came, as far as the log knows.
+    fn poll(&mut self) -> Result<Polled, ReplayError> {
+        let mut poll = Poll::default();
+        loop {
+            let asked = if poll.console_asked {
+                Request::Packet { nic: 0 }
+            } else {
+                Request::ConsoleInput { room: CONSOLE_BYTES }
+            };
+            match self.cursor.request(asked, &mut self.entries)? {
+                Answer::Input(entry) => {
+                    let input = value(&entry.body);
+                    self.registers.deliver(input);
+                    self.trace.push(DELIVERY | input);
+                    poll = poll.took();
+                }
+                Answer::Beyond => return Ok(Polled { poll, beyond: true }),
+                Answer::Nothing | Answer::Pending if poll.console_asked => return Ok(Polled { poll, beyond: false }),
+                Answer::Nothing | Answer::Pending => poll.console_asked = true,
+            }
+        }
+    }
+
+    /// Whether the log has ended, and all of it is used.
+    pub(crate) fn is_over(&mut self) -> Result<bool, ReplayError> {
+        Ok(self.cursor.is_exhausted(&mut self.entries)?)
     }
 
     /// How the guest has ended, if it has.
@@ -180,12 +213,15 @@ impl Replay {
             return Ok(Went::Live);
         }
         if self.deliver && !self.begun {
+            if self.is_over()? {
+                return Ok(Went::Live);
+            }
             // What was delivered may have been the last thing before the guest must stand still.
-            self.deliver()?;
-            return Ok(Went::Delivered);
+            let Polled { poll, beyond } = self.deliver()?;
+            return Ok(if beyond { Went::LastDelivery(poll) } else { Went::Delivered });
         }
         if !self.begun {
-            if self.cursor.is_exhausted(&mut self.entries)? {
+            if self.is_over()? {
                 return Ok(Went::Live);
             }
             let (exit, digest) = { self.registers }.begin_exit();
@@ -198,13 +234,21 @@ impl Replay {
         }
         let given = self.given.unwrap_or(0);
         let polls = program.wants(self.registers.step) == Wants::Packets;
-        let shown = guest::step(program, &mut self.registers, working, given).map_err(|_| ReplayError::Unreachable)?;
+        let mut shown =
+            guest::step(program, &mut self.registers, working, given).map_err(|_| ReplayError::Unreachable)?;
         self.trace.push(given);
         (self.begun, self.given, self.exit) = (false, None, shown.exit);
-        self.deliver |= polls || shown.wait_us > 0;
-        if self.cursor.is_exhausted(&mut self.entries)? {
-            return Ok(Went::LastStep(shown));
+        if polls && shown.exit.is_none() {
+            let Polled { poll, beyond } = self.poll()?;
+            if beyond {
+                return Ok(Went::LastStep(Serving::Polls(poll, shown)));
+            }
+            shown.waits_unless(poll.taken > 0);
         }
+        if self.is_over()? {
+            return Ok(Went::LastStep(Serving::Prints(shown)));
+        }
+        self.deliver |= shown.wait_us > 0;
         self.console.extend_from_slice(shown.console());
         let frames = shown.packet.iter().map(frame_of);
         self.cursor.produced(shown.console(), frames, &mut self.entries)?;
@@ -216,7 +260,7 @@ impl Replay {
         let request = match wants {
             Wants::Nothing | Wants::Packets => return Ok(Some(0)),
             Wants::Clock => Request::Clock,
-            Wants::Console => Request::ConsoleInput { room: 8 },
+            Wants::Console => Request::ConsoleInput { room: CONSOLE_BYTES },
         };
         match self.cursor.request(request, &mut self.entries)? {
             Answer::Input(entry) => Ok(Some(value(&entry.body))),

@@ -142,6 +142,12 @@ pub struct Weather {
     /// Exits without an entry after which the log gets a mark.
     #[serde(default = "marks_every")]
     pub marks_every: u64,
+    /// Time between two entries of a record log; without, all entries of an exit come at once.
+    #[serde(default)]
+    pub append_us: Option<Range>,
+    /// Packets that come for a guest together, at most, and at times console input with them.
+    #[serde(default = "burst")]
+    pub burst: u64,
     /// Failures after which a host that comes back is trusted at once.
     #[serde(default = "flaps_free")]
     pub flaps_free: u32,
@@ -180,6 +186,10 @@ fn patience_us() -> u64 {
 
 fn marks_every() -> u64 {
     64
+}
+
+fn burst() -> u64 {
+    1
 }
 
 /// A run is shorter than the time after which a host's record is clean again.
@@ -243,6 +253,8 @@ impl Weather {
             arrival_us: arrival_us(),
             patience_us: patience_us(),
             marks_every: marks_every(),
+            append_us: None,
+            burst: burst(),
             flaps_free: flaps_free(),
             host_pages: 0,
             small_hosts: 0,
@@ -269,6 +281,15 @@ impl Weather {
             old_hosts: if draw.chance(75) { 0 } else { self.old_hosts },
             ..self
         }
+    }
+
+    /// The same where entries reach a log one by one, and several packets may end one wait; drawn from a stream of its own.
+    pub(crate) fn one_by_one(self, draw: &mut Draw) -> Self {
+        let most = draw.pick(&[0, 10, 100, 1_000]);
+        // A guest whose host takes longer to note what comes than that takes to come gets no further.
+        let bearable = (self.arrival_us.most / 40).min(self.patience_us / 8);
+        let append_us = (most > 0).then(|| Range::new(1, most.min(bearable).max(2)));
+        Self { append_us, burst: draw.pick(&[1, 2, 4]), ..self }
     }
 
     /// The same where hosts are not all alike, or are not trusted at once; drawn from a stream of its own.
@@ -352,6 +373,7 @@ impl Weather {
             self.restart_us,
             self.read_us,
             self.arrival_us,
+            self.append_us.unwrap_or(self.arrival_us),
         ];
         let bounds = [
             self.safety_us,
@@ -365,6 +387,7 @@ impl Weather {
             self.stall_us / 4,
             self.patience_us,
             self.marks_every,
+            self.burst,
         ];
         ranges.iter().all(|range| (1..=range.most).contains(&range.least) && range.most <= MICROSECONDS_MAX)
             && bounds.iter().all(|bound| (1..=MICROSECONDS_MAX).contains(bound))
