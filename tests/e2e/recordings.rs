@@ -88,7 +88,8 @@ fn what_cannot_be_replayed_is_named() {
     let mut without_kvm = place.ftvm(&["replay", text(&file)]);
     without_kvm.env("FTVM_KVM_DEVICE", "/nowhere/kvm");
     assert!(place.start_command(without_kvm).end().one_line(69).contains("/nowhere/kvm"));
-    assert!(place.run(&["run", "--record", text(&file), guest[0]]).one_line(2).contains("--mode"));
+    let not_logged = ["run", "--mode=checkpoint", "--record", text(&file), guest[0]];
+    assert!(place.run(&not_logged).one_line(2).contains("--mode"));
     assert!(place.run(&["run", "--mode=none", "--record", "/nowhere/x", guest[0]]).one_line(74).contains("/nowhere/x"));
     assert!(
         place.run(&["run", "--mode=replay", "--record", "/nowhere/x", guest[0]]).one_line(74).contains("/nowhere/x")

@@ -118,7 +118,8 @@ fn what_time_cut_short_is_told_after_the_cause_and_fails_nothing_else() {
     let out = String::from_utf8_lossy(&ended.stdout);
     assert_eq!(ended.code, Some(84), "{out}{}", ended.stderr);
     let marks: Vec<&str> = out.lines().filter_map(|line| line.strip_prefix("  ")?.split(' ').next()).collect();
-    assert_eq!(marks, ["FAIL", "open", "open", "open", "open", "open", "see", "again"], "{out}");
+    assert_eq!(marks, ["FAIL", "open", "open", "open", "open", "open", "step", "see", "again"], "{out}");
+    assert!(out.contains("  step  never (line 9) did not fire\n"), "{out}");
     let cause = "FAIL  the run ends within 15.00 s (line 1): time ran out: VM guest still ran, workload a.1 still ran, never had not fired";
     assert!(out.contains(cause), "{out}");
     // Its name is that of a process's file, too.
