@@ -249,5 +249,5 @@ fn the_end_of_a_guest_is_told_once_however_many_controllers_there_are() {
     assert_eq!(ended.code, Some(0), "{}{}", String::from_utf8_lossy(&ended.stdout), ended.stderr);
     let events = std::fs::read_to_string(place.file("scenario-runs/endless-1/events.jsonl")).expect("they are kept");
     let count = |kind: &str| events.lines().filter(|line| line.contains(&format!("\"{kind}\""))).count();
-    assert_eq!((count("controller-back"), count("guest-ended")), (1, 2), "{events}");
+    assert_eq!((count("controller-revived"), count("guest-ended")), (1, 2), "{events}");
 }
