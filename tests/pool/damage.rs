@@ -44,6 +44,10 @@ fn control_is_whole(run: &Run) -> bool {
     ControlBlock::open(&control).is_ok_and(|control| control.damage().is_none())
 }
 
+fn console_is_whole(run: &Run) -> bool {
+    ConsoleRing::open(&map(run, "console")).is_ok_and(|ring| ring.check().is_ok())
+}
+
 /// A file of the guest's VM, for reading and writing.
 fn map(run: &Run, file: &str) -> Mapping<ReadWrite> {
     let path = run.place.pool().join("vm-0").join(file);
@@ -212,8 +216,13 @@ fn what_flips_under_a_live_controller_is_mended() {
         let mut run = Run::start(&golden, &Plan { hosts: &hosts, unsound: true, ..Plan::default() });
         run.await_protection();
         flip_in(&run, vm, file, at);
-        // The words of a guest that goes on may be stored anew before anybody has looked at them.
-        let is_whole = |run: &Run| file == "control" && control_is_whole(run);
+        // What the controller stores as the guest goes on, and at its end, may be stored anew before anybody has looked at it.
+        let is_whole = |run: &Run| match file {
+            "control" => control_is_whole(run),
+            "console" => console_is_whole(run),
+            "cluster" => run.has_ended(),
+            _ => false,
+        };
         // On a slow machine the guest may end first; what it has said is looked at all the same.
         run.step_until("the damage to be mended", |run| mended(run) > 0 || is_whole(run));
         // What the next one finds is whole.
