@@ -15,7 +15,7 @@ use ft_protocol::{Epoch, Generation, HostId, VmId};
 use shared_mem::journal::SpillError;
 use shared_mem::{
     ApplyLimit, ApplyParts, ApplyStep, ApplyTargets, ConsolePosition, ConsoleRing, ControlBlock, Extent, JournalReader,
-    LogPosition, LogReader, Mapping, ReadWrite, Record, RecordLimits, RedoArea, StateArea, apply_record, load_to_apply,
+    LogPosition, LogReader, Mapping, PoolError, ReadWrite, Record, RecordLimits, RedoArea, StateArea, apply_record, load_to_apply,
 };
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -82,6 +82,8 @@ pub(super) enum Event {
     Drained { vm: VmId, generation: Generation, outcome: DrainOutcome },
     /// A new VM's disk has its first content, or cannot have it.
     DiskFilled { vm: VmId, result: Result<(), String> },
+    /// What a generation to come will need is reserved, or cannot be.
+    Reserved { vm: VmId, generation: Generation, result: Result<(), PoolError> },
     /// A part of the VM was damaged, and is whole again.
     Mended { vm: VmId, what: &'static str },
     /// What a fence agent did.

@@ -5,6 +5,7 @@ mod peers;
 
 use super::applier::{DrainJob, Event, Job};
 use super::damage::damage_of;
+use super::generations::GenerationKeeper;
 use super::link::{Kind, Link, LinkError};
 use super::partition::{LogLoss, Partition};
 use super::recording::PoolRecording;
@@ -57,13 +58,14 @@ pub(super) struct Driver {
     uploads: BTreeMap<LinkId, Uploads>,
     partitions: BTreeMap<VmId, Partition>,
     space: SpaceKeeper,
+    generations: GenerationKeeper,
     recordings: BTreeMap<VmId, Arc<Mutex<PoolRecording>>>,
     /// The cluster state as it should be in the pool.
     stored: Option<Vec<u8>>,
     /// When the pool's own parts were looked at last.
     looked_after: Time,
-    /// Generations to come for which the pool had no space.
-    unreserved: BTreeMap<VmId, Generation>,
+    /// Generations to come for which the pool had no space, and whether they have been asked for again.
+    unreserved: BTreeMap<VmId, (Generation, bool)>,
     /// Names of VMs whose part of the pool could not be opened.
     unusable: BTreeMap<VmId, String>,
     heartbeats: BTreeMap<HostId, HeartbeatReader<Mapping<ReadOnly>>>,
@@ -107,6 +109,8 @@ impl Driver {
         };
         let space = pool.space_reserve().map_err(|error| ControllerError::PoolFailed { what: crate::chain(&error) })?;
         let space = SpaceKeeper::start(space).map_err(ControllerError::kernel("start a thread"))?;
+        let generations =
+            GenerationKeeper::start(wake.clone()).map_err(ControllerError::kernel("start a thread"))?;
         let mut driver = Self {
             options: options.clone(),
             pool,
@@ -117,6 +121,7 @@ impl Driver {
             uploads: BTreeMap::new(),
             partitions: BTreeMap::new(),
             space,
+            generations,
             recordings: BTreeMap::new(),
             stored: None,
             looked_after: clock::monotonic(),
@@ -365,21 +370,10 @@ impl Driver {
                 });
                 self.inputs.push_back(Input::GenerationOpened { vm, generation, result });
             }
-            Action::ReserveGeneration { vm, generation } => {
-                if let Some(partition) = self.partitions.get_mut(&vm)
-                    && let Err(error) = partition.reserve_generation(generation, &self.space)
-                {
-                    tracing::warn!("no space is reserved for {vm} {generation}: {}", crate::chain(&*error));
-                    self.unreserved.insert(vm, generation);
-                } else {
-                    self.unreserved.remove(&vm);
-                }
-            }
+            Action::ReserveGeneration { vm, generation } => self.reserve(vm, generation),
             Action::CloseGeneration { vm, generation } => {
-                if let Some(partition) = self.partitions.get_mut(&vm)
-                    && let Err(error) = partition.close_generation(generation)
-                {
-                    tracing::warn!("journal of {vm} {generation} stays: {}", crate::chain(&*error));
+                if let Some(partition) = self.partitions.get_mut(&vm) {
+                    partition.close_generation(generation, &self.generations);
                 }
             }
             Action::Seal { vm, generation } => {
@@ -552,8 +546,8 @@ impl Driver {
 
     /// Ends everything; a private pool is removed unless it is to be kept.
     pub(super) fn finish(self) {
-        let Self { options, pool, partitions, space, links, heartbeats, deaths, .. } = self;
-        drop((partitions, space, links, heartbeats, deaths));
+        let Self { options, pool, partitions, space, generations, links, heartbeats, deaths, .. } = self;
+        drop((partitions, space, generations, links, heartbeats, deaths));
         if options.private
             && !options.keep
             && let Err(error) = pool.destroy()

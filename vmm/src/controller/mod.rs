@@ -9,6 +9,7 @@ mod applier_tests;
 mod damage;
 mod disk_filling;
 mod driver;
+mod generations;
 mod grants;
 mod link;
 mod log_drain;
@@ -188,6 +189,10 @@ pub fn serve(options: &ControllerOptions) -> Result<(), ControllerError> {
                             }
                             Event::Mended { vm, what } => {
                                 driver.part_mended(vm, what)?;
+                                continue;
+                            }
+                            Event::Reserved { vm, generation, result } => {
+                                driver.reserved(vm, generation, result);
                                 continue;
                             }
                             Event::Applied { vm, generation, outcome } => Input::Applied { vm, generation, outcome },

@@ -2,6 +2,7 @@
 
 use super::applier::{Applier, CONSOLE, CONTROL, DrainJob, Event, Job, Journal, Redo, Target};
 use super::damage::Damage;
+use super::generations::{GenerationKeeper, Generations, Life, Turn, release_slots_of};
 use super::log_drain::LogDrain;
 use super::space_keeper::SpaceKeeper;
 use crate::failpoint;
@@ -50,7 +51,9 @@ pub(super) struct LogLoss {
 }
 
 pub(super) struct Partition {
+    vm: VmId,
     parts: VmPartition,
+    files: Arc<Generations>,
     geometry: JournalGeometry,
     limits: RecordLimits,
     limit: Arc<ApplyLimit>,
@@ -230,8 +233,11 @@ impl Partition {
         let journals = BTreeMap::new();
         let page_bytes = parts.control(Access::ReadOnly)?.page_bytes()?;
         let draining = Cell::new(None);
+        let files = Arc::new(Generations::new(parts.clone(), generation));
         let partition = Self {
+            vm,
             parts,
+            files,
             geometry,
             limits,
             limit,
@@ -283,13 +289,22 @@ impl Partition {
         Some(word.map(|word| Epoch::new(word.epoch.get())))
     }
 
-    /// Makes the journal of a generation to come, with its space; it is laid out when the generation is opened.
-    pub(super) fn reserve_generation(&mut self, generation: Generation, space: &SpaceKeeper) -> Result<(), Failure> {
+    /// Has journal and log of a generation to come made, with their space; they are laid out when the generation is opened.
+    /// Says whether the pool has as much.
+    pub(super) fn reserve_generation(
+        &self,
+        generation: Generation,
+        space: &SpaceKeeper,
+        keeper: &GenerationKeeper,
+    ) -> Result<(), PoolError> {
         space.check_beside(self.generation_bytes())?;
-        let raw = shared_mem::Generation::new(generation.get());
-        self.parts.create_journal(raw, shared_mem::Epoch::ZERO)?;
-        self.parts.reserve_log(raw)?;
+        keeper.reserve(self.vm, Arc::clone(&self.files), shared_mem::Generation::new(generation.get()));
         Ok(())
+    }
+
+    /// Whether a generation is still to come.
+    pub(super) fn awaits(&self, generation: Generation) -> bool {
+        self.files.turn().reigns.get() < generation.get()
     }
 
     /// Makes the journal of a generation and lets it reign. What was reserved for it, or left by an earlier try, is laid
@@ -307,11 +322,13 @@ impl Partition {
             // Found by its hosts, it would be told of each of them, one generation after the other.
             boot_image::load(&Mapping::read_only(&self.parts.boot(Access::ReadOnly)?)?).map_err(Damage::Boot)?;
         }
+        let files = Arc::clone(&self.files);
+        let mut turn = files.turn();
         match self.parts.journal(raw, Access::ReadWrite) {
             Ok(reserved) => {
                 format_journal(&Mapping::read_write(&reserved)?, raw, &self.geometry, base)?;
             }
-            Err(_) => self.create_journal(raw, base, space)?,
+            Err(_) => self.create_journal(&turn, raw, base, space)?,
         }
         let lost = match self.open_log(raw, base) {
             Err(error) if lacks_space(&*error) => {
@@ -325,6 +342,7 @@ impl Partition {
             self.control.set_freed(base)?;
         }
         self.control.set_generation(raw)?;
+        turn.reigns = raw;
         Ok(lost)
     }
 
@@ -332,6 +350,7 @@ impl Partition {
     /// and then what is held for records: the generation before gives as much back.
     fn create_journal(
         &mut self,
+        turn: &Turn,
         generation: shared_mem::Generation,
         base: shared_mem::Epoch,
         space: &SpaceKeeper,
@@ -346,7 +365,9 @@ impl Partition {
             // Those before the last one are given back when a new one lives; it may never have lived.
             let over = self.control.generation()?;
             let read = self.draining.get().map_or(over, |read| shared_mem::Generation::new(read.get()));
-            self.close_all_before(over.min(read))?;
+            let over = self.forget_before(over.min(read));
+            over.1.iter().try_for_each(|journal| release_slots_of(journal))?;
+            self.files.remove(turn, |found| found < over.0)?;
             created = create(&self.parts);
         }
         if matches!(created, Err(PoolError::NoSpace { .. })) {
@@ -365,7 +386,10 @@ impl Partition {
     /// The files that its generations are still to have on a device: a guest has the journal and log of its own, and those
     /// of the next one ahead.
     pub(super) fn files_to_come(&self) -> Result<Vec<u64>, Failure> {
+        // Not while one is being made.
+        let turn = self.files.turn();
         let missing = GENERATIONS_AT_ONCE.saturating_sub(self.parts.journal_generations()?.len());
+        drop(turn);
         Ok(self.generation_files().repeat(missing))
     }
 
@@ -386,26 +410,14 @@ impl Partition {
 
     /// Gives back what all slots have beyond their reserved parts: all records are applied, and none follows.
     pub(super) fn release_all_slots(&self) -> Result<(), Failure> {
-        self.journals.values().try_for_each(|journal| self.release_slots_of(journal))
+        self.journals.values().try_for_each(|journal| release_slots_of(journal))
     }
 
     /// Gives back what was reserved for a generation that will not come: the guest's life is over.
     pub(super) fn release_reserved(&self) -> Result<(), Failure> {
-        let reigns = self.control.generation()?;
-        for raw in self.parts.journal_generations()?.into_iter().filter(|raw| *raw > reigns) {
-            self.parts.delete_journal(raw)?;
-        }
-        for raw in self.parts.log_generations()?.into_iter().filter(|raw| *raw > reigns) {
-            self.parts.delete_log(raw)?;
-        }
-        Ok(())
-    }
-
-    fn release_slots_of(&self, journal: &Journal) -> Result<(), Failure> {
-        for slot in 0..u64::from(self.geometry.slots) {
-            journal.reader.release_spill(shared_mem::Epoch::new(slot), &journal.spill)?;
-        }
-        Ok(())
+        let mut turn = self.files.turn();
+        turn.life = Life::Ended;
+        self.files.remove(&turn, |found| found > turn.reigns)
     }
 
     /// Lays out the log of a new generation. It begins with the entries that the one before has for the time after `base`,
@@ -454,24 +466,16 @@ impl Partition {
     }
 
     /// Forgets a generation that is over and applied, and all before it.
-    pub(super) fn close_generation(&mut self, generation: Generation) -> Result<(), Failure> {
-        self.close_all_before(shared_mem::Generation::new(generation.get()).next())
+    pub(super) fn close_generation(&mut self, generation: Generation, keeper: &GenerationKeeper) {
+        let (before, over) = self.forget_before(shared_mem::Generation::new(generation.get()).next());
+        keeper.remove_before(self.vm, Arc::clone(&self.files), before, over);
     }
 
-    /// Forgets the generations before this one, which are over and applied.
-    fn close_all_before(&mut self, generation: shared_mem::Generation) -> Result<(), Failure> {
-        for (_, over) in self.journals.iter().filter(|(open, _)| open.get() < generation.get()) {
-            // A host that was stopped may have it mapped for long: what others wait for does not wait for that.
-            self.release_slots_of(over)?;
-        }
-        self.journals.retain(|open, _| open.get() >= generation.get());
-        for raw in self.parts.journal_generations()?.into_iter().filter(|raw| *raw < generation) {
-            self.parts.delete_journal(raw)?;
-        }
-        for raw in self.parts.log_generations()?.into_iter().filter(|raw| *raw < generation) {
-            self.parts.delete_log(raw)?;
-        }
-        Ok(())
+    /// Forgets the generations before this one, which are over and applied. What was open of them is still to be given
+    /// back.
+    fn forget_before(&mut self, generation: shared_mem::Generation) -> (shared_mem::Generation, Vec<Arc<Journal>>) {
+        let kept = self.journals.split_off(&Generation::new(generation.get()));
+        (generation, std::mem::replace(&mut self.journals, kept).into_values().collect())
     }
 
     /// Ends a generation: nothing can be published under it any more.
@@ -515,13 +519,14 @@ impl Partition {
 
     pub(super) fn delete(self, pool: &Pool) -> Result<(), Failure> {
         let slot = self.parts.slot();
+        self.files.turn().life = Life::Deleted;
         drop(self);
         pool.delete_vm(slot)?;
         Ok(())
     }
 }
 
-pub(super) fn lacks_space(error: &(dyn std::error::Error + 'static)) -> bool {
+fn lacks_space(error: &(dyn std::error::Error + 'static)) -> bool {
     matches!(error.downcast_ref(), Some(PoolError::NoSpace { .. }))
 }
 

@@ -4,10 +4,10 @@ use super::peers::Uploads;
 use super::{Driver, Failure};
 use crate::controller::ControllerError;
 use crate::controller::disk_filling;
-use crate::controller::partition::{Partition, lacks_space};
+use crate::controller::partition::Partition;
 use crate::controller::recording::PoolRecording;
 use crate::machine::{check_guest, is_unfit_guest};
-use ft_protocol::VmId;
+use ft_protocol::{Generation, VmId};
 use ft_protocol::controller::Input;
 use ft_protocol::spec::VmSpec;
 use shared_mem::{Access, Mapping, PoolError, boot_image};
@@ -89,13 +89,37 @@ impl Driver {
         }
     }
 
+    /// Has reserved what the next generation of a VM will need.
+    pub(super) fn reserve(&mut self, vm: VmId, generation: Generation) {
+        self.unreserved.remove(&vm);
+        let Some(partition) = self.partitions.get(&vm) else { return };
+        if let Err(error) = partition.reserve_generation(generation, &self.space, &self.generations) {
+            self.reserved(vm, generation, Err(error));
+        }
+    }
+
+    /// What the next generation of a VM will need is reserved, or cannot be.
+    pub(in crate::controller) fn reserved(&mut self, vm: VmId, generation: Generation, result: Result<(), PoolError>) {
+        let again = self.unreserved.remove(&vm).is_some();
+        let Err(error) = result else { return };
+        if !again {
+            tracing::warn!("no space is reserved for {vm} {generation}: {}", crate::chain(&error));
+        }
+        // What fails for another reason has been told; the takeover tries again.
+        let awaited = self.partitions.get(&vm).is_some_and(|partition| partition.awaits(generation));
+        if awaited && matches!(error, PoolError::NoSpace { .. }) {
+            self.unreserved.insert(vm, (generation, false));
+        }
+    }
+
     /// Reserves what there was no space for, once there is: a takeover should not spend its time on it.
     pub(super) fn reserve_again(&mut self) {
-        let (partitions, space, core) = (&mut self.partitions, &self.space, &self.core);
-        self.unreserved.retain(|vm, generation| {
-            let Some(partition) = partitions.get_mut(vm).filter(|_| !core.is_over(*vm)) else { return false };
-            // What fails for another reason was told the first time; the takeover tries again.
-            partition.reserve_generation(*generation, space).is_err_and(|error| lacks_space(&*error))
+        let (partitions, space, generations) = (&self.partitions, &self.space, &self.generations);
+        let core = &self.core;
+        self.unreserved.retain(|vm, (generation, asked)| {
+            let Some(partition) = partitions.get(vm).filter(|_| !core.is_over(*vm)) else { return false };
+            *asked = *asked || partition.reserve_generation(*generation, space, generations).is_ok();
+            true
         });
     }
 

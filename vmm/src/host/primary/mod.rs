@@ -238,6 +238,10 @@ pub(super) fn run(beginning: Beginning, around: &Surroundings) -> Result<(), Fai
             Some(GivenUp::Deposed) | None => {}
         }
         waiting.into_iter().for_each(|command| reign.command(command));
+        if reign.machine.inputs().wakes() {
+            // It came before anybody could be told: no exit may come to take it.
+            arrivals.are_here();
+        }
         reign.run()
     })
 }
