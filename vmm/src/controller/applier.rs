@@ -15,7 +15,8 @@ use ft_protocol::{Epoch, Generation, HostId, VmId};
 use shared_mem::journal::SpillError;
 use shared_mem::{
     ApplyLimit, ApplyParts, ApplyStep, ApplyTargets, ConsolePosition, ConsoleRing, ControlBlock, Extent, JournalReader,
-    LogPosition, LogReader, Mapping, PoolError, ReadWrite, Record, RecordLimits, RedoArea, StateArea, apply_record, load_to_apply,
+    LogPosition, LogReader, Mapping, PoolError, ReadWrite, Record, RecordLimits, RedoArea, StateArea, apply_record,
+    load_to_apply,
 };
 use std::sync::{Arc, Mutex, PoisonError};
 

@@ -109,8 +109,7 @@ impl Driver {
         };
         let space = pool.space_reserve().map_err(|error| ControllerError::PoolFailed { what: crate::chain(&error) })?;
         let space = SpaceKeeper::start(space).map_err(ControllerError::kernel("start a thread"))?;
-        let generations =
-            GenerationKeeper::start(wake.clone()).map_err(ControllerError::kernel("start a thread"))?;
+        let generations = GenerationKeeper::start(wake.clone()).map_err(ControllerError::kernel("start a thread"))?;
         let mut driver = Self {
             options: options.clone(),
             pool,

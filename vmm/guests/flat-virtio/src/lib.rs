@@ -11,6 +11,6 @@ mod window;
 
 pub use hal::FlatHal;
 pub use heap::init_heap;
-pub use net::{Cidr, Network};
+pub use net::{Cidr, Network, answer_end, listen_again};
 pub use smoltcp;
 pub use window::{Disk, SECTOR_BYTES, disk};

@@ -27,6 +27,8 @@ const WAIT_MAX: Duration = Duration::from_secs(10);
 const KEEP_ALIVE: Duration = Duration::from_secs(20);
 /// A peer that gives no sign of life is given up.
 const SILENCE_MAX: Duration = Duration::from_secs(180);
+/// A peer that has said its end, and heard ours, may be gone: what it has said last may be lost, and it says nothing more.
+const CLOSING_MAX: Duration = Duration::from_secs(5);
 /// Longest time for what is to be sent before the guest ends.
 const DRAIN_MAX: Duration = Duration::from_secs(5);
 const NS_PER_US: u64 = 1000;
@@ -101,9 +103,7 @@ impl Network {
         let buffer = || tcp::SocketBuffer::new(vec![0; buffer_bytes]);
         let mut socket = tcp::Socket::new(buffer(), buffer());
         socket.set_nagle_enabled(false);
-        socket.set_keep_alive(Some(KEEP_ALIVE));
-        socket.set_timeout(Some(SILENCE_MAX));
-        socket.listen(port).expect("a port that is not zero");
+        listen_again(&mut socket, port);
         self.sockets.add(socket)
     }
 
@@ -150,6 +150,25 @@ impl Network {
     #[must_use]
     pub fn now(&self) -> Instant {
         self.now
+    }
+}
+
+/// Listens for the next connection, once the one before is over.
+///
+/// # Panics
+/// If the socket is open, or the port zero.
+pub fn listen_again(socket: &mut tcp::Socket<'_>, port: u16) {
+    socket.set_keep_alive(Some(KEEP_ALIVE));
+    socket.set_timeout(Some(SILENCE_MAX));
+    socket.listen(port).expect("a closed socket, and a port that is not zero");
+}
+
+/// Ends a connection whose peer has said its end. Who then says nothing any more is not waited for for minutes: there is
+/// nothing left that it could want.
+pub fn answer_end(socket: &mut tcp::Socket<'_>) {
+    socket.close();
+    if socket.state() == tcp::State::LastAck {
+        socket.set_timeout(Some(CLOSING_MAX));
     }
 }
 

@@ -3,9 +3,9 @@
 use crate::request::{LINE_BYTES_MAX, Reply, Request};
 use crate::store::Store;
 use alloc::vec::Vec;
-use flat_virtio::Network;
 use flat_virtio::smoltcp::iface::SocketHandle;
 use flat_virtio::smoltcp::socket::tcp;
+use flat_virtio::{Network, answer_end, listen_again};
 
 const BUFFER_BYTES: usize = 16 << 10;
 /// Answers that nobody takes: with more the client's requests wait.
@@ -48,12 +48,12 @@ impl Connection {
         }
         let is_done = self.answers.is_empty() && (self.is_ending || !socket.may_recv());
         if is_done && socket.may_send() {
-            socket.close();
+            answer_end(socket);
         }
         if !socket.is_open() {
             *self =
                 Self { socket: self.socket, port: self.port, line: Vec::new(), answers: Vec::new(), is_ending: false };
-            socket.listen(self.port).expect("a closed socket can listen");
+            listen_again(socket, self.port);
         }
         is_stopped
     }

@@ -1,9 +1,9 @@
 //! The two services.
 
 use alloc::vec;
-use flat_virtio::Network;
 use flat_virtio::smoltcp::iface::SocketHandle;
 use flat_virtio::smoltcp::socket::{tcp, udp};
+use flat_virtio::{Network, answer_end, listen_again};
 
 const TCP_BUFFER_BYTES: usize = 32 << 10;
 const UDP_DATAGRAMS_MAX: usize = 64;
@@ -62,12 +62,12 @@ impl Connection {
             }
         }
         if !socket.may_recv() && socket.send_queue() == 0 && socket.may_send() {
-            socket.close();
+            answer_end(socket);
         }
         if socket.is_open() {
             return None;
         }
-        socket.listen(self.port).expect("a closed socket can listen");
+        listen_again(socket, self.port);
         // What has not had a peer is no connection.
         Some(core::mem::take(&mut self.echoed))
     }

@@ -7,9 +7,9 @@ use crate::controller::disk_filling;
 use crate::controller::partition::Partition;
 use crate::controller::recording::PoolRecording;
 use crate::machine::{check_guest, is_unfit_guest};
-use ft_protocol::{Generation, VmId};
 use ft_protocol::controller::Input;
 use ft_protocol::spec::VmSpec;
+use ft_protocol::{Generation, VmId};
 use shared_mem::{Access, Mapping, PoolError, boot_image};
 use std::sync::{Arc, Mutex};
 
