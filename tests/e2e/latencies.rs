@@ -1,7 +1,7 @@
 //! How long outputs wait, as primaries measure it: told from the first output on, and what a client outside can see of it.
 
 use crate::support::{
-    ByHand, SegmentSwitch, await_some, await_true, guest_at, has_ended, is_protected, kvm, read_events,
+    ByHand, SegmentSwitch, await_some, await_true, guest_at, has_ended, is_protected, kvm_alone, read_events,
 };
 use ft_protocol::Span;
 use ft_protocol::latency::OutputLatency;
@@ -30,7 +30,7 @@ fn measured(events: &Path) -> Vec<(u64, OutputLatency)> {
 
 /// A guest that says one line and no more: its generation has one output, which is told all the same.
 fn one_output_is_told(mode: &str) {
-    let Some(_machine) = kvm() else { return };
+    let Some(_machine) = kvm_alone() else { return };
     let mut cluster = ByHand::start(&["a", "b"]);
     let events = cluster.place.file("events.jsonl");
     let options = ["--name", "quiet", "--mode", mode, "--events", events.to_str().expect("a plain path")];
@@ -84,7 +84,7 @@ fn round_trips(switch: &SegmentSwitch, count: u32) -> Vec<Span> {
 /// each rank, no more than the client saw. And it is no small part of it where outputs wait for commits.
 fn a_client_outside_sees_no_less(mode: &str, share_min: Option<u64>) {
     const EXCHANGES: u32 = 60;
-    let Some(_machine) = kvm() else { return };
+    let Some(_machine) = kvm_alone() else { return };
     let cluster = ByHand::start(&["a", "b"]);
     let switch = SegmentSwitch::start(&cluster.place, &[]);
     let options = ["--name", "echo", "--mode", mode];
@@ -140,7 +140,7 @@ fn a_client_sees_what_is_measured_in_replay_mode() {
 /// Making a large VM takes long; a controller that stands still is as slow as can be.
 #[test]
 fn a_vm_that_takes_long_to_make_says_so() {
-    let Some(_machine) = kvm() else { return };
+    let Some(_machine) = kvm_alone() else { return };
     let cluster = ByHand::start(&["a"]);
     cluster.stop_pool();
     let running = cluster.start_command(&["run"], &["--name", "slow", "builtin:counter", "--", "--lines", "3"]);

@@ -22,6 +22,8 @@ mod kv_kills;
 mod latencies;
 mod lockstep;
 mod losses;
+#[path = "../shared/machine.rs"]
+mod machine;
 mod memory_cost;
 mod outputs;
 mod protected_devices;

@@ -1,6 +1,6 @@
 //! What protection costs in memory: the pool holds the guest once, a standby next to nothing.
 
-use crate::support::{Place, await_some, await_true, count_of, kvm, read_events, signal};
+use crate::support::{Place, await_some, await_true, count_of, kvm_alone, read_events, signal};
 use nix::sys::signal::Signal;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
@@ -39,7 +39,7 @@ fn allocated(path: &Path) -> u64 {
 
 #[test]
 fn the_pool_holds_the_guest_once_and_a_standby_nearly_nothing() {
-    let Some(_machine) = kvm() else { return };
+    let Some(_machine) = kvm_alone() else { return };
     let place = Place::new();
     let events = place.file("events");
     let memory = format!("{GUEST_MIB}MiB");
@@ -126,7 +126,7 @@ fn copies_max(commits: &[Commit], bound: u64) -> u64 {
 /// In the modes that record, commits are rare; a bound has them come as often as it needs them.
 #[test]
 fn the_bound_holds_in_the_modes_that_record() {
-    let Some(_machine) = kvm() else { return };
+    let Some(_machine) = kvm_alone() else { return };
     let bound = 16 * MIB / PAGE_SIZE;
     for mode in ["replay", "lockstep"] {
         let place = Place::new();
@@ -174,7 +174,7 @@ impl Held {
 
 #[test]
 fn a_primary_keeps_no_more_copies_than_its_bound_and_loses_nothing_by_it() {
-    let Some(_machine) = kvm() else { return };
+    let Some(_machine) = kvm_alone() else { return };
     let place = Place::new();
     let guest = ["--memory", "96MiB", "builtin:torture", "--", "--steps", "600000000", "--progress", "2000000"];
     let golden = place.run(&[&["run", "--mode", "none"][..], &guest[..]].concat()).ok();

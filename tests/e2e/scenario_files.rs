@@ -1,6 +1,6 @@
 //! Scenario files: the library holds, and what is wrong with a file or a run is said.
 
-use crate::support::{Place, kvm};
+use crate::support::{Place, kvm, kvm_alone};
 use std::path::{Path, PathBuf};
 
 fn library() -> PathBuf {
@@ -9,7 +9,7 @@ fn library() -> PathBuf {
 
 #[test]
 fn the_library_holds() {
-    let Some(_machine) = kvm() else { return };
+    let Some(_machine) = kvm_alone() else { return };
     let place = Place::new();
     let ended = place.run(&["scenario", "run", "--jobs", "2", library().to_str().unwrap()]);
     let text = String::from_utf8_lossy(&ended.stdout);

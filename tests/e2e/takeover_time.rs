@@ -1,6 +1,6 @@
 //! Takeover time does not grow with the guest's memory.
 
-use crate::support::{Place, kvm};
+use crate::support::{Place, kvm_alone};
 use serde_json::Value;
 
 const KILLS: &str = "6";
@@ -25,7 +25,7 @@ fn takeovers(memory: &str) -> Vec<f64> {
 
 #[test]
 fn from_16_mib_to_1_gib_a_takeover_takes_the_same() {
-    let Some(_machine) = kvm() else { return };
+    let Some(_machine) = kvm_alone() else { return };
     let median = |times: &[f64]| times[times.len() / 2];
     let small = median(&takeovers("16MiB"));
     let large = median(&takeovers("1GiB"));

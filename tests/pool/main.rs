@@ -17,6 +17,8 @@ mod golden;
 mod hostile_hosts;
 mod hostile_peers;
 mod inspection;
+#[path = "../shared/machine.rs"]
+mod machine;
 mod peer;
 mod process;
 mod replay;

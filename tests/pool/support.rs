@@ -1,9 +1,10 @@
 //! What every test needs: a place of its own, KVM, and waiting for states.
 
+pub(crate) use crate::machine::kvm;
+
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 use tempfile::TempDir;
 
@@ -11,20 +12,6 @@ use tempfile::TempDir;
 pub(crate) const PATIENCE: Duration = Duration::from_secs(300);
 /// Between two looks at a state.
 pub(crate) const LOOK_INTERVAL: Duration = Duration::from_millis(3);
-
-/// Held by tests that load the machine, so that they do not starve each other's heartbeats. `None`: there is no KVM here,
-/// and the test is skipped, aloud.
-pub(crate) fn kvm() -> Option<MutexGuard<'static, ()>> {
-    static MACHINE: Mutex<()> = Mutex::new(());
-    if Path::new("/dev/kvm").exists() {
-        // A test that failed while it held the lock has harmed nobody else.
-        return Some(MACHINE.lock().unwrap_or_else(PoisonError::into_inner));
-    }
-    assert!(std::env::var_os("FTVM_REQUIRE_KVM").is_none(), "FTVM_REQUIRE_KVM is set, but there is no /dev/kvm");
-    let thread = std::thread::current();
-    eprintln!("SKIPPED {}: there is no /dev/kvm here", thread.name().unwrap_or("a test"));
-    None
-}
 
 /// Waits until `look` finds something.
 pub(crate) fn await_some<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {

@@ -8,6 +8,7 @@ mod mounts;
 mod process;
 mod segment;
 
+pub(crate) use crate::machine::{kvm, kvm_alone};
 pub(crate) use by_hand::{ByHand, SOCKET, has_ended, is_protected};
 pub(crate) use command::{Ended, Place, Running};
 pub(crate) use etcd::Etcd;
@@ -17,29 +18,13 @@ pub(crate) use process::{children_of, is_alive, is_stopped, signal};
 pub(crate) use segment::{SegmentSwitch, connect, guest_at};
 
 use std::net::{Ipv4Addr, TcpListener};
-use std::path::Path;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 /// How long any state may take to come. Only tests that fail ever wait that long.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(300);
 /// Between two looks at a state.
 const LOOK_INTERVAL: Duration = Duration::from_millis(5);
-
-/// Held by tests that load the machine, so that they do not starve each other's heartbeats. `None`: there is no KVM here,
-/// and the test is skipped, aloud.
-pub(crate) fn kvm() -> Option<MutexGuard<'static, ()>> {
-    static MACHINE: Mutex<()> = Mutex::new(());
-    if Path::new("/dev/kvm").exists() {
-        // A test that failed while it held the lock has harmed nobody else.
-        return Some(MACHINE.lock().unwrap_or_else(PoisonError::into_inner));
-    }
-    assert!(std::env::var_os("FTVM_REQUIRE_KVM").is_none(), "FTVM_REQUIRE_KVM is set, but there is no /dev/kvm");
-    let thread = std::thread::current();
-    eprintln!("SKIPPED {}: there is no /dev/kvm here", thread.name().unwrap_or("a test"));
-    None
-}
 
 /// A port that nobody has. None of those from which the kernel takes ports for connections: whoever connects to one of these
 /// while nobody listens there may be given it for his own end.
