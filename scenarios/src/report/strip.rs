@@ -11,6 +11,13 @@ use std::fmt::Write as _;
 const WIDTH: f64 = 1160.0;
 const LEFT: f64 = 90.0;
 const LANE: f64 = 26.0;
+/// Height of what a host is to one of several VMs.
+const VM_ROW: f64 = 12.0;
+/// A stretch that is shorter has no room for a name.
+const NAMED_WIDTH: f64 = 50.0;
+/// Width of a letter of a legend, about, and how many styles there are of curves.
+const LETTER: f64 = 7.0;
+const STYLES: usize = 6;
 const PLOT: f64 = 56.0;
 const TOP: f64 = 18.0;
 /// Silences shorter than this are no blackout to anybody.
@@ -30,40 +37,59 @@ pub(super) fn escaped(text: &str) -> String {
     text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
 }
 
+/// A number, and of what it is where there are several.
+struct Named<'a> {
+    name: Option<&'a str>,
+    point: Point,
+}
+
 impl Strip<'_> {
     /// The strip as SVG.
     pub(super) fn svg(&self) -> String {
         let rows = u32::try_from(self.lanes.len()).unwrap_or(0);
         let plots = 1 + u32::from(!self.folder.histories.is_empty());
-        let height = TOP + f64::from(rows) * LANE + f64::from(plots + 1) * (PLOT + 14.0) + 10.0;
+        let lane_height = self.lane_height();
+        let height = TOP + f64::from(rows) * lane_height + f64::from(plots + 1) * (PLOT + 14.0) + 10.0;
         let mut svg = format!("<div class=\"strip\"><svg viewBox=\"0 0 {WIDTH} {height}\" role=\"img\">");
         // Writing to a String cannot fail.
         let _ = self.axis(&mut svg, height);
         let mut y = TOP;
         for (name, lane) in self.lanes {
             let _ = self.lane(&mut svg, name, lane, y);
-            y += LANE;
+            y += lane_height;
         }
         let _ = self.blackouts(&mut svg, y - TOP);
         y += 10.0;
         let epochs: Vec<Vec<Point>> = self.vms.iter().map(|vm| plot::epochs(self.folder, *vm)).collect();
         let _ = self.curves(&mut svg, "epoch", &epochs, y);
         y += PLOT + 14.0;
-        let silences: Vec<Point> = self
-            .vms
-            .iter()
-            .flat_map(|vm| plot::silences(self.folder, *vm))
-            .filter(|point| point.value >= SILENCE_SHOWN_MS)
+        let names = self.vm_names();
+        let silences: Vec<Named<'_>> = (self.vms.iter().zip(&names))
+            .flat_map(|(vm, name)| named(plot::silences(self.folder, *vm), name, names.len()))
+            .filter(|silence| silence.point.value >= SILENCE_SHOWN_MS)
             .collect();
         let _ = self.bars(&mut svg, "silence ms", &silences, y, "silence");
         y += PLOT + 14.0;
-        let latencies: Vec<Point> =
-            self.folder.histories.iter().flat_map(|(_, calls)| plot::latencies(calls)).collect();
+        let histories = &self.folder.histories;
+        let latencies: Vec<Named<'_>> =
+            histories.iter().flat_map(|(name, calls)| named(plot::latencies(calls), name, histories.len())).collect();
         if !latencies.is_empty() {
             let _ = self.bars(&mut svg, "latency ms", &latencies, y, "latency");
         }
         svg.push_str("</svg></div>");
         svg
+    }
+
+    /// A lane has a row for each VM where there are several.
+    fn lane_height(&self) -> f64 {
+        match u32::try_from(self.vms.len()).unwrap_or(u32::MAX) {
+            0 | 1 => LANE,
+            several => 8.0 + VM_ROW * f64::from(several),
+        }
+    }
+
+    fn vm_names(&self) -> Vec<String> {
+        self.vms.iter().map(|vm| self.folder.names.vm(*vm)).collect()
     }
 
     fn x(&self, at: Time) -> f64 {
@@ -93,7 +119,8 @@ impl Strip<'_> {
     }
 
     fn lane(&self, svg: &mut String, name: &str, lane: &Lane, y: f64) -> std::fmt::Result {
-        let middle = y + LANE / 2.0;
+        let lane_height = self.lane_height();
+        let middle = y + lane_height / 2.0;
         write!(svg, "<text class=\"name\" x=\"{}\" y=\"{:.1}\">{}</text>", LEFT - 8.0, middle + 4.0, escaped(name))?;
         let count = f64::from(u32::try_from(self.vms.len()).unwrap_or(1).max(1));
         for stretch in &lane.stretches {
@@ -103,16 +130,16 @@ impl Strip<'_> {
             let (x, end) = (self.x(stretch.from.max(self.from)), self.x(stretch.to));
             let row = |vm: &VmId| {
                 let index = self.vms.iter().position(|of| of == vm).unwrap_or(0);
-                let height = (LANE - 8.0) / count;
+                let height = (lane_height - 8.0) / count;
                 (y + 4.0 + height * f64::from(u32::try_from(index).unwrap_or(0)), height)
             };
             let vm_name = |vm: &VmId| escaped(&self.folder.names.vm(*vm));
             let (class, title, (top, height)) = match &stretch.kind {
-                Kind::Alive => ("alive", "alive".to_owned(), (y + 3.0, LANE - 6.0)),
+                Kind::Alive => ("alive", "alive".to_owned(), (y + 3.0, lane_height - 6.0)),
                 Kind::Primary(vm) => ("primary", format!("primary of {}", vm_name(vm)), row(vm)),
                 Kind::Secondary(vm) => ("secondary", format!("secondary of {}", vm_name(vm)), row(vm)),
-                Kind::Stopped => ("stopped", "stands still".to_owned(), (y + 3.0, LANE - 6.0)),
-                Kind::Hampered => ("hampered", "slow or cut off".to_owned(), (y + LANE - 6.0, 4.0)),
+                Kind::Stopped => ("stopped", "stands still".to_owned(), (y + 3.0, lane_height - 6.0)),
+                Kind::Hampered => ("hampered", "slow or cut off".to_owned(), (y + lane_height - 6.0, 4.0)),
             };
             let from = show_span(stretch.from.since(self.folder.start()));
             let to = show_span(stretch.to.since(self.folder.start()));
@@ -123,6 +150,13 @@ impl Strip<'_> {
                  <title>{} {title}, {from} to {to}</title></rect>",
                 escaped(name)
             )?;
+            if let Kind::Primary(vm) | Kind::Secondary(vm) = &stretch.kind
+                && self.vms.len() > 1
+                && width >= NAMED_WIDTH
+            {
+                let (x, y) = (x + 4.0, top + height - 2.5);
+                write!(svg, "<text class=\"vm\" x=\"{x:.1}\" y=\"{y:.1}\">{}</text>", vm_name(vm))?;
+            }
         }
         for mark in lane.faults.iter().filter(|mark| self.shows(mark.at)) {
             let x = self.x(mark.at);
@@ -176,33 +210,43 @@ impl Strip<'_> {
         let values = || shown.iter().flatten().map(|point| point.value);
         let (least, most) = (values().fold(f64::INFINITY, f64::min), values().fold(0.0, f64::max));
         self.frame(svg, label, y, most)?;
-        for points in shown.iter().filter(|points| !points.is_empty()) {
+        let names = self.vm_names();
+        let mut legend = LEFT + 6.0;
+        for (index, (points, name)) in
+            shown.iter().zip(&names).enumerate().filter(|(_, (points, _))| !points.is_empty())
+        {
             let place = |point: &Point| {
                 let share = if most > least { (point.value - least) / (most - least) } else { 0.0 };
                 format!("{:.1},{:.1}", self.x(point.at), y + PLOT - share * (PLOT - 4.0))
             };
             let path: Vec<String> = points.iter().map(place).collect();
-            write!(svg, "<polyline class=\"curve\" points=\"{}\"/>", path.join(" "))?;
+            let (style, name) = (index % STYLES, escaped(name));
+            let path = path.join(" ");
+            write!(svg, "<polyline class=\"curve c{style}\" points=\"{path}\"><title>{name}</title></polyline>")?;
+            if names.len() > 1 {
+                write!(svg, "<text class=\"legend c{style}\" x=\"{legend:.1}\" y=\"{:.1}\">{name}</text>", y + 10.0)?;
+                legend += LETTER * (float(name.chars().count() as u64) + 2.0);
+            }
         }
         Ok(())
     }
 
     /// The highest one of each column.
-    fn bars(&self, svg: &mut String, label: &str, points: &[Point], y: f64, class: &str) -> std::fmt::Result {
-        let shown: Vec<&Point> = points.iter().filter(|point| self.shows(point.at)).collect();
-        let most = shown.iter().map(|point| point.value).fold(1.0, f64::max);
+    fn bars(&self, svg: &mut String, label: &str, points: &[Named<'_>], y: f64, class: &str) -> std::fmt::Result {
+        let shown: Vec<&Named<'_>> = points.iter().filter(|one| self.shows(one.point.at)).collect();
+        let most = shown.iter().map(|one| one.point.value).fold(1.0, f64::max);
         self.frame(svg, label, y, most)?;
-        let mut columns: std::collections::BTreeMap<u64, &Point> = std::collections::BTreeMap::new();
+        let mut columns: std::collections::BTreeMap<u64, &Named<'_>> = std::collections::BTreeMap::new();
         // Two columns to a unit.
         let columns_all = 2 * 1_060;
-        for point in shown {
-            let column = point.at.since(self.from).ns().saturating_mul(columns_all) / self.length.ns().max(1);
-            let known = columns.entry(column).or_insert(point);
-            if known.value < point.value {
-                *known = point;
+        for one in shown {
+            let column = one.point.at.since(self.from).ns().saturating_mul(columns_all) / self.length.ns().max(1);
+            let known = columns.entry(column).or_insert(one);
+            if known.point.value < one.point.value {
+                *known = one;
             }
         }
-        for point in columns.values() {
+        for Named { name, point } in columns.values() {
             let x = self.x(point.at);
             // A logarithm, so that what is short is seen beside what is long.
             let share = (1.0 + point.value).ln() / (1.0 + most).ln();
@@ -211,13 +255,20 @@ impl Strip<'_> {
             write!(
                 svg,
                 "<line class=\"{class}\" x1=\"{x:.1}\" x2=\"{x:.1}\" y1=\"{:.1}\" y2=\"{top:.1}\">\
-                 <title>{at}: {:.1} ms</title></line>",
+                 <title>{at}: {:.1} ms{}</title></line>",
                 y + PLOT,
-                point.value
+                point.value,
+                name.map_or(String::new(), |name| format!(", {}", escaped(name)))
             )?;
         }
         Ok(())
     }
+}
+
+/// Numbers with a name, if there is more than one of them to be told apart.
+fn named(points: Vec<Point>, name: &str, of: usize) -> impl Iterator<Item = Named<'_>> {
+    let name = (of > 1).then_some(name);
+    points.into_iter().map(move |point| Named { name, point })
 }
 
 /// Some ten ticks, at round times.

@@ -62,9 +62,13 @@ fn events(length_ms: u64) -> Vec<(u64, What)> {
 }
 
 fn folder(length_ms: u64) -> (tempfile::TempDir, RunFolder) {
+    folder_of(events(length_ms))
+}
+
+fn folder_of(events: Vec<(u64, What)>) -> (tempfile::TempDir, RunFolder) {
     let directory = tempfile::tempdir().unwrap();
     let mut log = EventLog::create(&directory.path().join("events.jsonl"), START).unwrap();
-    for (at, what) in events(length_ms) {
+    for (at, what) in events {
         log.append(&Event { at: START + ft_protocol::Span::from_ms(at), what }).unwrap();
     }
     let found = "0 < 1".to_owned();
@@ -116,11 +120,44 @@ fn a_page_needs_nothing_else_and_believes_no_text() {
     assert_eq!(page, html(&read), "the same run gives the same page");
     assert!(page.contains("a&lt;b") && !page.contains("a<b") && page.contains("0 &lt; 1"), "{page}");
     assert!(!page.contains("<script") && !page.contains("http"), "it loads nothing");
-    for part in ["class=\"primary\"", "class=\"secondary\"", "class=\"blackout\"", "class=\"fault\"", "class=\"curve\""]
+    for part in
+        ["class=\"primary\"", "class=\"secondary\"", "class=\"blackout\"", "class=\"fault\"", "class=\"curve c0\""]
     {
         assert!(page.contains(part), "{part}");
     }
     assert_eq!(page.matches("<svg").count(), 1);
+}
+
+#[test]
+fn of_several_vms_each_is_named() {
+    let other = VmId::new(1);
+    let mut events = events(5_000);
+    assert!(!html(&folder_of(events.clone()).1).contains("class=\"legend"), "one VM needs no name");
+    let mut push = |at, what| events.push((at, what));
+    push(41, What::Happened(Happening::VmCreated { vm: other, name: "o<ther".to_owned() }));
+    let at = START + ft_protocol::Span::from_ms(42);
+    let report = LiveReport { ordered_at: at, loaded_at: at, live_at: at, replayed_at: None, entries: 0 };
+    let (generation, host) = (Generation::new(1), HostId::new(1));
+    push(42, What::Happened(Happening::Live { vm: other, generation, host, report }));
+    for (at, tail) in [(50, 5), (90, 9)] {
+        push(at, What::ConsoleMoved { vm: other, tail });
+        push(at, What::Sampled { vm: other, generation: 1, epoch: at, console: tail });
+    }
+    push(4_000, What::Sampled { vm: other, generation: 1, epoch: 3_000, console: 9 });
+    events.sort_by_key(|(at, _)| *at);
+    let page = html(&folder_of(events).1);
+    for part in [
+        "class=\"curve c1\"",
+        "<title>o&lt;ther</title>",
+        "class=\"legend c0\"",
+        "class=\"legend c1\"",
+        ">o&lt;ther</text>",
+        "40.0 ms, o&lt;ther</title>",
+        "class=\"vm\"",
+    ] {
+        assert!(page.contains(part), "{part} is not in {page}");
+    }
+    assert!(!page.contains("o<ther"));
 }
 
 #[test]
