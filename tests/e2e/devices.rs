@@ -9,6 +9,7 @@ use std::time::Duration;
 use vmm::net::client::SegmentHost;
 
 const ECHO_PORT: u16 = 7;
+const BLOCK_BYTES: usize = 4096;
 
 /// Bytes that do not repeat soon.
 fn noise(length: usize, seed: u32) -> Vec<u8> {
@@ -109,6 +110,40 @@ fn disk_writes_what_its_seed_says() {
     let written = disk(format!("--disk={}", image.display()), "900");
     let found = disk_image::verify(&image, 11, 900).expect("the image of a moment");
     assert_eq!((found.written, found.digest), written);
+    images_are_judged(&place, &image, written);
+}
+
+/// `ftvm disk verify`, of the image that 900 steps of seed 11 have left.
+fn images_are_judged(place: &Place, image: &Path, (blocks, digest): (u64, u64)) {
+    let verify = |file: &Path, options: &[&str]| {
+        place.run(&[&["disk", "verify", file.to_str().expect("a path")], options].concat())
+    };
+    let seed = ["--seed", "11"];
+    let whole = verify(image, &[&seed[..], &["--steps", "900", "--json"]].concat()).ok();
+    let report: Value = serde_json::from_slice(&whole.stdout).expect("JSON");
+    assert_eq!(
+        (report["blocks"].as_u64(), report["digest"].as_str()),
+        (Some(blocks), Some(&*format!("{digest:016x}")))
+    );
+    let said = verify(image, &[&seed[..], &["--steps", "900"]].concat()).ok();
+    assert!(said.stdout.ends_with(format!("digest {digest:016x}\n").as_bytes()), "{said:?}");
+    // Of a guest that did not come to its end only if that is asked for.
+    let early = verify(image, &[&seed[..], &["--steps", "1000"]].concat());
+    assert!(early.one_line(80).contains("with --unfinished any step will do"), "{early:?}");
+    verify(image, &[&seed[..], &["--steps", "1000", "--unfinished"]].concat()).ok();
+    let other = verify(image, &["--seed", "12", "--steps", "900"]);
+    assert!(other.one_line(80).contains("disk.img"), "{other:?}");
+    let mut bytes = std::fs::read(image).expect("the image");
+    let block = bytes.iter().position(|byte| *byte != 0).expect("a block that was written") / BLOCK_BYTES;
+    bytes[block * BLOCK_BYTES + 300] ^= 1;
+    let torn = place.file("torn.img");
+    std::fs::write(&torn, &bytes).expect("a copy");
+    assert!(
+        verify(&torn, &[&seed[..], &["--steps", "900"]].concat()).one_line(80).contains(&format!("block {block} "))
+    );
+    let missing = verify(&place.file("none.img"), &[&seed[..], &["--steps", "900"]].concat());
+    assert!(missing.one_line(66).contains("none.img"), "{missing:?}");
+    assert_eq!(verify(image, &seed).code, Some(2), "how many steps nobody can guess");
 }
 
 #[test]
