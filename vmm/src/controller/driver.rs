@@ -3,11 +3,10 @@
 mod parts;
 mod peers;
 
-use super::applier::{DrainJob, Event, Job};
-use super::damage::damage_of;
+use super::applier::Event;
 use super::generations::GenerationKeeper;
 use super::link::{Kind, Link, LinkError};
-use super::partition::{LogLoss, Partition};
+use super::partition::Partition;
 use super::recording::PoolRecording;
 use super::space_keeper::SpaceKeeper;
 use super::{ControllerError, ControllerOptions};
@@ -19,9 +18,8 @@ use crate::machine::{STATE_VERSION, STATE_VERSION_OLDEST};
 use crate::transport::tagged;
 use crate::wake::WakingSender;
 use ft_protocol::activity::Activity;
-use ft_protocol::controller::{Action, ApplyOutcome, ClusterState, Controller, ControllerConfig, DrainOutcome, Input};
+use ft_protocol::controller::{Action, ClusterState, Controller, ControllerConfig, Input};
 use ft_protocol::detector::DetectorConfig;
-use ft_protocol::timeline::{Shortage, Wanted};
 use ft_protocol::wire::{Grant, PROTOCOLS, StateFormats, ToClient, ToHost};
 use ft_protocol::{Generation, HostId, LinkId, Span, Time, VmId};
 use peers::{Complaints, Uploads};
@@ -45,6 +43,8 @@ const PROMOTION_BOUND: Span = Span::from_ms(10_000);
 
 /// Between two looks at what is there twice in the pool.
 const LOOK_AFTER_INTERVAL: Span = Span::from_ms(500);
+/// Between two looks at the space that the pool has left, when nothing is known to have changed it.
+const SPACE_LOOK_INTERVAL: Span = Span::from_ms(100);
 
 type Failure = Box<dyn std::error::Error + Send + Sync>;
 
@@ -64,6 +64,8 @@ pub(super) struct Driver {
     stored: Option<Vec<u8>>,
     /// When the pool's own parts were looked at last.
     looked_after: Time,
+    /// When the pool was asked last for the space that it has left.
+    space_looked_at: Time,
     /// Generations to come for which the pool had no space, and whether they have been asked for again.
     unreserved: BTreeMap<VmId, (Generation, bool)>,
     /// Names of VMs whose part of the pool could not be opened.
@@ -124,6 +126,7 @@ impl Driver {
             recordings: BTreeMap::new(),
             stored: None,
             looked_after: clock::monotonic(),
+            space_looked_at: clock::monotonic(),
             unusable: BTreeMap::new(),
             unreserved: BTreeMap::new(),
             heartbeats: BTreeMap::new(),
@@ -249,10 +252,18 @@ impl Driver {
         self.inputs.push_back(Input::Tick);
         self.look_after_pool();
         self.look_after_vms();
-        self.space.look();
+        self.look_at_space();
         self.reserve_again();
         self.sum_complaints_up();
         self.settle()
+    }
+
+    fn look_at_space(&mut self) {
+        let now = clock::monotonic();
+        if now.since(self.space_looked_at) >= SPACE_LOOK_INTERVAL {
+            self.space_looked_at = now;
+            self.space.look();
+        }
     }
 
     /// Readers meet a damaged console or control block as soon as it is; it is made whole by the thread that writes it.
@@ -303,14 +314,7 @@ impl Driver {
 
     fn execute(&mut self, action: Action) -> Result<(), ControllerError> {
         match action {
-            Action::Persist(state) => {
-                failpoint::pass("controller.state.persisting");
-                let bytes = state.encode();
-                let stored = self.pool.cluster().store_twice(&bytes);
-                stored.map_err(|error| ControllerError::PoolFailed { what: crate::chain(&error) })?;
-                self.stored = Some(bytes);
-                failpoint::pass("controller.state.persisted");
-            }
+            Action::Persist(state) => self.persist(&state)?,
             Action::ToHost { link, message, grants } => {
                 let passed = match &message {
                     ToHost::Promote(_) => Some("controller.takeover.promoted"),
@@ -343,92 +347,22 @@ impl Driver {
                     tracing::error!("{vm} cannot be deleted: {}", crate::chain(&*error));
                 }
             }
-            Action::OpenGeneration { vm, generation, base } => {
-                // It is made now: what is reserved is laid out anew.
-                self.unreserved.remove(&vm);
-                let result = match self.partitions.get_mut(&vm) {
-                    Some(partition) => partition.open_generation(generation, base, &self.space).map(|lost| {
-                        if let Some(LogLoss { generation, report }) = lost {
-                            self.inputs.push_back(Input::LogLost { vm, generation, report });
-                        }
-                    }),
-                    None => Err("it has no place in the pool".into()),
-                };
-                failpoint::pass("controller.takeover.opened");
-                if let Some(reason) = result.as_ref().err().and_then(|error| damage_of(&**error)) {
-                    self.inputs.push_back(Input::PartitionDamaged { vm, reason });
-                    return Ok(());
-                }
-                let result = result.map_err(|error: Failure| {
-                    if let Some(PoolError::NoSpace { needed, available, .. }) = error.downcast_ref() {
-                        let (needed, available) = (*needed, *available);
-                        let shortage = Shortage { wanted: Wanted::Journal, needed, available };
-                        self.inputs.push_back(Input::NoSpace { vm, generation, shortage });
-                    }
-                    crate::chain(&*error)
-                });
-                self.inputs.push_back(Input::GenerationOpened { vm, generation, result });
-            }
+            Action::OpenGeneration { vm, generation, base } => self.open_generation(vm, generation, base),
             Action::ReserveGeneration { vm, generation } => self.reserve(vm, generation),
             Action::CloseGeneration { vm, generation } => {
                 if let Some(partition) = self.partitions.get_mut(&vm) {
                     partition.close_generation(generation, &self.generations);
                 }
             }
-            Action::Seal { vm, generation } => {
-                let partition = self.partitions.get_mut(&vm).ok_or_else(|| "it has no place in the pool".into());
-                let sealed = partition.and_then(|partition| partition.seal(generation));
-                failpoint::pass("controller.takeover.sealed");
-                self.inputs.push_back(match sealed {
-                    Ok(final_epoch) => Input::Sealed { vm, generation, final_epoch },
-                    // Closed it is all the same, as far as there is anything to be closed; where it ended nobody can say.
-                    Err(error) => Input::PartitionDamaged { vm, reason: crate::chain(&*error) },
-                });
-            }
-            Action::Apply { vm, generation, epoch, console_floor } => {
-                let recording = self.recording(vm);
-                let partition = self.partitions.get(&vm).expect("the core applies only to VMs that exist");
-                match partition.journal(generation) {
-                    Some(journal) => partition.apply(Job { generation, journal, epoch, console_floor, recording }),
-                    // It was lost with its host, and the copy that an earlier controller left cannot be applied.
-                    None => {
-                        let reason = format!("the journal of {generation} is lost before {epoch} is applied");
-                        self.inputs.push_back(Input::Applied {
-                            vm,
-                            generation,
-                            outcome: ApplyOutcome::Damaged { reason },
-                        });
-                    }
-                }
-            }
-            Action::DrainLog { vm, generation, console_floor } => {
-                let partition = self.partitions.get(&vm).expect("the core drains only logs of VMs that exist");
-                match partition.journal(generation) {
-                    Some(journal) => partition.drain(DrainJob { generation, journal, console_floor }),
-                    None => {
-                        let reason = format!("the record log of {generation} is lost");
-                        let outcome = DrainOutcome::Damaged { reason };
-                        self.inputs.push_back(Input::LogDrained { vm, generation, outcome });
-                    }
-                }
-            }
+            Action::Seal { vm, generation } => self.seal(vm, generation),
+            Action::Apply { vm, generation, epoch, console_floor } => self.apply(vm, generation, epoch, console_floor),
+            Action::DrainLog { vm, generation, console_floor } => self.drain_log(vm, generation, console_floor),
             Action::GiveSpace { vm, generation, epoch, needed } => {
                 if let Some(journal) = self.partitions.get(&vm).and_then(|partition| partition.journal(generation)) {
                     self.space.give(vm, journal, epoch, needed);
                 }
             }
-            Action::ReleaseSpace { vm } => {
-                let over = self.core.is_over(vm);
-                let released = self.partitions.get(&vm).map(|partition| {
-                    partition.release_all_slots()?;
-                    if over { partition.release_reserved() } else { Ok(()) }
-                });
-                if let Some(Err(error)) = released {
-                    tracing::warn!("{vm} keeps space that others may need: {}", crate::chain(&*error));
-                }
-                // A guest that has ended commits nothing more.
-                self.want_space();
-            }
+            Action::ReleaseSpace { vm } => self.release_space(vm),
             Action::ForgetHost { host, name } => {
                 tracing::info!(
                     "the place of host `{name}`, which is down and has no role, is given to another: {host}"
@@ -448,6 +382,16 @@ impl Driver {
             Action::Tell { happening, .. } => tracing::info!(?happening),
             Action::Exit => self.end(),
         }
+        Ok(())
+    }
+
+    fn persist(&mut self, state: &ClusterState) -> Result<(), ControllerError> {
+        failpoint::pass("controller.state.persisting");
+        let bytes = state.encode();
+        let stored = self.pool.cluster().store_twice(&bytes);
+        stored.map_err(|error| ControllerError::PoolFailed { what: crate::chain(&error) })?;
+        self.stored = Some(bytes);
+        failpoint::pass("controller.state.persisted");
         Ok(())
     }
 

@@ -3,13 +3,17 @@
 use super::peers::Uploads;
 use super::{Driver, Failure};
 use crate::controller::ControllerError;
+use crate::controller::applier::{DrainJob, Job};
+use crate::controller::damage::damage_of;
 use crate::controller::disk_filling;
-use crate::controller::partition::Partition;
+use crate::controller::partition::{LogLoss, Partition};
 use crate::controller::recording::PoolRecording;
+use crate::failpoint;
 use crate::machine::{check_guest, is_unfit_guest};
-use ft_protocol::controller::Input;
+use ft_protocol::controller::{ApplyOutcome, DrainOutcome, Input};
 use ft_protocol::spec::VmSpec;
-use ft_protocol::{Generation, VmId};
+use ft_protocol::timeline::{Shortage, Wanted};
+use ft_protocol::{Epoch, Generation, VmId};
 use shared_mem::{Access, Mapping, PoolError, boot_image};
 use std::sync::{Arc, Mutex};
 
@@ -87,6 +91,78 @@ impl Driver {
         if let Some(partition) = self.partitions.get(&vm) {
             partition.drained();
         }
+    }
+
+    pub(super) fn open_generation(&mut self, vm: VmId, generation: Generation, base: Epoch) {
+        // It is made now: what is reserved is laid out anew.
+        self.unreserved.remove(&vm);
+        let result = match self.partitions.get_mut(&vm) {
+            Some(partition) => partition.open_generation(generation, base, &self.space).map(|lost| {
+                if let Some(LogLoss { generation, report }) = lost {
+                    self.inputs.push_back(Input::LogLost { vm, generation, report });
+                }
+            }),
+            None => Err("it has no place in the pool".into()),
+        };
+        failpoint::pass("controller.takeover.opened");
+        if let Some(reason) = result.as_ref().err().and_then(|error| damage_of(&**error)) {
+            return self.inputs.push_back(Input::PartitionDamaged { vm, reason });
+        }
+        let result = result.map_err(|error: Failure| {
+            if let Some(PoolError::NoSpace { needed, available, .. }) = error.downcast_ref() {
+                let (needed, available) = (*needed, *available);
+                let shortage = Shortage { wanted: Wanted::Journal, needed, available };
+                self.inputs.push_back(Input::NoSpace { vm, generation, shortage });
+            }
+            crate::chain(&*error)
+        });
+        self.inputs.push_back(Input::GenerationOpened { vm, generation, result });
+    }
+
+    pub(super) fn seal(&mut self, vm: VmId, generation: Generation) {
+        let partition = self.partitions.get_mut(&vm).ok_or_else(|| "it has no place in the pool".into());
+        let sealed = partition.and_then(|partition| partition.seal(generation));
+        failpoint::pass("controller.takeover.sealed");
+        self.inputs.push_back(match sealed {
+            Ok(final_epoch) => Input::Sealed { vm, generation, final_epoch },
+            // Closed it is all the same, as far as there is anything to be closed; where it ended nobody can say.
+            Err(error) => Input::PartitionDamaged { vm, reason: crate::chain(&*error) },
+        });
+    }
+
+    pub(super) fn apply(&mut self, vm: VmId, generation: Generation, epoch: Epoch, console_floor: Option<u64>) {
+        let recording = self.recording(vm);
+        let partition = self.partitions.get(&vm).expect("the core applies only to VMs that exist");
+        if let Some(journal) = partition.journal(generation) {
+            return partition.apply(Job { generation, journal, epoch, console_floor, recording });
+        }
+        // It was lost with its host, and the copy that an earlier controller left cannot be applied.
+        let reason = format!("the journal of {generation} is lost before {epoch} is applied");
+        let outcome = ApplyOutcome::Damaged { reason };
+        self.inputs.push_back(Input::Applied { vm, generation, outcome });
+    }
+
+    pub(super) fn drain_log(&mut self, vm: VmId, generation: Generation, console_floor: Option<u64>) {
+        let partition = self.partitions.get(&vm).expect("the core drains only logs of VMs that exist");
+        if let Some(journal) = partition.journal(generation) {
+            return partition.drain(DrainJob { generation, journal, console_floor });
+        }
+        let outcome = DrainOutcome::Damaged { reason: format!("the record log of {generation} is lost") };
+        self.inputs.push_back(Input::LogDrained { vm, generation, outcome });
+    }
+
+    /// Gives back what a VM holds beyond its own: it commits nothing more, or not before others have had it.
+    pub(super) fn release_space(&mut self, vm: VmId) {
+        let over = self.core.is_over(vm);
+        let released = self.partitions.get(&vm).map(|partition| {
+            partition.release_all_slots()?;
+            if over { partition.release_reserved() } else { Ok(()) }
+        });
+        if let Some(Err(error)) = released {
+            tracing::warn!("{vm} keeps space that others may need: {}", crate::chain(&*error));
+        }
+        // A guest that has ended commits nothing more.
+        self.want_space();
     }
 
     /// Has reserved what the next generation of a VM will need.
