@@ -42,6 +42,9 @@ pub const CUT_SPACING_PAUSES: u64 = 2;
 /// for that, and who watches the progress of commits expects one.
 pub const RUN_EPOCHS_MAX: u64 = 10;
 
+/// The first cut behind a replay comes after this time at the latest.
+const REPLAYED_MAX: Span = Span::from_ms(10);
+
 /// Where an epoch should not dirty more than so many pages, it begins with this interval until the guest's rate is known, and
 /// with no more than twice the last one after that: how much a guest will write nobody can know.
 const PACED_FIRST: Span = Span::from_ms(10);
@@ -320,6 +323,8 @@ impl Primary {
     fn regular_cut(&self) -> Time {
         let interval = self.config.epoch_interval;
         let interval = self.config.epoch_pages_max.map_or(interval, |_| interval.min(self.paced));
+        let is_first = self.published == self.config.base;
+        let interval = if is_first && self.config.replayed { interval.min(REPLAYED_MAX) } else { interval };
         let (resumed_at, pause) = self.resumed;
         (self.last_cut + interval).max(resumed_at + pause.min(interval.times(RUN_EPOCHS_MAX)))
     }

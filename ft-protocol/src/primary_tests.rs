@@ -5,6 +5,7 @@ const CONFIG: PrimaryConfig = PrimaryConfig {
     base: Epoch::new(4),
     epoch_interval: Span::from_ms(10),
     epoch_pages_max: None,
+    replayed: false,
     cut_spacing_min: Span::from_ms(1),
     console_pending_max: 1000,
     console_batch: 0,
@@ -84,6 +85,25 @@ fn an_epoch_is_as_long_as_its_pages_allow() {
         }
         assert_eq!(lengths, [10, 1, 1, 2, 4, 8, 16, 32, 64, 100, 100], "{mode}");
         assert_eq!(bench.core.cut_deadline(), Some(Time::ZERO + Span::from_us(us + 2_000)));
+    }
+}
+
+/// Hosts that die faster than epochs pass would make the log longer and longer, and each takeover with it.
+#[test]
+fn the_first_cut_behind_a_replay_comes_soon() {
+    for (interval_ms, first_us) in [(100, 10_000), (5, 5_000)] {
+        let epoch_interval = Span::from_ms(interval_ms);
+        let config = PrimaryConfig { mode: Mode::Replay, epoch_interval, replayed: true, ..CONFIG };
+        let mut bench = Bench { core: Primary::new(config, Time::ZERO), now: Time::ZERO };
+        assert_eq!(bench.core.cut_deadline(), Some(Time::ZERO + Span::from_us(first_us)));
+        assert_eq!(bench.at(first_us, Tick), [Action::PauseAtExit]);
+        assert_eq!(bench.at(first_us, Input::AtExit), [Action::Stop]);
+        bench.at(first_us, Stopped);
+        bench.at(first_us, Written(Epoch::new(5)));
+        bench.resumed(first_us, 0);
+        bench.at(first_us, Published(Epoch::new(5)));
+        let next = Time::ZERO + Span::from_us(first_us) + epoch_interval;
+        assert_eq!(bench.core.cut_deadline(), Some(next), "only the first");
     }
 }
 

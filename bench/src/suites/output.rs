@@ -3,7 +3,7 @@
 //! Four guests that echo datagrams hang on one segment: one unprotected, one in each mode. A client asks them in turns,
 //! round after round, so that whatever disturbs the machine disturbs all of them alike. What protection adds is the
 //! difference between two round trips of one round. Beside it stands what ftvm says of itself: the time from the
-//! guest's exit to the release.
+//! guest's exit until the gate opens. What sending takes then is the same without a gate.
 
 use super::super::lab::{Guest, Lab};
 use super::super::row::{Row, Target, Unit};

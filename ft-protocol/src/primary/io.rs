@@ -16,6 +16,9 @@ pub struct PrimaryConfig {
     /// Pages that an epoch should not dirty more of, by the rate at which the one before did: its cut comes as much earlier;
     /// `None`: epochs dirty what they do.
     pub epoch_pages_max: Option<u64>,
+    /// The guest came from the base to where it is by a replay. Whoever takes over next must do that again, and a secondary that
+    /// follows has it before it, until there is a commit: the first one comes soon.
+    pub replayed: bool,
     /// Shortest time between two cuts that are made early because an output waits.
     pub cut_spacing_min: Span,
     /// Console bytes behind the gate at which a cut is made at once, however early.

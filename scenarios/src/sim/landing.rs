@@ -170,6 +170,7 @@ impl World {
         let (base, mode) = (primary.order.base, primary.order.spec.mode);
         let config = PrimaryConfig {
             epoch_pages_max: None,
+            replayed: landed.is_some(),
             base,
             epoch_interval: primary.order.spec.epoch_interval,
             cut_spacing_min: Span::from_us(weather.cut_spacing_us),

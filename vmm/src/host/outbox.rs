@@ -56,8 +56,9 @@ impl Outbox {
         }
     }
 
-    /// What the guest has put out at the exit that it came to then has left.
-    pub(super) fn left(&self, exit_at: Time) {
+    /// What the guest has put out at the exit that it came to then may leave from now on. What sending it takes is the
+    /// network's, and the same without a gate.
+    pub(super) fn opens(&self, exit_at: Time) {
         self.lock().latency.note(clock::monotonic().since(exit_at));
     }
 
@@ -69,10 +70,10 @@ impl Outbox {
     /// Lets everything of this and earlier epochs leave.
     pub(super) fn release(&self, epoch: Epoch) {
         let mut waiting = self.lock();
+        let now = clock::monotonic();
         while let Some((_, packets)) = waiting.packets.pop_front_if(|(held, _)| *held <= epoch) {
             self.networks.send(&packets);
         }
-        let now = clock::monotonic();
         while let Some((_, times)) = waiting.times.pop_front_if(|(held, _)| *held <= epoch) {
             times.into_iter().for_each(|exit_at| waiting.latency.note(now.since(exit_at)));
         }

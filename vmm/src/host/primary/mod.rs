@@ -156,6 +156,7 @@ pub(super) fn run(beginning: Beginning, around: &Surroundings) -> Result<(), Fai
         PrimaryConfig {
             base: order.base,
             epoch_interval: order.spec.epoch_interval,
+            replayed: entries > 0,
             epoch_pages_max: order.spec.working_set_bytes_max.map(working_set::epoch_pages_max),
             cut_spacing_min: CUT_SPACING_MIN,
             console_pending_max: CONSOLE_PENDING_MAX,
@@ -272,6 +273,10 @@ impl Reign<'_> {
             Err(error) => return self.failed(error),
         };
         self.times.left = clock::monotonic();
+        if self.recording && matches!(stop, Stop::Output) {
+            // Before all else: nothing that follows decides about them.
+            self.send_logged();
+        }
         self.note_taken();
         if self.gate.knows_event() {
             self.settle_events()?;
@@ -314,6 +319,15 @@ impl Reign<'_> {
         Err(error.into())
     }
 
+    /// Lets packets out that the source of inputs has put into the log before they came here.
+    fn send_logged(&mut self) {
+        let packets = self.machine.take_packets();
+        if !packets.is_empty() {
+            self.outbox.opens(self.machine.exit_at());
+            self.outbox.send(&packets);
+        }
+    }
+
     /// The guest has put something out.
     fn output(&mut self) -> Result<(), Failure> {
         if !self.recording {
@@ -321,14 +335,13 @@ impl Reign<'_> {
             let (console, packets) = (self.machine.pending_console().len(), self.machine.pending_packets());
             return self.feed(Input::Output { console: console as u64, packets: packets as u64 });
         }
-        // The source of inputs has put it into the log before it came here.
-        let (console, packets) = (self.machine.take_console(), self.machine.take_packets());
-        self.outbox.send(&packets);
-        if !console.bytes.is_empty() || !packets.is_empty() {
-            self.outbox.left(self.machine.exit_at());
-            self.say_outputs(false);
+        self.send_logged();
+        let is_console = !self.machine.take_console().bytes.is_empty();
+        if is_console {
+            self.outbox.opens(self.machine.exit_at());
         }
-        if console.bytes.is_empty() { Ok(()) } else { self.feed(Input::Logged) }
+        self.say_outputs(false);
+        if is_console { self.feed(Input::Logged) } else { Ok(()) }
     }
 
     /// The guest waits: whoever follows it is to know that this exit brought nothing more.
