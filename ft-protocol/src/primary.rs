@@ -38,6 +38,11 @@ use crate::time::{Span, Time};
 /// a chatty guest keeps at least two thirds of its time, where that is less than an epoch takes anyway.
 pub const CUT_SPACING_PAUSES: u64 = 2;
 
+/// How many times the length of the last pause the guest runs before the next cut that nothing asks for: it keeps three
+/// quarters of its time, or more where an epoch takes longer anyway. Beside the pause, each page that it writes once more costs
+/// it a fault.
+pub const RUN_PAUSES: u64 = 3;
+
 /// How many epoch intervals the guest runs at most because the last commit stopped it for so long: outputs wait no longer
 /// for that, and who watches the progress of commits expects one.
 pub const RUN_EPOCHS_MAX: u64 = 10;
@@ -297,7 +302,7 @@ impl Primary {
         if !self.changed {
             return None;
         }
-        let regular = self.regular_cut();
+        let regular = self.cut_behind(RUN_PAUSES);
         if self.mode.records() {
             if self.log_low {
                 return Some(Time::ZERO);
@@ -313,20 +318,20 @@ impl Primary {
         }
         if self.output_pending > 0 || self.flush {
             let spacing = self.config.cut_spacing_min.max(self.last_pause.times(CUT_SPACING_PAUSES));
-            return Some(regular.min(self.last_cut + spacing));
+            return Some(self.cut_behind(1).min(self.last_cut + spacing));
         }
         Some(regular)
     }
 
-    /// When the next cut is due if nothing asks for an earlier one. A commit that stops the guest for longer than an interval
-    /// would leave it hardly any time if that did not count.
-    fn regular_cut(&self) -> Time {
+    /// When the interval is over, and the guest has run so many times as long as the last commit stopped it: where that is
+    /// longer than an interval, it would have hardly any time if it did not count.
+    fn cut_behind(&self, pauses: u64) -> Time {
         let interval = self.config.epoch_interval;
         let interval = self.config.epoch_pages_max.map_or(interval, |_| interval.min(self.paced));
         let is_first = self.published == self.config.base;
         let interval = if is_first && self.config.replayed { interval.min(REPLAYED_MAX) } else { interval };
         let (resumed_at, pause) = self.resumed;
-        (self.last_cut + interval).max(resumed_at + pause.min(interval.times(RUN_EPOCHS_MAX)))
+        (self.last_cut + interval).max(resumed_at + pause.times(pauses).min(interval.times(RUN_EPOCHS_MAX)))
     }
 
     /// Fits the next interval to what the guest dirtied since it went on behind the last cut.

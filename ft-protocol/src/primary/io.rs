@@ -10,8 +10,9 @@ use crate::time::Span;
 pub struct PrimaryConfig {
     /// The epoch that the working memory starts from: the last one applied.
     pub base: Epoch,
-    /// Longest time between two cuts while the guest runs, unless a commit stops it for longer than that: then it runs as
-    /// long as the last one has stopped it, but at most [`RUN_EPOCHS_MAX`](super::RUN_EPOCHS_MAX) times this.
+    /// Longest time between two cuts while the guest runs, unless a commit stops it for more than a third of that: then it runs
+    /// [`RUN_PAUSES`](super::RUN_PAUSES) times as long as the last one has stopped it, but at most
+    /// [`RUN_EPOCHS_MAX`](super::RUN_EPOCHS_MAX) times this.
     pub epoch_interval: Span,
     /// Pages that an epoch should not dirty more of, by the rate at which the one before did: its cut comes as much earlier;
     /// `None`: epochs dirty what they do.
