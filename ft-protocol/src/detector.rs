@@ -15,10 +15,10 @@ pub const SAMPLE_CREDIT_MAX: u64 = 2;
 
 /// The first sample behind a beat that was seen comes this part of the interval before the next beat is due: observers that
 /// were in time stay so, whose clock ever is the faster one.
-const EARLY_PART: u64 = 32;
+const EARLY_PART: u64 = 64;
 
 /// While a beat is overdue, samples come this part of the interval apart: what is seen late is suspected late.
-const OVERDUE_PART: u64 = 6;
+const OVERDUE_PART: u64 = 12;
 
 /// Bounds of a [`Detector`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -217,10 +217,10 @@ mod tests {
         assert!(alarm - now > 25 && alarm - now <= 50, "the bound is the latest: {}", alarm - now);
     }
 
-    /// Samples as [`Detector::sample_after`] asks for them, of a host that beats each `beat` us until it hangs at `hang` us:
-    /// how many there were until then, and when its silence was suspected.
-    fn sampled(beat: u64, hang: u64) -> (u64, u64) {
-        let config = DetectorConfig { bound: Span::from_ms(100), interval: Span::from_ms(25), suspicion: None };
+    /// Samples as [`Detector::sample_after`] asks for them, of a host that is to beat each `interval` us, and beats each `beat` us
+    /// until it hangs at `hang` us: how many there were until then, and when its silence was suspected.
+    fn sampled(interval: u64, beat: u64, hang: u64) -> (u64, u64) {
+        let config = DetectorConfig { bound: Span::from_ms(100), interval: Span::from_us(interval), suspicion: None };
         let mut detector = Detector::new(config);
         // The first one anywhere between two beats.
         let (mut now, mut samples) = (Time::from_ns(7_300_000), 0);
@@ -237,12 +237,14 @@ mod tests {
     /// Whose clock is the faster one, and how late the beats come, does not matter.
     #[test]
     fn a_beat_costs_little_more_than_a_sample_and_is_seen_soon() {
-        for beat in [24_800, 25_000, 25_060, 25_400] {
-            // At once behind a beat.
-            let (samples, suspected) = sampled(beat, beat * 400);
-            assert!((400..560).contains(&samples), "{samples} samples of 400 beats {beat} us apart");
-            let silent = suspected - beat * 400;
-            assert!((100_000..=109_000).contains(&silent), "{silent} us after the last of beats {beat} us apart");
+        for interval in [25_000, 33_333] {
+            for beat in [992, 1_000, 1_002, 1_016].map(|thousandths| interval * thousandths / 1_000) {
+                // At once behind a beat.
+                let (samples, suspected) = sampled(interval, beat, beat * 400);
+                assert!((400..560).contains(&samples), "{samples} samples of 400 beats {beat} us apart");
+                let silent = suspected - beat * 400;
+                assert!((100_000..=105_500).contains(&silent), "{silent} us after the last of beats {beat} us apart");
+            }
         }
     }
 
