@@ -6,10 +6,14 @@ use crate::golden::Golden;
 use crate::run::{Plan, Run};
 use crate::support::kvm;
 use nix::sys::signal::Signal;
+use std::time::{Duration, Instant};
 use vmm::failpoint::FAILPOINTS;
 
 /// Long enough for protection and a takeover on a slow machine.
 const STEPS: u64 = 60_000_000;
+
+/// How long a death may be found after the guest's end. Only tests that fail ever wait that long.
+const LATE_MAX: Duration = Duration::from_secs(20);
 
 /// Passages at which a process dies or freezes: where things are set up, or anywhere in a guest's life.
 fn hits(failpoint: &str, chance: &mut Chance) -> Vec<u64> {
@@ -59,9 +63,14 @@ pub(crate) fn one(golden: &Golden, failpoint: &str, action: &str, hit: u64) {
         run.host("a").signal(Signal::SIGKILL);
     }
     let expected_deaths = u32::from(action == "kill") + u32::from(needs_takeover(failpoint, hit));
-    run.step_until(&format!("{armed} and its consequences"), |run| {
-        run.has_ended() || (run.deaths >= expected_deaths && run.freezes >= u32::from(action == "stop"))
-    });
+    let enough = |run: &Run| run.deaths >= expected_deaths && run.freezes >= u32::from(action == "stop");
+    run.step_until(&format!("{armed} and its consequences"), |run| run.has_ended() || enough(run));
+    // Who died before the guest's end is not always found before it: on a machine that is busy with other things a process
+    // takes its time to be gone.
+    let deadline = Instant::now() + LATE_MAX;
+    while !enough(&run) && Instant::now() < deadline {
+        run.step();
+    }
     let (deaths, freezes) = (run.deaths, run.freezes);
     assert!(deaths >= expected_deaths, "{armed} did not kill: {}", run.everything());
     assert!(action != "stop" || freezes > 0, "{armed} did not freeze: {}", run.everything());

@@ -10,7 +10,7 @@ use ft_protocol::wire::{Answer, Request, RequestError, Status, ToClient, VmStatu
 use nix::sys::signal::Signal;
 use shared_mem::console::{ConsoleError, ConsoleReadError};
 use shared_mem::{ConsolePosition, ConsoleRing, Mapping, ReadOnly};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 use vmm::client::{Client, ClientError};
 
@@ -60,6 +60,8 @@ pub(crate) struct Run {
     frozen: BTreeMap<String, u64>,
     /// Ends of processes by signals.
     pub(crate) deaths: u32,
+    /// Hosts that were found dead when the guest had ended.
+    buried: BTreeSet<String>,
     /// Times that a process was found frozen.
     pub(crate) freezes: u32,
     pub(crate) happenings: Vec<Happening>,
@@ -93,6 +95,7 @@ impl Run {
             ended: None,
             frozen: BTreeMap::new(),
             deaths: 0,
+            buried: BTreeSet::new(),
             freezes: 0,
             happenings: Vec::new(),
             timeline: Vec::new(),
@@ -388,12 +391,14 @@ impl Run {
     }
 
     fn reap_hosts(&mut self) {
-        if self.has_ended() {
-            return;
-        }
         let ends: Vec<(String, End)> =
             self.hosts.iter_mut().filter_map(|(name, host)| Some((name.clone(), host.end()?))).collect();
         for (name, end) in ends {
+            if self.has_ended() {
+                // It may have died before that. Nobody needs another one.
+                self.deaths += u32::from(matches!(end, End::Signal(_)) && self.buried.insert(name));
+                continue;
+            }
             match end {
                 End::Signal(_) => self.deaths += 1,
                 // Deposed, or started while there was no controller.
