@@ -2,8 +2,8 @@
 
 use super::damage::{Damage, damage_of};
 use super::log_drain::LogDrain;
-use super::partition::{console_of, logged_to};
 use super::recording::{Due, PoolRecording};
+use super::stable_state::{console_of, logged_to};
 use super::worker::Worker;
 use crate::failpoint;
 use crate::machine::MachineState;

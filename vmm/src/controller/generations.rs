@@ -24,6 +24,13 @@ pub(super) struct Turn {
     pub(super) life: Life,
 }
 
+impl Turn {
+    /// Whether this generation is the next to come. By the time that it is asked it may reign already, or its VM be another one.
+    pub(super) fn awaits(&self, generation: Generation) -> bool {
+        self.life == Life::Runs && self.reigns.next() == generation
+    }
+}
+
 /// What a VM still needs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Life {
@@ -48,7 +55,7 @@ impl Generations {
     /// Makes journal and log of a generation to come, with their space; they are laid out when it is opened.
     fn reserve(&self, generation: Generation) -> Result<(), PoolError> {
         let turn = self.turn();
-        if turn.life != Life::Runs || turn.reigns >= generation {
+        if !turn.awaits(generation) {
             return Ok(());
         }
         self.parts.create_journal(generation, Epoch::ZERO)?;

@@ -16,6 +16,7 @@ mod log_drain;
 mod partition;
 mod recording;
 mod space_keeper;
+mod stable_state;
 mod worker;
 
 pub use log_drain::{DrainError, LogDrain};

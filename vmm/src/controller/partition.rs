@@ -5,8 +5,8 @@ use super::damage::Damage;
 use super::generations::{GenerationKeeper, Generations, Life, Turn, release_slots_of};
 use super::log_drain::LogDrain;
 use super::space_keeper::SpaceKeeper;
+use super::stable_state::{known_console, logged_to};
 use crate::failpoint;
-use crate::machine::MachineState;
 use crate::wake::WakingSender;
 use ft_protocol::controller::{Left, LeftWord, Recovered, VmRecord, Word};
 use ft_protocol::spec::VmSpec;
@@ -16,9 +16,9 @@ use shared_mem::commit_word::CommitWordError;
 use shared_mem::journal::format_journal;
 use shared_mem::record_log::log_file_bytes;
 use shared_mem::{
-    Access, ApplyLimit, ConsolePosition, ConsoleRing, ControlBlock, Extent, JournalGeometry, JournalReader,
-    LogPosition, LogReader, Mapping, Pool, PoolError, PoolRead, ReadOnly, ReadWrite, RecordLimits, StateArea,
-    VmGeometry, VmName, VmPartition, boot_image, load_to_apply,
+    Access, ApplyLimit, ConsolePosition, ConsoleRing, ControlBlock, Extent, JournalGeometry, JournalReader, LogReader,
+    Mapping, Pool, PoolError, PoolRead, ReadOnly, ReadWrite, RecordLimits, StateArea, VmGeometry, VmName, VmPartition,
+    boot_image, load_to_apply,
 };
 use std::cell::Cell;
 use std::collections::BTreeMap;
@@ -302,9 +302,9 @@ impl Partition {
         Ok(())
     }
 
-    /// Whether a generation is still to come.
+    /// Whether a generation is the next to come.
     pub(super) fn awaits(&self, generation: Generation) -> bool {
-        self.files.turn().reigns.get() < generation.get()
+        self.files.turn().awaits(shared_mem::Generation::new(generation.get()))
     }
 
     /// Makes the journal of a generation and lets it reign. What was reserved for it, or left by an earlier try, is laid
@@ -365,9 +365,9 @@ impl Partition {
             // Those before the last one are given back when a new one lives; it may never have lived.
             let over = self.control.generation()?;
             let read = self.draining.get().map_or(over, |read| shared_mem::Generation::new(read.get()));
-            let over = self.forget_before(over.min(read));
-            over.1.iter().try_for_each(|journal| release_slots_of(journal))?;
-            self.files.remove(turn, |found| found < over.0)?;
+            let before = over.min(read);
+            self.forget_before(before).iter().try_for_each(|journal| release_slots_of(journal))?;
+            self.files.remove(turn, |found| found < before)?;
             created = create(&self.parts);
         }
         if matches!(created, Err(PoolError::NoSpace { .. })) {
@@ -467,15 +467,16 @@ impl Partition {
 
     /// Forgets a generation that is over and applied, and all before it.
     pub(super) fn close_generation(&mut self, generation: Generation, keeper: &GenerationKeeper) {
-        let (before, over) = self.forget_before(shared_mem::Generation::new(generation.get()).next());
+        let before = shared_mem::Generation::new(generation.get()).next();
+        let over = self.forget_before(before);
         keeper.remove_before(self.vm, Arc::clone(&self.files), before, over);
     }
 
     /// Forgets the generations before this one, which are over and applied. What was open of them is still to be given
     /// back.
-    fn forget_before(&mut self, generation: shared_mem::Generation) -> (shared_mem::Generation, Vec<Arc<Journal>>) {
+    fn forget_before(&mut self, generation: shared_mem::Generation) -> Vec<Arc<Journal>> {
         let kept = self.journals.split_off(&Generation::new(generation.get()));
-        (generation, std::mem::replace(&mut self.journals, kept).into_values().collect())
+        std::mem::replace(&mut self.journals, kept).into_values().collect()
     }
 
     /// Ends a generation: nothing can be published under it any more.
@@ -566,37 +567,4 @@ fn read_upload(upload: &Extent) -> Result<Vec<u8>, Failure> {
     let mut bytes = vec![0; usize::try_from(len)?];
     std::os::unix::fs::FileExt::read_exact_at(&file, &mut bytes, 0)?;
     Ok(bytes)
-}
-
-/// Where in the record log the inputs begin that came after an epoch.
-pub(super) fn logged_to<M: PoolRead>(state: &StateArea<M>, epoch: shared_mem::Epoch) -> LogPosition {
-    state_of(state, epoch).map_or(LogPosition::ZERO, |state| LogPosition::new(state.log_position()))
-}
-
-/// How many console bytes the guest of an epoch had written.
-pub(super) fn console_of<M: PoolRead>(state: &StateArea<M>, epoch: shared_mem::Epoch) -> u64 {
-    known_console(state, epoch).unwrap_or(0)
-}
-
-/// The same; `None` when nobody can tell.
-fn known_console<M: PoolRead>(state: &StateArea<M>, epoch: shared_mem::Epoch) -> Option<u64> {
-    match epoch {
-        shared_mem::Epoch::ZERO => Some(0),
-        _ => state_of(state, epoch).map(|state| state.console_position()),
-    }
-}
-
-fn state_of<M: PoolRead>(state: &StateArea<M>, epoch: shared_mem::Epoch) -> Option<MachineState> {
-    if epoch == shared_mem::Epoch::ZERO {
-        return None;
-    }
-    let read = state.read(epoch).map_err(Failure::from);
-    match read.and_then(|bytes| Ok(MachineState::decode(&bytes)?)) {
-        Ok(state) => Some(state),
-        // Without its machine state nobody can go on from the epoch, with a log or without.
-        Err(error) => {
-            tracing::error!("the machine state of {epoch} cannot be read: {}", crate::chain(&*error));
-            None
-        }
-    }
 }
