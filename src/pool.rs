@@ -22,11 +22,10 @@ use vmm::transport::Key;
 const HEARTBEAT_MS: u64 = 100;
 /// A primary that owes a commit for so long, while its host lives, is suspected.
 const STALL_MS: u64 = 2_000;
-/// The degree of suspicion at which a silent host is suspected before the bound: on a quiet machine, a quarter sooner.
+/// The degree of suspicion at which a silent host is suspected before the bound: on a quiet machine, a sixth sooner.
 const SUSPICION: &str = "16";
-/// Beats that fit into the bound: each wakes the host and whoever watches it, which is most of what an idle VM costs. With three, a
-/// controller that looks once for each could still take a host for lively, by half of the bound, when its secondary finds it hung.
-const BEATS_PER_BOUND: u32 = 4;
+/// Beats that fit into the bound: each wakes the host and whoever watches it, which is most of what an idle VM costs.
+const BEATS_PER_BOUND: u32 = 3;
 
 const ELECTION: &str = "One controller among several machines";
 

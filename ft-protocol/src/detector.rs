@@ -18,7 +18,7 @@ pub const SAMPLE_CREDIT_MAX: u64 = 2;
 const EARLY_PART: u64 = 64;
 
 /// While a beat is overdue, samples come this part of the interval apart: what is seen late is suspected late.
-const OVERDUE_PART: u64 = 12;
+pub(crate) const OVERDUE_PART: u64 = 12;
 
 /// Bounds of a [`Detector`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -40,6 +40,8 @@ pub struct Detector {
     gaps: Gaps,
     /// All samples since the last beat came in time: the silence is the time between two beats.
     punctual: bool,
+    /// For how long the last beat may have been there before a sample saw it, if beats come in their interval.
+    unseen: Span,
     /// The silence at which the host is suspected.
     limit: Span,
 }
@@ -69,7 +71,8 @@ impl Detector {
         assert!(config.interval > Span::ZERO, "a detector needs a sampling interval");
         assert!(config.bound > config.interval.times(SAMPLE_CREDIT_MAX), "heartbeat bound {} too short", config.bound);
         let (gaps, limit) = (Gaps::default(), config.bound);
-        Self { config, last: None, silence: Span::ZERO, gaps, punctual: false, limit }
+        let unseen = config.interval;
+        Self { config, last: None, silence: Span::ZERO, gaps, punctual: false, unseen, limit }
     }
 
     /// Takes a sample of the counter; `None` when the page could not be read as a heartbeat.
@@ -87,6 +90,10 @@ impl Detector {
                 if self.punctual && !late && last.is_some_and(|last| last.count.is_some()) {
                     self.learn(silence);
                 }
+                // It came behind the sample before, and an interval behind the beat before.
+                let early =
+                    (self.unseen.ns() + self.silence.ns() + passed.ns()).saturating_sub(self.config.interval.ns());
+                self.unseen = if last.is_none() { self.config.interval } else { passed.min(Span::from_ns(early)) };
                 self.silence = Span::ZERO;
                 self.punctual = true;
             }
@@ -110,15 +117,19 @@ impl Detector {
     }
 
     /// When the next sample should be taken, from the last one on. One for each beat, soon behind it, as long as they come:
-    /// each costs an idle machine a wake. More of them while one is overdue, until the silence is suspected.
+    /// each costs an idle machine a wake. More of them while one is overdue, until the silence is suspected, and until one is
+    /// seen as it comes: a beat that was seen late lets its host seem to live for longer.
     #[must_use]
     pub fn sample_after(&self) -> Span {
         let interval = self.config.interval.ns();
         if self.verdict() != Verdict::Beating {
             return self.config.interval;
         }
+        let fine = interval / OVERDUE_PART;
+        // A fine step, and some time in which this observer may have been late.
+        let seen_late = if self.unseen.ns() > fine + fine / 2 { self.unseen.ns() } else { 0 };
         let due = interval - interval / EARLY_PART;
-        Span::from_ns(due.saturating_sub(self.silence.ns()).max(interval / OVERDUE_PART))
+        Span::from_ns(due.saturating_sub(seen_late + self.silence.ns()).max(fine))
     }
 
     /// The degree of suspicion of the present silence, once the beats are known well enough.
@@ -137,6 +148,12 @@ impl Detector {
     #[must_use]
     pub fn is_lively(&self) -> bool {
         self.last.is_some_and(|last| last.count.is_some()) && self.silence.times(2) < self.limit
+    }
+
+    /// Whether the last sample saw the counter move.
+    #[must_use]
+    pub fn has_just_beaten(&self) -> bool {
+        self.silence == Span::ZERO
     }
 
     /// Forgets all silence, as after a suspicion that proved false.
@@ -239,9 +256,14 @@ mod tests {
     fn a_beat_costs_little_more_than_a_sample_and_is_seen_soon() {
         for interval in [25_000, 33_333] {
             for beat in [992, 1_000, 1_002, 1_016].map(|thousandths| interval * thousandths / 1_000) {
-                // At once behind a beat.
+                // At once behind a beat: one of the first ones, too.
+                for beats in 1..40 {
+                    let silent = sampled(interval, beat, beat * beats).1 - beat * beats;
+                    assert!((100_000..=105_500).contains(&silent), "{silent} us after beat {beats}, {beat} us apart");
+                }
                 let (samples, suspected) = sampled(interval, beat, beat * 400);
-                assert!((400..560).contains(&samples), "{samples} samples of 400 beats {beat} us apart");
+                // A dozen until the first one is seen as it comes.
+                assert!((400..572).contains(&samples), "{samples} samples of 400 beats {beat} us apart");
                 let silent = suspected - beat * 400;
                 assert!((100_000..=105_500).contains(&silent), "{silent} us after the last of beats {beat} us apart");
             }

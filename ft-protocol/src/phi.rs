@@ -13,7 +13,7 @@ use std::str::FromStr;
 /// Times between beats that are remembered: seconds, at the usual intervals.
 const GAPS_MAX: usize = 512;
 
-/// Fewer of them say nothing: an eighth of a second, at four beats to the usual bound.
+/// Fewer of them say nothing: a sixth of a second, at three beats to the usual bound.
 const GAPS_MIN: usize = 5;
 
 /// The standard deviation is taken for at least this part of the bound: a quiet hour must not make the first hiccup an

@@ -105,6 +105,11 @@ impl Host {
         self.health == Health::Up && self.detector.is_lively()
     }
 
+    /// Whether the look before this moment saw it beat.
+    pub(super) fn has_just_beaten(&self) -> bool {
+        self.detector.has_just_beaten()
+    }
+
     /// A host that comes back is trusted at once, unless it is flapping.
     pub(super) fn connect(&mut self, now: Time, link: LinkId, profile: HostProfile, config: &ControllerConfig) {
         assert!(self.link.is_none(), "the old connection is closed first");

@@ -363,6 +363,7 @@ impl Controller {
             }
             Change::BeatsAgain => self.tell(turn, Happening::HostBeats { host, name }),
         }
+        self.settle_doubts(turn, host);
     }
 
     /// All roles of a dead or silent host must go elsewhere.

@@ -31,7 +31,7 @@ pub use progress::STALL_EPOCHS;
 pub use state::{CLUSTER_STATE_VERSION, ClusterState, ClusterStateError, HostRecord, VM_GROWTH_BYTES, VmRecord};
 
 use crate::cpu::CpuProfile;
-use crate::detector::DetectorConfig;
+use crate::detector::{DetectorConfig, OVERDUE_PART};
 use crate::fence::FenceOutcome;
 use crate::ids::{Epoch, Generation, HostId, LinkId, VmId};
 use crate::planted::{PlantedBug, planted};
@@ -191,6 +191,15 @@ impl Controller {
     /// look for new commits.
     pub fn reigns(&self) -> impl Iterator<Item = (VmId, Generation, Epoch)> + '_ {
         self.vms.values().filter(|vm| vm.primary().is_some()).map(|vm| (vm.id, vm.generation, vm.committed))
+    }
+
+    /// When the hosts' heartbeats should be looked at again, from the last look on: for each beat, and at once when a secondary
+    /// that takes its primary for hung waits for what they say.
+    #[must_use]
+    pub fn sample_after(&self) -> Span {
+        let interval = self.config.detector.interval;
+        let is_doubted = self.vms.values().any(|vm| vm.doubted.is_some() && vm.primary().is_some());
+        if is_doubted { Span::from_ns(interval.ns() / OVERDUE_PART) } else { interval }
     }
 
     /// Whether beats of this life of a host count: not those of another host that had its number.

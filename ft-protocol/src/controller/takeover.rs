@@ -3,7 +3,7 @@
 use super::io::{Action, ApplyOutcome, Recovered};
 use super::placement::Role;
 use super::state::VmRecord;
-use super::vm::{Phase, Switchover, SwitchoverStep, Vm};
+use super::vm::{Ask, Phase, Switchover, SwitchoverStep, Vm};
 use super::{Controller, Generation, HostId, Turn, VmId};
 use crate::commit_meta::GuestEnd;
 use crate::cpu::CpuProfile;
@@ -79,7 +79,46 @@ impl Controller {
         host: HostId,
         reason: TakeoverReason,
     ) {
-        if let Err(refusal) = self.may_take_over(vm, generation, host, reason) {
+        let may = self.may_take_over(vm, generation, host, reason);
+        if may == Err(TakeoverRefusal::PrimaryBeats) {
+            // Either may be the one that looked late. The next looks tell: if the ask were refused now, a secondary that is
+            // right would wait for a whole bound again.
+            if let Some(entry) = self.vms.get_mut(&vm) {
+                entry.doubted = Some(Ask { host, reason });
+            }
+            return;
+        }
+        self.answer_ask(turn, vm, generation, Ask { host, reason }, may);
+    }
+
+    /// The host of some primaries was looked at, at this moment: are the secondaries right that take it for hung?
+    pub(super) fn settle_doubts(&mut self, turn: &mut Turn<'_>, primary: HostId) {
+        let Some(host) = self.hosts.get(&primary) else { return };
+        if host.is_lively() && !host.has_just_beaten() {
+            return;
+        }
+        let led_by = |vm: &Vm| vm.primary() == Some(primary);
+        let doubted: Vec<_> = self
+            .vms
+            .values_mut()
+            .filter(|vm| led_by(vm))
+            .filter_map(|vm| Some((vm.id, vm.generation, vm.doubted.take()?)))
+            .collect();
+        for (vm, generation, ask) in doubted {
+            let may = self.may_take_over(vm, generation, ask.host, ask.reason);
+            self.answer_ask(turn, vm, generation, ask, may);
+        }
+    }
+
+    fn answer_ask(
+        &mut self,
+        turn: &mut Turn<'_>,
+        vm: VmId,
+        generation: Generation,
+        Ask { host, reason }: Ask,
+        may: Result<(), TakeoverRefusal>,
+    ) {
+        if let Err(refusal) = may {
             if let (TakeoverRefusal::PrimaryBeats, Some(entry)) = (refusal, self.vms.get_mut(&vm)) {
                 entry.suspected = None;
             }
@@ -129,7 +168,7 @@ impl Controller {
         let led = matches!(entry.phase, Phase::Running { .. });
         let yielded = led && entry.switchover.is_some_and(|switchover| switchover.step == SwitchoverStep::Yielded);
         entry.phase = Phase::Sealing { winner };
-        entry.suspected = None;
+        (entry.suspected, entry.doubted) = (None, None);
         let driven_off = entry.switchover.is_none() && entry.spec.policy.failback.is_some();
         if driven_off && entry.home.is_none() {
             entry.home = Some(old);

@@ -12,7 +12,15 @@ use crate::ids::{Epoch, Generation, HostId, LinkId, VmId};
 use crate::planted::{PlantedBug, planted};
 use crate::spec::{Mode, VmSpec};
 use crate::time::{Span, Time};
+use crate::wire::TakeoverReason;
 use std::collections::{BTreeMap, BTreeSet};
+
+/// That a secondary wants to become primary, and why.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Ask {
+    pub(super) host: HostId,
+    pub(super) reason: TakeoverReason,
+}
 
 /// Where a VM is in its life.
 ///
@@ -147,6 +155,8 @@ pub(super) struct Vm {
     pub(super) stranded_told: bool,
     /// Since when the primary is thought to be gone and the secondary is expected to ask.
     pub(super) suspected: Option<Time>,
+    /// The secondary's ask that the next beats of the primary's host answer: by them it was lively.
+    pub(super) doubted: Option<Ask>,
     /// A record of the generation was refused: nothing after it can be applied.
     pub(super) poisoned: bool,
     /// Not to be given to a host before this time, after the pool refused a new generation.
@@ -232,6 +242,7 @@ impl Vm {
             unread_from: 0,
             stranded_told: false,
             suspected: None,
+            doubted: None,
             poisoned: false,
             retry_at: Time::ZERO,
             refusers: BTreeSet::new(),

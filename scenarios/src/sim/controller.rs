@@ -162,7 +162,7 @@ impl World {
 
     /// Samples heartbeats and commit words.
     pub(crate) fn controller_tick(&mut self) {
-        let ns = self.plan.weather.heartbeat_us * 1_000 * self.controller.actor.slowness;
+        let ns = self.controller.core.sample_after().ns() * self.controller.actor.slowness;
         self.schedule(ns, Event::ControllerTick);
         let cache = self.controller.actor.cache.clone();
         for index in 0..self.controller.watched.len() {

@@ -217,7 +217,7 @@ impl Driver {
     }
 
     pub(super) fn tick_interval(&self) -> Span {
-        span(self.options.heartbeat_interval)
+        self.core.sample_after()
     }
 
     /// Looks at everything that nobody reports: heartbeats, commit words, time.

@@ -176,6 +176,7 @@ pub fn serve(options: &ControllerOptions) -> Result<(), ControllerError> {
             driver.tick()?;
             next_tick = clock::monotonic() + driver.tick_interval();
         }
+        next_tick = next_tick.min(clock::monotonic() + driver.tick_interval());
         let ready =
             events.wait(next_tick.since(clock::monotonic())).map_err(ControllerError::kernel("wait for events"))?;
         for watched in ready {

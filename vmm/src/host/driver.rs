@@ -22,7 +22,7 @@ use std::sync::{Arc, Mutex};
 pub(super) type SharedLink = Arc<Mutex<Option<Connection>>>;
 
 /// Time between two ticks of a host that watches nobody and waits for nothing: an idle VM is to cost next to nothing.
-const TICK_INTERVAL_IDLE: Span = Span::from_ms(100);
+const TICK_INTERVAL_IDLE: Span = Span::from_ms(500);
 
 pub(super) struct Driver {
     kvm: Arc<Kvm>,
