@@ -54,6 +54,7 @@ fn parse_start(text: &str) -> Result<ConsoleStart, String> {
 
 pub(crate) fn run(args: &Args) -> CommandResult {
     output::require()?;
+    vmm::slice::run_soon();
     let signals = EndSignals::new()?;
     let patience = duration(args.reconnect);
     let pool = args.pool.address()?;

@@ -405,6 +405,7 @@ pub(crate) fn being_made(options: &VmOptions) -> impl Fn(Duration) -> String + S
 }
 
 fn run_protected(args: &Args, image: &GuestImage) -> CommandResult {
+    vmm::slice::run_soon();
     let signals = EndSignals::new()?;
     let of_cluster = ClusterOptions {
         executable: this_program()?,

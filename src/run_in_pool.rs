@@ -118,6 +118,7 @@ pub(crate) fn duration(span: Span) -> Duration {
 
 pub(crate) fn run(address: &Address, args: &run::Args, pool: &PoolRunArgs, image: &GuestImage) -> CommandResult {
     output::require()?;
+    vmm::slice::run_soon();
     let (name, options) = (pool.new_name(image), args.vm(image.disk().map_or(0, GuestDisk::bytes))?);
     let signals = EndSignals::new()?;
     let following = Following {

@@ -6,8 +6,8 @@ use crate::cluster::{ChildExit, ClusterError, ExitedHost, HostName};
 use crate::console_input::InputNews;
 use crate::event::{Event, What};
 use crate::timeline::FENCED_EXIT_CODE;
-use ft_protocol::Time;
 use ft_protocol::wire::{Request, ToClient};
+use ft_protocol::{Span, Time};
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use std::os::fd::{AsFd as _, BorrowedFd};
@@ -19,6 +19,10 @@ use vmm::clock::monotonic;
 const REVIVALS_IN_A_ROW_MAX: u32 = 1_000;
 /// A host that fails by itself this often in a row is not started again.
 const FAILURES_IN_A_ROW_MAX: u32 = 3;
+
+/// A host that has died is started again after this time: what happens on its machine first is the takeover, and a process that
+/// begins would stand in its way.
+const RESPAWN_PAUSE: Span = Span::from_ms(20);
 
 /// What one turn brought.
 #[derive(Debug, Default)]
@@ -40,13 +44,15 @@ impl ProtectedRun {
         let ready = self.wait(wait, extra)?;
         self.pump()?;
         self.reap()?;
+        self.respawn_due()?;
         Ok(Turn { events: self.chronicle.take_news(), ready })
     }
 
     fn bounded(&self, until: Time) -> Duration {
         let wait = Duration::from_nanos(until.since(monotonic()).ns());
-        let wait = match self.controller_away_until {
-            Some(back) => wait.min(Duration::from_nanos(back.since(monotonic()).ns())),
+        let due = self.controller_away_until.into_iter().chain(self.respawns.iter().map(|(due, _)| *due)).min();
+        let wait = match due {
+            Some(due) => wait.min(Duration::from_nanos(due.since(monotonic()).ns())),
             None => wait,
         };
         if self.hostless_since.is_some() { wait.min(STRANDED_BOUND) } else { wait }
@@ -152,14 +158,26 @@ impl ProtectedRun {
             let ExitedHost { name, exit, stderr } = exited;
             let what = What::HostExited { host: name.clone(), exit, stderr };
             self.note(Event { at: monotonic(), what })?;
-            if self.vms.iter().any(|tapped| tapped.ended.is_none()) && self.shall_respawn(&name, exit) {
-                self.start_host(&name)?;
+            if self.shall_respawn(&name, exit) {
+                self.respawns.push((monotonic() + RESPAWN_PAUSE, name));
             }
         }
-        if self.cluster.hosts_alive() > 0 {
+        if self.cluster.hosts_alive() > 0 || !self.respawns.is_empty() {
             self.hostless_since = None;
         } else if self.hostless_since.is_none() {
             self.hostless_since = Some(Instant::now());
+        }
+        Ok(())
+    }
+
+    /// Starts hosts again whose pause is over, as long as there is something for them to do.
+    fn respawn_due(&mut self) -> Result<(), RunError> {
+        let now = monotonic();
+        let due: Vec<HostName> = self.respawns.extract_if(.., |(due, _)| *due <= now).map(|(_, name)| name).collect();
+        for name in due {
+            if self.vms.iter().any(|tapped| tapped.ended.is_none()) {
+                self.start_host(&name)?;
+            }
         }
         Ok(())
     }

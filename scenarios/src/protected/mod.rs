@@ -85,6 +85,8 @@ pub struct ProtectedRun {
     chronicle: Chronicle,
     clocks: Clocks,
     respawn: Respawn,
+    /// Hosts that are to be started again, and when.
+    respawns: Vec<(Time, HostName)>,
     /// How often each host failed in a row, by itself.
     failures: BTreeMap<HostName, u32>,
     /// Since when there is no host.
@@ -144,6 +146,7 @@ impl ProtectedRun {
             chronicle,
             clocks: Clocks::default(),
             respawn,
+            respawns: Vec::new(),
             failures: BTreeMap::new(),
             hostless_since: None,
             controller_away_until: None,

@@ -42,6 +42,7 @@ impl ProtectedRun {
             return Err(crate::cluster::ClusterError::HostAlive { name: host.clone() }.into());
         }
         let pid = self.cluster.start_host(host)?;
+        self.respawns.retain(|(_, awaited)| awaited != host);
         self.note(Event { at: monotonic(), what: What::HostStarted { host: host.clone(), pid } })
     }
 

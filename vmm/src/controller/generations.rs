@@ -4,10 +4,12 @@
 
 use super::applier::{Event, Journal};
 use super::worker::Worker;
+use crate::slice;
 use crate::wake::WakingSender;
 use ft_protocol::VmId;
 use shared_mem::{Epoch, Generation, PoolError, VmPartition};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 type Failure = Box<dyn std::error::Error + Send + Sync>;
 
@@ -93,6 +95,10 @@ pub(super) fn release_slots_of(journal: &Journal) -> Result<(), Failure> {
     Ok(())
 }
 
+/// What a takeover asks for can wait for so long, and its first output cannot: pages are taken and given back in the kernel, which lets
+/// nobody else on that processor meanwhile.
+const DELAY: Duration = Duration::from_millis(10);
+
 enum Work {
     Reserve { vm: VmId, files: Arc<Generations>, generation: Generation },
     RemoveBefore { vm: VmId, files: Arc<Generations>, generation: Generation, journals: Vec<Arc<Journal>> },
@@ -100,19 +106,27 @@ enum Work {
 
 /// Handle of the thread.
 pub(super) struct GenerationKeeper {
-    worker: Worker<Work>,
+    worker: Worker<(Instant, Work)>,
 }
 
 impl GenerationKeeper {
     pub(super) fn start(done: WakingSender<Event>) -> std::io::Result<Self> {
-        let worker = Worker::start("generations".to_owned(), move |work| match work {
-            Work::Reserve { vm, files, generation } => {
-                let result = files.reserve(generation);
-                done.send(Event::Reserved { vm, generation: ft_protocol::Generation::new(generation.get()), result });
-            }
-            Work::RemoveBefore { vm, files, generation, journals } => {
-                if let Err(error) = files.remove_before(generation, &journals) {
-                    tracing::warn!("journals of {vm} before {generation} stay: {}", crate::chain(&*error));
+        let worker = Worker::start("generations".to_owned(), move |(due, work): (Instant, Work)| {
+            slice::run_long();
+            std::thread::sleep(due.saturating_duration_since(Instant::now()));
+            match work {
+                Work::Reserve { vm, files, generation } => {
+                    let result = files.reserve(generation);
+                    done.send(Event::Reserved {
+                        vm,
+                        generation: ft_protocol::Generation::new(generation.get()),
+                        result,
+                    });
+                }
+                Work::RemoveBefore { vm, files, generation, journals } => {
+                    if let Err(error) = files.remove_before(generation, &journals) {
+                        tracing::warn!("journals of {vm} before {generation} stay: {}", crate::chain(&*error));
+                    }
                 }
             }
         })?;
@@ -121,7 +135,7 @@ impl GenerationKeeper {
 
     /// Reserves what a generation to come will need; the answer is [`Event::Reserved`].
     pub(super) fn reserve(&self, vm: VmId, files: Arc<Generations>, generation: Generation) {
-        self.worker.hand_on(Work::Reserve { vm, files, generation });
+        self.hand_on(Work::Reserve { vm, files, generation });
     }
 
     /// Removes what generations before this one have left; these are the journals that were still open.
@@ -132,7 +146,11 @@ impl GenerationKeeper {
         generation: Generation,
         journals: Vec<Arc<Journal>>,
     ) {
-        self.worker.hand_on(Work::RemoveBefore { vm, files, generation, journals });
+        self.hand_on(Work::RemoveBefore { vm, files, generation, journals });
+    }
+
+    fn hand_on(&self, work: Work) {
+        self.worker.hand_on((Instant::now() + DELAY, work));
     }
 }
 

@@ -27,7 +27,7 @@ use crate::failpoint::{self, FailpointError};
 use crate::fence::FenceConfig;
 use crate::membership::{ControllerPlace, Elected, LeaseTime, Registry, Reign, ReignError};
 use crate::transport::{ConnectError, Key, Listener, remote};
-use crate::wake;
+use crate::{slice, wake};
 use applier::Event;
 use driver::Driver;
 use ft_protocol::controller::VM_GROWTH_BYTES;
@@ -144,6 +144,7 @@ pub fn serve(options: &ControllerOptions) -> Result<(), ControllerError> {
     clock::follow_steps().map_err(ControllerError::kernel("follow the steps of the clock"))?;
     // A host may cut its journal off: that must end its reign, not this process.
     shared_mem::mem::survive_truncation().map_err(ControllerError::kernel("handle SIGBUS"))?;
+    slice::run_soon();
     // Before any thread is started: none is to take the signals.
     let events = Events::new(options.lifeline).map_err(ControllerError::kernel("watch for events"))?;
     // Given up last: the next controller begins then.

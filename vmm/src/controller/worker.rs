@@ -1,6 +1,6 @@
 //! A thread that works off what it is handed, in order.
 
-use crossbeam_channel::Sender;
+use crate::mailbox::{self, Sender};
 use std::io;
 use std::thread::{Builder, JoinHandle};
 
@@ -16,8 +16,9 @@ impl<T: Send + 'static> Worker<T> {
     /// # Errors
     /// When the kernel has no more threads.
     pub(super) fn start(name: String, mut work: impl FnMut(T) + Send + 'static) -> io::Result<Self> {
-        let (queue, handed) = crossbeam_channel::unbounded();
-        let thread = Builder::new().name(name).spawn(move || handed.into_iter().for_each(&mut work))?;
+        let (queue, handed) = mailbox::channel();
+        let thread =
+            Builder::new().name(name).spawn(move || std::iter::from_fn(|| handed.recv().ok()).for_each(&mut work))?;
         Ok(Self { queue: Some(queue), thread: Some(thread) })
     }
 

@@ -7,7 +7,7 @@
 use super::commit::{Gate, Job};
 use super::vm_thread::Command;
 use crate::machine::Kicker;
-use crossbeam_channel::Sender;
+use crate::mailbox::Sender;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 

@@ -31,7 +31,7 @@ use crate::events::{Events, Watched};
 use crate::failpoint::{self, FailpointError};
 use crate::membership::Registration;
 use crate::transport::{Address, ConnectError, Connection};
-use crate::wake;
+use crate::{slice, wake};
 pub use commit_times::TARGET as COMMIT_TRACE;
 use driver::Driver;
 use ft_protocol::{Generation, LinkId, VmId};
@@ -122,6 +122,7 @@ pub fn serve(options: &HostOptions) -> Result<HostEnd, HostError> {
     clock::follow_steps().map_err(HostError::kernel("follow the steps of the clock"))?;
     // The heartbeat page of another host is that host's to cut off: that must not end this process.
     shared_mem::mem::survive_truncation().map_err(HostError::kernel("handle SIGBUS"))?;
+    slice::run_soon();
     let kvm = crate::machine::open_kvm()?;
     options.pool.prepare()?;
     match sandbox::confine() {

@@ -208,7 +208,7 @@ mod tests {
     #[test]
     fn packets_go_both_ways_and_the_guest_is_announced() {
         let (_segment, nets, probe, heard) = segment();
-        let (commands, woken) = crossbeam_channel::unbounded();
+        let (commands, woken) = crate::mailbox::channel();
         let arrivals = Arc::new(Arrivals::new(commands, None));
         let (networks, queues) = Networks::open(&nets, &arrivals);
         networks.announce(|| true);
@@ -231,7 +231,7 @@ mod tests {
     #[test]
     fn who_no_longer_reigns_announces_nothing() {
         let (_segment, nets, _probe, heard) = segment();
-        let (commands, _woken) = crossbeam_channel::unbounded();
+        let (commands, _woken) = crate::mailbox::channel();
         let (networks, _queues) = Networks::open(&nets, &Arc::new(Arrivals::new(commands, None)));
         let (asked, asks) = crossbeam_channel::unbounded();
         let questions = AtomicU32::new(0);
@@ -257,7 +257,7 @@ mod tests {
             let backend = NetBackend::Tap("tap7".to_owned());
             let (holder, _frames) = NetPort::open(&backend, || {}).expect("nobody has it");
             let nets = [NetSpec { mac: [2, 0, 0, 0, 0, 7], backend }];
-            let (commands, _woken) = crossbeam_channel::unbounded();
+            let (commands, _woken) = crate::mailbox::channel();
             let (networks, _queues) = Networks::open(&nets, &Arc::new(Arrivals::new(commands, None)));
             assert!(networks.nics[0].port.get().is_none(), "it is in use");
             // Nothing is there to be announced, and nobody waits for it.
@@ -274,7 +274,7 @@ mod tests {
     #[test]
     fn a_network_that_cannot_be_had_does_not_stop_the_guest() {
         let nets = [NetSpec { mac: [2, 0, 0, 0, 0, 7], backend: NetBackend::Tap("no/such/tap".to_owned()) }];
-        let (commands, _woken) = crossbeam_channel::unbounded();
+        let (commands, _woken) = crate::mailbox::channel();
         let (networks, queues) = Networks::open(&nets, &Arc::new(Arrivals::new(commands, None)));
         networks.send(&[SentPacket { nic: NicIndex(0), frame: vec![0; 60] }]);
         networks.announce(|| true);

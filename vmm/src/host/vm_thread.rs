@@ -11,8 +11,9 @@ use crate::failpoint;
 use crate::machine::device::virtio::{self, Disk, DiskBase};
 use crate::machine::linux::HEADER_BYTES as BUNDLE_HEADER_BYTES;
 use crate::machine::{Kicker, LiveInputs, Machine, MachineConfig, guest_machine, is_unfit_guest};
+use crate::mailbox::{self, Receiver, Sender};
+use crate::slice;
 use crate::wake::WakingSender;
-use crossbeam_channel::{Receiver, Sender};
 use ft_protocol::console_input::InputAt;
 use ft_protocol::ids::FollowTurn;
 use ft_protocol::latency::OutputLatency;
@@ -109,7 +110,7 @@ impl VmThread {
         link: &SharedLink,
         host: WakingSender<(VmId, VmEvent)>,
     ) -> Result<Self, Failure> {
-        let (commands, received) = crossbeam_channel::unbounded();
+        let (commands, received) = mailbox::channel();
         let heartbeat = parts.heartbeat.take();
         let kicker = Arc::new(Mutex::new(None));
         let around = Surroundings {
@@ -125,6 +126,7 @@ impl VmThread {
         let order = order.clone();
         let spec = order.spec.clone();
         let thread = std::thread::Builder::new().name(format!("{}", order.vm)).spawn(move || {
+            slice::run_long();
             // What a panic leaves behind of the machine is dropped; the host goes on without it, and says so.
             let life = AssertUnwindSafe(|| live(&order, parts, &around, &mut generation));
             let (reason, unfit) = match catch_unwind(life) {

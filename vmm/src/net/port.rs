@@ -5,6 +5,7 @@ use super::frame::MacAddress;
 use super::segment::Segment;
 use super::tap;
 use crate::machine::device::virtio::{FRAME_BYTES_MAX, FRAME_BYTES_MIN};
+use crate::slice;
 use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
 use ft_protocol::spec::NetBackend;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -101,7 +102,10 @@ impl NetPort {
         let reader = Reader { link: link.clone(), counters: counters.clone(), stop: stop.clone(), queue, wake };
         let reader = std::thread::Builder::new()
             .name("net-port".to_owned())
-            .spawn(move || reader.run())
+            .spawn(move || {
+                slice::run_soon();
+                reader.run();
+            })
             .map_err(NetError::Resources)?;
         Ok(Self { link, counters, stop, reader: Some(reader) })
     }

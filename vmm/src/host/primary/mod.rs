@@ -21,7 +21,9 @@ use crate::failpoint;
 use crate::machine::device::virtio::Disk;
 use crate::machine::history::HistorySink;
 use crate::machine::{DirtyPages, LiveInputs, Machine, MachineError, Stop};
-use crossbeam_channel::{RecvTimeoutError, Sender};
+use crate::mailbox::{self, Sender};
+use crate::slice;
+use crossbeam_channel::RecvTimeoutError;
 use ft_protocol::commit_meta::GuestEnd;
 use ft_protocol::primary::{Input, Primary, PrimaryConfig};
 use ft_protocol::record::EntryBody;
@@ -169,7 +171,7 @@ pub(super) fn run(beginning: Beginning, around: &Surroundings) -> Result<(), Fai
     );
     let gate = Arc::new(Gate::new(core, primary.activity));
     let input = ConsoleInput::new(around, order.generation, console_taken);
-    let (jobs, committer_jobs) = crossbeam_channel::unbounded();
+    let (jobs, committer_jobs) = mailbox::channel();
     let committer = Committer {
         vm: order.vm,
         generation: order.generation,
@@ -189,9 +191,11 @@ pub(super) fn run(beginning: Beginning, around: &Surroundings) -> Result<(), Fai
     let working_set = own.or_else(|| bytes_max.map(|bytes| WorkingSet::new(bytes / PAGE_BYTES)));
     let base = order.base;
     std::thread::scope(|scope| {
-        std::thread::Builder::new()
-            .name(format!("commit-{}", order.vm))
-            .spawn_scoped(scope, move || committer.run(&committer_jobs))?;
+        std::thread::Builder::new().name(format!("commit-{}", order.vm)).spawn_scoped(scope, move || {
+            // Unlike the guest's thread, which starts it.
+            slice::run_soon();
+            committer.run(&committer_jobs);
+        })?;
         let _told_of_arrivals = arrivals.reign(&gate, &jobs);
         let mut reign = Reign {
             machine,

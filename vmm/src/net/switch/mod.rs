@@ -11,6 +11,7 @@ pub use faults::{Faults, Stretch, Trouble};
 use super::frame::MacAddress;
 use super::segment::autobound;
 use crate::machine::device::virtio::{FRAME_BYTES_MAX, FRAME_BYTES_MIN};
+use crate::slice;
 use faults::{Leg, Troubles, Weather};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::eventfd::{EfdFlags, EventFd};
@@ -106,7 +107,10 @@ impl Switch {
         };
         let thread = std::thread::Builder::new()
             .name("switch".to_owned())
-            .spawn(move || running.run())
+            .spawn(move || {
+                slice::run_soon();
+                running.run();
+            })
             .map_err(SwitchError::Resources)?;
         Ok(Self { path: path.to_owned(), shared, troubles, stop, thread: Some(thread) })
     }
