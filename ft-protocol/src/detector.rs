@@ -42,6 +42,8 @@ pub struct Detector {
     punctual: bool,
     /// For how long the last beat may have been there before a sample saw it, if beats come in their interval.
     unseen: Span,
+    /// When the next beat will have come is not known: others were not seen, or not counted.
+    lost: bool,
     /// The silence at which the host is suspected.
     limit: Span,
 }
@@ -72,7 +74,7 @@ impl Detector {
         assert!(config.bound > config.interval.times(SAMPLE_CREDIT_MAX), "heartbeat bound {} too short", config.bound);
         let (gaps, limit) = (Gaps::default(), config.bound);
         let unseen = config.interval;
-        Self { config, last: None, silence: Span::ZERO, gaps, punctual: false, unseen, limit }
+        Self { config, last: None, silence: Span::ZERO, gaps, punctual: false, unseen, lost: true, limit }
     }
 
     /// Takes a sample of the counter; `None` when the page could not be read as a heartbeat.
@@ -85,6 +87,7 @@ impl Detector {
             Some(last) if count.is_none() || last.count == count => {
                 self.silence = silence;
                 self.punctual &= !late;
+                self.lost |= count.is_none();
             }
             last => {
                 if self.punctual && !late && last.is_some_and(|last| last.count.is_some()) {
@@ -93,7 +96,8 @@ impl Detector {
                 // It came behind the sample before, and an interval behind the beat before.
                 let early =
                     (self.unseen.ns() + self.silence.ns() + passed.ns()).saturating_sub(self.config.interval.ns());
-                self.unseen = if last.is_none() { self.config.interval } else { passed.min(Span::from_ns(early)) };
+                self.unseen = if self.lost { self.config.interval } else { passed.min(Span::from_ns(early)) };
+                self.lost = count.is_none();
                 self.silence = Span::ZERO;
                 self.punctual = true;
             }
@@ -127,7 +131,8 @@ impl Detector {
         }
         let fine = interval / OVERDUE_PART;
         // A fine step, and some time in which this observer may have been late.
-        let seen_late = if self.unseen.ns() > fine + fine / 2 { self.unseen.ns() } else { 0 };
+        let unseen = if self.lost { interval } else { self.unseen.ns() };
+        let seen_late = if unseen > fine + fine / 2 { unseen } else { 0 };
         let due = interval - interval / EARLY_PART;
         Span::from_ns(due.saturating_sub(seen_late + self.silence.ns()).max(fine))
     }
@@ -156,10 +161,16 @@ impl Detector {
         self.silence == Span::ZERO
     }
 
+    /// Whether the silence is what is suspected for somebody who saw the last beat up to an interval earlier.
+    #[must_use]
+    pub fn is_nearly_suspected(&self) -> bool {
+        self.silence.ns().saturating_add(self.config.interval.ns()) >= self.limit.ns()
+    }
+
     /// Forgets all silence, as after a suspicion that proved false.
     pub fn forgive(&mut self) {
         self.silence = Span::ZERO;
-        self.punctual = false;
+        (self.punctual, self.lost) = (false, true);
     }
 }
 
@@ -266,6 +277,37 @@ mod tests {
                 assert!((400..572).contains(&samples), "{samples} samples of 400 beats {beat} us apart");
                 let silent = suspected - beat * 400;
                 assert!((100_000..=105_500).contains(&silent), "{silent} us after the last of beats {beat} us apart");
+            }
+        }
+    }
+
+    /// Behind a false alarm, and behind a page that could not be read, nobody knows where between two samples beats come.
+    #[test]
+    fn a_hang_behind_what_was_missed_is_found_within_the_bound() {
+        let config = DetectorConfig { bound: Span::from_ms(100), interval: Span::from_us(33_333), suspicion: None };
+        let count_at = |now: Time| now.ns() / 33_333_000;
+        for blind in [false, true] {
+            for beats in 24..60 {
+                let mut detector = Detector::new(config);
+                let (mut now, hang) = (Time::ZERO, Time::from_ns(33_333_000 * beats));
+                let mut missed = false;
+                let silent_at = loop {
+                    // From 640 to 745 ms: nothing is read, or the host is late.
+                    let away = (640..745).contains(&(now.ns() / 1_000_000));
+                    let count = count_at(now.min(hang));
+                    let count = if away { (!blind).then_some(19) } else { Some(count) };
+                    let suspected = detector.sample(now, count) != Verdict::Beating;
+                    if suspected && now > hang {
+                        break now;
+                    }
+                    if suspected && !missed {
+                        missed = true;
+                        detector.forgive();
+                    }
+                    now = now + detector.sample_after();
+                };
+                let silent = silent_at.since(hang).ns() / 1_000;
+                assert!((90_000..=106_000).contains(&silent), "{silent} us after beat {beats}, blind: {blind}");
             }
         }
     }

@@ -110,6 +110,11 @@ impl Host {
         self.detector.has_just_beaten()
     }
 
+    /// Whether somebody who has seen its last beat earlier can take it for silent already.
+    pub(super) fn is_nearly_suspected(&self) -> bool {
+        self.detector.is_nearly_suspected()
+    }
+
     /// A host that comes back is trusted at once, unless it is flapping.
     pub(super) fn connect(&mut self, now: Time, link: LinkId, profile: HostProfile, config: &ControllerConfig) {
         assert!(self.link.is_none(), "the old connection is closed first");

@@ -3,7 +3,7 @@
 use super::io::{Action, ApplyOutcome, Recovered};
 use super::placement::Role;
 use super::state::VmRecord;
-use super::vm::{Ask, Phase, Switchover, SwitchoverStep, Vm};
+use super::vm::{Ask, Doubt, Phase, Switchover, SwitchoverStep, Vm};
 use super::{Controller, Generation, HostId, Turn, VmId};
 use crate::commit_meta::GuestEnd;
 use crate::cpu::CpuProfile;
@@ -84,7 +84,7 @@ impl Controller {
             // Either may be the one that looked late. The next looks tell: if the ask were refused now, a secondary that is
             // right would wait for a whole bound again.
             if let Some(entry) = self.vms.get_mut(&vm) {
-                entry.doubted = Some(Ask { host, reason });
+                entry.doubted = Some(Doubt { ask: Ask { host, reason }, looked: false });
             }
             return;
         }
@@ -94,18 +94,20 @@ impl Controller {
     /// The host of some primaries was looked at, at this moment: are the secondaries right that take it for hung?
     pub(super) fn settle_doubts(&mut self, turn: &mut Turn<'_>, primary: HostId) {
         let Some(host) = self.hosts.get(&primary) else { return };
-        if host.is_lively() && !host.has_just_beaten() {
-            return;
+        let (beats, silent) = (host.has_just_beaten(), host.is_nearly_suspected());
+        let mut settled = Vec::new();
+        for vm in self.vms.values_mut().filter(|vm| vm.primary() == Some(primary)) {
+            let Some(doubt) = &mut vm.doubted else { continue };
+            if silent || (beats && doubt.looked) {
+                settled.push((vm.id, vm.generation, doubt.ask));
+                vm.doubted = None;
+            } else {
+                doubt.looked = true;
+            }
         }
-        let led_by = |vm: &Vm| vm.primary() == Some(primary);
-        let doubted: Vec<_> = self
-            .vms
-            .values_mut()
-            .filter(|vm| led_by(vm))
-            .filter_map(|vm| Some((vm.id, vm.generation, vm.doubted.take()?)))
-            .collect();
-        for (vm, generation, ask) in doubted {
+        for (vm, generation, ask) in settled {
             let may = self.may_take_over(vm, generation, ask.host, ask.reason);
+            let may = if beats { may.and(Err(TakeoverRefusal::PrimaryBeats)) } else { may };
             self.answer_ask(turn, vm, generation, ask, may);
         }
     }

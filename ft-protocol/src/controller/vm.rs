@@ -22,6 +22,14 @@ pub(super) struct Ask {
     pub(super) reason: TakeoverReason,
 }
 
+/// An ask, of which the one who is asked has another opinion.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Doubt {
+    pub(super) ask: Ask,
+    /// The primary's host was looked at since: what is seen from now on has come behind the ask.
+    pub(super) looked: bool,
+}
+
 /// Where a VM is in its life.
 ///
 /// ```text
@@ -155,8 +163,8 @@ pub(super) struct Vm {
     pub(super) stranded_told: bool,
     /// Since when the primary is thought to be gone and the secondary is expected to ask.
     pub(super) suspected: Option<Time>,
-    /// The secondary's ask that the next beats of the primary's host answer: by them it was lively.
-    pub(super) doubted: Option<Ask>,
+    /// The secondary's ask that the beats of the primary's host are to answer, by which it was lively until then.
+    pub(super) doubted: Option<Doubt>,
     /// A record of the generation was refused: nothing after it can be applied.
     pub(super) poisoned: bool,
     /// Not to be given to a host before this time, after the pool refused a new generation.

@@ -158,7 +158,7 @@ impl ProtectedRun {
             let ExitedHost { name, exit, stderr } = exited;
             let what = What::HostExited { host: name.clone(), exit, stderr };
             self.note(Event { at: monotonic(), what })?;
-            if self.shall_respawn(&name, exit) {
+            if self.vms.iter().any(|tapped| tapped.ended.is_none()) && self.shall_respawn(&name, exit) {
                 self.respawns.push((monotonic() + RESPAWN_PAUSE, name));
             }
         }
@@ -170,16 +170,11 @@ impl ProtectedRun {
         Ok(())
     }
 
-    /// Starts hosts again whose pause is over, as long as there is something for them to do.
+    /// Starts hosts again whose pause is over.
     fn respawn_due(&mut self) -> Result<(), RunError> {
         let now = monotonic();
         let due: Vec<HostName> = self.respawns.extract_if(.., |(due, _)| *due <= now).map(|(_, name)| name).collect();
-        for name in due {
-            if self.vms.iter().any(|tapped| tapped.ended.is_none()) {
-                self.start_host(&name)?;
-            }
-        }
-        Ok(())
+        due.iter().try_for_each(|name| self.start_host(name))
     }
 
     fn shall_respawn(&mut self, name: &HostName, exit: ChildExit) -> bool {

@@ -1,6 +1,8 @@
 //! Linux guests: an unmodified Debian kernel, alone and over its hosts' deaths.
 
 use crate::{PATIENCE, boot};
+use std::fs;
+use std::path::Path;
 
 pub(crate) const KERNEL: &str = "console=ttyS0 loglevel=5 8250.nr_uarts=1 panic=-1 mitigations=off no_timer_check tsc=reliable \
                       random.trust_cpu=on nokaslr";
@@ -60,11 +62,28 @@ fn linux_boots_alone_and_ends() {
     // Without a word of how: this kernel finds ACPI without old hardware, and no EFI.
     let output = linux("guest.run=reboot,-f", &["--mode", "none"]);
     assert!(output.is_success() && output.text().contains("Restarting system"), "{}", output.text());
+    // The same kernel as one that was built without the entry for PVH.
+    let entry = pvh_note(&nested::kernel::Kernel::of_guests().unwrap().vmlinux).to_string();
+    let script = "printf '\\0' | dd of=/guest/vmlinux bs=1 seek=$1 conv=notrunc 2> /dev/null";
+    assert!(machine.run(&["sh", "-c", script, "sh", &entry]).unwrap().is_success());
+    let output = linux("guest.run=uname,-a", &["--mode", "none", "--vcpus", "2"]);
+    assert!(output.is_success() && output.text().contains("init: down"), "{}", output.text());
     for mode in ["replay", "lockstep"] {
         let refused = linux("", &["--mode", mode]);
         assert!(!refused.is_success());
         assert!(refused.text().contains("not deterministic between exits"), "{}", refused.text());
     }
+}
+
+/// Where in this ELF file the type is of the note that names the entry for PVH (Xen's `XEN_ELFNOTE_PHYS32_ENTRY`).
+fn pvh_note(vmlinux: &Path) -> usize {
+    // Lengths of name and entry, type, name.
+    const NOTE: [u8; 16] = *b"\x04\0\0\0\x08\0\0\0\x12\0\0\0Xen\0";
+    let bytes = fs::read(vmlinux).unwrap();
+    let found: Vec<usize> =
+        bytes.windows(NOTE.len()).enumerate().filter(|(_, at)| *at == NOTE).map(|(at, _)| at).collect();
+    let [note] = found[..] else { panic!("notes at {found:x?}") };
+    note + 8
 }
 
 #[test]

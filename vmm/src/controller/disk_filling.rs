@@ -3,6 +3,7 @@
 
 use super::applier::Event;
 use super::partition::Partition;
+use crate::slice;
 use crate::wake::WakingSender;
 use ft_protocol::VmId;
 use shared_mem::{Access, Extent, Mapping, disk_image};
@@ -18,6 +19,7 @@ pub(super) fn start(
 ) -> Result<(), Failure> {
     let disk = Mapping::read_write(&partition.parts().disk(Access::ReadWrite)?)?;
     std::thread::Builder::new().name(format!("fill-{vm}")).spawn(move || {
+        slice::run_long();
         let filled = disk_image::fill(&disk, &content);
         done.send(Event::DiskFilled { vm, result: filled.map_err(|error| crate::chain(&error)) });
     })?;

@@ -15,6 +15,7 @@ use crate::failpoint;
 use crate::fence::{self, FenceAgent, ProcessHandle};
 use crate::life::{self, Watch};
 use crate::machine::{STATE_VERSION, STATE_VERSION_OLDEST};
+use crate::slice;
 use crate::transport::tagged;
 use crate::wake::WakingSender;
 use ft_protocol::activity::Activity;
@@ -50,7 +51,6 @@ type Failure = Box<dyn std::error::Error + Send + Sync>;
 
 pub(super) struct Driver {
     options: ControllerOptions,
-    pool: Pool,
     core: Controller,
     links: BTreeMap<LinkId, Link>,
     next_link: u64,
@@ -79,6 +79,8 @@ pub(super) struct Driver {
     clients_max: usize,
     complaints: Complaints,
     over: bool,
+    /// Given up last: all that works on it has ended then.
+    pool: Pool,
 }
 
 impl Driver {
@@ -418,6 +420,7 @@ impl Driver {
         let process = self.processes.get(&host).cloned();
         let wake = self.wake.clone();
         let started = std::thread::Builder::new().name(format!("fence-{name}")).spawn(move || {
+            slice::run_long();
             let outcome = fence::fence(&config, &name, process.as_deref());
             wake.send(Event::FenceTried { host, name, outcome });
         });

@@ -176,6 +176,10 @@ impl Driver {
 
     /// What the next generation of a VM will need is reserved, or cannot be.
     pub(in crate::controller) fn reserved(&mut self, vm: VmId, generation: Generation, result: Result<(), PoolError>) {
+        // Of a generation that reigns by now; what is missing may be another one.
+        if self.unreserved.get(&vm).is_some_and(|(missing, _)| *missing != generation) {
+            return;
+        }
         let again = self.unreserved.remove(&vm).is_some();
         let Err(error) = result else { return };
         if !again {
