@@ -58,7 +58,7 @@ pub(crate) fn run(args: &Args) -> CommandResult {
     }
     Ok(ExitStatus::Own(match report.stopped {
         Stopped::GuestEnded { .. } | Stopped::AsAsked | Stopped::LeftOff { .. } => ExitCode::Ok,
-        Stopped::Damaged { .. } => ExitCode::RecordingDamaged,
+        Stopped::Damaged { .. } | Stopped::NotRecorded { .. } => ExitCode::RecordingDamaged,
         Stopped::Diverged(_) => ExitCode::ExpectationFailed,
     }))
 }

@@ -12,7 +12,9 @@ use scenarios::cluster::default_pool_parent;
 use scenarios::golden::GoldenError;
 use scenarios::language::{Axis, Scenario, ScenarioError, UnfitGuest, json_schema};
 use scenarios::report::{FolderError, RunFolder, explain};
-use scenarios::runner::{Campaign, Report, RunnerError, RunnerOptions, World, github_annotations, junit, run_campaign};
+use scenarios::runner::{
+    Campaign, Report, RunnerError, RunnerOptions, World, github_annotation_of, github_annotations, junit, run_campaign,
+};
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::os::fd::AsFd as _;
@@ -213,14 +215,14 @@ fn list(args: &FilesArgs) -> CommandResult {
 
 fn run_all(args: &RunArgs) -> CommandResult {
     // All of them are read before the first one runs: a typing error in the last file is said at once.
-    let scenarios = read_all(&args.rounds.files)?;
+    let scenarios = read_for(&args.rounds.files, &args.reporting)?;
     drop(vmm::machine::open_kvm()?);
     let runner = args.rounds.runner(this_program()?, args.pool_dir.clone());
     campaign(&args.rounds, &args.reporting, &scenarios, runner, World::Processes)
 }
 
 fn simulate_all(args: &SimArgs) -> CommandResult {
-    let scenarios = read_all(&args.rounds.files)?;
+    let scenarios = read_for(&args.rounds.files, &args.reporting)?;
     let runner = args.rounds.runner(PathBuf::new(), PathBuf::new());
     campaign(&args.rounds, &args.reporting, &scenarios, runner, World::Simulator)
 }
@@ -235,7 +237,8 @@ fn campaign(
     let signals = EndSignals::new()?;
     let (repeat, until_fail, jobs) = (rounds.rounds(scenarios)?, rounds.until_fail, usize::from(rounds.jobs));
     let campaign = Campaign { runner, repeat, until_fail, jobs, world };
-    let show = show::Show::new(scenarios.len(), reporting.verbose, reporting.json);
+    let runs = (!until_fail).then(|| repeat.saturating_mul(scenarios.len() as u64));
+    let show = show::Show::new(runs, reporting.verbose, reporting.json);
     let campaigned = run_campaign(scenarios, &campaign, signals.as_fd(), &|progress| show.take(progress));
     show.finish();
     // Those that ended are told, whatever came then.
@@ -293,6 +296,23 @@ fn read_all(args: &FilesArgs) -> Result<Vec<Scenario>, Failure> {
     let mut scenarios = Vec::new();
     for file in all_files(args)? {
         scenarios.extend(Scenario::read_all(&file, &args.matrix)?);
+    }
+    Ok(scenarios)
+}
+
+/// The same for a campaign, of whose results machines are told, too.
+fn read_for(args: &FilesArgs, reporting: &ReportArgs) -> Result<Vec<Scenario>, Failure> {
+    let mut scenarios = Vec::new();
+    for file in all_files(args)? {
+        match Scenario::read_all(&file, &args.matrix) {
+            Ok(read) => scenarios.extend(read),
+            Err(error) => {
+                if reporting.github {
+                    output::text(&github_annotation_of(&error))?;
+                }
+                return Err(error.into());
+            }
+        }
     }
     Ok(scenarios)
 }

@@ -229,6 +229,14 @@ fn what_a_machine_says_of_an_earlier_order_to_follow_is_not_passed_on() {
     assert_eq!(bench.input(diverged(second)), [Action::Send(said)]);
 }
 
+#[cfg(feature = "planted-bugs")]
+#[test]
+fn what_is_passed_on_of_an_earlier_order_is_noticed() {
+    let bug = crate::planted::PlantedBug::StaleReportSent;
+    let test = what_a_machine_says_of_an_earlier_order_to_follow_is_not_passed_on;
+    assert!(crate::planted::is_noticed_by(bug, test), "{bug:?} does nothing that its test sees");
+}
+
 #[test]
 fn a_machine_that_cannot_follow_says_why_and_a_damaged_log_is_no_divergence() {
     let mut bench = Bench::joined();

@@ -97,6 +97,15 @@ mod switch {
     }
 }
 
+/// Whether a test fails with this bug: what a simulator's profiles hardly meet, the tests of the cores have to notice.
+#[cfg(all(test, feature = "planted-bugs"))]
+pub(crate) fn is_noticed_by(bug: PlantedBug, test: fn()) -> bool {
+    plant(Some(bug));
+    let failed = std::panic::catch_unwind(test).is_err();
+    plant(None);
+    failed
+}
+
 #[cfg(feature = "planted-bugs")]
 pub use switch::plant;
 #[cfg(feature = "planted-bugs")]

@@ -1,4 +1,5 @@
-//! Newtypes for every number that the pool stores or hands out, so that an epoch is never taken for an offset.
+//! Newtypes for the numbers that the pool hands out and others give back, so that an epoch is never taken for an offset. Counts that stay within
+//! one structure (a beat's, a log entry's sequence) are plain.
 
 use std::fmt;
 

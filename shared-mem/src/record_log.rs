@@ -20,7 +20,9 @@ mod writer;
 pub use copy::{CopiedLog, CopyLogError, LogRange, copy_log};
 pub use entry::{EntryError, LogEntry};
 pub(crate) use layout::TAIL_AT;
-pub use layout::{FormatLogError, LogTail, PAYLOAD_BYTES_MAX, TailError, format_log, is_log_size, log_file_bytes};
+pub use layout::{
+    FormatLogError, LogTail, PAYLOAD_BYTES_MAX, TailError, format_log, is_log_position, is_log_size, log_file_bytes,
+};
 pub use reader::{LogChunk, LogEntries, LogReader, ReadLogError};
 pub use writer::{AppendError, LogWriter, ResumeLogError};
 

@@ -14,7 +14,8 @@ const CLEAR: &str = "\r\x1b[K";
 /// Shows runs while they go on: those that end as lines on standard output, those that go on in one line that changes, if
 /// standard error is a terminal.
 pub(super) struct Show {
-    scenarios: usize,
+    /// How many runs there will be, if that is known.
+    runs: Option<u64>,
     verbose: bool,
     quiet: bool,
     live: bool,
@@ -30,9 +31,9 @@ struct State {
 }
 
 impl Show {
-    pub(super) fn new(scenarios: usize, verbose: bool, quiet: bool) -> Self {
+    pub(super) fn new(runs: Option<u64>, verbose: bool, quiet: bool) -> Self {
         let live = std::io::stderr().is_terminal();
-        Self { scenarios, verbose, quiet, live, state: Mutex::default() }
+        Self { runs, verbose, quiet, live, state: Mutex::default() }
     }
 
     pub(super) fn take(&self, progress: Progress<'_>) {
@@ -79,7 +80,8 @@ impl Show {
             None => format!("{name}: starts"),
         });
         let going = going.collect::<Vec<_>>().join(" | ");
-        let mut line = format!("{} of {} over, {} failed | {going}", state.ended, self.scenarios, state.failed);
+        let of = self.runs.map_or(String::new(), |runs| format!(" of {runs}"));
+        let mut line = format!("{}{of} over, {} failed | {going}", state.ended, state.failed);
         line.truncate(line.floor_char_boundary(columns()));
         eprint!("{CLEAR}{line}");
         let _ = std::io::stderr().flush();

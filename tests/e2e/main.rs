@@ -4,6 +4,7 @@ mod bad_input;
 mod bench;
 mod cleanup;
 mod cluster_by_hand;
+mod console_floods;
 mod console_input;
 mod consoles;
 mod damaged_logs;

@@ -17,6 +17,7 @@ use shared_mem::{
 };
 use std::path::Path;
 use std::sync::atomic::Ordering;
+use vmm::machine::MachineState;
 
 /// Long enough for a takeover in its middle.
 const STEPS: u64 = 100_000_000;
@@ -33,6 +34,8 @@ enum Crime {
     Meta,
     /// A machine state that is none.
     State,
+    /// A machine state whose inputs go on where no entry of the record log lies.
+    LogPlace,
     /// Console output that begins far behind the console's end.
     ConsoleGap,
     /// Console output from the end of all positions.
@@ -55,10 +58,11 @@ enum Crime {
     HeartbeatCutOff,
 }
 
-const CRIMES: [Crime; 13] = [
+const CRIMES: [Crime; 14] = [
     Crime::FlippedBody,
     Crime::Meta,
     Crime::State,
+    Crime::LogPlace,
     Crime::ConsoleGap,
     Crime::ConsoleAtTheEndOfTime,
     Crime::ConsoleFlood,
@@ -124,6 +128,10 @@ impl Scene {
             }),
             Crime::Meta => self.commit(generation, 5, b"\x01\xff\xff\xff\xff\xff\xff\xff\xff\xff\xffnonsense", nothing),
             Crime::State => self.commit(generation, 5, &self.meta(start, b"", b"FTVMSTAT nonsense"), nothing),
+            Crime::LogPlace => {
+                let state = MachineState::decode(&self.state).unwrap().at_log_position(7).encode();
+                self.commit(generation, 5, &self.meta(start, b"", &state), nothing);
+            }
             Crime::ConsoleGap => {
                 self.commit(generation, 5, &self.meta(start + 1000, b"forged", &self.state), nothing);
             }
@@ -179,7 +187,7 @@ fn criminal(socket: &Path, crime: Crime) {
     let applied = control.applied().unwrap();
     assert_eq!(applied.get(), order.base.get());
     let state = StateArea::new(map(|part| matches!(part, Part::State(_)))).read(applied).unwrap();
-    let console_start = vmm::machine::MachineState::decode(&state).unwrap().console_position();
+    let console_start = MachineState::decode(&state).unwrap().console_position();
     let (vm, generation) = (order.vm, order.generation);
     let journal = part(&extents, |part| matches!(part, Part::Journal(..))).try_clone().unwrap();
     let memory = Mapping::read_write(&journal).unwrap();

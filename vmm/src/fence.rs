@@ -173,12 +173,13 @@ fn wait(child: &mut Child, deadline: Instant) -> std::io::Result<Option<ExitStat
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::os::unix::fs::PermissionsExt;
 
     fn agent(dir: &tempfile::TempDir, body: &str) -> FenceConfig {
-        let path = dir.path().join("agent");
-        std::fs::write(&path, format!("#!/bin/sh\ncat >> {}/said\n{body}\n", dir.path().display())).unwrap();
-        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).unwrap();
+        let (text, path) = (dir.path().join("text"), dir.path().join("agent"));
+        std::fs::write(&text, format!("#!/bin/sh\ncat >> {}/said\n{body}\n", dir.path().display())).unwrap();
+        // By another process: what this one has open for writing, the children of other tests have open, too, until they
+        // are programs of their own, and what anybody writes to cannot be executed (ETXTBSY).
+        assert!(Command::new("install").args(["-m", "755"]).args([&text, &path]).status().unwrap().success());
         FenceConfig {
             agent: FenceAgent::External(path),
             parameters: vec!["ip=10.0.0.1".to_owned()],
@@ -206,7 +207,8 @@ mod tests {
     fn an_agent_that_hangs_or_is_missing_has_failed() {
         let dir = tempfile::tempdir().unwrap();
         let hangs = FenceConfig { bound: Duration::from_millis(50), ..agent(&dir, "exec sleep 1000") };
-        assert!(matches!(fence(&hangs, "a", None), FenceOutcome::Failed(why) if why.contains("too long")));
+        let outcome = fence(&hangs, "a", None);
+        assert!(matches!(&outcome, FenceOutcome::Failed(why) if why.contains("too long")), "{outcome:?}");
         let missing = FenceConfig { agent: FenceAgent::External("/nonexistent".into()), ..hangs };
         assert!(matches!(fence(&missing, "a", None), FenceOutcome::Failed(_)));
     }

@@ -611,17 +611,18 @@ impl Controller {
         entry.intended.clear();
         self.requests_over(turn, vm, "the guest has ended");
         self.persist(turn);
+        // Who reads hears of the end last: it is the last thing that many want to hear.
+        self.tell_outputs(turn, vm);
+        self.end_following(turn, vm, generation, "the guest has ended");
+        self.tell(turn, Happening::Ended { vm, end: end.clone() });
         for link in readers {
             let message = ToClient::VmEnded { vm, end: end.clone(), console_end };
             turn.actions.push(Action::ToClient { link, message, grants: Vec::new() });
         }
-        self.tell_outputs(turn, vm);
-        self.tell(turn, Happening::Ended { vm, end });
         self.release_space(turn, vm);
         if let Some(host) = primary {
             self.to_host(turn, host, ToHost::Release { vm, generation, deposed: false }, Vec::new());
         }
-        self.end_following(turn, vm, generation, "the guest has ended");
         if let Some(standby) = self.vms.get_mut(&vm).and_then(|entry| entry.standby.take()) {
             let release = ToHost::Release { vm, generation, deposed: false };
             self.to_host(turn, standby.host, release, Vec::new());

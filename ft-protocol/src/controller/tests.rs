@@ -6,6 +6,8 @@ mod hosts;
 mod input;
 mod outputs;
 mod places;
+#[cfg(feature = "planted-bugs")]
+mod planted;
 mod requests;
 mod restart;
 mod space;

@@ -1,4 +1,5 @@
-//! Every parser of bytes that somebody else wrote, as a function of those bytes, and bytes to begin with.
+//! The parsers of bytes that somebody else wrote, as functions of those bytes, and bytes to begin with. What only the controller writes
+//! (redo area, control block, console, headers) is read by the same guarded words and checksummed headers.
 //!
 //! `cargo test -p ftvm-fuzz` runs each target over its seeds and thousands of mutations of them, on the stable toolchain;
 //! `.ci/fuzz` gives the same functions to libFuzzer for as long as one likes.

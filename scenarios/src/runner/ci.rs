@@ -1,6 +1,7 @@
 //! Reports for machines that build: JUnit XML, and annotations of GitHub Actions.
 
 use super::{Grade, Report, Verdict};
+use crate::language::ScenarioError;
 use quick_junit::{NonSuccessKind, TestCase, TestCaseStatus, TestSuite};
 use std::fmt::Write as _;
 use std::time::Duration;
@@ -81,6 +82,17 @@ pub fn github_annotations(reports: &[Report]) -> String {
         }
     }
     text
+}
+
+/// The same of a file that is no scenario, where its mistake stands.
+#[must_use]
+pub fn github_annotation_of(error: &ScenarioError) -> String {
+    let (path, line) = match error {
+        ScenarioError::Unreadable { path, .. } | ScenarioError::Given { path, .. } => (path, 1),
+        ScenarioError::Invalid { path, line, .. } => (path, *line),
+    };
+    let file = property(&path.to_string_lossy());
+    format!("::error file={file},line={line},title=not a scenario::{}\n", message(&error.to_string()))
 }
 
 /// As GitHub wants it behind the two colons.

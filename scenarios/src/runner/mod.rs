@@ -19,7 +19,7 @@ mod verdict;
 mod workload;
 
 pub use campaign::{Campaign, Campaigned, Progress, World, run_campaign};
-pub use ci::{github_annotations, junit};
+pub use ci::{github_annotation_of, github_annotations, junit};
 pub use directory::RunDirectory;
 pub use error::RunnerError;
 pub use goldens::Goldens;

@@ -92,7 +92,8 @@ impl World {
                 }
             }
             Act::Slow { percent, during: span, .. } => {
-                let factor = u64::from((100 / (*percent).max(1)).max(1));
+                // Whole times: a little less of the processor is half of it there.
+                let factor = u64::from(100_u32.div_ceil((*percent).max(1)));
                 self.began("slow", &targets);
                 self.ends_later(&targets, *span, |host| ended("slow", host.as_str()));
                 for who in &targets {

@@ -122,7 +122,8 @@ pub fn format_log<M: PoolWrite>(
 }
 
 /// Whether an entry can lie at the position.
-pub(super) fn is_log_position(position: LogPosition) -> bool {
+#[must_use]
+pub fn is_log_position(position: LogPosition) -> bool {
     position.get().is_multiple_of(8) && position.get() <= guarded_word::VALUE_MAX
 }
 

@@ -46,6 +46,8 @@ pub(super) struct Target {
     pub(super) keeps: bool,
     pub(super) limit: Arc<ApplyLimit>,
     pub(super) log: LogDrain,
+    /// Where the log stood when an epoch ended: the last one that was applied here.
+    pub(super) ended_at: Option<(shared_mem::Epoch, LogPosition)>,
 }
 
 /// What is told of parts that are written anew.
@@ -239,8 +241,11 @@ impl Target {
         let state = MachineState::decode(meta.machine_state)?;
         // What left by the log comes before what the record brings.
         self.read_log_of(job.generation);
-        let logged_to = LogPosition::new(state.log_position());
-        if !self.log.drain(&job.journal.log, Some(logged_to), &self.console, job.console_floor)? {
+        let log_end = LogPosition::new(state.log_position());
+        let applied = self.control.applied()?;
+        let known = self.ended_at.filter(|(epoch, _)| *epoch == applied).map(|(_, position)| position);
+        LogDrain::check(log_end, known.unwrap_or_else(|| logged_to(&self.state, applied)))?;
+        if !self.log.drain(&job.journal.log, Some(log_end), &self.console, job.console_floor)? {
             return Ok(ApplyOutcome::ConsoleFull { epoch: job.epoch });
         }
         // Before the question whether there is room: for output that belongs nowhere there never will be.
@@ -258,6 +263,7 @@ impl Target {
         self.record(job, &record, &meta, &state)?;
         let keep = space_to_keep(&job.journal, record.total_bytes(), meta.ended.is_some());
         self.apply_parts(&record, &meta)?;
+        self.ended_at = Some((epoch, log_end));
         // It is applied: what is not given back now is given back with the generation.
         if let Err(error) = self.give_back(job, keep, meta.ended.is_some()) {
             tracing::warn!("the space of {epoch} of {generation} is not given back: {}", crate::chain(&error));

@@ -7,7 +7,7 @@ use ft_protocol::Generation;
 use ft_protocol::controller::DrainOutcome;
 use ft_protocol::record::{Entry, EntryBody, EntryError};
 use shared_mem::console::ConsoleError;
-use shared_mem::record_log::ReadLogError;
+use shared_mem::record_log::{ReadLogError, is_log_position};
 use shared_mem::{ConsolePosition, ConsoleRing, LogPosition, LogReader, PoolWrite};
 
 /// Why console output was not taken from a log.
@@ -39,6 +39,14 @@ pub enum DrainError {
         end: LogPosition,
         /// Where the record says that it is.
         expected: LogPosition,
+    },
+    /// No entry lies there, or only what an epoch before has taken.
+    #[error("a commit record says that the record log stood at {said}, the one before it said {before}")]
+    Place {
+        /// Where the record says that it is.
+        said: LogPosition,
+        /// Where the log was when the last applied epoch ended.
+        before: LogPosition,
     },
     /// The ring cannot be used.
     #[error("the console cannot be used")]
@@ -72,6 +80,14 @@ impl LogDrain {
         if self.generation != Some(generation) {
             (self.generation, self.position) = (Some(generation), begin());
         }
+    }
+
+    /// Whether a record may say that its epoch ends at this place of the log: the next generation's log will begin there.
+    ///
+    /// # Errors
+    /// When no sane writer says so behind an epoch that ended at `before`.
+    pub fn check(said: LogPosition, before: LogPosition) -> Result<(), DrainError> {
+        if said < before || !is_log_position(said) { Err(DrainError::Place { said, before }) } else { Ok(()) }
     }
 
     /// Moves all there is.

@@ -20,6 +20,7 @@ mod stable_state;
 mod worker;
 
 pub use log_drain::{DrainError, LogDrain};
+pub(crate) use partition::CONSOLE_BYTES;
 
 use crate::clock;
 use crate::events::{Events, Watched};

@@ -34,7 +34,7 @@ const BOOT_BYTES_MAX: u64 = 1 << 30;
 const META_BYTES_MAX: u64 = 8 << 20;
 
 /// Ring of the console: what a reader may lag behind before the guest has to wait for it.
-const CONSOLE_BYTES: u64 = 1 << 20;
+pub(crate) const CONSOLE_BYTES: u64 = 1 << 20;
 
 /// One of the two slots for machine state; a flat guest's takes some KiB.
 const STATE_SLOT_BYTES: u64 = 256 << 10;
@@ -204,6 +204,7 @@ impl Partition {
             image,
             disk,
             log,
+            ended_at: None,
             state,
             control,
         };

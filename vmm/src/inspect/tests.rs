@@ -350,6 +350,7 @@ fn damage_is_found_where_it_is_and_what_it_costs_is_said() {
         ("vm-0/state", 64 + 5, "state: epoch 2: machine state CRC", Some(Some(4))),
         ("vm-0/console", 1, "console: the console header", Some(Some(4))),
         ("vm-0/console", 64, "console: a word", Some(Some(4))),
+        ("vm-0/console", 128, "console: a word", Some(Some(4))),
         ("vm-0/boot", 12, "boot: the header", Some(Some(4))),
         ("vm-0/boot", 70, "boot: boot image CRC", Some(Some(4))),
         ("vm-0/journal.1", 24, "journal.1: the journal header", Some(Some(4))),

@@ -222,6 +222,7 @@ impl Look<'_> {
         let meaning = "its output cannot be read or continued";
         let read = map(self.partition.console(Access::ReadOnly)).map(|memory| {
             let console = ConsoleRing::open(memory)?;
+            console.check()?;
             Ok::<_, shared_mem::console::ConsoleError>((console.ring_bytes(), console.tail()?))
         });
         match read {

@@ -241,7 +241,7 @@ fn a_primary_that_comes_back_is_told_its_mode() {
 
 /// What was said of an order that is over may come when the same host follows by another one already.
 #[test]
-fn what_is_said_of_an_earlier_order_is_not_believed() {
+pub(super) fn what_is_said_of_an_earlier_order_is_not_believed() {
     let mut cluster = following();
     let earlier = follow(&cluster);
     cluster.commit(0, 1, 2);

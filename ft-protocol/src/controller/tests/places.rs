@@ -141,7 +141,7 @@ fn one_place_short() -> (Cluster, (u16, HostId), (u16, HostId)) {
 
 /// Better two guests that run than one that is protected.
 #[test]
-fn a_secondary_makes_room_for_a_guest_that_runs_nowhere() {
+pub(super) fn a_secondary_makes_room_for_a_guest_that_runs_nowhere() {
     let (mut cluster, (victim, _), (lone, lost)) = one_place_short();
     cluster.close(u64::from(lost.get()));
     let (other, moved) = (cluster.vm(victim.into()), cluster.vm(lone.into()));

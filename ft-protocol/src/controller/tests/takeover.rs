@@ -168,7 +168,7 @@ fn a_promotion_that_comes_to_nothing_is_followed_by_another() {
 
 /// What there is to be replayed may take longer than a promotion should: then nobody would ever run the guest.
 #[test]
-fn a_promotion_has_twice_the_time_of_the_one_that_came_to_nothing() {
+pub(super) fn a_promotion_has_twice_the_time_of_the_one_that_came_to_nothing() {
     let mut cluster = Cluster::protected();
     cluster.close(0);
     let (mut bounds, mut since, mut generation) = (Vec::new(), cluster.now, cluster.status().generation);
@@ -293,7 +293,7 @@ fn the_guests_end_releases_everybody() {
 
 /// Its place would be the next generation's, and the driver would move that one's output for this one's.
 #[test]
-fn a_log_that_is_read_is_not_given_back() {
+pub(super) fn a_log_that_is_read_is_not_given_back() {
     let mut cluster = Cluster::protected();
     let generation = Generation::FIRST;
     cluster.said(0, FromHost::Logged { vm: VM, generation });

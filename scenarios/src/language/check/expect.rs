@@ -2,8 +2,8 @@
 
 use super::super::error::Source;
 use super::super::raw::{RawExpect, RawVmExpect};
-use super::super::values::OneOrMany;
-use super::super::{Act, CorruptWhat, End, Expect, ScenarioError, Step, VmExpect};
+use super::super::values::{OneOrMany, RawCount};
+use super::super::{Act, CorruptWhat, Count, End, Expect, ScenarioError, Step, VmExpect};
 use super::{Known, bounds};
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -49,11 +49,27 @@ fn lines(source: &Source<'_>, keys: &Keys) -> BTreeMap<String, usize> {
 
 /// An empty text is part of any other: what expects it cannot fail, or cannot hold.
 fn some_texts(source: &Source<'_>, key: &str, texts: &[String], keys: &Keys) -> Result<(), ScenarioError> {
+    let place = keys.get(key);
     if texts.iter().any(String::is_empty) {
-        let place = keys.get(key).cloned().unwrap_or_default();
-        return Err(source.invalid(&place, format!("`{key}` is empty: any line would do")));
+        return Err(source.invalid(&place.cloned().unwrap_or_default(), format!("`{key}` is empty: any line would do")));
     }
-    Ok(())
+    match place {
+        Some(place) if texts.is_empty() => {
+            Err(source.invalid(place, format!("`{key}` has no text: nothing is expected, leave it out")))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// No bound at all holds for every number.
+fn telling(source: &Source<'_>, key: &str, count: Option<&RawCount>, keys: &Keys) -> Result<(), ScenarioError> {
+    match count {
+        Some(RawCount(Count { min: 0, max: None })) => {
+            let place = keys.get(key).cloned().unwrap_or_default();
+            Err(source.invalid(&place, format!("`{key}` of at least 0 holds always: give it a `max`, or leave it out")))
+        }
+        _ => Ok(()),
+    }
 }
 
 pub(super) fn expect(
@@ -72,6 +88,10 @@ pub(super) fn expect(
     some_texts(source, "console-contains", &raw.console_contains.0, &places.keys)?;
     some_texts(source, "console-lacks", &raw.console_lacks.0, &places.keys)?;
     some_texts(source, "refused", raw.refused.as_slice(), &places.keys)?;
+    telling(source, "takeovers", raw.takeovers.as_ref(), &places.keys)?;
+    telling(source, "switchovers", raw.switchovers.as_ref(), &places.keys)?;
+    telling(source, "fenced", raw.fenced.as_ref(), &places.keys)?;
+    raw.events.values().try_for_each(|count| telling(source, "events", Some(count), &places.keys))?;
     let refused = raw.refused.is_some().then(|| known.vms.len() - 1);
     let all = VmExpect {
         lines: BTreeMap::new(),

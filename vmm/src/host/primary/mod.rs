@@ -17,8 +17,9 @@ use super::record::RecordLog;
 use super::vm_thread::{Command, Promotion, Surroundings, VmEvent};
 use super::working_set::{self, WorkingSet};
 use crate::clock;
+use crate::controller::CONSOLE_BYTES;
 use crate::failpoint;
-use crate::machine::device::virtio::Disk;
+use crate::machine::device::virtio::{Disk, OUTPUT_BYTES_MAX};
 use crate::machine::history::HistorySink;
 use crate::machine::{DirtyPages, LiveInputs, Machine, MachineError, Stop};
 use crate::mailbox::{self, Sender};
@@ -42,6 +43,9 @@ const CUT_SPACING_MIN: Span = Span::from_ms(1);
 
 /// Console bytes behind the gate at which the guest is stopped for a cut: a sixteenth of the console ring.
 const CONSOLE_PENDING_MAX: u64 = 64 << 10;
+
+/// What was pending, and what one more exit brings, are one epoch's, which the ring has to hold.
+const _: () = assert!(CONSOLE_PENDING_MAX + OUTPUT_BYTES_MAX <= CONSOLE_BYTES);
 
 /// Console bytes of a Linux guest that a cut is made early for. Fewer leave when their epoch ends by itself: a kernel writes
 /// byte by byte, with interrupts off, and would be stopped for each of them.

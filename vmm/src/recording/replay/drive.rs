@@ -60,6 +60,10 @@ impl Replay {
             StopAt::End | StopAt::Epoch(_) => u64::MAX,
         };
         if matches!(head.kind, CommitKind::Start | CommitKind::Unlogged) {
+            let here = self.machine.exits().0;
+            if head.kind == CommitKind::Unlogged && (here..head.exits).contains(&asked) {
+                return Ok(Some(Stopped::NotRecorded { from: here, to: head.exits }));
+            }
             return self.skip_to(head, console);
         }
         let target = head.exits.min(asked);

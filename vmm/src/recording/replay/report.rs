@@ -23,6 +23,13 @@ pub enum Stopped {
     },
     /// At the exit or epoch that was asked for.
     AsAsked,
+    /// At the last commit before the exit that was asked for: in checkpoint mode no inputs are recorded.
+    NotRecorded {
+        /// The exit that it stopped at.
+        from: u64,
+        /// The first one behind that can be stopped at.
+        to: u64,
+    },
     /// The recording ends before the guest does; it says why.
     LeftOff {
         /// Its reason.
@@ -174,6 +181,10 @@ impl fmt::Display for ReplayReport {
         match &self.stopped {
             Stopped::GuestEnded { end, .. } => writeln!(f, "the guest {end}")?,
             Stopped::AsAsked => writeln!(f, "stopped as asked")?,
+            Stopped::NotRecorded { from, to } => writeln!(
+                f,
+                "stopped at exit {from}: inputs were not recorded from there to exit {to} (checkpoint mode); ask for one of the two"
+            )?,
             Stopped::LeftOff { reason } => writeln!(f, "the recording ends here: {reason}")?,
             Stopped::Damaged { damage, good_bytes } => {
                 writeln!(f, "the recording is good to byte {good_bytes} only: {damage}")?;

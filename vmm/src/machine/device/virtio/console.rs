@@ -12,7 +12,14 @@ const QUEUES: [QueueKind; 2] = [
     QueueKind { size_max: QUEUE_SIZE_MAX, service: Service::Notified },
 ];
 /// Most bytes that one chain carries: with the queue's size this bounds the output of one exit.
-const CHAIN: ChainLimits = ChainLimits { descriptors_max: 16, bytes_max: 16 << 10 };
+const CHAIN: ChainLimits = ChainLimits { descriptors_max: 16, bytes_max: 12 << 10 };
+
+/// Most bytes of output that one exit of the guest brings: they are one entry of a record log, and in the modes without one they are with what
+/// was pending before, of one epoch, which the ring of the console has to hold.
+pub(crate) const OUTPUT_BYTES_MAX: u64 = QUEUE_SIZE_MAX as u64 * CHAIN.bytes_max;
+
+/// Beside the bytes an entry has their position, and the digest of the exit.
+const _: () = assert!(OUTPUT_BYTES_MAX + 64 <= ft_protocol::record::PAYLOAD_BYTES_MAX as u64);
 
 pub(super) struct Console;
 

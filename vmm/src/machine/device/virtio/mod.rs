@@ -24,6 +24,7 @@ mod rng;
 mod tests;
 mod transport;
 
+pub(crate) use console::OUTPUT_BYTES_MAX;
 pub use disk::{BLOCK_BYTES, Disk, DiskBase, DiskError};
 pub use net::{FRAME_BYTES_MAX, FRAME_BYTES_MIN};
 
