@@ -201,7 +201,7 @@ fn check(args: &FilesArgs) -> CommandResult {
 }
 
 fn list(args: &FilesArgs) -> CommandResult {
-    let scenarios = read_all(args)?;
+    let scenarios = read_all(args, false)?;
     let width = scenarios.iter().map(|scenario| scenario.name.len()).max().unwrap_or(0);
     let mut text = String::new();
     for scenario in &scenarios {
@@ -215,14 +215,14 @@ fn list(args: &FilesArgs) -> CommandResult {
 
 fn run_all(args: &RunArgs) -> CommandResult {
     // All of them are read before the first one runs: a typing error in the last file is said at once.
-    let scenarios = read_for(&args.rounds.files, &args.reporting)?;
+    let scenarios = read_all(&args.rounds.files, args.reporting.github)?;
     drop(vmm::machine::open_kvm()?);
     let runner = args.rounds.runner(this_program()?, args.pool_dir.clone());
     campaign(&args.rounds, &args.reporting, &scenarios, runner, World::Processes)
 }
 
 fn simulate_all(args: &SimArgs) -> CommandResult {
-    let scenarios = read_for(&args.rounds.files, &args.reporting)?;
+    let scenarios = read_all(&args.rounds.files, args.reporting.github)?;
     let runner = args.rounds.runner(PathBuf::new(), PathBuf::new());
     campaign(&args.rounds, &args.reporting, &scenarios, runner, World::Simulator)
 }
@@ -292,27 +292,15 @@ fn code(reports: &[Report]) -> ExitCode {
     }
 }
 
-fn read_all(args: &FilesArgs) -> Result<Vec<Scenario>, Failure> {
+/// What is no scenario is annotated where it stands, if that is wanted.
+fn read_all(args: &FilesArgs, github: bool) -> Result<Vec<Scenario>, Failure> {
     let mut scenarios = Vec::new();
     for file in all_files(args)? {
-        scenarios.extend(Scenario::read_all(&file, &args.matrix)?);
-    }
-    Ok(scenarios)
-}
-
-/// The same for a campaign, of whose results machines are told, too.
-fn read_for(args: &FilesArgs, reporting: &ReportArgs) -> Result<Vec<Scenario>, Failure> {
-    let mut scenarios = Vec::new();
-    for file in all_files(args)? {
-        match Scenario::read_all(&file, &args.matrix) {
-            Ok(read) => scenarios.extend(read),
-            Err(error) => {
-                if reporting.github {
-                    output::text(&github_annotation_of(&error))?;
-                }
-                return Err(error.into());
-            }
+        let read = Scenario::read_all(&file, &args.matrix);
+        if let (Err(error), true) = (&read, github) {
+            output::text(&github_annotation_of(error))?;
         }
+        scenarios.extend(read?);
     }
     Ok(scenarios)
 }

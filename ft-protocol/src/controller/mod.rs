@@ -4,6 +4,7 @@
 //! `Seal -> drain -> Persist -> OpenGeneration -> Promote`, in this order, and each step is idempotent, so that a
 //! controller that dies in between is followed by one that finishes the work.
 
+mod asks;
 mod clients;
 mod damage;
 mod failback;

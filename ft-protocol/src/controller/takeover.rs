@@ -3,14 +3,14 @@
 use super::io::{Action, ApplyOutcome, Recovered};
 use super::placement::Role;
 use super::state::VmRecord;
-use super::vm::{Ask, Doubt, Phase, Switchover, SwitchoverStep, Vm};
+use super::vm::{Phase, Switchover, SwitchoverStep, Vm};
 use super::{Controller, Generation, HostId, Turn, VmId};
 use crate::commit_meta::GuestEnd;
 use crate::cpu::CpuProfile;
 use crate::ids::Epoch;
 use crate::planted::{PlantedBug, planted};
 use crate::timeline::{Happening, one_line};
-use crate::wire::{Access, Grant, LiveReport, Order, Part, TakeoverReason, TakeoverRefusal, ToClient, ToHost};
+use crate::wire::{Access, Grant, LiveReport, Order, Part, TakeoverReason, ToClient, ToHost};
 
 impl Controller {
     /// Takes a VM up that an earlier life of the controller left.
@@ -68,97 +68,6 @@ impl Controller {
             }
             None => self.begin_takeover(turn, vm, None),
         }
-    }
-
-    /// A secondary asks to become primary.
-    pub(super) fn ask(
-        &mut self,
-        turn: &mut Turn<'_>,
-        vm: VmId,
-        generation: Generation,
-        host: HostId,
-        reason: TakeoverReason,
-    ) {
-        let may = self.may_take_over(vm, generation, host, reason);
-        if may == Err(TakeoverRefusal::PrimaryBeats) {
-            // Either may be the one that looked late. The next looks tell: if the ask were refused now, a secondary that is
-            // right would wait for a whole bound again.
-            if let Some(entry) = self.vms.get_mut(&vm) {
-                entry.doubted = Some(Doubt { ask: Ask { host, reason }, looked: false });
-            }
-            return;
-        }
-        self.answer_ask(turn, vm, generation, Ask { host, reason }, may);
-    }
-
-    /// The host of some primaries was looked at, at this moment: are the secondaries right that take it for hung?
-    pub(super) fn settle_doubts(&mut self, turn: &mut Turn<'_>, primary: HostId) {
-        let Some(host) = self.hosts.get(&primary) else { return };
-        let (beats, silent) = (host.has_just_beaten(), host.is_nearly_suspected());
-        let mut settled = Vec::new();
-        for vm in self.vms.values_mut().filter(|vm| vm.primary() == Some(primary)) {
-            let Some(doubt) = &mut vm.doubted else { continue };
-            if silent || (beats && doubt.looked) {
-                settled.push((vm.id, vm.generation, doubt.ask));
-                vm.doubted = None;
-            } else {
-                doubt.looked = true;
-            }
-        }
-        for (vm, generation, ask) in settled {
-            let may = self.may_take_over(vm, generation, ask.host, ask.reason);
-            let may = if beats { may.and(Err(TakeoverRefusal::PrimaryBeats)) } else { may };
-            self.answer_ask(turn, vm, generation, ask, may);
-        }
-    }
-
-    fn answer_ask(
-        &mut self,
-        turn: &mut Turn<'_>,
-        vm: VmId,
-        generation: Generation,
-        Ask { host, reason }: Ask,
-        may: Result<(), TakeoverRefusal>,
-    ) {
-        if let Err(refusal) = may {
-            if let (TakeoverRefusal::PrimaryBeats, Some(entry)) = (refusal, self.vms.get_mut(&vm)) {
-                entry.suspected = None;
-            }
-            self.tell(turn, Happening::TakeoverRefused { vm, host, refusal });
-            self.to_host(turn, host, ToHost::TakeoverRefused { vm, generation, refusal }, Vec::new());
-            return;
-        }
-        if self.vms.get(&vm).is_some_and(|entry| entry.suspected.is_none()) {
-            self.tell(turn, Happening::PrimaryGone { vm, generation, reason });
-        }
-        self.begin_takeover(turn, vm, Some(host));
-    }
-
-    fn may_take_over(
-        &self,
-        vm: VmId,
-        generation: Generation,
-        host: HostId,
-        reason: TakeoverReason,
-    ) -> Result<(), TakeoverRefusal> {
-        let entry = self.vms.get(&vm).ok_or(TakeoverRefusal::UnknownVm)?;
-        if entry.generation != generation {
-            return Err(TakeoverRefusal::GenerationOver { asked: generation, current: entry.generation });
-        }
-        let primary = match entry.phase {
-            Phase::Promoting { host, .. } | Phase::Running { host } => host,
-            Phase::Ended { .. } => return Err(TakeoverRefusal::Ended),
-            _ => return Err(TakeoverRefusal::UnderWay),
-        };
-        if entry.ready_standby() != Some(host) {
-            return Err(TakeoverRefusal::NotSecondary);
-        }
-        // Not for safety: a secondary that cannot see the heartbeat page should not stop a healthy primary.
-        let heard = matches!(reason, TakeoverReason::HeartbeatSilent(_));
-        if heard && self.hosts.get(&primary).is_some_and(super::Host::is_lively) {
-            return Err(TakeoverRefusal::PrimaryBeats);
-        }
-        Ok(())
     }
 
     /// Ends the reigning generation. From here on its primary can publish nothing more.

@@ -1,6 +1,7 @@
 //! One VM, as the controller sees it. The transitions are in `takeover.rs` and `protection.rs`.
 
 use crate::commit_meta::GuestEnd;
+use crate::controller::asks::Doubt;
 use crate::controller::follow::Following;
 use crate::controller::input::Feeder;
 use crate::controller::outputs::Outputs;
@@ -12,23 +13,7 @@ use crate::ids::{Epoch, Generation, HostId, LinkId, VmId};
 use crate::planted::{PlantedBug, planted};
 use crate::spec::{Mode, VmSpec};
 use crate::time::{Span, Time};
-use crate::wire::TakeoverReason;
 use std::collections::{BTreeMap, BTreeSet};
-
-/// That a secondary wants to become primary, and why.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Ask {
-    pub(super) host: HostId,
-    pub(super) reason: TakeoverReason,
-}
-
-/// An ask, of which the one who is asked has another opinion.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Doubt {
-    pub(super) ask: Ask,
-    /// The primary's host was looked at since: what is seen from now on has come behind the ask.
-    pub(super) looked: bool,
-}
 
 /// Where a VM is in its life.
 ///
