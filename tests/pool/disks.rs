@@ -4,7 +4,7 @@
 //! Each failpoint is passed in one of the modes, the next one in another; three rounds (`FTVM_POOL_ROUNDS`) have all.
 
 use crate::chance::{Chance, rounds};
-use crate::failpoints::{FOLLOWING, RECORDING_ONLY, one};
+use crate::failpoints::{FOLLOWING, RECORDING_ONLY, REPLAYED, one};
 use crate::golden::{Golden, MODES};
 use crate::replay::passage;
 use crate::support::kvm;
@@ -27,7 +27,7 @@ fn all(prefix: &str) {
                 _ if failpoint.starts_with(FOLLOWING) => 2,
                 0 if RECORDING_ONLY.contains(failpoint) => 1,
                 // A secondary that follows replays nothing when it takes over warm, or little.
-                2 if *failpoint == "host.takeover.replayed" => 1,
+                2 if *failpoint == REPLAYED => 1,
                 mode => mode,
             };
             let (name, golden) = [("checkpoint", &golden), ("replay", &recorded), ("lockstep", &followed)]

@@ -31,7 +31,13 @@ fn hits(failpoint: &str, chance: &mut Chance) -> Vec<u64> {
 }
 
 /// What only a guest passes whose inputs are recorded. At the others it commits, which it does most in checkpoint mode.
-pub(crate) const RECORDING_ONLY: [&str; 3] = ["host.log.written", "host.log.appended", "host.takeover.replayed"];
+pub(crate) const RECORDING_ONLY: [&str; 3] = ["host.log.written", "host.log.appended", REPLAYED];
+
+/// What only a secondary passes whose log has something behind the last commit.
+pub(crate) const REPLAYED: &str = "host.takeover.replayed";
+
+/// How a primary dies with an entry in its log that no commit covers.
+const WITH_AN_ENTRY: &str = "host.log.appended=kill@20";
 
 /// What only a secondary passes that follows.
 pub(crate) const FOLLOWING: &str = "host.follow.";
@@ -40,7 +46,7 @@ pub(crate) const FOLLOWING: &str = "host.follow.";
 fn needs_takeover(failpoint: &str, hit: u64) -> bool {
     match failpoint {
         "host.takeover.ordered" | "host.takeover.loaded" => false,
-        "host.takeover.replayed"
+        REPLAYED
         | "controller.takeover.word-closed"
         | "controller.takeover.sealed"
         | "controller.takeover.log-copied" => true,
@@ -52,13 +58,17 @@ pub(crate) fn one(golden: &Golden, failpoint: &str, action: &str, hit: u64) {
     let armed = format!("{failpoint}={action}@{hit}");
     let own = |prefix: &str| failpoint.starts_with(prefix).then_some(armed.as_str());
     // What only a secondary passes is armed at the second host, the rest at the first, which becomes primary.
-    let by_secondary =
-        ["host.standby.made", "host.takeover.replayed"].contains(&failpoint) || failpoint.starts_with(FOLLOWING);
-    let (first, second) = if by_secondary { (None, own("host.")) } else { (own("host."), None) };
-    let hosts = [("a", first), ("b", second), ("c", None)];
+    let by_secondary = failpoint == "host.standby.made" || failpoint.starts_with(FOLLOWING);
+    let hosts = match failpoint {
+        // Nothing is replayed where nothing was logged behind the last commit: the first primary dies with an entry there.
+        // Whoever comes next replays it, protected by then or not.
+        REPLAYED => [("a", Some(WITH_AN_ENTRY)), ("b", own("host.")), ("c", own("host."))],
+        _ if by_secondary => [("a", None), ("b", own("host.")), ("c", None)],
+        _ => [("a", own("host.")), ("b", None), ("c", None)],
+    };
     let plan = Plan { controller: own("controller."), hosts: &hosts, ..Plan::default() };
     let mut run = Run::start(golden, &plan);
-    if needs_takeover(failpoint, hit) {
+    if needs_takeover(failpoint, hit) && failpoint != REPLAYED {
         run.await_protection();
         run.host("a").signal(Signal::SIGKILL);
     }
