@@ -63,6 +63,9 @@ struct EchoArgs {
     /// What is sent
     #[arg(long, value_name = "N", default_value_t = 1)]
     seed: u64,
+    /// Keep what was sent and came back, and when, in this file
+    #[arg(long, value_name = "FILE")]
+    history: Option<PathBuf>,
 }
 
 #[derive(clap::Args)]
@@ -134,7 +137,9 @@ fn run_echo(args: &EchoArgs) -> CommandResult {
         answer_time_max: duration(args.answer_time.unwrap_or(ANSWER_TIME)),
     };
     let deadline = monotonic() + args.time.unwrap_or(TIME);
-    let (report, judged) = echo_load::run(&host, &plan, || monotonic() >= deadline || signals.received().is_some())?;
+    let (report, judged) = echo_load::run(&host, &plan, args.history.as_deref(), || {
+        monotonic() >= deadline || signals.received().is_some()
+    })?;
     output::json(&report)?;
     judged.map_err(|violation| Failure::new(ExitCode::ExpectationFailed, &violation))?;
     Ok(ExitStatus::Own(ExitCode::Ok))
@@ -144,6 +149,7 @@ impl From<EchoError> for Failure {
     fn from(error: EchoError) -> Self {
         let code = match &error {
             EchoError::Connect(_) => ExitCode::Unreachable,
+            EchoError::History(_) => ExitCode::OutputFailed,
             EchoError::Port(_) => ExitCode::Internal,
         };
         Self::new(code, &error)

@@ -13,7 +13,8 @@ use scenarios::golden::GoldenError;
 use scenarios::language::{Axis, Scenario, ScenarioError, UnfitGuest, json_schema};
 use scenarios::report::{FolderError, RunFolder, explain};
 use scenarios::runner::{
-    Campaign, Report, RunnerError, RunnerOptions, World, github_annotation_of, github_annotations, junit, run_campaign,
+    Campaign, JunitError, Report, RunnerError, RunnerOptions, World, github_annotation_of, github_annotations, junit,
+    junit_of_invalid, run_campaign,
 };
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
@@ -165,8 +166,7 @@ pub(crate) fn run(args: &Args) -> CommandResult {
 }
 
 fn check(args: &FilesArgs) -> CommandResult {
-    let mut wrong = Vec::new();
-    let mut scenarios = Vec::new();
+    let (mut wrong, mut scenarios) = (Vec::new(), Vec::new());
     for file in all_files(args)? {
         match Scenario::read_all(&file, &args.matrix) {
             Ok(cells) => scenarios.extend(cells),
@@ -189,19 +189,12 @@ fn check(args: &FilesArgs) -> CommandResult {
         };
         output::text(&format!("ok  {}{cell}  {worlds}\n", scenario.path.display()))?;
     }
-    // Each is told; the last one ends the command, as a file that is no scenario counts for more than a guest that is missing.
-    wrong.sort_by_key(|failure: &Failure| failure.code() == ExitCode::ScenarioInvalid);
-    match wrong.pop() {
-        None => Ok(ExitStatus::Own(ExitCode::Ok)),
-        Some(last) => {
-            wrong.into_iter().for_each(|failure| _ = failure.report());
-            Err(last)
-        }
-    }
+    tell_all(wrong)?;
+    Ok(ExitStatus::Own(ExitCode::Ok))
 }
 
 fn list(args: &FilesArgs) -> CommandResult {
-    let scenarios = read_all(args, false)?;
+    let scenarios = read_all(args, None)?;
     let width = scenarios.iter().map(|scenario| scenario.name.len()).max().unwrap_or(0);
     let mut text = String::new();
     for scenario in &scenarios {
@@ -215,14 +208,14 @@ fn list(args: &FilesArgs) -> CommandResult {
 
 fn run_all(args: &RunArgs) -> CommandResult {
     // All of them are read before the first one runs: a typing error in the last file is said at once.
-    let scenarios = read_all(&args.rounds.files, args.reporting.github)?;
+    let scenarios = read_all(&args.rounds.files, Some(&args.reporting))?;
     drop(vmm::machine::open_kvm()?);
     let runner = args.rounds.runner(this_program()?, args.pool_dir.clone());
     campaign(&args.rounds, &args.reporting, &scenarios, runner, World::Processes)
 }
 
 fn simulate_all(args: &SimArgs) -> CommandResult {
-    let scenarios = read_all(&args.rounds.files, args.reporting.github)?;
+    let scenarios = read_all(&args.rounds.files, Some(&args.reporting))?;
     let runner = args.rounds.runner(PathBuf::new(), PathBuf::new());
     campaign(&args.rounds, &args.reporting, &scenarios, runner, World::Simulator)
 }
@@ -262,13 +255,16 @@ fn tell(reports: &[Report], args: &ReportArgs) -> CommandResult {
     let shown = show_all(reports, args);
     // Each is told, whatever became of the other.
     if let Some(path) = &args.junit {
-        let xml = junit(reports).map_err(|error| Failure::new(ExitCode::Internal, &error))?;
-        std::fs::write(path, xml).map_err(|error| {
-            Failure::line(ExitCode::OutputFailed, format!("cannot write {}: {error}", path.display()))
-        })?;
+        write_junit(path, junit(reports))?;
     }
     shown?;
     Ok(ExitStatus::Own(code(reports)))
+}
+
+fn write_junit(path: &Path, xml: Result<String, JunitError>) -> Result<(), Failure> {
+    let xml = xml.map_err(|error| Failure::new(ExitCode::Internal, &error))?;
+    let unwritten = |error| Failure::line(ExitCode::OutputFailed, format!("cannot write {}: {error}", path.display()));
+    std::fs::write(path, xml).map_err(unwritten)
 }
 
 fn show_all(reports: &[Report], args: &ReportArgs) -> Result<(), Failure> {
@@ -292,17 +288,35 @@ fn code(reports: &[Report]) -> ExitCode {
     }
 }
 
-/// What is no scenario is annotated where it stands, if that is wanted.
-fn read_all(args: &FilesArgs, github: bool) -> Result<Vec<Scenario>, Failure> {
-    let mut scenarios = Vec::new();
+/// Every file that is no scenario is told, in all the ways that are wanted; then there is none.
+fn read_all(args: &FilesArgs, reporting: Option<&ReportArgs>) -> Result<Vec<Scenario>, Failure> {
+    let (mut scenarios, mut wrong) = (Vec::new(), Vec::new());
     for file in all_files(args)? {
-        let read = Scenario::read_all(&file, &args.matrix);
-        if let (Err(error), true) = (&read, github) {
-            output::text(&github_annotation_of(error))?;
+        match Scenario::read_all(&file, &args.matrix) {
+            Ok(cells) => scenarios.extend(cells),
+            // What is wrong with the command line is so for every file.
+            Err(error @ ScenarioError::Given { .. }) => return Err(error.into()),
+            Err(error) => wrong.push(error),
         }
-        scenarios.extend(read?);
     }
-    Ok(scenarios)
+    if wrong.is_empty() {
+        return Ok(scenarios);
+    }
+    if reporting.is_some_and(|reporting| reporting.github) {
+        wrong.iter().try_for_each(|error| output::text(&github_annotation_of(error)))?;
+    }
+    let junit = reporting.and_then(|reporting| reporting.junit.as_deref());
+    let written = junit.map_or(Ok(()), |path| write_junit(path, junit_of_invalid(&wrong)));
+    tell_all(wrong.into_iter().map(Failure::from).chain(written.err()).collect()).map(|()| Vec::new())
+}
+
+/// Each is told; the last one ends the command.
+fn tell_all(mut wrong: Vec<Failure>) -> Result<(), Failure> {
+    // A file that is no scenario counts for more than anything else, such as a guest that is missing.
+    wrong.sort_by_key(|failure| failure.code() == ExitCode::ScenarioInvalid);
+    let Some(last) = wrong.pop() else { return Ok(()) };
+    wrong.into_iter().for_each(|failure| _ = failure.report());
+    Err(last)
 }
 
 fn all_files(args: &FilesArgs) -> Result<Vec<PathBuf>, Failure> {

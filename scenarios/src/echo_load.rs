@@ -2,15 +2,19 @@
 //! to hosts meanwhile, nobody must be able to tell: over a connection everything comes once and in order. A datagram may be lost
 //! or come twice, as on any network (nobody knows whether what a host sent last has left it), but as it was.
 
+use crate::history::{Recorder, UnderWay};
 use crate::kv_load::Quantiles;
 use ft_protocol::Span;
 use rand::{RngExt as _, SeedableRng as _};
 use rand_chacha::ChaCha8Rng;
 use serde::Serialize;
 use std::collections::BTreeMap;
-use std::io::{self, Read, Write};
+use std::fs::File;
+use std::io::{self, BufWriter, Read, Write};
 use std::net::SocketAddrV4;
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 use vmm::clock::monotonic;
 use vmm::net::client::{ConnectFailure, SegmentDatagrams, SegmentHost, SegmentStream};
@@ -76,6 +80,9 @@ pub enum EchoError {
     /// The guest cannot be connected to.
     #[error("cannot connect to the guest")]
     Connect(#[from] ConnectFailure),
+    /// The history cannot be written.
+    #[error("cannot write the history")]
+    History(#[source] io::Error),
     /// Datagrams cannot be sent at all.
     #[error("cannot open a port for datagrams")]
     Port(#[source] io::Error),
@@ -126,29 +133,47 @@ struct Seen {
     report: EchoReport,
     latencies: Vec<Span>,
     violation: Option<EchoViolation>,
+    unwritten: Option<io::Error>,
 }
 
-/// Sends until `is_over` says so, and checks what comes back.
+/// Where it is kept what happened, if it is.
+type History = Option<Mutex<Recorder<BufWriter<File>>>>;
+
+/// Something has begun, or is over. A history that cannot be written ends the load in the end, and not in its middle.
+fn record<T>(
+    history: &History,
+    seen: &mut Seen,
+    entry: impl FnOnce(&mut Recorder<BufWriter<File>>) -> io::Result<T>,
+) -> Option<T> {
+    // Who panicked is reported by whoever joins it.
+    let recorder = &mut *history.as_ref()?.lock().unwrap_or_else(PoisonError::into_inner);
+    entry(recorder).map_err(|error| seen.unwritten = Some(error)).ok()
+}
+
+/// Sends until `is_over` says so, and checks what comes back; `history` is a file that is to have what happened even if this
+/// process dies.
 ///
 /// # Errors
-/// The guest cannot be connected to at the beginning.
+/// The guest cannot be connected to at the beginning, or the history cannot be written.
 pub fn run(
     host: &SegmentHost,
     plan: &EchoPlan,
+    history: Option<&Path>,
     is_over: impl Fn() -> bool,
 ) -> Result<(EchoReport, Result<(), EchoViolation>), EchoError> {
+    let history = history.map(Recorder::create).transpose().map_err(EchoError::History)?.map(Mutex::new);
     let began = monotonic();
     let connect = |number| host.connect(plan.to, plan.answer_time_max).map(|stream| (number, stream));
     let streams: Vec<(u32, SegmentStream)> = (0..plan.connections).map(connect).collect::<Result<_, _>>()?;
     let datagrams = plan.datagrams.then(|| host.open_udp(DATAGRAM_PORT)).transpose().map_err(EchoError::Port)?;
     let stop = AtomicBool::new(false);
-    let seen: Vec<Seen> = std::thread::scope(|scope| {
-        let stop = &stop;
+    let mut seen: Vec<Seen> = std::thread::scope(|scope| {
+        let (stop, history) = (&stop, &history);
         let mut threads: Vec<_> = streams
             .into_iter()
-            .map(|(number, stream)| scope.spawn(move || echo_stream(plan, number, stream, stop)))
+            .map(|(number, stream)| scope.spawn(move || echo_stream(plan, number, stream, history, stop)))
             .collect();
-        threads.extend(datagrams.map(|datagrams| scope.spawn(move || echo_datagrams(plan, &datagrams, stop))));
+        threads.extend(datagrams.map(|datagrams| scope.spawn(move || echo_datagrams(plan, &datagrams, history, stop))));
         while !is_over() && !threads.iter().any(std::thread::ScopedJoinHandle::is_finished) {
             std::thread::sleep(LOOK_INTERVAL);
         }
@@ -166,6 +191,9 @@ pub fn run(
         report.datagrams_repeated += one.datagrams_repeated;
     }
     report.latency = Quantiles::of(seen.iter().flat_map(|one| &one.latencies).map(|span| span.ns() / 1_000).collect());
+    if let Some(error) = seen.iter_mut().find_map(|one| one.unwritten.take()) {
+        return Err(EchoError::History(error));
+    }
     let violation = seen.into_iter().find_map(|one| one.violation);
     let judged = match violation {
         Some(violation) => Err(violation),
@@ -184,17 +212,27 @@ fn random(plan: &EchoPlan, stream: u64) -> ChaCha8Rng {
     random
 }
 
-fn echo_stream(plan: &EchoPlan, number: u32, mut stream: SegmentStream, stop: &AtomicBool) -> Seen {
+fn echo_stream(plan: &EchoPlan, number: u32, mut stream: SegmentStream, history: &History, stop: &AtomicBool) -> Seen {
     let mut seen = Seen { report: EchoReport { connections: 1, ..EchoReport::default() }, ..Seen::default() };
     let mut random = random(plan, number.into());
     while !stop.load(Ordering::Relaxed) {
         let mut sent = vec![0; random.random_range(1..=CHUNK_BYTES_MAX)];
         random.fill(&mut sent[..]);
         let mut got = vec![0; sent.len()];
+        let what = format!("connection {number}: {} bytes from {} on", sent.len(), seen.report.bytes);
+        let under_way = record(history, &mut seen, |history| history.begin(what, monotonic()));
         let done = stream.write_all(&sent).and_then(|()| {
             let began = monotonic();
             stream.read_exact(&mut got).map(|()| monotonic().since(began))
         });
+        if let Some(under_way) = under_way {
+            let how = match &done {
+                Ok(_) if sent == got => "all came back".to_owned(),
+                Ok(_) => "something else came back".to_owned(),
+                Err(error) => error.to_string(),
+            };
+            record(history, &mut seen, |history| history.end(under_way, how, monotonic()));
+        }
         match done {
             Ok(latency) => seen.latencies.push(latency),
             Err(error) => {
@@ -225,21 +263,42 @@ fn echo_stream(plan: &EchoPlan, number: u32, mut stream: SegmentStream, stop: &A
     seen
 }
 
-fn echo_datagrams(plan: &EchoPlan, datagrams: &SegmentDatagrams, stop: &AtomicBool) -> Seen {
+/// A datagram that was sent.
+struct Datagram {
+    bytes: Vec<u8>,
+    /// How the history calls it.
+    under_way: Option<UnderWay>,
+    returned: bool,
+}
+
+fn echo_datagrams(plan: &EchoPlan, datagrams: &SegmentDatagrams, history: &History, stop: &AtomicBool) -> Seen {
     let mut seen = Seen::default();
     let mut random = random(plan, u64::MAX);
-    // What was sent, and whether it came back.
-    let mut sent: BTreeMap<u64, (Vec<u8>, bool)> = BTreeMap::new();
-    let take = |seen: &mut Seen, sent: &mut BTreeMap<u64, (Vec<u8>, bool)>, patience: Duration| {
+    let mut sent: BTreeMap<u64, Datagram> = BTreeMap::new();
+    let take = |seen: &mut Seen, sent: &mut BTreeMap<u64, Datagram>, patience: Duration| {
         let Some((got, _)) = datagrams.receive(patience) else { return false };
         let number = got.first_chunk::<NUMBER_BYTES>().map(|bytes| u64::from_le_bytes(*bytes));
-        match number.and_then(|number| sent.get_mut(&number)) {
-            Some((bytes, returned)) if *bytes == got => match std::mem::replace(returned, true) {
-                false => seen.report.datagrams_returned += 1,
-                true => seen.report.datagrams_repeated += 1,
-            },
-            _ => seen.violation = Some(EchoViolation::Datagram),
-        }
+        let datagram = number.and_then(|number| sent.get_mut(&number)).filter(|datagram| datagram.bytes == got);
+        let note = match datagram {
+            Some(datagram) if !datagram.returned => {
+                datagram.returned = true;
+                seen.report.datagrams_returned += 1;
+                let under_way = datagram.under_way.take();
+                under_way.and_then(|under_way| {
+                    record(history, seen, |history| history.end(under_way, "it came back".to_owned(), monotonic()))
+                });
+                return true;
+            }
+            Some(_) => {
+                seen.report.datagrams_repeated += 1;
+                format!("datagram {} came back once more", number.unwrap_or_default())
+            }
+            None => {
+                seen.violation = Some(EchoViolation::Datagram);
+                EchoViolation::Datagram.to_string()
+            }
+        };
+        record(history, seen, |history| history.note(note, monotonic()));
         true
     };
     while !stop.load(Ordering::Relaxed) && seen.violation.is_none() {
@@ -247,9 +306,11 @@ fn echo_datagrams(plan: &EchoPlan, datagrams: &SegmentDatagrams, stop: &AtomicBo
         let mut bytes = vec![0; random.random_range(NUMBER_BYTES..=DATAGRAM_BYTES_MAX)];
         random.fill(&mut bytes[..]);
         bytes[..NUMBER_BYTES].copy_from_slice(&number.to_le_bytes());
+        let what = format!("datagram {number}: {} bytes", bytes.len());
+        let under_way = record(history, &mut seen, |history| history.begin(what, monotonic()));
         // One that finds no room is lost, like any other.
         let _ = datagrams.send_to(&bytes, plan.to);
-        sent.insert(number, (bytes, false));
+        sent.insert(number, Datagram { bytes, under_way, returned: false });
         seen.report.datagrams += 1;
         take(&mut seen, &mut sent, DATAGRAM_PATIENCE);
         std::thread::sleep(plan.pause);

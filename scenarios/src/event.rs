@@ -2,6 +2,7 @@
 //! of them. All times are CLOCK_MONOTONIC, the same for all processes.
 
 use crate::cluster::{ChildExit, HostName, HostSignal};
+use crate::history;
 use ft_protocol::commit_meta::GuestEnd;
 use ft_protocol::timeline::Happening;
 use ft_protocol::{Time, VmId};
@@ -131,6 +132,17 @@ pub enum What {
         workload: String,
         /// How.
         exit: ChildExit,
+    },
+    /// A client of a workload did or saw something, as its history says.
+    WorkloadTold {
+        /// Which.
+        workload: String,
+        /// The operation's number; a note has none.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        id: Option<u64>,
+        /// What.
+        #[serde(flatten)]
+        entry: history::Entry,
     },
     /// The controller was asked how far a VM is.
     Sampled {
@@ -359,12 +371,13 @@ impl EventLog {
 }
 
 /// Puts a file of events into the order of their times, once nothing is appended any more: what the controller tells comes a
-/// moment after what was seen outside meanwhile.
+/// moment after what was seen outside meanwhile, and what clients saw (`more`) stands in files of their own until now.
 ///
 /// # Errors
 /// When the file cannot be read or written.
-pub fn put_in_order(path: &Path, start: Time) -> Result<(), EventsError> {
+pub fn put_in_order(path: &Path, start: Time, more: Vec<Event>) -> Result<(), EventsError> {
     let mut events = read_events(path)?;
+    events.extend(more);
     events.sort_by_key(|event| event.at);
     let lines: io::Result<String> = events.iter().map(|event| json_line(event, start)).collect();
     lines
@@ -472,12 +485,15 @@ mod tests {
         let path = directory.path().join("events.jsonl");
         let mut log = EventLog::create(&path, Time::from_ns(5)).unwrap();
         let host = HostName::nth(0);
+        let told = |id, entry| What::WorkloadTold { workload: "load".to_owned(), id, entry };
         let events = [
             What::Happened(Happening::HostJoined { host: ft_protocol::HostId::new(0), name: "a".to_owned() }),
             What::ControllerGone,
             What::Signalled { host: host.clone(), signal: HostSignal::Kill },
             What::HostExited { host, exit: ChildExit::Signal(9), stderr: "line\n\"quoted\"".to_owned() },
             What::GuestEnded { vm: VmId::new(1), end: GuestEnd::Exited(3), console_end: 70 },
+            told(Some(3), history::Entry::Return(history::Answer::Value("v".to_owned()))),
+            told(None, history::Entry::Note("n".to_owned())),
         ];
         let events: Vec<Event> = (7..).zip(events).map(|(at, what)| Event { at: Time::from_ns(at), what }).collect();
         events.iter().for_each(|event| log.append(event).unwrap());
@@ -487,6 +503,21 @@ mod tests {
         assert_eq!(read_events(&path).unwrap(), events, "a torn last line is left out");
         std::fs::write(&path, "{}\n").unwrap();
         assert!(read_events(&path).unwrap_err().to_string().ends_with("events.jsonl:1: no event"));
+    }
+
+    #[test]
+    fn what_clients_saw_is_put_among_the_others() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("events.jsonl");
+        let mut log = EventLog::create(&path, Time::ZERO).unwrap();
+        let at = |at, what| Event { at: Time::from_ns(at), what };
+        let [early, late] = [at(3, What::ControllerBack), at(9, What::ControllerGone)];
+        log.append(&late).unwrap();
+        log.append(&early).unwrap();
+        let entry = history::Entry::Note("between".to_owned());
+        let between = at(5, What::WorkloadTold { workload: "load".to_owned(), id: None, entry });
+        put_in_order(&path, Time::ZERO, vec![between.clone()]).unwrap();
+        assert_eq!(read_events(&path).unwrap(), [early, between, late]);
     }
 
     #[test]

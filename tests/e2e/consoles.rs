@@ -146,17 +146,19 @@ fn a_host_that_has_joined_is_noted_once_however_often_it_is_told() {
     let Some(_machine) = kvm() else { return };
     let mut cluster = ByHand::start(&["a", "b"]);
     let events = cluster.place.file("events.jsonl");
-    let options = ["--name", "noted", "--events", events.to_str().expect("a plain path")];
-    let guest = cluster.start_command(&["run"], &[&options[..], &LINES[..], &["1000"]].concat());
+    let options = ["--rm", "--name", "noted", "--events", events.to_str().expect("a plain path")];
+    let guest = cluster.start_command(&["run"], &[&options[..], &ENDLESS[..], &["1000"]].concat());
     cluster.await_vm("noted", "protection", is_protected);
     // The hosts join the next controller, which tells so, and has them in its state.
     cluster.kill_pool();
     cluster.start_pool();
     cluster.start_host("c");
     cluster.await_vm("noted", "protection", is_protected);
-    guest.end().ok();
-    let joined = count_of(&read_events(&events), "host-joined");
-    assert_eq!(joined, 3, "{}", std::fs::read_to_string(&events).expect("they can be read"));
+    let joined = || count_of(&read_events(&events), "host-joined");
+    await_true("all are noted", || joined() >= 3);
+    guest.signal(Signal::SIGTERM);
+    assert!(guest.end().one_line(143).contains("noted is deleted"));
+    assert_eq!(joined(), 3, "{}", std::fs::read_to_string(&events).expect("they can be read"));
 }
 
 fn text(bytes: &[u8]) -> String {

@@ -128,6 +128,26 @@ fn reports_are_for_machines_that_build() {
 }
 
 #[test]
+fn files_that_are_no_scenarios_are_all_told_to_machines_too() {
+    let place = Place::new();
+    let _good = place.write("good.toml", format!("{VM}[expect]\n"));
+    let _misspelt = place.write("misspelt.toml", format!("{VM}[expect]\ntakovers = 1\n"));
+    let _torn = place.write("torn.toml", "[vm\n");
+    for world in ["run", "sim"] {
+        let ended = place.run(&["scenario", world, "--github", "--junit", "junit.xml", "."]);
+        assert_eq!(ended.code, Some(78), "{ended:?}");
+        for file in ["misspelt.toml", "torn.toml"] {
+            assert_eq!(ended.stderr.lines().filter(|line| line.contains(file)).count(), 1, "{}", ended.stderr);
+        }
+        let out = String::from_utf8_lossy(&ended.stdout);
+        assert_eq!(out.lines().filter(|line| line.starts_with("::error file=")).count(), 2, "{out}");
+        let xml = std::fs::read_to_string(place.file("junit.xml")).expect("it was written");
+        std::fs::remove_file(place.file("junit.xml")).expect("it is there");
+        assert!(xml.contains("errors=\"2\"") && xml.contains("did you mean `takeovers`?"), "{xml}");
+    }
+}
+
+#[test]
 fn a_matrix_can_be_narrowed_and_widened() {
     let place = Place::new();
     let file =

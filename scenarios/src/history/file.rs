@@ -9,20 +9,40 @@ use std::fs::File;
 use std::io::{self, BufWriter, Write};
 use std::path::{Path, PathBuf};
 
-#[derive(Debug, Serialize, Deserialize)]
-struct Line {
-    /// The operation's number, unique in its file.
-    id: u64,
-    at_ns: u64,
+/// One line of a history (docs/scenarios.md, "Histories").
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Line {
+    /// The operation's number, unique in its history; a note has none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub id: Option<u64>,
+    /// When, by CLOCK_MONOTONIC.
+    pub at_ns: u64,
+    /// What.
     #[serde(flatten)]
-    what: What,
+    pub entry: Entry,
 }
 
-#[derive(Debug, Serialize, Deserialize)]
+/// What a client did or saw.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-enum What {
-    Invoke { client: ClientId, key: String, operation: Operation },
+pub enum Entry {
+    /// An operation is about to be sent.
+    Invoke {
+        /// Who sends it.
+        client: ClientId,
+        /// On which key.
+        key: String,
+        /// What it is.
+        operation: Operation,
+    },
+    /// The operation's answer has come.
     Return(Answer),
+    /// Something that is no operation of a store begins, in words.
+    Begin(String),
+    /// It is over, in words.
+    End(String),
+    /// Anything else that is worth a word.
+    Note(String),
 }
 
 /// Why a file is no history.
@@ -43,6 +63,12 @@ pub enum HistoryError {
         line: usize,
         /// Why.
         source: serde_json::Error,
+    },
+    /// Nobody knows which operation it is.
+    #[error("line {line} is of an operation without an `id`")]
+    WithoutNumber {
+        /// Which, from 1.
+        line: usize,
     },
     /// A number was given to two operations.
     #[error("line {line} invokes operation {id} a second time")]
@@ -102,10 +128,9 @@ impl<W: Write> Recorder<W> {
     /// # Errors
     /// When it cannot be written.
     pub fn invoke(&mut self, client: ClientId, key: &str, operation: &Operation, at: Time) -> io::Result<UnderWay> {
-        let id = self.next_id;
-        self.next_id += 1;
-        let what = What::Invoke { client, key: key.to_owned(), operation: operation.clone() };
-        self.write(&Line { id, at_ns: at.ns(), what })?;
+        let id = self.fresh_id();
+        let entry = Entry::Invoke { client, key: key.to_owned(), operation: operation.clone() };
+        self.write(&Line { id: Some(id), at_ns: at.ns(), entry })?;
         Ok(UnderWay(id))
     }
 
@@ -114,7 +139,39 @@ impl<W: Write> Recorder<W> {
     /// # Errors
     /// When it cannot be written.
     pub fn returned(&mut self, call: UnderWay, answer: Answer, at: Time) -> io::Result<()> {
-        self.write(&Line { id: call.0, at_ns: at.ns(), what: What::Return(answer) })
+        self.write(&Line { id: Some(call.0), at_ns: at.ns(), entry: Entry::Return(answer) })
+    }
+
+    /// Something that is no operation of a store is about to begin.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub fn begin(&mut self, what: String, at: Time) -> io::Result<UnderWay> {
+        let id = self.fresh_id();
+        self.write(&Line { id: Some(id), at_ns: at.ns(), entry: Entry::Begin(what) })?;
+        Ok(UnderWay(id))
+    }
+
+    /// It is over.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub fn end(&mut self, what: UnderWay, how: String, at: Time) -> io::Result<()> {
+        self.write(&Line { id: Some(what.0), at_ns: at.ns(), entry: Entry::End(how) })
+    }
+
+    /// Something else has happened.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub fn note(&mut self, note: String, at: Time) -> io::Result<()> {
+        self.write(&Line { id: None, at_ns: at.ns(), entry: Entry::Note(note) })
+    }
+
+    fn fresh_id(&mut self) -> u64 {
+        let id = self.next_id;
+        self.next_id += 1;
+        id
     }
 
     fn write(&mut self, line: &Line) -> io::Result<()> {
@@ -133,27 +190,35 @@ pub fn read(path: &Path) -> Result<Vec<Call>, HistoryError> {
     parse(&std::fs::read_to_string(path).map_err(unreadable)?)
 }
 
-/// Reads a history. A last line without an end is that of a recorder that was killed while it wrote it, and is left out.
+/// The lines of a history. A last one without an end is that of a recorder that was killed while it wrote it, and is left out.
+pub fn lines(text: &str) -> impl Iterator<Item = Result<Line, HistoryError>> {
+    let whole = text.rfind('\n').map_or("", |end| &text[..end]);
+    let numbered = (1..).zip(whole.lines());
+    numbered.map(|(line, json)| serde_json::from_str(json).map_err(|source| HistoryError::Malformed { line, source }))
+}
+
+/// Reads the operations of a history.
 ///
 /// # Errors
 /// When it is none.
 pub fn parse(text: &str) -> Result<Vec<Call>, HistoryError> {
-    let whole = text.rfind('\n').map_or("", |end| &text[..end]);
     let mut calls: Vec<Call> = Vec::new();
     let mut places: HashMap<u64, usize> = HashMap::new();
-    for (index, json) in whole.lines().enumerate() {
-        let line = index + 1;
-        let Line { id, at_ns, what } =
-            serde_json::from_str(json).map_err(|source| HistoryError::Malformed { line, source })?;
+    for (line, read) in (1..).zip(lines(text)) {
+        let Line { id, at_ns, entry } = read?;
         let at = Time::from_ns(at_ns);
-        match what {
-            What::Invoke { client, key, operation } => {
+        let numbered = || id.ok_or(HistoryError::WithoutNumber { line });
+        match entry {
+            Entry::Begin(_) | Entry::End(_) | Entry::Note(_) => {}
+            Entry::Invoke { client, key, operation } => {
+                let id = numbered()?;
                 if places.insert(id, calls.len()).is_some() {
                     return Err(HistoryError::InvokedTwice { line, id });
                 }
                 calls.push(Call { client, key, operation, invoked: at, returned: None });
             }
-            What::Return(answer) => {
+            Entry::Return(answer) => {
+                let id = numbered()?;
                 let under_way = places.get(&id).map(|place| &mut calls[*place]);
                 let call =
                     under_way.filter(|call| call.returned.is_none()).ok_or(HistoryError::NotUnderWay { line, id })?;
@@ -165,4 +230,40 @@ pub fn parse(text: &str) -> Result<Vec<Call>, HistoryError> {
         }
     }
     Ok(calls)
+}
+
+/// Something that a client did, as it is told to people.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Deed {
+    /// What it was.
+    pub what: String,
+    /// When it began.
+    pub began: Time,
+    /// When it was over; `None`: nobody knows.
+    pub ended: Option<Time>,
+}
+
+/// What clients did, in the order in which it began. What is over without having begun is left out: whether a history is right
+/// is not for here.
+pub fn deeds<'a>(lines: impl Iterator<Item = &'a Line>) -> Vec<Deed> {
+    let mut deeds: Vec<Deed> = Vec::new();
+    let mut places: HashMap<u64, usize> = HashMap::new();
+    for Line { id, at_ns, entry } in lines {
+        let (Some(id), at) = (*id, Time::from_ns(*at_ns)) else { continue };
+        let what = match entry {
+            Entry::Invoke { client, key, operation } => format!("{client}: {operation:?} of `{key}`"),
+            Entry::Begin(what) => what.clone(),
+            Entry::Return(_) | Entry::End(_) => {
+                let deed = places.remove(&id).and_then(|place| deeds.get_mut(place));
+                if let Some(deed) = deed {
+                    deed.ended = Some(at.max(deed.began));
+                }
+                continue;
+            }
+            Entry::Note(_) => continue,
+        };
+        places.insert(id, deeds.len());
+        deeds.push(Deed { what, began: at, ended: None });
+    }
+    deeds
 }

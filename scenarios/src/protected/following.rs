@@ -170,6 +170,12 @@ impl ProtectedRun {
         Ok(())
     }
 
+    /// Whether a host is dead, and is about to be started again.
+    #[must_use]
+    pub fn comes_back(&self, name: &HostName) -> bool {
+        self.respawns.iter().any(|(_, coming)| coming == name)
+    }
+
     /// Starts hosts again whose pause is over.
     fn respawn_due(&mut self) -> Result<(), RunError> {
         let now = monotonic();

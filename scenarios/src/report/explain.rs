@@ -2,18 +2,25 @@
 
 use super::folder::RunFolder;
 use crate::cluster::HostSignal;
-use crate::event::{Event, What};
-use crate::runner::Grade;
+use crate::event::{Event, HappeningKind, What};
+use crate::history::{Deed, Entry};
+use crate::runner::{Clue, Grade, Report, Verdict};
 use crate::timeline::Takeover;
 use crate::units::show_span;
 use ft_protocol::{Span, Time, VmId};
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
+use std::ops::Range;
 
 /// A VM that commits nothing for this long while nobody has ended is worth a word.
 const STILL_MIN: Span = Span::from_ms(500);
-/// As much of a story as is told before its end.
+/// As much of a long story as is told before its end, where nothing failed at a time that is known.
 const STORY_MAX: usize = 60;
+/// Lines that are told before a failure, and before the end; and behind a failure.
+const BEFORE_MAX: usize = 25;
+const AFTER_MAX: usize = 15;
+/// Operations without an answer that are told.
+const PENDING_MAX: usize = 5;
 
 /// Tells a run.
 #[must_use]
@@ -23,6 +30,7 @@ pub fn explain(folder: &RunFolder) -> String {
     let _ = head(folder, &mut text);
     let _ = verdicts(folder, &mut text);
     let _ = takeovers(folder, &mut text);
+    let _ = workloads(folder, &mut text);
     let _ = story(folder, &mut text);
     let _ = writeln!(text, "\nagain: {}", folder.manifest.again);
     text
@@ -134,20 +142,104 @@ pub(super) fn line_of(folder: &RunFolder, event: &Event) -> Option<String> {
         What::FailpointReached { process, failpoint } => format!("{process} stands still at {failpoint}"),
         What::WorkloadStarted { workload, pid } => format!("workload {workload} starts (process {pid})"),
         What::WorkloadEnded { workload, exit } => format!("workload {workload} has ended ({exit})"),
-        What::ConsoleMoved { .. } | What::Sampled { .. } => return None,
+        What::WorkloadTold { workload, entry: Entry::Note(note), .. } => format!("workload {workload}: {note}"),
+        What::WorkloadTold { .. } | What::ConsoleMoved { .. } | What::Sampled { .. } => return None,
     })
 }
 
 fn story(folder: &RunFolder, text: &mut String) -> std::fmt::Result {
     let mut lines = told(folder);
     lines.sort_by_key(|(at, _)| *at);
-    let left_out = lines.len().saturating_sub(STORY_MAX);
-    writeln!(text, "\nwhat happened{}:", if left_out > 0 { " in the end" } else { "" })?;
-    if left_out > 0 {
-        writeln!(text, "  ... {left_out} lines before are left out; events.jsonl and report.html have all")?;
+    let shown = shown(folder, &lines);
+    let all: usize = shown.iter().map(ExactSizeIterator::len).sum();
+    writeln!(text, "\nwhat happened{}:", if all < lines.len() { ", around what failed and in the end" } else { "" })?;
+    let mut next = 0;
+    for range in shown {
+        match range.start - next {
+            0 => {}
+            left_out => writeln!(text, "  ... {left_out} lines are left out; events.jsonl and report.html have all")?,
+        }
+        next = range.end;
+        for (at, line) in &lines[range] {
+            writeln!(text, "  {:>10}  {line}", show_span(at.since(folder.start())))?;
+        }
     }
-    for (at, line) in lines.iter().skip(left_out) {
-        writeln!(text, "  {:>10}  {line}", show_span(at.since(folder.start())))?;
+    Ok(())
+}
+
+/// The lines that are told of a long story: some around each failure whose place is known, and the last ones.
+fn shown(folder: &RunFolder, lines: &[(Time, String)]) -> Vec<Range<usize>> {
+    let clues = clues(folder);
+    let around = |(at, _): &(Time, String)| {
+        let place = lines.partition_point(|(line_at, _)| line_at < at);
+        place.saturating_sub(BEFORE_MAX)..(place + AFTER_MAX).min(lines.len())
+    };
+    let at_the_end = if clues.is_empty() { STORY_MAX } else { BEFORE_MAX };
+    let mut ranges: Vec<Range<usize>> = clues.iter().map(around).collect();
+    ranges.push(lines.len().saturating_sub(at_the_end)..lines.len());
+    ranges.sort_by_key(|range| range.start);
+    let mut shown: Vec<Range<usize>> = Vec::new();
+    for range in ranges {
+        match shown.last_mut() {
+            Some(last) if range.start <= last.end => last.end = last.end.max(range.end),
+            _ => shown.push(range),
+        }
+    }
+    shown
+}
+
+/// What failed at a time that is known.
+fn clues(folder: &RunFolder) -> Vec<(Time, String)> {
+    let failures = folder.report.iter().flat_map(Report::failures);
+    let place = |verdict: &Verdict| {
+        let clue = verdict.clue.as_ref()?;
+        Some((place(folder, clue)?, format!("HERE   {}: {}", verdict.expectation, first_line(&verdict.found))))
+    };
+    failures.filter_map(place).collect()
+}
+
+fn first_line(text: &str) -> &str {
+    text.lines().next().unwrap_or_default()
+}
+
+/// When it was.
+fn place(folder: &RunFolder, clue: &Clue) -> Option<Time> {
+    let mut events = folder.events.iter();
+    let found = match clue {
+        Clue::At(at) => return Some(*at),
+        Clue::Console { vm, byte } => events.find(|event| match &event.what {
+            What::ConsoleMoved { vm: of, tail } => of == vm && tail > byte,
+            What::GuestEnded { vm: of, .. } => of == vm,
+            _ => false,
+        }),
+        Clue::Happened { kind, times } => {
+            let is_one = |event: &&Event| matches!(&event.what, What::Happened(happening) if HappeningKind::from(happening) == *kind);
+            events.filter(is_one).nth(usize::try_from(times.saturating_sub(1)).ok()?)
+        }
+    };
+    found.map(|event| event.at)
+}
+
+/// What clients of workloads did, and what never came to its end or took longest.
+fn workloads(folder: &RunFolder, text: &mut String) -> std::fmt::Result {
+    for (name, deeds) in &folder.histories {
+        let at = |time: Time| show_span(time.since(folder.start()));
+        let took = |deed: &&Deed| deed.ended.map_or(Span::ZERO, |ended| ended.since(deed.began));
+        let pending = deeds.iter().filter(|deed| deed.ended.is_none()).count();
+        write!(text, "\nworkload {name}: {} operations, {pending} without an answer", deeds.len())?;
+        if let Some(slowest) = deeds.iter().filter(|deed| deed.ended.is_some()).max_by_key(took) {
+            write!(
+                text,
+                "; the slowest took {} from {} on: {}",
+                show_span(took(&slowest)),
+                at(slowest.began),
+                slowest.what
+            )?;
+        }
+        text.push('\n');
+        for deed in deeds.iter().filter(|deed| deed.ended.is_none()).take(PENDING_MAX) {
+            writeln!(text, "  never answered: {}, at {}", deed.what, at(deed.began))?;
+        }
     }
     Ok(())
 }
@@ -155,7 +247,7 @@ fn story(folder: &RunFolder, text: &mut String) -> std::fmt::Result {
 /// Events, and what did not happen.
 fn told(folder: &RunFolder) -> Vec<(Time, String)> {
     let told = folder.events.iter().filter_map(|event| Some((event.at, line_of(folder, event)?)));
-    told.chain(stillness(folder)).collect()
+    told.chain(stillness(folder)).chain(clues(folder)).collect()
 }
 
 /// The times in which a VM committed nothing.

@@ -1,7 +1,7 @@
 //! A run's directory, read back.
 
 use crate::event::{Event, EventsError, What, read_events};
-use crate::history::{self, Call};
+use crate::history::{self, Deed, Line};
 use crate::runner::{Manifest, Report};
 use crate::telling::Names;
 use crate::timeline::Timeline;
@@ -54,8 +54,8 @@ pub struct RunFolder {
     pub report: Option<Report>,
     /// What was seen, by time.
     pub events: Vec<Event>,
-    /// What the clients of workloads saw, by workload.
-    pub histories: Vec<(String, Vec<Call>)>,
+    /// What the clients of workloads did, by workload.
+    pub histories: Vec<(String, Vec<Deed>)>,
     /// What hosts and VMs are called.
     pub names: Names,
 }
@@ -121,14 +121,16 @@ fn json<T: DeserializeOwned>(path: &Path) -> Result<T, FolderError> {
     serde_json::from_str(&text).map_err(|source| FolderError::Malformed { path: path.to_owned(), source })
 }
 
-/// Those that can be read: a client that died may have left half a line, which its verdict has told.
-fn histories(directory: &Path) -> Vec<(String, Vec<Call>)> {
+/// As far as they can be read: a client that died may have left half a line, which its verdict has told.
+fn histories(directory: &Path) -> Vec<(String, Vec<Deed>)> {
     let Ok(entries) = std::fs::read_dir(directory) else { return Vec::new() };
-    let mut found: Vec<(String, Vec<Call>)> = entries
+    let mut found: Vec<(String, Vec<Deed>)> = entries
         .flatten()
         .filter_map(|entry| {
             let name = entry.file_name().to_string_lossy().strip_suffix(HISTORY)?.to_owned();
-            Some((name, history::read(&entry.path()).ok()?))
+            let text = std::fs::read_to_string(entry.path()).ok()?;
+            let lines: Vec<Line> = history::lines(&text).map_while(Result::ok).collect();
+            Some((name, history::deeds(lines.iter())))
         })
         .collect();
     found.sort_by(|one, other| one.0.cmp(&other.0));

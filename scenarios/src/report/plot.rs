@@ -2,6 +2,7 @@
 
 use super::folder::RunFolder;
 use crate::event::What;
+use crate::history::Deed;
 use ft_protocol::{Time, VmId};
 
 /// A number at a time.
@@ -47,12 +48,12 @@ pub(super) fn silences(folder: &RunFolder, vm: VmId) -> Vec<Point> {
 }
 
 /// The latencies of a workload's operations, in milliseconds, at the times when they returned.
-pub(super) fn latencies(calls: &[crate::history::Call]) -> Vec<Point> {
-    let latency = |call: &crate::history::Call| {
-        let at = call.returned.as_ref()?.0;
-        Some(Point { at, value: float(at.since(call.invoked).ns()) / 1e6 })
+pub(super) fn latencies(deeds: &[Deed]) -> Vec<Point> {
+    let latency = |deed: &Deed| {
+        let at = deed.ended?;
+        Some(Point { at, value: float(at.since(deed.began).ns()) / 1e6 })
     };
-    calls.iter().filter_map(latency).collect()
+    deeds.iter().filter_map(latency).collect()
 }
 
 /// Exact enough for a picture.

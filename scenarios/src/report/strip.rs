@@ -72,7 +72,7 @@ impl Strip<'_> {
         y += PLOT + 14.0;
         let histories = &self.folder.histories;
         let latencies: Vec<Named<'_>> =
-            histories.iter().flat_map(|(name, calls)| named(plot::latencies(calls), name, histories.len())).collect();
+            histories.iter().flat_map(|(name, deeds)| named(plot::latencies(deeds), name, histories.len())).collect();
         if !latencies.is_empty() {
             let _ = self.bars(&mut svg, "latency ms", &latencies, y, "latency");
         }

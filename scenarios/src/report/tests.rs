@@ -1,7 +1,8 @@
 use super::*;
 use crate::cluster::{ChildExit, HostName, HostSignal};
-use crate::event::{Event, EventLog, What};
-use crate::runner::{MachineFacts, Manifest, Report, Verdict};
+use crate::event::{Event, EventLog, HappeningKind, What};
+use crate::history;
+use crate::runner::{Clue, MachineFacts, Manifest, Report, Verdict};
 use ft_protocol::timeline::Happening;
 use ft_protocol::wire::{LiveReport, TakeoverReason};
 use ft_protocol::{Epoch, Generation, HostId, Time, VmId};
@@ -110,6 +111,83 @@ fn a_run_is_told_in_words() {
     ] {
         assert!(text.contains(part), "{part}\n--- is not in ---\n{text}");
     }
+}
+
+#[test]
+fn a_long_story_is_told_around_what_failed() {
+    let mut events = events(200_000);
+    for second in 1..200 {
+        events.push((second * 1_000 + 1, What::StepFired { step: format!("step-{second}") }));
+    }
+    events.push((100_500, What::ConsoleMoved { vm: VM, tail: 30 }));
+    events.push((150_500, What::Happened(Happening::Unprotected { vm: VM, host: HostId::new(0) })));
+    events.sort_by_key(|(at, _)| *at);
+    let (directory, mut read) = folder_of(events);
+    let text = explain(&read);
+    assert!(!text.contains("step-100\n") && text.contains("step-199\n"), "nobody knows when it failed: {text}");
+    let report = read.report.as_mut().unwrap();
+    let verdict = |clue| Verdict { clue: Some(clue), ..report.verdicts[0].clone() };
+    let clues = [
+        Clue::Console { vm: VM, byte: 25 },
+        Clue::Happened { kind: HappeningKind::Unprotected, times: 1 },
+        Clue::At(START + ft_protocol::Span::from_ms(50_500)),
+        Clue::Console { vm: VM, byte: 1_000 },
+        Clue::Happened { kind: HappeningKind::Unprotected, times: 2 },
+    ];
+    report.verdicts = clues.map(verdict).to_vec();
+    let text = explain(&read);
+    let place = |part: &str| text.find(part).unwrap_or_else(|| panic!("{part} is not in {text}"));
+    let mut last = place("around what failed and in the end");
+    for part in [
+        "lines are left out",
+        "STEP   step-40\n",
+        "STEP   step-50\n",
+        "HERE   1 takeovers: 0 < 1",
+        "STEP   step-51\n",
+        "lines are left out",
+        "STEP   step-100\n",
+        "HERE   1 takeovers: 0 < 1",
+        "STEP   step-101\n",
+        "lines are left out",
+        "STEP   step-150\n",
+        "HERE   1 takeovers: 0 < 1",
+        "STEP   step-151\n",
+        "STEP   step-199\n",
+    ] {
+        let here = last + text[last..].find(part).unwrap_or_else(|| panic!("{part} is not behind {last} in {text}"));
+        last = here + 1;
+    }
+    assert_eq!(text.matches("HERE").count(), 3, "of the others nobody knows when: {text}");
+    assert!(!text.contains("step-75\n"));
+    drop(directory);
+}
+
+#[test]
+fn what_clients_did_is_told_in_numbers() {
+    let entry = history::Entry::Note("the peer is gone".to_owned());
+    let mut events = events(500);
+    events.push((60, What::WorkloadTold { workload: "load".to_owned(), id: None, entry }));
+    let (directory, _) = folder_of(events);
+    let at = |ms: u64| START.ns() + ms * 1_000_000;
+    let lines = [
+        format!("{{\"id\":0,\"at_ns\":{},\"begin\":\"quick\"}}", at(10)),
+        format!("{{\"id\":1,\"at_ns\":{},\"begin\":\"slow\"}}", at(20)),
+        format!("{{\"id\":0,\"at_ns\":{},\"end\":\"well\"}}", at(21)),
+        format!("{{\"id\":1,\"at_ns\":{},\"end\":\"well\"}}", at(90)),
+        format!("{{\"id\":2,\"at_ns\":{},\"begin\":\"lost\"}}", at(95)),
+        "torn".to_owned(),
+    ];
+    std::fs::write(directory.path().join("load.history.jsonl"), lines.map(|line| line + "\n").concat()).unwrap();
+    let read = RunFolder::read(directory.path()).unwrap();
+    let text = explain(&read);
+    for part in [
+        "workload load: 3 operations, 1 without an answer; the slowest took 70.0 ms from 20.0 ms on: slow\n",
+        "  never answered: lost, at 95.0 ms\n",
+        "workload load: the peer is gone\n",
+    ] {
+        assert!(text.contains(part), "{part} is not in {text}");
+    }
+    assert!(html(&read).contains("latency ms"));
 }
 
 #[test]

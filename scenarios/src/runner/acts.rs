@@ -43,6 +43,10 @@ impl Performance<'_> {
             if matches!(act, Act::Start { .. }) && hosts.iter().any(|host| self.dying.contains(host)) {
                 return Ok(None);
             }
+            // Who was fenced, or is started again whenever it dies, is there in a moment.
+            if !matches!(act, Act::Start { .. }) && hosts.iter().any(|host| self.run.comes_back(host)) {
+                return Ok(None);
+            }
             // What is not there cannot be corrupted: a log without a recording mode, a journal between two generations.
             if let Act::Corrupt { what, vm, bits, .. } = act
                 && *what != CorruptWhat::Heartbeat

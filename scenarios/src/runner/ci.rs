@@ -2,24 +2,48 @@
 
 use super::{Grade, Report, Verdict};
 use crate::language::ScenarioError;
+pub use quick_junit::SerializeError as JunitError;
 use quick_junit::{NonSuccessKind, TestCase, TestCaseStatus, TestSuite};
 use std::fmt::Write as _;
+use std::path::Path;
 use std::time::Duration;
 
 /// The reports as JUnit XML: a test case for each run.
 ///
 /// # Errors
 /// Never: the text is made in memory.
-pub fn junit(reports: &[Report]) -> Result<String, quick_junit::SerializeError> {
-    let mut suite = TestSuite::new("ftvm scenarios");
-    for report in reports {
+pub fn junit(reports: &[Report]) -> Result<String, JunitError> {
+    let case = |report: &Report| {
         let mut case = TestCase::new(format!("{} (seed {})", report.scenario, report.seed), status(report));
         case.set_classname(report.path.to_string_lossy());
         case.set_time(Duration::from_secs_f64(report.duration_ms.max(0.0) / 1_000.0));
         let verdicts: String = report.verdicts.iter().map(|verdict| line(verdict) + "\n").collect();
         case.set_system_out(verdicts);
-        suite.add_test_case(case);
-    }
+        case
+    };
+    suite_of(reports.iter().map(case))
+}
+
+/// The same where nothing was run, because of files that are no scenarios: a test case for each, which is an error.
+///
+/// # Errors
+/// Never: the text is made in memory.
+pub fn junit_of_invalid(errors: &[ScenarioError]) -> Result<String, JunitError> {
+    let case = |error: &ScenarioError| {
+        let (path, _) = place(error);
+        let mut status = TestCaseStatus::non_success(NonSuccessKind::Error);
+        status.set_type("invalid");
+        status.set_message(vmm::chain(error));
+        let mut case = TestCase::new("it is a scenario", status);
+        case.set_classname(path.to_string_lossy());
+        case
+    };
+    suite_of(errors.iter().map(case))
+}
+
+fn suite_of(cases: impl Iterator<Item = TestCase>) -> Result<String, JunitError> {
+    let mut suite = TestSuite::new("ftvm scenarios");
+    suite.add_test_cases(cases);
     let mut all = quick_junit::Report::new("ftvm");
     all.add_test_suite(suite);
     all.to_string()
@@ -87,12 +111,17 @@ pub fn github_annotations(reports: &[Report]) -> String {
 /// The same of a file that is no scenario, where its mistake stands.
 #[must_use]
 pub fn github_annotation_of(error: &ScenarioError) -> String {
-    let (path, line) = match error {
-        ScenarioError::Unreadable { path, .. } | ScenarioError::Given { path, .. } => (path, 1),
-        ScenarioError::Invalid { path, line, .. } => (path, *line),
-    };
+    let (path, line) = place(error);
     let file = property(&path.to_string_lossy());
     format!("::error file={file},line={line},title=not a scenario::{}\n", message(&error.to_string()))
+}
+
+/// The file that is no scenario, and the line that says so.
+fn place(error: &ScenarioError) -> (&Path, usize) {
+    match error {
+        ScenarioError::Unreadable { path, .. } | ScenarioError::Given { path, .. } => (path, 1),
+        ScenarioError::Invalid { path, line, .. } => (path, *line),
+    }
 }
 
 /// As GitHub wants it behind the two colons.

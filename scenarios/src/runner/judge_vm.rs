@@ -1,18 +1,19 @@
 //! Holds what came of one VM against what must come of it.
 
-use super::verdict::{ObservedVm, Verdict};
+use super::verdict::{Clue, ObservedVm, Verdict};
 use crate::compare::first_difference;
 use crate::language::{End, Expect, Pattern, Scenario, VmExpect};
 use crate::protected::Outcome;
-use crate::timeline::ProtectionLoss;
+use crate::timeline::{ProtectionLoss, Takeover};
 use crate::units::show_span;
 use ft_protocol::commit_meta::GuestEnd;
-use ft_protocol::{Span, Time};
+use ft_protocol::{Span, Time, VmId};
 
 /// Judges one VM.
 pub(super) struct Judge<'a> {
     pub(super) scenario: &'a Scenario,
     pub(super) expect: &'a VmExpect,
+    pub(super) vm: VmId,
     /// Where there are several.
     pub(super) name: Option<&'a str>,
     pub(super) observed: &'a ObservedVm<'a>,
@@ -82,14 +83,18 @@ impl Judge<'_> {
         verdicts.extend(expect.console_contains.iter().map(|text| self.console_has(text, true)));
         verdicts.extend(expect.console_lacks.iter().map(|text| self.console_has(text, false)));
         let counts = [
-            ("takeovers", expect.takeovers, timeline.takeovers_done()),
-            ("switchovers", expect.switchovers, timeline.switchovers_done()),
+            ("takeovers", expect.takeovers, timeline.takeovers_done(), false),
+            ("switchovers", expect.switchovers, timeline.switchovers_done(), true),
         ];
-        for (key, count, number) in counts {
+        for (key, count, number, planned) in counts {
             verdicts.extend(count.map(|count| {
                 let verdict =
                     self.verdict(key, format!("{count} {key}"), count.holds(number), format!("{number} {key}"));
-                verdict.open_if(self.cut_short && number < count.min)
+                let is_counted = |takeover: &&Takeover| takeover.planned == planned && takeover.live.is_some();
+                let max = count.max.and_then(|max| usize::try_from(max).ok());
+                let one_too_many = max.and_then(|max| timeline.takeovers().iter().filter(is_counted).nth(max));
+                let clue = one_too_many.and_then(Takeover::start).map(Clue::At);
+                verdict.open_if(self.cut_short && number < count.min).see(clue)
             }));
         }
         verdicts.extend(expect.protected_within.map(|bound| self.first_protection(bound)));
@@ -115,7 +120,10 @@ impl Judge<'_> {
                 self.verdict("console", expectation, false, found).open_if(true)
             }
             None => self.verdict("console", expectation, true, format!("{} bytes, all equal", got.len())),
-            Some(difference) => self.verdict("console", expectation, false, difference.to_string()),
+            Some(difference) => {
+                let clue = Clue::Console { vm: self.vm, byte: difference.byte as u64 };
+                self.verdict("console", expectation, false, difference.to_string()).see(Some(clue))
+            }
         }
     }
 
@@ -155,7 +163,7 @@ impl Judge<'_> {
         let may_come =
             took.is_none() && timeline.first_live().is_none_or(|live| self.now.since(live.min(self.now)) <= bound);
         let verdict = self.verdict("protected-within", expectation, took.is_some_and(|took| took <= bound), found);
-        verdict.open_if(self.cut_short && may_come)
+        verdict.open_if(self.cut_short && may_come).see(timeline.first_live().map(Clue::At))
     }
 
     fn protection(&self, bound: Span) -> Verdict {
@@ -169,6 +177,7 @@ impl Judge<'_> {
         let lengths: Vec<Span> = losses.iter().map(length).collect();
         let healed = losses.iter().filter(|loss| loss.until.is_some()).count();
         let longest = lengths.iter().copied().max().unwrap_or(Span::ZERO);
+        let clue = losses.iter().max_by_key(|loss| length(loss)).map(|loss| Clue::At(loss.since));
         let found = match (losses.len(), healed) {
             (0, _) => "protection was never lost".to_owned(),
             (lost, healed) => format!("lost {lost} times, healed {healed} times, longest {}", show_span(longest)),
@@ -176,15 +185,18 @@ impl Judge<'_> {
         // The guest may end before the last loss is healed, but something must have been.
         let holds = healed > 0 && healed + 1 >= losses.len() && longest <= bound;
         let expectation = format!("protected again within {}", show_span(bound));
-        self.verdict("protected-again-within", expectation, holds, found).open_if(self.cut_short && longest <= bound)
+        let verdict = self.verdict("protected-again-within", expectation, holds, found).see(clue);
+        verdict.open_if(self.cut_short && longest <= bound)
     }
 
     fn blackout(&self, bound: Span) -> Verdict {
-        let longest = self.observed.timeline.blackout_max();
+        let worst = self.observed.timeline.longest_blackout();
+        let longest = worst.map(|(_, length)| length);
         let found =
             longest.map_or("no blackout was measured".to_owned(), |longest| format!("longest {}", show_span(longest)));
         let expectation = format!("no blackout longer than {}", show_span(bound));
         let verdict = self.verdict("blackout-max", expectation, longest.is_some_and(|longest| longest <= bound), found);
-        verdict.open_if(self.cut_short && longest.is_none())
+        let clue = worst.and_then(|(takeover, _)| takeover.start()).map(Clue::At);
+        verdict.open_if(self.cut_short && longest.is_none()).see(clue)
     }
 }

@@ -19,7 +19,7 @@ mod verdict;
 mod workload;
 
 pub use campaign::{Campaign, Campaigned, Progress, World, run_campaign};
-pub use ci::{github_annotation_of, github_annotations, junit};
+pub use ci::{JunitError, github_annotation_of, github_annotations, junit, junit_of_invalid};
 pub use directory::RunDirectory;
 pub use error::RunnerError;
 pub use goldens::Goldens;
@@ -27,11 +27,11 @@ pub use manifest::{MachineFacts, Manifest, again};
 pub use report::Report;
 pub use schedule::Schedule;
 pub use simulate::simulate;
-pub use verdict::{Grade, Observed, ObservedVm, Verdict, judge};
+pub use verdict::{Clue, Grade, Observed, ObservedVm, Verdict, judge};
 
 use crate::cluster::Cluster;
 use crate::devices::DiskOption;
-use crate::event::put_in_order;
+use crate::event::{Event, put_in_order};
 use crate::golden::{Golden, file_crc};
 use crate::guest::GuestImage;
 use crate::language::{Scenario, VmPart};
@@ -157,7 +157,7 @@ fn run_in(
     let workloads = scenario.workloads.iter().map(|part| Workload::start(part, &around, directory));
     let workloads = workloads.collect::<Result<Vec<_>, _>>()?;
     for workload in &workloads {
-        run.note(crate::event::Event { at: monotonic(), what: workload.started() })?;
+        run.note(Event { at: monotonic(), what: workload.started() })?;
     }
     let mut random = ChaCha8Rng::seed_from_u64(seed);
     random.set_stream(FAULTS_STREAM);
@@ -196,8 +196,8 @@ fn run_in(
     drop(segment);
     let started_at = performance.run.started_at();
     let finished = Finished { scenario, outcomes, in_time, refusal, golden, start };
-    let report = finished.judge(seed, performance)?;
-    put_in_order(&directory.file("events.jsonl"), started_at).map_err(FolderError::from)?;
+    let (report, told) = finished.judge(seed, performance)?;
+    put_in_order(&directory.file("events.jsonl"), started_at, told).map_err(FolderError::from)?;
     Ok(report)
 }
 
@@ -212,7 +212,8 @@ struct Finished<'a> {
 }
 
 impl Finished<'_> {
-    fn judge(self, seed: u64, performance: Performance<'_>) -> Result<Report, RunnerError> {
+    /// What came of it, and what the clients of workloads have seen.
+    fn judge(self, seed: u64, performance: Performance<'_>) -> Result<(Report, Vec<Event>), RunnerError> {
         let Performance { run, schedule, workloads, refused, lost, facts, tmpfs, .. } = performance;
         let now = monotonic();
         let pool = run.cluster().pool_directory().join("pool");
@@ -259,7 +260,8 @@ impl Finished<'_> {
         verdicts.extend(workloads.iter().flat_map(Workload::verdicts));
         verdicts.extend(sound);
         let report = Report { summary, steps: schedule.told(), ..Report::new(self.scenario, seed, verdicts) };
-        Ok(report.took(monotonic().since(self.start)))
+        let told = workloads.iter().flat_map(|workload| workload.told(started_at, now)).collect();
+        Ok((report.took(monotonic().since(self.start)), told))
     }
 }
 

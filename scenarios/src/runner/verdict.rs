@@ -3,12 +3,13 @@
 
 use super::judge_vm::Judge;
 use super::schedule::Schedule;
+use crate::event::HappeningKind;
 use crate::golden::Golden;
 use crate::language::{Count, Scenario};
 use crate::protected::Outcome;
 use crate::timeline::Timeline;
 use crate::units::show_span;
-use ft_protocol::{Span, Time};
+use ft_protocol::{Span, Time, VmId};
 use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::path::Path;
@@ -27,6 +28,31 @@ pub struct Verdict {
     /// What it is worth.
     #[serde(default)]
     pub grade: Grade,
+    /// Where in the run to look, if one place is better than any other.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub clue: Option<Clue>,
+}
+
+/// A moment of a run.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Clue {
+    /// Then.
+    At(Time),
+    /// When this byte of a VM's console came.
+    Console {
+        /// Which VM's.
+        vm: VmId,
+        /// Which byte, from 0.
+        byte: u64,
+    },
+    /// When something happened the n-th time.
+    Happened {
+        /// What.
+        kind: HappeningKind,
+        /// How often it had happened by then.
+        times: u64,
+    },
 }
 
 /// What a verdict is worth.
@@ -48,14 +74,14 @@ impl Verdict {
     /// Of what was decided.
     #[must_use]
     pub fn decided(expectation: String, holds: bool, found: String, line: Option<usize>) -> Self {
-        Self { expectation, holds, found, line, grade: Grade::Decided }
+        Self { expectation, holds, found, line, grade: Grade::Decided, clue: None }
     }
 
     /// That time was over: what had not come to its end by then is named.
     #[must_use]
     pub fn out_of_time(what: &str, limit: Span, found: String, line: usize) -> Self {
         let expectation = format!("{what} ends within {}", show_span(limit));
-        Self { expectation, holds: false, found, line: Some(line), grade: Grade::OutOfTime }
+        Self { grade: Grade::OutOfTime, ..Self::decided(expectation, false, found, Some(line)) }
     }
 
     /// What does not hold may have come yet.
@@ -64,6 +90,13 @@ impl Verdict {
         if cut_short && !self.holds {
             self.grade = Grade::Open;
         }
+        self
+    }
+
+    /// If it does not hold, this is where to look.
+    #[must_use]
+    pub(super) fn see(mut self, clue: Option<Clue>) -> Self {
+        self.clue = clue.filter(|_| !self.holds);
         self
     }
 
@@ -140,6 +173,8 @@ pub fn judge(scenario: &Scenario, observed: &Observed<'_>) -> Vec<Verdict> {
             scenario,
             expect: &scenario.expect.vms[index],
             name: several.then_some(scenario.vms[index].name.as_str()),
+            // They are numbered as they were made.
+            vm: VmId::new(u16::try_from(index).unwrap_or(u16::MAX)),
             observed: vm,
             console: observed.schedule.console(index),
             now: observed.now,
@@ -213,13 +248,15 @@ fn of_cluster(scenario: &Scenario, observed: &Observed<'_>) -> Vec<Verdict> {
         let happened: u64 = observed.schedule.happenings(*kind);
         let name = serde_json::to_value(kind).ok();
         let name = name.as_ref().and_then(serde_json::Value::as_str).unwrap_or("?");
-        verdicts.push(counted(
+        let verdict = counted(
             observed,
             (*count, happened),
             format!("{name} happens {count} times"),
             format!("it happened {happened} times"),
             at("events"),
-        ));
+        );
+        let one_too_many = count.max.filter(|max| happened > *max);
+        verdicts.push(verdict.see(one_too_many.map(|max| Clue::Happened { kind: *kind, times: max + 1 })));
     }
     if let Some(text) = &expect.refused {
         let (holds, found) = match observed.refusal {

@@ -1,11 +1,12 @@
 //! Programs beside the guests: started when the guests run, ended with them, judged by their exit codes and histories.
 
-use super::verdict::Verdict;
+use super::verdict::{Clue, Verdict};
 use super::{RunDirectory, RunnerError};
 use crate::cluster::{Child, ChildExit, last_words};
-use crate::event::What;
-use crate::history;
+use crate::event::{Event, What};
+use crate::history::{self, Entry, Line};
 use crate::language::WorkloadPart;
+use ft_protocol::Time;
 use nix::sys::signal::{SigSet, Signal};
 use std::fs::File;
 use std::io;
@@ -172,8 +173,30 @@ impl Workload {
         verdicts
     }
 
+    /// What its clients saw, as far as its history goes. Clients have their own idea of times: what they say of others than those
+    /// of the run counts as of its beginning or end.
+    pub(super) fn told(&self, start: Time, end: Time) -> Vec<Event> {
+        let Ok(text) = std::fs::read_to_string(&self.history) else { return Vec::new() };
+        let event = |at: Time, id, entry| {
+            let workload = self.part.name.clone();
+            Event { at: at.clamp(start, end), what: What::WorkloadTold { workload, id, entry } }
+        };
+        let mut events = Vec::new();
+        for line in history::lines(&text) {
+            match line {
+                Ok(Line { id, at_ns, entry }) => events.push(event(Time::from_ns(at_ns), id, entry)),
+                Err(error) => {
+                    let note = format!("its history is read no further: {}", vmm::chain(&error));
+                    events.push(event(end, None, Entry::Note(note)));
+                    break;
+                }
+            }
+        }
+        events
+    }
+
     fn linearizable(&self) -> Verdict {
-        let mut wrong = false;
+        let (mut wrong, mut clue) = (false, None);
         let (holds, found) = match history::read(&self.history) {
             Ok(calls) if calls.is_empty() => (false, "its history is empty".to_owned()),
             Ok(calls) => {
@@ -191,6 +214,7 @@ impl Workload {
                     }
                     history::Verdict::Violated(violation) => {
                         wrong = true;
+                        clue = Some(Clue::At(violation.stuck.invoked));
                         (false, violation.to_string())
                     }
                     history::Verdict::Undecided { key } => (false, format!("key `{key}` could not be decided")),
@@ -200,7 +224,7 @@ impl Workload {
         };
         let expectation = format!("the history of workload {} is linearizable", self.part.name);
         // One that was cut short may have been so in the middle of a line.
-        Verdict::decided(expectation, holds, found, Some(self.part.line)).open_if(self.cut_short && !wrong)
+        Verdict::decided(expectation, holds, found, Some(self.part.line)).open_if(self.cut_short && !wrong).see(clue)
     }
 }
 
@@ -281,6 +305,24 @@ mod tests {
         await_that("what it has started is dead", || is_dead(started));
         let [verdict] = &workload.verdicts()[..] else { panic!("one verdict") };
         assert!(verdict.mark() == "open" && verdict.found == "it still ran", "{verdict:?}");
+    }
+
+    #[test]
+    fn what_its_clients_saw_is_told_as_far_as_it_can_be_read() {
+        let place = tempfile::tempdir().unwrap();
+        let directory = RunDirectory::create(place.path(), "run").unwrap();
+        let (workload, _) = started(&directory);
+        assert!(workload.told(Time::ZERO, Time::from_ns(9)).is_empty(), "it has no history");
+        let history = "{\"at_ns\":1,\"note\":\"early\"}\n{\"id\":4,\"at_ns\":7,\"return\":\"done\"}\n\
+                       {\"at_ns\":18446744073709551615,\"note\":\"mad\"}\nno line\n{\"at_ns\":8,\"note\":\"behind\"}\n";
+        std::fs::write(&workload.history, history).unwrap();
+        let told = workload.told(Time::from_ns(5), Time::from_ns(9));
+        let seen: Vec<(u64, String)> = told.iter().map(|event| (event.at.ns(), format!("{:?}", event.what))).collect();
+        let expected = [(5, "early"), (7, "Return(Done)"), (9, "mad"), (9, "line 4 is no event")];
+        assert_eq!(seen.len(), expected.len(), "{seen:?}");
+        for ((at, text), (expected_at, part)) in seen.iter().zip(expected) {
+            assert!(*at == expected_at && text.contains(part), "{seen:?}");
+        }
     }
 
     #[test]

@@ -79,6 +79,7 @@ impl Timeline {
             | What::FailpointReached { .. }
             | What::WorkloadStarted { .. }
             | What::WorkloadEnded { .. }
+            | What::WorkloadTold { .. }
             | What::Sampled { .. }
             | What::StepFired { .. } => {}
         }
@@ -245,8 +246,16 @@ impl Timeline {
     /// to say, until its guest ran.
     #[must_use]
     pub fn blackout_max(&self) -> Option<Span> {
+        self.longest_blackout().map(|(_, length)| length)
+    }
+
+    /// The takeover with the longest blackout, and that one's length.
+    #[must_use]
+    pub fn longest_blackout(&self) -> Option<(&Takeover, Span)> {
         let until_live = |takeover: &Takeover| if takeover.planned { None } else { takeover.until_live() };
-        self.takeovers.iter().filter_map(|takeover| takeover.blackout().or_else(|| until_live(takeover))).max()
+        let blackout = |takeover: &Takeover| takeover.blackout().or_else(|| until_live(takeover));
+        let told = self.takeovers.iter().filter_map(|takeover| Some((takeover, blackout(takeover)?)));
+        told.max_by_key(|(_, length)| *length)
     }
 
     /// Hosts that ended because they found themselves deposed.

@@ -1,6 +1,6 @@
 //! Histories as files.
 
-use super::super::{HistoryError, Recorder, parse};
+use super::super::{Entry, HistoryError, Line, Recorder, deeds, lines, parse};
 use super::*;
 
 fn recorded() -> (String, Vec<Call>) {
@@ -29,6 +29,45 @@ fn what_was_recorded_is_read() {
 }
 
 #[test]
+fn notes_stand_between_operations_and_are_none() {
+    let (text, calls) = recorded();
+    let mut bytes = Vec::new();
+    Recorder::new(&mut bytes).note("the \"peer\" is gone".to_owned(), Time::from_ns(3)).unwrap();
+    let note = String::from_utf8(bytes).unwrap();
+    assert_eq!(note, "{\"at_ns\":3,\"note\":\"the \\\"peer\\\" is gone\"}\n");
+    assert_eq!(parse(&format!("{note}{text}{note}")).unwrap(), calls);
+    let read: Vec<Line> = lines(&format!("{text}{note}")).collect::<Result<_, _>>().unwrap();
+    assert_eq!(read.len(), 6);
+    assert!(matches!(&read[5], Line { id: None, at_ns: 3, entry: Entry::Note(text) } if text.contains("\"peer\"")));
+}
+
+#[test]
+fn deeds_are_told_with_their_times_whatever_the_lines_say() {
+    let (text, _) = recorded();
+    let mut bytes = Vec::new();
+    let mut recorder = Recorder::new(&mut bytes);
+    let chunk = recorder.begin("chunk".to_owned(), Time::from_ns(6)).unwrap();
+    let lost = recorder.begin("lost".to_owned(), Time::from_ns(7)).unwrap();
+    recorder.end(chunk, "came back".to_owned(), Time::from_ns(8)).unwrap();
+    recorder.end(lost, "early".to_owned(), Time::from_ns(2)).unwrap();
+    // Each is numbered from 0: as two clients that know nothing of each other would.
+    let never_begun = r#"{"id":77,"at_ns":9,"end":"why"}"#;
+    let all = format!("{text}{}{never_begun}\n", String::from_utf8(bytes).unwrap());
+    let lines: Vec<Line> = lines(&all).collect::<Result<_, _>>().unwrap();
+    let told: Vec<(String, u64, Option<u64>)> =
+        (deeds(lines.iter()).into_iter()).map(|deed| (deed.what, deed.began.ns(), deed.ended.map(Time::ns))).collect();
+    let of = |what: &str, began, ended| (what.to_owned(), began, ended);
+    let expected = [
+        of("client 0: Set(\"a\") of `k`", 1, Some(4)),
+        of("client 1: Cas { expected: \"a\", new: \"b\" } of `k`", 2, Some(3)),
+        of("client 0: Get of `k`", 5, None),
+        of("chunk", 6, Some(8)),
+        of("lost", 7, Some(7)),
+    ];
+    assert_eq!(told, expected);
+}
+
+#[test]
 fn a_recorder_that_was_killed_leaves_what_it_saw() {
     let (text, calls) = recorded();
     for cut in 0..text.len() {
@@ -52,6 +91,7 @@ fn what_is_no_history_is_refused_with_its_line() {
         let returned = format!(r#"{{"id":{id},"at_ns":9,"return":"done"}}"#);
         assert!(matches!(parse(&with(&returned)), Err(HistoryError::NotUnderWay { line: 6, .. })));
     }
+    assert!(matches!(parse(&with(r#"{"at_ns":9,"return":"done"}"#)), Err(HistoryError::WithoutNumber { line: 6 })));
     let early = r#"{"id":2,"at_ns":4,"return":"missing"}"#;
     assert!(matches!(parse(&with(early)), Err(HistoryError::BackInTime { line: 6, id: 2 })));
 }
