@@ -90,8 +90,10 @@ pub(crate) fn switchover(args: SwitchoverArgs) -> CommandResult {
     let took = monotonic().since(started);
     let after = find(&mut client, &args.vm)?;
     let host = |name: &Option<String>| name.clone().unwrap_or_else(|| "-".to_owned());
+    // Of a host of an older version nobody knows.
+    let stood = after.switchover_blackout.map_or(String::new(), |stood| format!(", its guest stood still for {stood}"));
     output::text(&format!(
-        "{} moved from {} to {} in {took}: generation {}, nothing lost\n",
+        "{} moved from {} to {} in {took}{stood}: generation {}, nothing lost\n",
         args.vm,
         host(&before.primary),
         host(&after.primary),

@@ -226,6 +226,7 @@ mod tests {
             console_end: 1200,
             waits: None,
             ended: None,
+            switchover_blackout: None,
         };
         let text = table(&Status { hosts: vec![host(0, "a"), host(1, "b")], vms: vec![vm] });
         assert_eq!(

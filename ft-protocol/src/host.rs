@@ -19,7 +19,7 @@ use crate::timeline::Shortage;
 use crate::versions::VersionRange;
 use crate::wire::{
     FollowStep, FromHost, HeldRole, HostHello, HostProfile, INPUT_SINCE, LOG_LOST_SINCE, Order, PROTOCOLS,
-    RECORDED_SINCE, Role, SPACE_SINCE, ToHost, UNFIT_SINCE,
+    RECORDED_SINCE, Role, SPACE_SINCE, STOOD_SINCE, ToHost, UNFIT_SINCE,
 };
 use std::collections::BTreeMap;
 
@@ -103,10 +103,13 @@ impl Host {
                     actions.push(Action::Exit(ExitReason::Fenced { vm, generation }));
                 }
             }
-            Input::Yielded { vm, generation } => {
+            Input::Yielded { vm, generation, stood } => {
                 if self.reigns(vm, generation) {
                     self.held.remove(&vm);
                     actions.push(Action::Discard(vm));
+                    if self.protocol.is_some_and(|protocol| protocol >= STOOD_SINCE) {
+                        self.send(FromHost::Stood { vm, generation, stood }, actions);
+                    }
                     self.send(FromHost::Yielded { vm, generation }, actions);
                 }
             }

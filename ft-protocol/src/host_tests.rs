@@ -159,16 +159,19 @@ fn a_standby_that_cannot_be_made_is_given_up() {
 
 #[test]
 fn a_yielded_guest_leaves_the_host_free() {
-    let mut bench = Bench::joined();
-    bench.message(ToHost::Promote(order(2)));
-    let generation = Generation::new(2);
-    assert_eq!(bench.message(ToHost::Yield { vm: VM, generation: Generation::new(1) }), []);
-    assert_eq!(bench.message(ToHost::Yield { vm: VM, generation }), [Action::Yield(VM)]);
-    assert_eq!(
-        bench.input(Input::Yielded { vm: VM, generation }),
-        [Action::Discard(VM), Action::Send(FromHost::Yielded { vm: VM, generation })]
-    );
-    assert_eq!(bench.message(ToHost::Standby(order(3))), [Action::MakeStandby(order(3))]);
+    let (generation, stood) = (Generation::new(2), Span::from_us(700));
+    let said = FromHost::Stood { vm: VM, generation, stood };
+    for (protocol, said) in [(STOOD_SINCE, Some(said)), (STOOD_SINCE - 1, None)] {
+        let mut bench = Bench::joined();
+        bench.message(welcome(protocol));
+        bench.message(ToHost::Promote(order(2)));
+        assert_eq!(bench.message(ToHost::Yield { vm: VM, generation: Generation::new(1) }), []);
+        assert_eq!(bench.message(ToHost::Yield { vm: VM, generation }), [Action::Yield(VM)]);
+        let said = said.into_iter().chain([FromHost::Yielded { vm: VM, generation }]).map(Action::Send);
+        let expected: Vec<Action> = [Action::Discard(VM)].into_iter().chain(said).collect();
+        assert_eq!(bench.input(Input::Yielded { vm: VM, generation, stood }), expected);
+        assert_eq!(bench.message(ToHost::Standby(order(3))), [Action::MakeStandby(order(3))]);
+    }
 }
 
 #[test]

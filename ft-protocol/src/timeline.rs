@@ -363,6 +363,15 @@ pub enum Happening {
         /// One line: what it was.
         what: String,
     },
+    /// A switchover is done: the guest runs at its new place.
+    SwitchedOver {
+        /// The VM.
+        vm: VmId,
+        /// The generation that began.
+        generation: Generation,
+        /// How long the guest stood still, from its last instruction on the old host until the new one's word that it runs.
+        blackout: Span,
+    },
 }
 
 #[cfg(test)]

@@ -206,6 +206,7 @@ pub fn vm_of(happening: &Happening) -> Option<VmId> {
         | Happening::SpaceAgain { vm, .. }
         | Happening::Stranded { vm, .. }
         | Happening::Damaged { vm, .. }
+        | Happening::SwitchedOver { vm, .. }
         | Happening::Ended { vm, .. } => Some(*vm),
     }
 }
@@ -282,6 +283,8 @@ pub enum HappeningKind {
     Damaged,
     /// [`Happening::PoolMended`]
     PoolMended,
+    /// [`Happening::SwitchedOver`]
+    SwitchedOver,
 }
 
 impl From<&Happening> for HappeningKind {
@@ -321,6 +324,7 @@ impl From<&Happening> for HappeningKind {
             Happening::Ended { .. } => Self::Ended,
             Happening::Damaged { .. } => Self::Damaged,
             Happening::PoolMended { .. } => Self::PoolMended,
+            Happening::SwitchedOver { .. } => Self::SwitchedOver,
         }
     }
 }

@@ -100,6 +100,9 @@ impl Names {
             Happening::Yielded { vm, generation } => {
                 about(vm, format!("the primary of generation {} has yielded", generation.get()))
             }
+            Happening::SwitchedOver { vm, blackout, .. } => {
+                about(vm, format!("the switchover is done, its guest stood still for {blackout}"))
+            }
             Happening::SwitchoverCancelled { vm, reason } => about(vm, format!("switchover cancelled: {reason}")),
             Happening::Fenced { vm, generation, host: at } => {
                 about(vm, format!("host {} found generation {} sealed", host(at), generation.get()))

@@ -126,7 +126,13 @@ fn input_goes_on_while_the_guest_is_moved_and_its_mode_turns() {
     for mode in ["replay", "lockstep", "checkpoint"] {
         let ready = || cluster.vm("g").is_some_and(|vm| is_protected(&vm));
         typing.until(&run, "protection, and lines back", lines_back(&run) + 100, ready);
-        cluster.command(&["switchover", "g"], &[]).ok();
+        let moved = cluster.command(&["switchover", "g"], &[]).ok();
+        let said = String::from_utf8_lossy(&moved.stdout).into_owned();
+        let stood = cluster.vm("g").and_then(|vm| vm["switchover_blackout"].as_u64());
+        assert!(
+            said.contains(", its guest stood still for ") && stood.is_some_and(|stood| stood > 0),
+            "{said} {stood:?}"
+        );
         typing.until(&run, "protection, and lines back", lines_back(&run) + 100, ready);
         cluster.command(&["mode"], &["g", mode]).ok();
     }

@@ -1,7 +1,7 @@
 //! While there is no controller, nobody applies records: the primary goes on until its journal is full, and then waits for the
 //! next controller, which loses none of them.
 
-use crate::golden::Golden;
+use crate::golden::{Golden, TooShort, long_enough};
 use crate::run::{Plan, Run};
 use crate::support::{await_some, kvm};
 use shared_mem::{Access, CommitWord, ControlBlock, Mapping, Offset, Pool, VmSlot};
@@ -27,9 +27,13 @@ fn ahead(run: &Run) -> u64 {
 #[test]
 fn a_primary_without_a_controller_fills_its_journal_and_waits() {
     let Some(_machine) = kvm() else { return };
-    let golden = Golden::torture(300_000_000);
-    let mut run = Run::start(&golden, &Plan { hosts: &[("a", None), ("b", None)], ..Plan::default() });
-    run.await_protection();
+    let run = long_enough(&Golden::torture(300_000_000), fills_its_journal);
+    assert_eq!((run.deaths, run.finish()), (0, 0), "no host had to die for it");
+}
+
+fn fills_its_journal(golden: &Golden) -> Result<Run, TooShort> {
+    let mut run = Run::start(golden, &Plan { hosts: &[("a", None), ("b", None)], ..Plan::default() });
+    run.await_protection()?;
     let slots = u64::from(golden.spec("guest").journal.slots);
     for _ in 0..3 {
         run.restart_controller(|run| {
@@ -39,8 +43,7 @@ fn a_primary_without_a_controller_fills_its_journal_and_waits() {
             }
         });
         run.has_moved();
-        run.step_until("something new on the console", Run::has_moved);
-        assert!(!run.has_ended(), "the guest is too short for this machine: {}", run.everything());
+        run.await_or_end("something new on the console", |run| run.has_moved() && !run.has_ended())?;
     }
-    assert_eq!((run.deaths, run.finish()), (0, 0), "no host had to die for it");
+    Ok(run)
 }

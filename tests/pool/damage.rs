@@ -71,8 +71,7 @@ fn a_damaged_vm_is_kept_for_repair() {
     let golden = Golden::torture(300_000_000);
     for word in [APPLIED_AT, GENERATION_AT] {
         let hosts = [("a", None), ("b", None)];
-        let mut run = Run::start(&golden, &Plan { hosts: &hosts, unsound: true, ..Plan::default() });
-        run.await_protection();
+        let mut run = Run::protected(&golden, &Plan { hosts: &hosts, unsound: true, ..Plan::default() });
         // Twice, since what the first life stores is what the second one finds.
         run.restart_controller(|run| flip_both(run, word));
         for _ in 0..2 {
@@ -99,8 +98,7 @@ fn damage_of_one_vm_harms_no_other() {
     let boot = "boot";
     for (file, at) in [("control", APPLIED_AT), ("control", GENERATION_AT), (boot, 100)] {
         let hosts = [("a", None), ("b", None)];
-        let mut run = Run::start(&golden, &Plan { hosts: &hosts, unsound: true, ..Plan::default() });
-        run.await_protection();
+        let mut run = Run::protected(&golden, &Plan { hosts: &hosts, unsound: true, ..Plan::default() });
         let mut client = Client::connect(run.socket()).expect("it listens");
         // What a guest is booted from matters as long as it has not committed anything.
         let (mode, epoch_interval) = (Mode::Replay, Span::from_ms(60_000));
@@ -158,8 +156,7 @@ fn deleting_a_vm_without_an_entry_harms_no_other_without_one() {
     let Some(_machine) = kvm() else { return };
     let golden = Golden::torture(300_000_000);
     let hosts = [("a", None), ("b", None)];
-    let mut run = Run::start(&golden, &Plan { hosts: &hosts, unsound: true, ..Plan::default() });
-    run.await_protection();
+    let mut run = Run::protected(&golden, &Plan { hosts: &hosts, unsound: true, ..Plan::default() });
     let mut client = Client::connect(run.socket()).expect("it listens");
     for (name, slot) in [("second", 1), ("third", 2)] {
         client.request(Request::CreateVm(golden.spec(name)), golden.uploads()).expect("there is room for three");
@@ -213,8 +210,7 @@ fn what_flips_under_a_live_controller_is_mended() {
         (".", "vm-directory", 4096 + 3),
         (".", "vm-directory", 20),
     ] {
-        let mut run = Run::start(&golden, &Plan { hosts: &hosts, unsound: true, ..Plan::default() });
-        run.await_protection();
+        let mut run = Run::protected(&golden, &Plan { hosts: &hosts, unsound: true, ..Plan::default() });
         flip_in(&run, vm, file, at);
         // What the controller stores as the guest goes on, and at its end, may be stored anew before anybody has looked at it.
         let is_whole = |run: &Run| match file {
@@ -239,8 +235,7 @@ fn what_flips_again_and_again_under_a_live_controller_costs_nothing() {
     let golden = Golden::torture(300_000_000);
     for golden in [golden.clone(), golden.recorded()] {
         let hosts = [("a", None), ("b", None)];
-        let mut run = Run::start(&golden, &Plan { hosts: &hosts, unsound: true, ..Plan::default() });
-        run.await_protection();
+        let mut run = Run::protected(&golden, &Plan { hosts: &hosts, unsound: true, ..Plan::default() });
         let (control, console) = (map(&run, "control"), map(&run, "console"));
         let places = [APPLIED_AT, FREED_AT, GENERATION_AT, 2048 + APPLIED_AT].map(|at| (&control, at));
         let places = places.into_iter().chain([64, 128].map(|at| (&console, at)));
@@ -273,8 +268,7 @@ fn what_flips_in_a_dead_pool_of_recorded_vms_is_mended_by_the_next_controller() 
 fn mended_at_start(golden: &Golden) {
     let Some(_machine) = kvm() else { return };
     let hosts = [("a", None), ("b", None)];
-    let mut run = Run::start(golden, &Plan { hosts: &hosts, unsound: true, ..Plan::default() });
-    run.await_protection();
+    let mut run = Run::protected(golden, &Plan { hosts: &hosts, unsound: true, ..Plan::default() });
     for (dir, file, at) in [
         (".", "superblock", 20),
         (".", "superblock", 2060),
@@ -323,10 +317,7 @@ fn a_large_record_is_finished_from_its_copy() {
         let between_controllers = Some(flip_records as fn(&Run));
         let plan =
             Plan { controller: Some(&armed), hosts: &hosts, between_controllers, unsound: true, ..Plan::default() };
-        let mut run = Run::start(&golden, &plan);
-        run.step_until(&armed, |run| run.deaths > 0 || run.has_ended());
-        assert!(run.deaths > 0, "{armed} did not kill: {}", run.everything());
-        run.finish();
+        Run::until(&golden, &plan, &armed, |run| run.deaths > 0).finish();
     }
 }
 
@@ -351,9 +342,7 @@ fn a_record_that_was_begun_and_is_lost_costs_its_vm() {
         loses: true,
         ..Plan::default()
     };
-    let mut run = Run::start(&golden, &plan);
-    run.step_until(armed, |run| run.deaths > 0 || run.has_ended());
-    assert!(run.deaths > 0, "{armed} did not kill: {}", run.everything());
+    let mut run = Run::until(&golden, &plan, armed, |run| run.deaths > 0);
     let vm = run.try_status_patiently().vms[0].clone();
     assert_eq!(vm.phase, "damaged", "the guest goes on from a torn image: {}", run.everything());
     assert!(vm.damage.as_deref().is_some_and(|line| line.contains("died while it applied")), "{vm:?}");
@@ -396,8 +385,7 @@ fn a_word_that_ends_a_primary_ends_no_other_one() {
     let Some(_machine) = kvm() else { return };
     let hosts = [("a", None), ("b", None), ("c", None)];
     let golden = Golden::torture(100_000_000).recorded();
-    let mut run = Run::start(&golden, &Plan { hosts: &hosts, unsound: true, ..Plan::default() });
-    run.await_protection();
+    let run = Run::protected(&golden, &Plan { hosts: &hosts, unsound: true, ..Plan::default() });
     spoil_both(&run, "vm-0", FREED_AT);
     run.finish();
 }

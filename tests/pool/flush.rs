@@ -35,8 +35,7 @@ fn a_guest_says_the_same_whatever_is_forced() {
     for kind in KINDS.into_iter().filter(|kind| kind.is_supported()) {
         let kind = kind.to_string();
         let plan = Plan { hosts: &[("a", None), ("b", None)], flush: Some(&kind), ..Plan::default() };
-        let mut run = Run::start(&golden, &plan);
-        run.await_protection();
+        let run = Run::protected(&golden, &plan);
         run.host("a").signal(Signal::SIGKILL);
         assert!(run.finish() > 0, "nobody took over");
     }

@@ -20,6 +20,7 @@ const DISK_BYTES: u64 = 1 << 20;
 /// A guest and what it says when nobody interferes.
 #[derive(Clone, Debug)]
 pub(crate) struct Golden {
+    guest: String,
     image: GuestImage,
     options: VmOptions,
     pub(crate) console: Vec<u8>,
@@ -70,7 +71,19 @@ impl Golden {
             disk_bytes,
             policy: ft_protocol::policy::Policy::default(),
         };
-        Self { image, options, console, end }
+        Self { guest: guest.to_owned(), image, options, console, end }
+    }
+
+    /// The same guest with twice as much to do.
+    fn twice_as_long(&self) -> Self {
+        let mut args = self.options.args.clone();
+        let length = args.iter().position(|arg| ["--steps", "--ticks"].contains(&arg.as_str()));
+        let length = &mut args[length.expect("a guest whose length is known") + 1];
+        *length = (2 * length.parse::<u64>().expect("a number")).to_string();
+        let args: Vec<&str> = args.iter().map(String::as_str).collect();
+        let mut longer = Self::of(&self.guest, self.options.memory.get() >> 20, &args);
+        longer.options = VmOptions { args: longer.options.args, ..self.options.clone() };
+        longer
     }
 
     /// The torture guest: its last line is a checksum of memory and registers.
@@ -125,4 +138,29 @@ impl Golden {
     pub(crate) fn uploads(&self) -> Vec<(ft_protocol::wire::ExtentTag, shared_mem::Extent)> {
         self.image.uploads().expect("a memory file can be made")
     }
+}
+
+/// A guest was over before it came to what a test is about.
+#[derive(Debug)]
+pub(crate) struct TooShort {
+    /// What happened instead.
+    pub(crate) report: String,
+}
+
+/// How often a guest may be too short, twice as long each time.
+const TRIES_MAX: u32 = 4;
+
+/// Tries with longer and longer guests, as slow machines need them: who waits for a host that hardly gets a processor beside the guest
+/// must not be hurried by it.
+pub(crate) fn long_enough<T>(golden: &Golden, mut attempt: impl FnMut(&Golden) -> Result<T, TooShort>) -> T {
+    let mut golden = golden.clone();
+    for tried in 1.. {
+        match attempt(&golden) {
+            Ok(done) => return done,
+            Err(TooShort { report }) if tried == TRIES_MAX => panic!("every guest was too short: {report}"),
+            Err(TooShort { .. }) => eprintln!("the guest was too short for this machine: once more with a longer one"),
+        }
+        golden = golden.twice_as_long();
+    }
+    unreachable!("somebody gives up, or is done");
 }

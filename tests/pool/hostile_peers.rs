@@ -30,9 +30,7 @@ fn victim(descriptors_max: Option<u32>) -> Run {
 fn victim_of(plan: &Plan<'_>) -> Run {
     let golden = Golden::of("idle", 4, &["--ticks", "100", "--tick-ms", "20"]);
     let hosts = [("a", None), ("b", None)];
-    let mut run = Run::start(&golden, &Plan { hosts: &hosts, ..*plan });
-    run.await_protection();
-    run
+    Run::protected(&golden, &Plan { hosts: &hosts, ..*plan })
 }
 
 /// The guest, its hosts and the controller are none the worse.

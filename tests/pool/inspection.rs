@@ -120,8 +120,7 @@ fn a_pool_on_a_device_is_shown_and_checked() {
 fn a_live_pool_is_looked_at_without_being_disturbed() {
     let Some(_machine) = kvm() else { return };
     let golden = Golden::torture(100_000_000);
-    let mut run = Run::start(&golden, &Plan { hosts: &[("a", None), ("b", None)], ..Plan::default() });
-    run.await_protection();
+    let mut run = Run::protected(&golden, &Plan { hosts: &[("a", None), ("b", None)], ..Plan::default() });
     let (mut looks, mut most) = (0, 0);
     while !run.has_ended() {
         run.step();

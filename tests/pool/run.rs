@@ -1,7 +1,7 @@
 //! A guest on a cluster whose processes are the test's own, one by one: each can be given failpoints, killed and frozen,
 //! the controller too. Whoever dies is started again; the pool is checked after each death.
 
-use crate::golden::Golden;
+use crate::golden::{Golden, TooShort, long_enough};
 use crate::process::{End, Process};
 use crate::support::{LOOK_INTERVAL, PATIENCE, Place, await_some};
 use ft_protocol::commit_meta::GuestEnd;
@@ -192,12 +192,39 @@ impl Run {
     }
 
     /// Steps until the guest has been protected.
-    pub(crate) fn await_protection(&mut self) {
-        self.step_until("protection", |run| {
-            let protected = run.happenings.iter().any(|happening| matches!(happening, Happening::Protected { .. }));
-            protected || run.has_ended()
+    pub(crate) fn await_protection(&mut self) -> Result<(), TooShort> {
+        self.await_or_end("protection", Self::was_protected)
+    }
+
+    /// Steps until something is so, which is to be before the guest's end.
+    pub(crate) fn await_or_end(
+        &mut self,
+        what: &str,
+        mut is_so: impl FnMut(&mut Self) -> bool,
+    ) -> Result<(), TooShort> {
+        let mut came = false;
+        self.step_until(what, |run| {
+            came = is_so(run);
+            came || run.has_ended()
         });
-        assert!(!self.has_ended(), "the guest is too short for this machine: {}", self.everything());
+        if came { Ok(()) } else { Err(TooShort { report: self.everything() }) }
+    }
+
+    /// A run whose guest is protected, and goes on for a while.
+    pub(crate) fn protected(golden: &Golden, plan: &Plan<'_>) -> Self {
+        Self::until(golden, plan, "protection", Self::was_protected)
+    }
+
+    /// A run in which something is so, and whose guest goes on for a while.
+    pub(crate) fn until(golden: &Golden, plan: &Plan<'_>, what: &str, is_so: impl Fn(&mut Self) -> bool) -> Self {
+        long_enough(golden, |golden| {
+            let mut run = Self::start(golden, plan);
+            run.await_or_end(what, &is_so).map(|()| run)
+        })
+    }
+
+    fn was_protected(&mut self) -> bool {
+        self.happenings.iter().any(|happening| matches!(happening, Happening::Protected { .. }))
     }
 
     /// Whether the console has grown since this was asked last.

@@ -357,6 +357,7 @@ impl Controller {
                 Phase::Ended { end } => Some(end.clone()),
                 _ => None,
             },
+            switchover_blackout: entry.switchover_blackout,
         };
         Status { hosts: self.hosts.iter().map(host).collect(), vms: self.vms.values().map(vm).collect() }
     }

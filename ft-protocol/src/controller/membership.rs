@@ -249,6 +249,7 @@ impl Controller {
                     self.space_again(turn, vm, generation);
                 }
             }
+            FromHost::Stood { vm, generation, stood } => self.stood(turn, vm, generation, host, stood),
             FromHost::Yielded { vm, generation } => self.yielded(turn, vm, generation, host),
             FromHost::GaveUp { vm, generation, reason } => self.gave_up(turn, vm, generation, host, &reason),
             FromHost::Unfit { vm, generation, reason } => self.unfit(turn, vm, generation, host, &reason),

@@ -5,6 +5,7 @@ use super::hosts::Health;
 use super::placement::Role;
 use super::vm::{Phase, Switchover, SwitchoverStep};
 use super::{Controller, Generation, HostId, LinkId, Turn, VmId};
+use crate::Span;
 use crate::planted::{PlantedBug, planted};
 use crate::timeline::Happening;
 use crate::wire::{Answer, RequestError, ToHost};
@@ -71,7 +72,7 @@ impl Controller {
         } else {
             entry.home.or(entry.spec.policy.failback.map(|_| from))
         };
-        entry.switchover = Some(Switchover { to, step: SwitchoverStep::Preparing, client });
+        entry.switchover = Some(Switchover { to, step: SwitchoverStep::Preparing, client, stood_since: None });
         let elsewhere = entry.standby.is_some_and(|standby| standby.host != to);
         self.persist(turn);
         self.tell(turn, Happening::SwitchoverBegan { vm, from, to });
@@ -131,6 +132,17 @@ impl Controller {
             } else if !awaited {
                 self.switchover_target_lost(turn, vm, to);
             }
+        }
+    }
+
+    /// The primary is about to say that it yields: its guest has stood still for so long, which is since it was asked to at most,
+    /// whatever a host says.
+    pub(super) fn stood(&mut self, turn: &Turn<'_>, vm: VmId, generation: Generation, host: HostId, stood: Span) {
+        let Some(entry) = self.vms.get_mut(&vm) else { return };
+        let reigns = entry.generation == generation && entry.primary() == Some(host);
+        let asked = entry.switchover.as_mut().filter(|_| reigns);
+        if let Some(Switchover { step: SwitchoverStep::Yielding { since }, stood_since, .. }) = asked {
+            *stood_since = Some((turn.now - stood).max(*since));
         }
     }
 

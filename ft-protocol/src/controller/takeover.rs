@@ -30,6 +30,7 @@ impl Controller {
             to,
             step: SwitchoverStep::Preparing,
             client: None,
+            stood_since: None,
         });
         entry.applied = found.applied;
         entry.committed = found.word.map_or(found.applied, |word| word.epoch).max(found.applied);
@@ -411,7 +412,13 @@ impl Controller {
         entry.vain_promotions = 0;
         entry.settled_at = Some(turn.now);
         entry.home = entry.home.filter(|home| *home != host);
+        let stood_since = entry.switchover.and_then(|switchover| switchover.stood_since);
+        let blackout = stood_since.map(|since| turn.now.since(since));
+        entry.switchover_blackout = blackout.or(entry.switchover_blackout);
         self.tell(turn, Happening::Live { vm, generation, host, report });
+        if let Some(blackout) = blackout {
+            self.tell(turn, Happening::SwitchedOver { vm, generation, blackout });
+        }
         let entry = &self.vms[&vm];
         let mode = entry.spec.mode;
         if entry.mode_order.is_none() {

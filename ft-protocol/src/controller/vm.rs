@@ -74,6 +74,8 @@ pub(super) struct Switchover {
     pub(super) step: SwitchoverStep,
     /// Who waits for it to be done.
     pub(super) client: Option<(LinkId, u64)>,
+    /// Since when the guest stands still, once its primary has said so.
+    pub(super) stood_since: Option<Time>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -104,6 +106,8 @@ pub(super) struct Vm {
     pub(super) takeovers: u64,
     pub(super) switchovers: u64,
     pub(super) switchover: Option<Switchover>,
+    /// Of the last switchover.
+    pub(super) switchover_blackout: Option<Span>,
     pub(super) applied: Epoch,
     /// The youngest epoch of the generation that is known to be committed.
     pub(super) committed: Epoch,
@@ -212,6 +216,7 @@ impl Vm {
             takeovers: 0,
             switchovers: 0,
             switchover: None,
+            switchover_blackout: None,
             applied: Epoch::ZERO,
             committed: Epoch::ZERO,
             console_end: 0,

@@ -54,6 +54,8 @@ pub enum Input {
         vm: VmId,
         /// The generation it reigned.
         generation: Generation,
+        /// How long the guest has stood still.
+        stood: Span,
     },
     /// A primary's machine protects its guest in this mode from now on.
     ModeIs {

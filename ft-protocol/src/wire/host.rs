@@ -302,6 +302,15 @@ pub enum FromHost {
         /// One line.
         reason: String,
     },
+    /// How long the guest had stood still when it was handed over: comes right before [`FromHost::Yielded`].
+    Stood {
+        /// The VM.
+        vm: VmId,
+        /// The sender's generation.
+        generation: Generation,
+        /// From its last instruction on.
+        stood: Span,
+    },
 }
 
 /// How a secondary that follows came to the end of an epoch.

@@ -20,7 +20,7 @@ use crate::versions::VersionRange;
 use serde::{Deserialize, Serialize};
 
 /// Newest version of these messages that is spoken here.
-pub const PROTOCOL_VERSION: u32 = 8;
+pub const PROTOCOL_VERSION: u32 = 9;
 
 /// All versions of these messages that are spoken here. Hosts and controller use the highest one that both have; a peer
 /// with none of them is refused at its first message. What a version added is not relied upon below it:
@@ -34,6 +34,7 @@ pub const PROTOCOL_VERSION: u32 = 8;
 /// ([`FromHost::FollowFailed`]).
 /// 7: console input comes from clients ([`ToHost::OpenInput`], [`ToHost::Input`], [`FromHost::InputAt`]).
 /// 8: a host tells a guest that cannot be started from what it lacks itself ([`FromHost::Unfit`]).
+/// 9: a primary that yields says how long its guest has stood still by then ([`FromHost::Stood`]).
 pub const PROTOCOLS: VersionRange = VersionRange { min: 1, max: PROTOCOL_VERSION };
 
 /// The first version whose primaries say what they do.
@@ -56,6 +57,9 @@ pub const INPUT_SINCE: u32 = 7;
 
 /// The first version whose hosts say that a guest cannot be started.
 pub const UNFIT_SINCE: u32 = 8;
+
+/// The first version whose primaries say how long the guest that they hand over has stood still.
+pub const STOOD_SINCE: u32 = 9;
 
 /// Largest message in bytes; larger ones are refused unread.
 pub const MESSAGE_BYTES_MAX: usize = 64 * 1024;

@@ -106,4 +106,6 @@ pub struct VmStatus {
     pub waits: Option<String>,
     /// How the guest's life ended, if it has.
     pub ended: Option<GuestEnd>,
+    /// How long the guest stood still in the last switchover that this controller saw.
+    pub switchover_blackout: Option<Span>,
 }

@@ -255,14 +255,15 @@ impl World {
     pub(crate) fn halt(&mut self, at: At, halt: &Halt) {
         let Some(primary) = self.primary(at) else { return };
         primary.drop_exit();
-        let generation = primary.order.generation;
+        let (generation, stopped_at) = (primary.order.generation, primary.stopped_at);
         if planted(PlantedBug::ZombieReleases) {
             self.release(at, Epoch::new(u64::MAX));
         }
+        let now = self.host_clock(at);
         let Some(primary) = self.primary(at) else { return };
         let input = match halt {
             Halt::Fenced { .. } => HostInput::Fenced { vm: at.vm, generation },
-            Halt::Yielded => HostInput::Yielded { vm: at.vm, generation },
+            Halt::Yielded => HostInput::Yielded { vm: at.vm, generation, stood: now.since(stopped_at) },
             Halt::Ended(_) => HostInput::GuestEnded { vm: at.vm },
         };
         primary.stopped = true;

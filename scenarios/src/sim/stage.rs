@@ -36,6 +36,8 @@ pub(super) const FOR_EVER_US: u64 = 600_000_000;
 
 /// Steps of a guest: more than any scenario of the library waits for.
 const GUEST_STEPS: u64 = 4_000;
+/// Between two notes how far the VMs are.
+const SAMPLE_INTERVAL: Span = Span::from_ms(10);
 
 /// Time between two hosts that join at the beginning.
 pub(crate) const JOIN_SPACING_NS: u64 = 400_000;
@@ -74,6 +76,8 @@ pub(crate) struct Stage {
     /// When all guests had ended.
     over_since_us: Option<u64>,
     stranded: Option<Epoch>,
+    /// When it is noted next how far the VMs are.
+    next_sample: Time,
 }
 
 impl Stage {
@@ -97,6 +101,7 @@ impl Stage {
             quiet_since_us: None,
             over_since_us: None,
             stranded: None,
+            next_sample: Time::ZERO,
         }
     }
 
@@ -392,12 +397,12 @@ impl World {
 
     fn learn_facts(&mut self) {
         let at = self.stage_time();
-        let wants = self.stage.as_ref().is_some_and(|stage| stage.schedule.wants_facts() || stage.is_quiet());
-        if !wants || !self.controller.actor.alive {
+        let Some(stage) = &mut self.stage else { return };
+        let (wants, samples) = (stage.schedule.wants_facts() || stage.is_quiet(), at >= stage.next_sample);
+        if !(wants || samples) || !self.controller.actor.alive {
             return;
         }
         let status = self.controller.core.status();
-        let Some(stage) = &mut self.stage else { return };
         for vm in status.vms {
             if let Some(facts) = stage.facts.get_mut(usize::from(vm.vm.get())) {
                 *facts = Facts {
@@ -410,8 +415,17 @@ impl World {
                 };
             }
         }
-        let facts = stage.facts.clone();
-        stage.schedule.observed(at, &facts);
+        if samples {
+            stage.next_sample = at + SAMPLE_INTERVAL;
+            for (vm, facts) in (0..).map(VmId::new).zip(stage.facts.clone()) {
+                let Facts { epoch, generation, console_bytes: console, .. } = facts;
+                stage.see(at, What::Sampled { vm, generation, epoch, console });
+            }
+        }
+        if wants {
+            let facts = stage.facts.clone();
+            stage.schedule.observed(at, &facts);
+        }
     }
 
     /// Guests end when all steps have fired and what came of them is over; and when time is.

@@ -147,6 +147,11 @@ impl Timeline {
                 self.protection_lost(since);
             }
             Happening::Yielded { generation, .. } => self.takeover_of(*generation, at).planned = true,
+            Happening::SwitchedOver { generation, blackout, .. } => {
+                if let Some(takeover) = self.takeover_to(*generation, at) {
+                    takeover.stood.get_or_insert(*blackout);
+                }
+            }
             Happening::Stranded { recoverable, .. } => {
                 self.stranded_at = Some(*recoverable);
                 self.last_epoch = self.last_epoch.max(*recoverable);
@@ -243,7 +248,7 @@ impl Timeline {
     }
 
     /// The longest blackout that can be told: from a fault to the successor's first console byte, or, where it had nothing
-    /// to say, until its guest ran.
+    /// to say, until its guest ran; in a switchover, as long as the guest stood still.
     #[must_use]
     pub fn blackout_max(&self) -> Option<Span> {
         self.longest_blackout().map(|(_, length)| length)
@@ -252,7 +257,7 @@ impl Timeline {
     /// The takeover with the longest blackout, and that one's length.
     #[must_use]
     pub fn longest_blackout(&self) -> Option<(&Takeover, Span)> {
-        let until_live = |takeover: &Takeover| if takeover.planned { None } else { takeover.until_live() };
+        let until_live = |takeover: &Takeover| if takeover.planned { takeover.stood } else { takeover.until_live() };
         let blackout = |takeover: &Takeover| takeover.blackout().or_else(|| until_live(takeover));
         let told = self.takeovers.iter().filter_map(|takeover| Some((takeover, blackout(takeover)?)));
         told.max_by_key(|(_, length)| *length)

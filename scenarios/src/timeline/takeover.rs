@@ -40,6 +40,8 @@ pub struct Takeover {
     pub promoted: Option<(Time, HostName)>,
     /// When its guest ran.
     pub live: Option<(Time, HostName)>,
+    /// How long the guest stood still, in a switchover.
+    pub stood: Option<Span>,
     /// When the first console byte of the new generation was seen outside.
     pub console: Option<Time>,
     /// When a standby was ready again.
@@ -60,15 +62,19 @@ impl Takeover {
             drained: None,
             promoted: None,
             live: None,
+            stood: None,
             console: None,
             protected: None,
             console_at_drain: None,
         }
     }
 
-    /// Where it begins: the fault, or else the moment when it was noticed.
+    /// Where it begins: the guest's stop in a switchover; the fault, or else the moment when it was noticed.
     #[must_use]
     pub fn start(&self) -> Option<Time> {
+        if let (Some(stood), Some((live, _))) = (self.stood, &self.live) {
+            return Some(*live - stood);
+        }
         let noticed = self.detected.map(|(at, _)| at).or(self.sealed.map(|(at, _)| at));
         self.cause().map(|fault| fault.at).or(noticed)
     }

@@ -160,7 +160,7 @@ impl Driver {
                 VmEvent::StandbyMade { generation } => Input::StandbyMade { vm, generation },
                 VmEvent::Live { generation, report } => Input::Live { vm, generation, report },
                 VmEvent::Fenced { generation } => Input::Fenced { vm, generation },
-                VmEvent::Yielded { generation } => Input::Yielded { vm, generation },
+                VmEvent::Yielded { generation, stood } => Input::Yielded { vm, generation, stood },
                 VmEvent::Recorded { generation, since } => Input::Recorded { vm, generation, since },
                 VmEvent::Followed { turn, epoch, step } => Input::Followed { vm, turn, epoch, step },
                 VmEvent::ModeIs { generation, mode } => Input::ModeIs { vm, generation, mode },

@@ -20,7 +20,7 @@ use ft_protocol::latency::OutputLatency;
 use ft_protocol::spec::{Mode, VmSpec};
 use ft_protocol::timeline::Shortage;
 use ft_protocol::wire::{FollowStep, LiveReport, Order};
-use ft_protocol::{Epoch, Generation, Time, VmId};
+use ft_protocol::{Epoch, Generation, Span, Time, VmId};
 use kvm_ioctls::Kvm;
 use shared_mem::{HeartbeatReader, Mapping, ReadOnly, WorkingMemory, boot_image};
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -35,7 +35,7 @@ pub(super) enum VmEvent {
     StandbyMade { generation: Generation },
     Live { generation: Generation, report: LiveReport },
     Fenced { generation: Generation },
-    Yielded { generation: Generation },
+    Yielded { generation: Generation, stood: Span },
     ModeIs { generation: Generation, mode: Mode },
     Recorded { generation: Generation, since: Epoch },
     Followed { turn: FollowTurn, epoch: Epoch, step: FollowStep },

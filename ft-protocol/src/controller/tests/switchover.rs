@@ -32,6 +32,43 @@ fn a_switchover_moves_the_guest_to_its_secondary() {
 }
 
 #[test]
+fn how_long_the_guest_stood_still_is_told_and_believed_within_reason() {
+    let blackouts = |cluster: &Cluster| -> Vec<Span> {
+        let of = |happening: &Happening| match happening {
+            Happening::SwitchedOver { blackout, .. } => Some(*blackout),
+            _ => None,
+        };
+        cluster.happened.iter().filter_map(of).collect()
+    };
+    let ms = Span::from_ms;
+    for (stood, told) in [(ms(3), ms(3 + 2)), (ms(20), ms(10 + 2)), (Span::from_ns(u64::MAX), ms(10 + 2))] {
+        let mut cluster = Cluster::protected();
+        let generation = Generation::new(1);
+        let stood_for = |cluster: &mut Cluster, host| cluster.said(host, FromHost::Stood { vm: VM, generation, stood });
+        stood_for(&mut cluster, 0);
+        switch(&mut cluster, None);
+        cluster.now = cluster.now + ms(10);
+        stood_for(&mut cluster, 2);
+        stood_for(&mut cluster, 0);
+        yielded(&mut cluster, 0, 1);
+        cluster.now = cluster.now + ms(2);
+        cluster.live(1, 2);
+        assert_eq!(blackouts(&cluster), [told], "it was asked 10 ms before");
+        assert_eq!(cluster.status().switchover_blackout, Some(told));
+        cluster.close(1);
+        cluster.live(0, 3);
+        assert_eq!(blackouts(&cluster).len(), 1, "a takeover is none");
+        assert_eq!(cluster.status().switchover_blackout, Some(told));
+    }
+    // A host of an older version does not say it.
+    let mut cluster = Cluster::protected();
+    switch(&mut cluster, None);
+    yielded(&mut cluster, 0, 1);
+    cluster.live(1, 2);
+    assert_eq!((blackouts(&cluster).len(), cluster.status().switchover_blackout), (0, None));
+}
+
+#[test]
 fn a_switchover_to_another_host_prepares_it_first() {
     let mut cluster = Cluster::protected();
     switch(&mut cluster, Some("h2"));

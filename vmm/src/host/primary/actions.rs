@@ -112,7 +112,10 @@ impl Reign<'_> {
                 self.say_outputs(true);
                 self.around.say(match halt {
                     Halt::Fenced { .. } => VmEvent::Fenced { generation: self.order.generation },
-                    Halt::Yielded => VmEvent::Yielded { generation: self.order.generation },
+                    Halt::Yielded => VmEvent::Yielded {
+                        generation: self.order.generation,
+                        stood: clock::monotonic().since(self.times.left),
+                    },
                     Halt::Ended(_) => VmEvent::GuestEnded,
                 });
                 Ok(())
