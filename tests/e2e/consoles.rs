@@ -157,7 +157,8 @@ fn a_host_that_has_joined_is_noted_once_however_often_it_is_told() {
     let joined = || count_of(&read_events(&events), "host-joined");
     await_true("all are noted", || joined() >= 3);
     guest.signal(Signal::SIGTERM);
-    assert!(guest.end().one_line(143).contains("noted is deleted"));
+    let ended = guest.end();
+    assert!(ended.code == Some(143) && ended.stderr.contains("noted is deleted"), "{ended:?}");
     assert_eq!(joined(), 3, "{}", std::fs::read_to_string(&events).expect("they can be read"));
 }
 

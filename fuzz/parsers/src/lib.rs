@@ -1,11 +1,12 @@
-//! The parsers of bytes that somebody else wrote, as functions of those bytes, and bytes to begin with. What only the controller writes
-//! (redo area, control block, console, headers) is read by the same guarded words and checksummed headers.
+//! The parsers of bytes that somebody else wrote, or that memory which was damaged may hold, as functions of those bytes, and bytes to
+//! begin with.
 //!
 //! `cargo test -p ftvm-fuzz` runs each target over its seeds and thousands of mutations of them, on the stable toolchain;
 //! `.ci/fuzz` gives the same functions to libFuzzer for as long as one likes.
 
 mod checksum;
 mod files;
+mod kept;
 mod machine;
 mod mutate;
 mod pool;
@@ -28,7 +29,7 @@ pub struct Target {
 }
 
 /// All of them.
-pub const TARGETS: [Target; 23] = [
+pub const TARGETS: [Target; 28] = [
     Target { name: "superblock", run: pool::superblock, seeds: pool::superblock_seeds },
     Target { name: "vm-entry", run: pool::vm_entry, seeds: pool::vm_entry_seeds },
     Target { name: "blob", run: pool::blob, seeds: pool::blob_seeds },
@@ -39,6 +40,11 @@ pub const TARGETS: [Target; 23] = [
     Target { name: "journal", run: pool::journal, seeds: pool::record_seeds },
     Target { name: "log-entry", run: pool::log_entry, seeds: pool::log_entry_seeds },
     Target { name: "log", run: pool::log, seeds: pool::log_seeds },
+    Target { name: "control-block", run: kept::control_block, seeds: kept::control_block_seeds },
+    Target { name: "console", run: kept::console, seeds: kept::console_seeds },
+    Target { name: "state-area", run: kept::state_area, seeds: kept::state_area_seeds },
+    Target { name: "boot-image", run: kept::boot_image, seeds: kept::boot_image_seeds },
+    Target { name: "redo", run: kept::redo, seeds: kept::redo_seeds },
     Target { name: "input", run: protocol::input, seeds: protocol::input_seeds },
     Target { name: "commit-meta", run: protocol::commit_meta, seeds: protocol::commit_meta_seeds },
     Target { name: "cluster-state", run: protocol::cluster_state, seeds: protocol::cluster_state_seeds },

@@ -15,24 +15,25 @@ use shared_mem::{
 use std::fs::File;
 use std::num::NonZeroU32;
 
-const GENERATION: Generation = Generation::new(1);
-const LIMITS: RecordLimits = RecordLimits { image_pages: 64, disk_blocks: 8, meta_bytes_max: 1 << 16 };
-const JOURNAL: JournalGeometry = JournalGeometry { slots: 1, slot_bytes: 8 * PAGE_SIZE, reserved_bytes: 8 * PAGE_SIZE };
+pub(crate) const GENERATION: Generation = Generation::new(1);
+pub(crate) const LIMITS: RecordLimits = RecordLimits { image_pages: 64, disk_blocks: 8, meta_bytes_max: 1 << 16 };
+pub(crate) const JOURNAL: JournalGeometry =
+    JournalGeometry { slots: 1, slot_bytes: 8 * PAGE_SIZE, reserved_bytes: 8 * PAGE_SIZE };
 const LOG_BYTES: u64 = PAGE_SIZE;
 
 /// Private memory of a size.
-fn memory(bytes: u64) -> LossyMemory {
+pub(crate) fn memory(bytes: u64) -> LossyMemory {
     LossyMemory::new(bytes, &LossyCache::new())
 }
 
-fn content(memory: &LossyMemory, at: Offset, length: usize) -> Vec<u8> {
+pub(crate) fn content(memory: &LossyMemory, at: Offset, length: usize) -> Vec<u8> {
     let mut bytes = vec![0; length];
     memory.read(at, &mut bytes).expect("the memory is long enough");
     bytes
 }
 
 /// Fills a memory with input from `at` on, as far as it goes.
-fn fill(memory: &LossyMemory, at: Offset, data: &[u8]) {
+pub(crate) fn fill(memory: &LossyMemory, at: Offset, data: &[u8]) {
     let room = usize::try_from(PoolRead::len(memory) - at.get()).expect("small memories");
     memory.write(at, &data[..data.len().min(room)]).expect("the memory is long enough");
 }
@@ -191,7 +192,7 @@ fn in_bounds(place: PagePlace) -> bool {
     }
 }
 
-fn look_at(record: &Record<'_>) {
+pub(crate) fn look_at(record: &Record<'_>) {
     assert!(record.page_indices().all(|page| in_bounds(page.place())));
     assert_eq!(record.pages().len(), record.page_count());
     assert!(record.pages().all(|(_, content)| content.len() == PAGE_BYTES));
