@@ -21,7 +21,7 @@ use crate::guarded_word::{self, WordError};
 use crate::header::{Closing, Header, HeaderError, OPEN, Preamble};
 use crate::mem::{AccessError, LINE_BYTES, PoolRead, PoolWrite, check_bounds};
 use crate::numbers::{Offset, len_u64};
-use crate::planted::{self, PlantedBug, planted};
+use crate::planted::{self, Laid, PlantedBug, planted};
 
 const HEADER_BYTES: u64 = 64;
 
@@ -195,7 +195,7 @@ impl<M: PoolWrite> BlobStore<M> {
     /// When the pool refuses.
     pub fn format(&self) -> Result<(), BlobError> {
         self.memory.store_u64(self.at, guarded_word::encode(0), Ordering::Release)?;
-        planted::settle(&self.memory, self.at, LINE_BYTES)?;
+        planted::settle(&self.memory, self.at, LINE_BYTES, Laid::Blob)?;
         Ok(())
     }
 

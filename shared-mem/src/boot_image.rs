@@ -7,7 +7,7 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 use crate::header::{Closing, Header, HeaderError, OPEN, Preamble};
 use crate::mem::{AccessError, PoolRead, PoolWrite, check_bounds};
 use crate::numbers::{Offset, len_u64};
-use crate::planted;
+use crate::planted::{self, Laid};
 
 #[derive(Debug, Clone, Copy, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
 #[repr(C)]
@@ -68,7 +68,7 @@ pub fn store<M: PoolWrite>(memory: &M, image: &[u8]) -> Result<(), BootImageErro
     };
     memory.write(Offset::new(HEADER_BYTES), image)?;
     memory.write(Offset::ZERO, &header.sealed_bytes())?;
-    planted::settle(memory, Offset::ZERO, boot_file_bytes(len_u64(image.len())))?;
+    planted::settle(memory, Offset::ZERO, boot_file_bytes(len_u64(image.len())), Laid::BootImage)?;
     Ok(())
 }
 

@@ -15,7 +15,7 @@ use crate::guarded_word::{self, WordError};
 use crate::header::{Closing, Header, HeaderError, OPEN, Preamble, ReadHeaderError};
 use crate::mem::{AccessError, PoolRead, PoolWrite, check_bounds};
 use crate::numbers::{ConsolePosition, Offset, PAGE_SIZE, len_u64};
-use crate::planted::{self, PlantedBug, planted};
+use crate::planted::{self, Laid, PlantedBug, planted};
 
 /// Ring size that a new VM gets.
 pub const CONSOLE_RING_BYTES: u64 = 1 << 20;
@@ -286,7 +286,7 @@ impl<M: PoolWrite> ConsoleRing<M> {
         let claimed = self.own_claimed().map_or(tail.get(), |claimed| claimed.max(tail.get()));
         self.store(CLAIMED_AT, claimed)?;
         self.store(TAIL_AT, tail.get())?;
-        planted::settle(&self.memory, Offset::ZERO, RING_AT)?;
+        planted::settle(&self.memory, Offset::ZERO, RING_AT, Laid::Console)?;
         self.own.tail.store(tail.get(), Ordering::Relaxed);
         self.own.claimed.store(claimed, Ordering::Relaxed);
         Ok(())

@@ -12,7 +12,7 @@ use crate::guarded_word::{self, WordError};
 use crate::header::{Closing, Header, HeaderError, OPEN, Preamble, ReadHeaderError};
 use crate::mem::{AccessError, PoolRead, PoolWrite};
 use crate::numbers::{Epoch, Generation, Offset, PAGE_SIZE};
-use crate::planted::{self, PlantedBug};
+use crate::planted::{self, Laid, PlantedBug};
 
 /// Length of a control block.
 pub const CONTROL_BYTES: u64 = PAGE_SIZE;
@@ -156,7 +156,7 @@ impl<M: PoolWrite> ControlBlock<M> {
         for at in [APPLIED_AT, FREED_AT, GENERATION_AT] {
             control.store(at, 0)?;
         }
-        planted::settle(&control.memory, Offset::ZERO, CONTROL_BYTES)?;
+        planted::settle(&control.memory, Offset::ZERO, CONTROL_BYTES, Laid::ControlBlock)?;
         Ok(control)
     }
 
@@ -177,7 +177,7 @@ impl<M: PoolWrite> ControlBlock<M> {
             }
         }
         if is_new {
-            planted::settle(&self.memory, Offset::ZERO, CONTROL_BYTES)?;
+            planted::settle(&self.memory, Offset::ZERO, CONTROL_BYTES, Laid::ControlMend)?;
         }
         Ok(damaged)
     }

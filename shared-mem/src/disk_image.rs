@@ -9,7 +9,7 @@ use thiserror::Error;
 
 use crate::mem::{AccessError, PoolWrite};
 use crate::numbers::{Offset, len_u64};
-use crate::planted;
+use crate::planted::{self, Laid};
 
 /// How much is copied at once.
 const STEP_BYTES: usize = 1 << 20;
@@ -62,7 +62,7 @@ pub fn fill<M: PoolWrite>(disk: &M, from: impl AsFd) -> Result<(), FillDiskError
         }
         at += len_u64(count);
     }
-    planted::settle(disk, Offset::ZERO, found)?;
+    planted::settle(disk, Offset::ZERO, found, Laid::DiskImage)?;
     Ok(())
 }
 

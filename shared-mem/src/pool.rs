@@ -15,7 +15,7 @@ mod files;
 mod open;
 mod partition;
 mod raise;
-mod reserve;
+pub(crate) mod reserve;
 mod space_reserve;
 mod view;
 mod vms;

@@ -8,7 +8,7 @@ use thiserror::Error;
 use crate::header::{Closing, Header, HeaderError, OPEN, Preamble};
 use crate::mem::{AccessError, PoolWrite};
 use crate::numbers::{Offset, PAGE_SIZE, len_u64};
-use crate::planted;
+use crate::planted::{self, Laid};
 
 /// Length of the superblock's file.
 pub const SUPERBLOCK_BYTES: u64 = PAGE_SIZE;
@@ -166,7 +166,7 @@ impl Superblock {
         let bytes = self.to_bytes();
         for at in [Offset::ZERO, COPY_AT] {
             memory.write(at, &bytes)?;
-            planted::settle(memory, at, len_u64(bytes.len()))?;
+            planted::settle(memory, at, len_u64(bytes.len()), Laid::Superblock)?;
         }
         Ok(())
     }
@@ -191,7 +191,7 @@ impl Superblock {
             };
             wrong.push((copy, error));
             memory.write(at, &own)?;
-            planted::settle(memory, at, len_u64(own.len()))?;
+            planted::settle(memory, at, len_u64(own.len()), Laid::SuperblockMend)?;
         }
         Ok(wrong)
     }

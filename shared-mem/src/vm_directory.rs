@@ -12,7 +12,7 @@ use crate::blob_store::{self, BlobError, BlobStore, Mended};
 use crate::header::{Closing, Header, HeaderError, OPEN, Preamble, ReadHeaderError};
 use crate::mem::{AccessError, PoolRead, PoolWrite, check_bounds};
 use crate::numbers::{Offset, PAGE_SIZE, VmSlot};
-use crate::planted;
+use crate::planted::{self, Laid};
 
 pub use entry::{EntryError, GeometryError, NAME_BYTES_MAX, NameError, VmEntry, VmGeometry, VmName, VmState};
 
@@ -222,7 +222,7 @@ impl<M: PoolWrite> VmDirectory<M> {
         };
         for at in [Offset::ZERO, HEADER_COPY_AT] {
             self.memory.write(at, &header.sealed_bytes())?;
-            planted::settle(&self.memory, at, ENTRIES_AT / 2)?;
+            planted::settle(&self.memory, at, ENTRIES_AT / 2, Laid::DirectoryHeaders)?;
         }
         Ok(())
     }

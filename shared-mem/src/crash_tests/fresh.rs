@@ -1,5 +1,6 @@
 //! What was laid out or announced outlives its maker, from the moment its maker says so.
 
+use std::panic::catch_unwind;
 use std::sync::atomic::Ordering;
 
 use super::survivors::{Choice, choices};
@@ -12,7 +13,10 @@ use crate::disk_image;
 use crate::journal::{JournalReader, format_journal};
 use crate::lossy::{LossyCache, LossyMemory};
 use crate::mem::{PoolRead, PoolWrite};
-use crate::numbers::{Epoch, Generation, LogPosition, Offset, PAGE_SIZE, VmSlot};
+use crate::numbers::{Epoch, Generation, LogPosition, Offset, PAGE_BYTES, PAGE_SIZE, VmSlot};
+use crate::planted::{Laid, PlantedBug, plant, plant_at};
+use crate::pool::device;
+use crate::pool::reserve::zero_parts;
 use crate::record_log::{LogReader, format_log, log_file_bytes};
 use crate::superblock::{SUPERBLOCK_BYTES, Superblock};
 use crate::vm_directory::{VmDirectory, directory_file_bytes};
@@ -69,6 +73,20 @@ fn console(choice: Choice) -> Held {
         |memory| {
             let ring = ConsoleRing::open(memory).map_err(violation)?;
             ring.tail().map(|_| ()).map_err(violation)
+        },
+    )
+}
+
+fn fresh_control(choice: Choice) -> Held {
+    outlives(
+        choice,
+        CONTROL_BYTES,
+        |memory| ControlBlock::format(memory).map(drop).map_err(violation),
+        |memory| {
+            let control = ControlBlock::open(memory).map_err(violation)?;
+            hold(control.damage().is_none(), || format!("{:?}", control.damage()))?;
+            let found = (control.generation().map_err(violation)?, control.applied().map_err(violation)?);
+            hold(found == (Generation::ZERO, Epoch::ZERO), || format!("{found:?}"))
         },
     )
 }
@@ -165,12 +183,144 @@ fn disk(choice: Choice) -> Held {
     )
 }
 
+/// What was mended is whole for whoever comes next.
+fn mended_control(choice: Choice) -> Held {
+    outlives(
+        choice,
+        CONTROL_BYTES,
+        |memory| {
+            let control = ControlBlock::format(memory).map_err(violation)?;
+            control.set_applied(Epoch::new(7)).map_err(violation)?;
+            for line in [0, 64, 192] {
+                memory.store_u64(Offset::new(line), 7, Ordering::Relaxed).map_err(violation)?;
+            }
+            memory.flush(Offset::ZERO, CONTROL_BYTES).and_then(|()| memory.fence()).map_err(violation)?;
+            let damaged = control.mend().map_err(violation)?;
+            hold(damaged.is_some(), || "nothing was mended".to_owned())
+        },
+        |memory| {
+            let damage = ControlBlock::open(memory).map_err(violation)?.damage();
+            hold(damage.is_none(), || format!("{damage:?}"))
+        },
+    )
+}
+
+fn mended_superblock(choice: Choice) -> Held {
+    let layout = crate::superblock::LAYOUT_VERSION;
+    let superblock = Superblock { layout, pool_id: [1; 16], vm_slots: 1, host_slots: 1, cluster_bytes: PAGE_SIZE };
+    outlives(
+        choice,
+        SUPERBLOCK_BYTES,
+        |memory| {
+            superblock.store(memory).map_err(violation)?;
+            memory.store_u64(Offset::new(16), 7, Ordering::Relaxed).map_err(violation)?;
+            memory.flush(Offset::ZERO, SUPERBLOCK_BYTES).and_then(|()| memory.fence()).map_err(violation)?;
+            let wrong = superblock.mend(memory).map_err(violation)?;
+            hold(wrong.len() == 1, || format!("mended {wrong:?}"))
+        },
+        |memory| {
+            let mut bytes = [0; 128];
+            memory.read(Offset::ZERO, &mut bytes).map_err(violation)?;
+            hold(Superblock::parse(&bytes) == Ok(superblock), || "first copy".to_owned())
+        },
+    )
+}
+
+fn device_heads(choice: Choice) -> Held {
+    outlives(
+        choice,
+        device::FILES_AT,
+        |memory| device::write_heads(memory, 1 << 30).map_err(violation),
+        |memory| {
+            let wrong = device::wrong_heads(memory).map_err(violation)?;
+            hold(wrong.is_empty(), || format!("{wrong:?}"))
+        },
+    )
+}
+
+/// What a wiped device says is not believed any more.
+fn wiped_device(choice: Choice) -> Held {
+    outlives(
+        choice,
+        device::FILES_AT,
+        |memory| {
+            device::write_heads(memory, 1 << 30).map_err(violation)?;
+            device::wipe_head(memory).map_err(violation)
+        },
+        |memory| {
+            let wrong = device::wrong_heads(memory).map_err(violation)?;
+            hold(wrong.first().is_some_and(|(copy, _)| *copy == "first"), || "the head is back".to_owned())
+        },
+    )
+}
+
+/// Who is given space finds nothing of its last owner's there.
+fn zeroed(choice: Choice) -> Held {
+    let parts = [(Offset::new(PAGE_SIZE), PAGE_SIZE + 64)];
+    outlives(
+        choice,
+        4 * PAGE_SIZE,
+        |memory| {
+            memory.write(Offset::ZERO, &[7; 3 * PAGE_BYTES]).map_err(violation)?;
+            memory.flush(Offset::ZERO, 3 * PAGE_SIZE).and_then(|()| memory.fence()).map_err(violation)?;
+            zero_parts(memory, &parts).map_err(violation)
+        },
+        |memory| {
+            let mut found = [7; PAGE_BYTES + 64];
+            memory.read(Offset::new(PAGE_SIZE), &mut found).map_err(violation)?;
+            hold(found.iter().all(|byte| *byte == 0), || "what was there before".to_owned())
+        },
+    )
+}
+
+fn log_copy(_: Choice) -> Held {
+    super::log_copy::crashes().map(drop)
+}
+
+type Structure = fn(Choice) -> Held;
+
+/// Everything that is laid out, and the test that cannot do without its flush and its fence.
+const STRUCTURES: [(Laid, Structure); 15] = [
+    (Laid::BootImage, boot),
+    (Laid::DiskImage, disk),
+    (Laid::Journal, journal),
+    (Laid::RecordLog, log),
+    (Laid::LogCopyTail, log_copy),
+    (Laid::Console, console),
+    (Laid::ControlBlock, fresh_control),
+    (Laid::ControlMend, mended_control),
+    (Laid::Blob, blob),
+    (Laid::DirectoryHeaders, directory),
+    (Laid::Superblock, superblock),
+    (Laid::SuperblockMend, mended_superblock),
+    (Laid::DeviceHead, device_heads),
+    (Laid::DeviceWipe, wiped_device),
+    (Laid::ZeroedSpace, zeroed),
+];
+
+/// The protections of what is laid out, each in each place.
+#[test]
+fn each_place_needs_its_flush_and_its_fence() {
+    for (place, (laid, structure)) in STRUCTURES.into_iter().enumerate() {
+        assert_eq!(laid as usize, place, "ZeroedSpace is the last one; each has its test");
+        for bug in [PlantedBug::FormatFlush, PlantedBug::FormatFence] {
+            plant_at(bug, laid);
+            let noticed =
+                choices(1).any(|choice| catch_unwind(|| structure(choice)).map_or(true, |held| held.is_err()));
+            plant(None);
+            assert!(noticed, "nobody misses {bug:?} of {laid:?}");
+        }
+    }
+    assert_eq!(STRUCTURES.len(), Laid::ZeroedSpace as usize + 1);
+}
+
 /// Everything that is laid out, under every choice of survivors.
 pub(super) fn crashes() -> Held<usize> {
-    let structures = [journal, log, console, control, blob, directory, boot, disk, superblock];
     let mut cases = 0;
     for choice in choices(1) {
-        for structure in structures {
+        // What copies logs has an enumeration of its own.
+        let structures = STRUCTURES.into_iter().filter(|(laid, _)| *laid != Laid::LogCopyTail).map(|(_, test)| test);
+        for structure in structures.chain([control as Structure]) {
             structure(choice)?;
             cases += 1;
         }

@@ -1,6 +1,8 @@
 //! The writer of a record log dies at any event of its appends.
 
+use std::cell::Cell;
 use std::num::NonZeroU32;
+use std::rc::Rc;
 
 use super::survivors::{Choice, choices};
 use super::world::{GENERATION, Held, hold, violation};
@@ -62,16 +64,65 @@ fn check(log: &LossyMemory, ends: &Ends, free: bool) -> Held {
     hold(number >= released, || format!("{released} entries released, {number} there"))
 }
 
-fn case(fresh: &LossyMemory, at: u64, choice: Choice, free: bool) -> Held<u64> {
+fn case(fresh: &LossyMemory, at: u64, choice: Choice, free: bool, observed: bool) -> Held<u64> {
     let cache = LossyCache::new();
     let log = fresh.fork(&cache);
     let mut writer = LogWriter::new(log.clone(), PAGE_SIZE).map_err(violation)?;
     cache.die_after(at);
     let ends = append_all(&mut writer, &cache, free)?;
     let events = cache.events();
+    // Somebody acts upon what can be seen while it lies in the writer's cache.
+    let observer = LogReader::new(log.through(&LossyCache::new()), PAGE_SIZE).map_err(violation)?;
+    let seen = if observed { Some(observer.durable_tail().map_err(violation)?.position) } else { None };
     cache.crash(&mut *choice.survivors());
     check(&log, &ends, free)?;
+    let last =
+        LogReader::new(log.through(&LossyCache::new()), PAGE_SIZE).map_err(violation)?.seal().map_err(violation)?;
+    hold(seen.is_none_or(|seen| seen <= last), || format!("acted upon {seen:?}, the log ends at {last}"))?;
     Ok(events)
+}
+
+/// The writer is frozen at an event, its log is sealed (by one who dies right after, in some variants), and then it goes on: it must
+/// find its log closed before it releases anything.
+fn zombie_case(fresh: &LossyMemory, at: u64, sealer_dies: Option<Choice>) -> Held<u64> {
+    let cache = LossyCache::new();
+    let log = fresh.fork(&cache);
+    let mut writer = LogWriter::new(log.clone(), PAGE_SIZE).map_err(violation)?;
+    let sealed_at = Rc::new(Cell::new(None));
+    let (note, at_freeze) = (Rc::clone(&sealed_at), log.clone());
+    cache.interrupt_after(at, move || {
+        let sealer = LossyCache::new();
+        let reader = LogReader::new(at_freeze.through(&sealer), PAGE_SIZE);
+        note.set(reader.ok().and_then(|reader| reader.seal().ok()));
+        if let Some(choice) = sealer_dies {
+            sealer.crash(&mut *choice.survivors());
+        }
+    });
+    for number in 1..=KEPT as u64 {
+        match writer.append(TAG, number * 2, &payload(number)) {
+            Ok(_) => {}
+            Err(AppendError::Sealed { .. }) => break,
+            Err(error) => return Err(violation(error)),
+        }
+        let (released, sealed) = (writer.tail(), sealed_at.get());
+        hold(sealed.is_none_or(|sealed| released <= sealed), || format!("released {released}, sealed at {sealed:?}"))?;
+    }
+    Ok(cache.events())
+}
+
+/// Every moment at which a log can be sealed under its writer; returns how many cases there were.
+pub(super) fn zombies() -> Held<usize> {
+    let fresh = LossyMemory::new(log_file_bytes(PAGE_SIZE), &LossyCache::new());
+    format_log(&fresh, GENERATION, PAGE_SIZE, LogPosition::ZERO).map_err(violation)?;
+    let events = zombie_case(&fresh, u64::MAX, None)?;
+    let mut cases = 0;
+    for at in 0..=events {
+        for sealer_dies in choices(at).map(Some).chain([None]) {
+            zombie_case(&fresh, at, sealer_dies)?;
+            cases += 1;
+        }
+    }
+    Ok(cases)
 }
 
 /// Every crash point of the appends; returns how many cases there were.
@@ -80,11 +131,13 @@ pub(super) fn crashes() -> Held<usize> {
     format_log(&fresh, GENERATION, PAGE_SIZE, LogPosition::ZERO).map_err(violation)?;
     let mut cases = 0;
     for free in [true, false] {
-        let events = case(&fresh, u64::MAX, Choice::None, free)?;
+        let events = case(&fresh, u64::MAX, Choice::None, free, false)?;
         for at in 0..=events {
             for choice in choices(at) {
-                case(&fresh, at, choice, free)?;
-                cases += 1;
+                for observed in [false, true] {
+                    case(&fresh, at, choice, free, observed)?;
+                    cases += 1;
+                }
             }
         }
     }
@@ -95,4 +148,10 @@ pub(super) fn crashes() -> Held<usize> {
 fn a_log_writer_may_die_at_any_event() {
     let cases = crashes().unwrap();
     assert!(cases > 1_000, "{cases} cases");
+}
+
+#[test]
+fn a_log_that_is_sealed_under_its_writer_stays_so() {
+    let cases = zombies().unwrap();
+    assert!(cases > 100, "{cases} cases");
 }

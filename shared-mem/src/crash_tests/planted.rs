@@ -9,7 +9,7 @@ use crate::planted::{PlantedBug, plant};
 type Scenario = fn() -> Held<usize>;
 
 /// Each protection, and the scenario that cannot do without it.
-const NEEDED_BY: [(PlantedBug, Scenario); 71] = [
+const NEEDED_BY: [(PlantedBug, Scenario); 75] = [
     (PlantedBug::RecordBodyFlush, commit::crashes),
     (PlantedBug::RecordHeaderFlush, commit::crashes),
     (PlantedBug::RecordFence, commit::crashes),
@@ -61,6 +61,10 @@ const NEEDED_BY: [(PlantedBug, Scenario); 71] = [
     (PlantedBug::LogTailFence, log::crashes),
     (PlantedBug::LogTailFirst, log::crashes),
     (PlantedBug::LogFullCheck, log::crashes),
+    (PlantedBug::LogObserveFlush, log::crashes),
+    (PlantedBug::LogObserveFence, log::crashes),
+    (PlantedBug::LogSealFlush, log::zombies),
+    (PlantedBug::LogSealFence, log::zombies),
     (PlantedBug::LogCopyClearFlush, log_copy::crashes),
     (PlantedBug::LogCopyClearFence, log_copy::crashes),
     (PlantedBug::LogCopyFlush, log_copy::crashes),

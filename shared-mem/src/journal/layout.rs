@@ -10,7 +10,7 @@ use crate::commit_word::CommitWord;
 use crate::header::{Closing, Header, OPEN, Preamble};
 use crate::mem::{AccessError, PoolWrite};
 use crate::numbers::{Epoch, Generation, Offset, PAGE_SIZE, round_up};
-use crate::planted;
+use crate::planted::{self, Laid};
 
 /// Upper bound for the meta bytes of one record: machine state, console output, disk writes.
 pub const META_BYTES_MAX: u64 = 16 << 20;
@@ -206,6 +206,6 @@ pub fn format_journal<M: PoolWrite>(
     };
     memory.write(Offset::ZERO, &header.sealed_bytes())?;
     memory.store_u64(WORD_AT, CommitWord::open(base).encode(), Ordering::Release)?;
-    planted::settle(memory, Offset::ZERO, SLOTS_AT.get())?;
+    planted::settle(memory, Offset::ZERO, SLOTS_AT.get(), Laid::Journal)?;
     Ok(())
 }

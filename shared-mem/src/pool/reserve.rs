@@ -8,9 +8,9 @@ use nix::fcntl::{FallocateFlags, fallocate};
 
 use super::device::{self, Place};
 use super::error::PoolError;
-use crate::mem::{Access, Extent, Mapping, PoolWrite, available_bytes, page_bytes};
+use crate::mem::{Access, AccessError, Extent, Mapping, PoolWrite, available_bytes, page_bytes};
 use crate::numbers::{Offset, PAGE_BYTES, PAGE_SIZE, round_up};
-use crate::planted;
+use crate::planted::{self, Laid};
 
 /// Files of the pool belong to its controller alone; others get descriptors.
 const FILE_MODE: u32 = 0o600;
@@ -115,14 +115,19 @@ impl<'a> NewFile<'a> {
 
 fn zero(extent: &Extent, parts: &[(Offset, u64)]) -> std::io::Result<()> {
     let memory = Mapping::read_write(extent).map_err(std::io::Error::other)?;
+    zero_parts(&memory, parts).map_err(std::io::Error::other)
+}
+
+/// Zeroes, durably.
+pub(crate) fn zero_parts<M: PoolWrite>(memory: &M, parts: &[(Offset, u64)]) -> Result<(), AccessError> {
     for &(at, len) in parts {
         let mut done = 0;
         while done < len {
             let bytes = usize::try_from(len - done).unwrap_or(PAGE_BYTES).min(PAGE_BYTES);
-            memory.write(at.plus(done), &[0; PAGE_BYTES][..bytes]).map_err(std::io::Error::other)?;
+            memory.write(at.plus(done), &[0; PAGE_BYTES][..bytes])?;
             done += PAGE_SIZE;
         }
-        planted::settle(&memory, at, len).map_err(std::io::Error::other)?;
+        planted::settle(memory, at, len, Laid::ZeroedSpace)?;
     }
     Ok(())
 }

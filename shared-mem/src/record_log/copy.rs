@@ -16,7 +16,7 @@ use super::reader::{LogReader, ReadLogError};
 use crate::guarded_word;
 use crate::mem::{AccessError, PoolRead, PoolWrite};
 use crate::numbers::{Generation, LogPosition, Offset, len_u64};
-use crate::planted::{self, PlantedBug};
+use crate::planted::{self, Laid, PlantedBug};
 
 /// Which entries are carried over.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -108,7 +108,7 @@ pub fn copy_log<R: PoolRead, W: PoolWrite>(
     planted::flush(to, Offset::ZERO, RING_AT, PlantedBug::LogCopyFlush)?;
     planted::fence(to, PlantedBug::LogCopyFence)?;
     to.store_u64(TAIL_AT, guarded_word::encode(copied.end.get()), Ordering::Release)?;
-    planted::settle(to, TAIL_AT, WORD_BYTES)?;
+    planted::settle(to, TAIL_AT, WORD_BYTES, Laid::LogCopyTail)?;
     Ok(copied)
 }
 

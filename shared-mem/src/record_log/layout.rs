@@ -10,7 +10,7 @@ use crate::guarded_word::{self, WordError};
 use crate::header::{Closing, Header, OPEN, Preamble};
 use crate::mem::{AccessError, PoolRead, PoolWrite, check_bounds};
 use crate::numbers::{Generation, LogPosition, Offset, PAGE_SIZE};
-use crate::planted;
+use crate::planted::{self, Laid};
 
 /// Largest payload of an entry.
 pub const PAYLOAD_BYTES_MAX: u64 = 1 << 20;
@@ -117,7 +117,7 @@ pub fn format_log<M: PoolWrite>(
     check_log(memory, ring_bytes)?;
     memory.write(Offset::ZERO, &header_bytes(generation, ring_bytes, base))?;
     memory.store_u64(TAIL_AT, guarded_word::encode(base.get()), Ordering::Release)?;
-    planted::settle(memory, Offset::ZERO, RING_AT)?;
+    planted::settle(memory, Offset::ZERO, RING_AT, Laid::RecordLog)?;
     Ok(())
 }
 

@@ -215,8 +215,8 @@ impl<M: PoolWrite> LogReader<M> {
     /// When the tail is damaged or out of reach.
     pub fn durable_tail(&self) -> Result<LogTail, TailError> {
         let tail = self.tail()?;
-        planted::flush(&self.memory, TAIL_AT, WORD_BYTES, PlantedBug::ObserveFlush)?;
-        planted::fence(&self.memory, PlantedBug::ObserveFence)?;
+        planted::flush(&self.memory, TAIL_AT, WORD_BYTES, PlantedBug::LogObserveFlush)?;
+        planted::fence(&self.memory, PlantedBug::LogObserveFence)?;
         Ok(tail)
     }
 
@@ -226,8 +226,8 @@ impl<M: PoolWrite> LogReader<M> {
     /// When the tail is damaged (it is sealed all the same) or out of reach.
     pub fn seal(&self) -> Result<LogPosition, TailError> {
         let raw = self.memory.fetch_or_u64(TAIL_AT, guarded_word::SEALED)?;
-        planted::flush(&self.memory, TAIL_AT, WORD_BYTES, PlantedBug::SealFlush)?;
-        planted::fence(&self.memory, PlantedBug::SealFence)?;
+        planted::flush(&self.memory, TAIL_AT, WORD_BYTES, PlantedBug::LogSealFlush)?;
+        planted::fence(&self.memory, PlantedBug::LogSealFence)?;
         Ok(LogPosition::new(guarded_word::decode_before_seal(raw)?))
     }
 }

@@ -34,7 +34,7 @@ use crate::blob_store::{BlobStore, Mended};
 use crate::header::{Closing, Header, HeaderError, OPEN, Preamble, ReadHeaderError};
 use crate::mem::{Access, AccessError, Extent, Mapping, PoolRead, PoolWrite, device_bytes};
 use crate::numbers::{Offset, PAGE_BYTES, PAGE_SIZE, len_u64};
-use crate::planted;
+use crate::planted::{self, Laid};
 use table::{Entry, Owner};
 
 /// Where the second copy of the head lies.
@@ -350,18 +350,18 @@ fn read_table<M: PoolRead>(memory: &M, device_bytes: u64, twice: bool) -> Result
 }
 
 /// Writes both copies of the head, the second one first: as long as the first is there, it says what is behind it.
-fn write_heads<M: PoolWrite>(memory: &M, device_bytes: u64) -> Result<(), AccessError> {
+pub(crate) fn write_heads<M: PoolWrite>(memory: &M, device_bytes: u64) -> Result<(), AccessError> {
     let device_bytes = U64::new(device_bytes);
     let head = Head { preamble: Head::preamble(), device_bytes, reserved: [0; 32], closing: OPEN };
     for at in [HEAD_COPY_AT, Offset::ZERO] {
         memory.write(at, &head.sealed_bytes())?;
-        planted::settle(memory, at, len_u64(HEAD_BYTES))?;
+        planted::settle(memory, at, len_u64(HEAD_BYTES), Laid::DeviceHead)?;
     }
     Ok(())
 }
 
 /// Which copies of the head are damaged.
-fn wrong_heads<M: PoolRead>(memory: &M) -> Result<Vec<(&'static str, HeaderError)>, AccessError> {
+pub(crate) fn wrong_heads<M: PoolRead>(memory: &M) -> Result<Vec<(&'static str, HeaderError)>, AccessError> {
     let mut wrong = Vec::new();
     for (copy, at) in [("first", Offset::ZERO), ("second", HEAD_COPY_AT)] {
         match Head::load(memory, at) {
@@ -373,9 +373,9 @@ fn wrong_heads<M: PoolRead>(memory: &M) -> Result<Vec<(&'static str, HeaderError
     Ok(wrong)
 }
 
-fn wipe_head<M: PoolWrite>(memory: &M) -> Result<(), AccessError> {
+pub(crate) fn wipe_head<M: PoolWrite>(memory: &M) -> Result<(), AccessError> {
     memory.write(Offset::ZERO, &[0; PAGE_BYTES])?;
-    planted::settle(memory, Offset::ZERO, PAGE_SIZE)
+    planted::settle(memory, Offset::ZERO, PAGE_SIZE, Laid::DeviceWipe)
 }
 
 /// Journals, record logs and heartbeat pages, finished or not.
