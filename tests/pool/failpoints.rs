@@ -86,7 +86,8 @@ fn try_one(golden: &Golden, failpoint: &str, action: &str, hit: u64) -> Result<(
         run.step();
     }
     if !enough(&run) {
-        return Err(TooShort { report: format!("{armed} did not {action}: {}", run.everything()) });
+        let TooShort { report } = run.too_short();
+        return Err(TooShort { report: format!("{armed} did not {action}: {report}") });
     }
     let (deaths, freezes) = (run.deaths, run.freezes);
     let takeovers = run.finish();

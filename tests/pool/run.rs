@@ -207,7 +207,13 @@ impl Run {
             came = is_so(run);
             came || run.has_ended()
         });
-        if came { Ok(()) } else { Err(TooShort { report: self.everything() }) }
+        if came { Ok(()) } else { Err(self.too_short()) }
+    }
+
+    /// The guest is over, in every way as it should be but for what the test is about.
+    pub(crate) fn too_short(&mut self) -> TooShort {
+        self.check_end();
+        TooShort { report: self.everything() }
     }
 
     /// A run whose guest is protected, and goes on for a while.
@@ -469,6 +475,20 @@ impl Run {
 
     /// Runs to the guest's end and holds everything against what it should be. Gives the takeovers that there were.
     pub(crate) fn finish(mut self) -> u64 {
+        let takeovers = self.check_end();
+        let controller = self.controller.as_mut().expect("there is a controller");
+        controller.signal(Signal::SIGTERM);
+        let end = await_some("the controller's end", || controller.end());
+        assert_eq!(end, End::Code(0), "{}", controller.stderr());
+        self.check_pool("after the controller's end");
+        if std::env::var_os("FTVM_POOL_VERBOSE").is_some() {
+            eprintln!("longest silence {:?}; {}", self.silence_max, self.everything());
+        }
+        takeovers
+    }
+
+    /// Steps to the guest's end; what it has said and left must be right.
+    fn check_end(&mut self) -> u64 {
         let mut takeovers = 0;
         loop {
             self.step();
@@ -485,14 +505,6 @@ impl Run {
         assert_eq!(end, self.golden.end);
         assert!(self.console == self.golden.console, "the console is not what it should be");
         self.check_pool("after the guest's end");
-        let controller = self.controller.as_mut().expect("there is a controller");
-        controller.signal(Signal::SIGTERM);
-        let end = await_some("the controller's end", || controller.end());
-        assert_eq!(end, End::Code(0), "{}", controller.stderr());
-        self.check_pool("after the controller's end");
-        if std::env::var_os("FTVM_POOL_VERBOSE").is_some() {
-            eprintln!("longest silence {:?}; {}", self.silence_max, self.everything());
-        }
         takeovers
     }
 

@@ -17,7 +17,9 @@ const PAGE_BYTES: u64 = 4096;
 impl Controller {
     pub(super) fn client_hello(&mut self, turn: &mut Turn<'_>, link: LinkId, protocol: u32) {
         let ours = self.config.protocols;
-        if !ours.contains(protocol) {
+        // What clients are told has no versions: one of another would take it for something else.
+        if protocol != ours.max {
+            let ours = ours.max;
             let reason =
                 format!("the client speaks protocol {protocol}, the controller {ours}: use the same ftvm on both");
             turn.actions.push(Action::ToClient { link, message: ToClient::Rejected { reason }, grants: Vec::new() });

@@ -96,7 +96,7 @@ impl Controller {
         let generation = entry.generation;
         let Some(switchover) = &mut entry.switchover else { return };
         if switchover.step == SwitchoverStep::Preparing && ready == Some(switchover.to) {
-            switchover.step = SwitchoverStep::Yielding { since: turn.now };
+            switchover.step = SwitchoverStep::Yielding { asked_at: turn.now, since: turn.now };
             self.to_host(turn, primary, ToHost::Yield { vm, generation }, Vec::new());
         }
     }
@@ -107,6 +107,7 @@ impl Controller {
             && matches!(switchover.step, SwitchoverStep::Yielding { .. })
         {
             switchover.step = SwitchoverStep::Preparing;
+            switchover.stood_since = None;
         }
         self.switch_if_prepared(turn, vm);
     }
@@ -141,8 +142,8 @@ impl Controller {
         let Some(entry) = self.vms.get_mut(&vm) else { return };
         let reigns = entry.generation == generation && entry.primary() == Some(host);
         let asked = entry.switchover.as_mut().filter(|_| reigns);
-        if let Some(Switchover { step: SwitchoverStep::Yielding { since }, stood_since, .. }) = asked {
-            *stood_since = Some((turn.now - stood).max(*since));
+        if let Some(Switchover { step: SwitchoverStep::Yielding { asked_at, .. }, stood_since, .. }) = asked {
+            *stood_since = Some((turn.now - stood).max(*asked_at));
         }
     }
 
@@ -169,7 +170,7 @@ impl Controller {
         let mut overdue = Vec::new();
         for vm in self.vms.values_mut().filter(|vm| matches!(vm.phase, Phase::Running { .. })) {
             let excused = vm.is_held_up() || vm.gets_on(bound);
-            let Some(Switchover { to, step: SwitchoverStep::Yielding { since }, .. }) = &mut vm.switchover else {
+            let Some(Switchover { to, step: SwitchoverStep::Yielding { since, .. }, .. }) = &mut vm.switchover else {
                 continue;
             };
             if excused {

@@ -412,7 +412,9 @@ impl Controller {
         entry.vain_promotions = 0;
         entry.settled_at = Some(turn.now);
         entry.home = entry.home.filter(|home| *home != host);
-        let stood_since = entry.switchover.and_then(|switchover| switchover.stood_since);
+        // A guest that came to another host than it was to go to did so by a takeover.
+        let is_done = |switchover: &Switchover| switchover.step == SwitchoverStep::Yielded && switchover.to == host;
+        let stood_since = entry.switchover.filter(is_done).and_then(|switchover| switchover.stood_since);
         let blackout = stood_since.map(|since| turn.now.since(since));
         entry.switchover_blackout = blackout.or(entry.switchover_blackout);
         self.tell(turn, Happening::Live { vm, generation, host, report });

@@ -81,7 +81,11 @@ pub(super) struct Switchover {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum SwitchoverStep {
     Preparing,
-    Yielding { since: Time },
+    /// Asked at a time; `since` goes on while there is a reason to wait for longer.
+    Yielding {
+        asked_at: Time,
+        since: Time,
+    },
     Yielded,
 }
 

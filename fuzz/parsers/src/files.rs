@@ -43,7 +43,9 @@ pub(crate) fn event_file_seeds() -> Vec<Vec<u8>> {
 }
 
 pub(crate) fn history(data: &[u8]) {
-    let _ = scenarios::history::parse(&String::from_utf8_lossy(data));
+    let _ = scenarios::history::parse(data);
+    let lines: Vec<_> = scenarios::history::lines(data).map_while(Result::ok).collect();
+    assert!(scenarios::history::deeds(lines.iter()).len() <= lines.len());
 }
 
 pub(crate) fn history_seeds() -> Vec<Vec<u8>> {

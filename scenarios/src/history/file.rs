@@ -3,6 +3,7 @@
 
 use super::model::{Answer, Call, ClientId, Operation};
 use ft_protocol::Time;
+use ft_protocol::timeline::one_line;
 use serde::{Deserialize, Serialize};
 use std::collections::HashMap;
 use std::fs::File;
@@ -186,25 +187,52 @@ impl<W: Write> Recorder<W> {
 /// # Errors
 /// When it cannot be read, or is none.
 pub fn read(path: &Path) -> Result<Vec<Call>, HistoryError> {
+    parse(&content(path)?)
+}
+
+/// The bytes of a history's file.
+///
+/// # Errors
+/// When it cannot be read, or is no file: a pipe has no end.
+pub fn content(path: &Path) -> Result<Vec<u8>, HistoryError> {
     let unreadable = |source| HistoryError::Unreadable { path: path.to_owned(), source };
-    parse(&std::fs::read_to_string(path).map_err(unreadable)?)
+    if !path.metadata().map_err(unreadable)?.is_file() {
+        return Err(unreadable(io::Error::other("it is no file")));
+    }
+    std::fs::read(path).map_err(unreadable)
 }
 
 /// The lines of a history. A last one without an end is that of a recorder that was killed while it wrote it, and is left out.
-pub fn lines(text: &str) -> impl Iterator<Item = Result<Line, HistoryError>> {
-    let whole = text.rfind('\n').map_or("", |end| &text[..end]);
-    let numbered = (1..).zip(whole.lines());
-    numbered.map(|(line, json)| serde_json::from_str(json).map_err(|source| HistoryError::Malformed { line, source }))
+pub fn lines(history: &(impl AsRef<[u8]> + ?Sized)) -> impl Iterator<Item = Result<Line, HistoryError>> {
+    let bytes = history.as_ref();
+    let end = bytes.iter().rposition(|byte| *byte == b'\n');
+    let whole = end.map(|end| bytes[..end].split(|byte| *byte == b'\n'));
+    (1..).zip(whole.into_iter().flatten()).map(|(line, json)| parse_line(line, json))
+}
+
+fn parse_line(line: usize, json: &[u8]) -> Result<Line, HistoryError> {
+    let malformed = |source| HistoryError::Malformed { line, source };
+    let members: serde_json::Map<String, serde_json::Value> = serde_json::from_slice(json).map_err(malformed)?;
+    if members.keys().filter(|key| !["id", "at_ns"].contains(&key.as_str())).count() > 1 {
+        return Err(malformed(serde::de::Error::custom("more than one entry, or a key that nobody knows")));
+    }
+    let parsed: Line = serde_json::from_value(members.into()).map_err(malformed)?;
+    match parsed {
+        Line { id: None, entry: Entry::Invoke { .. } | Entry::Return(_) | Entry::Begin(_) | Entry::End(_), .. } => {
+            Err(HistoryError::WithoutNumber { line })
+        }
+        parsed => Ok(parsed),
+    }
 }
 
 /// Reads the operations of a history.
 ///
 /// # Errors
 /// When it is none.
-pub fn parse(text: &str) -> Result<Vec<Call>, HistoryError> {
+pub fn parse(history: &(impl AsRef<[u8]> + ?Sized)) -> Result<Vec<Call>, HistoryError> {
     let mut calls: Vec<Call> = Vec::new();
     let mut places: HashMap<u64, usize> = HashMap::new();
-    for (line, read) in (1..).zip(lines(text)) {
+    for (line, read) in (1..).zip(lines(history)) {
         let Line { id, at_ns, entry } = read?;
         let at = Time::from_ns(at_ns);
         let numbered = || id.ok_or(HistoryError::WithoutNumber { line });
@@ -251,8 +279,8 @@ pub fn deeds<'a>(lines: impl Iterator<Item = &'a Line>) -> Vec<Deed> {
     for Line { id, at_ns, entry } in lines {
         let (Some(id), at) = (*id, Time::from_ns(*at_ns)) else { continue };
         let what = match entry {
-            Entry::Invoke { client, key, operation } => format!("{client}: {operation:?} of `{key}`"),
-            Entry::Begin(what) => what.clone(),
+            Entry::Invoke { client, key, operation } => one_line(&format!("{client}: {operation:?} of `{key}`")),
+            Entry::Begin(what) => one_line(what),
             Entry::Return(_) | Entry::End(_) => {
                 let deed = places.remove(&id).and_then(|place| deeds.get_mut(place));
                 if let Some(deed) = deed {

@@ -13,5 +13,5 @@ mod search;
 mod tests;
 
 pub use check::{Bounds, Checked, Verdict, Violation, check};
-pub use file::{Deed, Entry, HistoryError, Line, Recorder, UnderWay, deeds, lines, parse, read};
+pub use file::{Deed, Entry, HistoryError, Line, Recorder, UnderWay, content, deeds, lines, parse, read};
 pub use model::{Answer, Call, ClientId, Operation};

@@ -7,6 +7,7 @@ use crate::history::{Deed, Entry};
 use crate::runner::{Clue, Grade, Report, Verdict};
 use crate::timeline::Takeover;
 use crate::units::show_span;
+use ft_protocol::timeline::one_line;
 use ft_protocol::{Span, Time, VmId};
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -142,7 +143,9 @@ pub(super) fn line_of(folder: &RunFolder, event: &Event) -> Option<String> {
         What::FailpointReached { process, failpoint } => format!("{process} stands still at {failpoint}"),
         What::WorkloadStarted { workload, pid } => format!("workload {workload} starts (process {pid})"),
         What::WorkloadEnded { workload, exit } => format!("workload {workload} has ended ({exit})"),
-        What::WorkloadTold { workload, entry: Entry::Note(note), .. } => format!("workload {workload}: {note}"),
+        What::WorkloadTold { workload, entry: Entry::Note(note), .. } => {
+            format!("workload {workload}: {}", one_line(note))
+        }
         What::WorkloadTold { .. } | What::ConsoleMoved { .. } | What::Sampled { .. } => return None,
     })
 }

@@ -7,6 +7,7 @@ use crate::telling::Names;
 use crate::timeline::Timeline;
 use ft_protocol::{Span, Time, VmId};
 use serde::de::DeserializeOwned;
+use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -78,7 +79,10 @@ impl RunFolder {
                 names.take(happening);
             }
         }
-        Ok(Self { manifest, report, events, histories: histories(directory), names })
+        // Those of a run that did not come to its end stand in their files only.
+        let told = histories_among(&events);
+        let histories = if told.is_empty() { histories(directory) } else { told };
+        Ok(Self { manifest, report, events, histories, names })
     }
 
     /// When it began.
@@ -121,6 +125,18 @@ fn json<T: DeserializeOwned>(path: &Path) -> Result<T, FolderError> {
     serde_json::from_str(&text).map_err(|source| FolderError::Malformed { path: path.to_owned(), source })
 }
 
+/// What clients did, as the run's events have it.
+fn histories_among(events: &[Event]) -> Vec<(String, Vec<Deed>)> {
+    let mut lines: BTreeMap<&str, Vec<Line>> = BTreeMap::new();
+    for event in events {
+        if let What::WorkloadTold { workload, id, entry } = &event.what {
+            let line = Line { id: *id, at_ns: event.at.ns(), entry: entry.clone() };
+            lines.entry(workload).or_default().push(line);
+        }
+    }
+    lines.into_iter().map(|(workload, lines)| (workload.to_owned(), history::deeds(lines.iter()))).collect()
+}
+
 /// As far as they can be read: a client that died may have left half a line, which its verdict has told.
 fn histories(directory: &Path) -> Vec<(String, Vec<Deed>)> {
     let Ok(entries) = std::fs::read_dir(directory) else { return Vec::new() };
@@ -128,8 +144,8 @@ fn histories(directory: &Path) -> Vec<(String, Vec<Deed>)> {
         .flatten()
         .filter_map(|entry| {
             let name = entry.file_name().to_string_lossy().strip_suffix(HISTORY)?.to_owned();
-            let text = std::fs::read_to_string(entry.path()).ok()?;
-            let lines: Vec<Line> = history::lines(&text).map_while(Result::ok).collect();
+            let content = history::content(&entry.path()).ok()?;
+            let lines: Vec<Line> = history::lines(&content).map_while(Result::ok).collect();
             Some((name, history::deeds(lines.iter())))
         })
         .collect();

@@ -164,10 +164,8 @@ fn a_long_story_is_told_around_what_failed() {
 
 #[test]
 fn what_clients_did_is_told_in_numbers() {
-    let entry = history::Entry::Note("the peer is gone".to_owned());
-    let mut events = events(500);
-    events.push((60, What::WorkloadTold { workload: "load".to_owned(), id: None, entry }));
-    let (directory, _) = folder_of(events);
+    // Of a run that did not come to its end: they are not among its events.
+    let (directory, _) = folder(500);
     let at = |ms: u64| START.ns() + ms * 1_000_000;
     let lines = [
         format!("{{\"id\":0,\"at_ns\":{},\"begin\":\"quick\"}}", at(10)),
@@ -183,11 +181,21 @@ fn what_clients_did_is_told_in_numbers() {
     for part in [
         "workload load: 3 operations, 1 without an answer; the slowest took 70.0 ms from 20.0 ms on: slow\n",
         "  never answered: lost, at 95.0 ms\n",
-        "workload load: the peer is gone\n",
     ] {
         assert!(text.contains(part), "{part} is not in {text}");
     }
     assert!(html(&read).contains("latency ms"));
+    let mut events = events(500);
+    let told = |id, entry| What::WorkloadTold { workload: "load".to_owned(), id, entry };
+    events.push((60, told(None, history::Entry::Note("the peer is gone\nHERE".to_owned()))));
+    events.push((70, told(Some(3), history::Entry::Begin("a\nb".to_owned()))));
+    events.push((75, told(Some(3), history::Entry::End("well".to_owned()))));
+    let (_directory, read) = folder_of(events);
+    let text = explain(&read);
+    let slowest = "workload load: 1 operations, 0 without an answer; the slowest took 5.00 ms from 70.0 ms on: a b\n";
+    for part in ["workload load: the peer is gone HERE\n", slowest] {
+        assert!(text.contains(part), "{part} is not in {text}");
+    }
 }
 
 #[test]

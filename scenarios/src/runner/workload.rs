@@ -4,7 +4,7 @@ use super::verdict::{Clue, Verdict};
 use super::{RunDirectory, RunnerError};
 use crate::cluster::{Child, ChildExit, last_words};
 use crate::event::{Event, What};
-use crate::history::{self, Entry, Line};
+use crate::history::{self, Entry, HistoryError, Line};
 use crate::language::WorkloadPart;
 use ft_protocol::Time;
 use nix::sys::signal::{SigSet, Signal};
@@ -176,18 +176,28 @@ impl Workload {
     /// What its clients saw, as far as its history goes. Clients have their own idea of times: what they say of others than those
     /// of the run counts as of its beginning or end.
     pub(super) fn told(&self, start: Time, end: Time) -> Vec<Event> {
-        let Ok(text) = std::fs::read_to_string(&self.history) else { return Vec::new() };
         let event = |at: Time, id, entry| {
             let workload = self.part.name.clone();
             Event { at: at.clamp(start, end), what: What::WorkloadTold { workload, id, entry } }
         };
+        let unread = |error| {
+            let note = format!("its history is read no further: {}", vmm::chain(&error));
+            event(end, None, Entry::Note(note))
+        };
+        let content = match history::content(&self.history) {
+            Ok(content) => content,
+            // Most have none.
+            Err(HistoryError::Unreadable { source, .. }) if source.kind() == io::ErrorKind::NotFound => {
+                return Vec::new();
+            }
+            Err(error) => return vec![unread(error)],
+        };
         let mut events = Vec::new();
-        for line in history::lines(&text) {
+        for line in history::lines(&content) {
             match line {
                 Ok(Line { id, at_ns, entry }) => events.push(event(Time::from_ns(at_ns), id, entry)),
                 Err(error) => {
-                    let note = format!("its history is read no further: {}", vmm::chain(&error));
-                    events.push(event(end, None, Entry::Note(note)));
+                    events.push(unread(error));
                     break;
                 }
             }

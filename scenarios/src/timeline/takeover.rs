@@ -72,7 +72,7 @@ impl Takeover {
     /// Where it begins: the guest's stop in a switchover; the fault, or else the moment when it was noticed.
     #[must_use]
     pub fn start(&self) -> Option<Time> {
-        if let (Some(stood), Some((live, _))) = (self.stood, &self.live) {
+        if let (true, Some(stood), Some((live, _))) = (self.planned, self.stood, &self.live) {
             return Some(*live - stood);
         }
         let noticed = self.detected.map(|(at, _)| at).or(self.sealed.map(|(at, _)| at));

@@ -47,7 +47,11 @@ fn how_long_the_guest_stood_still_is_told_and_believed_within_reason() {
         let stood_for = |cluster: &mut Cluster, host| cluster.said(host, FromHost::Stood { vm: VM, generation, stood });
         stood_for(&mut cluster, 0);
         switch(&mut cluster, None);
-        cluster.now = cluster.now + ms(10);
+        // What it still commits meanwhile is a reason to wait for longer, and none to forget when it was asked.
+        cluster.now = cluster.now + ms(6);
+        cluster.said(0, FromHost::Doorbell { vm: VM, generation, epoch: Epoch::new(1) });
+        cluster.input(Input::Tick);
+        cluster.now = cluster.now + ms(4);
         stood_for(&mut cluster, 2);
         stood_for(&mut cluster, 0);
         yielded(&mut cluster, 0, 1);
@@ -60,6 +64,15 @@ fn how_long_the_guest_stood_still_is_told_and_believed_within_reason() {
         assert_eq!(blackouts(&cluster).len(), 1, "a takeover is none");
         assert_eq!(cluster.status().switchover_blackout, Some(told));
     }
+    // The target dies behind the yield: the guest goes on elsewhere, which is no switchover.
+    let mut cluster = Cluster::protected();
+    switch(&mut cluster, None);
+    cluster.said(0, FromHost::Stood { vm: VM, generation: Generation::new(1), stood: ms(3) });
+    yielded(&mut cluster, 0, 1);
+    cluster.close(1);
+    cluster.live(0, 3);
+    cluster.live(2, 3);
+    assert_eq!((blackouts(&cluster).len(), cluster.status().switchover_blackout), (0, None));
     // A host of an older version does not say it.
     let mut cluster = Cluster::protected();
     switch(&mut cluster, None);

@@ -69,9 +69,10 @@ fn deeds_are_told_with_their_times_whatever_the_lines_say() {
 
 #[test]
 fn a_recorder_that_was_killed_leaves_what_it_saw() {
-    let (text, calls) = recorded();
+    let (mut text, calls) = recorded();
+    text.push_str("{\"at_ns\":9,\"note\":\"caf\u{e9}\"}\n");
     for cut in 0..text.len() {
-        let read = parse(&text[..cut]).expect("every beginning of a history is one");
+        let read = parse(&text.as_bytes()[..cut]).expect("every beginning of a history is one");
         assert!(read.len() <= calls.len());
         for (read, call) in read.iter().zip(&calls) {
             assert_eq!(read.operation, call.operation);
@@ -92,6 +93,12 @@ fn what_is_no_history_is_refused_with_its_line() {
         assert!(matches!(parse(&with(&returned)), Err(HistoryError::NotUnderWay { line: 6, .. })));
     }
     assert!(matches!(parse(&with(r#"{"at_ns":9,"return":"done"}"#)), Err(HistoryError::WithoutNumber { line: 6 })));
+    for line in [r#"{"at_ns":9,"begin":"b"}"#, r#"{"at_ns":9,"end":"e"}"#] {
+        assert!(matches!(parse(&with(line)), Err(HistoryError::WithoutNumber { line: 6 })), "{line}");
+    }
+    for line in [r#"{"id":4,"at_ns":7,"begin":"x","end":"y"}"#, r#"{"id":4,"at_ns":7,"begin":"x","why":1}"#, "[]", ""] {
+        assert!(matches!(parse(&with(line)), Err(HistoryError::Malformed { line: 6, .. })), "{line}");
+    }
     let early = r#"{"id":2,"at_ns":4,"return":"missing"}"#;
     assert!(matches!(parse(&with(early)), Err(HistoryError::BackInTime { line: 6, id: 2 })));
 }
