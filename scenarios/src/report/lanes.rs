@@ -5,10 +5,15 @@ use crate::cluster::{CONTROLLER, HostSignal};
 use crate::event::What;
 use ft_protocol::timeline::Happening;
 use ft_protocol::{Time, VmId};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// How faults begin that go on until they are ended.
 const HAMPERS: [&str; 5] = ["slow", "cut", "pool full", "segment", "clock"];
+
+/// What hampers, of a fault in words.
+fn hamper_of(fault: &str) -> Option<&'static str> {
+    HAMPERS.into_iter().find(|hamper| fault.starts_with(hamper))
+}
 
 /// What a host was for some time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -49,7 +54,7 @@ pub(super) struct Lane {
 
 /// All lanes by name, the controller first.
 pub(super) fn lanes(folder: &RunFolder) -> Vec<(String, Lane)> {
-    let mut builder = Builder { folder, lanes: BTreeMap::new(), open: BTreeMap::new() };
+    let mut builder = Builder { folder, lanes: BTreeMap::new(), open: BTreeMap::new(), hampers: BTreeSet::new() };
     builder.begin(CONTROLLER, Kind::Alive, folder.start());
     for event in &folder.events {
         builder.take(event.at, &event.what);
@@ -71,6 +76,8 @@ struct Builder<'a> {
     folder: &'a RunFolder,
     lanes: BTreeMap<String, Lane>,
     open: BTreeMap<(String, Kind), Time>,
+    /// What hampers whom.
+    hampers: BTreeSet<(String, &'static str)>,
 }
 
 impl Builder<'_> {
@@ -105,6 +112,7 @@ impl Builder<'_> {
             What::HostExited { host, exit, .. } => {
                 self.mark(host.as_str(), at, format!("ended: {exit}"));
                 self.end_all(at, |lane, _| lane == host.as_str());
+                self.hampers.retain(|(lane, _)| lane != host.as_str());
             }
             What::ControllerRevived { .. } => {
                 self.end_all(at, |lane, kind| lane == CONTROLLER && kind == Kind::Stopped);
@@ -121,11 +129,17 @@ impl Builder<'_> {
             }
             What::FaultBegan { fault, target } => {
                 self.mark(target, at, fault.clone());
-                if HAMPERS.iter().any(|start| fault.starts_with(start)) {
+                if let Some(hamper) = hamper_of(fault) {
+                    self.hampers.insert((target.clone(), hamper));
                     self.begin(target, Kind::Hampered, at);
                 }
             }
-            What::FaultEnded { target, .. } => self.end(target, Kind::Hampered, at),
+            What::FaultEnded { fault, target } => {
+                self.hampers.retain(|(lane, hamper)| lane != target || Some(*hamper) != hamper_of(fault));
+                if !self.hampers.iter().any(|(lane, _)| lane == target) {
+                    self.end(target, Kind::Hampered, at);
+                }
+            }
             What::FailpointReached { process, failpoint } => {
                 self.mark(process.as_str(), at, format!("stands at {failpoint}"));
                 self.begin(process.as_str(), Kind::Stopped, at);
@@ -137,6 +151,8 @@ impl Builder<'_> {
     fn happened(&mut self, at: Time, happening: &Happening) {
         let names = &self.folder.names;
         match happening {
+            // Of one whose start nobody saw.
+            Happening::HostJoined { host, .. } => self.begin(&names.host(*host), Kind::Alive, at),
             Happening::Live { vm, host, report, .. } => {
                 let host = names.host(*host);
                 let vm = *vm;

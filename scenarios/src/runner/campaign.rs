@@ -77,6 +77,7 @@ pub fn run_campaign(
     let rounds = usize::try_from(campaign.repeat).unwrap_or(usize::MAX);
     let runs = scenarios.len().saturating_mul(rounds);
     let (next, over, goldens) = (AtomicUsize::new(0), AtomicBool::new(false), Goldens::default());
+    let played = AtomicBool::new(false);
     let (sender, receiver) = unbounded();
     let work = || {
         while !over.load(Ordering::Relaxed) {
@@ -86,7 +87,10 @@ pub fn run_campaign(
             }
             let result = one(scenarios, campaign, run, &goldens, interrupt, progress);
             let failed = result.as_ref().is_ok_and(|report| !report.holds);
-            if result.is_err() || failed && campaign.until_fail {
+            // Nothing fails where nothing can be run: one round says so.
+            played.fetch_or(result.as_ref().is_ok_and(|report| report.skipped.is_none()), Ordering::Relaxed);
+            let in_vain = run + 1 >= scenarios.len() && !played.load(Ordering::Relaxed);
+            if result.is_err() || campaign.until_fail && (failed || in_vain) {
                 over.store(true, Ordering::Relaxed);
             }
             if sender.send((run, result)).is_err() {
@@ -131,7 +135,7 @@ fn one(
     let report = match campaign.world {
         World::Processes => run_scenario(scenario, &options, goldens, interrupt, &mut watch)?,
         World::Simulator if super::is_readable(interrupt) => return Err(RunnerError::Interrupted),
-        World::Simulator => simulate(scenario, &options)?,
+        World::Simulator => simulate(scenario, &options, &|| super::is_readable(interrupt))?,
     };
     progress(Progress::Ended { run, report: &report });
     Ok(report)

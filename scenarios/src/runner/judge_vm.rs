@@ -97,6 +97,7 @@ impl Judge<'_> {
                 verdict.open_if(self.cut_short && number < count.min).see(clue)
             }));
         }
+        verdicts.push(self.reigns());
         verdicts.extend(expect.protected_within.map(|bound| self.first_protection(bound)));
         verdicts.extend(expect.protected_again_within.map(|bound| self.protection(bound)));
         verdicts.extend(expect.blackout_max.map(|bound| self.blackout(bound)));
@@ -152,6 +153,18 @@ impl Judge<'_> {
         let found = if has && wanted { "it does" } else { found };
         let verdict = self.verdict(key, format!("the console {verb} `{text}`"), has == wanted, found.to_owned());
         verdict.open_if(self.cut_short && wanted)
+    }
+
+    /// Always expected: what the controller tells of its reigns is possible.
+    fn reigns(&self) -> Verdict {
+        let timeline = self.observed.timeline;
+        let wrong = timeline.wrong();
+        let found = wrong.map_or_else(
+            || format!("{} generations ran, each on one host", timeline.generations_run()),
+            |(_, wrong)| wrong.to_owned(),
+        );
+        let expectation = "one host at a time runs the guest, and none goes back (I2, I3)".to_owned();
+        self.verdict("end", expectation, wrong.is_none(), found).see(wrong.map(|(at, _)| Clue::At(at)))
     }
 
     fn first_protection(&self, bound: Span) -> Verdict {

@@ -5,7 +5,7 @@ use crate::event::EventLog;
 use crate::golden::Golden;
 use crate::language::Scenario;
 use crate::report;
-use crate::sim::play;
+use crate::sim::{Interrupted, play};
 use crate::summary::{Summary, ms};
 use ft_protocol::{Span, Time};
 use std::time::Duration;
@@ -17,14 +17,20 @@ const START: Time = Time::from_ns(1_000_000_000);
 /// Plays a scenario in the simulator.
 ///
 /// # Errors
-/// When the run's directory cannot be written; an expectation that does not hold is no error.
-pub fn simulate(scenario: &Scenario, options: &RunnerOptions) -> Result<Report, RunnerError> {
+/// When the run's directory cannot be written, or `shall_end` says that the user wants to end; an expectation that does not hold is no
+/// error.
+pub fn simulate(
+    scenario: &Scenario,
+    options: &RunnerOptions,
+    shall_end: &dyn Fn() -> bool,
+) -> Result<Report, RunnerError> {
     let seed = options.seed.unwrap_or(scenario.seed);
     if let Err(not) = scenario.check_simulated() {
         return Ok(Report { again: again(scenario, seed), ..Report::skipped(scenario, seed, not.to_string()) });
     }
     let start = monotonic();
-    let Some(played) = play(scenario, seed) else {
+    let played = play(scenario, seed, shall_end).map_err(|Interrupted| RunnerError::Interrupted)?;
+    let Some(played) = played else {
         let reason = "it has no part in the simulator".to_owned();
         return Ok(Report::skipped(scenario, seed, reason));
     };
@@ -126,7 +132,8 @@ mod tests {
         let (mut played, mut failures) = (0, Vec::new());
         for scenario in library() {
             for seed in [scenario.seed, scenario.seed + 1] {
-                let report = simulate(&scenario, &options(runs.path(), seed, false)).expect("it can be played");
+                let report =
+                    simulate(&scenario, &options(runs.path(), seed, false), &|| false).expect("it can be played");
                 if let Some(reason) = &report.skipped {
                     println!("{reason}");
                     break;
@@ -150,7 +157,7 @@ mod tests {
         let runs = tempfile::tempdir().expect("a directory can be made");
         let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../examples/ci/scenarios/primary-dies.toml");
         for scenario in Scenario::read_all(&path, &[]).expect("the example is sound") {
-            let report = simulate(&scenario, &options(runs.path(), 1, false)).expect("it can be played");
+            let report = simulate(&scenario, &options(runs.path(), 1, false), &|| false).expect("it can be played");
             assert!(report.holds && report.skipped.is_none(), "{:?}", report.verdicts);
         }
     }
@@ -161,7 +168,7 @@ mod tests {
         let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("library/primary-killed.toml");
         let scenario = Scenario::read(&path).expect("the library is sound");
         let events = |seed| {
-            let report = simulate(&scenario, &options(runs.path(), seed, true)).expect("it can be played");
+            let report = simulate(&scenario, &options(runs.path(), seed, true), &|| false).expect("it can be played");
             std::fs::read(report.directory.expect("it was kept").join("events.jsonl")).expect("it is there")
         };
         assert!(!events(7).is_empty());
@@ -197,7 +204,7 @@ mod tests {
                     host = \"primary\"\nfor = \"4s\"\n[expect]\nfenced = 1\ntakeovers = 1\n";
         let scenario = Scenario::parse(Path::new("x.toml"), text).expect("it is a scenario");
         for seed in 1..=5 {
-            let report = simulate(&scenario, &options(runs.path(), seed, true)).expect("it can be played");
+            let report = simulate(&scenario, &options(runs.path(), seed, true), &|| false).expect("it can be played");
             assert!(report.holds, "{seed}: {:?}", report.verdicts);
             let directory = report.directory.expect("it was kept");
             let events = std::fs::read_to_string(directory.join("events.jsonl")).expect("it is there");
@@ -212,7 +219,7 @@ mod tests {
                     host = [\"a\", \"b\", \"c\"]\n[expect]\nconsole = \"unprotected\"\n";
         let scenario = Scenario::parse(Path::new("x.toml"), text).expect("it is a scenario");
         for seed in 1..=3 {
-            let report = simulate(&scenario, &options(runs.path(), seed, false)).expect("it can be played");
+            let report = simulate(&scenario, &options(runs.path(), seed, false), &|| false).expect("it can be played");
             assert!(report.holds, "{seed}: {:?}", report.verdicts);
         }
     }
@@ -223,7 +230,7 @@ mod tests {
         let text = "[vm]\nname = \"left\"\nguest = \"builtin:torture\"\n[[step]]\nevent = \"protected\"\naction = \"kill\"\n\
                     host = \"primary\"\n[expect]\n";
         let scenario = Scenario::parse(Path::new("x.toml"), text).expect("it is a scenario");
-        let report = simulate(&scenario, &options(runs.path(), 1, true)).expect("it can be played");
+        let report = simulate(&scenario, &options(runs.path(), 1, true), &|| false).expect("it can be played");
         let folder = report::RunFolder::read(&report.directory.expect("it was kept")).expect("it can be read");
         let told = report::explain(&folder);
         assert!(told.contains("vm left: exited with 0") && !told.contains("v0"), "{told}");
@@ -234,7 +241,7 @@ mod tests {
         let runs = tempfile::tempdir().expect("a directory can be made");
         let text = "[vm]\nguest = \"builtin:torture\"\n[expect]\nprotected-within = \"200ms\"\n";
         let scenario = Scenario::parse(Path::new("x.toml"), text).expect("it is a scenario");
-        let report = simulate(&scenario, &options(runs.path(), 1, false)).expect("it can be played");
+        let report = simulate(&scenario, &options(runs.path(), 1, false), &|| false).expect("it can be played");
         assert!(report.holds, "it was told a second late: {:?}", report.verdicts);
     }
 
@@ -243,7 +250,7 @@ mod tests {
         let runs = tempfile::tempdir().expect("a directory can be made");
         let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("library/clock-steps.toml");
         let scenario = Scenario::read(&path).expect("the library is sound");
-        let report = simulate(&scenario, &options(runs.path(), 3, true)).expect("it can be played");
+        let report = simulate(&scenario, &options(runs.path(), 3, true), &|| false).expect("it can be played");
         assert!(report.holds, "{:?}", report.verdicts);
         let events = crate::event::read_events(&report.directory.expect("it was kept").join("events.jsonl"));
         let events = events.expect("they can be read");
@@ -263,7 +270,7 @@ mod tests {
         let runs = tempfile::tempdir().expect("a directory can be made");
         let text = "[vm]\nguest = \"builtin:torture\"\n[expect]\ntakeovers = 3\n";
         let scenario = Scenario::parse(Path::new("x.toml"), text).expect("it is a scenario");
-        let report = simulate(&scenario, &options(runs.path(), 1, false)).expect("it can be played");
+        let report = simulate(&scenario, &options(runs.path(), 1, false), &|| false).expect("it can be played");
         assert!(!report.holds && report.again == "ftvm scenario sim --seed 1 x.toml");
         let wrong: Vec<_> = report.verdicts.iter().filter(|verdict| !verdict.holds).collect();
         assert_eq!(wrong.iter().map(|verdict| verdict.line).collect::<Vec<_>>(), [Some(4)]);

@@ -443,7 +443,9 @@ mod tests {
                          events = { sealed = 2 }\nprotected-within = \"1s\"\nprotected-again-within = \"1s\"\nblackout-max = \"1s\"\n\
                          console-contains = \"three\"\n";
         let verdicts = |expect: &str, console: &[u8]| verdicts_of(&format!("{expect}{step}"), None, console, true);
-        let open = verdicts(undecided, b"one\n");
+        let mut open = verdicts(undecided, b"one\n");
+        // What must never be has not been.
+        open.retain(|verdict| !verdict.expectation.starts_with("one host at a time"));
         assert!(open.len() >= 11 && open.iter().all(|verdict| verdict.mark() == "open"), "{open:?}");
         for (expect, console) in
             [("console = \"unprotected\"\n", &b"two\n"[..]), ("console-lacks = \"one\"\n", b"one\n")]

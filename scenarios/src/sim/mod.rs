@@ -54,7 +54,7 @@ mod world;
 pub use draw::Range;
 pub use event_file::{EventFile, EventFileError};
 pub use guest::Registers;
-pub(crate) use outcome::play;
+pub(crate) use outcome::{Interrupted, play};
 pub use outcome::{Outcome, SimConfig, run, run_plan, tell_plan};
 pub use plan::{FaultProfile, Plan, UnknownProfile};
 pub use shrink::shrink;

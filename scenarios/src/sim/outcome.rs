@@ -81,16 +81,26 @@ pub(crate) struct Played {
     pub(crate) us: u64,
 }
 
-/// Plays a scenario.
-pub(crate) fn play(scenario: &crate::language::Scenario, seed: u64) -> Option<Played> {
-    let mut world = World::of_scenario(scenario, seed);
-    if let Err(message) = quietly(|| world.run()) {
+/// Plays a scenario, unless somebody wants it to end.
+pub(crate) fn play(
+    scenario: &crate::language::Scenario,
+    seed: u64,
+    shall_end: &dyn Fn() -> bool,
+) -> Result<Option<Played>, Interrupted> {
+    let (mut world, mut ended) = (World::of_scenario(scenario, seed), false);
+    if let Err(message) = quietly(|| ended = !world.run_until(shall_end)) {
         world.violation = Some(Violation::Panic { message });
     }
     let consoles = world.truths.iter().map(|truth| truth.console.clone()).collect();
-    let stage = world.take_stage()?;
-    Some(Played { stage, violation: world.violation, consoles, us: world.now_ns / 1_000 })
+    if ended {
+        return Err(Interrupted);
+    }
+    let Some(stage) = world.take_stage() else { return Ok(None) };
+    Ok(Some(Played { stage, violation: world.violation, consoles, us: world.now_ns / 1_000 }))
 }
+
+/// Somebody wanted a run to end before its end.
+pub(crate) struct Interrupted;
 
 thread_local! {
     /// The message of a panic on a thread that simulates; `None` on other threads.

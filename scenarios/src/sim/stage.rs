@@ -45,9 +45,8 @@ pub(crate) const JOIN_SPACING_NS: u64 = 400_000;
 /// How long a process takes to be started again.
 pub(super) const START_US: u64 = 20_000;
 
-/// The streams of random numbers: of the weather, and of who is hit.
+/// The stream of random numbers of the weather.
 const WEATHER_STREAM: u64 = 1 << 20;
-const HITS_STREAM: u64 = (1 << 20) + 1;
 
 /// What is known of a run.
 pub(crate) struct Stage {
@@ -70,7 +69,6 @@ pub(crate) struct Stage {
     endings: Vec<(Time, What)>,
     /// Clocks that step back then.
     pub(super) jumps_back: Vec<(Time, Fault)>,
-    pub(super) draw: Draw,
     /// When nothing was left to be done but to let the guests end.
     quiet_since_us: Option<u64>,
     /// When all guests had ended.
@@ -97,7 +95,6 @@ impl Stage {
             orders: Vec::new(),
             endings: Vec::new(),
             jumps_back: Vec::new(),
-            draw: Draw::new(seed, HITS_STREAM),
             quiet_since_us: None,
             over_since_us: None,
             stranded: None,
@@ -357,9 +354,9 @@ impl World {
             let Some(stage) = &mut self.stage else { return };
             let step = stage.schedule.step(index).clone();
             stage.see(at, What::StepFired { step: step.name.clone() });
-            let mut hit = Vec::new();
+            let (mut hit, mut draws) = (Vec::new(), 0..);
             for act in &step.acts {
-                self.perform(&step.name, act, &mut hit);
+                self.perform((index, &step.name), act, &mut draws, &mut hit);
             }
             let Some(stage) = &mut self.stage else { return };
             stage.hit[index] = hit;
@@ -369,6 +366,7 @@ impl World {
             let stops = |act: &Act| matches!(act, Act::Signal { signal: HostSignal::Stop, .. });
             let stopped = if step.acts.iter().any(stops) { self.last_hit(index) } else { Vec::new() };
             for whom in released.into_iter().filter(|whom| !stopped.contains(whom)) {
+                self.see(What::Signalled { host: Stage::name(whom), signal: HostSignal::Cont });
                 self.mend(Mend::Continue(whom));
             }
         }

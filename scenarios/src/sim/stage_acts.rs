@@ -11,6 +11,7 @@ use crate::language::{Act, CorruptWhat, CutFrom, Target, WaysPart};
 use ft_protocol::Span;
 use ft_protocol::ids::VmId;
 use ft_protocol::spec::Mode;
+use std::ops::RangeFrom;
 
 impl World {
     /// Whether there is somebody to whom the step can do all that it does.
@@ -21,7 +22,9 @@ impl World {
         let targets: Vec<Target> = acts.iter().flat_map(Act::targets).filter(named).cloned().collect();
         let alive = self.hosts.iter().any(|host| host.actor.alive);
         // Who any is must be drawn only when it is done.
-        targets.iter().all(|target| if *target == Target::Any { alive } else { !self.whom(target).is_empty() })
+        targets
+            .iter()
+            .all(|target| if *target == Target::Any { alive } else { !self.whom(target, index, &mut (0..)).is_empty() })
     }
 
     /// The host that has a role for a VM, as the controller sees it.
@@ -31,8 +34,8 @@ impl World {
         index_of_host(&HostName::new(&name)).map(Whom::Host)
     }
 
-    /// Whom a step means.
-    fn whom(&mut self, target: &Target) -> Vec<Whom> {
+    /// Whom a step means; what is left to chance depends on the seed and the step alone.
+    fn whom(&mut self, target: &Target, index: usize, draws: &mut RangeFrom<usize>) -> Vec<Whom> {
         let number = |vm: usize| u16::try_from(vm).unwrap_or(0);
         let holds = |vm: usize, host: usize| {
             self.hosts[host].machines.iter().any(|machine| usize::from(machine.vm.get()) == vm)
@@ -46,9 +49,12 @@ impl World {
                 alive.iter().find(|host| !holds(*vm, **host)).map(|found| host(*found)).into_iter().collect()
             }
             Target::Any => {
-                let Some(stage) = self.stage.as_mut().filter(|_| !alive.is_empty()) else { return Vec::new() };
-                let at = stage.draw.below(alive.len() as u64);
-                vec![host(alive[usize::try_from(at).unwrap_or(0)])]
+                let hosts = self.hosts.len();
+                let Some(stage) = &mut self.stage else { return Vec::new() };
+                // Drawn from all, as on real processes: the draw does not depend on who happens to be alive.
+                let first = stage.schedule.draw(index, draws.next().unwrap_or_default(), hosts);
+                let mut turned = (0..hosts).map(|offset| (first + offset) % hosts);
+                turned.find(|found| alive.contains(found)).map(host).into_iter().collect()
             }
             Target::Host(name) if name.as_str() == CONTROLLER => vec![Whom::Controller],
             Target::Host(name) => index_of_host(name).map(Whom::Host).into_iter().collect(),
@@ -60,10 +66,16 @@ impl World {
         self.stage.as_ref().map_or_else(Vec::new, |stage| stage.hit[step].clone())
     }
 
-    pub(super) fn perform(&mut self, step: &str, act: &Act, hit: &mut Vec<Whom>) {
+    pub(super) fn perform(
+        &mut self,
+        (index, step): (usize, &str),
+        act: &Act,
+        draws: &mut RangeFrom<usize>,
+        hit: &mut Vec<Whom>,
+    ) {
         let us = |span: &Span| span.ns() / 1_000;
         let during = |span: &Option<Span>| span.as_ref().map_or(FOR_EVER_US, us);
-        let targets: Vec<Whom> = act.targets().iter().flat_map(|target| self.whom(target)).collect();
+        let targets: Vec<Whom> = act.targets().iter().flat_map(|target| self.whom(target, index, draws)).collect();
         match act {
             Act::Signal { signal, undo_after, .. } => {
                 for who in &targets {
@@ -140,7 +152,7 @@ impl World {
                 }
             }
             Act::Switchover { vm, to } => {
-                let to = to.as_ref().and_then(|to| self.whom(to).first().copied());
+                let to = to.as_ref().and_then(|_| targets.first().copied());
                 let to = to.and_then(|to| if let Whom::Host(host) = to { Some(host) } else { None });
                 let vm = VmId::new(u16::try_from(*vm).unwrap_or(0));
                 let id = self.request_switchover(vm, to);
@@ -161,7 +173,9 @@ impl World {
             Act::Corrupt { what, vm, bits, .. } => {
                 let what = if *what == CorruptWhat::CommitWord { Salted::Word } else { Salted::Record };
                 for _ in 0..*bits {
-                    let salt = self.stage.as_mut().map_or(0, |stage| stage.draw.bits());
+                    let nth = draws.next().unwrap_or_default();
+                    let salt = self.stage.as_mut().map_or(0, |stage| stage.schedule.draw(index, nth, usize::MAX));
+                    let salt = u64::try_from(salt).unwrap_or(0);
                     let vm = u16::try_from(*vm).unwrap_or(0);
                     self.apply_fault(Fault::Corrupt { vm, salt: what.salt(salt) });
                 }

@@ -96,8 +96,23 @@ impl World {
 
     /// Runs to the end: of the run, or of the budget, or to the first violation.
     pub(crate) fn run(&mut self) {
+        self.run_until(&|| false);
+    }
+
+    /// Runs to its end, or until somebody wants it to end; whether it came to its end.
+    pub(crate) fn run_until(&mut self, shall_end: &dyn Fn() -> bool) -> bool {
+        /// Events between two looks.
+        const LOOK_EVENTS: u64 = 4_096;
         self.begin();
+        let mut until_look = LOOK_EVENTS;
         while !self.finished && self.violation.is_none() {
+            until_look -= 1;
+            if until_look == 0 {
+                until_look = LOOK_EVENTS;
+                if shall_end() {
+                    return false;
+                }
+            }
             let Some((at_ns, life, event)) = self.queue.pop() else {
                 self.violate(Violation::Quiet);
                 break;
@@ -106,6 +121,7 @@ impl World {
             self.now_ns = at_ns;
             self.step(life, event);
         }
+        true
     }
 
     fn begin(&mut self) {

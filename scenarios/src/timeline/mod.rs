@@ -46,6 +46,12 @@ pub struct Timeline {
     ended_at: Option<Time>,
     fenced: u64,
     last_epoch: Epoch,
+    /// Where each generation ran.
+    ran: BTreeMap<Generation, HostName>,
+    /// The last generation that was sealed, and where it ended.
+    ended: Option<(Generation, Epoch)>,
+    /// What must never be, if it was.
+    wrong: Option<(Time, String)>,
 }
 
 impl Timeline {
@@ -106,6 +112,7 @@ impl Timeline {
                 self.protection_lost(since);
             }
             Happening::Sealed { generation, final_epoch, .. } => {
+                self.check_end(at, *generation, *final_epoch);
                 self.takeover_of(*generation, at).sealed.get_or_insert((at, *final_epoch));
                 self.last_epoch = self.last_epoch.max(*final_epoch);
                 self.protection_lost(at);
@@ -133,6 +140,7 @@ impl Timeline {
             Happening::Live { generation, report, host, .. } => {
                 self.first_live.get_or_insert(report.live_at);
                 let host = self.host_name(*host);
+                self.check_reign(at, *generation, &host);
                 self.primaries.insert(*generation, host.clone());
                 self.reigns.entry(*generation).or_insert(report.live_at);
                 if let Some(takeover) = self.takeover_to(*generation, at) {
@@ -157,6 +165,42 @@ impl Timeline {
                 self.last_epoch = self.last_epoch.max(*recoverable);
             }
             _ => {}
+        }
+    }
+
+    /// A generation runs on one host only (I2), and none behind a later one (I3).
+    fn check_reign(&mut self, at: Time, generation: Generation, host: &HostName) {
+        let last = self.ran.last_key_value().map(|(last, _)| *last).filter(|last| *last > generation);
+        let other = self.ran.get(&generation).filter(|other| *other != host);
+        let number = generation.get();
+        let wrong = match (last, other) {
+            (_, Some(other)) => Some(format!("generation {number} ran on host {other} and on host {host}")),
+            (Some(last), None) => Some(format!("generation {number} began to run behind generation {}", last.get())),
+            (None, None) => None,
+        };
+        self.note_wrong(at, wrong);
+        self.ran.insert(generation, host.clone());
+    }
+
+    /// No generation ends before the one that it went on from (I3).
+    fn check_end(&mut self, at: Time, generation: Generation, epoch: Epoch) {
+        let earlier = self.ended.filter(|(ended, _)| *ended < generation);
+        let back = earlier.filter(|(_, end)| epoch < *end);
+        let wrong = back.map(|(ended, end)| {
+            let (ended, end) = (ended.get(), end.get());
+            format!(
+                "generation {} ends at epoch {}, generation {ended} before it at {end}",
+                generation.get(),
+                epoch.get()
+            )
+        });
+        self.note_wrong(at, wrong);
+        self.ended = Some((generation, epoch));
+    }
+
+    fn note_wrong(&mut self, at: Time, wrong: Option<String>) {
+        if let Some(wrong) = wrong {
+            self.wrong.get_or_insert((at, wrong));
         }
     }
 
@@ -267,6 +311,18 @@ impl Timeline {
     #[must_use]
     pub fn fenced(&self) -> u64 {
         self.fenced
+    }
+
+    /// The generations that ran.
+    #[must_use]
+    pub fn generations_run(&self) -> usize {
+        self.ran.len()
+    }
+
+    /// What must never be, and when it was first.
+    #[must_use]
+    pub fn wrong(&self) -> Option<(Time, &str)> {
+        self.wrong.as_ref().map(|(at, wrong)| (*at, wrong.as_str()))
     }
 
     /// When the guest ran for the first time.

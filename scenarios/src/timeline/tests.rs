@@ -40,6 +40,24 @@ fn protected_run() -> Timeline {
 }
 
 #[test]
+fn reigns_that_cannot_be_are_wrong() {
+    let live = |generation, host| What::Happened(live(9, generation, host));
+    let sealed = |generation, epoch| {
+        let (generation, final_epoch) = (Generation::new(generation), Epoch::new(epoch));
+        What::Happened(Happening::Sealed { vm: VM, generation, final_epoch })
+    };
+    let wrong = |events: &[What]| {
+        let mut timeline = Timeline::default();
+        (1..).zip(events).for_each(|(at, what)| seen(&mut timeline, at, what.clone()));
+        timeline.wrong().map(|(_, wrong)| wrong.to_owned())
+    };
+    assert_eq!(wrong(&[live(1, 0), sealed(1, 7), live(2, 1), sealed(2, 7), live(3, 0), live(3, 0)]), None);
+    assert!(wrong(&[live(1, 0), live(1, 1)]).is_some_and(|wrong| wrong.contains("ran on host")));
+    assert!(wrong(&[live(2, 1), live(1, 0)]).is_some_and(|wrong| wrong.contains("behind generation 2")));
+    assert!(wrong(&[sealed(1, 7), sealed(2, 6)]).is_some_and(|wrong| wrong.contains("ends at epoch 6")));
+}
+
+#[test]
 fn the_first_reign_is_no_takeover() {
     let timeline = protected_run();
     assert_eq!(timeline.takeovers(), []);
