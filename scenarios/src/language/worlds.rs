@@ -71,16 +71,17 @@ impl Scenario {
     /// The first thing in its file that means nothing there.
     pub fn check_simulated(&self) -> Result<(), NotSimulated> {
         let at = |line: usize, why: String| Err(NotSimulated { path: self.path.clone(), line, why });
-        let key = |key: &str| line_of(&self.path, key);
+        let text = std::fs::read_to_string(&self.path).unwrap_or_default();
+        let key = |table: &str, nth: usize, key: &str| line_of(&text, (table, nth), key);
         if let Some(workload) = self.workloads.first() {
             return at(workload.line, "workloads are programs, and the model guest talks to none".to_owned());
         }
         let cluster = &self.cluster;
         if cluster.segment_loss > 0 || cluster.segment_delay > ft_protocol::Span::ZERO {
-            return at(key("segment-"), "there is no network segment".to_owned());
+            return at(key("cluster", 0, "segment-"), "there is no network segment".to_owned());
         }
         if cluster.hosts > HOSTS_MAX {
-            return at(key("hosts"), format!("clusters have at most {HOSTS_MAX} hosts there"));
+            return at(key("cluster", 0, "hosts"), format!("clusters have at most {HOSTS_MAX} hosts there"));
         }
         if self.vms.len() > usize::from(VMS_MAX) {
             return at(1, format!("there are at most {VMS_MAX} VMs there"));
@@ -88,24 +89,30 @@ impl Scenario {
         // Whatever size it has: where a step fills it, it is full.
         let fills = self.steps.iter().flat_map(|step| &step.acts).any(|act| matches!(act, Act::Fill { .. }));
         if cluster.pool_size.is_some() && !fills {
-            return at(key("pool-size"), "the pool has no size there, unless an action `fill` fills it".to_owned());
+            return at(
+                key("cluster", 0, "pool-size"),
+                "the pool has no size there, unless an action `fill` fills it".to_owned(),
+            );
         }
-        if cluster.host.iter().any(|host| host.memory.is_some()) {
-            return at(key("memory"), "hosts have memory without bounds".to_owned());
+        if let Some(nth) = cluster.host.iter().position(|host| host.memory.is_some()) {
+            return at(key("cluster.host", nth, "memory"), "hosts have memory without bounds".to_owned());
         }
-        for vm in &self.vms {
+        for (nth, vm) in self.vms.iter().enumerate() {
             if vm.net || vm.disk.is_some() {
-                return at(key(if vm.net { "net" } else { "disk" }), "the model guest has no devices".to_owned());
+                return at(
+                    key("vm", nth, if vm.net { "net" } else { "disk" }),
+                    "the model guest has no devices".to_owned(),
+                );
             }
             if !is_modelled(&vm.guest) {
-                return at(key("guest"), format!("the model guest cannot stand for {}", vm.guest));
+                return at(key("vm", nth, "guest"), format!("the model guest cannot stand for {}", vm.guest));
             }
             if vm.mode != self.vms[0].mode {
-                return at(key("mode"), "all VMs begin in one mode there".to_owned());
+                return at(key("vm", nth, "mode"), "all VMs begin in one mode there".to_owned());
             }
         }
         if self.expect.refused.is_some() {
-            return at(key("refused"), "nothing is refused there: memory has no bounds".to_owned());
+            return at(key("expect", 0, "refused"), "nothing is refused there: memory has no bounds".to_owned());
         }
         self.steps.iter().try_for_each(|step| self.check_step(step))
     }
@@ -130,8 +137,12 @@ impl Scenario {
             if early && matches!(act, Act::Corrupt { what: CorruptWhat::Journal, .. }) {
                 return at("records are corrupted there once they are committed".to_owned());
             }
-            if let Act::Corrupt { what: CorruptWhat::Log | CorruptWhat::Heartbeat, .. } = act {
-                return at("only journals and commit words are corrupted there".to_owned());
+            if let Act::Corrupt { what: what @ (CorruptWhat::Log | CorruptWhat::Heartbeat), .. } = act {
+                let why = match what {
+                    CorruptWhat::Log => "the checkers there do not know what a damaged log costs a guest",
+                    _ => "heartbeats are no bytes there",
+                };
+                return at(why.to_owned());
             }
         }
         Ok(())
@@ -142,8 +153,27 @@ fn is_modelled(guest: &GuestSource) -> bool {
     MODELLED.contains(&guest.to_string().as_str())
 }
 
-/// The first line that begins with this key; the first of the file when there is none.
-fn line_of(path: &std::path::Path, key: &str) -> usize {
-    let text = std::fs::read_to_string(path).unwrap_or_default();
-    text.lines().position(|line| line.trim_start().starts_with(key)).map_or(1, |at| at + 1)
+/// The line of a key in the n-th table of a name; that table's own where the key does not stand by itself, the first of the file where
+/// there is no such table.
+fn line_of(text: &str, (table, nth): (&str, usize), key: &str) -> usize {
+    let headers = [format!("[{table}]"), format!("[[{table}]]")];
+    let is_header = |line: &str| headers.iter().any(|header| line.trim_start().starts_with(header));
+    let numbered = || (1..).zip(text.lines());
+    let Some((header, _)) = numbered().filter(|(_, line)| is_header(line)).nth(nth) else { return 1 };
+    let within = numbered().skip(header).take_while(|(_, line)| !line.trim_start().starts_with('['));
+    within.into_iter().find(|(_, line)| line.trim_start().starts_with(key)).map_or(header, |(at, _)| at)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::line_of;
+
+    #[test]
+    fn a_key_is_found_in_its_own_table() {
+        let text = "[vm]\nmemory = 1\n[[cluster.host]]\nname = 2\n[[cluster.host]]\n  memory = 3\n[expect]\n";
+        assert_eq!(line_of(text, ("vm", 0), "memory"), 2);
+        assert_eq!(line_of(text, ("cluster.host", 1), "memory"), 6);
+        assert_eq!(line_of(text, ("cluster.host", 0), "memory"), 3, "its table's");
+        assert_eq!(line_of(text, ("vm", 1), "memory"), 1);
+    }
 }
