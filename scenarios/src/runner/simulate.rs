@@ -152,6 +152,19 @@ mod tests {
         assert!(played >= 80, "only {played} runs were played");
     }
 
+    /// Longer than the heartbeat bound: its takeover is no false alarm.
+    #[test]
+    fn a_host_that_is_held_at_a_failpoint_is_rightly_suspected() {
+        let text = "[cluster]\nhosts = 4\n[vm]\nguest = \"builtin:torture\"\nmemory = \"16MiB\"\n[[step]]\nfailpoint = \
+                    \"host.commit.published\"\non = \"a\"\ndelay = \"200ms\"\naction = \"kill\"\nhost = \"c\"\n[expect]\ntakeovers = 1\n";
+        let runs = tempfile::tempdir().expect("a directory can be made");
+        let scenario = Scenario::parse(Path::new("held.toml"), text).expect("a scenario");
+        for seed in 1..6 {
+            let report = simulate(&scenario, &options(runs.path(), seed, false), &|| false).expect("it can be played");
+            assert!(report.holds, "{report:?}");
+        }
+    }
+
     #[test]
     fn the_example_for_other_repositories_holds() {
         let runs = tempfile::tempdir().expect("a directory can be made");

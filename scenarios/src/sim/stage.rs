@@ -320,7 +320,9 @@ impl World {
             stage.held.push((index, by));
             let (process, failpoint) = (Stage::name(by), name.to_owned());
             stage.see(at, What::FailpointReached { process, failpoint });
-            self.actor_mut(by).stopped = true;
+            let actor = self.actor_mut(by);
+            // As whoever is stopped: to suspect it is right.
+            (actor.stopped, actor.disturbed) = (true, true);
             self.schedule(0, Simulated::Scene);
             return;
         }
