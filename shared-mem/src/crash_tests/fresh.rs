@@ -152,19 +152,20 @@ fn boot(choice: Choice) -> Held {
     )
 }
 
-fn superblock(choice: Choice) -> Held {
+fn a_superblock() -> Superblock {
     let layout = crate::superblock::LAYOUT_VERSION;
-    let superblock = Superblock { layout, pool_id: [1; 16], vm_slots: 1, host_slots: 1, cluster_bytes: PAGE_SIZE };
-    outlives(
-        choice,
-        SUPERBLOCK_BYTES,
-        |memory| superblock.store(memory).map_err(violation),
-        |memory| {
-            let mut bytes = [0; 128];
-            memory.read(Offset::ZERO, &mut bytes).map_err(violation)?;
-            hold(Superblock::parse(&bytes) == Ok(superblock), || "superblock".to_owned())
-        },
-    )
+    Superblock { layout, pool_id: [1; 16], vm_slots: 1, host_slots: 1, cluster_bytes: PAGE_SIZE }
+}
+
+fn first_copy_is_whole(memory: &LossyMemory) -> Held {
+    let mut bytes = [0; 128];
+    memory.read(Offset::ZERO, &mut bytes).map_err(violation)?;
+    hold(Superblock::parse(&bytes) == Ok(a_superblock()), || "superblock".to_owned())
+}
+
+fn superblock(choice: Choice) -> Held {
+    let superblock = a_superblock();
+    outlives(choice, SUPERBLOCK_BYTES, |memory| superblock.store(memory).map_err(violation), first_copy_is_whole)
 }
 
 fn disk(choice: Choice) -> Held {
@@ -206,8 +207,7 @@ fn mended_control(choice: Choice) -> Held {
 }
 
 fn mended_superblock(choice: Choice) -> Held {
-    let layout = crate::superblock::LAYOUT_VERSION;
-    let superblock = Superblock { layout, pool_id: [1; 16], vm_slots: 1, host_slots: 1, cluster_bytes: PAGE_SIZE };
+    let superblock = a_superblock();
     outlives(
         choice,
         SUPERBLOCK_BYTES,
@@ -218,11 +218,7 @@ fn mended_superblock(choice: Choice) -> Held {
             let wrong = superblock.mend(memory).map_err(violation)?;
             hold(wrong.len() == 1, || format!("mended {wrong:?}"))
         },
-        |memory| {
-            let mut bytes = [0; 128];
-            memory.read(Offset::ZERO, &mut bytes).map_err(violation)?;
-            hold(Superblock::parse(&bytes) == Ok(superblock), || "first copy".to_owned())
-        },
+        first_copy_is_whole,
     )
 }
 
