@@ -134,7 +134,7 @@ fn net_code(error: &NetError) -> ExitCode {
         NetError::NoTun(source) if source.kind() == io::ErrorKind::PermissionDenied => ExitCode::NotPermitted,
         NetError::TapNotPermitted { .. } => ExitCode::NotPermitted,
         NetError::TapName { .. } => ExitCode::Usage,
-        NetError::NoTun(_) | NetError::Tap { .. } => ExitCode::FileMissing,
+        NetError::NoTun(_) | NetError::NoTap { .. } | NetError::Tap { .. } => ExitCode::FileMissing,
         NetError::Resources(_) => ExitCode::Internal,
     }
 }
@@ -216,7 +216,7 @@ fn connect_code(error: &ConnectError) -> ExitCode {
         ConnectError::Refused { source: GreetingError::Stream(_) | GreetingError::Stranger, .. } => {
             ExitCode::Unreachable
         }
-        ConnectError::Refused { .. } => ExitCode::NotPermitted,
+        ConnectError::Refused { .. } | ConnectError::NotServed { .. } => ExitCode::NotPermitted,
         ConnectError::Nowhere { source, .. } => connect_code(source),
         ConnectError::Unreachable { .. }
         | ConnectError::Register { .. }

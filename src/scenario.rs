@@ -235,7 +235,8 @@ fn campaign(
     let campaigned = run_campaign(scenarios, &campaign, signals.as_fd(), &|progress| show.take(progress));
     show.finish();
     // Those that ended are told, whatever came then.
-    let told = tell(&campaigned.reports, reporting);
+    let broken = campaigned.broken.as_ref().filter(|error| !matches!(error, RunnerError::Interrupted));
+    let told = tell(&campaigned.reports, broken, reporting);
     match campaigned.broken {
         None => told,
         Some(RunnerError::Interrupted) => {
@@ -251,11 +252,11 @@ fn campaign(
 }
 
 /// Says what came of all of them, in all the ways that are wanted.
-fn tell(reports: &[Report], args: &ReportArgs) -> CommandResult {
+fn tell(reports: &[Report], broken: Option<&RunnerError>, args: &ReportArgs) -> CommandResult {
     let shown = show_all(reports, args);
     // Each is told, whatever became of the other.
     if let Some(path) = &args.junit {
-        write_junit(path, junit(reports))?;
+        write_junit(path, junit(reports, broken))?;
     }
     shown?;
     Ok(ExitStatus::Own(code(reports)))

@@ -40,6 +40,7 @@ struct Report {
     received: u64,
     forwarded: u64,
     lost: u64,
+    nowhere: u64,
 }
 
 fn parse_share(text: &str) -> Result<f64, String> {
@@ -55,8 +56,8 @@ pub(crate) fn run(args: &Args) -> CommandResult {
     let switch = Switch::start(&args.path, Faults { loss: args.loss, delay, seed: args.seed })?;
     await_end(&signals)?;
     if args.json {
-        let SwitchCounters { ports, received, forwarded, lost } = switch.counters();
-        output::json(&Report { ports, received, forwarded, lost })?;
+        let SwitchCounters { ports, received, forwarded, lost, nowhere } = switch.counters();
+        output::json(&Report { ports, received, forwarded, lost, nowhere })?;
     }
     drop(switch);
     // The end that everybody expects of it, however it was asked for.

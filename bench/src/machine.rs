@@ -1,8 +1,10 @@
 //! The machine that figures are of.
 
+use nix::sys::statfs::{HUGETLBFS_MAGIC, TMPFS_MAGIC, statfs};
 use nix::sys::statvfs::statvfs;
 use serde::{Deserialize, Serialize};
 use std::fs::read_to_string;
+use std::path::Path;
 
 /// What figures depend on.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -65,11 +67,20 @@ pub fn load() -> f64 {
     text.split_whitespace().next().and_then(|load| load.parse().ok()).unwrap_or(0.0)
 }
 
-/// How much memory may be taken for a pool there: what both the file system and the machine have.
-pub(crate) fn spare_bytes(pool_parent: &std::path::Path) -> u64 {
+/// How much may be taken for a pool there: what the file system has, and the machine, if it lies in its memory.
+pub(crate) fn spare_bytes(pool_parent: &Path) -> u64 {
     let pool = statvfs(pool_parent).map_or(0, |stat| stat.blocks_available() * stat.fragment_size());
+    if !is_memory(pool_parent) {
+        return pool;
+    }
     let text = read_to_string("/proc/meminfo").unwrap_or_default();
     let line = text.lines().find_map(|line| line.strip_prefix("MemAvailable:"));
     let kib: u64 = line.and_then(|line| line.split_whitespace().next()?.parse().ok()).unwrap_or(0);
     pool.min(kib << 10)
+}
+
+/// Whether files there lie in memory, and nowhere else.
+pub(crate) fn is_memory(directory: &Path) -> bool {
+    let in_memory = [TMPFS_MAGIC, HUGETLBFS_MAGIC];
+    statfs(directory).is_ok_and(|stat| in_memory.contains(&stat.filesystem_type()))
 }

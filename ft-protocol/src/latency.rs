@@ -79,6 +79,19 @@ impl OutputLatency {
         self.max = self.max.max(other.max);
     }
 
+    /// What was counted since this was `earlier`. The longest of that is known to its bucket, unless it is the longest of all.
+    #[must_use]
+    pub fn since(&self, earlier: &Self) -> Self {
+        let new = |(bucket, count): (&u16, &u64)| {
+            let new = count.saturating_sub(earlier.counts.get(bucket).copied().unwrap_or(0));
+            (new > 0).then_some((*bucket, new))
+        };
+        let counts: BTreeMap<u16, u64> = self.counts.iter().filter_map(new).collect();
+        let longest = counts.last_key_value().map_or(Span::ZERO, |(bucket, _)| end_of(*bucket).min(self.max));
+        let max = if self.max > earlier.max { self.max } else { longest };
+        Self { counts, max }
+    }
+
     /// Outputs.
     #[must_use]
     pub fn count(&self) -> u64 {
@@ -177,6 +190,23 @@ mod tests {
             let summary = latency.summary().expect("there are some");
             prop_assert_eq!((summary.count, summary.max.ns()), (times.len() as u64, times[times.len() - 1]));
         }
+    }
+
+    #[test]
+    fn what_came_since_is_what_is_not_in_the_earlier_one() {
+        let of = |ms: &[u64]| {
+            let mut latency = OutputLatency::default();
+            ms.iter().for_each(|ms| latency.note(Span::from_ms(*ms)));
+            latency
+        };
+        assert_eq!(of(&[1, 2, 9]).since(&of(&[1])), of(&[2, 9]));
+        let shorter = of(&[9, 1, 2]).since(&of(&[9]));
+        assert_eq!(shorter.count(), 2);
+        let longest = shorter.quantile(1000);
+        assert!(longest >= Span::from_ms(2) && longest < Span::from_us(2_300), "{longest}: to its bucket");
+        assert_eq!(of(&[3]).since(&of(&[3])), OutputLatency::default());
+        // A host may say anything.
+        assert_eq!(of(&[3]).since(&of(&[3, 3])).count(), 0);
     }
 
     #[test]

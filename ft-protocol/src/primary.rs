@@ -58,7 +58,18 @@ const PACED_MAX: Span = Span::from_ms(100);
 /// And no shorter: a cut takes about as long.
 const PACED_MIN: Span = Span::from_ms(1);
 
+/// After so many times the patience the guest is stopped even if its vCPU has hardly run.
+const PATIENCE_WALL: u64 = 20;
+
 const _: () = assert!(RUN_EPOCHS_MAX * 2 <= STALL_EPOCHS, "a guest that runs on is not suspected for it");
+
+/// Something waits for an exit of the guest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Awaiting {
+    since: Time,
+    /// What the vCPU had run by then, if the driver says such things.
+    ran: Option<Span>,
+}
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Phase {
@@ -101,11 +112,12 @@ pub struct Primary {
     output_pending: u64,
     mode: Mode,
     turn_to: Option<Mode>,
-    /// An event waits for an exit, since then.
-    event_since: Option<Time>,
+    event: Option<Awaiting>,
     log_low: bool,
-    /// A cut waits for an exit of the guest, since then.
-    pausing: Option<Time>,
+    /// A cut waits for an exit of the guest.
+    pausing: Option<Awaiting>,
+    /// What the vCPU has run, and when that was so.
+    ran: Option<(Span, Time)>,
     /// When the controller was last told of output in the log, and when it is to be told again.
     last_log_doorbell: Option<Time>,
     log_doorbell_due: Option<Time>,
@@ -144,9 +156,10 @@ impl Primary {
             output_pending: 0,
             mode: config.mode,
             turn_to: None,
-            event_since: None,
+            event: None,
             log_low: false,
             pausing: None,
+            ran: None,
             last_log_doorbell: None,
             log_doorbell_due: None,
             flush: false,
@@ -189,10 +202,8 @@ impl Primary {
                 self.stopped(now, actions);
             }
             Input::Flush => self.flush = !self.mode.records(),
-            Input::EventWaits => {
-                self.event_since.get_or_insert(now);
-            }
-            Input::EventsTaken => self.event_since = None,
+            Input::EventWaits => self.event = self.event.or(Some(self.awaiting(now))),
+            Input::EventsTaken => self.event = None,
             Input::LogLow => self.log_low = true,
             Input::Logged => {
                 // The first output of a burst rings at once, the others together.
@@ -246,16 +257,50 @@ impl Primary {
         }
         let due = self.cut_due_at()?;
         // Once the guest was asked to pause, only its taking too long counts.
-        let patience = self.config.event_patience;
-        Some(
-            self.pausing
-                .map_or(due, |since| self.event_due_at().map_or(since + patience, |at| at.min(since + patience))),
-        )
+        let paused_by = self.pausing.map(|pausing| self.patience_ends(pausing));
+        Some(paused_by.map_or(due, |paused_by| self.event_due_at().map_or(paused_by, |at| at.min(paused_by))))
+    }
+
+    /// Whether it counts for this input what the vCPU has run: then the driver says so before it, by [`Primary::ran`].
+    #[must_use]
+    pub fn asks_what_ran(&self, now: Time, input: &Input) -> bool {
+        let may_begin = match input {
+            Input::EventWaits => self.event.is_none(),
+            Input::LogLow | Input::Turn(_) | Input::Yield | Input::Published(_) | Input::Resumed { .. } => {
+                self.pausing.is_none()
+            }
+            _ => false,
+        };
+        self.mode.records() && (may_begin || self.cut_deadline().is_some_and(|due| due <= now))
+    }
+
+    /// The vCPU has run for so long since its beginning. A guest that others keep from running comes to no exit, and is not to
+    /// be stopped for it in the midst of what it does, where no replay comes by: patience counts what it ran. A driver that
+    /// never says this has wall time count.
+    pub fn ran(&mut self, now: Time, ran: Span) {
+        self.ran = Some((ran, now));
+    }
+
+    fn awaiting(&self, now: Time) -> Awaiting {
+        Awaiting { since: now, ran: self.ran.map(|(ran, _)| ran) }
+    }
+
+    /// When the guest has been waited for long enough, as far as can be known: it cannot run for longer than time passes.
+    fn patience_ends(&self, awaiting: Awaiting) -> Time {
+        let (patience, since) = (self.config.event_patience, awaiting.since);
+        match (awaiting.ran, self.ran) {
+            (Some(before), Some((ran, at))) => {
+                let ran = ran.ns().saturating_sub(before.ns());
+                let left = Span::from_ns(patience.ns().saturating_sub(ran));
+                (at.max(since) + left).min(since + patience.times(PATIENCE_WALL))
+            }
+            _ => since + patience,
+        }
     }
 
     /// When the guest is to be stopped for an event, wherever it is.
     fn event_due_at(&self) -> Option<Time> {
-        self.event_since.map(|since| since + self.config.event_patience)
+        self.event.map(|event| self.patience_ends(event))
     }
 
     /// How the VM is protected now.
@@ -351,7 +396,7 @@ impl Primary {
         }
         // For an event that no exit has taken, the guest has been waited for already.
         if self.mode.records() && self.pausing.is_none() && self.event_due_at().is_none_or(|due| now < due) {
-            self.pausing = Some(now);
+            self.pausing = Some(self.awaiting(now));
             actions.push(Action::PauseAtExit);
             return;
         }
@@ -419,7 +464,7 @@ impl Primary {
         self.in_flight = Some(epoch);
         if self.ended.is_some() || self.yielding {
             self.phase = Phase::Resting;
-        } else if self.turn_to.is_some() || (self.mode.records() && self.event_since.is_some()) {
+        } else if self.turn_to.is_some() || (self.mode.records() && self.event.is_some()) {
             self.phase = Phase::Holding;
         } else {
             self.go_on(actions);
@@ -437,7 +482,7 @@ impl Primary {
         self.resuming = true;
         if !self.mode.records() {
             // Nothing is replayed: any moment will do.
-            self.event_since = None;
+            self.event = None;
             actions.push(Action::Deliver);
         }
         actions.push(Action::Resume);
@@ -461,7 +506,7 @@ impl Primary {
                     self.mode = mode;
                     actions.push(Action::SetMode(mode));
                 }
-                self.event_since = None;
+                self.event = None;
                 actions.push(Action::Deliver);
                 self.go_on(actions);
             }

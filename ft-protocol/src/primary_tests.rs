@@ -337,6 +337,45 @@ fn a_cut_waits_for_an_exit_but_not_for_ever() {
     assert_eq!(bench.at(205_023, Input::AtExit), [Action::Stop]);
 }
 
+/// Found by an acceptance test: on a machine with much else to do most commits were made wherever the guest stood, and a replay
+/// had to take them as they were recorded.
+#[test]
+fn patience_counts_what_the_guest_ran() {
+    let mut bench = Bench::recording();
+    let at = |us| Time::ZERO + Span::from_us(us);
+    let ran = |bench: &mut Bench, us, ran_us| bench.core.ran(at(us), Span::from_us(ran_us));
+    assert!(!bench.core.asks_what_ran(at(99_999), &Tick) && bench.core.asks_what_ran(at(100_000), &Tick));
+    ran(&mut bench, 100_000, 70_000);
+    assert_eq!(bench.at(100_000, Tick), [Action::PauseAtExit]);
+    assert_eq!(bench.core.deadline(), Some(at(105_000)), "if it runs all the time");
+    // It had two milliseconds of the five.
+    assert!(!bench.core.asks_what_ran(at(104_999), &Tick) && bench.core.asks_what_ran(at(105_000), &Tick));
+    ran(&mut bench, 105_000, 72_000);
+    assert_eq!(bench.at(105_000, Tick), []);
+    assert_eq!(bench.core.deadline(), Some(at(108_000)));
+    ran(&mut bench, 108_000, 75_000);
+    assert_eq!(bench.at(108_000, Tick), [Action::Stop]);
+}
+
+#[test]
+fn an_event_waits_for_a_guest_that_does_not_run_but_not_for_ever() {
+    let config = PrimaryConfig { mode: Mode::Replay, epoch_interval: Span::from_ms(1_000), ..CONFIG };
+    let mut bench = Bench { core: Primary::new(config, Time::ZERO), now: Time::ZERO };
+    let at = |us| Time::ZERO + Span::from_us(us);
+    assert!(bench.core.asks_what_ran(at(1_000), &Input::EventWaits));
+    bench.core.ran(at(1_000), Span::from_us(500));
+    bench.at(1_000, Input::EventWaits);
+    assert!(!bench.core.asks_what_ran(at(1_500), &Input::EventWaits), "the first one counts");
+    let mut now = 1_000;
+    for _ in 0..20 {
+        assert_eq!(bench.core.deadline(), Some(at(now + 5_000)));
+        now += 5_000;
+        bench.core.ran(at(now), Span::from_us(500));
+        let stops = bench.at(now, Tick) == [Action::Stop];
+        assert_eq!(stops, now == 101_000, "at {now} us");
+    }
+}
+
 #[test]
 fn the_interval_turns_with_the_mode_unless_it_was_chosen() {
     let [checkpoint, lockstep] = [Mode::Checkpoint, Mode::Lockstep].map(Mode::default_epoch_interval);

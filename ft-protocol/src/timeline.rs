@@ -249,7 +249,8 @@ pub enum Happening {
         /// One line.
         reason: String,
     },
-    /// A VM is protected in this mode from now on.
+    /// A VM is protected in this mode from now on, and was in another one before: by order, or behind a divergence or a lost
+    /// log. A change that was under way when the controller died is not told by the next one.
     ModeChanged {
         /// The VM.
         vm: VmId,
@@ -297,13 +298,16 @@ pub enum Happening {
         /// How long it had to wait, as far as this controller knows.
         waited: Span,
     },
-    /// A generation is over, or its guest's life: how long its outputs waited, from the guest's exit to their release, as far
-    /// as its primary could still say.
+    /// A generation is over, or its time in a mode, its guest's life, the VM, or the whole cluster: how long the outputs waited
+    /// that were not told of yet, from the guest's exit to their release, as far as the primary could still say.
     OutputsMeasured {
         /// The VM.
         vm: VmId,
         /// The generation.
         generation: Generation,
+        /// The mode that it was protected in; events of earlier versions do not say it.
+        #[serde(default)]
+        mode: Option<Mode>,
         /// In a few numbers.
         summary: LatencySummary,
         /// All of it.

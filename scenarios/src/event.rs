@@ -154,6 +154,9 @@ pub enum What {
         epoch: u64,
         /// Console bytes since the guest's birth.
         console: u64,
+        /// Why it is not protected, in a line; `None` when it is.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        unprotected: Option<String>,
     },
 }
 
@@ -166,6 +169,13 @@ impl What {
             Self::ConsoleMoved { vm, .. } | Self::GuestEnded { vm, .. } | Self::Sampled { vm, .. } => Some(*vm),
             _ => None,
         }
+    }
+
+    /// Whether a workload had an answer.
+    #[must_use]
+    pub fn is_answer(&self) -> bool {
+        let ends = |entry: &history::Entry| matches!(entry, history::Entry::Return(_) | history::Entry::End(_));
+        matches!(self, Self::WorkloadTold { entry, .. } if ends(entry))
     }
 }
 

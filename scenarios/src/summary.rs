@@ -23,7 +23,7 @@ pub struct Summary {
     pub epochs: u64,
     /// Takeovers after which the guest ran.
     pub takeovers: u64,
-    /// The longest time from a fault to the successor's first console byte.
+    /// The longest time from a fault to the successor's first output: see `blackout-max`.
     pub blackout_max_ms: Option<f64>,
     /// Hosts that found themselves deposed.
     pub fenced: u64,
@@ -58,6 +58,9 @@ pub struct TakeoverSteps {
     pub live_ms: Option<f64>,
     /// Its first console byte was seen outside.
     pub console_ms: Option<f64>,
+    /// A workload had its first answer behind that.
+    #[serde(default)]
+    pub answered_ms: Option<f64>,
     /// A new standby was ready.
     pub protected_ms: Option<f64>,
 }
@@ -108,6 +111,7 @@ fn steps(takeover: &Takeover, run_start: Time) -> TakeoverSteps {
         drained_ms: after(takeover.drained),
         live_ms: after(takeover.live.as_ref().map(|(at, _)| *at)),
         console_ms: after(takeover.console),
+        answered_ms: after(takeover.answered),
         protected_ms: after(takeover.protected.as_ref().map(|(at, _)| *at)),
     }
 }

@@ -72,15 +72,17 @@ pub fn store<M: PoolWrite>(memory: &M, image: &[u8]) -> Result<(), BootImageErro
     Ok(())
 }
 
-/// Copies out the first bytes of a boot image, at most so many. Only their length is checked.
+/// Copies out the first bytes of a boot image, at most so many. Nothing but their length is checked: that of the file, where
+/// the header cannot say it. Whoever boots the guest loads all of it ([`load`]); a guest that has run once is not booted any
+/// more, and does not lose its protection with this header.
 ///
 /// # Errors
-/// When the header is damaged or something else.
+/// When the header names more bytes than there are.
 pub fn load_start<M: PoolRead>(memory: &M, bytes: usize) -> Result<Vec<u8>, BootImageError> {
     let mut header = [0; size_of::<BootHeader>()];
     memory.read(Offset::ZERO, &mut header)?;
-    let length = usize::try_from(BootHeader::parse(&header)?.length.get()).unwrap_or(usize::MAX);
-    let mut start = vec![0; bytes.min(length)];
+    let length = BootHeader::parse(&header).map_or(memory.len() - HEADER_BYTES, |header| header.length.get());
+    let mut start = vec![0; bytes.min(usize::try_from(length).unwrap_or(usize::MAX))];
     memory.read(Offset::new(HEADER_BYTES), &mut start)?;
     Ok(start)
 }
@@ -118,5 +120,8 @@ mod tests {
         memory.write(Offset::new(66), b"X").unwrap();
         assert!(matches!(load(&memory), Err(BootImageError::Crc { .. })));
         assert!(matches!(store(&memory, b"longer"), Err(BootImageError::Access(_))));
+        memory.write(Offset::new(10), &[7]).unwrap();
+        assert!(matches!(load(&memory), Err(BootImageError::Header(_))));
+        assert_eq!(load_start(&memory, 9), Ok(b"imXge".to_vec()), "what only says what kind of guest it was");
     }
 }

@@ -18,8 +18,8 @@ pub(crate) use layout::WORD_AT;
 pub use layout::{FormatJournalError, JournalGeometry, META_BYTES_MAX, PAGE_COST, format_journal};
 pub(crate) use reader::load_slot;
 pub use reader::{JournalReader, LoadError, OpenJournalError};
-pub(crate) use record::is_header_of;
 pub use record::{Pages, Record, RecordError, RecordLimits};
+pub(crate) use record::{generation_in, is_header_of};
 pub use spill::{AllReserved, SPILL_STEP, SpillError, SpillSpace};
 pub use writer::{FinishedRecord, JournalError, JournalWriter, RecordWriter, UnchecksummedRecord};
 

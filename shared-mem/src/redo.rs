@@ -25,8 +25,8 @@ use std::fmt;
 
 use crate::commit_word::CommitWordError;
 use crate::journal::{
-    JournalReader, LoadError, Record, RecordError, RecordHeader, RecordLimits, SpillError, SpillSpace, is_header_of,
-    load_slot,
+    JournalReader, LoadError, Record, RecordError, RecordHeader, RecordLimits, SpillError, SpillSpace, generation_in,
+    is_header_of, load_slot,
 };
 use crate::mem::{AccessError, PoolRead, PoolWrite, check_bounds};
 use crate::numbers::{Epoch, Generation, Offset, PAGE_SIZE, len_u64, round_up};
@@ -87,6 +87,21 @@ impl<M: PoolRead, S: SpillSpace> RedoArea<M, S> {
     ) -> Result<Record<'buffer>, LoadError> {
         let slot = (Offset::ZERO, self.memory.len());
         load_slot(&self.memory, slot, (generation, epoch), limits, buffer, PlantedBug::RedoCrc)
+    }
+
+    /// The same, under whatever generation it was committed: what was applied last is kept until the next one is begun.
+    ///
+    /// # Errors
+    /// When the area holds no sound record of that epoch.
+    pub fn load_epoch<'buffer>(
+        &self,
+        epoch: Epoch,
+        limits: &RecordLimits,
+        buffer: &'buffer mut Vec<u8>,
+    ) -> Result<Record<'buffer>, LoadError> {
+        let mut header = [0; HEADER_BYTES];
+        self.memory.read(Offset::ZERO, &mut header)?;
+        self.load(generation_in(&header), epoch, limits, buffer)
     }
 
     /// Whether the record of `epoch` is kept.

@@ -12,13 +12,14 @@ use std::io;
 use std::ops::Range;
 
 use thiserror::Error;
-use vm_memory::bitmap::{AtomicBitmap, BS};
+use vm_memory::bitmap::BS;
 use vm_memory::mmap::MmapRegionError;
 use vm_memory::{
     FileOffset, GuestAddress, GuestMemoryBackend, GuestMemoryMmap, GuestRegionMmap, MmapRegion, VolatileMemory,
     VolatileSlice,
 };
 
+use crate::device_writes::DeviceWrites;
 use crate::mem::{AccessError, Extent, ExtentError, MapError, Mapping, PoolRead, ReadOnly, is_device, page_bytes};
 use crate::numbers::{PAGE_BYTES, PAGE_SIZE, PageIndex};
 
@@ -29,10 +30,10 @@ pub const HOLE_START: u64 = 3 << 30;
 pub const HOLE_END: u64 = 4 << 30;
 
 /// Guest memory with the bitmap in which devices note what they wrote.
-pub type GuestMemory = GuestMemoryMmap<AtomicBitmap>;
+pub type GuestMemory = GuestMemoryMmap<DeviceWrites>;
 
 /// A page of working memory.
-pub type WorkingPage<'a> = VolatileSlice<'a, BS<'a, AtomicBitmap>>;
+pub type WorkingPage<'a> = VolatileSlice<'a, BS<'a, DeviceWrites>>;
 
 /// Working memory could not be made.
 #[derive(Debug, Error)]
@@ -229,7 +230,7 @@ impl WorkingMemory {
 
     /// The region a page lies in, and its byte offset there.
     #[inline]
-    fn region(&self, page: PageIndex) -> Option<(&GuestRegionMmap<AtomicBitmap>, usize)> {
+    fn region(&self, page: PageIndex) -> Option<(&GuestRegionMmap<DeviceWrites>, usize)> {
         let (index, first) = if page.get() < self.low_pages { (0, 0) } else { (1, self.low_pages) };
         let region = self.memory.iter().nth(index)?;
         let offset = usize::try_from((page.get() - first) * PAGE_SIZE).ok()?;
@@ -288,7 +289,7 @@ impl WorkingMemory {
     }
 }
 
-fn map_piece(piece: &Piece, image: Option<&Extent>, total: u64) -> Result<GuestRegionMmap<AtomicBitmap>, WorkingError> {
+fn map_piece(piece: &Piece, image: Option<&Extent>, total: u64) -> Result<GuestRegionMmap<DeviceWrites>, WorkingError> {
     let protection = libc::PROT_READ | libc::PROT_WRITE;
     let mut flags = libc::MAP_PRIVATE | libc::MAP_NORESERVE;
     let file = match image {

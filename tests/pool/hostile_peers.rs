@@ -17,8 +17,8 @@ use std::fs::File;
 use std::io::Write as _;
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::os::unix::fs::PermissionsExt as _;
-
 use std::time::Duration;
+use vmm::transport::{ConnectError, Connection};
 
 const VM: VmId = VmId::new(0);
 
@@ -87,6 +87,9 @@ fn another_user_is_not_answered() {
     let stranger = std::thread::spawn(move || {
         let nobody = rustix::process::Uid::from_raw(NOBODY);
         rustix::thread::set_thread_res_uid(nobody, nobody, nobody).expect("root may be anybody");
+        // Our own programs know it, and say so.
+        let refused = Connection::connect(&socket).expect_err("it serves others");
+        assert!(matches!(refused, ConnectError::NotServed { user: NOBODY, .. }), "{refused}");
         let peer = Peer::connect(&socket);
         peer.send(client_hello());
         peer.receive::<ToClient>().is_none()

@@ -26,7 +26,7 @@ pub(crate) struct Peer {
 
 impl Peer {
     pub(crate) fn connect(socket: &Path) -> Self {
-        Self { connection: Connection::connect(socket).expect("the controller listens") }
+        Self { connection: Connection::connect_uninvited(socket).expect("the controller listens") }
     }
 
     /// `None`: nobody listens.

@@ -1,7 +1,9 @@
 //! The clocks of the processes; the cores are given their readings.
 
 use ft_protocol::{Span, Time};
+use nix::sys::time::TimeSpec;
 use nix::time::{ClockId, clock_gettime};
+use nix::unistd::gettid;
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt as _;
@@ -65,8 +67,28 @@ pub fn spent_by_this_thread() -> Span {
     Span::from_ns(nanoseconds_of(ClockId::CLOCK_THREAD_CPUTIME_ID))
 }
 
+/// What [`spent_by_this_thread`] says of one thread, for the others of its process to look at.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct ThreadClock(ClockId);
+
+impl ThreadClock {
+    pub(crate) fn of_this_thread() -> Self {
+        // As pthread_getcpuclockid makes it (include/linux/posix-timers_types.h): CPUCLOCK_SCHED of one thread.
+        const SCHED_OF_THREAD: libc::clockid_t = 0b110;
+        Self(ClockId::from_raw((!gettid().as_raw() << 3) | SCHED_OF_THREAD))
+    }
+
+    /// `None` once the thread has ended.
+    pub(crate) fn spent(self) -> Option<Span> {
+        clock_gettime(self.0).ok().map(|spent| Span::from_ns(nanoseconds(spent)))
+    }
+}
+
 fn nanoseconds_of(clock: ClockId) -> u64 {
-    let now = clock_gettime(clock).expect("a clock that exists on every Linux");
+    nanoseconds(clock_gettime(clock).expect("a clock that exists on every Linux"))
+}
+
+fn nanoseconds(now: TimeSpec) -> u64 {
     let seconds = u64::try_from(now.tv_sec()).expect("these clocks are not negative");
     let nanoseconds = u64::try_from(now.tv_nsec()).expect("nanoseconds are not negative");
     seconds * 1_000_000_000 + nanoseconds
@@ -75,6 +97,16 @@ fn nanoseconds_of(clock: ClockId) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_a_thread_has_spent_is_seen_by_others_until_it_ends() {
+        let own = ThreadClock::of_this_thread();
+        let before = spent_by_this_thread();
+        let seen = std::thread::scope(|scope| scope.spawn(|| own.spent()).join().unwrap()).expect("it lives");
+        assert!((before..=spent_by_this_thread()).contains(&seen), "{seen} since {before}");
+        let ended = std::thread::spawn(ThreadClock::of_this_thread).join().unwrap();
+        assert_eq!(ended.spent(), None);
+    }
 
     #[test]
     fn how_far_a_clock_is_ahead_is_eight_bytes() {

@@ -329,6 +329,10 @@ impl Inspection<'_> {
                     "the next controller removes it, unless this one completes it",
                 );
             }
+            FileKind::Vm(slot) if matches!(self.view.entry(slot), Ok(None)) && self.view.is_inhabited(slot) => {
+                let what = "its guest has run, and the VM directory has no entry of it";
+                findings.damage(name, what.to_owned(), "its VM cannot be opened; it is kept");
+            }
             FileKind::Vm(slot) if matches!(self.view.entry(slot), Ok(None)) => {
                 findings.notice(name, "no VM has this directory", "the next controller removes it");
             }

@@ -17,6 +17,7 @@ use nix::errno::Errno;
 use nix::sys::socket::{
     self, AddressFamily, Backlog, ControlMessage, MsgFlags, SockFlag, SockType, UnixAddr, UnixCredentials, sockopt,
 };
+use nix::unistd::geteuid;
 use rustix::cmsg_space;
 use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags};
 use serde::Serialize;
@@ -87,6 +88,16 @@ pub enum ConnectError {
         address: PathBuf,
         /// Why.
         source: GreetingError,
+    },
+    /// Somebody is there, and serves others.
+    #[error("the controller at {path} serves user {serves} and root, not user {user}: run this as one of them")]
+    NotServed {
+        /// The path.
+        path: PathBuf,
+        /// The controller's user.
+        serves: u32,
+        /// Ours.
+        user: u32,
     },
     /// Nobody is at any of several places.
     #[error("no controller is reached at {address}")]
@@ -225,6 +236,12 @@ impl Outgoing {
     }
 }
 
+/// Whether a controller of one user serves another.
+#[must_use]
+pub(crate) fn may_join(user: u32, controller: u32) -> bool {
+    user == 0 || user == controller
+}
+
 /// Tags a part of the pool for the descriptor that gives it away.
 #[must_use]
 pub fn tagged(grant: ft_protocol::wire::Grant, extent: Extent) -> (ExtentTag, Extent) {
@@ -242,6 +259,21 @@ impl Connection {
         if let Some(connected) = remote::connect(path, key) {
             return connected;
         }
+        let connection = Self::connect_uninvited(path)?;
+        let unreachable = |source| ConnectError::Unreachable { path: path.to_owned(), source };
+        // It would close the connection without a word: to whom it does not speak it says nothing.
+        let (serves, user) = (connection.peer().map_err(unreachable)?.uid(), geteuid().as_raw());
+        if !may_join(user, serves) {
+            return Err(ConnectError::NotServed { path: path.to_owned(), serves, user });
+        }
+        Ok(connection)
+    }
+
+    /// Connects to the socket at a path, whomever its controller serves.
+    ///
+    /// # Errors
+    /// When nobody listens there.
+    pub fn connect_uninvited(path: &Path) -> Result<Self, ConnectError> {
         let address = address(path)?;
         let unreachable = |source| ConnectError::Unreachable { path: path.to_owned(), source };
         let fd = new_socket().map_err(unreachable)?;

@@ -5,7 +5,7 @@
 //! ftvm says of itself: each step, and when the successor's guest ran.
 
 use super::super::lab::{Guest, Lab};
-use super::super::machine::spare_bytes;
+use super::super::machine::{is_memory, spare_bytes};
 use super::super::row::{Judged, Row, Target, Unit};
 use super::super::{BenchOptions, Failure};
 use ft_protocol::spec::Mode;
@@ -16,6 +16,7 @@ use scenarios::cluster::HostSignal;
 use scenarios::event::{Event, What};
 use scenarios::timeline::Takeover;
 use scenarios::units::ByteCount;
+use std::path::Path;
 use vmm::clock::monotonic;
 
 /// The target for a primary that is killed.
@@ -30,7 +31,7 @@ const REST_US: u64 = 60_000;
 const PATIENCE: Span = Span::from_ms(30_000);
 /// Guest memory in the figure that others are compared with.
 const SMALL_MIB: u64 = 64;
-/// Memory sizes: those for which the pool has no space are left out.
+/// Memory sizes.
 const SIZES_MIB: [u64; 4] = [SMALL_MIB, 1 << 10, 4 << 10, 16 << 10];
 
 /// What a takeover came to.
@@ -41,11 +42,10 @@ struct Seen {
 
 pub(super) fn measure(options: &BenchOptions, rows: &mut Vec<Row>) -> Result<(), Failure> {
     for mib in SIZES_MIB {
-        // Guest memory is in the pool as a whole, a record of all of it must find space beside, and others want some.
-        if mib > SMALL_MIB && spare_bytes(&options.pool_parent) < (mib << 20) * 7 / 3 {
+        let Some((options, place)) = place_for(options, mib) else {
             rows.push(Row::new(format!("killed, {}: LEFT OUT, no space", size(mib)), Unit::Ns, &[]));
             continue;
-        }
+        };
         let kills = match (options.quick, mib) {
             (true, SMALL_MIB) => 16,
             (true, _) => 5,
@@ -53,8 +53,8 @@ pub(super) fn measure(options: &BenchOptions, rows: &mut Vec<Row>) -> Result<(),
             (false, _) => 100,
         };
         let guest = talker(mib, Mode::Checkpoint);
-        let seen = strike(options, &guest, HostSignal::Kill, kills)?;
-        rows.push(killed_row(&format!("killed, {}", size(mib)), mib, &seen));
+        let seen = strike(&options, &guest, HostSignal::Kill, kills)?;
+        rows.push(killed_row(&format!("killed, {}{place}", size(mib)), mib, &seen));
     }
     let (kills, hangs) = if options.quick { (8, 5) } else { (100, 50) };
     let short = Span::from_ms(SHORT_EPOCH_MS);
@@ -78,6 +78,19 @@ pub(super) fn measure(options: &BenchOptions, rows: &mut Vec<Row>) -> Result<(),
             .target(Target::AtMost(HEARTBEAT_BOUND_NS + KILLED_NS_MAX)),
     );
     Ok(())
+}
+
+/// Where a VM of this size has room. Its memory is in the pool as a whole, a record of all of it must find space beside, and
+/// others want some. Where memory has no room for that a file system of a disk may have: nothing of it is taken before it is
+/// written, and the page cache is memory as well as a tmpfs is.
+fn place_for(options: &BenchOptions, mib: u64) -> Option<(BenchOptions, &'static str)> {
+    let has_room = |place: &Path| mib <= SMALL_MIB || spare_bytes(place) >= (mib << 20) * 7 / 3;
+    if has_room(&options.pool_parent) {
+        return Some((options.clone(), ""));
+    }
+    let disk = std::env::temp_dir();
+    let elsewhere = || BenchOptions { pool_parent: disk.clone(), ..options.clone() };
+    (!is_memory(&disk) && has_room(&disk)).then(|| (elsewhere(), " (pool on a disk)"))
 }
 
 fn size(mib: u64) -> String {

@@ -164,6 +164,8 @@ impl Controller {
         };
         let Phase::Deleting { client, request } = entry.phase else { return };
         let name = entry.spec.name.clone();
+        self.tell_outputs(turn, vm);
+        let Some(entry) = self.vms.get(&vm) else { return };
         if !planted(PlantedBug::GenerationsReused) {
             self.first_generation = self.first_generation.max(entry.generation.next());
         }
@@ -297,6 +299,13 @@ impl Controller {
         if self.shutdowns.is_empty() || self.hosts.values().any(|host| host.health == Health::Awaited) {
             return;
         }
+        self.end(turn);
+    }
+
+    /// Ends the cluster. Who asked for it hears so last: it is the last thing that many want to hear.
+    pub(super) fn end(&mut self, turn: &mut Turn<'_>) {
+        let vms: Vec<VmId> = self.vms.keys().copied().collect();
+        vms.into_iter().for_each(|vm| self.tell_outputs(turn, vm));
         for (link, id) in std::mem::take(&mut self.shutdowns) {
             answer(turn, link, id, Ok(Answer::Done), Vec::new());
         }
@@ -337,7 +346,7 @@ impl Controller {
             diverged: entry.diverged.clone(),
             log_lost: entry.log_lost.clone(),
             damage: entry.damage.clone(),
-            following: Self::follow_status(entry),
+            following: self.follow_status(entry),
             not_following: self.not_followed_because(entry),
             generation: entry.generation,
             applied: entry.applied,

@@ -17,6 +17,21 @@ impl Controller {
         self.vms.insert(vm, entry);
     }
 
+    /// A part of a VM that a host was to be given is gone. Where the guest runs, its primary has what it needs: the VM loses
+    /// its protection, and not its life. The host is not to blame.
+    pub(super) fn part_gone(&mut self, turn: &mut Turn<'_>, vm: VmId, reason: &str) {
+        let Some(entry) = self.vms.get_mut(&vm) else { return };
+        if !matches!(entry.phase, Phase::Running { .. }) {
+            return self.partition_damaged(turn, vm, reason);
+        }
+        let reason = one_line(reason);
+        entry.unprotectable = Some(reason.clone());
+        if let Some(host) = entry.standby.filter(|standby| !standby.ready).map(|standby| standby.host) {
+            self.tell(turn, Happening::GaveUp { vm, host, reason });
+            self.drop_standby(turn, vm);
+        }
+    }
+
     /// A VM's part of the pool turns out to be damaged while this controller lives, or this is what was wrong when it
     /// started.
     pub(super) fn partition_damaged(&mut self, turn: &mut Turn<'_>, vm: VmId, reason: &str) {

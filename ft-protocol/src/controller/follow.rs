@@ -65,14 +65,17 @@ impl Following {
         self.lags.note(self.lag);
     }
 
-    fn status(&self, committed: Epoch) -> FollowStatus {
+    fn status(&self, now: Time, committed: Epoch) -> FollowStatus {
+        // A secondary that stands still is behind by as long as it has not come to the next epoch.
+        let waited = self.committed_at.front().map_or(Span::ZERO, |(_, at)| now.since(*at));
+        let lag = self.lag.max(waited);
         FollowStatus {
             reached: self.reached,
             behind: committed.get().saturating_sub(self.reached.get()),
             compared: self.compared,
             adopted: self.adopted,
-            lag: self.lag,
-            lag_max: self.lags.summary().map_or(Span::ZERO, |lags| lags.max),
+            lag,
+            lag_max: self.lags.summary().map_or(lag, |lags| lags.max.max(lag)),
         }
     }
 }
@@ -181,7 +184,7 @@ impl Controller {
     ) -> Option<HostId> {
         let entry = self.vms.get_mut(&vm)?;
         let following = entry.following.take()?;
-        let (host, status) = (following.host, following.status(entry.committed));
+        let (host, status) = (following.host, following.status(turn.now, entry.committed));
         entry.unfollowed = Some(reason.to_owned());
         let (reason, lags) = (reason.to_owned(), following.lags);
         self.tell(turn, Happening::FollowingEnded { vm, generation, host, reason, status, lags });
@@ -257,7 +260,7 @@ impl Controller {
     }
 
     /// How the secondary follows, for `status`.
-    pub(super) fn follow_status(entry: &super::Vm) -> Option<FollowStatus> {
-        entry.following.as_ref().map(|following| following.status(entry.committed))
+    pub(super) fn follow_status(&self, entry: &super::Vm) -> Option<FollowStatus> {
+        entry.following.as_ref().map(|following| following.status(self.now, entry.committed))
     }
 }

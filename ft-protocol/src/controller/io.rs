@@ -172,6 +172,14 @@ pub enum Input {
         /// One line: what is wrong with it.
         reason: String,
     },
+    /// A part that only the controller writes, which a host was to be given with an order, is not there any more. The order was
+    /// not sent.
+    PartGone {
+        /// The VM.
+        vm: VmId,
+        /// One line: what is gone.
+        reason: String,
+    },
     /// Something in the pool that is there twice was damaged, and is whole again.
     PoolMended {
         /// One line: what it was.
@@ -254,6 +262,8 @@ pub enum Input {
     },
     /// Time has passed; wanted at least every heartbeat interval.
     Tick,
+    /// Whoever started this controller wants it to end, and the cluster with it, whoever is away.
+    End,
 }
 
 /// What became of console output in a record log.
@@ -301,6 +311,9 @@ pub enum ApplyOutcome {
     ConsoleFull {
         /// The record's epoch.
         epoch: Epoch,
+        /// The console's end so far: output that is in the record log may have come, and its readers are to hear of it, or they
+        /// never give room back.
+        console_end: u64,
     },
     /// The record is not what a sane primary writes; nothing of it was applied.
     Refused {

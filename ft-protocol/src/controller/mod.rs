@@ -92,6 +92,8 @@ pub struct Controller {
     follows: u64,
     /// Clients that want the cluster to end, and their requests.
     shutdowns: Vec<(LinkId, u64)>,
+    /// When it was last told anything, which it is in every heartbeat interval.
+    now: Time,
     /// What a new watcher has missed of this controller's life, oldest first.
     recent: VecDeque<(Time, Happening)>,
 }
@@ -116,6 +118,7 @@ impl Controller {
             first_generation: Generation::FIRST,
             follows: 0,
             shutdowns: Vec::new(),
+            now: Time::ZERO,
             recent: VecDeque::new(),
         }
     }
@@ -154,6 +157,7 @@ impl Controller {
 
     /// Takes an input and appends what is to be done.
     pub fn handle(&mut self, now: Time, input: Input, actions: &mut Vec<Action>) {
+        self.now = now;
         let turn = &mut Turn { now, actions };
         match input {
             Input::HostHello { link, hello } => self.host_hello(turn, link, hello),
@@ -174,6 +178,7 @@ impl Controller {
             Input::Activity { vm, generation, said } => self.activity(turn, vm, generation, said),
             Input::LogLost { vm, generation, report } => self.log_lost(turn, vm, generation, &report),
             Input::PartitionDamaged { vm, reason } => self.partition_damaged(turn, vm, &reason),
+            Input::PartGone { vm, reason } => self.part_gone(turn, vm, &reason),
             Input::PoolMended { what } => self.tell(turn, Happening::PoolMended { what: one_line(&what) }),
             Input::WordDamaged { vm, generation } => self.word_damaged(turn, vm, generation),
             Input::PartitionCreated { vm, result } => self.partition_created(turn, vm, result),
@@ -184,6 +189,7 @@ impl Controller {
             Input::Applied { vm, generation, outcome } => self.applied(turn, vm, generation, outcome),
             Input::LogDrained { vm, generation, outcome } => self.log_drained(turn, vm, generation, outcome),
             Input::Tick => self.tick(turn),
+            Input::End => self.end(turn),
         }
         self.shut_down(turn);
     }

@@ -10,6 +10,8 @@ pub(super) struct Outputs {
     generation: Option<Generation>,
     /// Those of that generation, as said last.
     latest: OutputLatency,
+    /// Of those, what watchers know.
+    told: OutputLatency,
     /// Those of the generations before.
     before: OutputLatency,
 }
@@ -34,19 +36,24 @@ impl Controller {
         if outputs.generation.replace(generation) != Some(generation) {
             let before = std::mem::take(&mut outputs.latest);
             outputs.before.add(&before);
+            outputs.told = OutputLatency::default();
         }
         outputs.latest = latency;
     }
 
-    /// The generation is over: watchers hear how long its outputs waited, as far as it could still say.
+    /// The generation, its mode, or all of the VM is over: watchers hear how long the outputs waited that they have not heard
+    /// of, as far as the primary could still say.
     pub(super) fn tell_outputs(&mut self, turn: &mut Turn<'_>, vm: VmId) {
-        let Some(entry) = self.vms.get(&vm) else { return };
-        let generation = entry.generation;
-        if entry.outputs.generation == Some(generation)
-            && let Some(summary) = entry.outputs.latest.summary()
-        {
-            let latency = entry.outputs.latest.clone();
-            self.tell(turn, Happening::OutputsMeasured { vm, generation, summary, latency });
+        let Some(entry) = self.vms.get_mut(&vm) else { return };
+        let (generation, mode) = (entry.generation, Some(entry.mode_told));
+        let outputs = &mut entry.outputs;
+        if outputs.generation != Some(generation) {
+            return;
+        }
+        let latency = outputs.latest.since(&outputs.told);
+        if let Some(summary) = latency.summary() {
+            outputs.told = outputs.latest.clone();
+            self.tell(turn, Happening::OutputsMeasured { vm, generation, mode, summary, latency });
         }
     }
 }

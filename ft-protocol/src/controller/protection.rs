@@ -23,7 +23,10 @@ impl Controller {
         let entry = &self.vms[&vm];
         let Phase::Running { host: primary } = entry.phase else { return };
         // A primary that was silent for a while may be anything but reliable: it needs a secondary all the more.
-        if entry.standby.is_some() || !self.hosts.get(&primary).is_some_and(super::Host::is_beating) {
+        if entry.standby.is_some()
+            || entry.unprotectable.is_some()
+            || !self.hosts.get(&primary).is_some_and(super::Host::is_beating)
+        {
             return;
         }
         let elsewhere: &[HostId] = if planted(PlantedBug::SamePlace) { &[] } else { &[primary] };
@@ -121,6 +124,9 @@ impl Controller {
             (Phase::Running { .. }, Some(Standby { host, .. })) => {
                 Some(format!("host `{}` is preparing to be secondary", self.host_name(host)))
             }
+            (Phase::Running { .. }, None) if entry.unprotectable.is_some() => {
+                entry.unprotectable.as_ref().map(|reason| format!("no host can stand by: {reason}"))
+            }
             (Phase::Running { host }, None) => Some(match self.place(vm, &[*host], Role::Secondary) {
                 Some(_) => "a secondary is about to be chosen".to_owned(),
                 None => self.unfit_because(vm, *host),
@@ -154,6 +160,7 @@ impl Controller {
         let better = |vm: &super::Vm| {
             let (Phase::Running { host: primary }, Some(standby)) = (&vm.phase, vm.standby) else { return None };
             let quiet = standby.ready && vm.switchover.is_none() && vm.suspected.is_none();
+            let quiet = quiet && vm.unprotectable.is_none();
             let shared = self.domains_of_both(*primary, standby.host);
             let rested = turn.now.since(standby.since) >= self.config.hold_down;
             if shared == 0 || !quiet || !rested {

@@ -158,16 +158,32 @@ impl Controller {
         }
         let settled = entry.mode_order.is_none();
         let more = settled && entry.spec.mode != mode;
-        self.tell(turn, Happening::ModeChanged { vm, generation, mode });
+        self.protected_in(turn, vm, mode);
         if more {
             self.order_mode(turn, vm);
         }
         self.mode_settled(turn, vm, settled.then_some(mode));
     }
 
+    /// The reigning generation protects the VM in this mode: watchers hear of it where they know of another one.
+    fn protected_in(&mut self, turn: &mut Turn<'_>, vm: VmId, mode: Mode) {
+        if self.vms.get(&vm).is_none_or(|entry| entry.mode_told == mode) {
+            return;
+        }
+        // Those of the mode that is over: in another one outputs wait for something else.
+        self.tell_outputs(turn, vm);
+        let Some(entry) = self.vms.get_mut(&vm) else { return };
+        let generation = entry.generation;
+        entry.mode_told = mode;
+        self.tell(turn, Happening::ModeChanged { vm, generation, mode });
+    }
+
     /// The VM is protected in a mode, or is said to be: who has asked for it, or for one that is not wanted any more, is
     /// answered.
     pub(super) fn mode_settled(&mut self, turn: &mut Turn<'_>, vm: VmId, is: Option<Mode>) {
+        if let Some(mode) = is {
+            self.protected_in(turn, vm, mode);
+        }
         let Some(entry) = self.vms.get_mut(&vm) else { return };
         let wanted = entry.spec.mode;
         let settled = |waiter: &mut ModeWaiter| waiter.mode != wanted || Some(waiter.mode) == is;
@@ -210,6 +226,7 @@ impl Controller {
         self.persist(turn);
         self.log_lost(turn, vm, generation, report);
         self.unfollow(turn, vm, "its log is damaged");
+        self.protected_in(turn, vm, Mode::Checkpoint);
     }
 
     /// A replay did not do what the log says: this guest is not deterministic between exits.
@@ -239,7 +256,10 @@ impl Controller {
         self.persist(turn);
         self.tell(turn, Happening::Diverged { vm, generation, host, report });
         self.unfollow(turn, vm, "it diverged");
-        if primary.is_some_and(|primary| primary != host) {
+        if primary == Some(host) {
+            // It has turned by itself.
+            self.protected_in(turn, vm, Mode::Checkpoint);
+        } else {
             self.order_mode(turn, vm);
         }
     }

@@ -120,7 +120,15 @@ impl Vm {
                 _ => "its console is full: its reader is slow".to_owned(),
             });
         }
+        let next = self.applied.next();
+        let slots_taken = self.committed.get().saturating_sub(self.applied.get()) >= u64::from(self.spec.journal.slots);
+        if slots_taken && self.following.as_ref().is_some_and(|following| following.reached < next) {
+            return Some(format!(
+                "its journal is full until its secondary, which follows, has come to epoch {}",
+                next.get()
+            ));
+        }
         let blocked = self.doing() == Some(Doing::Blocked);
-        blocked.then(|| format!("its journal is full until epoch {} is applied", self.applied.next().get()))
+        blocked.then(|| format!("its journal is full until epoch {} is applied", next.get()))
     }
 }

@@ -197,7 +197,13 @@ impl Controller {
                 };
             }
             // A reader may have made room while the driver looked; then nobody would say so again.
-            ApplyOutcome::ConsoleFull { .. } => entry.console_full = entry.console_floor() == entry.applying_floor,
+            ApplyOutcome::ConsoleFull { console_end, .. } => {
+                entry.console_full = entry.console_floor() == entry.applying_floor;
+                if console_end > entry.console_end {
+                    entry.console_end = console_end;
+                    self.console_moved(turn, vm, console_end);
+                }
+            }
             ApplyOutcome::Refused { epoch, reason } => {
                 self.record_refused(turn, vm, epoch, reason);
                 return;

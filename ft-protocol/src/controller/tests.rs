@@ -4,6 +4,7 @@ mod follow;
 mod forgetting;
 mod hosts;
 mod input;
+mod mode;
 mod outputs;
 mod places;
 #[cfg(feature = "planted-bugs")]

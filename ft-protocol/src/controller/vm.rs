@@ -126,6 +126,8 @@ pub(super) struct Vm {
     /// The mode that the primary was told to turn to and has not said it is in. It is told another one only then, so that
     /// what it says of its log is known to be of the mode it is in.
     pub(super) mode_order: Option<Mode>,
+    /// The mode that it is protected in, as watchers know it; where a controller begins, the one that is wanted.
+    pub(super) mode_told: Mode,
     /// Who waits for the VM to be protected in another mode.
     pub(super) mode_waiters: Vec<ModeWaiter>,
     /// What a replay did that the record log does not say, if one ever did.
@@ -134,6 +136,8 @@ pub(super) struct Vm {
     pub(super) log_lost: Option<String>,
     /// What is wrong with its part of the pool.
     pub(super) damage: Option<String>,
+    /// What is wrong with it so that no more host can stand by.
+    pub(super) unprotectable: Option<String>,
     /// Why its secondary followed no more, the last time.
     pub(super) unfollowed: Option<String>,
     /// The secondary that follows, in lockstep mode; application waits for it.
@@ -207,6 +211,7 @@ impl Vm {
     pub(super) fn new(id: VmId, spec: VmSpec, phase: Phase) -> Self {
         Self {
             id,
+            mode_told: spec.mode,
             spec,
             generation: Generation::FIRST,
             given: false,
@@ -233,6 +238,7 @@ impl Vm {
             diverged: None,
             log_lost: None,
             damage: None,
+            unprotectable: None,
             unfollowed: None,
             following: None,
             recorded_since: None,

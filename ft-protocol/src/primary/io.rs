@@ -32,7 +32,7 @@ pub struct PrimaryConfig {
     /// How the VM is protected at first.
     pub mode: Mode,
     /// How long an event waits, in a mode that records, for an exit of the guest before the guest is stopped for it; and
-    /// how long a cut waits for one.
+    /// how long a cut waits for one: of what the vCPU runs, where the driver [says](super::Primary::ran) how much that is.
     pub event_patience: Span,
 }
 

@@ -103,6 +103,22 @@ pub enum Part {
     UploadedDisk,
 }
 
+impl Part {
+    /// The VM whose part it is, where nobody but the controller writes it.
+    #[must_use]
+    pub fn stable_of(self) -> Option<VmId> {
+        match self {
+            Self::Image(vm)
+            | Self::State(vm)
+            | Self::Control(vm)
+            | Self::Boot(vm)
+            | Self::Console(vm)
+            | Self::Disk(vm) => Some(vm),
+            Self::Heartbeat(_) | Self::Journal(..) | Self::Log(..) | Self::Upload | Self::UploadedDisk => None,
+        }
+    }
+}
+
 /// A part with an access: what one descriptor is good for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Grant {

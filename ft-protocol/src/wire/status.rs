@@ -45,7 +45,7 @@ pub struct FollowStatus {
     pub compared: u64,
     /// Epochs that it went on from without executing them to their end: the guest took no exit for long.
     pub adopted: u64,
-    /// How long after the commit it came to the last epoch.
+    /// How long after the commit it came to the last epoch, or for how long it has not come to the next one, if that is longer.
     pub lag: Span,
     /// The longest that it took to come to any.
     pub lag_max: Span,
@@ -102,7 +102,7 @@ pub struct VmStatus {
     pub output_latency: Option<LatencySummary>,
     /// Console bytes since the guest's birth.
     pub console_end: u64,
-    /// What the guest waits for, in one line: space in the pool, or a reader of its output.
+    /// What the guest waits for, in one line: space in the pool, a reader of its output, or the secondary that follows.
     pub waits: Option<String>,
     /// How the guest's life ended, if it has.
     pub ended: Option<GuestEnd>,

@@ -41,10 +41,22 @@ pub enum WriteViolation {
         /// Its key.
         key: String,
     },
+    /// A write has a number that another one had before all this.
+    #[error("write {version} of `{key}` was acknowledged behind {counted_before} earlier writes")]
+    Old {
+        /// Writes that the store had counted before.
+        counted_before: u64,
+        /// The number.
+        version: u64,
+        /// Its key.
+        key: String,
+    },
     /// The store counts other writes than were acknowledged or may have happened.
-    #[error("the store counts {counted} writes; {acknowledged} were acknowledged, {unanswered} more may have happened")]
+    #[error(
+        "the store counts {counted} more writes; {acknowledged} were acknowledged, {unanswered} more may have happened"
+    )]
     Count {
-        /// What the store says.
+        /// What the store says: how many more than before.
         counted: u64,
         /// Acknowledged ones.
         acknowledged: u64,
@@ -65,11 +77,11 @@ pub enum WriteViolation {
     },
 }
 
-/// Checks the writes of a store that had none before, against what it holds in the end.
+/// Checks the writes to a store against what it holds in the end, and against what it counted before them and then.
 pub(super) fn check(
     writes: &[AcknowledgedWrite],
     finally: &BTreeMap<String, Option<(u64, String)>>,
-    counted: u64,
+    (counted_before, counted): (u64, u64),
     unanswered: u64,
 ) -> Result<(), WriteViolation> {
     let mut by_version: Vec<&AcknowledgedWrite> = writes.iter().collect();
@@ -79,9 +91,16 @@ pub(super) fn check(
         return Err(WriteViolation::Twice { version: pair[0].version, first, second });
     }
     check_order(&by_version)?;
+    if let Some(write) = by_version.first().filter(|write| write.version <= counted_before) {
+        let (key, version) = (write.key.clone(), write.version);
+        return Err(WriteViolation::Old { counted_before, version, key });
+    }
     let acknowledged = writes.len() as u64;
-    let last = by_version.last().map_or(0, |write| write.version);
-    if counted < last.max(acknowledged) || counted > acknowledged + unanswered {
+    // Behind the last number: the count never goes back.
+    let last = by_version.last().map_or(counted_before, |write| write.version);
+    let more = counted.saturating_sub(counted_before);
+    if counted < last || more < acknowledged || more > acknowledged + unanswered {
+        let counted = more;
         return Err(WriteViolation::Count { counted, acknowledged, unanswered });
     }
     let last_of_key: BTreeMap<&str, &AcknowledgedWrite> =
@@ -151,27 +170,41 @@ mod tests {
             write("b", Some("3"), 4, (40, 50)),
         ];
         let finally = held(&[("a", None), ("b", Some((4, "3")))]);
-        assert_eq!(check(&writes, &finally, 4, 0), Ok(()));
+        assert_eq!(check(&writes, &finally, (0, 4), 0), Ok(()));
         // One more without an answer, that happened.
         let finally = held(&[("a", Some((5, "9"))), ("b", Some((4, "3")))]);
-        assert_eq!(check(&writes, &finally, 5, 1), Ok(()));
+        assert_eq!(check(&writes, &finally, (0, 5), 1), Ok(()));
     }
 
     #[test]
     fn every_kind_of_loss_is_found() {
         let writes = [write("a", Some("1"), 1, (0, 10)), write("b", Some("2"), 2, (20, 30))];
         let whole = held(&[("a", Some((1, "1"))), ("b", Some((2, "2")))]);
-        assert_eq!(check(&writes, &whole, 2, 0), Ok(()));
-        assert!(matches!(check(&writes, &whole, 1, 0), Err(WriteViolation::Count { counted: 1, .. })));
-        assert!(matches!(check(&writes, &whole, 4, 1), Err(WriteViolation::Count { counted: 4, .. })));
+        assert_eq!(check(&writes, &whole, (0, 2), 0), Ok(()));
+        assert!(matches!(check(&writes, &whole, (0, 1), 0), Err(WriteViolation::Count { counted: 1, .. })));
+        assert!(matches!(check(&writes, &whole, (0, 4), 1), Err(WriteViolation::Count { counted: 4, .. })));
         for b in [None, Some((1, "2")), Some((2, "1")), Some((3, "2"))] {
             let finally = held(&[("a", Some((1, "1"))), ("b", b)]);
-            assert!(matches!(check(&writes, &finally, 2, 0), Err(WriteViolation::Lost { version: 2, .. })), "{b:?}");
+            assert!(
+                matches!(check(&writes, &finally, (0, 2), 0), Err(WriteViolation::Lost { version: 2, .. })),
+                "{b:?}"
+            );
         }
         let twice = [writes[0].clone(), write("b", Some("2"), 1, (20, 30))];
-        assert!(matches!(check(&twice, &whole, 2, 0), Err(WriteViolation::Twice { version: 1, .. })));
+        assert!(matches!(check(&twice, &whole, (0, 2), 0), Err(WriteViolation::Twice { version: 1, .. })));
         // The later write has the smaller number: the count went back.
         let back = [write("a", Some("1"), 7, (0, 10)), write("b", Some("2"), 6, (20, 30))];
-        assert!(matches!(check(&back, &whole, 7, 9), Err(WriteViolation::Order { earlier: 7, later: 6, .. })));
+        assert!(matches!(check(&back, &whole, (0, 7), 9), Err(WriteViolation::Order { earlier: 7, later: 6, .. })));
+    }
+
+    #[test]
+    fn what_was_written_before_does_not_count() {
+        let writes = [write("a", Some("1"), 8, (0, 10)), write("b", Some("2"), 9, (20, 30))];
+        let finally = held(&[("a", Some((8, "1"))), ("b", Some((9, "2")))]);
+        assert_eq!(check(&writes, &finally, (7, 9), 0), Ok(()));
+        assert!(matches!(check(&writes, &finally, (7, 10), 0), Err(WriteViolation::Count { counted: 3, .. })));
+        assert!(matches!(check(&writes, &finally, (7, 8), 1), Err(WriteViolation::Count { counted: 1, .. })));
+        assert!(matches!(check(&writes, &finally, (8, 9), 9), Err(WriteViolation::Old { version: 8, .. })));
+        assert!(matches!(check(&[], &held(&[]), (7, 6), 9), Err(WriteViolation::Count { counted: 0, .. })));
     }
 }

@@ -104,6 +104,16 @@ impl Condition {
         }
     }
 
+    /// The least number for which it is so.
+    #[must_use]
+    pub fn least(&self) -> u64 {
+        match self.relation {
+            Relation::AtLeast | Relation::Equal => self.number,
+            Relation::More => self.number.saturating_add(1),
+            Relation::AtMost | Relation::Less => 0,
+        }
+    }
+
     /// Whether it is so.
     #[must_use]
     pub fn holds(&self, facts: &Facts) -> bool {

@@ -180,10 +180,32 @@ fn in_words(message: &str) -> String {
 pub(super) fn nearest<'n>(given: &str, known: impl IntoIterator<Item = &'n str>) -> Option<&'n str> {
     /// Below this, names have hardly a letter in common.
     const LIKENESS_MIN: f64 = 0.7;
+    /// One letter of shorter ones is too much of them.
+    const SLIP_LETTERS_MIN: usize = 3;
+    let likeness = |name: &str| {
+        let likeness = strsim::jaro_winkler(given, name);
+        let one_slip = name.len() >= SLIP_LETTERS_MIN && strsim::damerau_levenshtein(given, name) <= 1;
+        // Whole thousandths: names that are as like are told apart by how long they are.
+        let likeness = if one_slip { likeness.max(LIKENESS_MIN) } else { likeness };
+        (likeness * 1_000.0).round()
+    };
+    let known = known.into_iter().map(|name| (likeness(name), name.len().abs_diff(given.len()), name));
     known
-        .into_iter()
-        .map(|name| (strsim::jaro_winkler(given, name), name))
-        .filter(|(likeness, _)| *likeness >= LIKENESS_MIN)
-        .max_by(|one, other| one.0.total_cmp(&other.0))
-        .map(|(_, name)| name)
+        .filter(|(likeness, ..)| *likeness >= LIKENESS_MIN * 1_000.0)
+        .max_by(|one, other| one.0.total_cmp(&other.0).then(other.1.cmp(&one.1)))
+        .map(|(.., name)| name)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::nearest;
+
+    #[test]
+    fn what_is_one_slip_away_is_near() {
+        assert_eq!(nearest("mn", ["min", "max"]), Some("min"));
+        assert_eq!(nearest("mx", ["min", "max"]), Some("max"));
+        assert_eq!(nearest("hosst", ["hosts", "heartbeat", "host"]), Some("hosts"));
+        assert_eq!(nearest("d", ["a", "b", "c"]), None);
+        assert_eq!(nearest("epcoh", ["epoch", "generation"]), Some("epoch"));
+    }
 }

@@ -3,7 +3,7 @@
 use super::condition::Condition;
 use super::parts::ModePart;
 use super::pattern::Pattern;
-use crate::cluster::{HostName, HostSignal};
+use crate::cluster::{CONTROLLER, HostName, HostSignal};
 use crate::event::HappeningKind;
 use ft_protocol::Span;
 use schemars::JsonSchema;
@@ -239,6 +239,24 @@ impl Act {
             Self::Segment { link, .. } => *link,
             _ => None,
         }
+    }
+
+    /// Whether dead hosts live again by it.
+    #[must_use]
+    pub fn starts_hosts(&self) -> bool {
+        matches!(self, Self::Start { .. } | Self::Restart { .. })
+            && self.targets().iter().any(|target| *target != Target::Host(HostName::new(CONTROLLER)))
+    }
+
+    /// Whether it can be done where no host lives.
+    #[must_use]
+    pub fn needs_no_host(&self) -> bool {
+        let starts = self.starts_hosts();
+        self.targets().iter().all(|target| match target {
+            Target::Host(host) => starts || host.as_str() == CONTROLLER,
+            Target::HitBy(_) => starts,
+            Target::Primary(_) | Target::Secondary(_) | Target::Spare(_) | Target::Any => false,
+        })
     }
 
     /// To whom it is done.

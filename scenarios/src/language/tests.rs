@@ -130,7 +130,8 @@ fn values_are_checked_where_they_stand() {
         ("cluster", "heartbeat = \"5 parsecs\"", "dir/some.toml:2:13: `5 parsecs` is no length of time"),
         ("vm", "memory = \"64mib\"", "is no size"),
         ("vm", "mode = \"checkpiont\"", "did you mean `checkpoint`?"),
-        ("vm", "memory = 64", "expected a text in quotes"),
+        ("vm", "memory = 64", "in pages of 4096 bytes: not 64 bytes"),
+        ("vm", "memory = 64.5", "expected a size like"),
         ("[step]", "repeat = 0", "1 to 10000 times"),
         ("[step]", "after = \"nobody\"", "no earlier step named `nobody`"),
         ("[step]", "console = \"x\"", "not several"),
@@ -474,5 +475,30 @@ fn roles_that_nobody_ever_has_are_refused() {
         assert!(error.contains(&format!("5:1: nobody is ever {role} in a cluster of {hosts}")), "{error}");
         assert!(text(hosts, role, "optional = true\n").is_ok());
         assert!(text(hosts + 1, role, "").is_ok());
+    }
+}
+
+#[test]
+fn a_vm_that_is_deleted_does_not_end() {
+    let text = |step: &str, expect: &str| {
+        let vms =
+            "[[vm]]\nname = \"one\"\nguest = \"builtin:idle\"\n[[vm]]\nname = \"two\"\nguest = \"builtin:idle\"\n";
+        parse(&format!("{vms}[[step]]\nat = \"1ms\"\naction = \"delete\"\nvm = \"two\"\n{step}[expect]\n{expect}"))
+    };
+    let error = text("", "").unwrap_err().to_string();
+    assert!(error.contains(":7:1: its VM is deleted and never ends"), "{error}");
+    assert!(text("", "[expect.vm.one]\nend = \"deleted\"\n").is_err(), "that is another one");
+    assert!(text("", "[expect.vm.two]\nend = \"deleted\"\n").is_ok());
+    assert!(text("optional = true\n", "").is_ok());
+}
+
+#[test]
+fn sizes_are_texts_or_numbers_of_bytes() {
+    let memory = |size: &str| {
+        parse(&format!("[vm]\nguest = \"builtin:idle\"\nmemory = {size}\n")).map(|scenario| scenario.vms[0].memory)
+    };
+    assert_eq!(memory("8388608").unwrap(), memory("\"8MiB\"").unwrap());
+    for wrong in ["-4096", "true"] {
+        assert!(memory(wrong).unwrap_err().to_string().contains(":3:"), "{wrong}");
     }
 }

@@ -61,8 +61,24 @@ pub(super) struct Size(pub(super) ByteCount);
 
 impl<'de> Deserialize<'de> for Size {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let text = String::deserialize(deserializer)?;
-        text.parse().map(Self).map_err(D::Error::custom)
+        struct Bytes;
+        impl Visitor<'_> for Bytes {
+            type Value = Size;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a size like \"64MiB\", or a number of bytes")
+            }
+
+            fn visit_str<E: serde::de::Error>(self, text: &str) -> Result<Size, E> {
+                text.parse().map(Size).map_err(E::custom)
+            }
+
+            fn visit_i64<E: serde::de::Error>(self, bytes: i64) -> Result<Size, E> {
+                let bytes = u64::try_from(bytes).map_err(|_| E::custom("expected a size that is not negative"))?;
+                Ok(Size(ByteCount::new(bytes)))
+            }
+        }
+        deserializer.deserialize_any(Bytes)
     }
 }
 
@@ -208,8 +224,10 @@ schema!(Step, "Step", {
 });
 schema!(Size, "Size", {
     "description": "A number of bytes: 4096, 512KiB, 64MiB, 1GiB",
-    "type": "string",
-    "pattern": "^[0-9]+ *(B|K|KiB|M|MiB|G|GiB)?$"
+    "anyOf": [
+        { "type": "integer", "minimum": 0 },
+        { "type": "string", "pattern": "^[0-9]+ *(B|K|KiB|M|MiB|G|GiB)?$" }
+    ]
 });
 schema!(OneOrMany, "Texts", {
     "description": "A text, or a list of texts",

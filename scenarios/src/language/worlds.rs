@@ -1,8 +1,9 @@
 //! In which worlds a scenario can run: on real processes always, in the simulator where all that it says means something.
 
-use super::{Act, CorruptWhat, Scenario, Step, When};
+use super::{Act, CorruptWhat, CutFrom, Fact, Pattern, Scenario, Step, When};
 use crate::guest::GuestSource;
-use crate::sim::{HOSTS_MAX, VMS_MAX};
+use crate::sim::{HOSTS_MAX, STAGED_LINES, Saying, VMS_MAX};
+use ft_protocol::spec::Mode;
 use std::fmt;
 use std::path::PathBuf;
 
@@ -61,6 +62,9 @@ pub(crate) const SIMULATED_FAILPOINTS: [&str; 19] = [
 /// What clocks show there at the beginning.
 const CLOCK_AT_START_NS: i64 = 1_000_000_000;
 
+/// More lines than the model guest prints in any run that ends in time.
+const LINES_MAX: u64 = 99_999;
+
 /// The guests that the model guest can stand for: they only compute, wait and print.
 const MODELLED: [&str; 4] = ["builtin:torture", "builtin:counter", "builtin:idle", "builtin:burn"];
 
@@ -114,7 +118,17 @@ impl Scenario {
         if self.expect.refused.is_some() {
             return at(key("expect", 0, "refused"), "nothing is refused there: memory has no bounds".to_owned());
         }
+        self.check_texts()?;
         self.steps.iter().try_for_each(|step| self.check_step(step))
+    }
+
+    /// Whether a VM is protected in a mode that records, at any time.
+    fn records(&self) -> bool {
+        let turns = self.steps.iter().flat_map(|step| &step.acts).filter_map(|act| match act {
+            Act::Mode { mode, .. } => Some(*mode),
+            _ => None,
+        });
+        self.vms.iter().map(|vm| vm.mode).chain(turns).any(|mode| Mode::from(mode).records())
     }
 
     fn check_step(&self, step: &Step) -> Result<(), NotSimulated> {
@@ -124,6 +138,15 @@ impl Scenario {
         {
             return at(format!("failpoint {name} lies within one step of the simulator"));
         }
+        match &step.when {
+            When::Console(pattern) if !self.is_said(step.vm, pattern) => return at(self.unsaid(step.vm)),
+            When::Condition(condition) => {
+                if let Some(most) = self.most_of(condition.fact).filter(|most| condition.least() > *most) {
+                    return at(format!("the model guest may come no further than to {most} there: `{condition}`"));
+                }
+            }
+            _ => {}
+        }
         for act in &step.acts {
             match act {
                 Act::Segment { .. } => return at("there is no network segment".to_owned()),
@@ -132,6 +155,15 @@ impl Scenario {
                     return at("clocks begin at one second there, and step back by no more".to_owned());
                 }
                 _ => {}
+            }
+            if self.records() && matches!(act, Act::Corrupt { .. }) {
+                return at(
+                    "the checkers there do not know what damage costs a guest whose inputs are recorded".to_owned()
+                );
+            }
+            if self.records() && matches!(act, Act::Cut { from, .. } if *from != CutFrom::Network) {
+                return at("a host that cannot reach its record log gives its guest up there; a real one stands still"
+                    .to_owned());
             }
             let early = matches!(&step.when, When::Failpoint { name, .. } if *name != "host.commit.published");
             if early && matches!(act, Act::Corrupt { what: CorruptWhat::Journal, .. }) {
@@ -146,6 +178,77 @@ impl Scenario {
             }
         }
         Ok(())
+    }
+}
+
+impl Scenario {
+    /// Texts that are expected, or not: where the model guest is no measure for them, nothing can be said.
+    fn check_texts(&self) -> Result<(), NotSimulated> {
+        for (vm, expect) in self.expect.vms.iter().enumerate() {
+            let line = |key: &str| {
+                let line = expect.lines.get(key).or(self.expect.lines.get(key));
+                line.copied().unwrap_or(self.expect.line)
+            };
+            let at = |key: &str, why: String| Err(NotSimulated { path: self.path.clone(), line: line(key), why });
+            if expect.console_contains.iter().any(|text| !self.is_said(vm, &Pattern::Text(text.clone()))) {
+                return at("console-contains", self.unsaid(vm));
+            }
+            if expect.console_lacks.iter().any(|text| self.may_be_said(text)) {
+                return at(
+                    "console-lacks",
+                    "the model guest goes on for as long as steps wait, and says this".to_owned(),
+                );
+            }
+        }
+        Ok(())
+    }
+
+    /// All VMs print there what the first one's guest does.
+    fn saying(&self) -> Option<Saying> {
+        Saying::of(&self.vms[0].guest.to_string())
+    }
+
+    /// Whether a guest says there what it says on real processes, as far as this pattern looks.
+    fn is_said(&self, vm: usize, pattern: &Pattern) -> bool {
+        let Some(saying) = self.saying().filter(|_| self.vms[vm].guest == self.vms[0].guest) else { return false };
+        let matches = |line: &str| pattern.matches(line.as_bytes());
+        // What comes behind may be anything.
+        let is_said = |line: &str| matches(line) && (!saying.goes_on() || matches(&format!("{line}?")));
+        is_said(&saying.begins(1, true)) || (1..=STAGED_LINES).any(|nth| is_said(&saying.begins(nth, false)))
+    }
+
+    fn unsaid(&self, vm: usize) -> String {
+        if self.vms[vm].guest != self.vms[0].guest {
+            return format!("the model guest prints lines like those of {} for all VMs", self.vms[0].guest);
+        }
+        let lines = self
+            .saying()
+            .map_or_else(String::new, |saying| format!(": only lines like `{}..`", saying.begins(1, false)));
+        format!("the model guest does not say this{lines}, {STAGED_LINES} at least")
+    }
+
+    /// Whether a line of the model guest may contain it.
+    fn may_be_said(&self, text: &str) -> bool {
+        let Some(saying) = self.saying() else { return true };
+        let computed = saying.goes_on() && text.bytes().all(|byte| byte.is_ascii_hexdigit());
+        let lines = std::iter::once(saying.begins(1, true)).chain((1..=LINES_MAX).map(|nth| saying.begins(nth, false)));
+        computed || lines.into_iter().any(|line| line.contains(text))
+    }
+
+    /// What a VM comes to there at least, before its guest is let end; `None`: that depends on the steps.
+    fn most_of(&self, fact: Fact) -> Option<u64> {
+        match fact {
+            Fact::Epoch => {
+                let first = &self.vms[0];
+                let interval = first.epoch_interval.unwrap_or(Mode::from(first.mode).default_epoch_interval());
+                Some(self.time_limit.ns() / 4 / interval.ns().max(1))
+            }
+            Fact::ConsoleBytes => {
+                let line = self.saying()?.begins(1, false).len() as u64 + 1;
+                Some(STAGED_LINES * line)
+            }
+            Fact::Generation | Fact::Takeovers | Fact::Switchovers | Fact::Protected => None,
+        }
     }
 }
 

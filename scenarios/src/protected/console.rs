@@ -4,6 +4,7 @@ use super::RunError;
 use ft_protocol::VmId;
 use ft_protocol::wire::{ExtentTag, Part};
 use shared_mem::console::{ConsoleError, ConsoleReadError};
+use shared_mem::mem::survive_truncation;
 use shared_mem::{ConsolePosition, ConsoleRing, Extent, Mapping, ReadOnly};
 use std::time::{Duration, Instant};
 
@@ -41,6 +42,8 @@ impl ConsoleTap {
     /// overwritten before this: so what is the oldest byte now stays.
     pub(crate) fn open(vm: VmId, extents: &[(ExtentTag, Extent)], start: ConsoleStart) -> Result<Self, RunError> {
         let console = extents.iter().find(|(tag, _)| tag.grant.part == Part::Console(vm)).ok_or(RunError::NoConsole)?;
+        // Its file may be cut off while it is read; that is told then, and ends nobody.
+        survive_truncation().map_err(RunError::Wait)?;
         let map = || Mapping::read_only(&console.1).map_err(RunError::ConsoleMapping);
         let ring = patiently(|| ConsoleRing::open(map()?).map_err(RunError::Console))?;
         let tail = patiently(|| ring.tail().map_err(RunError::Console))?.get();

@@ -158,8 +158,10 @@ impl ProtectedRun {
             let ExitedHost { name, exit, stderr } = exited;
             let what = What::HostExited { host: name.clone(), exit, stderr };
             self.note(Event { at: monotonic(), what })?;
-            if self.vms.iter().any(|tapped| tapped.ended.is_none()) && self.shall_respawn(&name, exit) {
-                self.respawns.push((monotonic() + RESPAWN_PAUSE, name));
+            let respawns = self.vms.iter().any(|tapped| tapped.ended.is_none()) && self.shall_respawn(&name, exit);
+            let again = respawns.then(|| monotonic() + RESPAWN_PAUSE);
+            if let Some(at) = self.away.remove(&name).or(again) {
+                self.respawns.push((at, name));
             }
         }
         if self.cluster.hosts_alive() > 0 || !self.respawns.is_empty() {

@@ -33,7 +33,7 @@ use crate::event::{Event, What};
 use crate::guest::GuestImage;
 use crate::timeline::Timeline;
 use ft_protocol::commit_meta::GuestEnd;
-use ft_protocol::wire::{Answer, Request};
+use ft_protocol::wire::{Answer, Request, ToClient};
 use ft_protocol::{Epoch, Time, VmId};
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -87,9 +87,11 @@ pub struct ProtectedRun {
     respawn: Respawn,
     /// Hosts that are to be started again, and when.
     respawns: Vec<(Time, HostName)>,
+    /// Hosts that were killed for some time: nobody starts them before it is over.
+    away: BTreeMap<HostName, Time>,
     /// How often each host failed in a row, by itself.
     failures: BTreeMap<HostName, u32>,
-    /// Since when there is no host.
+    /// Since when there is no host, and none that comes back by itself.
     hostless_since: Option<Instant>,
     /// A controller that has died is not started again before this.
     controller_away_until: Option<Time>,
@@ -147,6 +149,7 @@ impl ProtectedRun {
             clocks: Clocks::default(),
             respawn,
             respawns: Vec::new(),
+            away: BTreeMap::new(),
             failures: BTreeMap::new(),
             hostless_since: None,
             controller_away_until: None,
@@ -268,9 +271,17 @@ impl ProtectedRun {
 
     /// Ends everything in good order.
     pub fn shut_down_all(self) -> Vec<Timeline> {
-        drop(self.client);
-        self.cluster.shut_down();
-        self.chronicle.into_timelines()
+        let Self { cluster, mut client, mut chronicle, clocks, .. } = self;
+        cluster.shut_down();
+        // What the controller told before it ended.
+        while let Ok(Some(message)) = client.next(Duration::ZERO) {
+            if let ToClient::Happened { at, happening } = message {
+                let event = clocks.righted(at, happening, chronicle.timeline());
+                // A file that cannot be written is told of earlier, as a rule; there is nothing left to be spoilt.
+                let _ = chronicle.note(event);
+            }
+        }
+        chronicle.into_timelines()
     }
 
     /// What is known so far.

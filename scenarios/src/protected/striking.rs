@@ -3,7 +3,7 @@
 use super::{ProtectedRun, RunError};
 use crate::cluster::{CONTROLLER, Cluster, HostName, HostSignal};
 use crate::event::{Event, What};
-use ft_protocol::Span;
+use ft_protocol::{Span, Time};
 use vmm::clock::monotonic;
 
 impl ProtectedRun {
@@ -43,16 +43,29 @@ impl ProtectedRun {
         }
         let pid = self.cluster.start_host(host)?;
         self.respawns.retain(|(_, awaited)| awaited != host);
+        self.hostless_since = None;
         self.note(Event { at: monotonic(), what: What::HostStarted { host: host.clone(), pid } })
     }
 
-    /// Kills the controller; another one comes only after this time.
+    /// Kills a host or the controller; it lives again only after this time, and then without being asked for. Who is dead stays so for
+    /// as long.
     ///
     /// # Errors
     /// When the kernel refuses.
-    pub fn take_controller_away(&mut self, during: Span) -> Result<(), RunError> {
-        self.signal(&HostName::new(CONTROLLER), HostSignal::Kill)?;
-        self.controller_away_until = Some(monotonic() + during);
+    pub fn take_away(&mut self, who: &HostName, during: Span) -> Result<(), RunError> {
+        let until = monotonic() + during;
+        let later = |other: Option<Time>| other.map_or(until, |other| other.max(until));
+        if who.as_str() == CONTROLLER {
+            self.signal(who, HostSignal::Kill)?;
+            self.controller_away_until = Some(later(self.controller_away_until));
+        } else if self.cluster.host_pid(who).is_some() {
+            self.signal(who, HostSignal::Kill)?;
+            let until = later(self.away.get(who).copied());
+            self.away.insert(who.clone(), until);
+        } else {
+            let known = self.respawns.extract_if(.., |(_, coming)| coming == who).map(|(at, _)| at).max();
+            self.respawns.push((later(known), who.clone()));
+        }
         Ok(())
     }
 

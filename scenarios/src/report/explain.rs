@@ -93,6 +93,9 @@ pub(super) fn takeover_in_words(folder: &RunFolder, vm: VmId, takeover: &Takeove
         let at = show_span(fault.at.since(folder.start()));
         let _ = write!(words, " after `{}` of host {} at {at}", fault.what, fault.host);
     }
+    if let Some((since, noticed)) = takeover.stood_since.zip(takeover.detected.map(|(at, _)| at)) {
+        let _ = write!(words, "; nobody had run the guest for {} by then", after(noticed, Some(since)));
+    }
     if let Some((at, reason)) = takeover.detected {
         let _ = write!(words, "; noticed after {} because {reason}", after(at, start));
     }
@@ -104,7 +107,10 @@ pub(super) fn takeover_in_words(folder: &RunFolder, vm: VmId, takeover: &Takeove
         None => words.push_str("; no successor ran"),
     }
     if let Some(console) = takeover.console {
-        let _ = write!(words, "; its first output came after {}", after(console, start));
+        let _ = write!(words, "; its first console output came after {}", after(console, start));
+    }
+    if let Some(answered) = takeover.answered {
+        let _ = write!(words, "; a workload had its first answer after {}", after(answered, start));
     }
     match &takeover.protected {
         Some((at, host)) => _ = write!(words, "; protected by host {host} after {}.", after(*at, start)),
@@ -250,7 +256,23 @@ fn workloads(folder: &RunFolder, text: &mut String) -> std::fmt::Result {
 /// Events, and what did not happen.
 fn told(folder: &RunFolder) -> Vec<(Time, String)> {
     let told = folder.events.iter().filter_map(|event| Some((event.at, line_of(folder, event)?)));
-    told.chain(stillness(folder)).chain(clues(folder)).collect()
+    told.chain(stillness(folder)).chain(unprotected(folder)).chain(clues(folder)).collect()
+}
+
+/// Why VMs were not protected, whenever that was found to be another reason than before.
+fn unprotected(folder: &RunFolder) -> Vec<(Time, String)> {
+    let mut known: BTreeMap<VmId, Option<&str>> = BTreeMap::new();
+    let mut lines = Vec::new();
+    for event in &folder.events {
+        let What::Sampled { vm, unprotected, .. } = &event.what else { continue };
+        let why = unprotected.as_deref();
+        if known.insert(*vm, why) != Some(why)
+            && let Some(why) = why
+        {
+            lines.push((event.at, format!("vm {}: not protected: {why}", folder.names.vm(*vm))));
+        }
+    }
+    lines
 }
 
 /// The times in which a VM committed nothing.

@@ -115,6 +115,10 @@ impl RunFolder {
                 timeline.take(event);
             }
         }
+        // With whom of several VMs a workload spoke is not known.
+        if self.vms().len() == 1 {
+            self.events.iter().filter(|event| event.what.is_answer()).for_each(|event| timeline.answered(event.at));
+        }
         timeline
     }
 }

@@ -57,9 +57,14 @@ fn events(length_ms: u64) -> Vec<(u64, What)> {
     events.push((40, What::ConsoleMoved { vm: VM, tail: 20 }));
     for at in (100..length_ms).step_by(250) {
         let epoch = if at < 2_000 { at } else { 2_000 };
-        events.push((at, What::Sampled { vm: VM, generation: 2, epoch, console: 20 }));
+        events.push((at, sampled(VM, 2, epoch, 20)));
     }
     events
+}
+
+fn sampled(vm: VmId, generation: u64, epoch: u64, console: u64) -> What {
+    let unprotected = (epoch >= 2_000).then(|| "host `c` is preparing to be secondary".to_owned());
+    What::Sampled { vm, generation, epoch, console, unprotected }
 }
 
 fn folder(length_ms: u64) -> (tempfile::TempDir, RunFolder) {
@@ -102,11 +107,12 @@ fn a_run_is_told_in_words() {
         "a<b (seed 7, commit abc): it FAILED",
         "expected: 1 takeovers (a.toml:9)\nfound:    0 < 1",
         "vm guest, end of generation 1 on host a: a takeover after `SIGKILL` of host a at 10.0 ms; noticed after 1.00 ms because \
-         its connection closed; sealed after 2.00 ms at epoch 3; the guest runs on host b after 5.00 ms; its first output came \
+         its connection closed; sealed after 2.00 ms at epoch 3; the guest runs on host b after 5.00 ms; its first console output came \
          after 30.0 ms; it was not protected again before the next change.",
         "STEP   death",
         "FAULT  SIGKILL to a",
         "vm guest: nothing was committed for 2.75 s from here on, epoch 2000",
+        "vm guest: not protected: host `c` is preparing to be secondary",
         "again: ftvm scenario run --seed 7 a.toml",
     ] {
         assert!(text.contains(part), "{part}\n--- is not in ---\n{text}");
@@ -227,9 +233,9 @@ fn of_several_vms_each_is_named() {
     push(42, What::Happened(Happening::Live { vm: other, generation, host, report }));
     for (at, tail) in [(50, 5), (90, 9)] {
         push(at, What::ConsoleMoved { vm: other, tail });
-        push(at, What::Sampled { vm: other, generation: 1, epoch: at, console: tail });
+        push(at, sampled(other, 1, at, tail));
     }
-    push(4_000, What::Sampled { vm: other, generation: 1, epoch: 3_000, console: 9 });
+    push(4_000, sampled(other, 1, 3_000, 9));
     events.sort_by_key(|(at, _)| *at);
     let page = html(&folder_of(events).1);
     for part in [

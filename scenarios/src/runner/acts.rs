@@ -1,15 +1,15 @@
 //! Carries out what steps do, and undoes it when its time is over.
 
-use super::RunnerError;
 use super::corrupt::Corruption;
-use super::perform::{Performance, Undo, name_of, ways_held};
+use super::perform::{Performance, Undo, name_of};
 use super::prepare::mac;
+use super::{Hamper, RunnerError};
 use crate::cluster::{CONTROLLER, Held, HostName, HostSignal};
 use crate::event::{Event, What};
-use crate::language::{Act, CorruptWhat, CutFrom, Step, Target, WaysPart};
-use crate::protected::{Roles, UnreadConsole};
-use ft_protocol::Span;
+use crate::language::{Act, CorruptWhat, Step, Target, WaysPart};
+use crate::protected::{Roles, RunError, UnreadConsole};
 use ft_protocol::wire::Request;
+use ft_protocol::{Span, Time};
 use std::io::Write as _;
 use std::ops::RangeFrom;
 use std::time::Duration;
@@ -112,13 +112,16 @@ impl Performance<'_> {
         Ok(Roles { primary: timeline.primary().cloned(), secondary: timeline.secondary().cloned() })
     }
 
-    /// Does one thing.
-    pub(super) fn act(&mut self, step: &Step, act: &Act, hosts: &[HostName]) -> Result<(), RunnerError> {
+    /// Does one thing of the step at this index.
+    pub(super) fn act(&mut self, index: usize, step: &Step, act: &Act, hosts: &[HostName]) -> Result<(), RunnerError> {
         match act {
             Act::Signal { signal, undo_after, .. } => {
                 for host in hosts {
                     self.signal(step, host, *signal)?;
-                    self.undo_later(*undo_after, || Undo::Cont(host.clone()));
+                    match signal {
+                        HostSignal::Stop => self.hampers.begin(host, Hamper::Stop, ends(*undo_after)),
+                        HostSignal::Kill | HostSignal::Cont => _ = self.hampers.end(host, Hamper::Stop),
+                    }
                 }
             }
             Act::Start { .. } => {
@@ -137,14 +140,17 @@ impl Performance<'_> {
                     self.began(act, host.as_str())?;
                     let done = self.run.cluster_mut().throttle(host, Some(*percent));
                     self.of_step(step, done.map_err(Into::into))?;
-                    self.undo_later(*during, || Undo::Hurry(host.clone()));
+                    self.hampers.begin(host, Hamper::Slow, ends(*during));
                 }
             }
             Act::Cut { from, ways, during, .. } => {
                 for host in hosts {
                     self.began(act, host.as_str())?;
-                    self.cut(step, host, *from, ways_held(*ways))?;
-                    self.undo_later(*during, || Undo::Heal(host.clone(), *from));
+                    for cut in Hamper::of_cut(*from, *ways) {
+                        self.hampers.begin(host, cut, ends(*during));
+                    }
+                    let done = self.hold(host);
+                    self.of_step(step, done)?;
                 }
             }
             Act::Heal { .. } => self.heal(hosts)?,
@@ -171,7 +177,7 @@ impl Performance<'_> {
                 let vm = self.run.vm_id(*vm);
                 self.order(step, Request::SetMode { vm, mode: (*mode).into() })?;
             }
-            Act::Corrupt { what, vm, bits, .. } => self.corrupt(act, (*what, *vm, *bits), hosts)?,
+            Act::Corrupt { what, vm, bits, .. } => self.corrupt(index, act, (*what, *vm, *bits), hosts)?,
             Act::Fill { during } => self.fill(act, *during)?,
             Act::Delete { vm } => {
                 let done = self.run.delete(*vm);
@@ -183,28 +189,24 @@ impl Performance<'_> {
     }
 
     fn restart(&mut self, step: &Step, process: &HostName, dead_for: Span) -> Result<(), RunnerError> {
-        if process.as_str() == CONTROLLER {
-            let done = self.run.take_controller_away(dead_for);
-            return self.of_step(step, done);
+        let dies = process.as_str() == CONTROLLER || self.run.cluster().host_pid(process).is_some();
+        let done = self.run.take_away(process, dead_for);
+        self.of_step(step, done)?;
+        if dies {
+            self.dying.insert(process.clone());
+            self.hampers.end(process, Hamper::Stop);
         }
-        self.signal(step, process, HostSignal::Kill)?;
-        self.undo_later(Some(dead_for), || Undo::Start(process.clone()));
         Ok(())
     }
 
-    fn cut(&mut self, step: &Step, host: &HostName, from: CutFrom, ways: Held) -> Result<(), RunnerError> {
-        if from.network() {
-            let held = self.held.entry(host.clone()).or_default();
-            // Beside what is held already.
-            *held = Held { to_host: held.to_host | ways.to_host, from_host: held.from_host | ways.from_host };
-            let held = *held;
-            self.run.cluster_mut().hold_messages(host, held);
-        }
-        if from.pool() {
-            let done = self.run.cluster_mut().cut_pool(host, true);
-            self.of_step(step, done.map_err(Into::into))?;
-        }
-        Ok(())
+    /// Holds just what the host is cut from now.
+    fn hold(&mut self, host: &HostName) -> Result<(), RunError> {
+        let held = Held {
+            to_host: self.hampers.has(host, Hamper::CutToHost),
+            from_host: self.hampers.has(host, Hamper::CutFromHost),
+        };
+        self.run.cluster_mut().hold_messages(host, held);
+        Ok(self.run.cluster_mut().cut_pool(host, self.hampers.has(host, Hamper::CutFromPool))?)
     }
 
     fn step_clock(
@@ -227,13 +229,8 @@ impl Performance<'_> {
     fn signal(&mut self, step: &Step, host: &HostName, signal: HostSignal) -> Result<(), RunnerError> {
         let done = self.run.signal(host, signal);
         self.of_step(step, done)?;
-        match signal {
-            HostSignal::Kill => {
-                self.dying.insert(host.clone());
-                self.stopped.remove(host);
-            }
-            HostSignal::Stop => _ = self.stopped.insert(host.clone()),
-            HostSignal::Cont => _ = self.stopped.remove(host),
+        if signal == HostSignal::Kill {
+            self.dying.insert(host.clone());
         }
         Ok(())
     }
@@ -259,60 +256,60 @@ impl Performance<'_> {
         }
     }
 
-    /// Undoes what is due; says whether something could not be undone yet.
-    pub(super) fn undo_due(&mut self) -> Result<bool, RunnerError> {
+    /// Undoes what is due.
+    pub(super) fn undo_due(&mut self) -> Result<(), RunnerError> {
         let now = monotonic();
-        let (due, later) = std::mem::take(&mut self.undos).into_iter().partition(|(at, _)| *at <= now);
-        self.undos = later;
-        let due: Vec<(ft_protocol::Time, Undo)> = due;
-        let mut undone = false;
-        for (at, undo) in due {
-            if !self.undo(&undo)? {
-                self.undos.push((at, undo));
-                undone = true;
-            }
+        while let Some((process, hamper)) = self.hampers.next_over(now) {
+            self.over(&process, hamper)?;
         }
-        Ok(undone)
+        let due: Vec<Undo> = self.undos.extract_if(.., |(at, _)| *at <= now).map(|(_, undo)| undo).collect();
+        due.iter().try_for_each(|undo| self.undo(undo))
     }
 
-    /// Says whether it could be undone.
-    fn undo(&mut self, undo: &Undo) -> Result<bool, RunnerError> {
+    fn undo(&mut self, undo: &Undo) -> Result<(), RunnerError> {
         match undo {
-            Undo::Cont(host) => {
-                self.stopped.remove(host);
-                let lives = host.as_str() == CONTROLLER || self.run.cluster().host_pid(host).is_some();
-                if lives && !self.dying.contains(host) {
-                    self.run.signal(host, HostSignal::Cont)?;
-                }
-            }
-            Undo::Start(host) if self.dying.contains(host) => return Ok(false),
-            // Somebody else may have been faster.
-            Undo::Start(host) if self.run.cluster().host_pid(host).is_none() => self.run.start_host(host)?,
-            Undo::Start(_) => {}
-            Undo::Hurry(host) => self.hurry(host)?,
-            Undo::Heal(host, from) => self.reconnect(host, *from)?,
-            Undo::Empty(fault) if self.filled_by == Some(*fault) => self.empty()?,
-            Undo::Empty(_) => {}
-            Undo::Calm(stretch, fault) if self.troubles.get(stretch) == Some(fault) => self.calm(*stretch)?,
-            Undo::Calm(..) => {}
+            Undo::Calm(stretch, fault) if self.troubles.get(stretch) == Some(fault) => self.calm(*stretch),
+            Undo::Calm(..) => Ok(()),
             Undo::Step(host, by_ns) => {
                 self.run.step_clock(host, *by_ns)?;
-                self.ended("clock", host.as_str())?;
+                self.ended("clock", host.as_str())
             }
         }
-        Ok(true)
+    }
+
+    /// Something that was wrong is so no longer.
+    fn over(&mut self, process: &HostName, hamper: Hamper) -> Result<(), RunnerError> {
+        match hamper {
+            Hamper::Stop => {
+                let lives = process.as_str() == CONTROLLER || self.run.cluster().host_pid(process).is_some();
+                let stands = self.standing.values().any(|standing| standing == process);
+                if lives && !stands && !self.dying.contains(process) {
+                    self.run.signal(process, HostSignal::Cont)?;
+                }
+                Ok(())
+            }
+            Hamper::Slow => self.hurry(process),
+            Hamper::CutFromPool | Hamper::CutToHost | Hamper::CutFromHost => self.reconnect(process),
+            Hamper::Full => self.empty(),
+        }
     }
 
     fn heal(&mut self, hosts: &[HostName]) -> Result<(), RunnerError> {
         for host in hosts {
-            self.hurry(host)?;
-            self.reconnect(host, CutFrom::Both)?;
+            if self.hampers.end(host, Hamper::Slow) {
+                self.hurry(host)?;
+            }
+            if self.hampers.end_cuts(host) {
+                self.reconnect(host)?;
+            }
         }
         if hosts.is_empty() {
             for stretch in self.troubles.keys().copied().collect::<Vec<_>>() {
                 self.calm(stretch)?;
             }
-            self.empty()?;
+            if self.hampers.end(&HostName::new(POOL), Hamper::Full) {
+                self.empty()?;
+            }
         }
         Ok(())
     }
@@ -372,19 +369,15 @@ impl Performance<'_> {
         self.ended("slow", host.as_str())
     }
 
-    fn reconnect(&mut self, host: &HostName, from: CutFrom) -> Result<(), RunnerError> {
-        if from.network() {
-            self.held.remove(host);
-            self.run.cluster_mut().hold_messages(host, Held::default());
-        }
-        if from.pool() {
-            self.run.cluster_mut().cut_pool(host, false).map_err(crate::protected::RunError::from)?;
-        }
-        self.ended("cut", host.as_str())
+    /// The host is cut from less, or from nothing any more.
+    fn reconnect(&mut self, host: &HostName) -> Result<(), RunnerError> {
+        self.hold(host)?;
+        if self.hampers.is_cut(host) { Ok(()) } else { self.ended("cut", host.as_str()) }
     }
 
     fn corrupt(
         &mut self,
+        index: usize,
         act: &Act,
         (what, vm, bits): (CorruptWhat, usize, u32),
         hosts: &[HostName],
@@ -397,7 +390,7 @@ impl Performance<'_> {
             _ => vec![(0, vm_name)],
         };
         for (host, target) in pages {
-            let places = self.corruption(what, vm, bits, host).flip(&mut self.random)?;
+            let places = self.corruption(what, vm, bits, host).flip(&mut self.randoms[index])?;
             let fault = format!("{}: {}", name_of(act), places.join(", "));
             self.run.note(Event { at: monotonic(), what: What::FaultBegan { fault, target } })?;
         }
@@ -429,23 +422,22 @@ impl Performance<'_> {
         // Ends when the space does; then page by page.
         while file.write_all(&chunk).is_ok() {}
         while file.write_all(&chunk[..PAGE_BYTES]).is_ok() {}
-        self.faults_ever += 1;
-        let fault = self.faults_ever;
-        if self.filled_by.replace(fault).is_some() {
-            self.ended("pool full", POOL)?;
-        }
-        self.began(act, POOL)?;
-        self.undo_later(during, || Undo::Empty(fault));
-        Ok(())
+        self.hampers.begin(&HostName::new(POOL), Hamper::Full, ends(during));
+        self.began(act, POOL)
     }
 
-    /// Ends a fill, if there is one.
+    /// Ends a fill.
     fn empty(&mut self) -> Result<(), RunnerError> {
-        let (Some(tmpfs), Some(_)) = (&self.tmpfs, self.filled_by.take()) else { return Ok(()) };
+        let Some(tmpfs) = &self.tmpfs else { return Ok(()) };
         let path = tmpfs.path().join(FILLER);
         std::fs::remove_file(&path).map_err(|source| RunnerError::File { path, source })?;
         self.ended("pool full", POOL)
     }
+}
+
+/// When something that begins now is over.
+fn ends(during: Option<Span>) -> Option<Time> {
+    during.map(|during| monotonic() + during)
 }
 
 /// The number of a host's heartbeat page: hosts join in the order of their names.

@@ -1,6 +1,6 @@
 //! Reports for machines that build: JUnit XML, and annotations of GitHub Actions.
 
-use super::{Grade, Report, Verdict};
+use super::{Grade, Report, RunnerError, Verdict};
 use crate::language::ScenarioError;
 pub use quick_junit::SerializeError as JunitError;
 use quick_junit::{NonSuccessKind, TestCase, TestCaseStatus, TestSuite};
@@ -8,11 +8,11 @@ use std::fmt::Write as _;
 use std::path::Path;
 use std::time::Duration;
 
-/// The reports as JUnit XML: a test case for each run.
+/// The reports as JUnit XML: a test case for each run, and one for what kept the others from running.
 ///
 /// # Errors
 /// Never: the text is made in memory.
-pub fn junit(reports: &[Report]) -> Result<String, JunitError> {
+pub fn junit(reports: &[Report], broken: Option<&RunnerError>) -> Result<String, JunitError> {
     let case = |report: &Report| {
         let mut case = TestCase::new(format!("{} (seed {})", report.scenario, report.seed), status(report));
         case.set_classname(report.path.to_string_lossy());
@@ -21,7 +21,15 @@ pub fn junit(reports: &[Report]) -> Result<String, JunitError> {
         case.set_system_out(verdicts);
         case
     };
-    suite_of(reports.iter().map(case))
+    let broken = broken.map(|error| error_case("all scenarios run", "broken", error));
+    suite_of(reports.iter().map(case).chain(broken))
+}
+
+fn error_case(name: &str, of_type: &str, error: &dyn std::error::Error) -> TestCase {
+    let mut status = TestCaseStatus::non_success(NonSuccessKind::Error);
+    status.set_type(of_type);
+    status.set_message(vmm::chain(error));
+    TestCase::new(name, status)
 }
 
 /// The same where nothing was run, because of files that are no scenarios: a test case for each, which is an error.
@@ -31,10 +39,7 @@ pub fn junit(reports: &[Report]) -> Result<String, JunitError> {
 pub fn junit_of_invalid(errors: &[ScenarioError]) -> Result<String, JunitError> {
     let case = |error: &ScenarioError| {
         let (path, _) = place(error);
-        let mut status = TestCaseStatus::non_success(NonSuccessKind::Error);
-        status.set_type("invalid");
-        status.set_message(vmm::chain(error));
-        let mut case = TestCase::new("it is a scenario", status);
+        let mut case = error_case("it is a scenario", "invalid", error);
         case.set_classname(path.to_string_lossy());
         case
     };
@@ -178,7 +183,7 @@ mod tests {
             report("bad", vec![verdict(false)], None),
             report("left out", Vec::new(), Some("no mount")),
         ];
-        let xml = junit(&reports).unwrap();
+        let xml = junit(&reports, None).unwrap();
         for count in ["tests=\"3\"", "errors=\"0\"", "failures=\"1\""] {
             assert!(xml.contains(count), "{count}: {xml}");
         }
@@ -187,5 +192,14 @@ mod tests {
             assert!(xml.contains(part), "{part}: {xml}");
         }
         assert!(xml.contains("<skipped message=\"no mount\""), "{xml}");
+    }
+
+    #[test]
+    fn junit_has_what_kept_scenarios_from_running() {
+        let (path, source) = (PathBuf::from("runs/x"), std::io::Error::from_raw_os_error(28));
+        let xml = junit(&[], Some(&RunnerError::File { path, source })).unwrap();
+        for part in ["tests=\"1\"", "errors=\"1\"", "cannot write runs/x: No space left"] {
+            assert!(xml.contains(part), "{part}: {xml}");
+        }
     }
 }

@@ -54,6 +54,8 @@ pub enum RunnerError {
     /// A workload cannot be started or watched.
     #[error("cannot run workload {name}")]
     Workload {
+        /// Where it stands in the scenario's file.
+        line: usize,
         /// Which.
         name: String,
         /// Why.

@@ -8,6 +8,7 @@ mod corrupt;
 mod directory;
 mod error;
 mod goldens;
+mod hampers;
 mod judge_vm;
 mod manifest;
 mod perform;
@@ -23,6 +24,7 @@ pub use ci::{JunitError, github_annotation_of, github_annotations, junit, junit_
 pub use directory::RunDirectory;
 pub use error::RunnerError;
 pub use goldens::Goldens;
+pub(crate) use hampers::{Hamper, Hampers};
 pub use manifest::{MachineFacts, Manifest, again};
 pub use report::Report;
 pub use schedule::Schedule;
@@ -54,7 +56,7 @@ use vmm::client::{ClientError, Patience};
 use vmm::clock::monotonic;
 use workload::{Surroundings, Workload};
 
-/// The stream of random numbers that are no delays; steps have the streams before it.
+/// The first stream of random numbers that are no delays, one for each step; steps have the streams before it, too.
 const FAULTS_STREAM: u64 = 1 << 32;
 
 /// How scenarios are run.
@@ -159,8 +161,6 @@ fn run_in(
     for workload in &workloads {
         run.note(Event { at: monotonic(), what: workload.started() })?;
     }
-    let mut random = ChaCha8Rng::seed_from_u64(seed);
-    random.set_stream(FAULTS_STREAM);
     let mut performance = Performance {
         scenario,
         run,
@@ -172,12 +172,10 @@ fn run_in(
         faults_ever: 0,
         hit: vec![Vec::new(); scenario.steps.len()],
         dying: BTreeSet::new(),
-        stopped: BTreeSet::new(),
-        held: BTreeMap::new(),
+        hampers: Hampers::default(),
         undos: Vec::new(),
         standing: BTreeMap::new(),
-        filled_by: None,
-        random,
+        randoms: (FAULTS_STREAM..).zip(&scenario.steps).map(|(stream, _)| random_of(seed, stream)).collect(),
         refused: Vec::new(),
         lost: Vec::new(),
         facts: vec![crate::language::Facts::default(); scenario.vms.len()],
@@ -230,8 +228,12 @@ impl Finished<'_> {
             .unzip();
         let sound = self.scenario.expect.pool_sound.then(|| verdict::pool(&pool));
         let started_at = run.started_at();
-        let timelines = run.shut_down_all();
+        let mut timelines = run.shut_down_all();
         drop(tmpfs);
+        let told: Vec<Event> = workloads.iter().flat_map(|workload| workload.told(started_at, now)).collect();
+        if let [timeline] = &mut timelines[..] {
+            told.iter().filter(|event| event.what.is_answer()).for_each(|event| timeline.answered(event.at));
+        }
         let unseen = crate::timeline::Timeline::default();
         let first = timelines.first().unwrap_or(&unseen);
         let outcome = self.outcomes.first().and_then(Option::as_ref);
@@ -260,9 +262,14 @@ impl Finished<'_> {
         verdicts.extend(workloads.iter().flat_map(Workload::verdicts));
         verdicts.extend(sound);
         let report = Report { summary, steps: schedule.told(), ..Report::new(self.scenario, seed, verdicts) };
-        let told = workloads.iter().flat_map(|workload| workload.told(started_at, now)).collect();
         Ok((report.took(monotonic().since(self.start)), told))
     }
+}
+
+fn random_of(seed: u64, stream: u64) -> ChaCha8Rng {
+    let mut random = ChaCha8Rng::seed_from_u64(seed);
+    random.set_stream(stream);
+    random
 }
 
 /// Whether the user wants to end.

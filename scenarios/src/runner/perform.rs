@@ -2,7 +2,7 @@
 
 use super::prepare::Tmpfs;
 use super::workload::Workload;
-use super::{Glimpse, RunnerError};
+use super::{Glimpse, Hamper, Hampers, RunnerError};
 use crate::cluster::{CONTROLLER, HostName};
 use crate::event::{Event, HappeningKind, What};
 use crate::language::{Act, CutFrom, Facts, Scenario, Step, WaysPart};
@@ -32,16 +32,6 @@ const CONSOLE_BYTES: usize = 1 << 20;
 /// Something that was done and is to be undone.
 #[derive(Clone, Debug)]
 pub(super) enum Undo {
-    /// A stopped process goes on.
-    Cont(HostName),
-    /// A killed host is started again.
-    Start(HostName),
-    /// A slow process is as fast as ever.
-    Hurry(HostName),
-    /// A host is no longer cut off.
-    Heal(HostName, CutFrom),
-    /// The pool has space again, unless it was filled again since.
-    Empty(u64),
     /// A stretch of the segment is as good as ever, unless something else was done to it since.
     Calm(Stretch, u64),
     /// A clock steps by so many nanoseconds.
@@ -73,17 +63,13 @@ pub(super) struct Performance<'a> {
     pub(super) hit: Vec<Vec<HostName>>,
     /// Hosts that were killed, and whose end was not seen yet.
     pub(super) dying: BTreeSet<HostName>,
-    /// Processes that steps have stopped.
-    pub(super) stopped: BTreeSet<HostName>,
-    /// What messages of each host are held.
-    pub(super) held: BTreeMap<HostName, crate::cluster::Held>,
+    /// What is wrong with processes, and with the pool.
+    pub(super) hampers: Hampers,
     pub(super) undos: Vec<(Time, Undo)>,
     /// Processes that stand at failpoints, by the steps that wait for them.
     pub(super) standing: BTreeMap<usize, HostName>,
-    /// The fault that takes all of the pool's space, counted.
-    pub(super) filled_by: Option<u64>,
-    /// For what is random and no delay.
-    pub(super) random: ChaCha8Rng,
+    /// For what is random of each step and no delay.
+    pub(super) randoms: Vec<ChaCha8Rng>,
     /// Orders that the controller refused, by step.
     pub(super) refused: Vec<(String, String)>,
     /// Steps whose orders a controller took with it when it died.
@@ -108,10 +94,7 @@ impl Performance<'_> {
             // The controller has not answered, and shall not be waited for any longer.
             Err(error) if error.gave_up() => match super::is_readable(interrupt) {
                 true => Err(RunnerError::Interrupted),
-                false => {
-                    let outcomes = (0..vms).map(|vm| self.run.outcome_of(vm)).collect();
-                    Ok(Performed { outcomes, in_time: false })
-                }
+                false => Ok(Performed { outcomes: self.outcomes(vms), in_time: false }),
             },
             performed => performed,
         }
@@ -127,8 +110,9 @@ impl Performance<'_> {
         loop {
             self.listen(vms)?;
             self.look(vms, watch)?;
-            let undone = self.undo_due()? | self.fire_due()?;
-            let outcomes: Vec<Option<Outcome>> = (0..vms).map(|vm| self.run.outcome_of(vm)).collect();
+            self.undo_due()?;
+            let undone = self.fire_due()?;
+            let outcomes = self.outcomes(vms);
             let guests_ended = outcomes.iter().all(Option::is_some);
             if guests_ended {
                 self.workloads.iter_mut().for_each(Workload::guests_ended);
@@ -145,6 +129,13 @@ impl Performance<'_> {
         }
     }
 
+    /// How the VMs have ended; none is lost while a step is still to start hosts.
+    fn outcomes(&self, vms: usize) -> Vec<Option<Outcome>> {
+        let hosts_come = self.schedule.will_start_hosts();
+        let is_over = |outcome: &Outcome| !(hosts_come && matches!(outcome, Outcome::Lost { .. }));
+        (0..vms).map(|vm| self.run.outcome_of(vm).filter(is_over)).collect()
+    }
+
     /// When there is something to do even if nothing happens.
     fn next_turn(&self, now: Time, undone: bool) -> Time {
         let mut next = self.next_sample.max(now);
@@ -154,8 +145,12 @@ impl Performance<'_> {
         if self.schedule.wants_facts() {
             next = next.min(self.next_facts);
         }
-        let undo = self.undos.iter().map(|(at, _)| *at).min();
-        [self.schedule.next_due(), undo].into_iter().flatten().fold(next, Time::min)
+        [self.schedule.next_due(), self.next_undo()].into_iter().flatten().fold(next, Time::min)
+    }
+
+    /// When something is to be undone.
+    fn next_undo(&self) -> Option<Time> {
+        self.undos.iter().map(|(at, _)| *at).chain(self.hampers.next_end()).min()
     }
 
     fn turn(&mut self, until: Time, interrupt: BorrowedFd<'_>) -> Result<(), RunnerError> {
@@ -187,11 +182,11 @@ impl Performance<'_> {
             }
             What::HostExited { host, .. } => {
                 self.dying.remove(host);
-                self.stopped.remove(host);
+                self.hampers.end(host, Hamper::Stop);
             }
             What::ControllerRevived { .. } => {
                 self.dying.remove(&HostName::new(CONTROLLER));
-                self.stopped.remove(&HostName::new(CONTROLLER));
+                self.hampers.end(&HostName::new(CONTROLLER), Hamper::Stop);
             }
             What::OrderAnswered { order, refused: Some(why) } => self.refused.push((order.clone(), why.clone())),
             What::OrderLost { order } => self.lost.push(order.clone()),
@@ -216,7 +211,7 @@ impl Performance<'_> {
         // One that is to stop at a failpoint may have done so already, and nobody knows yet.
         self.schedule.awaited_failpoints().all(|(_, process, ..)| *process != controller)
             && self.run.has_controller()
-            && !self.stopped.contains(&controller)
+            && !self.hampers.has(&controller, Hamper::Stop)
             && !self.standing.values().any(|process| *process == controller)
     }
 
@@ -256,7 +251,8 @@ impl Performance<'_> {
             };
             if sample {
                 let Facts { epoch, generation, console_bytes: console, .. } = self.facts[vm];
-                self.run.note(Event { at: monotonic(), what: What::Sampled { vm: id, generation, epoch, console } })?;
+                let what = What::Sampled { vm: id, generation, epoch, console, unprotected: found.unprotected.clone() };
+                self.run.note(Event { at: monotonic(), what })?;
             }
         }
         self.schedule.observed(monotonic(), &self.facts);
@@ -310,7 +306,7 @@ impl Performance<'_> {
         self.run.note(Event { at: monotonic(), what: What::StepFired { step: step.name.clone() } })?;
         self.last_step = Some(step.name.clone());
         for (act, hosts) in step.acts.iter().zip(targets) {
-            self.act(step, act, hosts)?;
+            self.act(index, step, act, hosts)?;
         }
         self.hit[index] = targets.iter().flatten().cloned().collect();
         if let Some(process) = self.standing.remove(&index) {
@@ -321,7 +317,7 @@ impl Performance<'_> {
 
     /// What stood at a failpoint goes on, unless the step has killed or stopped it.
     fn let_go_on(&mut self, step: &Step, process: &HostName) -> Result<(), RunnerError> {
-        if !self.dying.contains(process) && !self.stopped.contains(process) {
+        if !self.dying.contains(process) && !self.hampers.has(process, Hamper::Stop) {
             let done = self.run.signal(process, crate::cluster::HostSignal::Cont);
             self.of_step(step, done)?;
         }
@@ -344,18 +340,10 @@ impl Performance<'_> {
         let limit = monotonic() + FENCED_BOUND;
         while self.run.timeline().fenced() < expected.min && monotonic() < limit {
             self.undo_due()?;
-            let until = self.undos.iter().map(|(at, _)| *at).min().map_or(limit, |undo| undo.min(limit));
+            let until = self.next_undo().map_or(limit, |undo| undo.min(limit));
             self.turn(until, interrupt)?;
         }
         Ok(())
-    }
-}
-
-/// Which messages a cut holds.
-pub(super) fn ways_held(ways: WaysPart) -> crate::cluster::Held {
-    crate::cluster::Held {
-        to_host: matches!(ways, WaysPart::Both | WaysPart::ToHost),
-        from_host: matches!(ways, WaysPart::Both | WaysPart::FromHost),
     }
 }
 

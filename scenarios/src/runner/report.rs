@@ -54,7 +54,7 @@ impl Report {
     /// Of a run that broke, or whose time was over before it began.
     pub(super) fn broken(scenario: &Scenario, seed: u64, error: &RunnerError) -> Self {
         let line = match error {
-            RunnerError::Step { line, .. } => Some(*line),
+            RunnerError::Step { line, .. } | RunnerError::Workload { line, .. } => Some(*line),
             RunnerError::Guest { line, .. } => *line,
             _ => None,
         };

@@ -7,7 +7,7 @@
 
 use crate::cluster::HostName;
 use crate::event::HappeningKind;
-use crate::language::{Facts, Scenario, Step, When};
+use crate::language::{Act, Facts, Scenario, Step, When};
 use crate::units::show_span;
 use ft_protocol::{Span, Time};
 use rand::{RngExt as _, SeedableRng as _};
@@ -186,6 +186,23 @@ impl Schedule {
         self.entries.iter().filter_map(due).min()
     }
 
+    /// Whether a step is still to start hosts where none lives: one that counts its delay, or comes after one that does.
+    #[must_use]
+    pub fn will_start_hosts(&self) -> bool {
+        let starts = |entry: &Entry| entry.step.acts.iter().any(Act::starts_hosts);
+        (0..self.entries.len()).any(|index| starts(&self.entries[index]) && self.fires_without_hosts(index))
+    }
+
+    fn fires_without_hosts(&self, index: usize) -> bool {
+        let Entry { state, step, .. } = &self.entries[index];
+        let comes = match state {
+            State::Counting { .. } => true,
+            State::Waiting => step.after.is_some_and(|before| self.fires_without_hosts(before)),
+            State::Armed { .. } | State::Done => false,
+        };
+        comes && step.acts.iter().all(Act::needs_no_host)
+    }
+
     /// A step that was due has fired: it may be armed again, and others are armed by it.
     ///
     /// # Panics
@@ -362,6 +379,25 @@ mod tests {
         schedule.observed(ms(5), &[Facts { epoch: 100, ..Facts::default() }]);
         assert_eq!(schedule.due(ms(5)), [1]);
         assert!(!schedule.wants_facts());
+    }
+
+    #[test]
+    fn hosts_are_to_come_as_long_as_a_step_that_starts_them_can_fire() {
+        let mut schedule = schedule(
+            "[[step]]\nname = \"all\"\nat = \"1ms\"\naction = \"kill\"\nhost = [\"a\", \"b\", \"c\"]\n\
+             [[step]]\nname = \"wait\"\nafter = \"all\"\ndelay = \"1s\"\naction = \"mark\"\n\
+             [[step]]\nafter = \"wait\"\ndelay = \"1s\"\naction = \"start\"\nhost = \"@all\"\n\
+             [[step]]\nconsole = \"never\"\naction = \"restart\"\nhost = \"a\"\n\
+             [[step]]\nat = \"1min\"\naction = \"restart\"\nhost = \"any\"",
+        );
+        schedule.running(ms(0));
+        assert!(!schedule.will_start_hosts(), "nothing comes after a kill that cannot be done");
+        schedule.fired(0, ms(1));
+        assert!(schedule.will_start_hosts());
+        schedule.fired(1, ms(1_001));
+        assert!(schedule.will_start_hosts());
+        schedule.fired(2, ms(2_001));
+        assert!(!schedule.will_start_hosts(), "nobody prints, and nobody is any");
     }
 
     #[test]

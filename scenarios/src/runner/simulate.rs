@@ -237,6 +237,161 @@ mod tests {
         }
     }
 
+    /// Each host's ends and beginnings: when it was away, in milliseconds.
+    fn times_away(report: &Report) -> Vec<(String, u64)> {
+        let events = crate::event::read_events(&report.directory.as_ref().expect("it was kept").join("events.jsonl"));
+        let (mut gone, mut away) = (std::collections::BTreeMap::new(), Vec::new());
+        for event in events.expect("they can be read") {
+            match event.what {
+                crate::event::What::Signalled { host, signal: crate::cluster::HostSignal::Kill } => {
+                    gone.insert(host.to_string(), event.at);
+                }
+                crate::event::What::HostStarted { host, .. } => {
+                    away.extend(gone.remove(host.as_str()).map(|at| (host.to_string(), event.at.since(at).ms())));
+                }
+                crate::event::What::ControllerRevived { .. } => {
+                    let name = crate::cluster::CONTROLLER;
+                    away.extend(gone.remove(name).map(|at| (name.to_owned(), event.at.since(at).ms())));
+                }
+                _ => {}
+            }
+        }
+        away
+    }
+
+    #[test]
+    fn who_is_restarted_is_away_for_as_long_as_the_step_says() {
+        let runs = tempfile::tempdir().expect("a directory can be made");
+        for (cluster, host) in [("", "controller"), ("respawn = true\n", "secondary"), ("", "primary")] {
+            let text = format!(
+                "[cluster]\n{cluster}[vm]\nguest = \"builtin:torture\"\n[[step]]\nevent = \"protected\"\naction = \"restart\"\n\
+                 host = \"{host}\"\nfor = \"700ms\"\n[expect]\n"
+            );
+            let scenario = Scenario::parse(Path::new("x.toml"), &text).expect("it is a scenario");
+            let report = simulate(&scenario, &options(runs.path(), 1, true), &|| false).expect("it can be played");
+            assert!(report.holds, "{host}: {:?}", report.verdicts);
+            let away = times_away(&report);
+            assert_eq!(away.len(), 1, "{away:?}");
+            assert!((700..750).contains(&away[0].1), "{away:?}");
+        }
+    }
+
+    #[test]
+    fn a_vm_is_not_lost_while_hosts_are_still_to_come() {
+        let runs = tempfile::tempdir().expect("a directory can be made");
+        let all = "host = [\"a\", \"b\", \"c\"]\n";
+        let restart = format!("[[step]]\nevent = \"protected\"\naction = \"restart\"\n{all}for = \"300ms\"\n");
+        let start = format!(
+            "[[step]]\nname = \"k\"\nevent = \"protected\"\naction = \"kill\"\n{all}[[step]]\nafter = \"k\"\n\
+             delay = \"2s\"\naction = \"start\"\n{all}"
+        );
+        for steps in [restart, start] {
+            let text = format!("[vm]\nguest = \"builtin:torture\"\n{steps}[expect]\nconsole = \"unprotected\"\n");
+            let scenario = Scenario::parse(Path::new("x.toml"), &text).expect("it is a scenario");
+            for seed in 1..=3 {
+                let report =
+                    simulate(&scenario, &options(runs.path(), seed, false), &|| false).expect("it can be played");
+                assert!(report.holds, "{seed}: {:?}", report.verdicts);
+            }
+        }
+    }
+
+    /// When something was told of a host, in milliseconds.
+    fn times_of(report: &Report, is_meant: impl Fn(&crate::event::What) -> bool) -> Vec<u64> {
+        let events = crate::event::read_events(&report.directory.as_ref().expect("it was kept").join("events.jsonl"));
+        let meant = events.expect("they can be read").into_iter().filter(|event| is_meant(&event.what));
+        meant.map(|event| event.at.since(START).ms()).collect()
+    }
+
+    #[test]
+    fn faults_of_one_kind_that_overlap_are_over_once_when_the_last_one_is() {
+        use crate::event::What::{FaultEnded, Signalled};
+        let runs = tempfile::tempdir().expect("a directory can be made");
+        let twice = |act: &str| {
+            let step =
+                |at: &str, during: &str| format!("[[step]]\nat = \"{at}\"\n{act}\nfor = \"{during}\"\nhost = \"c\"\n");
+            let (first, second) = (step("100ms", "200ms"), step("200ms", "1s"));
+            let text = format!(
+                "[cluster]\nheartbeat = \"5s\"\n[vm]\nguest = \"builtin:torture\"\n{first}{second}[expect]\ntakeovers = 0\n"
+            );
+            let scenario = Scenario::parse(Path::new("x.toml"), &text).expect("it is a scenario");
+            let report = simulate(&scenario, &options(runs.path(), 1, true), &|| false).expect("it can be played");
+            assert!(report.holds, "{:?}", report.verdicts);
+            report
+        };
+        let stopped = twice("action = \"stop\"");
+        let ends = times_of(
+            &stopped,
+            |what| matches!(what, Signalled { host, signal: crate::cluster::HostSignal::Cont } if host.as_str() == "c"),
+        );
+        assert!(matches!(ends[..], [at] if (1_200..1_300).contains(&at)), "{ends:?}");
+        for act in ["action = \"slow\"\npercent = 50", "action = \"cut\"\nfrom = \"network\""] {
+            let ends = times_of(&twice(act), |what| matches!(what, FaultEnded { target, .. } if target == "c"));
+            assert!(matches!(ends[..], [at] if (1_200..1_300).contains(&at)), "{act}: {ends:?}");
+        }
+    }
+
+    fn scenario(text: &str) -> Scenario {
+        Scenario::parse(Path::new("x.toml"), text).expect("it is a scenario")
+    }
+
+    #[test]
+    fn what_the_model_guest_says_as_the_bundled_one_does_is_waited_for() {
+        let runs = tempfile::tempdir().expect("a directory can be made");
+        for (guest, trigger) in [
+            ("torture", "console = \"progress 000500\""),
+            ("counter", "console-regex = \"^line 00005[0-9]$\""),
+            ("idle", "console = \"tick 001000\""),
+            ("burn", "console = \"burn \""),
+            ("idle", "when = \"vm.epoch >= 1000\""),
+        ] {
+            let text = format!(
+                "[vm]\nguest = \"builtin:{guest}\"\n[[step]]\n{trigger}\naction = \"kill\"\nhost = \"primary\"\n[expect]\n\
+                 console = \"unprotected\"\nconsole-lacks = \"panic!\"\ntakeovers = 1\n"
+            );
+            let report =
+                simulate(&scenario(&text), &options(runs.path(), 1, false), &|| false).expect("it can be played");
+            assert!(report.holds && report.skipped.is_none(), "{guest}, {trigger}: {report:?}");
+        }
+    }
+
+    #[test]
+    fn what_the_model_guest_does_not_say_is_not_played() {
+        for (guest, step, expect, line) in [
+            ("torture", "console = \"torture of\"", "", 3),
+            ("torture", "console-regex = \"^progress [0-9]+$\"", "", 3),
+            ("torture", "console = \"progress 009000\"", "", 3),
+            ("counter", "console-regex = \"^line 3[0-9]{3}\"", "", 3),
+            ("burn", "console = \"progress\"", "", 3),
+            ("idle", "when = \"vm.epoch > 200000\"", "", 3),
+            ("idle", "at = \"1ms\"", "console-contains = \"tock\"\n", 8),
+            ("counter", "at = \"1ms\"", "console-lacks = [\"bad\", \"line 000101\"]\n", 8),
+        ] {
+            let text = format!(
+                "[vm]\nguest = \"builtin:{guest}\"\n[[step]]\n{step}\naction = \"kill\"\nhost = \"primary\"\n[expect]\n{expect}"
+            );
+            let not = scenario(&text).check_simulated().expect_err("it would fail there for nothing");
+            assert_eq!(not.line(), line, "{not}");
+        }
+        let two = "[[vm]]\nname = \"a\"\nguest = \"builtin:idle\"\n[[vm]]\nname = \"b\"\nguest = \"builtin:counter\"\n\
+                   [[step]]\nvm = \"b\"\nconsole = \"line 000001\"\naction = \"mark\"\n";
+        assert!(scenario(two).check_simulated().is_err(), "both print what the first one does");
+    }
+
+    #[test]
+    fn guests_go_on_as_long_as_steps_are_to_fire() {
+        let runs = tempfile::tempdir().expect("a directory can be made");
+        let text = "[vm]\nguest = \"builtin:torture\"\n[[step]]\nat = \"20s\"\naction = \"kill\"\nhost = \"primary\"\n[expect]\n\
+                    console = \"unprotected\"\ntakeovers = 1\nblackout-max = \"500ms\"\n";
+        let report = simulate(&scenario(text), &options(runs.path(), 1, true), &|| false).expect("it can be played");
+        assert!(report.holds, "{:?}", report.verdicts);
+        let printed = times_of(&report, |what| matches!(what, crate::event::What::ConsoleMoved { .. }));
+        for second in 1..20 {
+            let here = printed.iter().filter(|at| **at / 1_000 == second).count();
+            assert!(here >= 20, "in second {second} it printed {here} times");
+        }
+    }
+
     #[test]
     fn a_run_is_explained_in_the_words_of_a_real_one() {
         let runs = tempfile::tempdir().expect("a directory can be made");

@@ -67,7 +67,11 @@ impl Workload {
             if part.command[0].is_empty() { around.executable.into() } else { part.command[0].clone().into() };
         let started = |source: io::Error| {
             let told = format!("`{}`: {source}", program.display());
-            RunnerError::Workload { name: part.name.clone(), source: io::Error::new(source.kind(), told) }
+            RunnerError::Workload {
+                line: part.line,
+                name: part.name.clone(),
+                source: io::Error::new(source.kind(), told),
+            }
         };
         let mut command = Command::new(&program);
         command.args(part.command[1..].iter().map(fill_in));
@@ -101,7 +105,9 @@ impl Workload {
     /// Its end, once.
     pub(super) fn reap(&mut self) -> Result<Option<What>, RunnerError> {
         let Some(child) = &mut self.child else { return Ok(None) };
-        let exit = child.try_reap().map_err(|source| RunnerError::Workload { name: self.part.name.clone(), source })?;
+        let WorkloadPart { line, name, .. } = &self.part;
+        let failed = |source| RunnerError::Workload { line: *line, name: name.clone(), source };
+        let exit = child.try_reap().map_err(failed)?;
         let Some(exit) = exit else { return Ok(None) };
         self.exit = Some(exit);
         // What it has started ends with it.

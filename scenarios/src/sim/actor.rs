@@ -43,6 +43,8 @@ pub(crate) struct Actor {
     pub(crate) risen_before_ns: u64,
     /// When its last life ended.
     pub(crate) died_ns: u64,
+    /// When its next life begins, of who is dead and comes back.
+    pub(crate) back_ns: Option<u64>,
     draw: Draw,
 }
 
@@ -63,6 +65,7 @@ impl Actor {
             risen_ns: 0,
             risen_before_ns: 0,
             died_ns: 0,
+            back_ns: None,
             draw: Draw::new(seed, stream),
         }
     }
@@ -109,6 +112,7 @@ impl Actor {
         self.risen_before_ns = self.risen_ns;
         self.risen_ns = now_ns;
         self.alive = true;
+        self.back_ns = None;
         self.stopped = false;
         self.slowness = 1;
         self.cache = LossyCache::new();

@@ -15,9 +15,11 @@ use shared_mem::commit_word::CommitWordError;
 use shared_mem::console::ConsoleRing;
 use shared_mem::control::ControlBlock;
 use shared_mem::journal::{LoadError, Record, RecordLimits};
+use shared_mem::mem::PoolRead;
 use shared_mem::numbers::{self, ConsolePosition};
 use shared_mem::redo::load_to_apply;
 use shared_mem::state_area::StateArea;
+use std::convert::Infallible;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Stage {
@@ -137,18 +139,18 @@ impl World {
         };
         // What left by the log comes before what the record brings.
         let drain = &mut self.controller.drains[usize::from(vm.get())].log;
-        drain.read_log_of(job.generation, || partition.logged_to(&cache, applied));
+        let Ok(()) = drain.read_log_of(job.generation, || Ok::<_, Infallible>(partition.logged_to(&cache, applied)));
         let logged_to = LogPosition::new(super::guest::log_position(meta.machine_state));
         match drain.drain(&log, Some(logged_to), &console, job.console_floor) {
             _ if cache.is_dead() => return Progress::Dead,
             Ok(true) => {}
-            Ok(false) => return Progress::Answer(ApplyOutcome::ConsoleFull { epoch: job.epoch }),
+            Ok(false) => return console_full(job, &console),
             Err(error) => return Progress::Answer(refused(job.epoch, &error)),
         }
         if let Some(floor) = job.console_floor {
             let Ok(free) = console.free_space(ConsolePosition::new(floor)) else { return Progress::Dead };
             if free < meta.console.len() as u64 && !planted(PlantedBug::OverrunReaders) {
-                return Progress::Answer(ApplyOutcome::ConsoleFull { epoch: job.epoch });
+                return console_full(job, &console);
             }
         }
         if !self.controller.limits[usize::from(vm.get())].begin(job.pool_generation(), pool_epoch(job.epoch)) {
@@ -214,6 +216,11 @@ impl World {
         self.reached(Point::SlotFreed);
         job.done.take().map_or(Progress::Dead, Progress::Answer)
     }
+}
+
+fn console_full<M: PoolRead>(job: &ApplyJob, console: &ConsoleRing<M>) -> Progress {
+    let Ok(tail) = console.tail() else { return Progress::Dead };
+    Progress::Answer(ApplyOutcome::ConsoleFull { epoch: job.epoch, console_end: tail.get() })
 }
 
 fn refused(epoch: Epoch, error: &dyn std::error::Error) -> ApplyOutcome {

@@ -370,9 +370,13 @@ impl World {
             return;
         }
         self.catch_up(vm);
+        let beyond = self.written_beyond(vm);
         let truth = &self.truths[usize::from(vm.get())];
         let facts = &mut self.checker.vms[usize::from(vm.get())];
-        let known = (&facts.oracle, &mut facts.ahead, truth.history.as_slice());
+        // What is not the true history yet may never be: the guest that comes there is nobody's to go on from.
+        let mut aside = beyond.is_some().then(|| facts.ahead.clone());
+        let history = beyond.as_deref().unwrap_or(&truth.history);
+        let known = (&facts.oracle, aside.as_mut().unwrap_or(&mut facts.ahead), history);
         let violation = match rebuild(&self.pool, vm, known, &mut self.checker.scratch) {
             Ok(rebuilt) => leaks(rebuilt.step, rebuilt.console),
             Err(why) => Some(Violation::Unrecoverable { vm, epoch: facts.last_committed(), why }),
@@ -380,6 +384,22 @@ impl World {
         if let Some(violation) = violation {
             self.violate(violation);
         }
+    }
+
+    /// Where the reigning commit word is damaged: what a record's guest was given that is written and was not published. A seal
+    /// counts all whole records then, this one too, if it is.
+    fn written_beyond(&self, vm: VmId) -> Option<Rc<[Tick]>> {
+        let partition = self.pool.partition(vm)?;
+        let reigns = partition.journals.iter().rfind(|journal| !journal.reserved)?;
+        let reader = super::controller::open_journal(partition, reigns.generation, &self.checker.auditor)?;
+        if reader.peek_word().is_ok() {
+            return None;
+        }
+        let facts = self.checker.vms.get(usize::from(vm.get()))?;
+        let records = facts.written.get(index(facts.last_committed().next().get()))?;
+        let (_, record) = records.iter().find(|(by, _)| *by == reigns.generation)?;
+        let goes_on = record.history.starts_with(&self.truths[usize::from(vm.get())].history);
+        goes_on.then(|| record.history.clone())
     }
 
     /// A primary has loaded what it goes on from (I3, I5).

@@ -6,6 +6,7 @@ use ft_protocol::controller::Input;
 use ft_protocol::ids::{Generation, VmId};
 use shared_mem::console::ConsoleRing;
 use shared_mem::control::ControlBlock;
+use std::convert::Infallible;
 use vmm::controller::LogDrain;
 
 /// A VM's log, as the controller reads it.
@@ -33,7 +34,7 @@ impl World {
             return;
         };
         let Ok(applied) = control.applied() else { return };
-        drain.log.read_log_of(generation, || partition.logged_to(&cache, applied));
+        let Ok(()) = drain.log.read_log_of(generation, || Ok::<_, Infallible>(partition.logged_to(&cache, applied)));
         let outcome = drain.log.outcome(&log, floor, &console);
         if cache.is_dead() {
             // It dies of it, and answers nobody.

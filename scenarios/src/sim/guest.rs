@@ -24,45 +24,60 @@ pub(crate) struct Program {
     pub(crate) steps: u64,
     /// Most console bytes of one step, 1 to [`PRINT_BYTES_MAX`].
     pub(crate) print_bytes_max: u64,
-    /// What its lines begin with; without, it prints letters.
+    /// What it prints; without, letters.
     pub(crate) says: Option<Saying>,
     /// It asks for inputs, and at times takes no exit for long; otherwise all of its history is a function of the key.
     pub(crate) asks: bool,
 }
 
-/// What the lines of a guest begin with, for scenarios that wait for lines of the bundled guests.
+/// What a guest prints, for scenarios that wait for lines of the bundled guests.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Saying {
     /// `progress 000001 ...`, and at last `checksum ...`.
     Progress,
-    /// `tick 000001 ...`
+    /// `tick 000001`
     Tick,
-    /// `count 000001 ...`
+    /// `line 000001`
     Count,
+    /// `burn ...`
+    Burn,
 }
 
 impl Saying {
-    /// Of a bundled guest.
+    /// Of a bundled guest; `None`: the model does not know its lines.
     pub(crate) fn of(guest: &str) -> Option<Self> {
         Some(match guest {
+            "builtin:torture" => Self::Progress,
             "builtin:idle" => Self::Tick,
             "builtin:counter" => Self::Count,
-            _ => Self::Progress,
+            "builtin:burn" => Self::Burn,
+            _ => return None,
         })
     }
 
-    /// A line; all lines of a guest are as long.
+    /// What a line begins with, of the bundled guest and of the model alike. All of them are as long.
+    pub(crate) fn begins(self, nth: u64, last: bool) -> String {
+        match self {
+            Self::Progress if last => "checksum ".to_owned(),
+            Self::Progress => format!("progress {nth:06} "),
+            Self::Tick => format!("tick {nth:06}"),
+            Self::Count => format!("line {nth:06}"),
+            Self::Burn => "burn ".to_owned(),
+        }
+    }
+
+    /// Whether lines go on behind that, with what the guest has computed.
+    pub(crate) fn goes_on(self) -> bool {
+        matches!(self, Self::Progress | Self::Burn)
+    }
+
+    /// A line.
     fn line(self, console: u64, value: u64, last: bool) -> String {
-        let word = match self {
-            Self::Progress if last => "checksum",
-            Self::Progress => "progress",
-            Self::Tick => "tick",
-            Self::Count => "count",
-        };
-        // Word, number and value, with what stands between them.
-        let length = word.len() as u64 + 17;
-        format!("{word} {:06} {:08x}\n", console / length + 1, value >> 32)
+        let value = if self.goes_on() { format!("{:08x}", value >> 32) } else { String::new() };
+        // That of the last line is not asked for.
+        let length = (self.begins(1, false).len() + value.len() + 1) as u64;
+        format!("{}{value}\n", self.begins(console / length + 1, last))
     }
 }
 
@@ -151,6 +166,9 @@ pub(crate) type Tick = u64;
 /// Set in the tick of a delivery.
 pub(crate) const DELIVERY: Tick = 1 << 63;
 
+/// A reading of the clock that no clock shows: a guest whose life has no length beforehand ends with it.
+pub(crate) const LAST_READING: Tick = DELIVERY - 1;
+
 /// Who writes a word: KVM's dirty log sees only the processor, the devices' bitmap only devices.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Writer {
@@ -222,7 +240,7 @@ pub(crate) fn step<M: GuestMemory>(
     let from = mix(registers.accumulator, input ^ given);
     let read = memory.load(from % program.pages, (from >> 16) % PAGE_WORDS)?;
     let mixed = mix(from, read);
-    let last = registers.step + 1 == program.steps;
+    let last = registers.step + 1 == program.steps || given == LAST_READING;
     let exit = if last { Some(checksum(program, mixed, memory)?) } else { None };
     let writer = if (mixed >> 8).is_multiple_of(4) { Writer::Device } else { Writer::Processor };
     memory.store((mixed >> 12) % program.pages, (mixed >> 32) % PAGE_WORDS, mixed, writer)?;
@@ -307,6 +325,16 @@ pub(crate) fn state_version(bytes: &[u8]) -> u32 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn lines_are_numbered_and_those_of_guests_that_compute_nothing_are_theirs() {
+        assert_eq!(Saying::Count.line(0, 7, false), "line 000001\n");
+        assert_eq!(Saying::Tick.line(12 * 9, 7, false), "tick 000010\n");
+        let first = Saying::Progress.line(0, 7 << 32, false);
+        assert_eq!(first, "progress 000001 00000007\n");
+        assert_eq!(Saying::Progress.line(first.len() as u64, 7 << 32, false), "progress 000002 00000007\n");
+        assert_eq!(Saying::Progress.line(first.len() as u64, 7 << 32, true), "checksum 00000007\n");
+    }
 
     #[test]
     fn machine_state_round_trips_and_refuses_other_lengths() {

@@ -217,10 +217,10 @@ impl World {
         let until_ns = self.now_ns + for_us * 1_000;
         let link = &mut self.links[link];
         if ways != Ways::FromController {
-            link.to_controller.stalled_until_ns = until_ns;
+            link.to_controller.stalled_until_ns = until_ns.max(link.to_controller.stalled_until_ns);
         }
         if ways != Ways::ToController {
-            link.from_controller.stalled_until_ns = until_ns;
+            link.from_controller.stalled_until_ns = until_ns.max(link.from_controller.stalled_until_ns);
         }
     }
 

@@ -60,7 +60,13 @@ impl World {
             Some(us) => us * 1_000,
             None => self.actor_mut(target).between(Range::new(restart.least * 1_000, restart.most * 1_000)),
         };
-        self.queue.push(self.now_ns + restart_ns, 0, Event::Restart(target));
+        self.lives_again_at(target, self.now_ns + restart_ns);
+    }
+
+    /// When the next life of a dead process begins; what was set before is void.
+    pub(crate) fn lives_again_at(&mut self, target: Target, at_ns: u64) {
+        self.actor_mut(target).back_ns = Some(at_ns);
+        self.queue.push(at_ns, 0, Event::Restart(target));
     }
 
     fn send_closed(&mut self, link: usize, to_controller: bool) {
@@ -68,11 +74,12 @@ impl World {
     }
 
     pub(crate) fn restart(&mut self, target: Target) {
-        if self.actor_mut(target).alive {
+        let now_ns = self.now_ns;
+        // It lives, or is to come at another time.
+        if self.actor_mut(target).back_ns != Some(now_ns) {
             return;
         }
         self.tell(|| format!("{target:?} begins a new life"));
-        let now_ns = self.now_ns;
         self.actor_mut(target).rise(now_ns);
         self.stage_rose(target);
         match target {

@@ -54,10 +54,12 @@ mod world;
 pub use draw::Range;
 pub use event_file::{EventFile, EventFileError};
 pub use guest::Registers;
+pub(crate) use guest::Saying;
 pub(crate) use outcome::{Interrupted, play};
 pub use outcome::{Outcome, SimConfig, run, run_plan, tell_plan};
 pub use plan::{FaultProfile, Plan, UnknownProfile};
 pub use shrink::shrink;
+pub(crate) use stage::STAGED_LINES;
 pub use violation::Violation;
 pub use weather::{FenceAgent, HOSTS_MAX, VMS_MAX, Weather};
 

@@ -1,9 +1,10 @@
 //! A primary's record log: every input is in it before the guest sees it, every output before it leaves.
 
 use super::drive::At;
-use super::guest::{DELIVERY, Packet, Shown, Tick, Wants};
+use super::guest::{DELIVERY, LAST_READING, Packet, Shown, Tick, Wants};
 use super::machine::{Poll, PrimaryMachine};
 use super::planted::{PlantedBug, planted};
+use super::stage::STAGED_STEPS;
 use super::violation::Violation;
 use super::world::World;
 use ft_protocol::host::Input as HostInput;
@@ -162,7 +163,8 @@ impl World {
 
     /// What the step asks for; appended, where the mode records. `None`: the machine is over.
     pub(crate) fn live_input(&mut self, at: At, wants: Wants) -> Option<u64> {
-        let clock = self.host_clock(at).ns();
+        let clock = self.host_clock(at).ns() & !DELIVERY;
+        let may_end = self.stage.is_some() && self.gate_open;
         let typed = match wants {
             Wants::Console => self.hosts[at.host].actor.between(super::draw::Range::new(0, 1 << 20)),
             _ => 0,
@@ -170,7 +172,8 @@ impl World {
         let primary = self.primary(at)?;
         let given = match wants {
             Wants::Nothing | Wants::Packets => 0,
-            Wants::Clock => clock & !DELIVERY,
+            Wants::Clock if may_end && primary.registers.step >= STAGED_STEPS => LAST_READING,
+            Wants::Clock => clock,
             // Nobody types half of the time.
             Wants::Console => {
                 if typed & 1 == 1 {

@@ -2,7 +2,7 @@
 //! that runs on real processes leave, too.
 
 use super::client::Client;
-use super::draw::Draw;
+use super::draw::{Draw, Range};
 use super::fault::{Fault, Point, Target as Whom};
 use super::plan::Plan;
 use super::queue::{Event as Simulated, Mend};
@@ -13,7 +13,7 @@ use crate::cluster::{CONTROLLER, ChildExit, HostName, HostSignal};
 use crate::event::{Event, HappeningKind, What, vm_of};
 use crate::language::{Act, Facts, Scenario};
 use crate::protected::Outcome;
-use crate::runner::Schedule;
+use crate::runner::{Hamper, Hampers, Schedule};
 use crate::timeline::{FENCED_EXIT_CODE, Timeline};
 use ft_protocol::commit_meta::GuestEnd;
 use ft_protocol::ids::VmId;
@@ -21,6 +21,7 @@ use ft_protocol::spec::Mode;
 use ft_protocol::timeline::Happening;
 use ft_protocol::{Epoch, Span, Time};
 use nix::sys::signal::Signal;
+use std::collections::BTreeMap;
 
 /// Time between two looks at what steps wait for.
 const LOOK_US: u64 = 250;
@@ -34,8 +35,14 @@ const FENCED_US: u64 = 10_000_000;
 /// Faults that end with a step of their own last no longer than this.
 pub(super) const FOR_EVER_US: u64 = 600_000_000;
 
-/// Steps of a guest: more than any scenario of the library waits for.
-const GUEST_STEPS: u64 = 4_000;
+/// Steps that a guest does at least; then it goes on more slowly, until it may end.
+pub(super) const STAGED_STEPS: u64 = 4_000;
+
+/// Lines that a guest prints at least: about every other step prints one.
+pub(crate) const STAGED_LINES: u64 = 1_500;
+
+/// Time between two slices of a guest that has done all that it had to do: it is there to be struck.
+pub(super) const LATE_SLICE_US: Range = Range::new(2_000, 6_000);
 /// Between two notes how far the VMs are.
 const SAMPLE_INTERVAL: Span = Span::from_ms(10);
 
@@ -44,6 +51,9 @@ pub(crate) const JOIN_SPACING_NS: u64 = 400_000;
 
 /// How long a process takes to be started again.
 pub(super) const START_US: u64 = 20_000;
+
+/// What the pool is called in events.
+pub(super) const POOL: &str = "pool";
 
 /// The stream of random numbers of the weather.
 const WEATHER_STREAM: u64 = 1 << 20;
@@ -65,8 +75,10 @@ pub(crate) struct Stage {
     held: Vec<(usize, Whom)>,
     /// Steps whose orders the controller has not answered.
     pub(super) orders: Vec<(u64, String)>,
+    /// What is wrong with processes, and with the pool.
+    pub(super) hampers: Hampers,
     /// What is over then, and is told.
-    endings: Vec<(Time, What)>,
+    pub(super) endings: Vec<(Time, What)>,
     /// Clocks that step back then.
     pub(super) jumps_back: Vec<(Time, Fault)>,
     /// When nothing was left to be done but to let the guests end.
@@ -93,6 +105,7 @@ impl Stage {
             passed: vec![0; scenario.steps.len()],
             held: Vec::new(),
             orders: Vec::new(),
+            hampers: Hampers::default(),
             endings: Vec::new(),
             jumps_back: Vec::new(),
             quiet_since_us: None,
@@ -121,10 +134,10 @@ impl Stage {
         self.timelines.first().is_some_and(|vm| vm.fenced() < expected.min) && now_us < since_us + FENCED_US
     }
 
-    /// What becomes of a VM when no host lives: it is lost, unless hosts come back by themselves.
+    /// What becomes of a VM when no host lives, and none comes back by itself: it is lost, unless a step is still to start one.
     fn lost(&self) -> Option<Outcome> {
-        let may_come_back = self.scenario.cluster.respawn;
-        self.stranded.filter(|_| !may_come_back).map(|epoch| Outcome::Lost { recoverable: Some(epoch) })
+        let stranded = self.stranded.filter(|_| !self.schedule.will_start_hosts());
+        stranded.map(|epoch| Outcome::Lost { recoverable: Some(epoch) })
     }
 
     fn is_over(&self) -> bool {
@@ -166,11 +179,12 @@ fn weather(scenario: &Scenario, seed: u64) -> Weather {
         console_pending_max: 2_000,
         slots: vm.journal.slots,
         guest_pages: 6,
-        guest_steps: GUEST_STEPS,
-        slice_us: super::draw::Range::new(100, 500),
-        slice_steps: super::draw::Range::new(1, 2),
-        message_us: super::draw::Range::new(20, 200),
-        make_us: super::draw::Range::new(2_000, 5_000),
+        // It ends when it is told to.
+        guest_steps: u64::MAX,
+        slice_us: Range::new(100, 500),
+        slice_steps: Range::new(1, 2),
+        message_us: Range::new(20, 200),
+        make_us: Range::new(2_000, 5_000),
         deaths_seen: true,
         fence_agent: agent,
         old_hosts: 0,
@@ -275,9 +289,8 @@ impl World {
 
     /// A process has ended.
     pub(crate) fn stage_died(&mut self, whom: Whom, fenced: bool) {
-        if self.stage.is_none() {
-            return;
-        }
+        let Some(stage) = &mut self.stage else { return };
+        stage.hampers.end(&Stage::name(whom), Hamper::Stop);
         let exit = if fenced { ChildExit::Code(FENCED_EXIT_CODE) } else { ChildExit::Signal(Signal::SIGKILL as i32) };
         if matches!(whom, Whom::Host(_)) {
             self.see(What::HostExited { host: Stage::name(whom), exit, stderr: String::new() });
@@ -365,9 +378,11 @@ impl World {
             stage.schedule.fired(index, at);
             let released: Vec<Whom> =
                 stage.held.extract_if(.., |(held, _)| *held == index).map(|(_, whom)| whom).collect();
-            let stops = |act: &Act| matches!(act, Act::Signal { signal: HostSignal::Stop, .. });
-            let stopped = if step.acts.iter().any(stops) { self.last_hit(index) } else { Vec::new() };
-            for whom in released.into_iter().filter(|whom| !stopped.contains(whom)) {
+            for whom in released {
+                // What it is stopped by beside that goes on.
+                if self.stage.as_ref().is_some_and(|stage| stage.hampers.has(&Stage::name(whom), Hamper::Stop)) {
+                    continue;
+                }
                 self.see(What::Signalled { host: Stage::name(whom), signal: HostSignal::Cont });
                 self.mend(Mend::Continue(whom));
             }
@@ -377,6 +392,11 @@ impl World {
 
     fn tell_endings(&mut self, now: Time) {
         let Some(stage) = &mut self.stage else { return };
+        while let Some((process, hamper)) = stage.hampers.next_over(now) {
+            if let Some(what) = stage.end_of(process, hamper) {
+                stage.see(now, what);
+            }
+        }
         let mut over: Vec<(Time, What)> = stage.endings.extract_if(.., |(at, _)| *at <= now).collect();
         over.sort_by_key(|(at, _)| *at);
         for (_, what) in over {
@@ -388,11 +408,26 @@ impl World {
         }
     }
 
-    /// Something that was done to processes will be over after a time, if it has one.
-    pub(super) fn ends_later(&mut self, targets: &[Whom], during: Option<Span>, what: impl Fn(HostName) -> What) {
-        let Some(at) = during.map(|during| self.stage_time() + during) else { return };
+    /// Something is wrong with processes from now on, for so long or until a step ends it.
+    pub(super) fn hamper(&mut self, targets: &[Whom], hamper: Hamper, during: Option<Span>) {
+        // No finer than what ends it.
+        let until = during.map(|during| self.stage_time() + Span::from_us(during.ns() / 1_000));
         let Some(stage) = &mut self.stage else { return };
-        stage.endings.extend(targets.iter().map(|who| (at, what(Stage::name(*who)))));
+        targets.iter().for_each(|who| stage.hampers.begin(&Stage::name(*who), hamper, until));
+    }
+
+    /// Whether the end of one fault is none, because another one of its kind goes on, or a step holds the process.
+    pub(crate) fn stage_keeps(&self, mend: Mend) -> bool {
+        let Some(stage) = &self.stage else { return false };
+        let (process, hamper) = match mend {
+            Mend::Continue(whom) if stage.held.iter().any(|(_, held)| *held == whom) => return true,
+            Mend::Continue(whom) => (Stage::name(whom), Hamper::Stop),
+            Mend::Hurry(whom) => (Stage::name(whom), Hamper::Slow),
+            Mend::Reconnect(host) => (Stage::name(super::inject::host_target(host)), Hamper::CutFromPool),
+            Mend::Drain => (HostName::new(POOL), Hamper::Full),
+            Mend::Unhang { .. } => return false,
+        };
+        stage.hampers.lasts(&process, hamper, self.stage_time())
     }
 
     fn learn_facts(&mut self) {
@@ -403,6 +438,8 @@ impl World {
             return;
         }
         let status = self.controller.core.status();
+        let unprotected: BTreeMap<VmId, Option<String>> =
+            status.vms.iter().map(|vm| (vm.vm, vm.unprotected.clone())).collect();
         for vm in status.vms {
             if let Some(facts) = stage.facts.get_mut(usize::from(vm.vm.get())) {
                 *facts = Facts {
@@ -419,7 +456,8 @@ impl World {
             stage.next_sample = at + SAMPLE_INTERVAL;
             for (vm, facts) in (0..).map(VmId::new).zip(stage.facts.clone()) {
                 let Facts { epoch, generation, console_bytes: console, .. } = facts;
-                stage.see(at, What::Sampled { vm, generation, epoch, console });
+                let unprotected = unprotected.get(&vm).cloned().flatten();
+                stage.see(at, What::Sampled { vm, generation, epoch, console, unprotected });
             }
         }
         if wants {
@@ -432,7 +470,7 @@ impl World {
     fn end_scene(&mut self) {
         let now_us = self.now_ns / 1_000;
         let limit_us = self.plan.weather.safety_us;
-        let alive = self.hosts.iter().any(|host| host.actor.alive);
+        let gone = self.hosts.iter().all(|host| !host.actor.alive && host.actor.back_ns.is_none());
         for vm in 0..self.truths.len() {
             if self.stage.as_ref().is_none_or(|stage| stage.outcomes[vm].is_some()) {
                 continue;
@@ -453,7 +491,7 @@ impl World {
                     stage.see(at, What::GuestEnded { vm: number, end: end.clone(), console_end });
                     Some(Outcome::Ended(end))
                 }
-                None if !alive => self.stage.as_ref().and_then(|stage| stage.lost()),
+                None if gone => self.stage.as_ref().and_then(|stage| stage.lost()),
                 None => None,
             };
             let Some(stage) = &mut self.stage else { return };
@@ -501,6 +539,19 @@ impl World {
 }
 
 impl Stage {
+    /// What is told at the end of something; nothing where the host is cut from something else, or a step holds the process.
+    fn end_of(&self, process: HostName, hamper: Hamper) -> Option<What> {
+        match hamper {
+            Hamper::Stop if self.held.iter().any(|(_, held)| Self::name(*held) == process) => None,
+            Hamper::Stop => Some(What::Signalled { host: process, signal: HostSignal::Cont }),
+            Hamper::Slow => Some(ended("slow", process.as_str())),
+            Hamper::CutFromPool | Hamper::CutToHost | Hamper::CutFromHost => {
+                (!self.hampers.is_cut(&process)).then(|| ended("cut", process.as_str()))
+            }
+            Hamper::Full => Some(ended("pool full", process.as_str())),
+        }
+    }
+
     /// All that must fire has fired, and nothing is about to.
     fn is_quiet(&self) -> bool {
         let done = self.schedule.steps().all(|(step, fired)| fired >= step.fires_min);

@@ -2,12 +2,13 @@
 
 use super::fault::{Fault, Lines, Target as Whom, Ways};
 use super::plan::Salted;
-use super::queue::{Event as Simulated, Mend};
-use super::stage::{FOR_EVER_US, START_US, Stage, ended, index_of_host};
+use super::queue::Mend;
+use super::stage::{FOR_EVER_US, POOL, START_US, Stage, ended, index_of_host};
 use super::world::World;
 use crate::cluster::{CONTROLLER, HostName, HostSignal};
 use crate::event::What;
 use crate::language::{Act, CorruptWhat, CutFrom, Target, WaysPart};
+use crate::runner::Hamper;
 use ft_protocol::Span;
 use ft_protocol::ids::VmId;
 use ft_protocol::spec::Mode;
@@ -18,6 +19,12 @@ impl World {
     pub(super) fn has_targets(&mut self, index: usize) -> bool {
         let Some(stage) = &self.stage else { return false };
         let acts = stage.schedule.step(index).acts.clone();
+        let waits = |act: &&Act| !matches!(act, Act::Start { .. });
+        let struck: Vec<Target> = acts.iter().filter(waits).flat_map(Act::targets).cloned().collect();
+        // Who was fenced, or is started again whenever it dies, is there in a moment.
+        if struck.iter().any(|target| self.is_to_come(target, index)) {
+            return false;
+        }
         let named = |target: &&Target| !matches!(target, Target::Host(_) | Target::HitBy(_));
         let targets: Vec<Target> = acts.iter().flat_map(Act::targets).filter(named).cloned().collect();
         let alive = self.hosts.iter().any(|host| host.actor.alive);
@@ -25,6 +32,15 @@ impl World {
         targets
             .iter()
             .all(|target| if *target == Target::Any { alive } else { !self.whom(target, index, &mut (0..)).is_empty() })
+    }
+
+    /// Whether somebody whom a step means is dead, and about to live again. Any is whoever lives.
+    fn is_to_come(&mut self, target: &Target, index: usize) -> bool {
+        if *target == Target::Any {
+            return false;
+        }
+        let whom = self.whom(target, index, &mut (0..));
+        whom.into_iter().any(|who| matches!(who, Whom::Host(_)) && self.actor_mut(who).back_ns.is_some())
     }
 
     /// The host that has a role for a VM, as the controller sees it.
@@ -82,39 +98,43 @@ impl World {
                     self.see(What::Signalled { host: Stage::name(*who), signal: *signal });
                     match signal {
                         HostSignal::Kill => self.kill(*who, Lines::Kept, Some(START_US)),
+                        // The dead stand still anyway.
+                        HostSignal::Stop if !self.actor_mut(*who).alive => {}
                         HostSignal::Stop => {
+                            self.hamper(&[*who], Hamper::Stop, *undo_after);
                             self.apply_fault(Fault::Stop { who: *who, for_us: during(undo_after) });
                         }
-                        HostSignal::Cont => self.mend(Mend::Continue(*who)),
+                        HostSignal::Cont => {
+                            self.ends_early(*who, Hamper::Stop);
+                            self.mend(Mend::Continue(*who));
+                        }
                     }
                 }
-                self.ends_later(&targets, *undo_after, |host| What::Signalled { host, signal: HostSignal::Cont });
             }
             Act::Start { .. } => {
                 for who in &targets {
-                    self.queue.push(self.now_ns + START_US * 1_000, 0, Simulated::Restart(*who));
+                    if !self.actor_mut(*who).alive {
+                        self.lives_again_at(*who, self.now_ns + START_US * 1_000);
+                    }
                 }
             }
             Act::Restart { dead_for, .. } => {
                 for who in &targets {
-                    self.see(What::Signalled { host: Stage::name(*who), signal: HostSignal::Kill });
-                    self.kill(*who, Lines::Kept, Some(START_US));
-                    let again_ns = self.now_ns + dead_for.ns() + START_US * 1_000;
-                    self.queue.push(again_ns, 0, Simulated::Restart(*who));
+                    self.take_away(*who, us(dead_for) + START_US);
                 }
             }
             Act::Slow { percent, during: span, .. } => {
                 // Whole times: a little less of the processor is half of it there.
                 let factor = u64::from(100_u32.div_ceil((*percent).max(1)));
                 self.began("slow", &targets);
-                self.ends_later(&targets, *span, |host| ended("slow", host.as_str()));
+                self.hamper(&targets, Hamper::Slow, *span);
                 for who in &targets {
                     self.apply_fault(Fault::Slow { who: *who, factor, for_us: during(span) });
                 }
             }
             Act::Cut { from, ways, during: span, .. } => {
                 self.began("cut", &targets);
-                self.ends_later(&targets, *span, |host| ended("cut", host.as_str()));
+                Hamper::of_cut(*from, *ways).for_each(|cut| self.hamper(&targets, cut, *span));
                 let ways = match ways {
                     WaysPart::Both | WaysPart::ToGuest | WaysPart::FromGuest => Ways::Both,
                     WaysPart::ToHost => Ways::FromController,
@@ -131,7 +151,7 @@ impl World {
             }
             Act::Heal { targets: of } => {
                 if of.is_empty() {
-                    self.mend(Mend::Drain);
+                    self.empty_pool();
                 }
                 for who in &targets {
                     self.mend_all(*who);
@@ -142,10 +162,12 @@ impl World {
             Act::Clock { by_ns, during: span, .. } => {
                 self.began("clock steps", &targets);
                 let over = span.unwrap_or(Span::ZERO);
-                self.ends_later(&targets, Some(over), |host| ended("clock", host.as_str()));
+                let at = self.stage_time() + over;
                 for who in targets.iter().copied() {
                     self.apply_fault(Fault::JumpClock { who, by_us: by_ns / 1_000 });
-                    let at = self.stage_time() + over;
+                    if let Some(stage) = &mut self.stage {
+                        stage.endings.push((at, ended("clock", Stage::name(who).as_str())));
+                    }
                     if let Some(stage) = self.stage.as_mut().filter(|_| span.is_some()) {
                         stage.jumps_back.push((at, Fault::JumpClock { who, by_us: -(by_ns / 1_000) }));
                     }
@@ -182,15 +204,29 @@ impl World {
                 self.see(What::FaultBegan { fault: "corrupt".to_owned(), target: "pool".to_owned() });
             }
             Act::Fill { during: span } => {
-                self.see(What::FaultBegan { fault: "pool full".to_owned(), target: "pool".to_owned() });
-                let pool = [Whom::Controller];
-                self.ends_later(&pool, *span, |_| ended("pool full", "pool"));
+                self.see(What::FaultBegan { fault: "pool full".to_owned(), target: POOL.to_owned() });
+                let until = span.map(|span| self.stage_time() + Span::from_us(us(&span)));
+                if let Some(stage) = &mut self.stage {
+                    stage.hampers.begin(&HostName::new(POOL), Hamper::Full, until);
+                }
                 self.apply_fault(Fault::FillPool { for_us: during(span) });
             }
             Act::Delete { vm } => self.request_delete(VmId::new(u16::try_from(*vm).unwrap_or(0)), false),
             Act::Mark => {}
         }
         hit.extend(targets);
+    }
+
+    /// A process is dead for so long, also if it would come back by itself before.
+    fn take_away(&mut self, who: Whom, away_us: u64) {
+        if self.actor_mut(who).alive {
+            self.see(What::Signalled { host: Stage::name(who), signal: HostSignal::Kill });
+            self.kill(who, Lines::Kept, Some(away_us));
+        }
+        let back_ns = self.now_ns + away_us * 1_000;
+        // Who was taken away for longer stays away for longer.
+        let back_ns = self.actor_mut(who).back_ns.map_or(back_ns, |other| other.max(back_ns));
+        self.lives_again_at(who, back_ns);
     }
 
     fn began(&mut self, fault: &str, targets: &[Whom]) {
@@ -206,7 +242,20 @@ impl World {
         }
     }
 
-    /// Ends all that was done to a process, but its death.
+    /// Something that is wrong with a process ends before its time; says whether it was there.
+    fn ends_early(&mut self, who: Whom, hamper: Hamper) -> bool {
+        self.stage.as_mut().is_some_and(|stage| stage.hampers.end(&Stage::name(who), hamper))
+    }
+
+    /// Ends a fill, if there is one.
+    fn empty_pool(&mut self) {
+        self.mend(Mend::Drain);
+        if self.stage.as_mut().is_some_and(|stage| stage.hampers.end(&HostName::new(POOL), Hamper::Full)) {
+            self.see(ended("pool full", POOL));
+        }
+    }
+
+    /// Ends all that was done to a process, but its death and its standing still.
     fn mend_all(&mut self, who: Whom) {
         self.mend(Mend::Hurry(who));
         if let Whom::Host(host) = who {
@@ -215,8 +264,11 @@ impl World {
                 self.flow_again(link);
             }
         }
-        for fault in ["slow", "cut"] {
-            self.see(ended(fault, Stage::name(who).as_str()));
+        if self.ends_early(who, Hamper::Slow) {
+            self.see(ended("slow", Stage::name(who).as_str()));
+        }
+        if self.stage.as_mut().is_some_and(|stage| stage.hampers.end_cuts(&Stage::name(who))) {
+            self.see(ended("cut", Stage::name(who).as_str()));
         }
     }
 }

@@ -8,6 +8,7 @@ use super::machine::{Poll, Role, Serving, Vcpu};
 use super::planted::{PlantedBug, planted};
 use super::queue::MachineStep;
 use super::record::Taken;
+use super::stage::{LATE_SLICE_US, STAGED_STEPS};
 use super::world::World;
 use ft_protocol::commit_meta::GuestEnd;
 use ft_protocol::primary::Input;
@@ -41,7 +42,8 @@ impl World {
             return;
         }
         primary.slicing = true;
-        let us = self.plan.weather.slice_us;
+        let idles = primary.registers.step >= STAGED_STEPS;
+        let us = if idles && self.stage.is_some() { LATE_SLICE_US } else { self.plan.weather.slice_us };
         self.machine_after(at, us, MachineStep::Slice);
     }
 

@@ -184,6 +184,7 @@ impl World {
             Event::FenceTried { host, life } => self.fence_tried(host, life),
             Event::Fault(index) => self.inject(index),
             Event::Restart(target) => self.restart(target),
+            Event::Mend(mend) if self.stage_keeps(mend) => {}
             Event::Mend(mend) => self.mend(mend),
             Event::Heal => self.heal(),
             Event::Watch => self.watch(),

@@ -146,6 +146,10 @@ impl Timeline {
                 if let Some(takeover) = self.takeover_to(*generation, at) {
                     takeover.live.get_or_insert((report.live_at, host));
                 }
+                // Told late, maybe: by a controller that had to come back first.
+                if let Some(next) = self.takeovers.iter_mut().find(|takeover| takeover.ends == *generation) {
+                    next.stood_since = None;
+                }
             }
             Happening::Protected { host, .. } => self.protected(at, *host),
             Happening::Unprotected { host, .. } => {
@@ -154,7 +158,11 @@ impl Timeline {
                 let since = self.faults.cause(&host, self.protected_since, at).map_or(at, |fault| fault.at);
                 self.protection_lost(since);
             }
-            Happening::Yielded { generation, .. } => self.takeover_of(*generation, at).planned = true,
+            Happening::Yielded { generation, .. } => {
+                let takeover = self.takeover_of(*generation, at);
+                takeover.planned = true;
+                takeover.yielded.get_or_insert(at);
+            }
             Happening::SwitchedOver { generation, blackout, .. } => {
                 if let Some(takeover) = self.takeover_to(*generation, at) {
                     takeover.stood.get_or_insert(*blackout);
@@ -235,6 +243,15 @@ impl Timeline {
         }
     }
 
+    /// A workload had an answer from this VM. What clients saw is known at the end, all at once and in any order: it is told
+    /// behind everything else.
+    pub fn answered(&mut self, at: Time) {
+        let ran = |takeover: &&mut Takeover| takeover.live.as_ref().is_some_and(|(live, _)| *live <= at);
+        if let Some(takeover) = self.takeovers.iter_mut().rev().find(ran) {
+            takeover.answered = Some(takeover.answered.map_or(at, |first| first.min(at)));
+        }
+    }
+
     /// The takeover that ends this generation, and of which something is known `at` the latest.
     fn takeover_of(&mut self, ends: Generation, at: Time) -> &mut Takeover {
         let known = self.takeovers.iter().rposition(|takeover| takeover.ends == ends);
@@ -242,7 +259,9 @@ impl Timeline {
             let primary = self.primaries.get(&ends).cloned();
             let since = self.reigns.get(&ends).copied();
             let fault = primary.as_ref().and_then(|primary| self.faults.cause(primary, since, at)).cloned();
-            self.takeovers.push(Takeover::new(ends, primary, fault));
+            let last = self.takeovers.last().filter(|last| last.ends < ends && !last.ran());
+            let stood_since = last.and_then(Takeover::start);
+            self.takeovers.push(Takeover { stood_since, ..Takeover::new(ends, primary, fault) });
             self.takeovers.len() - 1
         });
         &mut self.takeovers[index]
@@ -291,8 +310,8 @@ impl Timeline {
         &self.losses
     }
 
-    /// The longest blackout that can be told: from a fault to the successor's first console byte, or, where it had nothing
-    /// to say, until its guest ran; in a switchover, as long as the guest stood still.
+    /// The longest blackout that can be told: from a fault to the successor's first console byte or first answer to a workload,
+    /// or, where it had nothing to say, until its guest ran; in a switchover, as long as the guest stood still.
     #[must_use]
     pub fn blackout_max(&self) -> Option<Span> {
         self.longest_blackout().map(|(_, length)| length)

@@ -18,7 +18,7 @@ pub struct Fault {
 /// A takeover as far as it is known.
 ///
 /// ```text
-/// fault -> detected -> sealed -> drained -> promoted -> live -> first console byte; protected comes on its own
+/// fault -> detected -> sealed -> drained -> promoted -> live -> first output; protected comes on its own
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Takeover {
@@ -32,6 +32,10 @@ pub struct Takeover {
     pub fault: Option<Fault>,
     /// When and how the controller knew.
     pub detected: Option<(Time, TakeoverReason)>,
+    /// When the old primary yielded, in a switchover.
+    pub yielded: Option<Time>,
+    /// Since when the guest had stood still before: the generation that ends here never ran.
+    pub stood_since: Option<Time>,
     /// When the generation was sealed, and its last epoch.
     pub sealed: Option<(Time, Epoch)>,
     /// When everything committed was applied.
@@ -44,6 +48,8 @@ pub struct Takeover {
     pub stood: Option<Span>,
     /// When the first console byte of the new generation was seen outside.
     pub console: Option<Time>,
+    /// When a workload had the first answer of the new generation.
+    pub answered: Option<Time>,
     /// When a standby was ready again.
     pub protected: Option<(Time, HostName)>,
     /// The console's length when everything of the old generation was in it.
@@ -58,22 +64,30 @@ impl Takeover {
             planned: false,
             fault,
             detected: None,
+            yielded: None,
+            stood_since: None,
             sealed: None,
             drained: None,
             promoted: None,
             live: None,
             stood: None,
             console: None,
+            answered: None,
             protected: None,
             console_at_drain: None,
         }
     }
 
-    /// Where it begins: the guest's stop in a switchover; the fault, or else the moment when it was noticed.
+    /// Where it begins: where the guest stood still since an earlier one, that one's beginning; the guest's stop in a
+    /// switchover; the fault, or else the moment when it was noticed.
     #[must_use]
     pub fn start(&self) -> Option<Time> {
-        if let (true, Some(stood), Some((live, _))) = (self.planned, self.stood, &self.live) {
-            return Some(*live - stood);
+        if self.stood_since.is_some() {
+            return self.stood_since;
+        }
+        if self.planned {
+            let stopped = self.stood.zip(self.live.as_ref()).map(|(stood, (live, _))| *live - stood);
+            return stopped.or(self.yielded);
         }
         let noticed = self.detected.map(|(at, _)| at).or(self.sealed.map(|(at, _)| at));
         self.cause().map(|fault| fault.at).or(noticed)
@@ -85,11 +99,23 @@ impl Takeover {
         self.fault.as_ref().filter(|_| !self.planned)
     }
 
-    /// From the fault to the first console byte of the successor, as seen from outside. It includes the time in which the
-    /// guest has nothing to say.
+    /// When the successor was first heard of outside: a console byte, or a workload's answer.
+    #[must_use]
+    pub fn first_output(&self) -> Option<Time> {
+        self.console.into_iter().chain(self.answered).min()
+    }
+
+    /// From the fault to the first output of the successor, as seen from outside. It includes the time in which the guest has
+    /// nothing to say, and that in which it had stood still before the fault.
     #[must_use]
     pub fn blackout(&self) -> Option<Span> {
-        Some(self.console?.since(self.cause()?.at))
+        let fault = self.cause()?.at;
+        Some(self.first_output()?.since(self.stood_since.map_or(fault, |since| since.min(fault))))
+    }
+
+    /// Whether anything shows that the successor's guest ran.
+    pub(super) fn ran(&self) -> bool {
+        self.live.is_some() || self.console.is_some()
     }
 
     /// From the fault, or its detection, until the successor's guest ran.

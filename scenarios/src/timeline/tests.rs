@@ -194,6 +194,62 @@ fn a_switchover_has_no_fault() {
     told(&mut timeline, 31, Happening::Drained { vm: VM, applied: Epoch::new(7) });
     told(&mut timeline, 33, live(33, 2, 1));
     seen(&mut timeline, 40, What::ConsoleMoved { vm: VM, tail: 130 });
-    assert_eq!(timeline.takeovers()[0].until_live(), Some(Span::from_ms(2)));
+    assert_eq!(timeline.takeovers()[0].until_live(), Some(Span::from_ms(3)));
     assert_eq!((timeline.blackout_max(), timeline.switchovers_done()), (None, 1));
+}
+
+/// Host `a` dies at 20 ms, `b` goes on at 29 ms.
+fn taken_over() -> Timeline {
+    let mut timeline = protected_run();
+    seen(&mut timeline, 20, What::Signalled { host: host('a'), signal: HostSignal::Kill });
+    let (generation, next) = (Generation::FIRST, Generation::FIRST.next());
+    told(&mut timeline, 22, Happening::PrimaryGone { vm: VM, generation, reason: TakeoverReason::LinkClosed });
+    told(&mut timeline, 24, Happening::Sealed { vm: VM, generation, final_epoch: Epoch::new(7) });
+    told(&mut timeline, 26, Happening::Drained { vm: VM, applied: Epoch::new(7) });
+    told(&mut timeline, 27, Happening::Promoted { vm: VM, generation: next, host: HostId::new(1) });
+    timeline
+}
+
+#[test]
+fn an_answer_ends_a_blackout_as_a_console_byte_does() {
+    let mut timeline = taken_over();
+    told(&mut timeline, 30, live(29, 2, 1));
+    assert_eq!(timeline.blackout_max(), Some(Span::from_ms(9)), "until it runs: nothing was heard");
+    seen(&mut timeline, 90, What::ConsoleMoved { vm: VM, tail: 130 });
+    assert_eq!(timeline.blackout_max(), Some(Span::from_ms(70)));
+    // In any order; what came before the successor ran is its predecessor's.
+    [60, 15, 21, 28, 33, 50].into_iter().for_each(|at| timeline.answered(ms(at)));
+    assert_eq!(timeline.blackout_max(), Some(Span::from_ms(13)));
+    assert_eq!(timeline.takeovers()[0].answered, Some(ms(33)));
+}
+
+#[test]
+fn a_guest_that_no_successor_ran_stands_still_since_the_first_fault() {
+    let mut timeline = taken_over();
+    seen(&mut timeline, 28, What::Signalled { host: host('b'), signal: HostSignal::Kill });
+    let generation = Generation::FIRST.next();
+    told(&mut timeline, 40, Happening::PrimaryGone { vm: VM, generation, reason: TakeoverReason::LinkClosed });
+    told(&mut timeline, 60, live(60, 3, 2));
+    assert_eq!(timeline.blackout_max(), Some(Span::from_ms(40)));
+    seen(&mut timeline, 60, What::Signalled { host: host('c'), signal: HostSignal::Kill });
+    told(&mut timeline, 70, live(70, 4, 0));
+    assert_eq!(timeline.blackout_max(), Some(Span::from_ms(40)), "host c has run it in between");
+    assert_eq!(timeline.takeovers()[2].until_live(), Some(Span::from_ms(10)));
+    // A controller that had to come back first tells it late that host b had run it.
+    told(&mut timeline, 80, live(27, 2, 1));
+    assert_eq!(timeline.takeovers()[1].until_live(), Some(Span::from_ms(32)));
+}
+
+#[test]
+fn a_guest_whose_new_host_dies_stands_still_since_it_was_yielded() {
+    let mut timeline = protected_run();
+    let (generation, next) = (Generation::FIRST, Generation::FIRST.next());
+    told(&mut timeline, 20, Happening::Yielded { vm: VM, generation });
+    told(&mut timeline, 21, Happening::Sealed { vm: VM, generation, final_epoch: Epoch::new(7) });
+    told(&mut timeline, 22, Happening::Promoted { vm: VM, generation: next, host: HostId::new(1) });
+    seen(&mut timeline, 30, What::Signalled { host: host('b'), signal: HostSignal::Kill });
+    told(&mut timeline, 31, Happening::PrimaryGone { vm: VM, generation: next, reason: TakeoverReason::LinkClosed });
+    told(&mut timeline, 40, live(40, 3, 0));
+    assert_eq!((timeline.takeovers_done(), timeline.switchovers_done()), (1, 0));
+    assert_eq!(timeline.blackout_max(), Some(Span::from_ms(20)));
 }

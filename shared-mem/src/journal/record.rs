@@ -127,6 +127,11 @@ pub(crate) fn is_header_of(bytes: &[u8], generation: Generation, epoch: Epoch, l
     check_header(bytes, generation, epoch, limits).is_ok()
 }
 
+/// Whose record a header says that it is of; what it says is to be checked yet.
+pub(crate) fn generation_in(header: &[u8]) -> Generation {
+    RecordHeader::parse(header).map_or(Generation::new(0), |header| Generation::new(header.generation.get()))
+}
+
 /// Checks what can be known of a record from its header.
 pub(super) fn check_header(
     bytes: &[u8],

@@ -166,12 +166,14 @@ pub(super) fn open_extent(path: &Path, access: Access, expected: Option<u64>) ->
     let file = OpenOptions::new()
         .read(true)
         .write(access == Access::ReadWrite)
-        .custom_flags(libc::O_NOFOLLOW)
+        // Who puts a pipe there does not have us wait for its other end.
+        .custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK)
         .open(path)
         .map_err(|error| PoolError::file("open", path, error))?;
     let metadata = file.metadata().map_err(|error| PoolError::file("examine", path, error))?;
     let found = metadata.len();
-    let expected = expected.unwrap_or(found);
+    // Whatever length it has, it has one.
+    let expected = expected.unwrap_or(found.max(1));
     if found < expected || !metadata.is_file() {
         return Err(PoolError::FileLength { path: path.to_owned(), found, expected });
     }

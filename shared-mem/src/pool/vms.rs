@@ -11,19 +11,34 @@ use super::files::{self, FileKind};
 use super::open::{Pool, list, remove_file};
 use super::partition::VmPartition;
 use super::raise;
-use super::reserve::NewFile;
+use super::reserve::{NewFile, open_extent};
 use super::view::PoolView;
 use crate::blob_store::BlobError;
 use crate::console::{ConsoleRing, console_file_bytes};
 use crate::control::{CONTROL_BYTES, ControlBlock};
-use crate::mem::Mapping;
+use crate::mem::{Access, Mapping};
 use crate::numbers::{Offset, VmSlot};
 use crate::superblock::TWICE_SINCE;
 use crate::vm_directory::{DirectoryError, VmEntry, VmGeometry, VmName, VmState};
 
 type Entries = Vec<(VmSlot, VmEntry)>;
 
+/// Whether a slot that no entry says anything of has a VM whose guest has been given to a host. Making a VM ends with its entry,
+/// and deleting one with the removal of that: this one's is lost, and its files are not.
+fn is_inhabited(pool: &Path, slot: VmSlot) -> bool {
+    let control = files::vm_dir(pool, slot).join(files::CONTROL);
+    let Ok(extent) = open_extent(&control, Access::ReadOnly, Some(CONTROL_BYTES)) else { return false };
+    let Ok(memory) = Mapping::read_only(&extent) else { return false };
+    ControlBlock::open(memory).and_then(|control| control.generation()).is_ok_and(|reigned| reigned.get() > 0)
+}
+
 impl PoolView {
+    /// Whether a slot without an entry has a VM whose guest has run: its entry is lost.
+    #[must_use]
+    pub fn is_inhabited(&self, slot: VmSlot) -> bool {
+        is_inhabited(&self.path, slot)
+    }
+
     /// All VMs.
     ///
     /// # Errors
@@ -140,7 +155,8 @@ impl Pool {
         let mut free = None;
         for slot in self.directory.slots() {
             match self.readable(slot)? {
-                Ok(None) => free = free.or(Some(slot)),
+                Ok(None) if !is_inhabited(&self.path, slot) => free = free.or(Some(slot)),
+                Ok(None) => {}
                 Ok(Some(entry)) if entry.name == *name => return Err(PoolError::NameTaken(entry.name)),
                 // A damaged entry is somebody's.
                 Ok(Some(_)) | Err(_) => {}
@@ -167,6 +183,7 @@ impl Pool {
     /// When there is no such VM, or files cannot be removed; the deletion is completed at the next opening then.
     pub fn delete_vm(&self, slot: VmSlot) -> Result<(), PoolError> {
         let mut entry = match self.readable(slot)? {
+            Ok(None) if is_inhabited(&self.path, slot) => return remove_vm_dir(&files::vm_dir(&self.path, slot)),
             Ok(entry) => entry.ok_or(PoolError::SlotFree(slot))?,
             Err(_) => return self.delete_nameless(slot),
         };
@@ -177,12 +194,17 @@ impl Pool {
         Ok(())
     }
 
-    /// The slots whose entries cannot be read: which VMs have them, nobody can tell.
+    /// The slots whose entries cannot be read, or are lost: which VMs have them, nobody can tell.
     ///
     /// # Errors
     /// When the directory cannot be reached.
     pub fn nameless(&self) -> Result<Vec<VmSlot>, PoolError> {
-        let damaged = |slot: &VmSlot| self.readable(*slot).map(|entry| entry.is_err());
+        let damaged = |slot: &VmSlot| {
+            Ok::<_, PoolError>(match self.readable(*slot)? {
+                Ok(entry) => entry.is_none() && is_inhabited(&self.path, *slot),
+                Err(_) => true,
+            })
+        };
         self.directory.slots().filter_map(|slot| damaged(&slot).map(|is| is.then_some(slot)).transpose()).collect()
     }
 
@@ -218,7 +240,9 @@ impl Pool {
             let Some(slot) = files::slot_of_vm_dir(&name) else {
                 continue;
             };
-            if slot.get() >= self.superblock.vm_slots || matches!(self.readable(slot)?, Ok(None)) {
+            let nobodys =
+                || Ok::<_, PoolError>(matches!(self.readable(slot)?, Ok(None)) && !is_inhabited(&self.path, slot));
+            if slot.get() >= self.superblock.vm_slots || nobodys()? {
                 remove_vm_dir(&path)?;
             } else {
                 remove_unfinished_files(&path)?;

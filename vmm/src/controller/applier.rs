@@ -53,6 +53,7 @@ pub(super) struct Target {
 /// What is told of parts that are written anew.
 pub(super) const CONSOLE: &str = "the console";
 pub(super) const CONTROL: &str = "the control block";
+pub(super) const STATE: &str = "the machine state";
 
 enum Work {
     Apply(Job),
@@ -114,7 +115,6 @@ impl Applier {
                 }
                 Work::Mend => {}
                 Work::Drain(job) => {
-                    target.read_log_of(job.generation);
                     let outcome = target.drain(&job);
                     done.send(Event::Drained { vm, generation: job.generation, outcome });
                 }
@@ -196,13 +196,16 @@ impl Target {
         generation: shared_mem::Generation,
         log: &LogReader<Mapping<ReadWrite>>,
     ) -> Result<(), Failure> {
-        self.read_log_of(Generation::new(generation.get()));
+        self.read_log_of(Generation::new(generation.get()), log)?;
         let floor = self.console.claimed()?.get().saturating_sub(self.console.ring_bytes());
         self.log.drain(log, None, &self.console, Some(floor))?;
         Ok(())
     }
 
     fn drain(&mut self, job: &DrainJob) -> DrainOutcome {
+        if let Err(damage) = self.read_log_of(job.generation, &job.journal.log) {
+            return DrainOutcome::Damaged { reason: crate::chain(&damage) };
+        }
         let outcome = self.log.outcome(&job.journal.log, job.console_floor, &self.console);
         match self.console.own_tail() {
             Ok(_) => outcome,
@@ -210,13 +213,17 @@ impl Target {
         }
     }
 
-    fn read_log_of(&mut self, generation: Generation) {
+    fn read_log_of(&mut self, generation: Generation, log: &LogReader<Mapping<ReadWrite>>) -> Result<(), Damage> {
         let (state, control) = (&self.state, &self.control);
-        self.log.read_log_of(generation, || match control.applied() {
-            Ok(applied) => logged_to(state, applied),
-            // Said by whoever uses the control block next.
-            Err(_) => LogPosition::ZERO,
-        });
+        self.log.read_log_of(generation, || {
+            // What is wrong with the control block says whoever uses it next.
+            let Ok(applied) = control.applied() else { return Ok(LogPosition::ZERO) };
+            let known = logged_to(state, applied).or_else(|| whole_log(log));
+            known.ok_or_else(|| Damage::State {
+                epoch: applied,
+                source: "and its record log has gone on too far".into(),
+            })
+        })
     }
 
     fn try_apply(&mut self, job: &Job, buffer: &mut Vec<u8>) -> Result<ApplyOutcome, Failure> {
@@ -240,13 +247,15 @@ impl Target {
         // Refused here rather than by the host that would have to load it in the middle of a takeover.
         let state = MachineState::decode(meta.machine_state)?;
         // What left by the log comes before what the record brings.
-        self.read_log_of(job.generation);
+        self.read_log_of(job.generation, &job.journal.log)?;
         let log_end = LogPosition::new(state.log_position());
         let applied = self.control.applied()?;
         let known = self.ended_at.filter(|(epoch, _)| *epoch == applied).map(|(_, position)| position);
-        LogDrain::check(log_end, known.unwrap_or_else(|| logged_to(&self.state, applied)))?;
+        // Where nobody can tell, it was not behind what was read.
+        let before = known.or_else(|| logged_to(&self.state, applied)).unwrap_or(LogPosition::ZERO);
+        LogDrain::check(log_end, before)?;
         if !self.log.drain(&job.journal.log, Some(log_end), &self.console, job.console_floor)? {
-            return Ok(ApplyOutcome::ConsoleFull { epoch: job.epoch });
+            return self.console_full(job);
         }
         // Before the question whether there is room: for output that belongs nowhere there never will be.
         self.console.check_append(ConsolePosition::new(meta.console_start), meta.console)?;
@@ -254,7 +263,7 @@ impl Target {
         if let Some(floor) = job.console_floor
             && console_end.saturating_sub(floor) > self.console.ring_bytes()
         {
-            return Ok(ApplyOutcome::ConsoleFull { epoch: job.epoch });
+            return self.console_full(job);
         }
         if !self.limit.begin(generation, epoch) {
             return Ok(ApplyOutcome::NotCommitted);
@@ -277,6 +286,11 @@ impl Target {
 }
 
 impl Target {
+    fn console_full(&self, job: &Job) -> Result<ApplyOutcome, Failure> {
+        let console_end = self.console.own_tail()?.get();
+        Ok(ApplyOutcome::ConsoleFull { epoch: job.epoch, console_end })
+    }
+
     /// Gives back what a record has taken beyond `keep`, here and in its slot.
     fn give_back(&self, job: &Job, keep: u64, ended: bool) -> Result<(), SpillError> {
         let (journal, epoch) = (&job.journal, job.epoch.get());
@@ -313,7 +327,8 @@ impl Target {
     ) -> Result<(), Failure> {
         let Some(recording) = &job.recording else { return Ok(()) };
         let applied = self.control.applied()?;
-        let (applied_log, applied_console) = (logged_to(&self.state, applied), console_of(&self.state, applied));
+        let applied_log = logged_to(&self.state, applied).unwrap_or(LogPosition::ZERO);
+        let applied_console = console_of(&self.state, applied);
         let due = Due {
             job,
             record,
@@ -366,6 +381,13 @@ impl Target {
             }
         }
     }
+}
+
+/// Where a log begins, if all of it is still there: what is read twice is shown once, since output has its place.
+fn whole_log(log: &LogReader<Mapping<ReadWrite>>) -> Option<LogPosition> {
+    let (_, begin) = log.header().ok()?;
+    let length = log.tail().ok()?.position.get().checked_sub(begin.get())?;
+    (length <= log.ring_bytes()).then_some(begin)
 }
 
 fn name_of(step: ApplyStep) -> &'static str {

@@ -2,14 +2,15 @@
 //!
 //! The one costs the VM, the other only its writer's reign; neither costs another VM.
 
-use shared_mem::Epoch;
 use shared_mem::apply::ApplyError;
 use shared_mem::boot_image::BootImageError;
 use shared_mem::console::ConsoleError;
 use shared_mem::control::ControlError;
 use shared_mem::journal::LoadError;
 use shared_mem::state_area::StateError;
+use shared_mem::{Epoch, PoolError};
 use std::error::Error;
+use std::io;
 
 /// A VM's part of the pool cannot be gone on from.
 #[derive(Debug, thiserror::Error)]
@@ -22,6 +23,17 @@ pub(super) enum Damage {
         /// What is wrong with the record in the journal.
         source: LoadError,
     },
+    /// The image is there, and what the guest's processor and devices were like is not.
+    #[error("the machine state of {epoch}, from which its guest would go on, is damaged, and no copy of it is left")]
+    State {
+        /// The applied epoch.
+        epoch: Epoch,
+        /// What is wrong with it.
+        source: Box<dyn Error + Send + Sync>,
+    },
+    /// A file of it is not there any more, or shorter.
+    #[error("a part of it is gone")]
+    Gone(#[source] Box<dyn Error + Send + Sync>),
     /// Nothing was committed, and there is nothing to begin with either.
     #[error("what its guest is booted from is damaged, and nothing was committed")]
     Boot(#[source] BootImageError),
@@ -29,14 +41,31 @@ pub(super) enum Damage {
 
 /// What is wrong, in one line, if an error says that what only the controller writes is damaged or out of reach.
 pub(super) fn damage_of(error: &(dyn Error + 'static)) -> Option<String> {
+    has_cause(error, is_damage).then(|| crate::chain(error))
+}
+
+fn has_cause(error: &(dyn Error + 'static), is_it: impl Fn(&(dyn Error + 'static)) -> bool) -> bool {
     let mut next = Some(error);
     while let Some(cause) = next {
-        if is_damage(cause) {
-            return Some(crate::chain(error));
+        if is_it(cause) {
+            return true;
         }
         next = cause.source();
     }
-    None
+    false
+}
+
+/// Whether an error says that a file of the pool is not there any more, or has another length.
+pub(super) fn is_gone(error: &(dyn Error + 'static)) -> bool {
+    let missing = |error: &io::Error| error.kind() == io::ErrorKind::NotFound;
+    has_cause(error, |cause| {
+        matches!(cause.downcast_ref(), Some(PoolError::FileLength { .. })) || cause.downcast_ref().is_some_and(missing)
+    })
+}
+
+/// What opens a part that only the controller writes, so that its loss counts as damage.
+pub(super) fn opened<T>(part: Result<T, PoolError>) -> Result<T, Box<dyn Error + Send + Sync>> {
+    part.map_err(|error| if is_gone(&error) { Damage::Gone(error.into()).into() } else { error.into() })
 }
 
 fn is_damage(cause: &(dyn Error + 'static)) -> bool {

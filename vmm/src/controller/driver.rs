@@ -4,6 +4,7 @@ mod parts;
 mod peers;
 
 use super::applier::Event;
+use super::damage::is_gone;
 use super::generations::GenerationKeeper;
 use super::link::{Kind, Link, LinkError};
 use super::partition::Partition;
@@ -21,7 +22,7 @@ use crate::wake::WakingSender;
 use ft_protocol::activity::Activity;
 use ft_protocol::controller::{Action, ClusterState, Controller, ControllerConfig, Input};
 use ft_protocol::detector::DetectorConfig;
-use ft_protocol::wire::{Grant, PROTOCOLS, StateFormats, ToClient, ToHost};
+use ft_protocol::wire::{Grant, PROTOCOLS, Part, StateFormats, ToClient, ToHost};
 use ft_protocol::{Generation, HostId, LinkId, Span, Time, VmId};
 use peers::{Complaints, Uploads};
 use serde::Serialize;
@@ -210,7 +211,7 @@ impl Driver {
     }
 
     /// Ends the cluster: hosts and controller.
-    pub(super) fn end(&mut self) {
+    fn end(&mut self) {
         for link in self.links.values_mut().filter(|link| link.kind == Kind::Host) {
             // A host that cannot be told finds its connection closed.
             let _ = link.send(ToHost::Shutdown, Vec::new());
@@ -323,14 +324,27 @@ impl Driver {
                     ToHost::Standby(_) => Some("controller.standby.ordered"),
                     _ => None,
                 };
-                self.send(link, message, &grants);
+                if let Err((part, error)) = self.send(link, message, &grants) {
+                    let reason = format!("a host cannot be given a part of it: {}", crate::chain(&*error));
+                    tracing::error!("{reason}");
+                    match part.stable_of().filter(|_| is_gone(&*error)) {
+                        // The host that waits for it is not to blame, and has other VMs.
+                        Some(vm) => self.inputs.push_back(Input::PartGone { vm, reason }),
+                        None => self.lose(link),
+                    }
+                }
                 passed.into_iter().for_each(failpoint::pass);
             }
             Action::ToClient { link, message: ToClient::ConsoleMoved { vm, tail }, .. } => {
                 let sent = self.links.get_mut(&link).map(|link| link.console_moved(vm, tail));
                 self.check_sent(link, sent);
             }
-            Action::ToClient { link, message, grants } => self.send(link, message, &grants),
+            Action::ToClient { link, message, grants } => {
+                if let Err((_, error)) = self.send(link, message, &grants) {
+                    tracing::error!("a client cannot be given what it asks for: {}", crate::chain(&*error));
+                    self.lose(link);
+                }
+            }
             Action::CloseLink(link) => self.close(link),
             Action::CreatePartition { vm, spec, uploader } => {
                 let uploads = self.uploads.remove(&uploader);
@@ -450,8 +464,8 @@ impl Driver {
     ) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
         let slot = HostSlot::new(host.get());
         let page = match self.pool.heartbeat(slot, shared_mem::Access::ReadOnly) {
-            Err(error @ PoolError::FileLength { .. }) => {
-                self.complain(Kind::Host, || format!("{host} has cut its page off: {}", crate::chain(&error)));
+            Err(error) if is_gone(&error) => {
+                self.complain(Kind::Host, || format!("the page of {host} is gone: {}", crate::chain(&error)));
                 self.pool.renew_heartbeat(slot)?;
                 self.pool.heartbeat(slot, shared_mem::Access::ReadOnly)?
             }
@@ -466,21 +480,17 @@ impl Driver {
         Ok(())
     }
 
-    /// Sends with descriptors; what cannot be sent ends the connection, never the controller.
-    fn send<M: Serialize>(&mut self, link: LinkId, message: M, grants: &[Grant]) {
-        let mut extents = Vec::with_capacity(grants.len());
-        for &grant in grants {
-            match super::grants::extent(&self.pool, &self.partitions, grant) {
-                Ok(extent) => extents.push(tagged(grant, extent)),
-                Err(error) => {
-                    tracing::error!("{grant:?} cannot be granted: {}", crate::chain(&*error));
-                    self.lose(link);
-                    return;
-                }
-            }
-        }
+    /// Sends with descriptors; what cannot be sent ends the connection, never the controller. Where a part cannot be granted
+    /// nothing is sent.
+    fn send<M: Serialize>(&mut self, link: LinkId, message: M, grants: &[Grant]) -> Result<(), (Part, Failure)> {
+        let extent = |grant: &Grant| {
+            let extent = super::grants::extent(&self.pool, &self.partitions, *grant);
+            extent.map(|extent| tagged(*grant, extent)).map_err(|error| (grant.part, error))
+        };
+        let extents = grants.iter().map(extent).collect::<Result<Vec<_>, _>>()?;
         let sent = self.links.get_mut(&link).map(|link| link.send(message, extents));
         self.check_sent(link, sent);
+        Ok(())
     }
 
     fn check_sent(&mut self, link: LinkId, sent: Option<Result<(), LinkError>>) {

@@ -76,10 +76,18 @@ impl LogDrain {
 
     /// Reads the log of this generation; one that is new from where the last applied epoch left it. It need not go on where
     /// the one before was read to: what was damaged there is not in it, and its own entries come in that place.
-    pub fn read_log_of(&mut self, generation: Generation, begin: impl FnOnce() -> LogPosition) {
+    ///
+    /// # Errors
+    /// When nobody can say where that is.
+    pub fn read_log_of<E>(
+        &mut self,
+        generation: Generation,
+        begin: impl FnOnce() -> Result<LogPosition, E>,
+    ) -> Result<(), E> {
         if self.generation != Some(generation) {
-            (self.generation, self.position) = (Some(generation), begin());
+            (self.position, self.generation) = (begin()?, Some(generation));
         }
+        Ok(())
     }
 
     /// Whether a record may say that its epoch ends at this place of the log: the next generation's log will begin there.

@@ -212,7 +212,7 @@ pub fn serve(options: &ControllerOptions) -> Result<(), ControllerError> {
                 Watched::Link(link) => driver.link_ready(link, &events)?,
                 // Another one goes on with the hosts.
                 Watched::End if reign.is_some() => driver.leave(),
-                Watched::End => driver.end(),
+                Watched::End => driver.input(Input::End)?,
                 Watched::Lease => return Err(ControllerError::LeaseLost),
             }
         }

@@ -1,11 +1,11 @@
 //! One VM's part of the pool, as the controller uses it.
 
-use super::applier::{Applier, CONSOLE, CONTROL, DrainJob, Event, Job, Journal, Redo, Target};
-use super::damage::Damage;
+use super::applier::{Applier, CONSOLE, CONTROL, DrainJob, Event, Job, Journal, Redo, STATE, Target};
+use super::damage::{Damage, opened};
 use super::generations::{GenerationKeeper, Generations, Life, Turn, release_slots_of};
 use super::log_drain::LogDrain;
 use super::space_keeper::SpaceKeeper;
-use super::stable_state::{known_console, logged_to};
+use super::stable_state::{known_console, logged_to, restore};
 use crate::failpoint;
 use crate::wake::WakingSender;
 use ft_protocol::controller::{Left, LeftWord, Recovered, VmRecord, Word};
@@ -48,6 +48,14 @@ pub(super) struct LogLoss {
     pub(super) generation: Generation,
     /// One line.
     pub(super) report: String,
+}
+
+/// A generation that was opened.
+pub(super) struct Opened {
+    /// What is damaged of the log that it goes on with.
+    pub(super) lost: Option<LogLoss>,
+    /// What was damaged of the VM's part of the pool, and is whole again.
+    pub(super) mended: Option<&'static str>,
 }
 
 pub(super) struct Partition {
@@ -181,6 +189,13 @@ impl Partition {
             tracing::warn!("the control block of {vm} is damaged, and written anew: {}", crate::chain(&error));
             wake.send(Event::Mended { vm, what: CONTROL });
         }
+        let redo_area = redo(&parts)?;
+        match restore(&state, control.applied()?, &redo_area, &limits) {
+            Ok(true) => wake.send(Event::Mended { vm, what: STATE }),
+            Ok(false) => {}
+            // A primary that lives brings the next one. Who would have to go on from this one finds out by itself.
+            Err(error) => tracing::error!("{vm}: {}", crate::chain(&*error)),
+        }
         let log = LogDrain::new();
         let limit = Arc::new(ApplyLimit::default());
         let ring_bytes = parts.geometry().console_bytes;
@@ -199,7 +214,7 @@ impl Partition {
             console,
             keeps: true,
             limit: Arc::clone(&limit),
-            redo: redo(&parts)?,
+            redo: redo_area,
             limits,
             image,
             disk,
@@ -310,19 +325,23 @@ impl Partition {
 
     /// Makes the journal of a generation and lets it reign. What was reserved for it, or left by an earlier try, is laid
     /// out anew: nobody has it yet.
-    /// Says what is damaged of the log that it goes on with.
+    /// Says what is damaged of the log that it goes on with, and what was made whole.
     pub(super) fn open_generation(
         &mut self,
         generation: Generation,
         base: Epoch,
         space: &SpaceKeeper,
-    ) -> Result<Option<LogLoss>, Failure> {
+    ) -> Result<Opened, Failure> {
         let raw = shared_mem::Generation::new(generation.get());
         let base = shared_mem::Epoch::new(base.get());
         if base == shared_mem::Epoch::ZERO {
             // Found by its hosts, it would be told of each of them, one generation after the other.
-            boot_image::load(&Mapping::read_only(&self.parts.boot(Access::ReadOnly)?)?).map_err(Damage::Boot)?;
+            boot_image::load(&Mapping::read_only(&opened(self.parts.boot(Access::ReadOnly))?)?)
+                .map_err(Damage::Boot)?;
         }
+        // The same. Nothing is applied now: all that was committed is.
+        let state = StateArea::new(Mapping::read_write(&opened(self.parts.state(Access::ReadWrite))?)?);
+        let mended = restore(&state, base, &self.redo, &self.limits)?;
         let files = Arc::clone(&self.files);
         let mut turn = files.turn();
         match self.parts.journal(raw, Access::ReadWrite) {
@@ -335,7 +354,7 @@ impl Partition {
             Err(error) if lacks_space(&*error) => {
                 space.lend(self.generation_bytes(), || self.open_log(raw, base)).unwrap_or(Err(error))?
             }
-            opened => opened?,
+            lost => lost?,
         };
         self.open_journal(generation)?;
         // All is applied before a generation begins. A word that was damaged meanwhile would end one primary after the other.
@@ -344,7 +363,7 @@ impl Partition {
         }
         self.control.set_generation(raw)?;
         turn.reigns = raw;
-        Ok(lost)
+        Ok(Opened { lost, mended: mended.then_some(STATE) })
     }
 
     /// Makes a journal. The records of those before are applied: when space is short, what they keep is given back first,
@@ -429,7 +448,8 @@ impl Partition {
         generation: shared_mem::Generation,
         base: shared_mem::Epoch,
     ) -> Result<Option<LogLoss>, Failure> {
-        let from = logged_to(&self.state, base);
+        // Its machine state was read just now.
+        let from = logged_to(&self.state, base).ok_or_else(|| format!("the machine state of {base} has gone"))?;
         let reigned = self.control.generation()?;
         let before = self.parts.log(reigned, Access::ReadOnly).ok().filter(|_| reigned < generation);
         let Some(before) = before else {

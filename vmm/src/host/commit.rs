@@ -7,7 +7,7 @@ use super::driver::{SharedLink, ring};
 use super::outbox::Outbox;
 use super::record::RecordLog;
 use super::vm_thread::Command;
-use crate::clock;
+use crate::clock::{self, ThreadClock};
 use crate::failpoint;
 use crate::machine::Kicker;
 use crate::mailbox::{Receiver, Sender};
@@ -38,6 +38,8 @@ pub(super) struct Gate {
 
 struct Inner {
     core: Primary,
+    /// What the vCPU's thread has run.
+    ran: ThreadClock,
     for_vcpu: Vec<Action>,
     said: Said,
     /// The committer cannot go on.
@@ -62,6 +64,17 @@ impl Said {
 }
 
 impl Inner {
+    fn handle(&mut self, input: Input, actions: &mut Vec<Action>) {
+        let now = clock::monotonic();
+        if self.core.asks_what_ran(now, &input)
+            && let Some(ran) = self.ran.spent()
+        {
+            self.core.ran(now, ran);
+        }
+        self.core.handle(now, input, actions);
+        self.show();
+    }
+
     /// Says what the core does, where that has changed.
     fn show(&mut self) {
         let doing = self.core.doing();
@@ -103,10 +116,12 @@ pub(super) struct Committer<'a> {
 }
 
 impl Gate {
+    /// To be made by the vCPU's thread.
     pub(super) fn new(core: Primary, activity: Option<Words>) -> Self {
         let said = Said { words: activity, last: Activity { doing: core.doing(), count: 0 } };
         said.say();
-        let inner = Inner { core, for_vcpu: Vec::new(), said, failed: None };
+        let ran = ThreadClock::of_this_thread();
+        let inner = Inner { core, ran, for_vcpu: Vec::new(), said, failed: None };
         Self { inner: Mutex::new(inner), event: AtomicBool::new(false), armed_ns: AtomicU64::new(u64::MAX) }
     }
 
@@ -121,8 +136,7 @@ impl Gate {
             return Err(failure);
         }
         actions.append(&mut inner.for_vcpu);
-        inner.core.handle(clock::monotonic(), input, actions);
-        inner.show();
+        inner.handle(input, actions);
         Ok(())
     }
 
@@ -150,11 +164,11 @@ impl Gate {
         if !inner.core.mode().records() {
             return false;
         }
-        let Inner { core, for_vcpu, .. } = &mut *inner;
-        core.handle(clock::monotonic(), Input::EventWaits, for_vcpu);
-        inner.show();
+        let mut actions = std::mem::take(&mut inner.for_vcpu);
+        inner.handle(Input::EventWaits, &mut actions);
         self.event.store(true, Ordering::Relaxed);
-        let left = !inner.for_vcpu.is_empty();
+        let left = !actions.is_empty();
+        inner.for_vcpu = actions;
         drop(inner);
         left || self.must_rearm()
     }
@@ -173,8 +187,7 @@ impl Gate {
         if !waits() {
             self.event.store(false, Ordering::Relaxed);
             actions.append(&mut inner.for_vcpu);
-            inner.core.handle(clock::monotonic(), Input::EventsTaken, actions);
-            inner.show();
+            inner.handle(Input::EventsTaken, actions);
         }
         Ok(())
     }
@@ -322,8 +335,7 @@ impl Committer<'_> {
         let mut actions = Vec::new();
         let mut pause = false;
         let mut inner = self.gate.lock();
-        inner.core.handle(clock::monotonic(), input, &mut actions);
-        inner.show();
+        inner.handle(input, &mut actions);
         for action in actions {
             match action {
                 // Console output leaves through the controller, which applies only what is published.

@@ -64,7 +64,11 @@ impl Dialer {
             }
             Err(error) => {
                 // Not there is what everybody waits for; there and unwilling is not.
-                if matches!(error, ConnectError::Refused { .. } | ConnectError::Device { .. }) && !self.has_complained {
+                let unwilling = matches!(
+                    error,
+                    ConnectError::Refused { .. } | ConnectError::Device { .. } | ConnectError::NotServed { .. }
+                );
+                if unwilling && !self.has_complained {
                     tracing::warn!("no controller: {}", crate::chain(&error));
                     self.has_complained = true;
                 }

@@ -254,6 +254,7 @@ mod tests {
     #[test]
     fn a_tap_device_that_its_last_holder_has_not_let_go_yet_is_had_as_soon_as_it_has() {
         crate::net::tap::tests::in_own_network(|| {
+            crate::net::tap::tests::make("tap7").expect("it is not there");
             let backend = NetBackend::Tap("tap7".to_owned());
             let (holder, _frames) = NetPort::open(&backend, || {}).expect("nobody has it");
             let nets = [NetSpec { mac: [2, 0, 0, 0, 0, 7], backend }];

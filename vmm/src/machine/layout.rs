@@ -8,12 +8,12 @@
 //! ```
 
 use super::to_usize;
-use vm_memory::bitmap::AtomicBitmap;
+use shared_mem::device_writes::DeviceWrites;
 use vm_memory::mmap::FromRangesError;
 use vm_memory::{FileOffset, GuestAddress, GuestMemoryMmap, GuestRegionMmap, MmapRegion};
 
 /// Guest memory, with a bitmap of the pages that devices wrote.
-pub type GuestMemory = GuestMemoryMmap<AtomicBitmap>;
+pub type GuestMemory = GuestMemoryMmap<DeviceWrites>;
 
 /// Bytes in a page of guest memory.
 pub const PAGE_SIZE: u64 = 4096;

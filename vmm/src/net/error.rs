@@ -26,6 +26,14 @@ pub enum NetError {
         /// The name.
         name: String,
     },
+    /// There is no such interface.
+    #[error("there is no TAP device {name}: as root, `ip tuntap add dev {name} mode tap` and `ip link set {name} up`")]
+    NoTap {
+        /// Its name.
+        name: String,
+        /// What the kernel said.
+        source: io::Error,
+    },
     /// The interface is not ours to use.
     #[error(
         "TAP device {name} is not permitted: as root, `ip tuntap add dev {name} mode tap user USER` and `ip link set {name} up`"

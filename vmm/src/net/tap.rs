@@ -3,6 +3,7 @@
 use super::error::NetError;
 use super::port::Link;
 use nix::errno::Errno;
+use nix::net::if_::if_nametoindex;
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
@@ -28,13 +29,28 @@ pub(super) struct Tap {
     file: File,
 }
 
-/// Opens the TAP device of this name; without the right to make devices it must be there already.
+/// Opens the TAP device of this name, which must be there: the kernel would make one for whoever may have it made, connected to
+/// nothing, and gone when it is closed.
 pub(super) fn open(name: &str) -> Result<Tap, NetError> {
+    check_name(name)?;
+    // As this thread sees them; what is mounted at /sys may be another network's.
+    match if_nametoindex(name) {
+        Ok(_) => attach(name),
+        Err(errno) => Err(NetError::NoTap { name: name.to_owned(), source: errno.into() }),
+    }
+}
+
+fn check_name(name: &str) -> Result<(), NetError> {
     let fits =
         (1..libc::IFNAMSIZ).contains(&name.len()) && name.bytes().all(|byte| byte.is_ascii_graphic() && byte != b'/');
     if !fits {
         return Err(NetError::TapName { name: name.chars().take(32).collect() });
     }
+    Ok(())
+}
+
+/// The name fits.
+fn attach(name: &str) -> Result<Tap, NetError> {
     let file = OpenOptions::new()
         .read(true)
         .write(true)
@@ -75,10 +91,21 @@ impl Link for Tap {
 
 #[cfg(test)]
 pub(crate) mod tests {
-    use super::open;
+    use super::{attach, open};
     use crate::net::{NetError, check_within};
     use ft_protocol::spec::NetBackend;
+    use std::os::fd::AsRawFd;
     use std::time::{Duration, Instant};
+
+    nix::ioctl_write_int!(tunsetpersist, b'T', 203);
+
+    /// Makes a TAP device that stays until the test's network goes.
+    pub(crate) fn make(name: &str) -> Result<(), NetError> {
+        let tap = attach(name)?;
+        // SAFETY: the kernel takes a flag.
+        unsafe { tunsetpersist(tap.file.as_raw_fd(), 1) }.expect("whoever has made it may keep it");
+        Ok(())
+    }
 
     /// Runs a test where network devices may be made and nobody else sees them: in a network namespace of a thread's own.
     /// Skipped, aloud, where this user may not have one.
@@ -89,7 +116,7 @@ pub(crate) mod tests {
                 // SAFETY: changes only which network devices this thread, which is the test's own, and those that it starts see.
                 if unsafe { libc::unshare(libc::CLONE_NEWNET) } != 0 {
                     eprintln!("SKIPPED {name}: no network namespace can be made here");
-                } else if let Err(error @ (NetError::NoTun(_) | NetError::TapNotPermitted { .. })) = open("probe0") {
+                } else if let Err(error @ (NetError::NoTun(_) | NetError::TapNotPermitted { .. })) = make("probe0") {
                     eprintln!("SKIPPED {name}: {}", crate::chain(&error));
                 } else {
                     test();
@@ -102,6 +129,7 @@ pub(crate) mod tests {
     fn a_tap_device_that_another_holds_is_waited_for_and_then_named() {
         in_own_network(|| {
             let backend = NetBackend::Tap("tap7".to_owned());
+            make("tap7").expect("it is not there");
             let holder = open("tap7").expect("nobody has it");
             let refused = check_within(&backend, Duration::from_millis(50)).expect_err("it is in use");
             assert!(matches!(refused, NetError::TapBusy { .. }) && refused.to_string().contains("tap7"), "{refused}");
@@ -117,6 +145,18 @@ pub(crate) mod tests {
                 check_within(&backend, Duration::from_secs(60)).expect("it is let go");
             });
             assert!(began.elapsed() < Duration::from_secs(60));
+        });
+    }
+
+    /// Found by an acceptance test: root had a device made that nothing was connected to.
+    #[test]
+    fn a_tap_device_that_is_not_there_is_not_made() {
+        in_own_network(|| {
+            for _ in 0..2 {
+                let refused = open("tap9").err().expect("nobody has made it");
+                assert!(matches!(refused, NetError::NoTap { .. }), "{refused}");
+                assert!(refused.to_string().contains("ip tuntap add dev tap9 mode tap"), "{refused}");
+            }
         });
     }
 }

@@ -1,4 +1,5 @@
 use super::client::SegmentHost;
+use super::switch::PORTS_MAX;
 use super::{Faults, MacAddress, NetError, NetPort, Switch, SwitchError, check};
 use crossbeam_channel::Receiver;
 use ft_protocol::spec::NetBackend;
@@ -76,6 +77,21 @@ fn a_switch_learns_who_is_where() {
 }
 
 #[test]
+fn frames_for_nobody_are_counted() {
+    let segment = Segment::new();
+    let switch = segment.switch();
+    let (a, _from_a) = segment.port();
+    a.send(&frame(device(1), MacAddress::BROADCAST, 1));
+    await_true("nobody else is there", || switch.counters().nowhere == 1);
+    let (_b, from_b) = segment.port();
+    a.send(&frame(device(2), device(1), 2));
+    await_true("it is where the frame comes from", || switch.counters().nowhere == 2);
+    let counters = switch.counters();
+    assert_eq!((counters.received, counters.forwarded, counters.lost), (2, 0, 0));
+    assert!(from_b.is_empty());
+}
+
+#[test]
 fn a_device_that_moves_is_found_by_its_announcement() {
     let segment = Segment::new();
     let switch = segment.switch();
@@ -93,6 +109,30 @@ fn a_device_that_moves_is_found_by_its_announcement() {
     // The dead port is noticed when something is sent to all.
     client.send(&frame(device(1), MacAddress::BROADCAST, 6));
     await_true("the dead port is dropped", || switch.counters().ports == 2);
+}
+
+/// Found by an acceptance test: ports that died without a word took all places for good, as nobody ever sent to them.
+#[test]
+fn ports_that_died_silently_make_room_for_others() {
+    let segment = Segment::new();
+    let switch = segment.switch();
+    let address = UnixAddr::new(&segment.path).expect("a path");
+    let silent: Vec<_> = (1..=PORTS_MAX)
+        .map(|number| {
+            let silent = super::segment::autobound().expect("a socket");
+            sendto(silent.as_raw_fd(), &[], &address, MsgFlags::empty()).expect("a switch");
+            await_true("it is admitted", || switch.counters().ports == number as u64);
+            silent
+        })
+        .collect();
+    let late = segment.port();
+    assert_eq!(switch.counters().ports, PORTS_MAX as u64, "those who live keep their places");
+    drop((late, silent));
+    let (a, _from_a) = segment.port();
+    let (_b, from_b) = segment.port();
+    await_true("only those two are there", || switch.counters().ports == 2);
+    a.send(&frame(device(1), MacAddress::BROADCAST, 1));
+    assert_eq!(next(&from_b)[14], 1);
 }
 
 #[test]

@@ -1,6 +1,6 @@
 //! Recordings that are whole, damaged, cut off, tampered with.
 
-use super::chunk::{CommitHead, CommitKind, PAGE_BYTES, RecordedEnd, RecordedMachine};
+use super::chunk::{CommitHead, CommitKind, PAGE_BYTES, RecordedEnd, RecordedMachine, end_content};
 use super::envelope::{self, ChunkKind, ENVELOPE_BYTES, FILE_HEAD_BYTES};
 use super::replay::{Replay, ReplayReport, StopAt, Stopped};
 use super::writer::RecordingWriter;
@@ -350,6 +350,16 @@ fn a_replay_that_is_not_the_recorded_history_says_where_and_in_what() {
     let report = diverged(&path);
     assert_eq!((report.registers.len(), report.pages_in_all), (1, 0), "{report}");
     assert_eq!((report.registers[0].what.as_str(), report.registers[0].expected.as_str()), ("rbx", "0x4d"));
+
+    // Another end.
+    fs::write(&path, &original).expect("written");
+    rewritten(&path, |kind, content| {
+        if kind == ChunkKind::End {
+            *content = end_content(&RecordedEnd::Guest(GuestEnd::Exited(77)));
+        }
+    });
+    let report = diverged(&path);
+    assert!(report.line.ends_with("expected the guest's end Exited(77), got Exited(0)"), "{report}");
 }
 
 #[test]

@@ -14,8 +14,8 @@ use std::thread::JoinHandle;
 
 /// Content at which a chunk is closed.
 const CLOSE_BYTES: usize = 1 << 20;
-/// Entries are handed on in smaller parts: what is lost when everything dies is at most this.
-const CLOSE_ENTRIES_BYTES: usize = 64 << 10;
+/// Entries are handed on in smaller parts: what is lost when everything dies, or the file is cut off, is at most this.
+const CLOSE_ENTRIES_BYTES: usize = 4 << 10;
 /// Chunks that wait for the disk; a guest that is faster waits too.
 const WAITING_CHUNKS_MAX: usize = 16;
 const _: () = assert!(CLOSE_BYTES + ft_protocol::record::PAYLOAD_BYTES_MAX + 16 <= envelope::PLAIN_BYTES_MAX);

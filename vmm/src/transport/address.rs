@@ -105,7 +105,7 @@ impl Address {
 /// nobody is.
 fn says(error: &ConnectError) -> u8 {
     match error {
-        ConnectError::Refused { .. } => 2,
+        ConnectError::Refused { .. } | ConnectError::NotServed { .. } => 2,
         error => u8::from(error.is_away()),
     }
 }

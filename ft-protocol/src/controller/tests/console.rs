@@ -13,7 +13,7 @@ fn a_console_is_waited_for_until_its_reader_gives_it_up() {
     cluster.hold_applies = true;
     cluster.commit(0, 1, 1);
     let (vm, generation, epoch) = cluster.held.remove(0);
-    cluster.input(Input::Applied { vm, generation, outcome: ApplyOutcome::ConsoleFull { epoch } });
+    cluster.input(Input::Applied { vm, generation, outcome: ApplyOutcome::ConsoleFull { epoch, console_end: 0 } });
     assert_eq!(cluster.held, [], "it waits for a reader");
     assert!(cluster.status().waits.is_some_and(|why| why.contains("nobody reads it")));
 
@@ -31,11 +31,26 @@ fn a_reader_that_is_attached_is_waited_for_all_the_same() {
     cluster.hold_applies = true;
     cluster.commit(0, 1, 1);
     let (vm, generation, epoch) = cluster.held.remove(0);
-    cluster.input(Input::Applied { vm, generation, outcome: ApplyOutcome::ConsoleFull { epoch } });
+    cluster.input(Input::Applied { vm, generation, outcome: ApplyOutcome::ConsoleFull { epoch, console_end: 0 } });
     assert_eq!(cluster.held, []);
     assert!(cluster.status().waits.is_some_and(|why| why.contains("its reader is slow")));
     cluster.input(Input::LinkClosed { link: CLIENT });
     assert_eq!(cluster.held, [(vm, generation, epoch)], "it is gone, and nobody said to wait for another");
+}
+
+/// Found in the simulator: a network cut held the doorbells of a log back, whose output filled the ring when the next record was
+/// applied. Its reader never heard of it, and gave no room back.
+#[test]
+fn a_reader_hears_of_what_a_full_console_has() {
+    let mut cluster = Cluster::protected();
+    say(&mut cluster, Request::AttachConsole { vm: VM, from: 0 });
+    cluster.hold_applies = true;
+    cluster.commit(0, 1, 1);
+    let (vm, generation, epoch) = cluster.held.remove(0);
+    cluster.input(Input::Applied { vm, generation, outcome: ApplyOutcome::ConsoleFull { epoch, console_end: 80 } });
+    assert_eq!((cluster.status().console_end, cluster.held.len()), (80, 0));
+    say(&mut cluster, Request::ConsoleConsumed { vm: VM, position: 80 });
+    assert_eq!(cluster.held, [(vm, generation, epoch)], "it goes on");
 }
 
 #[test]

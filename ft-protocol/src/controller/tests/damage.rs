@@ -92,3 +92,38 @@ fn what_was_found_at_the_start_is_told_once() {
     assert_eq!(tells(&next), 1);
     assert_eq!(next.core.state().vms, cluster.persisted.vms);
 }
+
+fn gone() -> Input {
+    Input::PartGone { vm: VM, reason: "cannot open boot".to_owned() }
+}
+
+fn standby_orders(cluster: &Cluster) -> usize {
+    cluster.told.iter().filter(|(_, message)| matches!(message, ToHost::Standby(_))).count()
+}
+
+#[test]
+fn a_vm_of_which_a_part_is_gone_loses_its_protection_and_not_its_life() {
+    let mut cluster = Cluster::protected();
+    cluster.join(2, &[]);
+    cluster.told.clear();
+    cluster.close(1);
+    assert_eq!(standby_orders(&cluster), 1);
+    cluster.input(gone());
+    cluster.input(Input::Tick);
+    let status = cluster.status();
+    assert_eq!((status.phase.as_str(), status.secondary), ("running", None));
+    assert!(status.unprotected.is_some_and(|why| why.contains("cannot open boot")));
+    assert_eq!((standby_orders(&cluster), tells(&cluster)), (1, 0), "nobody is asked again");
+    let blamed = cluster.core.status().hosts.into_iter().find(|host| host.health != "up" && host.health != "down");
+    assert_eq!(blamed, None);
+}
+
+#[test]
+fn a_vm_that_nobody_can_be_given_is_damaged() {
+    let mut cluster = Cluster::protected();
+    cluster.close(0);
+    cluster.ask(1, 1);
+    assert_eq!(cluster.promotions(1), [(2, 0)]);
+    cluster.input(gone());
+    assert_eq!((cluster.status().phase.as_str(), tells(&cluster)), ("damaged", 1));
+}

@@ -351,3 +351,35 @@ fn turning_to_another_mode_ends_it() {
     assert_eq!(applied(&cluster), 2);
     assert_eq!(cluster.core.vms[&VM].spec.epoch_interval, Mode::Replay.default_epoch_interval());
 }
+
+/// Found by an acceptance test: the lag of a secondary that was stopped stayed what it had been before.
+#[test]
+fn a_secondary_that_stands_still_falls_behind_and_holds_its_primary_back() {
+    let mut cluster = following();
+    let later = |cluster: &mut Cluster, ms| {
+        cluster.now = cluster.now + Span::from_ms(ms);
+        cluster.input(Input::Tick);
+    };
+    let lags = |cluster: &Cluster| {
+        let status = cluster.status().following.expect("it follows");
+        (status.lag, status.lag_max)
+    };
+    let ms = |lag, lag_max| (Span::from_ms(lag), Span::from_ms(lag_max));
+    cluster.commit(0, 1, 2);
+    later(&mut cluster, 3);
+    followed(&mut cluster, 1, 2);
+    later(&mut cluster, 500);
+    assert_eq!(lags(&cluster), ms(3, 3), "there is nothing more to follow");
+    cluster.commit(0, 1, 3);
+    later(&mut cluster, 2);
+    assert_eq!(lags(&cluster), ms(3, 3));
+    later(&mut cluster, 700);
+    assert_eq!((lags(&cluster), cluster.status().waits), (ms(702, 702), None));
+    cluster.commit(0, 1, 4);
+    let waits = "its journal is full until its secondary, which follows, has come to epoch 3";
+    assert_eq!(cluster.status().waits.as_deref(), Some(waits), "both slots are taken");
+    followed(&mut cluster, 1, 3);
+    assert_eq!((lags(&cluster), cluster.status().waits), (ms(702, 702), None));
+    followed(&mut cluster, 1, 4);
+    assert_eq!(lags(&cluster), ms(0, 702));
+}

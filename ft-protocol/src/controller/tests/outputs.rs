@@ -39,3 +39,60 @@ fn what_primaries_measure_is_shown_and_told_when_their_generation_ends() {
     let summary = cluster.status().output_latency.unwrap();
     assert_eq!((summary.count, summary.max), (3, Span::from_ms(3)));
 }
+
+/// What was told of outputs since the last look: generation, mode, how many.
+fn told(cluster: &mut Cluster) -> Vec<(u64, Mode, u64)> {
+    let measured = |happening| match happening {
+        Happening::OutputsMeasured { generation, mode: Some(mode), summary, latency, .. } => {
+            assert_eq!(latency.summary(), Some(summary));
+            Some((generation.get(), mode, summary.count))
+        }
+        _ => None,
+    };
+    cluster.happened.drain(..).filter_map(measured).collect()
+}
+
+fn measured(cluster: &mut Cluster, ms: &[u64]) {
+    cluster.said(0, FromHost::OutputsMeasured { vm: VM, generation: Generation::FIRST, latency: of_times(ms) });
+}
+
+#[test]
+fn each_mode_has_its_own_outputs() {
+    let mut cluster = Cluster::protected();
+    let turn = |cluster: &mut Cluster, mode| {
+        cluster.request(Request::SetMode { vm: VM, mode });
+        cluster.said(0, FromHost::ModeIs { vm: VM, generation: Generation::FIRST, mode });
+    };
+    measured(&mut cluster, &[9, 8]);
+    turn(&mut cluster, Mode::Replay);
+    assert_eq!(told(&mut cluster), [(1, Mode::Checkpoint, 2)]);
+    measured(&mut cluster, &[9, 8, 1]);
+    turn(&mut cluster, Mode::Lockstep);
+    assert_eq!(told(&mut cluster), [(1, Mode::Replay, 1)]);
+    turn(&mut cluster, Mode::Checkpoint);
+    assert_eq!(told(&mut cluster), [], "nothing left in lockstep mode");
+    measured(&mut cluster, &[9, 8, 1, 9]);
+    assert_eq!(cluster.status().output_latency.unwrap().count, 4);
+    cluster.ask(1, 1);
+    assert_eq!(told(&mut cluster), [(1, Mode::Checkpoint, 1)]);
+}
+
+#[test]
+fn what_ends_in_good_order_tells_of_its_outputs_first() {
+    let mut cluster = Cluster::protected();
+    measured(&mut cluster, &[3]);
+    cluster.request(Request::DeleteVm(VM));
+    let last = cluster.happened.last_chunk().expect("both are told");
+    assert!(matches!(last, [Happening::OutputsMeasured { .. }, Happening::VmDeleted { .. }]), "{last:?}");
+    for by_signal in [false, true] {
+        let mut cluster = Cluster::protected();
+        measured(&mut cluster, &[3]);
+        match by_signal {
+            true => cluster.input(Input::End),
+            false => cluster.request(Request::Shutdown),
+        }
+        assert_eq!((told(&mut cluster), cluster.exits), (vec![(1, Mode::Checkpoint, 1)], 1));
+        let ended = cluster.told.iter().filter(|(_, message)| *message == ToHost::Shutdown).count();
+        assert_eq!(ended, 3);
+    }
+}

@@ -30,7 +30,11 @@ fn a_primary_that_waits_for_a_reader_of_the_console_may_yield_late() {
     cluster.hold_applies = true;
     cluster.commit(0, 1, 1);
     let (vm, generation, _) = cluster.held.remove(0);
-    cluster.input(Input::Applied { vm, generation, outcome: ApplyOutcome::ConsoleFull { epoch: Epoch::new(1) } });
+    cluster.input(Input::Applied {
+        vm,
+        generation,
+        outcome: ApplyOutcome::ConsoleFull { epoch: Epoch::new(1), console_end: 0 },
+    });
     for _ in 0..5 {
         cluster.now = cluster.now + CONFIG.ask_bound;
         cluster.input(Input::Tick);
@@ -76,7 +80,11 @@ fn a_vm_whose_console_is_full_is_not_moved() {
     cluster.hold_applies = true;
     cluster.commit(0, 1, 1);
     let (vm, generation, _) = cluster.held.remove(0);
-    cluster.input(Input::Applied { vm, generation, outcome: ApplyOutcome::ConsoleFull { epoch: Epoch::new(1) } });
+    cluster.input(Input::Applied {
+        vm,
+        generation,
+        outcome: ApplyOutcome::ConsoleFull { epoch: Epoch::new(1), console_end: 0 },
+    });
     switch(&mut cluster, None);
     assert!(not_now(&cluster).contains("its console is full"));
     assert!(!was_told_to_yield(&cluster, 0));

@@ -244,9 +244,9 @@ fn room_that_a_reader_makes_while_the_ring_is_found_full_is_used() {
     let (vm, generation, epoch) = cluster.held.remove(0);
     let consumed = FromClient { id: 3, request: Request::ConsoleConsumed { vm: VM, position: 10 } };
     cluster.input(Input::FromClient { link: CLIENT, message: consumed });
-    cluster.input(Input::Applied { vm, generation, outcome: ApplyOutcome::ConsoleFull { epoch } });
+    cluster.input(Input::Applied { vm, generation, outcome: ApplyOutcome::ConsoleFull { epoch, console_end: 0 } });
     assert_eq!(cluster.held, [(vm, generation, epoch)], "tried again at once");
-    cluster.input(Input::Applied { vm, generation, outcome: ApplyOutcome::ConsoleFull { epoch } });
+    cluster.input(Input::Applied { vm, generation, outcome: ApplyOutcome::ConsoleFull { epoch, console_end: 0 } });
     assert_eq!(cluster.held.len(), 1, "and then not before there is room");
 }
 

@@ -72,6 +72,8 @@ pub(super) fn scenario(source: &Source<'_>, cell: Cell<'_>) -> Result<Scenario, 
     if raw.expect.refused.is_some() {
         steps::check_refused(&known, &raw.step, &steps)?;
     }
+    let expect = expect::expect(&known, raw.expect, places, &steps)?;
+    steps::check_deleted(source, &raw.step, &steps, &expect)?;
     Ok(Scenario {
         path: path.to_owned(),
         name: name_of(path, &at),
@@ -82,7 +84,7 @@ pub(super) fn scenario(source: &Source<'_>, cell: Cell<'_>) -> Result<Scenario, 
         time_limit: bounds::some_time(source, "time-limit", raw.time_limit.as_ref())?.unwrap_or(TIME_LIMIT),
         time_limit_line: raw.time_limit.as_ref().and_then(|limit| source.line(&limit.span())),
         workloads: workloads(source, raw.workload, &vms)?,
-        expect: expect::expect(&known, raw.expect, places, &steps)?,
+        expect,
         cluster,
         vms,
         steps,

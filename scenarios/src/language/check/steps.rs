@@ -3,8 +3,8 @@
 use super::super::error::Source;
 use super::super::raw::RawStep;
 use super::super::{
-    Act, Action, ClusterPart, Condition, CorruptWhat, Delay, ModePart, Pattern, ScenarioError, Step, Target, VmPart,
-    WaysPart, When,
+    Act, Action, ClusterPart, Condition, CorruptWhat, Delay, End, Expect, ModePart, Pattern, ScenarioError, Step,
+    Target, VmPart, WaysPart, When,
 };
 use super::{Known, acts};
 use crate::cluster::{CONTROLLER, HostName, HostSignal};
@@ -301,6 +301,25 @@ pub(super) fn check_failpoints(
         }
     }
     Ok(())
+}
+
+/// A VM that a step deletes does not come to an end of its own.
+pub(super) fn check_deleted(
+    source: &Source<'_>,
+    raw: &[Spanned<RawStep>],
+    steps: &[Step],
+    expect: &Expect,
+) -> Result<(), ScenarioError> {
+    let lives_on = |act: &Act| matches!(act, Act::Delete { vm } if expect.vms[*vm].end == End::Ended);
+    let sure = steps.iter().zip(raw).filter(|(step, _)| step.fires_min > 0);
+    match sure.into_iter().find(|(step, _)| step.acts.iter().any(lives_on)) {
+        Some((_, raw)) => {
+            let message =
+                "its VM is deleted and never ends: expect `end = \"deleted\"` of it, or make the step `optional`";
+            Err(source.invalid(&raw.span(), message))
+        }
+        None => Ok(()),
+    }
 }
 
 /// The last VM is to be refused: it never runs, and nothing can be done to it.

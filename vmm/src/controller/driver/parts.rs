@@ -97,8 +97,11 @@ impl Driver {
         // It is made now: what is reserved is laid out anew.
         self.unreserved.remove(&vm);
         let result = match self.partitions.get_mut(&vm) {
-            Some(partition) => partition.open_generation(generation, base, &self.space).map(|lost| {
-                if let Some(LogLoss { generation, report }) = lost {
+            Some(partition) => partition.open_generation(generation, base, &self.space).map(|opened| {
+                if let Some(part) = opened.mended {
+                    self.inputs.push_back(Input::PoolMended { what: format!("{part} of {vm}") });
+                }
+                if let Some(LogLoss { generation, report }) = opened.lost {
                     self.inputs.push_back(Input::LogLost { vm, generation, report });
                 }
             }),

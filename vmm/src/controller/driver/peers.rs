@@ -8,7 +8,7 @@ use crate::controller::link::{CLIENT_UNREAD_MAX, Incoming, Kind, Link};
 use crate::events::{Events, Watched};
 use crate::failpoint;
 use crate::log_burst::LogBurst;
-use crate::transport::{Listener, ReceiveError};
+use crate::transport::{Listener, ReceiveError, may_join};
 use ft_protocol::LinkId;
 use ft_protocol::controller::Input;
 use ft_protocol::wire::{ExtentTag, FromClient, Hello, Part, Request};
@@ -100,7 +100,7 @@ impl Driver {
             }
         };
         match connection.peer() {
-            Ok(peer) if may_join(peer.uid()) => {}
+            Ok(peer) if may_join(peer.uid(), nix::unistd::geteuid().as_raw()) => {}
             Ok(peer) => {
                 let (user, process) = (peer.uid(), peer.pid());
                 self.complain(Kind::Unknown, || format!("refused a connection of user {user} (process {process})"));
@@ -216,9 +216,4 @@ impl Driver {
         }
         Ok(())
     }
-}
-
-/// Peers must be the controller's own user, or root.
-fn may_join(uid: u32) -> bool {
-    uid == 0 || uid == nix::unistd::geteuid().as_raw()
 }

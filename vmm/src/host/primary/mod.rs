@@ -458,7 +458,9 @@ impl Reign<'_> {
         self.feed(Input::Turn(mode))
     }
 
-    fn say_mode(&self, mode: Mode) {
+    fn say_mode(&mut self, mode: Mode) {
+        // Of the mode before, if it is another one.
+        self.say_outputs(true);
         let generation = self.order.generation;
         self.around.say(VmEvent::ModeIs { generation, mode });
         if let Some(since) = self.recorded_since {

@@ -28,7 +28,7 @@ use std::time::Instant;
 use table::{PortId, Table, Way};
 
 /// Most ports; greetings beyond them get no answer.
-const PORTS_MAX: usize = 128;
+pub(super) const PORTS_MAX: usize = 128;
 /// Datagrams taken from one socket before the others have their turn.
 const TURN_MAX: usize = 64;
 
@@ -65,6 +65,8 @@ pub struct SwitchCounters {
     pub forwarded: u64,
     /// Frames that did not: faults, no room at the port, no frames at all.
     pub lost: u64,
+    /// Frames for nobody: the receiver is behind the port that they came from, or there is no other port, or it is gone.
+    pub nowhere: u64,
 }
 
 #[derive(Debug, Default)]
@@ -74,6 +76,7 @@ struct Shared {
     received: AtomicU64,
     forwarded: AtomicU64,
     lost: AtomicU64,
+    nowhere: AtomicU64,
 }
 
 /// A running switch; it ends when this is dropped.
@@ -134,6 +137,7 @@ impl Switch {
             received: of(&self.shared.received),
             forwarded: of(&self.shared.forwarded),
             lost: of(&self.shared.lost),
+            nowhere: of(&self.shared.nowhere),
         }
     }
 }
@@ -237,11 +241,15 @@ impl Running {
 
     /// Answers ports that greet.
     fn admit(&mut self) {
+        let mut probed = false;
         for _ in 0..TURN_MAX {
             let Ok((_, Some(address))) = recvfrom::<UnixAddr>(self.listener.as_raw_fd(), &mut []) else { return };
             let known = self.ports.iter().find(|(_, port)| port.address == address).map(|(port, _)| *port);
             // A port that greets again has lost its socket's other end.
             known.into_iter().for_each(|port| self.remove(port));
+            if self.ports.len() >= PORTS_MAX && !std::mem::replace(&mut probed, true) {
+                self.remove_dead();
+            }
             if self.ports.len() >= PORTS_MAX {
                 tracing::warn!("a port was turned away: there are {PORTS_MAX}");
                 continue;
@@ -252,6 +260,16 @@ impl Running {
                 self.count_ports();
             }
         }
+    }
+
+    /// Nobody has sent anything to a port that died since, so nobody knows: the kernel tells those who send.
+    fn remove_dead(&mut self) {
+        let is_dead = |port: &Port| {
+            let probed = send(port.socket.as_raw_fd(), &[], MsgFlags::MSG_DONTWAIT);
+            !matches!(probed, Ok(_) | Err(nix::Error::EAGAIN | nix::Error::ENOBUFS | nix::Error::EINTR))
+        };
+        let dead: Vec<PortId> = self.ports.iter().filter(|(_, port)| is_dead(port)).map(|(port, _)| *port).collect();
+        dead.into_iter().for_each(|port| self.remove(port));
     }
 
     fn take_frames(&mut self, port: PortId) {
@@ -281,13 +299,16 @@ impl Running {
         let (from, to) = MacAddress::of_frame(frame).expect("frames have a header");
         // The port may be gone, and with it what its frames would teach.
         if !self.ports.contains_key(&port) {
-            return;
+            return self.goes_nowhere();
         }
         match self.table.way(port, from, to, now) {
-            Way::Nowhere => {}
+            Way::Nowhere => self.goes_nowhere(),
             Way::One(to) => self.hand_out(to, frame, now),
             Way::AllOthers => {
                 let others: Vec<PortId> = self.ports.keys().copied().filter(|other| *other != port).collect();
+                if others.is_empty() {
+                    self.goes_nowhere();
+                }
                 others.into_iter().for_each(|other| self.hand_out(other, frame, now));
             }
         }
@@ -304,7 +325,7 @@ impl Running {
     }
 
     fn send(&mut self, to: PortId, frame: &[u8]) {
-        let Some(port) = self.ports.get(&to) else { return };
+        let Some(port) = self.ports.get(&to) else { return self.goes_nowhere() };
         let counter = match send(port.socket.as_raw_fd(), frame, MsgFlags::MSG_DONTWAIT) {
             Ok(_) => &self.shared.forwarded,
             Err(nix::Error::EAGAIN | nix::Error::ENOBUFS) => &self.shared.lost,
@@ -314,6 +335,10 @@ impl Running {
             }
         };
         counter.fetch_add(1, Ordering::Relaxed);
+    }
+
+    fn goes_nowhere(&self) {
+        self.shared.nowhere.fetch_add(1, Ordering::Relaxed);
     }
 
     fn remove(&mut self, port: PortId) {

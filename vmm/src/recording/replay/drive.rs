@@ -80,7 +80,11 @@ impl Replay {
                 return Ok(Some(self.diverged(line)));
             }
             Ran::There => {}
-            Ran::Ended(_) if head.kind == CommitKind::End => {}
+            Ran::Ended(end) if head.kind == CommitKind::End => {
+                if let Some(line) = self.other_end(&end) {
+                    return Ok(Some(self.diverged(line)));
+                }
+            }
             Ran::Ended(end) => {
                 let exit = self.machine.exits().0;
                 let line =
@@ -359,6 +363,17 @@ impl Replay {
         blocks.truncate(PAGES_TOLD_MAX);
         let line = format!("exit {exit}: expected the state and memory of epoch {}, {what}", head.epoch);
         Stopped::Diverged(DivergenceReport { registers, pages, pages_in_all, blocks, ..self.report_of(line) })
+    }
+
+    /// The difference, if the recorded guest ended in another way. Lines about crashes are for readers: that both crashed is
+    /// enough. Where the end was not recorded any more, any will do.
+    fn other_end(&self, got: &GuestEnd) -> Option<String> {
+        let Some(RecordedEnd::Guest(expected)) = &self.index.end else { return None };
+        if expected == got || matches!((expected, got), (GuestEnd::Crashed(_), GuestEnd::Crashed(_))) {
+            return None;
+        }
+        let exit = self.machine.exits().0;
+        Some(format!("exit {exit}: expected the guest's end {expected:?}, got {got:?}"))
     }
 
     fn diverged(&self, line: String) -> Stopped {
