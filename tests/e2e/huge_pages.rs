@@ -3,27 +3,33 @@
 use crate::support::{Mounted, Place, await_true, count_of, kvm, read_events, signal, skipped};
 use nix::sys::signal::Signal;
 use std::fs;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 const RESERVED: &str = "/proc/sys/vm/nr_hugepages";
 const PAGE_MIB: u64 = 2;
 /// Each file of the pool takes a page at least: heartbeats of 64 hosts, and a guest of 16 MiB three times.
 const PAGES: u64 = 192;
 
+/// One test at a time: they change what the whole machine has.
+static RESERVING: Mutex<()> = Mutex::new(());
+
 /// Huge pages that the machine keeps ready as long as this.
 struct HugePages {
     before: u64,
+    _only: MutexGuard<'static, ()>,
 }
 
 impl HugePages {
     /// `None`: the machine gives none; the test is skipped, aloud.
     fn reserve(pages: u64) -> Option<Self> {
+        let only = RESERVING.lock().unwrap_or_else(PoisonError::into_inner);
         let count = || fs::read_to_string(RESERVED).ok()?.trim().parse::<u64>().ok();
         let Some(before) = count() else {
             skipped("there are no huge pages here");
             return None;
         };
         let wanted = before + pages;
-        let reserved = Self { before };
+        let reserved = Self { before, _only: only };
         if fs::write(RESERVED, wanted.to_string()).is_ok() && count() == Some(wanted) {
             return Some(reserved);
         }
@@ -34,7 +40,7 @@ impl HugePages {
 
 impl Drop for HugePages {
     fn drop(&mut self) {
-        // They were ours to take, so they are ours to give back.
+        // They were ours to take, so they are ours to give back; before another test may count them.
         let _ = fs::write(RESERVED, self.before.to_string());
     }
 }

@@ -54,6 +54,7 @@ impl Controller {
         for vm in self.vms.values_mut() {
             vm.refusers.remove(&host);
             vm.unfit_on.remove(&host);
+            vm.misread_by.remove(&host);
         }
         entry.protocol = Some(protocol);
         self.host_links.insert(link, host);
@@ -277,26 +278,29 @@ impl Controller {
         self.forget_roles(turn, vm, host, TakeoverReason::GivenUp);
     }
 
-    /// A host says that a VM's guest cannot be booted. It may be wrong, or older than the guest: others are asked, but
-    /// nobody twice, and it is trusted as before. With nobody left to ask there is nothing that could become of the VM.
+    /// A host says that what the pool holds of a VM cannot be started, or gone on with. It may be wrong, or older than the
+    /// guest: others are asked, but nobody twice, and it is trusted as before. What has run once may have been damaged right
+    /// behind the controller's own look, which mends it: of that the host may take another look. With nobody left to ask
+    /// there is nothing that could become of the VM.
     fn unfit(&mut self, turn: &mut Turn<'_>, vm: VmId, generation: Generation, host: HostId, reason: &str) {
-        let Some(entry) = self.vms.get_mut(&vm).filter(|entry| entry.applied.max(entry.committed) == Epoch::ZERO)
-        else {
-            // What has run once is not booted any more.
-            return self.gave_up(turn, vm, generation, host, reason);
-        };
-        if entry.generation != generation || !entry.has_role_on(host) {
+        if !self.is_concerned(vm, generation, host) {
             return;
         }
-        entry.unfit_on.insert(host);
+        let Some(entry) = self.vms.get_mut(&vm) else { return };
+        let has_run = entry.applied.max(entry.committed) > Epoch::ZERO;
+        if !(has_run && entry.misread_by.insert(host)) {
+            entry.unfit_on.insert(host);
+        }
+        let runs_elsewhere = matches!(entry.phase, Phase::Running { host: primary } if primary != host);
         self.tell(turn, Happening::GaveUp { vm, host, reason: one_line(reason) });
         let could = |(id, entry): (&HostId, &super::Host)| {
             entry.is_beating() && self.room_left(*id, vm, 0) && self.mismatch(*id, vm).is_none()
         };
-        if self.hosts.iter().any(could) {
+        if runs_elsewhere || self.hosts.iter().any(could) {
             self.forget_roles(turn, vm, host, TakeoverReason::GivenUp);
         } else {
-            self.partition_damaged(turn, vm, &format!("no host can start its guest: {reason}"));
+            let what = if has_run { "go on with" } else { "start" };
+            self.partition_damaged(turn, vm, &format!("no host can {what} its guest: {reason}"));
         }
     }
 

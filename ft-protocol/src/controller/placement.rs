@@ -167,7 +167,7 @@ impl Controller {
         let entry = self.vms.get(&vm)?;
         let profile = self.hosts.get(&host)?.profile.as_ref()?;
         if entry.unfit_on.contains(&host) {
-            return Some(format!("host `{}` cannot start its guest", profile.name));
+            return Some(format!("host `{}` can neither start its guest nor go on with it", profile.name));
         }
         if entry.applied == Epoch::ZERO && entry.phase == Phase::Unled || planted(PlantedBug::FormatIgnored) {
             return None;

@@ -415,6 +415,11 @@ impl Controller {
         }
         entry.phase = Phase::Running { host };
         entry.refusers.clear();
+        entry.misread_by.clear();
+        if entry.applied > Epoch::ZERO {
+            // What they could not read, another one has read, or it has been written anew since.
+            entry.unfit_on.clear();
+        }
         entry.vain_promotions = 0;
         entry.settled_at = Some(turn.now);
         entry.home = entry.home.filter(|home| *home != host);

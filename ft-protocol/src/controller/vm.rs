@@ -168,8 +168,10 @@ pub(super) struct Vm {
     pub(super) retry_at: Time,
     /// Hosts that gave it up before its guest ran there: they are not asked again while they are held down.
     pub(super) refusers: BTreeSet<HostId>,
-    /// Hosts that say that its guest, which was never booted, cannot be.
+    /// Hosts that say that its guest cannot be started, or gone on with.
     pub(super) unfit_on: BTreeSet<HostId>,
+    /// Hosts that once could not read what the controller had found sound, since its guest last came to life.
+    pub(super) misread_by: BTreeSet<HostId>,
     /// Promotions that took too long, since it last lived.
     pub(super) vain_promotions: u32,
     /// What was seen of the primary's progress.
@@ -255,6 +257,7 @@ impl Vm {
             retry_at: Time::ZERO,
             refusers: BTreeSet::new(),
             unfit_on: BTreeSet::new(),
+            misread_by: BTreeSet::new(),
             vain_promotions: 0,
             progress: None,
             waiting: None,

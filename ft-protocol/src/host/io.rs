@@ -147,7 +147,7 @@ pub enum Input {
         /// The VM.
         vm: VmId,
     },
-    /// The VM's guest is none that can be booted, here or elsewhere.
+    /// What the pool holds of the VM's guest can be booted, or gone on with, neither here nor elsewhere.
     Unfit {
         /// The VM.
         vm: VmId,

@@ -293,7 +293,8 @@ pub enum FromHost {
         /// How far.
         at: InputAt,
     },
-    /// The VM's guest, which has not been booted yet, cannot be: it is the guest's fault, not the sender's.
+    /// The VM's guest cannot be booted, or what the pool holds of it cannot be read: it is not the sender's fault. A
+    /// controller that knows this of guests only that have not run takes it for a [`Self::GaveUp`] of others.
     Unfit {
         /// The VM.
         vm: VmId,

@@ -10,7 +10,7 @@ use super::primary::{self, Beginning, SharedDisk};
 use crate::failpoint;
 use crate::machine::device::virtio::{self, Disk, DiskBase};
 use crate::machine::linux::HEADER_BYTES as BUNDLE_HEADER_BYTES;
-use crate::machine::{Kicker, LiveInputs, Machine, MachineConfig, guest_machine, is_unfit_guest};
+use crate::machine::{self, Kicker, LiveInputs, Machine, MachineConfig, guest_machine, is_unfit_guest};
 use crate::mailbox::{self, Receiver, Sender};
 use crate::slice;
 use crate::wake::WakingSender;
@@ -22,14 +22,17 @@ use ft_protocol::timeline::Shortage;
 use ft_protocol::wire::{FollowStep, LiveReport, Order};
 use ft_protocol::{Epoch, Generation, Span, Time, VmId};
 use kvm_ioctls::Kvm;
-use shared_mem::{HeartbeatReader, Mapping, ReadOnly, WorkingMemory, boot_image};
+use shared_mem::boot_image::{self, BootImageError};
+use shared_mem::state_area::StateError;
+use shared_mem::{HeartbeatReader, Mapping, ReadOnly, WorkingMemory};
+use std::error::Error;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 
-type Failure = Box<dyn std::error::Error + Send + Sync>;
+type Failure = Box<dyn Error + Send + Sync>;
 
-/// What a VM's thread tells the host. `unfit`: it is the guest that cannot be booted.
+/// What a VM's thread tells the host. `unfit`: it is the pool's content that cannot be started or gone on with.
 #[derive(Debug)]
 pub(super) enum VmEvent {
     StandbyMade { generation: Generation },
@@ -131,7 +134,7 @@ impl VmThread {
             let life = AssertUnwindSafe(|| live(&order, parts, &around, &mut generation));
             let (reason, unfit) = match catch_unwind(life) {
                 Ok(Ok(())) => return,
-                Ok(Err(error)) => (crate::chain(&*error), is_unfit_guest(&*error)),
+                Ok(Err(error)) => (crate::chain(&*error), is_unfit(&*error)),
                 Err(_) => ("its thread panicked (see the host's standard error)".to_owned(), false),
             };
             around.say(VmEvent::Failed { generation, reason, unfit });
@@ -202,6 +205,17 @@ impl Drop for VmThread {
             let _ = thread.join();
         }
     }
+}
+
+/// Whether an error says that what the pool holds of the VM is no guest, or is damaged: any other host would find the same.
+fn is_unfit(error: &(dyn Error + 'static)) -> bool {
+    let mut causes = std::iter::successors(Some(error), |cause: &&(dyn Error + 'static)| (*cause).source());
+    is_unfit_guest(error)
+        || causes.any(|cause| {
+            let slot = cause.downcast_ref().is_some_and(|slot| !matches!(slot, StateError::Access(_)));
+            let boot = cause.downcast_ref().is_some_and(|boot| !matches!(boot, BootImageError::Access(_)));
+            slot || boot || cause.is::<machine::StateError>()
+        })
 }
 
 /// A machine that waits to be promoted.

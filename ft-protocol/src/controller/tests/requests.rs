@@ -182,12 +182,13 @@ fn who_gives_up_what_it_does_not_have_gives_up_nothing() {
     assert_eq!(cluster.status().unprotected, None);
 }
 
+fn unfit(cluster: &mut Cluster, host: u64, generation: u64) {
+    let (generation, reason) = (Generation::new(generation), "its state is damaged".to_owned());
+    cluster.said(host, FromHost::Unfit { vm: VM, generation, reason });
+}
+
 #[test]
 fn a_guest_that_no_host_can_boot_is_damaged_and_no_host_is_blamed() {
-    let unfit = |cluster: &mut Cluster, host: u64, generation| {
-        let (generation, reason) = (Generation::new(generation), "it is no ELF file".to_owned());
-        cluster.said(host, FromHost::Unfit { vm: VM, generation, reason });
-    };
     let mut cluster = Cluster::new();
     cluster.join(0, &[]);
     cluster.join(1, &[]);
@@ -198,7 +199,7 @@ fn a_guest_that_no_host_can_boot_is_damaged_and_no_host_is_blamed() {
     assert_eq!(cluster.promotions(1), [(2, 0)], "it may be wrong");
     assert_eq!(cluster.status().damage, None);
     unfit(&mut cluster, 1, 2);
-    let why = "no host can start its guest: it is no ELF file";
+    let why = "no host can start its guest: its state is damaged";
     assert_eq!(cluster.status().damage.as_deref(), Some(why));
     cluster.now = cluster.now + CONFIG.hold_down.times(3);
     cluster.input(Input::Tick);
@@ -210,10 +211,37 @@ fn a_guest_that_no_host_can_boot_is_damaged_and_no_host_is_blamed() {
 #[test]
 fn what_has_run_once_is_not_lost_because_a_host_calls_it_unfit() {
     let mut cluster = Cluster::alone();
-    let reason = "it is no ELF file".to_owned();
-    cluster.said(0, FromHost::Unfit { vm: VM, generation: GENERATION, reason });
+    unfit(&mut cluster, 0, 1);
     assert_eq!(cluster.status().damage, None);
     assert_eq!(cluster.promotions(0), [(1, 0), (2, 1)], "it did run it");
+    assert_eq!(cluster.core.status().hosts[0].health, "up", "no host is at fault");
+    cluster.live(0, 2);
+    unfit(&mut cluster, 0, 2);
+    assert_eq!(cluster.promotions(0).last(), Some(&(3, 1)), "it did run it again");
+    unfit(&mut cluster, 0, 3);
+    let why = "no host can go on with its guest: its state is damaged";
+    assert_eq!(cluster.status().damage.as_deref(), Some(why), "and not for ever");
+    assert_eq!(cluster.core.status().hosts[0].health, "up");
+}
+
+#[test]
+fn who_cannot_read_a_guest_that_runs_elsewhere_costs_it_nothing() {
+    let mut cluster = Cluster::protected();
+    cluster.commit(0, 1, 1);
+    let mut asked = Vec::new();
+    while let Some(standby) = cluster.status().secondary {
+        let host = cluster.core.status().hosts.iter().position(|host| host.name == standby).expect("it is known");
+        asked.push(host as u64);
+        assert!(asked.len() <= 4, "they are asked for ever: {asked:?}");
+        unfit(&mut cluster, host as u64, 1);
+        cluster.input(Input::Tick);
+    }
+    asked.sort_unstable();
+    assert_eq!(asked, [1, 1, 2, 2]);
+    let status = cluster.status();
+    assert_eq!((status.phase.as_str(), status.primary.as_deref(), status.damage), ("running", Some("h0"), None));
+    assert!(status.unprotected.is_some_and(|why| why.contains("can neither start its guest")));
+    assert!(cluster.core.status().hosts.iter().all(|host| host.health == "up"), "{:?}", cluster.core.status());
 }
 
 #[test]
