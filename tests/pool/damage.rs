@@ -55,6 +55,11 @@ fn slot_of_state(run: &Run, vm: &str, parity: u64) -> u64 {
     std::fs::metadata(run.place.pool().join(vm).join("state")).expect("the VM's file").len() / 2 * parity
 }
 
+fn blames_nobody(run: &Run) {
+    let hosts = run.try_status_patiently().hosts;
+    assert!(hosts.iter().all(|host| host.health != "held-down"), "no host is at fault: {hosts:?}");
+}
+
 fn control_is_whole(run: &Run) -> bool {
     let control = map(run, "control");
     ControlBlock::open(&control).is_ok_and(|control| control.damage().is_none())
@@ -86,8 +91,7 @@ fn a_damaged_vm_is_kept_for_repair() {
     let Some(_machine) = kvm() else { return };
     let golden = Golden::torture(300_000_000);
     for word in [APPLIED_AT, GENERATION_AT] {
-        let hosts = [("a", None), ("b", None)];
-        let mut run = Run::protected(&golden, &Plan { hosts: &hosts, unsound: true, ..Plan::default() });
+        let mut run = Run::spoilable(&golden, 2);
         // Twice, since what the first life stores is what the second one finds.
         run.restart_controller(|run| flip_both(run, word));
         for _ in 0..2 {
@@ -113,8 +117,7 @@ fn damage_of_one_vm_harms_no_other() {
     let golden = Golden::torture(300_000_000);
     let boot = "boot";
     for (file, at) in [("control", APPLIED_AT), ("control", GENERATION_AT), ("state", 0), (boot, 100)] {
-        let hosts = [("a", None), ("b", None)];
-        let mut run = Run::protected(&golden, &Plan { hosts: &hosts, unsound: true, ..Plan::default() });
+        let mut run = Run::spoilable(&golden, 2);
         let mut client = Client::connect(run.socket()).expect("it listens");
         // What a guest is booted from matters as long as it has not committed anything.
         let (mode, epoch_interval) = (Mode::Replay, Span::from_ms(60_000));
@@ -154,9 +157,7 @@ fn damage_of_one_vm_harms_no_other() {
         let vm = other(&mut run);
         assert!(vm.damage.as_deref().is_some_and(|line| line.contains("damaged")), "{vm:?}");
         assert_eq!((vm.primary, vm.secondary), (None, None));
-        let hosts = run.try_status().expect("the controller lives").hosts;
-        let blamed = hosts.iter().any(|host| host.health == "held-down");
-        assert!(!blamed, "no host is at fault: {hosts:?}");
+        blames_nobody(&run);
         assert!(
             run.happenings.iter().any(|happening| matches!(happening, Happening::Damaged { vm, .. } if vm.get() == 1))
         );
@@ -171,8 +172,7 @@ fn damage_of_one_vm_harms_no_other() {
 fn a_guest_that_runs_outlives_what_it_was_booted_from() {
     let Some(_machine) = kvm() else { return };
     let golden = Golden::torture(300_000_000);
-    let hosts = [("a", None), ("b", None), ("c", None)];
-    let mut run = Run::protected(&golden, &Plan { hosts: &hosts, unsound: true, ..Plan::default() });
+    let mut run = Run::spoilable(&golden, 3);
     run.step_until("a commit", |run| run.try_status().is_some_and(|status| status.vms[0].applied > Epoch::ZERO));
     flip(&run, "boot", 10);
     for role in [|vm: &VmStatus| vm.secondary.clone(), |vm: &VmStatus| vm.primary.clone()] {
@@ -186,8 +186,7 @@ fn a_guest_that_runs_outlives_what_it_was_booted_from() {
                 || run.has_ended()
                 || status.hosts.iter().filter(|host| host.health == "up").count() < 2
         });
-        let hosts = run.try_status_patiently().hosts;
-        assert!(hosts.iter().all(|host| host.health != "held-down"), "no host is at fault: {hosts:?}");
+        blames_nobody(&run);
     }
     run.finish();
 }
@@ -197,8 +196,7 @@ fn a_guest_that_runs_outlives_what_it_was_booted_from() {
 fn a_vm_of_which_a_part_is_gone_runs_on_without_protection() {
     let Some(_machine) = kvm() else { return };
     let golden = Golden::torture(300_000_000);
-    let hosts = [("a", None), ("b", None), ("c", None)];
-    let mut run = Run::protected(&golden, &Plan { hosts: &hosts, unsound: true, ..Plan::default() });
+    let mut run = Run::spoilable(&golden, 3);
     std::fs::remove_file(run.place.pool().join("vm-0").join("boot")).expect("it was there");
     let secondary = run.try_status_patiently().vms[0].secondary.clone().expect("it is protected");
     run.host(&secondary).signal(Signal::SIGKILL);
@@ -222,8 +220,7 @@ fn deleting_a_vm_without_an_entry_harms_no_other_without_one() {
     };
     let Some(_machine) = kvm() else { return };
     let golden = Golden::torture(300_000_000);
-    let hosts = [("a", None), ("b", None)];
-    let mut run = Run::protected(&golden, &Plan { hosts: &hosts, unsound: true, ..Plan::default() });
+    let mut run = Run::spoilable(&golden, 2);
     let mut client = Client::connect(run.socket()).expect("it listens");
     for (name, slot) in [("second", 1), ("third", 2)] {
         client.request(Request::CreateVm(golden.spec(name)), golden.uploads()).expect("there is room for three");
@@ -257,8 +254,7 @@ fn a_vm_whose_entry_reads_as_free_keeps_its_files() {
     const ENTRY: std::ops::Range<usize> = 4096..4096 + 1024;
     let Some(_machine) = kvm() else { return };
     let golden = Golden::torture(300_000_000);
-    let hosts = [("a", None), ("b", None)];
-    let mut run = Run::protected(&golden, &Plan { hosts: &hosts, unsound: true, ..Plan::default() });
+    let mut run = Run::spoilable(&golden, 2);
     let path = run.place.pool().join("vm-directory");
     let entry = std::fs::read(&path).expect("the directory")[ENTRY].to_vec();
     let store = |bytes: &[u8]| {
@@ -326,8 +322,7 @@ fn what_flips_again_and_again_under_a_live_controller_costs_nothing() {
     let Some(_machine) = kvm() else { return };
     let golden = Golden::torture(300_000_000);
     for golden in [golden.clone(), golden.recorded()] {
-        let hosts = [("a", None), ("b", None)];
-        let mut run = Run::protected(&golden, &Plan { hosts: &hosts, unsound: true, ..Plan::default() });
+        let mut run = Run::spoilable(&golden, 2);
         let (control, console) = (map(&run, "control"), map(&run, "console"));
         let places = [APPLIED_AT, FREED_AT, GENERATION_AT, 2048 + APPLIED_AT].map(|at| (&control, at));
         let places = places.into_iter().chain([64, 128].map(|at| (&console, at)));
@@ -359,8 +354,7 @@ fn what_flips_in_a_dead_pool_of_recorded_vms_is_mended_by_the_next_controller() 
 
 fn mended_at_start(golden: &Golden) {
     let Some(_machine) = kvm() else { return };
-    let hosts = [("a", None), ("b", None)];
-    let mut run = Run::protected(golden, &Plan { hosts: &hosts, unsound: true, ..Plan::default() });
+    let mut run = Run::spoilable(golden, 2);
     for (dir, file, at) in [
         (".", "superblock", 20),
         (".", "superblock", 2060),
@@ -482,9 +476,8 @@ fn given_up(damage: impl FnOnce(&Run)) {
 #[test]
 fn a_word_that_ends_a_primary_ends_no_other_one() {
     let Some(_machine) = kvm() else { return };
-    let hosts = [("a", None), ("b", None), ("c", None)];
     let golden = Golden::torture(100_000_000).recorded();
-    let run = Run::protected(&golden, &Plan { hosts: &hosts, unsound: true, ..Plan::default() });
+    let run = Run::spoilable(&golden, 3);
     spoil_both(&run, "vm-0", FREED_AT);
     run.finish();
 }

@@ -221,6 +221,12 @@ impl Run {
         Self::until(golden, plan, "protection", Self::was_protected)
     }
 
+    /// The same, on so many hosts, whose pool the test may spoil.
+    pub(crate) fn spoilable(golden: &Golden, hosts: usize) -> Self {
+        let all = [("a", None), ("b", None), ("c", None)];
+        Self::protected(golden, &Plan { hosts: &all[..hosts], unsound: true, ..Plan::default() })
+    }
+
     /// A run in which something is so, and whose guest goes on for a while.
     pub(crate) fn until(golden: &Golden, plan: &Plan<'_>, what: &str, is_so: impl Fn(&mut Self) -> bool) -> Self {
         long_enough(golden, |golden| {

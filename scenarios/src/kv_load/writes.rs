@@ -176,10 +176,16 @@ mod tests {
         assert_eq!(check(&writes, &finally, (0, 5), 1), Ok(()));
     }
 
+    /// Two writes, one after the other, into a store that had so many before; and what it holds then.
+    fn two_writes_behind(before: u64) -> ([AcknowledgedWrite; 2], BTreeMap<String, Option<(u64, String)>>) {
+        let (a, b) = (before + 1, before + 2);
+        let writes = [write("a", Some("1"), a, (0, 10)), write("b", Some("2"), b, (20, 30))];
+        (writes, held(&[("a", Some((a, "1"))), ("b", Some((b, "2")))]))
+    }
+
     #[test]
     fn every_kind_of_loss_is_found() {
-        let writes = [write("a", Some("1"), 1, (0, 10)), write("b", Some("2"), 2, (20, 30))];
-        let whole = held(&[("a", Some((1, "1"))), ("b", Some((2, "2")))]);
+        let (writes, whole) = two_writes_behind(0);
         assert_eq!(check(&writes, &whole, (0, 2), 0), Ok(()));
         assert!(matches!(check(&writes, &whole, (0, 1), 0), Err(WriteViolation::Count { counted: 1, .. })));
         assert!(matches!(check(&writes, &whole, (0, 4), 1), Err(WriteViolation::Count { counted: 4, .. })));
@@ -199,8 +205,7 @@ mod tests {
 
     #[test]
     fn what_was_written_before_does_not_count() {
-        let writes = [write("a", Some("1"), 8, (0, 10)), write("b", Some("2"), 9, (20, 30))];
-        let finally = held(&[("a", Some((8, "1"))), ("b", Some((9, "2")))]);
+        let (writes, finally) = two_writes_behind(7);
         assert_eq!(check(&writes, &finally, (7, 9), 0), Ok(()));
         assert!(matches!(check(&writes, &finally, (7, 10), 0), Err(WriteViolation::Count { counted: 3, .. })));
         assert!(matches!(check(&writes, &finally, (7, 8), 1), Err(WriteViolation::Count { counted: 1, .. })));
