@@ -61,6 +61,9 @@ const PACED_MIN: Span = Span::from_ms(1);
 /// After so many times the patience the guest is stopped even if its vCPU has hardly run.
 const PATIENCE_WALL: u64 = 20;
 
+/// How often at most a vCPU is looked at that runs while there is patience with it.
+const LOOKS: u64 = 10;
+
 const _: () = assert!(RUN_EPOCHS_MAX * 2 <= STALL_EPOCHS, "a guest that runs on is not suspected for it");
 
 /// Something waits for an exit of the guest.
@@ -266,9 +269,12 @@ impl Primary {
     pub fn asks_what_ran(&self, now: Time, input: &Input) -> bool {
         let may_begin = match input {
             Input::EventWaits => self.event.is_none(),
-            Input::LogLow | Input::Turn(_) | Input::Yield | Input::Published(_) | Input::Resumed { .. } => {
-                self.pausing.is_none()
-            }
+            Input::LogLow
+            | Input::Turn(_)
+            | Input::Yield
+            | Input::Published(_)
+            | Input::Resumed { .. }
+            | Input::Woke => self.pausing.is_none(),
             _ => false,
         };
         self.mode.records() && (may_begin || self.cut_deadline().is_some_and(|due| due <= now))
@@ -291,7 +297,11 @@ impl Primary {
         match (awaiting.ran, self.ran) {
             (Some(before), Some((ran, at))) => {
                 let ran = ran.ns().saturating_sub(before.ns());
-                let left = Span::from_ns(patience.ns().saturating_sub(ran));
+                // A vCPU that is kept from running uses up little of it by the time that it is looked at again.
+                let left = match patience.ns().saturating_sub(ran) {
+                    0 => Span::ZERO,
+                    left => Span::from_ns(left.max(patience.ns() / LOOKS)),
+                };
                 (at.max(since) + left).min(since + patience.times(PATIENCE_WALL))
             }
             _ => since + patience,

@@ -305,7 +305,8 @@ pub enum Happening {
         vm: VmId,
         /// The generation.
         generation: Generation,
-        /// The mode that it was protected in; events of earlier versions do not say it.
+        /// The mode that it was protected in; `None` where a controller came back in the midst of the generation: then these
+        /// are all of the generation's so far, those that were told before among them.
         #[serde(default)]
         mode: Option<Mode>,
         /// In a few numbers.

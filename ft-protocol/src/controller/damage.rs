@@ -1,5 +1,6 @@
 //! A VM whose part of the pool is damaged where only the controller writes: it is lost, unless somebody repairs the pool,
 //! and no other VM is harmed. It is kept as it was known last: forgotten, its name would be given away and its space with it.
+//! Where only its hosts cannot be given a part of it any more, the guest that runs loses its protection alone.
 
 use super::io::Action;
 use super::state::VmRecord;
@@ -25,9 +26,13 @@ impl Controller {
             return self.partition_damaged(turn, vm, reason);
         }
         let reason = one_line(reason);
-        entry.unprotectable = Some(reason.clone());
+        // It may be put back.
+        let again_at = turn.now + self.config.promotion_bound;
+        let known = entry.unprotectable.replace((reason.clone(), again_at)).is_some_and(|(known, _)| known == reason);
         if let Some(host) = entry.standby.filter(|standby| !standby.ready).map(|standby| standby.host) {
-            self.tell(turn, Happening::GaveUp { vm, host, reason });
+            if !known {
+                self.tell(turn, Happening::GaveUp { vm, host, reason });
+            }
             self.drop_standby(turn, vm);
         }
     }

@@ -24,10 +24,13 @@ impl Controller {
         }
     }
 
-    /// Nothing is under way: every VM runs with a ready secondary, or has ended.
+    /// Nothing is under way: every VM that can have one runs with a ready secondary, or has ended.
     fn is_quiet(&self) -> bool {
         self.vms.values().all(|vm| match vm.phase {
-            Phase::Running { .. } => vm.ready_standby().is_some() && vm.switchover.is_none() && vm.suspected.is_none(),
+            Phase::Running { .. } => {
+                let settled = vm.ready_standby().is_some() || vm.standby.is_none() && vm.unprotectable.is_some();
+                settled && vm.switchover.is_none() && vm.suspected.is_none()
+            }
             Phase::Ended { .. } | Phase::Damaged { .. } => true,
             _ => false,
         })
@@ -45,7 +48,8 @@ impl Controller {
         // A controller that has just begun does not know since when the VM is where it is: the time that it has watched
         // the old place counts.
         let settled = vm.settled_at.is_none_or(|since| now.since(since) >= hold);
-        let able = self.has_room(home, vm.id) && self.mismatch(home, vm.id).is_none();
+        let kept_from = self.mismatch(home, vm.id).or_else(|| self.unmovable_because(vm.id, home));
+        let able = self.has_room(home, vm.id) && kept_from.is_none();
         (settled && able && self.points(home, from, vm.id) >= POINTS_NEEDED).then_some(home)
     }
 

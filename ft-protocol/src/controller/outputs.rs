@@ -14,6 +14,8 @@ pub(super) struct Outputs {
     told: OutputLatency,
     /// Those of the generations before.
     before: OutputLatency,
+    /// An earlier controller saw a part of that generation, and may have told of it.
+    shared: bool,
 }
 
 impl Outputs {
@@ -33,7 +35,9 @@ impl Controller {
             return;
         }
         let outputs = &mut entry.outputs;
-        if outputs.generation.replace(generation) != Some(generation) {
+        let first = outputs.generation.replace(generation);
+        if first != Some(generation) {
+            outputs.shared = first.is_none() && entry.recovered == Some(generation);
             let before = std::mem::take(&mut outputs.latest);
             outputs.before.add(&before);
             outputs.told = OutputLatency::default();
@@ -45,7 +49,7 @@ impl Controller {
     /// of, as far as the primary could still say.
     pub(super) fn tell_outputs(&mut self, turn: &mut Turn<'_>, vm: VmId) {
         let Some(entry) = self.vms.get_mut(&vm) else { return };
-        let (generation, mode) = (entry.generation, Some(entry.mode_told));
+        let (generation, mode) = (entry.generation, entry.mode_told);
         let outputs = &mut entry.outputs;
         if outputs.generation != Some(generation) {
             return;
@@ -53,6 +57,8 @@ impl Controller {
         let latency = outputs.latest.since(&outputs.told);
         if let Some(summary) = latency.summary() {
             outputs.told = outputs.latest.clone();
+            // The modes of a time that this controller has not seen are not known to it.
+            let mode = (!std::mem::take(&mut outputs.shared)).then_some(mode);
             self.tell(turn, Happening::OutputsMeasured { vm, generation, mode, summary, latency });
         }
     }

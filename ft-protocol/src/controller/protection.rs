@@ -24,7 +24,7 @@ impl Controller {
         let Phase::Running { host: primary } = entry.phase else { return };
         // A primary that was silent for a while may be anything but reliable: it needs a secondary all the more.
         if entry.standby.is_some()
-            || entry.unprotectable.is_some()
+            || entry.unprotectable.as_ref().is_some_and(|(_, again_at)| turn.now < *again_at)
             || !self.hosts.get(&primary).is_some_and(super::Host::is_beating)
         {
             return;
@@ -44,16 +44,8 @@ impl Controller {
             base: Epoch::ZERO,
             cpu: entry.cpu.clone(),
         };
-        let disk = (entry.spec.disk_bytes > 0).then_some(Part::Disk(vm));
-        let read = |part| Grant { part, access: Access::ReadOnly };
-        let mut grants = vec![
-            read(Part::Image(vm)),
-            read(Part::State(vm)),
-            read(Part::Control(vm)),
-            read(Part::Boot(vm)),
-            read(Part::Heartbeat(primary)),
-        ];
-        grants.extend(disk.map(read));
+        let mut grants = vec![Grant { part: Part::Heartbeat(primary), access: Access::ReadOnly }];
+        grants.extend(entry.stable_grants());
         self.to_host(turn, host, ToHost::Standby(order), grants);
         if let Some(entry) = self.vms.get_mut(&vm) {
             entry.standby = Some(Standby { host, ready: false, since: turn.now });
@@ -68,6 +60,7 @@ impl Controller {
         }
         let Some(standby) = entry.standby.as_mut().filter(expected) else { return };
         standby.ready = true;
+        entry.unprotectable = None;
         self.reserve_spares();
         self.tell(turn, Happening::Protected { vm, generation, host });
         self.switch_if_prepared(turn, vm);
@@ -124,9 +117,7 @@ impl Controller {
             (Phase::Running { .. }, Some(Standby { host, .. })) => {
                 Some(format!("host `{}` is preparing to be secondary", self.host_name(host)))
             }
-            (Phase::Running { .. }, None) if entry.unprotectable.is_some() => {
-                entry.unprotectable.as_ref().map(|reason| format!("no host can stand by: {reason}"))
-            }
+            (Phase::Running { .. }, None) if entry.unprotectable.is_some() => entry.unprotectable_because(),
             (Phase::Running { host }, None) => Some(match self.place(vm, &[*host], Role::Secondary) {
                 Some(_) => "a secondary is about to be chosen".to_owned(),
                 None => self.unfit_because(vm, *host),

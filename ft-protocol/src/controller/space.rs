@@ -122,13 +122,15 @@ impl Vm {
         }
         let next = self.applied.next();
         let slots_taken = self.committed.get().saturating_sub(self.applied.get()) >= u64::from(self.spec.journal.slots);
-        if slots_taken && self.following.as_ref().is_some_and(|following| following.reached < next) {
+        let blocked = self.doing() == Some(Doing::Blocked);
+        // Older hosts do not say what their primaries do.
+        let held = blocked || self.doing().is_none() && matches!(self.phase, Phase::Running { .. });
+        if held && slots_taken && self.following.as_ref().is_some_and(|following| following.reached < next) {
             return Some(format!(
                 "its journal is full until its secondary, which follows, has come to epoch {}",
                 next.get()
             ));
         }
-        let blocked = self.doing() == Some(Doing::Blocked);
         blocked.then(|| format!("its journal is full until epoch {} is applied", next.get()))
     }
 }

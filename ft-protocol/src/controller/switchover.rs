@@ -50,10 +50,16 @@ impl Controller {
         if !fit || !self.has_room(target, vm) {
             return not_now(format!("host `{}` is not fit for the VM", self.host_name(target)));
         }
-        if let Some(mismatch) = self.mismatch(target, vm) {
-            return not_now(mismatch);
+        if let Some(why) = self.mismatch(target, vm).or_else(|| self.unmovable_because(vm, target)) {
+            return not_now(why);
         }
         Ok(target)
+    }
+
+    /// Why the VM cannot go to a host before what is gone of it is back: that host would have to stand by first.
+    pub(super) fn unmovable_because(&self, vm: VmId, to: HostId) -> Option<String> {
+        let entry = self.vms.get(&vm)?;
+        entry.unprotectable_because().filter(|_| entry.ready_standby() != Some(to))
     }
 
     pub(super) fn begin_switchover(
@@ -127,7 +133,7 @@ impl Controller {
         let idle: Vec<(VmId, HostId, HostId)> = self.vms.values().filter_map(idle).collect();
         for (vm, from, to) in idle {
             let awaited = self.hosts.get(&to).is_some_and(|host| host.health == Health::Awaited);
-            if self.can_take(to, vm, Role::Primary) {
+            if self.can_take(to, vm, Role::Primary) && self.unmovable_because(vm, to).is_none() {
                 self.drop_standby(turn, vm);
                 self.order_standby(turn, vm, from, to);
             } else if !awaited {
@@ -245,10 +251,14 @@ impl Controller {
                 let standby = entry.standby.map(|standby| standby.host);
                 if primary == host && entry.switchover.is_none() && entry.suspected.is_none() {
                     let ready = entry.ready_standby().filter(|to| !self.hosts[to].draining);
-                    if let Some(to) = ready.or_else(|| self.place(vm, &[host], Role::Primary)) {
+                    let to = ready.or_else(|| self.place(vm, &[host], Role::Primary));
+                    if let Some(to) = to.filter(|to| self.unmovable_because(vm, *to).is_none()) {
                         self.begin_switchover(turn, vm, to, None);
                     }
-                } else if standby == Some(host) && self.place(vm, &[primary, host], Role::Secondary).is_some() {
+                } else if standby == Some(host)
+                    && entry.unprotectable.is_none()
+                    && self.place(vm, &[primary, host], Role::Secondary).is_some()
+                {
                     self.drop_standby(turn, vm);
                 }
             }

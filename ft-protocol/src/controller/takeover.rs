@@ -19,6 +19,7 @@ impl Controller {
         let (takeovers, switchovers, moving_to) = (record.takeovers, record.switchovers, record.moving_to);
         let mut entry = Vm::new(vm, spec, Phase::Unled);
         entry.generation = generation;
+        entry.recovered = Some(generation);
         entry.cpu = record.cpu;
         (entry.state_version, entry.writes, entry.base) = (record.state_version, record.writes, record.base);
         entry.home = record.home;
@@ -376,17 +377,14 @@ impl Controller {
             base: entry.applied,
             cpu: entry.cpu.clone(),
         };
-        let disk = (entry.spec.disk_bytes > 0).then_some(Part::Disk(vm));
-        let read = |part| Grant { part, access: Access::ReadOnly };
         let mut grants = vec![
-            read(Part::Image(vm)),
-            read(Part::State(vm)),
-            read(Part::Control(vm)),
-            read(Part::Boot(vm)),
             Grant { part: Part::Journal(vm, generation), access: Access::ReadWrite },
             Grant { part: Part::Log(vm, generation), access: Access::ReadWrite },
         ];
-        grants.extend(disk.map(read));
+        // Who stands by has the rest: what is gone of it since does not keep him from going on.
+        if entry.ready_standby() != Some(host) {
+            grants.extend(entry.stable_grants());
+        }
         self.tell(turn, Happening::Promoted { vm, generation, host });
         self.to_host(turn, host, ToHost::Promote(order), grants);
         if self.vms[&vm].standby.is_some_and(|standby| standby.host == host) {

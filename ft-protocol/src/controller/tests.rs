@@ -25,8 +25,8 @@ use crate::spec::{JournalShape, Mode, VmSpec};
 use crate::timeline::{Shortage, Wanted};
 use crate::versions::VersionRange;
 use crate::wire::{
-    Answer, FromClient, FromHost, HeldRole, HostHello, HostProfile, LiveReport, PROTOCOL_VERSION, PROTOCOLS, Request,
-    RequestError, Role, StateFormats, TakeoverReason, TakeoverRefusal,
+    Answer, FromClient, FromHost, HeldRole, HostHello, HostProfile, LiveReport, PROTOCOL_VERSION, PROTOCOLS, Part,
+    Request, RequestError, Role, StateFormats, TakeoverReason, TakeoverRefusal,
 };
 
 /// What a promotion may take that boots a guest of a MiB.
@@ -69,6 +69,8 @@ struct Cluster {
     hold_opens: bool,
     /// What is wrong with the guests that come.
     unfit: Option<String>,
+    /// What no host can be given.
+    gone: Option<Part>,
     /// How often the controller was to end.
     exits: u32,
     opens: Vec<(VmId, Generation)>,
@@ -98,6 +100,7 @@ impl Cluster {
             pool_refuses: false,
             hold_opens: false,
             unfit: None,
+            gone: None,
             exits: 0,
             opens: Vec::new(),
             fenced: Vec::new(),
@@ -141,6 +144,9 @@ impl Cluster {
             match action {
                 Action::Persist(state) => self.persisted = state,
                 Action::Exit => self.exits += 1,
+                Action::ToHost { grants, .. } if grants.iter().any(|grant| Some(grant.part) == self.gone) => {
+                    self.input(Input::PartGone { vm: VM, reason: "cannot open it".to_owned() });
+                }
                 Action::ToHost { link, message, .. } => self.told.push((link, message)),
                 Action::CreatePartition { vm, .. } if self.unfit.is_some() => {
                     let reason = self.unfit.clone().expect("it is");

@@ -13,6 +13,7 @@ use crate::ids::{Epoch, Generation, HostId, LinkId, VmId};
 use crate::planted::{PlantedBug, planted};
 use crate::spec::{Mode, VmSpec};
 use crate::time::{Span, Time};
+use crate::wire::{Access, Grant, Part};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Where a VM is in its life.
@@ -136,8 +137,8 @@ pub(super) struct Vm {
     pub(super) log_lost: Option<String>,
     /// What is wrong with its part of the pool.
     pub(super) damage: Option<String>,
-    /// What is wrong with it so that no more host can stand by.
-    pub(super) unprotectable: Option<String>,
+    /// What is wrong with it so that no more host can stand by, and when that is to be looked at again.
+    pub(super) unprotectable: Option<(String, Time)>,
     /// Why its secondary followed no more, the last time.
     pub(super) unfollowed: Option<String>,
     /// The secondary that follows, in lockstep mode; application waits for it.
@@ -180,6 +181,8 @@ pub(super) struct Vm {
     pub(super) waiting: Option<Waiting>,
     /// How long its outputs waited.
     pub(super) outputs: Outputs,
+    /// The generation that an earlier controller left.
+    pub(super) recovered: Option<Generation>,
     /// Where it would get its next secondary.
     pub(super) spare: Option<HostId>,
     /// Places that are kept free for it until it has taken them.
@@ -262,6 +265,7 @@ impl Vm {
             progress: None,
             waiting: None,
             outputs: Outputs::default(),
+            recovered: None,
             spare: None,
             intended: Vec::new(),
             home: None,
@@ -304,6 +308,19 @@ impl Vm {
         };
         let preferred = self.spec.policy.preferred.as_deref() == Some(name);
         by_phase || preferred || named.contains(&Some(host)) || self.intended.contains(&host) || self.has_role_on(host)
+    }
+
+    /// What a host needs to go on from the last epoch that was applied.
+    pub(super) fn stable_grants(&self) -> impl Iterator<Item = Grant> + use<> {
+        let vm = self.id;
+        let disk = (self.spec.disk_bytes > 0).then_some(Part::Disk(vm));
+        let parts = [Part::Image(vm), Part::State(vm), Part::Control(vm), Part::Boot(vm)];
+        parts.into_iter().chain(disk).map(|part| Grant { part, access: Access::ReadOnly })
+    }
+
+    /// Why no host can stand by, whichever it is; `None`: that is not known.
+    pub(super) fn unprotectable_because(&self) -> Option<String> {
+        self.unprotectable.as_ref().map(|(reason, _)| format!("no host can stand by: {reason}"))
     }
 
     /// Its secondary is there and is not about to become its primary: without it, it runs on unprotected.

@@ -20,7 +20,7 @@ use crate::versions::VersionRange;
 use serde::{Deserialize, Serialize};
 
 /// Newest version of these messages that is spoken here.
-pub const PROTOCOL_VERSION: u32 = 9;
+pub const PROTOCOL_VERSION: u32 = 10;
 
 /// All versions of these messages that are spoken here. Hosts and controller use the highest one that both have; a peer
 /// with none of them is refused at its first message. What a version added is not relied upon below it:
@@ -35,6 +35,7 @@ pub const PROTOCOL_VERSION: u32 = 9;
 /// 7: console input comes from clients ([`ToHost::OpenInput`], [`ToHost::Input`], [`FromHost::InputAt`]).
 /// 8: a host tells a guest that cannot be started from what it lacks itself ([`FromHost::Unfit`]).
 /// 9: a primary that yields says how long its guest has stood still by then ([`FromHost::Stood`]).
+/// 10: clients are told in which mode outputs were measured.
 pub const PROTOCOLS: VersionRange = VersionRange { min: 1, max: PROTOCOL_VERSION };
 
 /// The first version whose primaries say what they do.

@@ -93,37 +93,90 @@ fn what_was_found_at_the_start_is_told_once() {
     assert_eq!(next.core.state().vms, cluster.persisted.vms);
 }
 
-fn gone() -> Input {
-    Input::PartGone { vm: VM, reason: "cannot open boot".to_owned() }
-}
-
 fn standby_orders(cluster: &Cluster) -> usize {
     cluster.told.iter().filter(|(_, message)| matches!(message, ToHost::Standby(_))).count()
 }
 
-#[test]
-fn a_vm_of_which_a_part_is_gone_loses_its_protection_and_not_its_life() {
-    let mut cluster = Cluster::protected();
-    cluster.join(2, &[]);
-    cluster.told.clear();
-    cluster.close(1);
-    assert_eq!(standby_orders(&cluster), 1);
-    cluster.input(gone());
-    cluster.input(Input::Tick);
-    let status = cluster.status();
-    assert_eq!((status.phase.as_str(), status.secondary), ("running", None));
-    assert!(status.unprotected.is_some_and(|why| why.contains("cannot open boot")));
-    assert_eq!((standby_orders(&cluster), tells(&cluster)), (1, 0), "nobody is asked again");
+fn blames_nobody(cluster: &Cluster) {
     let blamed = cluster.core.status().hosts.into_iter().find(|host| host.health != "up" && host.health != "down");
     assert_eq!(blamed, None);
 }
 
+/// Runs on host 0, and on host 2 it cannot stand by.
+fn without_a_part() -> Cluster {
+    let mut cluster = Cluster::protected();
+    cluster.commit(0, 1, 1);
+    cluster.gone = Some(Part::Boot(VM));
+    cluster.told.clear();
+    cluster.close(1);
+    cluster.input(Input::Tick);
+    cluster
+}
+
+fn gave_up(cluster: &Cluster) -> usize {
+    cluster.happened.iter().filter(|happening| matches!(happening, Happening::GaveUp { .. })).count()
+}
+
+#[test]
+fn a_vm_of_which_a_part_is_gone_loses_its_protection_and_not_its_life() {
+    let mut cluster = without_a_part();
+    let status = cluster.status();
+    assert_eq!((status.phase.as_str(), status.secondary), ("running", None));
+    assert!(status.unprotected.is_some_and(|why| why.contains("cannot open it")));
+    assert_eq!((standby_orders(&cluster), tells(&cluster), gave_up(&cluster)), (0, 0, 1));
+    blames_nobody(&cluster);
+    // It may be put back.
+    for again in [Some(Part::Boot(VM)), None] {
+        cluster.gone = again;
+        cluster.now = cluster.now + CONFIG.promotion_bound;
+        cluster.input(Input::Tick);
+        assert_eq!((standby_orders(&cluster), gave_up(&cluster)), (usize::from(again.is_none()), 1));
+    }
+    cluster.ready(2, 1);
+    assert_eq!(cluster.status().unprotected, None);
+    cluster.close(2);
+    let unprotected = cluster.status().unprotected.expect("nobody is left to stand by");
+    assert!(!unprotected.contains("cannot open it"), "{unprotected}");
+}
+
+#[test]
+fn a_vm_of_which_a_part_is_gone_is_not_moved() {
+    let mut cluster = without_a_part();
+    cluster.answered.clear();
+    cluster.request(Request::Switchover { vm: VM, to: Some("h2".to_owned()) });
+    let why = "no host can stand by: cannot open it".to_owned();
+    assert_eq!(cluster.answered, [Err(RequestError::NotNow(why))]);
+    cluster.request(Request::Drain { host: "h0".to_owned(), on: true });
+    (0..10).for_each(|_| cluster.input(Input::Tick));
+    let began = |happening: &&Happening| matches!(happening, Happening::SwitchoverBegan { .. });
+    assert_eq!(cluster.happened.iter().filter(began).count(), 0);
+    cluster.gone = None;
+    cluster.now = cluster.now + CONFIG.promotion_bound;
+    cluster.input(Input::Tick);
+    cluster.ready(2, 1);
+    cluster.input(Input::Tick);
+    assert_eq!(cluster.happened.iter().filter(began).count(), 1, "the drain goes on");
+}
+
+#[test]
+fn who_stands_by_goes_on_without_what_is_gone() {
+    for part in [Part::Boot(VM), Part::State(VM), Part::Image(VM), Part::Control(VM)] {
+        let mut cluster = Cluster::protected();
+        cluster.commit(0, 1, 1);
+        cluster.gone = Some(part);
+        cluster.close(0);
+        cluster.ask(1, 1);
+        assert_eq!(cluster.promotions(1), [(2, 1)]);
+        cluster.live(1, 2);
+        assert_eq!((cluster.status().phase.as_str(), tells(&cluster)), ("running", 0));
+    }
+}
+
 #[test]
 fn a_vm_that_nobody_can_be_given_is_damaged() {
-    let mut cluster = Cluster::protected();
+    let mut cluster = without_a_part();
     cluster.close(0);
-    cluster.ask(1, 1);
-    assert_eq!(cluster.promotions(1), [(2, 0)]);
-    cluster.input(gone());
+    cluster.input(Input::Tick);
     assert_eq!((cluster.status().phase.as_str(), tells(&cluster)), ("damaged", 1));
+    blames_nobody(&cluster);
 }

@@ -1,5 +1,6 @@
 //! How long outputs waited.
 
+use super::restart::{recovered, restart};
 use super::*;
 use crate::latency::OutputLatency;
 
@@ -95,4 +96,30 @@ fn what_ends_in_good_order_tells_of_its_outputs_first() {
         let ended = cluster.told.iter().filter(|(_, message)| *message == ToHost::Shutdown).count();
         assert_eq!(ended, 3);
     }
+}
+
+/// A primary says how long all outputs of its generation waited: who has not seen all of it cannot say in which modes.
+#[test]
+fn a_controller_that_comes_back_tells_of_the_whole_generation() {
+    let mut cluster = Cluster::protected();
+    measured(&mut cluster, &[9, 8]);
+    let mut next = restart(&cluster, &recovered(Some(Word { epoch: Epoch::ZERO, sealed: false }), 0));
+    let role = |role| [HeldRole { vm: VM, generation: Generation::FIRST, role }];
+    next.join(0, &role(Role::Primary { live: true }));
+    next.join(1, &role(Role::Secondary { prepared: true }));
+    measured(&mut next, &[9, 8, 1]);
+    next.happened.clear();
+    next.close(0);
+    next.ask(1, 1);
+    let all = next.happened.iter().filter_map(|happening| match happening {
+        Happening::OutputsMeasured { mode, summary, .. } => Some((*mode, summary.count)),
+        _ => None,
+    });
+    assert_eq!(all.collect::<Vec<_>>(), [(None, 3)]);
+    next.live(1, 2);
+    let latency = of_times(&[1]);
+    next.said(1, FromHost::OutputsMeasured { vm: VM, generation: Generation::new(2), latency });
+    next.happened.clear();
+    next.input(Input::End);
+    assert_eq!(told(&mut next), [(2, Mode::Checkpoint, 1)]);
 }
