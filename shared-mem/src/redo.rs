@@ -25,14 +25,28 @@ use std::fmt;
 
 use crate::commit_word::CommitWordError;
 use crate::journal::{
-    JournalReader, LoadError, Record, RecordError, RecordHeader, RecordLimits, SpillError, SpillSpace, generation_in,
-    is_header_of, load_slot,
+    JournalReader, LoadError, Record, RecordError, RecordHeader, RecordLimits, SpillError, SpillSpace, checked_bytes,
+    generation_in, is_header_of, load_slot,
 };
 use crate::mem::{AccessError, PoolRead, PoolWrite, check_bounds};
 use crate::numbers::{Epoch, Generation, Offset, PAGE_SIZE, len_u64, round_up};
 use crate::planted::{self, PlantedBug, planted};
 
 const HEADER_BYTES: usize = size_of::<RecordHeader>();
+
+/// The copy of what was applied last cannot be had.
+#[derive(Debug, thiserror::Error)]
+pub enum CopyError {
+    /// There is none, or it is damaged.
+    #[error("the copy of its commit record cannot be used")]
+    Load(#[from] LoadError),
+    /// Its end may have been given back, and the pool has no space to look.
+    #[error("there is no space for the copy of a commit record of {needed} bytes")]
+    NoSpace {
+        /// Its bytes.
+        needed: u64,
+    },
+}
 
 /// Whether a copy was made.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -92,16 +106,23 @@ impl<M: PoolRead, S: SpillSpace> RedoArea<M, S> {
     /// The same, under whatever generation it was committed: what was applied last is kept until the next one is begun.
     ///
     /// # Errors
-    /// When the area holds no sound record of that epoch.
+    /// When the area holds no sound record of that epoch, or the pool has no space for the part of it that may be gone.
     pub fn load_epoch<'buffer>(
         &self,
         epoch: Epoch,
         limits: &RecordLimits,
         buffer: &'buffer mut Vec<u8>,
-    ) -> Result<Record<'buffer>, LoadError> {
+    ) -> Result<Record<'buffer>, CopyError> {
         let mut header = [0; HEADER_BYTES];
-        self.memory.read(Offset::ZERO, &mut header)?;
-        self.load(generation_in(&header), epoch, limits, buffer)
+        self.memory.read(Offset::ZERO, &mut header).map_err(LoadError::from)?;
+        let generation = generation_in(&header);
+        let total_bytes =
+            checked_bytes(&header, generation, epoch, limits).map_err(|source| LoadError::Record { epoch, source })?;
+        // The end of a large record may have been given back: to look at it takes space, like writing there.
+        if !self.has_space(total_bytes.min(self.memory.len())) {
+            return Err(CopyError::NoSpace { needed: total_bytes });
+        }
+        Ok(self.load(generation, epoch, limits, buffer)?)
     }
 
     /// Whether the record of `epoch` is kept.
@@ -315,5 +336,43 @@ mod tests {
             assert_eq!(redo.is_begun(GENERATION, number, &limits), Ok(true));
             assert_eq!(redo.reached(GENERATION, before, &limits), Ok(number));
         }
+    }
+
+    /// What was applied last is there to be had again, whoever committed it; looking for it takes no space that others have.
+    #[test]
+    fn the_copy_of_an_epoch_is_found_under_any_generation() {
+        let cache = LossyCache::new();
+        let geometry = JournalGeometry::for_memory(64 * PAGE_SIZE, 2, 16 * PAGE_SIZE);
+        let journal = LossyMemory::new(geometry.file_bytes(), &cache);
+        let generation = Generation::new(7);
+        format_journal(&journal, generation, &geometry, Epoch::ZERO).unwrap();
+        let writer = JournalWriter::new(&journal, crate::journal::AllReserved, generation, geometry).unwrap();
+        let reader = JournalReader::new(&journal, generation, geometry).unwrap();
+        let memory = LossyMemory::new(geometry.slot_bytes, &cache);
+        let limits = RecordLimits { image_pages: 64, disk_blocks: 1, meta_bytes_max: 4096 };
+        let epoch = Epoch::new(1);
+        let mut record = writer.begin(epoch, Epoch::ZERO).unwrap();
+        for page in 0..8 {
+            record.push_page_bytes(PageIndex::new(page), &[7; PAGE_BYTES]).unwrap();
+        }
+        writer.publish(record.finish(b"meta").unwrap()).unwrap();
+        let (mut buffer, mut other) = (Vec::new(), Vec::new());
+        let record = reader.load(epoch, &limits, &mut buffer).unwrap();
+        let area = |space| RedoArea::new(&memory, NoMore(space), space).unwrap();
+        assert!(matches!(area(16 * PAGE_SIZE).load_epoch(epoch, &limits, &mut other), Err(CopyError::Load(_))));
+        assert_eq!(area(16 * PAGE_SIZE).keep(&record), Ok(Kept::Yes));
+        let found = area(16 * PAGE_SIZE).load_epoch(epoch, &limits, &mut other).unwrap();
+        assert_eq!((found.generation(), found.meta()), (generation, &b"meta"[..]));
+        let refused = |loaded: Result<Record<'_>, CopyError>| match loaded {
+            Err(CopyError::Load(LoadError::Record { source, .. })) => source,
+            other => panic!("{other:?}"),
+        };
+        let next = refused(area(16 * PAGE_SIZE).load_epoch(Epoch::new(2), &limits, &mut other));
+        assert!(matches!(next, RecordError::Epoch { .. }), "{next:?}");
+        let full = area(4 * PAGE_SIZE).load_epoch(epoch, &limits, &mut other).map(|_| ());
+        assert!(matches!(full, Err(CopyError::NoSpace { .. })), "{full:?}");
+        memory.write(Offset::new(4096 + 100), &[0; 8]).unwrap();
+        let spoilt = refused(area(16 * PAGE_SIZE).load_epoch(epoch, &limits, &mut other));
+        assert!(matches!(spoilt, RecordError::BodyCrc { .. }), "{spoilt:?}");
     }
 }

@@ -132,6 +132,16 @@ pub(crate) fn generation_in(header: &[u8]) -> Generation {
     RecordHeader::parse(header).map_or(Generation::new(0), |header| Generation::new(header.generation.get()))
 }
 
+/// The bytes of the record whose header this is, if it may be one of that epoch.
+pub(crate) fn checked_bytes(
+    bytes: &[u8],
+    generation: Generation,
+    epoch: Epoch,
+    limits: &RecordLimits,
+) -> Result<u64, RecordError> {
+    check_header(bytes, generation, epoch, limits).map(|(header, _)| header.total_bytes.get())
+}
+
 /// Checks what can be known of a record from its header.
 pub(super) fn check_header(
     bytes: &[u8],

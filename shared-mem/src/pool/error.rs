@@ -155,6 +155,11 @@ pub enum PoolError {
 }
 
 impl PoolError {
+    /// Whether it says that there is no such file.
+    pub(super) fn is_not_found(&self) -> bool {
+        matches!(self, Self::File { source, .. } if source.kind() == io::ErrorKind::NotFound)
+    }
+
     pub(super) fn file(action: &'static str, path: &Path, source: impl Into<io::Error>) -> Self {
         Self::File { action, path: path.to_owned(), source: source.into() }
     }

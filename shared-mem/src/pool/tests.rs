@@ -277,6 +277,44 @@ fn opening_removes_what_a_crash_left_half_made() {
     assert_eq!(files_below(&path.join("vm-0")), kept_files);
 }
 
+/// All zero, an entry reads as that of a slot which nobody has; what the guest that has run there left says otherwise.
+#[test]
+fn files_whose_entry_is_lost_are_kept_until_they_are_deleted() {
+    let dir = on_tmpfs();
+    let path = dir.path().join("pool");
+    let control = path.join("vm-0").join(files::CONTROL);
+    let pool = Pool::create(&path, &CONFIG).unwrap();
+    let lost = VmSlot::new(0);
+    let lose = |pool: Pool, reigned: u64| {
+        let vm = pool.create_vm(&name("lost"), &geometry()).unwrap();
+        assert_eq!(vm.slot(), lost);
+        let memory = Mapping::read_write(&vm.control(Access::ReadWrite).unwrap()).unwrap();
+        ControlBlock::open(memory).unwrap().set_generation(Generation::new(reigned)).unwrap();
+        pool.directory.set_entry(lost, None).unwrap();
+        drop(pool);
+    };
+    lose(pool, 0);
+    let mut pool = Pool::open(&path).unwrap();
+    assert!(!control.exists(), "no guest has run there: it is what the making of a VM has left");
+    for unreadable in [false, true] {
+        lose(pool, 1);
+        if unreadable {
+            let damaged = fs::read(&control).unwrap().iter().map(|byte| !byte).collect::<Vec<_>>();
+            fs::write(&control, damaged).unwrap();
+        }
+        pool = Pool::open(&path).unwrap();
+        assert!(control.exists());
+        assert_eq!(pool.nameless().unwrap(), [lost]);
+        let other = pool.create_vm(&name("other"), &geometry()).unwrap().slot();
+        assert_ne!(other, lost, "the slot is taken");
+        pool.delete_vm(other).unwrap();
+        assert!(control.exists());
+        pool.delete_vm(lost).unwrap();
+        assert!(!control.exists());
+        assert_eq!(pool.nameless().unwrap(), []);
+    }
+}
+
 #[test]
 fn a_log_goes_on_in_the_next_generation() {
     use crate::record_log::{LogRange, LogReader, LogWriter};

@@ -24,12 +24,16 @@ use crate::vm_directory::{DirectoryError, VmEntry, VmGeometry, VmName, VmState};
 type Entries = Vec<(VmSlot, VmEntry)>;
 
 /// Whether a slot that no entry says anything of has a VM whose guest has been given to a host. Making a VM ends with its entry,
-/// and deleting one with the removal of that: this one's is lost, and its files are not.
+/// and deleting one with the removal of that: this one's is lost, and its files are not. A control block comes into being
+/// whole, so that one that cannot be read is nothing that the making of a VM has left: it is somebody's.
 fn is_inhabited(pool: &Path, slot: VmSlot) -> bool {
     let control = files::vm_dir(pool, slot).join(files::CONTROL);
-    let Ok(extent) = open_extent(&control, Access::ReadOnly, Some(CONTROL_BYTES)) else { return false };
-    let Ok(memory) = Mapping::read_only(&extent) else { return false };
-    ControlBlock::open(memory).and_then(|control| control.generation()).is_ok_and(|reigned| reigned.get() > 0)
+    let extent = match open_extent(&control, Access::ReadOnly, Some(CONTROL_BYTES)) {
+        Ok(extent) => extent,
+        Err(error) => return !error.is_not_found(),
+    };
+    let Ok(memory) = Mapping::read_only(&extent) else { return true };
+    ControlBlock::open(memory).and_then(|control| control.generation()).map_or(true, |reigned| reigned.get() > 0)
 }
 
 impl PoolView {
@@ -155,6 +159,7 @@ impl Pool {
         let mut free = None;
         for slot in self.directory.slots() {
             match self.readable(slot)? {
+                Ok(None) if free.is_some() => {}
                 Ok(None) if !is_inhabited(&self.path, slot) => free = free.or(Some(slot)),
                 Ok(None) => {}
                 Ok(Some(entry)) if entry.name == *name => return Err(PoolError::NameTaken(entry.name)),

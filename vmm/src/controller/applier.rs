@@ -251,7 +251,7 @@ impl Target {
         let log_end = LogPosition::new(state.log_position());
         let applied = self.control.applied()?;
         let known = self.ended_at.filter(|(epoch, _)| *epoch == applied).map(|(_, position)| position);
-        // Where nobody can tell, it was not behind what was read.
+        // Where nobody can tell, nothing is known to be behind the record.
         let before = known.or_else(|| logged_to(&self.state, applied)).unwrap_or(LogPosition::ZERO);
         LogDrain::check(log_end, before)?;
         if !self.log.drain(&job.journal.log, Some(log_end), &self.console, job.console_floor)? {

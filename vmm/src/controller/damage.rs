@@ -1,6 +1,7 @@
 //! Tells damage of a VM's part of the pool, which is nobody's to write but the controller's, from what hosts write wrong.
 //!
-//! The one costs the VM, the other only its writer's reign; neither costs another VM.
+//! The one costs the VM, or, where a guest runs and only others lack a part, its protection; the other only its writer's
+//! reign. Neither costs another VM.
 
 use shared_mem::apply::ApplyError;
 use shared_mem::boot_image::BootImageError;

@@ -210,15 +210,6 @@ impl Driver {
         self.over = true;
     }
 
-    /// Ends the cluster: hosts and controller.
-    fn end(&mut self) {
-        for link in self.links.values_mut().filter(|link| link.kind == Kind::Host) {
-            // A host that cannot be told finds its connection closed.
-            let _ = link.send(ToHost::Shutdown, Vec::new());
-        }
-        self.over = true;
-    }
-
     pub(super) fn tick_interval(&self) -> Span {
         self.core.sample_after()
     }
@@ -326,7 +317,7 @@ impl Driver {
                 };
                 if let Err((part, error)) = self.send(link, message, &grants) {
                     let reason = format!("a host cannot be given a part of it: {}", crate::chain(&*error));
-                    tracing::error!("{reason}");
+                    tracing::error!("{part:?}: {reason}");
                     match part.stable_of().filter(|_| is_gone(&*error)) {
                         // The host that waits for it is not to blame, and has other VMs.
                         Some(vm) => self.inputs.push_back(Input::PartGone { vm, reason }),
@@ -340,8 +331,8 @@ impl Driver {
                 self.check_sent(link, sent);
             }
             Action::ToClient { link, message, grants } => {
-                if let Err((_, error)) = self.send(link, message, &grants) {
-                    tracing::error!("a client cannot be given what it asks for: {}", crate::chain(&*error));
+                if let Err((part, error)) = self.send(link, message, &grants) {
+                    tracing::error!("a client cannot be given {part:?}: {}", crate::chain(&*error));
                     self.lose(link);
                 }
             }
@@ -396,7 +387,8 @@ impl Driver {
             }
             Action::Fence { host, name } => self.fence(host, name),
             Action::Tell { happening, .. } => tracing::info!(?happening),
-            Action::Exit => self.end(),
+            // The hosts have been told.
+            Action::Exit => self.over = true,
         }
         Ok(())
     }

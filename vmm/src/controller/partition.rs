@@ -5,7 +5,7 @@ use super::damage::{Damage, opened};
 use super::generations::{GenerationKeeper, Generations, Life, Turn, release_slots_of};
 use super::log_drain::LogDrain;
 use super::space_keeper::SpaceKeeper;
-use super::stable_state::{known_console, logged_to, restore};
+use super::stable_state::{known_console, restore};
 use crate::failpoint;
 use crate::wake::WakingSender;
 use ft_protocol::controller::{Left, LeftWord, Recovered, VmRecord, Word};
@@ -190,9 +190,10 @@ impl Partition {
             wake.send(Event::Mended { vm, what: CONTROL });
         }
         let redo_area = redo(&parts)?;
-        match restore(&state, control.applied()?, &redo_area, &limits) {
-            Ok(true) => wake.send(Event::Mended { vm, what: STATE }),
-            Ok(false) => {}
+        let writable_state = || Ok(StateArea::new(writable(parts.state(Access::ReadWrite))?));
+        match restore(&state, writable_state, control.applied()?, &redo_area, &limits) {
+            Ok(whole) if whole.mended => wake.send(Event::Mended { vm, what: STATE }),
+            Ok(_) => {}
             // A primary that lives brings the next one. Who would have to go on from this one finds out by itself.
             Err(error) => tracing::error!("{vm}: {}", crate::chain(&*error)),
         }
@@ -340,8 +341,9 @@ impl Partition {
                 .map_err(Damage::Boot)?;
         }
         // The same. Nothing is applied now: all that was committed is.
-        let state = StateArea::new(Mapping::read_write(&opened(self.parts.state(Access::ReadWrite))?)?);
-        let mended = restore(&state, base, &self.redo, &self.limits)?;
+        let writable = || Ok(StateArea::new(Mapping::read_write(&opened(self.parts.state(Access::ReadWrite))?)?));
+        let whole = restore(&self.state, writable, base, &self.redo, &self.limits)?;
+        let logged_to = whole.logged_to();
         let files = Arc::clone(&self.files);
         let mut turn = files.turn();
         match self.parts.journal(raw, Access::ReadWrite) {
@@ -350,9 +352,9 @@ impl Partition {
             }
             Err(_) => self.create_journal(&turn, raw, base, space)?,
         }
-        let lost = match self.open_log(raw, base) {
+        let lost = match self.open_log(raw, logged_to) {
             Err(error) if lacks_space(&*error) => {
-                space.lend(self.generation_bytes(), || self.open_log(raw, base)).unwrap_or(Err(error))?
+                space.lend(self.generation_bytes(), || self.open_log(raw, logged_to)).unwrap_or(Err(error))?
             }
             lost => lost?,
         };
@@ -363,7 +365,7 @@ impl Partition {
         }
         self.control.set_generation(raw)?;
         turn.reigns = raw;
-        Ok(Opened { lost, mended: mended.then_some(STATE) })
+        Ok(Opened { lost, mended: whole.mended.then_some(STATE) })
     }
 
     /// Makes a journal. The records of those before are applied: when space is short, what they keep is given back first,
@@ -440,16 +442,15 @@ impl Partition {
         self.files.remove(&turn, |found| found > turn.reigns)
     }
 
-    /// Lays out the log of a new generation. It begins with the entries that the one before has for the time after `base`,
-    /// at the same positions: what left because of them is covered, whoever dies next.
+    /// Lays out the log of a new generation. It begins with the entries that the one before has from `from` on, which is where
+    /// those begin that came after its base epoch, at the same positions: what left because of them is covered, whoever dies
+    /// next.
     /// Says what of that is damaged, and cannot go on with it.
     fn open_log(
         &self,
         generation: shared_mem::Generation,
-        base: shared_mem::Epoch,
+        from: shared_mem::LogPosition,
     ) -> Result<Option<LogLoss>, Failure> {
-        // Its machine state was read just now.
-        let from = logged_to(&self.state, base).ok_or_else(|| format!("the machine state of {base} has gone"))?;
         let reigned = self.control.generation()?;
         let before = self.parts.log(reigned, Access::ReadOnly).ok().filter(|_| reigned < generation);
         let Some(before) = before else {

@@ -4,6 +4,7 @@ use super::applier::Redo;
 use super::damage::Damage;
 use crate::machine::MachineState;
 use ft_protocol::commit_meta::CommitMeta;
+use shared_mem::state_area::StateError;
 use shared_mem::{Epoch, LogPosition, Mapping, PoolRead, ReadWrite, RecordLimits, StateArea};
 
 type Failure = Box<dyn std::error::Error + Send + Sync>;
@@ -16,32 +17,57 @@ pub(super) fn logged_to<M: PoolRead>(state: &StateArea<M>, epoch: Epoch) -> Opti
     }
 }
 
-/// Makes the machine state of the applied epoch whole if it is damaged: the record that brought it may still be kept. Says
-/// whether it was.
+/// The machine state of the applied epoch, which has been made whole if it had to be.
+#[derive(Debug)]
+pub(super) struct Whole {
+    /// `None`: the guest has not begun.
+    pub(super) state: Option<MachineState>,
+    pub(super) mended: bool,
+}
+
+impl Whole {
+    /// Where in the record log the inputs begin that came after it.
+    pub(super) fn logged_to(&self) -> LogPosition {
+        self.state.as_ref().map_or(LogPosition::ZERO, |state| LogPosition::new(state.log_position()))
+    }
+}
+
+/// Makes the machine state of the applied epoch whole if it is damaged: the record that brought it may still be kept. Only
+/// then `writable` is asked for.
 ///
 /// # Errors
-/// When it is damaged for good: nobody can go on from that epoch.
-pub(super) fn restore(
-    state: &StateArea<Mapping<ReadWrite>>,
+/// When it is damaged for good, or out of reach: nobody can go on from that epoch.
+pub(super) fn restore<M: PoolRead>(
+    state: &StateArea<M>,
+    writable: impl FnOnce() -> Result<StateArea<Mapping<ReadWrite>>, Failure>,
     applied: Epoch,
     redo: &Redo,
     limits: &RecordLimits,
-) -> Result<bool, Failure> {
+) -> Result<Whole, Failure> {
     if applied == Epoch::ZERO {
-        return Ok(false);
+        return Ok(Whole { state: None, mended: false });
     }
-    let Err(source) = read(state, applied) else { return Ok(false) };
-    let mut buffer = Vec::new();
-    let kept = redo.load_epoch(applied, limits, &mut buffer).ok();
-    let kept = kept.as_ref().and_then(|record| CommitMeta::decode(record.meta()).ok());
-    let whole = |meta: &CommitMeta<'_>| MachineState::decode(meta.machine_state).is_ok();
-    match kept.filter(whole) {
-        Some(meta) => {
+    let source = match read(state, applied) {
+        Ok(state) => return Ok(Whole { state: Some(state), mended: false }),
+        Err(error) if matches!(error.downcast_ref(), Some(StateError::Access(_))) => return Err(error),
+        Err(error) => error,
+    };
+    let copied = || -> Result<(MachineState, Vec<u8>), Failure> {
+        let mut buffer = Vec::new();
+        let record = redo.load_epoch(applied, limits, &mut buffer)?;
+        let bytes = CommitMeta::decode(record.meta())?.machine_state;
+        Ok((MachineState::decode(bytes)?, bytes.to_vec()))
+    };
+    match copied() {
+        Ok((whole, bytes)) => {
             tracing::warn!("the machine state of {applied} is damaged, and written anew: {}", crate::chain(&*source));
-            state.write(applied, meta.machine_state)?;
-            Ok(true)
+            writable()?.write(applied, &bytes)?;
+            Ok(Whole { state: Some(whole), mended: true })
         }
-        None => Err(Damage::State { epoch: applied, source }.into()),
+        Err(error) => {
+            tracing::warn!("the machine state of {applied} cannot be had from a copy: {}", crate::chain(&*error));
+            Err(Damage::State { epoch: applied, source }.into())
+        }
     }
 }
 
