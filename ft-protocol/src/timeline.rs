@@ -174,11 +174,11 @@ pub enum Happening {
         /// The secondary's host.
         host: HostId,
     },
-    /// The secondary is gone: the VM is not protected.
+    /// The secondary is gone, or the spare of a VM that is to have one: the VM is not protected.
     Unprotected {
         /// The VM.
         vm: VmId,
-        /// The host that was secondary.
+        /// The host that was secondary, or spare.
         host: HostId,
     },
     /// A planned switchover began.

@@ -176,18 +176,20 @@ impl FakeHost {
     }
 
     /// Stands by when told so, asks for the takeover when told so, and gives the order to become primary with what came
-    /// beside it. `None`: it never was.
+    /// beside it, and beside the order to stand by. `None`: it never was.
     pub(crate) fn serve_until_promoted(&mut self) -> Option<(Order, Vec<(ExtentTag, Extent)>)> {
+        let mut held = Vec::new();
         loop {
             let Received { message, extents } = self.next()?;
             match message {
                 ToHost::Standby(order) => {
+                    held = extents;
                     self.peer.send(FromHost::StandbyReady { vm: order.vm, generation: order.generation });
                 }
                 ToHost::PrimaryGone { vm, generation, reason } => {
                     self.peer.send(FromHost::AskTakeover { vm, generation, reason });
                 }
-                ToHost::Promote(order) => return Some((order, extents)),
+                ToHost::Promote(order) => return Some((order, [extents, held].into_iter().flatten().collect())),
                 ToHost::Shutdown => return None,
                 _ => {}
             }

@@ -16,7 +16,7 @@ impl Controller {
             self.lead(turn, vm);
             self.protect(turn, vm);
         }
-        self.reserve_spares();
+        self.reserve_spares(turn);
     }
 
     fn protect(&mut self, turn: &mut Turn<'_>, vm: VmId) {
@@ -61,8 +61,7 @@ impl Controller {
         let Some(standby) = entry.standby.as_mut().filter(expected) else { return };
         standby.ready = true;
         entry.unprotectable = None;
-        self.reserve_spares();
-        self.tell(turn, Happening::Protected { vm, generation, host });
+        self.reserve_spares(turn);
         self.switch_if_prepared(turn, vm);
         self.follow(turn, vm);
     }
@@ -71,10 +70,9 @@ impl Controller {
     pub(super) fn adopt_standby(&mut self, turn: &mut Turn<'_>, vm: VmId, host: HostId, ready: bool) {
         let Some(entry) = self.vms.get_mut(&vm) else { return };
         let known = entry.standby.is_some_and(|standby| standby.host == host && standby.ready == ready);
-        let generation = entry.generation;
         entry.standby = Some(Standby { host, ready, since: turn.now });
         if ready && !known {
-            self.tell(turn, Happening::Protected { vm, generation, host });
+            self.reserve_spares(turn);
             self.switch_if_prepared(turn, vm);
         }
     }
@@ -90,9 +88,7 @@ impl Controller {
         }
         let followed = self.end_following(turn, vm, generation, "it does not stand by any more").is_some();
         self.to_host(turn, standby.host, ToHost::Release { vm, generation, deposed: false }, Vec::new());
-        if standby.ready {
-            self.tell(turn, Happening::Unprotected { vm, host: standby.host });
-        }
+        self.tell_protection(turn, vm, standby.host);
         if followed {
             self.apply_next(turn, vm);
         }
@@ -101,6 +97,24 @@ impl Controller {
             // Who should have asked for the takeover is gone too.
             self.begin_takeover(turn, vm, None);
         }
+    }
+
+    /// Watchers hear whether the VM survives what it is to survive, whenever that changes; `lost` is the host that it depended
+    /// on, where it does not any more.
+    pub(super) fn tell_protection(&mut self, turn: &mut Turn<'_>, vm: VmId, lost: HostId) {
+        let Some(entry) = self.vms.get_mut(&vm) else { return };
+        let generation = entry.generation;
+        let by = entry.ready_standby().filter(|_| entry.spare.is_some() || !entry.spec.policy.require_spare);
+        if std::mem::replace(&mut entry.protected_by, by) == by {
+            return;
+        }
+        self.tell(
+            turn,
+            match by {
+                Some(host) => Happening::Protected { vm, generation, host },
+                None => Happening::Unprotected { vm, host: lost },
+            },
+        );
     }
 
     /// Why a VM is not protected, in one line; `None` when it is.
@@ -166,6 +180,6 @@ impl Controller {
         if self.vms.get(&vm).is_some_and(|entry| entry.standby.is_none() && entry.primary() == Some(primary)) {
             self.order_standby(turn, vm, primary, to);
         }
-        self.reserve_spares();
+        self.reserve_spares(turn);
     }
 }

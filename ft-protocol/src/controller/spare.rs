@@ -7,18 +7,22 @@
 
 use super::placement::Role;
 use super::vm::{Phase, Standby, Vm};
-use super::{Controller, HostId, VmId};
+use super::{Controller, HostId, Turn, VmId};
 
 impl Controller {
     /// Chooses spares anew where there is none, or where it would not do any more.
-    pub(super) fn reserve_spares(&mut self) {
+    pub(super) fn reserve_spares(&mut self, turn: &mut Turn<'_>) {
         let vms: Vec<VmId> = self.vms.keys().copied().collect();
         for vm in vms {
             let spare = self.spare_for(vm);
             if let Some(entry) = self.vms.get_mut(&vm) {
-                entry.spare = spare;
-                if spare.is_some() && entry.ready_standby().is_some() {
+                let lost = std::mem::replace(&mut entry.spare, spare);
+                let standby = entry.ready_standby();
+                if spare.is_some() && standby.is_some() {
                     entry.intended.clear();
+                }
+                if let Some(host) = lost.or(standby).filter(|_| matches!(entry.phase, Phase::Running { .. })) {
+                    self.tell_protection(turn, vm, host);
                 }
             }
         }

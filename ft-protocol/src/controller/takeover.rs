@@ -389,7 +389,7 @@ impl Controller {
         self.to_host(turn, host, ToHost::Promote(order), grants);
         if self.vms[&vm].standby.is_some_and(|standby| standby.host == host) {
             if let Some(entry) = self.vms.get_mut(&vm) {
-                entry.standby = None;
+                (entry.standby, entry.protected_by) = (None, None);
             }
             // It goes on from where it is.
             self.end_following(turn, vm, generation, "it takes over");

@@ -139,6 +139,8 @@ pub(super) struct Vm {
     pub(super) damage: Option<String>,
     /// What is wrong with it so that no more host can stand by, and when that is to be looked at again.
     pub(super) unprotectable: Option<(String, Time)>,
+    /// The secondary that watchers know to protect it.
+    pub(super) protected_by: Option<HostId>,
     /// Why its secondary followed no more, the last time.
     pub(super) unfollowed: Option<String>,
     /// The secondary that follows, in lockstep mode; application waits for it.
@@ -244,6 +246,7 @@ impl Vm {
             log_lost: None,
             damage: None,
             unprotectable: None,
+            protected_by: None,
             unfollowed: None,
             following: None,
             recorded_since: None,

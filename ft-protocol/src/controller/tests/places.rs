@@ -60,6 +60,37 @@ fn with_two_hosts_a_vm_is_protected_and_at_risk_and_one_that_insists_is_refused(
     assert!(matches!(cluster.answered.last(), Some(Ok(Answer::VmCreated(_)))));
 }
 
+/// What `status` calls protected, events do.
+#[test]
+fn a_vm_that_is_to_have_a_spare_is_told_to_be_protected_when_it_has_one() {
+    let told = |cluster: &mut Cluster| -> Vec<String> {
+        let of_protection = |happening| match happening {
+            Happening::Protected { host, .. } => Some(format!("by {host}")),
+            Happening::Unprotected { host, .. } => Some(format!("lost {host}")),
+            _ => None,
+        };
+        cluster.happened.drain(..).filter_map(of_protection).collect()
+    };
+    let hosts = [0, 1, 2].map(HostId::new).map(|host| host.to_string());
+    let mut cluster = Cluster::new();
+    (0..3).for_each(|host| cluster.join(host, &[]));
+    cluster.create_with("vm", spared());
+    cluster.live(0, 1);
+    cluster.close(2);
+    cluster.ready(1, 1);
+    assert_eq!(told(&mut cluster), [""; 0], "it has no spare");
+    assert!(cluster.status().unprotected.is_some_and(|why| why.contains("spare")));
+    for _ in 0..2 {
+        cluster.join_as(2, 77, &[]);
+        assert_eq!(told(&mut cluster), [format!("by {}", hosts[1])]);
+        assert_eq!(cluster.status().unprotected, None);
+        cluster.close(2);
+        assert_eq!(told(&mut cluster), [format!("lost {}", hosts[2])]);
+    }
+    cluster.close(1);
+    assert_eq!(told(&mut cluster), [""; 0], "that it is not protected is known");
+}
+
 #[test]
 fn what_is_kept_free_for_a_spare_is_nobody_elses() {
     let mut cluster = Cluster::new();
