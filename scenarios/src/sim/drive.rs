@@ -8,11 +8,11 @@ use super::net::Message;
 use super::planted::{PlantedBug, planted};
 use super::queue::{Event, MachineStep};
 use super::world::World;
-use ft_protocol::Time;
 use ft_protocol::host::Input as HostInput;
 use ft_protocol::ids::{Epoch, VmId};
 use ft_protocol::primary::{Action, Halt, Input, Primary};
 use ft_protocol::wire::FromHost;
+use ft_protocol::{Span, Time};
 
 /// How long a machine waits before it tries an access again that the pool refused.
 pub(crate) const AGAIN_US: Range = Range::new(300, 2_000);
@@ -108,8 +108,16 @@ impl World {
     /// Gives the core an input; its actions are carried out one by one.
     pub(crate) fn core_input(&mut self, at: At, input: Input) {
         let now = self.host_clock(at);
+        let (now_ns, slowness) = (self.now_ns, self.hosts[at.host].actor.slowness);
         let Some(primary) = self.primary(at) else { return };
+        // A slow process's vCPU is kept from running for a part of the time.
+        let (ran_ns, since_ns) = primary.ran_ns;
+        let ran_ns = if primary.stopped { ran_ns } else { ran_ns + (now_ns - since_ns) / slowness };
+        primary.ran_ns = (ran_ns, now_ns);
         let Some(core) = &mut primary.core else { return };
+        if core.asks_what_ran(now, &input) {
+            core.ran(now, Span::from_ns(ran_ns));
+        }
         let mut actions = Vec::new();
         core.handle(now, input, &mut actions);
         primary.actions.extend(actions);

@@ -159,6 +159,8 @@ pub(crate) struct PrimaryMachine {
     /// The core's deadline that a tick is scheduled for.
     pub(crate) tick_at_ns: Option<u64>,
     pub(crate) polling: bool,
+    /// For how many ns its vCPU has run, and up to when that is known.
+    pub(crate) ran_ns: (u64, u64),
     pub(crate) vcpu: Vcpu,
     /// The vCPU was stopped by the core.
     pub(crate) stopped: bool,
@@ -238,6 +240,7 @@ impl PrimaryMachine {
             acting: false,
             tick_at_ns: None,
             polling: false,
+            ran_ns: (0, 0),
             vcpu: Vcpu::Running,
             stopped: false,
             stopped_at: Time::ZERO,
