@@ -7,6 +7,7 @@
 mod apply;
 mod blob;
 mod commit;
+mod flips;
 mod fresh;
 mod hostile;
 mod log;
