@@ -16,4 +16,5 @@ mod planted;
 mod race;
 mod survivors;
 mod torn;
+mod twice;
 mod world;
