@@ -335,7 +335,9 @@ fn pool_code(error: &PoolError) -> (ExitCode, Option<&'static str>) {
         PoolError::AlreadyLocked(_) => (ExitCode::Unreachable, Some("end it, or choose another --dir")),
         PoolError::NoSpace { .. } => (ExitCode::NoPool, Some(FREE_SPACE)),
         PoolError::NotAPool(_) => (ExitCode::NoPool, Some("choose another --dir")),
-        PoolError::NotEmpty(_) => (ExitCode::NoPool, Some("choose another --dir, or remove what is there")),
+        // Whose it is nobody here can know.
+        PoolError::NotEmpty(_) => (ExitCode::NoPool, Some("choose another --dir, or an empty one")),
+        PoolError::SuperblockMissing { .. } => (ExitCode::ExpectationFailed, Some(PUT_SUPERBLOCK_BACK)),
         PoolError::File { source, .. } if source.kind() == io::ErrorKind::PermissionDenied => {
             (ExitCode::NotPermitted, None)
         }
@@ -353,6 +355,10 @@ fn pool_code(error: &PoolError) -> (ExitCode, Option<&'static str>) {
         _ => (ExitCode::NoPool, None),
     }
 }
+
+/// What to do with a pool that has lost its superblock. Nobody is told to remove anything: VMs are in it.
+pub(crate) const PUT_SUPERBLOCK_BACK: &str = "put `superblock` back from a copy of this pool, and `ftvm pool check DIR` says whether \
+    all is well; only if nothing in it is needed, choose another --dir";
 
 /// What to do with a damaged pool.
 const LOOK_CLOSER: &str = "`ftvm pool check DIR` says what is damaged; put it back, or choose another --dir";

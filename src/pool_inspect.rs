@@ -1,7 +1,7 @@
 //! `ftvm pool`: runs a controller, or looks at what lies in a pool (`inspect`) and whether it is sound (`check`).
 
 use crate::exit_code::ExitCode;
-use crate::failure::Failure;
+use crate::failure::{Failure, PUT_SUPERBLOCK_BACK};
 use crate::{CommandResult, ExitStatus, output, pool};
 use scenarios::units::ByteCount;
 use shared_mem::PoolError;
@@ -112,7 +112,11 @@ impl From<InspectError> for Failure {
             InspectError::Pool(_) => ExitCode::NoPool,
             InspectError::Sigbus(_) => ExitCode::Internal,
         };
-        Self::new(code, &error)
+        let failure = Self::new(code, &error);
+        match error {
+            InspectError::Damaged(PoolError::SuperblockMissing { .. }) => failure.with_advice(PUT_SUPERBLOCK_BACK),
+            _ => failure,
+        }
     }
 }
 

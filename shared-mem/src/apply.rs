@@ -230,8 +230,9 @@ fn apply_pages<I: PoolWrite, S, C, K>(
     }
     step(ApplyStep::PagesWritten);
     // Image and disk may lie on backings that are fenced differently.
-    for memory in std::iter::once(targets.image).chain(targets.disk) {
-        planted::fence(memory, PlantedBug::ApplyPageFence).map_err(ApplyError::Image)?;
+    planted::fence(targets.image, PlantedBug::ApplyPageFence).map_err(ApplyError::Image)?;
+    if let Some(disk) = targets.disk {
+        planted::fence(disk, PlantedBug::ApplyBlockFence).map_err(ApplyError::Image)?;
     }
     Ok(())
 }

@@ -17,6 +17,7 @@ use thiserror::Error;
 use zerocopy::byteorder::little_endian::{U32, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
+use crate::crc::{self, Mismatch};
 use crate::guarded_word::{self, WordError};
 use crate::header::{Closing, Header, HeaderError, OPEN, Preamble};
 use crate::mem::{AccessError, LINE_BYTES, PoolRead, PoolWrite, check_bounds};
@@ -43,6 +44,7 @@ struct BlobHeader {
 impl Header for BlobHeader {
     const MAGIC: [u8; 8] = *b"FTVMBLOB";
     const VERSION: u32 = 1;
+    const UNCHECKED: PlantedBug = PlantedBug::BlobHeaderCrc;
 }
 
 const _: () = assert!(len_u64(size_of::<BlobHeader>()) == HEADER_BYTES);
@@ -124,7 +126,7 @@ impl<M: PoolRead> BlobStore<M> {
 
     fn selector(&self) -> Result<u64, BlobError> {
         let raw = self.memory.load_u64(self.at, Ordering::Acquire)?;
-        Ok(guarded_word::decode_unsealed(raw)?)
+        Ok(guarded_word::decode_unsealed(raw, PlantedBug::BlobSelectorCrc)?)
     }
 
     /// The blob last stored, if there was one.
@@ -184,8 +186,10 @@ pub fn parse(bytes: &[u8], sequence: u64, capacity: u64) -> Result<&[u8], BlobEr
     let (length, found) = check_header(bytes, sequence, capacity)?;
     let blob = bytes.get(size_of::<BlobHeader>()..).and_then(|rest| rest.get(..length));
     let blob = blob.ok_or(BlobError::TooLarge { found: len_u64(length), capacity: len_u64(bytes.len()) })?;
-    let computed = crc32fast::hash(blob);
-    if found == computed || planted(PlantedBug::BlobCrc) { Ok(blob) } else { Err(BlobError::Crc { found, computed }) }
+    match crc::check(found, crc::of(blob), PlantedBug::BlobCrc) {
+        Ok(()) => Ok(blob),
+        Err(Mismatch { found, computed }) => Err(BlobError::Crc { found, computed }),
+    }
 }
 
 impl<M: PoolWrite> BlobStore<M> {
@@ -213,17 +217,21 @@ impl<M: PoolWrite> BlobStore<M> {
             preamble: BlobHeader::preamble(),
             sequence: U64::new(sequence),
             length: U64::new(length),
-            body_crc: U32::new(crc32fast::hash(blob)),
+            body_crc: U32::new(crc::of(blob)),
             flags: U32::ZERO,
             reserved: [0; 16],
             closing: OPEN,
         };
         let at = self.copy_at(sequence);
+        let word = guarded_word::encode(sequence);
+        if planted(PlantedBug::BlobSelectorFirst) {
+            self.memory.store_u64(self.at, word, Ordering::Release)?;
+        }
         self.memory.write(at.plus(HEADER_BYTES), blob)?;
         self.memory.write(at, &header.sealed_bytes())?;
         planted::flush(&self.memory, at, HEADER_BYTES + length, PlantedBug::BlobDataFlush)?;
         planted::fence(&self.memory, PlantedBug::BlobDataFence)?;
-        self.memory.store_u64(self.at, guarded_word::encode(sequence), Ordering::Release)?;
+        self.memory.store_u64(self.at, word, Ordering::Release)?;
         planted::flush(&self.memory, self.at, LINE_BYTES, PlantedBug::BlobSelectorFlush)?;
         planted::fence(&self.memory, PlantedBug::BlobSelectorFence)?;
         Ok(())

@@ -4,10 +4,11 @@ use thiserror::Error;
 use zerocopy::byteorder::little_endian::{U32, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
+use crate::crc::{self, Mismatch};
 use crate::header::{Closing, Header, HeaderError, OPEN, Preamble};
 use crate::mem::{AccessError, PoolRead, PoolWrite, check_bounds};
 use crate::numbers::{Offset, len_u64};
-use crate::planted::{self, Laid};
+use crate::planted::{self, Laid, PlantedBug};
 
 #[derive(Debug, Clone, Copy, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
 #[repr(C)]
@@ -23,6 +24,7 @@ struct BootHeader {
 impl Header for BootHeader {
     const MAGIC: [u8; 8] = *b"FTVMBOOT";
     const VERSION: u32 = 1;
+    const UNCHECKED: PlantedBug = PlantedBug::BootHeaderCrc;
 }
 
 const HEADER_BYTES: u64 = 64;
@@ -61,7 +63,7 @@ pub fn store<M: PoolWrite>(memory: &M, image: &[u8]) -> Result<(), BootImageErro
     let header = BootHeader {
         preamble: BootHeader::preamble(),
         length: U64::new(len_u64(image.len())),
-        body_crc: U32::new(crc32fast::hash(image)),
+        body_crc: U32::new(crc::of(image)),
         flags: U32::ZERO,
         reserved: [0; 24],
         closing: OPEN,
@@ -100,8 +102,10 @@ pub fn load<M: PoolRead>(memory: &M) -> Result<Vec<u8>, BootImageError> {
     let outside = AccessError::OutOfBounds { at, len: length, capacity: memory.len() };
     let mut image = vec![0; usize::try_from(length).map_err(|_| outside)?];
     memory.read(at, &mut image)?;
-    let (found, computed) = (header.body_crc.get(), crc32fast::hash(&image));
-    if found == computed { Ok(image) } else { Err(BootImageError::Crc { found, computed }) }
+    match crc::check(header.body_crc.get(), crc::of(&image), PlantedBug::BootCrc) {
+        Ok(()) => Ok(image),
+        Err(Mismatch { found, computed }) => Err(BootImageError::Crc { found, computed }),
+    }
 }
 
 #[cfg(test)]

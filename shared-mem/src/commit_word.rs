@@ -84,13 +84,8 @@ impl CommitWord {
     /// # Errors
     /// When the word is damaged.
     pub fn decode(raw: u64) -> Result<Self, WordError> {
-        match guarded_word::decode(raw) {
-            Ok(word) => Ok(Self { sealed: word.sealed, epoch: Epoch::new(word.value) }),
-            Err(_) if planted(PlantedBug::WordCheck) => {
-                Ok(Self { sealed: raw & guarded_word::SEALED != 0, epoch: Epoch::new(raw & guarded_word::VALUE_MAX) })
-            }
-            Err(error) => Err(error),
-        }
+        let word = guarded_word::decode(raw, PlantedBug::CommitWordCrc)?;
+        Ok(Self { sealed: word.sealed, epoch: Epoch::new(word.value) })
     }
 
     /// Reads the word: a hint, since what it says may not be durable yet.
@@ -148,11 +143,7 @@ impl CommitWord {
         let raw = memory.fetch_or_u64(at, guarded_word::SEALED)?;
         planted::flush(memory, at, WORD_BYTES, PlantedBug::SealFlush)?;
         planted::fence(memory, PlantedBug::SealFence)?;
-        match guarded_word::decode_before_seal(raw) {
-            Ok(epoch) => Ok(Epoch::new(epoch)),
-            // With the same check switched off, if a test has planted that.
-            Err(_) => Ok(Self::decode(raw)?.epoch),
-        }
+        Ok(Epoch::new(guarded_word::decode_before_seal(raw, PlantedBug::CommitWordCrc)?))
     }
 }
 

@@ -38,6 +38,7 @@ struct ConsoleHeader {
 impl Header for ConsoleHeader {
     const MAGIC: [u8; 8] = *b"FTVMCONS";
     const VERSION: u32 = 1;
+    const UNCHECKED: PlantedBug = PlantedBug::ConsoleHeaderCrc;
 }
 
 const _: () = assert!(size_of::<ConsoleHeader>() == 64);
@@ -254,7 +255,7 @@ impl<M: PoolRead> ConsoleRing<M> {
 
     fn word(&self, at: Offset) -> Result<u64, ConsoleError> {
         let raw = self.memory.load_u64(at, Ordering::Acquire)?;
-        Ok(guarded_word::decode_unsealed(raw)?)
+        Ok(guarded_word::decode_unsealed(raw, PlantedBug::ConsoleWordCrc)?)
     }
 }
 
@@ -394,6 +395,9 @@ impl<M: PoolWrite> ConsoleRing<M> {
         self.own.claimed.store(claimed, Ordering::Relaxed);
         planted::flush(&self.memory, CLAIMED_AT, WORD_BYTES, PlantedBug::ConsoleReserveFlush)?;
         planted::fence(&self.memory, PlantedBug::ConsoleReserveFence)?;
+        if planted(PlantedBug::ApplyConsoleTailFirst) {
+            self.store(TAIL_AT, end)?;
+        }
         self.write_ring(tail, new)?;
         planted::fence(&self.memory, PlantedBug::ApplyConsoleDataFence)?;
         self.store(TAIL_AT, end)?;

@@ -40,6 +40,7 @@ struct ControlHeader {
 impl Header for ControlHeader {
     const MAGIC: [u8; 8] = *b"FTVMCTRL";
     const VERSION: u32 = 1;
+    const UNCHECKED: PlantedBug = PlantedBug::ControlHeaderCrc;
 }
 
 impl ControlHeader {
@@ -135,12 +136,16 @@ impl<M: PoolRead> ControlBlock<M> {
     }
 
     fn decode(&self, at: Offset) -> Result<u64, ControlError> {
-        Ok(guarded_word::decode_unsealed(self.raw(at)?)?)
+        Ok(unsealed(self.raw(at)?)?)
     }
 
     fn raw(&self, at: Offset) -> Result<u64, AccessError> {
         self.memory.load_u64(at, Ordering::Acquire)
     }
+}
+
+fn unsealed(raw: u64) -> Result<u64, WordError> {
+    guarded_word::decode_unsealed(raw, PlantedBug::ControlWordCrc)
 }
 
 impl<M: PoolWrite> ControlBlock<M> {
@@ -186,7 +191,7 @@ impl<M: PoolWrite> ControlBlock<M> {
     fn mend_word(&self, at: Offset) -> Result<bool, ControlError> {
         let (word, copy) = (self.raw(at)?, self.raw(copy_of(at))?);
         // Whoever stores meanwhile stores both: what is not as it was just now is whole.
-        match (guarded_word::decode_unsealed(word), guarded_word::decode_unsealed(copy)) {
+        match (unsealed(word), unsealed(copy)) {
             // It follows from what is applied, which is all that a controller that starts needs to know.
             (Err(_), Err(_)) if at == FREED_AT => return Ok(false),
             (Err(damaged), Err(_)) => return Err(damaged.into()),

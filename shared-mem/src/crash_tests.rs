@@ -7,6 +7,7 @@
 mod apply;
 mod blob;
 mod commit;
+mod flips;
 mod fresh;
 mod hostile;
 mod log;
@@ -15,4 +16,5 @@ mod planted;
 mod race;
 mod survivors;
 mod torn;
+mod twice;
 mod world;

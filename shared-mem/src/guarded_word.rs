@@ -7,6 +7,8 @@
 
 use thiserror::Error;
 
+use crate::planted::{PlantedBug, planted};
+
 /// Largest value a word can carry.
 pub const VALUE_MAX: u64 = (1 << 46) - 1;
 
@@ -100,14 +102,15 @@ pub fn encode(value: u64) -> u64 {
     value | (check(value) << CHECK_SHIFT)
 }
 
-/// Takes a word apart.
+/// Takes a word apart. Its CRC is not checked if a test has planted the bug `unchecked`.
 ///
 /// # Errors
 /// When the check bits do not match the value, or a part of the seal is set.
-pub fn decode(raw: u64) -> Result<Word, WordError> {
+pub(crate) fn decode(raw: u64, unchecked: PlantedBug) -> Result<Word, WordError> {
     let value = raw & VALUE_MAX;
     let seal = raw & SEALED;
-    if (raw >> CHECK_SHIFT) & CHECK_MASK == check(value) && (seal == 0 || seal == SEALED) {
+    let is_whole = (raw >> CHECK_SHIFT) & CHECK_MASK == check(value) || planted(unchecked);
+    if is_whole && (seal == 0 || seal == SEALED) {
         Ok(Word { value, sealed: seal == SEALED })
     } else {
         Err(WordError { raw })
@@ -119,8 +122,8 @@ pub fn decode(raw: u64) -> Result<Word, WordError> {
 ///
 /// # Errors
 /// When the check bits do not match the value.
-pub fn decode_before_seal(raw: u64) -> Result<u64, WordError> {
-    match decode(raw | SEALED) {
+pub(crate) fn decode_before_seal(raw: u64, unchecked: PlantedBug) -> Result<u64, WordError> {
+    match decode(raw | SEALED, unchecked) {
         Ok(word) => Ok(word.value),
         Err(_) => Err(WordError { raw }),
     }
@@ -130,8 +133,8 @@ pub fn decode_before_seal(raw: u64) -> Result<u64, WordError> {
 ///
 /// # Errors
 /// When the check bits do not match, or any of the seal is set.
-pub fn decode_unsealed(raw: u64) -> Result<u64, WordError> {
-    match decode(raw) {
+pub(crate) fn decode_unsealed(raw: u64, unchecked: PlantedBug) -> Result<u64, WordError> {
+    match decode(raw, unchecked) {
         Ok(Word { value, sealed: false }) => Ok(value),
         Ok(_) => Err(WordError { raw }),
         Err(error) => Err(error),
@@ -140,14 +143,26 @@ pub fn decode_unsealed(raw: u64) -> Result<u64, WordError> {
 
 /// Whether the word is sealed as layouts 1 and 2 did it.
 #[must_use]
-pub fn is_sealed_the_old_way(raw: u64) -> bool {
-    raw & SEALED == SEALED_BEFORE_LAYOUT_3 && decode(raw ^ SEALED_BEFORE_LAYOUT_3).is_ok()
+pub(crate) fn is_sealed_the_old_way(raw: u64) -> bool {
+    raw & SEALED == SEALED_BEFORE_LAYOUT_3 && decode(raw ^ SEALED_BEFORE_LAYOUT_3, PlantedBug::OldSealCrc).is_ok()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use proptest::prelude::*;
+
+    fn decode(raw: u64) -> Result<Word, WordError> {
+        super::decode(raw, PlantedBug::CommitWordCrc)
+    }
+
+    fn decode_before_seal(raw: u64) -> Result<u64, WordError> {
+        super::decode_before_seal(raw, PlantedBug::CommitWordCrc)
+    }
+
+    fn decode_unsealed(raw: u64) -> Result<u64, WordError> {
+        super::decode_unsealed(raw, PlantedBug::ControlWordCrc)
+    }
 
     const SAMPLES: [u64; 6] = [0, 1, 2, 0xffff, 0x1234_5678_9abc, VALUE_MAX];
 

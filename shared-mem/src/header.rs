@@ -4,8 +4,10 @@ use thiserror::Error;
 use zerocopy::byteorder::little_endian::U32;
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
+use crate::crc::{self, Mismatch};
 use crate::mem::{AccessError, PoolRead};
 use crate::numbers::Offset;
+use crate::planted::PlantedBug;
 
 /// First 16 bytes of every header.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
@@ -85,6 +87,12 @@ pub enum HeaderError {
     },
 }
 
+impl From<Mismatch> for HeaderError {
+    fn from(Mismatch { found, computed }: Mismatch) -> Self {
+        Self::Crc { found, computed }
+    }
+}
+
 /// A header of the pool could not be read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
 pub enum ReadHeaderError {
@@ -103,6 +111,8 @@ pub(crate) trait Header: FromBytes + IntoBytes + Immutable + KnownLayout + Unali
     const VERSION: u32;
     /// The oldest that it reads: headers of all versions in between have the same fields.
     const OLDEST: u32 = Self::VERSION;
+    /// What a test plants that wants its CRC unchecked.
+    const UNCHECKED: PlantedBug;
 
     fn preamble() -> Preamble {
         Preamble { magic: Self::MAGIC, version: U32::new(Self::VERSION), length: U32::new(Self::LENGTH) }
@@ -115,29 +125,26 @@ pub(crate) trait Header: FromBytes + IntoBytes + Immutable + KnownLayout + Unali
     fn sealed_bytes(&self) -> Vec<u8> {
         let mut bytes = self.as_bytes().to_vec();
         let body = bytes.len() - CRC_BYTES;
-        let crc = crc32fast::hash(&bytes[..body]);
+        let crc = crc::of(&bytes[..body]);
         bytes[body..].copy_from_slice(&crc.to_le_bytes());
         bytes
     }
 
     /// Checks magic, version, length and CRC of private bytes.
     fn parse(bytes: &[u8]) -> Result<Self, HeaderError> {
-        Self::parse_checked(bytes, true)
+        Self::parse_unless(bytes, Self::UNCHECKED)
     }
 
-    /// As `parse`; `check_crc` is false only where a test plants that bug.
-    fn parse_checked(bytes: &[u8], check_crc: bool) -> Result<Self, HeaderError> {
+    /// As `parse`; the CRC is not checked if a test has planted the bug `unchecked`.
+    fn parse_unless(bytes: &[u8], unchecked: PlantedBug) -> Result<Self, HeaderError> {
         let expected = size_of::<Self>();
         let short = HeaderError::Short { found: bytes.len(), expected };
         let bytes = bytes.get(..expected).ok_or(short)?;
         let (preamble, _) = Preamble::read_from_prefix(bytes).map_err(|_| short)?;
         check_preamble::<Self>(&preamble)?;
         let body = expected - CRC_BYTES;
-        let computed = crc32fast::hash(&bytes[..body]);
         let found = U32::read_from_bytes(&bytes[body..]).map_err(|_| short)?.get();
-        if check_crc && found != computed {
-            return Err(HeaderError::Crc { found, computed });
-        }
+        crc::check(found, crc::of(&bytes[..body]), unchecked)?;
         Self::read_from_bytes(bytes).map_err(|_| short)
     }
 

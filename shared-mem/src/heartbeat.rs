@@ -10,6 +10,7 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 use crate::header::{Closing, Header, HeaderError, OPEN, Preamble};
 use crate::mem::{AccessError, PoolRead, PoolWrite};
 use crate::numbers::{Offset, PAGE_SIZE};
+use crate::planted::PlantedBug;
 
 /// Length of a heartbeat page.
 pub const HEARTBEAT_BYTES: u64 = PAGE_SIZE;
@@ -32,6 +33,7 @@ struct BeatLine {
 impl Header for BeatLine {
     const MAGIC: [u8; 8] = *b"FTVMBEAT";
     const VERSION: u32 = 1;
+    const UNCHECKED: PlantedBug = PlantedBug::HeartbeatCrc;
 }
 
 const _: () = assert!(size_of::<BeatLine>() == LINE_BYTES);

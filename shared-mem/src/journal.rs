@@ -19,7 +19,7 @@ pub use layout::{FormatJournalError, JournalGeometry, META_BYTES_MAX, PAGE_COST,
 pub(crate) use reader::load_slot;
 pub use reader::{JournalReader, LoadError, OpenJournalError};
 pub use record::{Pages, Record, RecordError, RecordLimits};
-pub(crate) use record::{checked_bytes, generation_in, is_header_of};
+pub(crate) use record::{RecordCrcs, checked_bytes, generation_in, is_header_of};
 pub use spill::{AllReserved, SPILL_STEP, SpillError, SpillSpace};
 pub use writer::{FinishedRecord, JournalError, JournalWriter, RecordWriter, UnchecksummedRecord};
 

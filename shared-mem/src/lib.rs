@@ -13,6 +13,7 @@ pub mod console;
 pub mod control;
 #[cfg(test)]
 mod crash_tests;
+mod crc;
 pub mod device_writes;
 pub mod disk_image;
 pub mod guarded_word;

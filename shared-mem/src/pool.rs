@@ -14,7 +14,7 @@ mod error;
 mod files;
 mod open;
 mod partition;
-mod raise;
+pub(crate) mod raise;
 pub(crate) mod reserve;
 mod space_reserve;
 mod view;

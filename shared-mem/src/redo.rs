@@ -25,8 +25,8 @@ use std::fmt;
 
 use crate::commit_word::CommitWordError;
 use crate::journal::{
-    JournalReader, LoadError, Record, RecordError, RecordHeader, RecordLimits, SpillError, SpillSpace, checked_bytes,
-    generation_in, is_header_of, load_slot,
+    JournalReader, LoadError, Record, RecordCrcs, RecordError, RecordHeader, RecordLimits, SpillError, SpillSpace,
+    checked_bytes, generation_in, is_header_of, load_slot,
 };
 use crate::mem::{AccessError, PoolRead, PoolWrite, check_bounds};
 use crate::numbers::{Epoch, Generation, Offset, PAGE_SIZE, len_u64, round_up};
@@ -100,7 +100,7 @@ impl<M: PoolRead, S: SpillSpace> RedoArea<M, S> {
         buffer: &'buffer mut Vec<u8>,
     ) -> Result<Record<'buffer>, LoadError> {
         let slot = (Offset::ZERO, self.memory.len());
-        load_slot(&self.memory, slot, (generation, epoch), limits, buffer, PlantedBug::RedoCrc)
+        load_slot(&self.memory, slot, (generation, epoch), limits, buffer, RecordCrcs::Redo)
     }
 
     /// The same, under whatever generation it was committed: what was applied last is kept until the next one is begun.
@@ -241,6 +241,9 @@ impl<M: PoolWrite + fmt::Debug, S: SpillSpace + fmt::Debug> KeepRecord for RedoA
                 self.keep_header(header)?;
             }
             return Ok(Kept::No);
+        }
+        if planted(PlantedBug::RedoHeaderFirst) {
+            self.keep_header(header)?;
         }
         self.memory.write(body_at, body)?;
         planted::flush(&self.memory, body_at, len_u64(body.len()), PlantedBug::RedoFlush)?;

@@ -6,6 +6,7 @@ use thiserror::Error;
 use zerocopy::byteorder::little_endian::{U32, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
+use crate::crc::{self, Mismatch};
 use crate::header::{Closing, Header, HeaderError, OPEN, Preamble};
 use crate::mem::{AccessError, PoolRead, PoolWrite};
 use crate::numbers::{Epoch, Offset, PAGE_SIZE, len_u64};
@@ -29,6 +30,7 @@ struct StateHeader {
 impl Header for StateHeader {
     const MAGIC: [u8; 8] = *b"FTVMSTAT";
     const VERSION: u32 = 1;
+    const UNCHECKED: PlantedBug = PlantedBug::StateHeaderCrc;
 }
 
 const HEADER_BYTES: u64 = 64;
@@ -115,11 +117,9 @@ impl<M: PoolRead> StateArea<M> {
         }
         let mut state = vec![0; usize::try_from(length).map_err(|_| too_large)?];
         self.memory.read(at.plus(HEADER_BYTES), &mut state)?;
-        let (found, computed) = (header.body_crc.get(), crc32fast::hash(&state));
-        if found == computed || planted(PlantedBug::StateCrc) {
-            Ok(state)
-        } else {
-            Err(StateError::Crc { found, computed })
+        match crc::check(header.body_crc.get(), crc::of(&state), PlantedBug::StateCrc) {
+            Ok(()) => Ok(state),
+            Err(Mismatch { found, computed }) => Err(StateError::Crc { found, computed }),
         }
     }
 }
@@ -135,7 +135,7 @@ impl<M: PoolWrite> StateArea<M> {
             preamble: StateHeader::preamble(),
             epoch: U64::new(epoch.get()),
             length: U64::new(len_u64(state.len())),
-            body_crc: U32::new(crc32fast::hash(state)),
+            body_crc: U32::new(crc::of(state)),
             flags: U32::ZERO,
             reserved: [0; 16],
             closing: OPEN,

@@ -8,7 +8,7 @@ use thiserror::Error;
 use crate::header::{Closing, Header, HeaderError, OPEN, Preamble};
 use crate::mem::{AccessError, PoolWrite};
 use crate::numbers::{Offset, PAGE_SIZE, len_u64};
-use crate::planted::{self, Laid};
+use crate::planted::{self, Laid, PlantedBug};
 
 /// Length of the superblock's file.
 pub const SUPERBLOCK_BYTES: u64 = PAGE_SIZE;
@@ -53,6 +53,7 @@ impl Header for SuperblockBytes {
     const MAGIC: [u8; 8] = *b"FTVMPOOL";
     const VERSION: u32 = LAYOUT_VERSION;
     const OLDEST: u32 = LAYOUT_VERSION_OLDEST;
+    const UNCHECKED: PlantedBug = PlantedBug::SuperblockCrc;
 }
 
 const _: () = assert!(size_of::<SuperblockBytes>() == 128);

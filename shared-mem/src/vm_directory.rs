@@ -12,7 +12,7 @@ use crate::blob_store::{self, BlobError, BlobStore, Mended};
 use crate::header::{Closing, Header, HeaderError, OPEN, Preamble, ReadHeaderError};
 use crate::mem::{AccessError, PoolRead, PoolWrite, check_bounds};
 use crate::numbers::{Offset, PAGE_SIZE, VmSlot};
-use crate::planted::{self, Laid};
+use crate::planted::{self, Laid, PlantedBug};
 
 pub use entry::{EntryError, GeometryError, NAME_BYTES_MAX, NameError, VmEntry, VmGeometry, VmName, VmState};
 
@@ -42,6 +42,7 @@ struct DirectoryHeader {
 impl Header for DirectoryHeader {
     const MAGIC: [u8; 8] = *b"FTVMVDIR";
     const VERSION: u32 = 1;
+    const UNCHECKED: PlantedBug = PlantedBug::DirectoryHeaderCrc;
 }
 
 const _: () = assert!(size_of::<DirectoryHeader>() == 64);

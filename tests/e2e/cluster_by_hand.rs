@@ -66,6 +66,7 @@ fn what_is_no_pool_is_refused() {
     std::fs::write(place.pool().join("letter"), "dear reader").unwrap();
     let ended = place.run(&["pool", "--socket", "sock", "--dir", place.pool().to_str().unwrap()]);
     assert!(ended.one_line(73).contains("is not empty"), "{ended:?}");
+    assert_eq!(std::fs::read_to_string(place.pool().join("letter")).unwrap(), "dear reader");
     let file = place.write("socket-taken", "not a socket");
     let ended = place.run(&["pool", "--socket", file.to_str().unwrap(), "--dir", "pool"]);
     ended.one_line(75);

@@ -20,6 +20,10 @@ fn hits(failpoint: &str, chance: &mut Chance) -> Vec<u64> {
     match failpoint {
         "controller.state.persisting" | "controller.state.persisted" => vec![1, 4, 5],
         "controller.takeover.opened" | "controller.takeover.promoted" => vec![1, 2],
+        // Of a takeover; tests of other guests die there when a VM is born.
+        "controller.takeover.journal-made" | "controller.takeover.laid-out" => vec![2],
+        // Among the parts of the primary, and of its secondary.
+        "controller.grant.part-opened" => vec![4, PRIMARY_PARTS + 2],
         // The first entries are those of the boot.
         "host.log.written" | "host.log.appended" => vec![1, 20],
         // The first commit is the boot. With more rounds, more of the others.
@@ -42,11 +46,15 @@ const WITH_AN_ENTRY: &str = "host.log.appended=kill@20";
 /// What only a secondary passes that follows.
 pub(crate) const FOLLOWING: &str = "host.follow.";
 
+/// How many parts of its VM a primary without a disk is given.
+const PRIMARY_PARTS: u64 = 6;
+
 /// Whether only a takeover passes there.
 fn needs_takeover(failpoint: &str, hit: u64) -> bool {
     match failpoint {
         "host.takeover.ordered" | "host.takeover.loaded" => false,
         REPLAYED
+        | "controller.takeover.log-closed"
         | "controller.takeover.word-closed"
         | "controller.takeover.sealed"
         | "controller.takeover.log-copied" => true,

@@ -4,7 +4,8 @@ use crate::golden::Golden;
 use crate::run::{Plan, Run};
 use crate::support::{Place, kvm};
 use serde_json::Value;
-use shared_mem::{Pool, PoolConfig};
+use shared_mem::journal::JournalGeometry;
+use shared_mem::{PAGE_SIZE, Pool, PoolConfig, VmGeometry};
 use std::fs::{self, File};
 use std::os::unix::fs::FileExt as _;
 use std::path::Path;
@@ -79,6 +80,44 @@ fn sound_damaged_missing_and_foreign_are_told_apart() {
     fs::create_dir(&empty).expect("a directory");
     assert_eq!(code(&ftvm(&place, &["pool", "check"], &empty)), Some(73));
     assert_eq!(code(&place.ftvm(&["pool"]).output().expect("a start")), Some(2));
+}
+
+#[test]
+fn a_pool_that_has_lost_its_superblock_is_kept_and_nobody_is_told_to_remove_it() {
+    let place = Place::new();
+    make_pool(&place);
+    let dir = place.pool();
+    let geometry = VmGeometry {
+        memory_bytes: 16 * PAGE_SIZE,
+        journal: JournalGeometry::for_memory(16 * PAGE_SIZE, 2, 16 << 10),
+        log_bytes: PAGE_SIZE,
+        console_bytes: PAGE_SIZE,
+        disk_bytes: 0,
+        state_slot_bytes: PAGE_SIZE,
+        sparse: false,
+    };
+    let pool = Pool::open(&dir).expect("a pool");
+    pool.create_vm(&"a".parse().expect("a name"), &geometry).expect("room");
+    drop(pool);
+    let sound = ftvm(&place, &["pool", "check"], &dir);
+    let superblock = fs::read(dir.join("superblock")).expect("a superblock");
+    fs::remove_file(dir.join("superblock")).expect("it was there");
+    let start = place.ftvm(&["pool", "--socket", "sock", "--dir"]).arg(&dir).output().expect("a start");
+    let looks = ["check", "inspect"].map(|verb| ftvm(&place, &["pool", verb], &dir));
+    for refused in [&start, &looks[0], &looks[1]] {
+        assert_eq!(code(refused), Some(80), "{refused:?}");
+        let line = text(&refused.stderr);
+        for said in ["has no file `superblock`", "1 of its VMs", "put `superblock` back", "`ftvm pool check DIR`"] {
+            assert!(line.contains(said), "{said} is missing: {line}");
+        }
+        assert!(!line.contains("remove"), "{line}");
+    }
+    let check = ftvm(&place, &["pool", "check", "--json"], &dir);
+    let json: Value = serde_json::from_slice(&check.stdout).expect("JSON");
+    assert_eq!((code(&check), &json["verdict"]), (Some(80), &"damaged".into()));
+    fs::write(dir.join("superblock"), superblock).expect("it can be put back");
+    let again = ftvm(&place, &["pool", "check"], &dir);
+    assert_eq!((code(&again), text(&again.stdout)), (code(&sound), text(&sound.stdout)), "nothing was changed");
 }
 
 /// A file in place of a device: all of the above on it, from the command line.

@@ -1,4 +1,4 @@
-//! Failpoints: named places inside commit, apply and takeover at which a process can be made to die, stop or dawdle.
+//! Failpoints: named places inside commit, apply, takeover and grants at which a process can be made to die, stop or dawdle.
 //!
 //! They are for scenarios and tests, are part of every build so that what is tested is what runs, and cost one load where
 //! none is set. The environment variable `FTVM_FAILPOINTS` sets them for one process:
@@ -17,7 +17,7 @@ use std::time::Duration;
 pub const FAILPOINTS_VARIABLE: &str = "FTVM_FAILPOINTS";
 
 /// Every failpoint, in the order in which a commit, an apply and a takeover pass them.
-pub const FAILPOINTS: [&str; 32] = [
+pub const FAILPOINTS: [&str; 38] = [
     "host.commit.stopped",
     "host.commit.harvested",
     "host.commit.copied",
@@ -41,13 +41,19 @@ pub const FAILPOINTS: [&str; 32] = [
     "controller.apply.state-durable",
     "controller.apply.console-durable",
     "controller.apply.applied",
+    "controller.apply.given-back",
     "controller.apply.freed",
+    "controller.takeover.log-closed",
     "controller.takeover.word-closed",
     "controller.takeover.sealed",
     "controller.state.persisting",
     "controller.state.persisted",
+    "controller.takeover.journal-made",
     "controller.takeover.log-copied",
+    "controller.takeover.laid-out",
     "controller.takeover.opened",
+    "controller.grant.part-opened",
+    "controller.grant.opened",
     "controller.takeover.promoted",
     "controller.standby.ordered",
 ];

@@ -72,6 +72,7 @@ fn inspect_within(dir: &Path, beat_bound: Duration) -> Result<PoolReport, Inspec
     }
     let view = Pool::inspect(dir).map_err(|error| match error {
         PoolError::Superblock { .. }
+        | PoolError::SuperblockMissing { .. }
         | PoolError::Directory(_)
         | PoolError::FileLength { .. }
         | PoolError::Device { .. } => InspectError::Damaged(error),

@@ -9,7 +9,7 @@ mod key;
 pub mod remote;
 
 pub use address::Address;
-pub use key::{GreetingError, Key, KeyError};
+pub use key::{Bound, GreetingError, Key, KeyError, answer, greet};
 
 use crate::membership::EtcdError;
 use ft_protocol::wire::{EXTENTS_MAX, Envelope, ExtentTag, MESSAGE_BYTES_MAX};

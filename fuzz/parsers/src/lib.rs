@@ -6,6 +6,7 @@
 
 mod checksum;
 mod files;
+mod guest;
 mod kept;
 mod machine;
 mod mutate;
@@ -29,7 +30,7 @@ pub struct Target {
 }
 
 /// All of them.
-pub const TARGETS: [Target; 28] = [
+pub const TARGETS: [Target; 31] = [
     Target { name: "superblock", run: pool::superblock, seeds: pool::superblock_seeds },
     Target { name: "vm-entry", run: pool::vm_entry, seeds: pool::vm_entry_seeds },
     Target { name: "blob", run: pool::blob, seeds: pool::blob_seeds },
@@ -49,6 +50,9 @@ pub const TARGETS: [Target; 28] = [
     Target { name: "commit-meta", run: protocol::commit_meta, seeds: protocol::commit_meta_seeds },
     Target { name: "cluster-state", run: protocol::cluster_state, seeds: protocol::cluster_state_seeds },
     Target { name: "machine-state", run: machine::state, seeds: machine::state_seeds },
+    Target { name: "linux-guest", run: guest::linux, seeds: guest::linux_seeds },
+    Target { name: "flat-guest", run: guest::flat, seeds: guest::flat_seeds },
+    Target { name: "greeting", run: wire::greeting, seeds: wire::greeting_seeds },
     Target { name: "hello", run: wire::hello, seeds: wire::hello_seeds },
     Target { name: "from-peers", run: wire::from_peers, seeds: wire::from_peers_seeds },
     Target { name: "to-peers", run: wire::to_peers, seeds: wire::to_peers_seeds },

@@ -12,10 +12,11 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use std::fmt::Debug;
 use std::fs::File;
-use std::io::{self, Read};
+use std::io::{self, Read, Write};
 use std::os::fd::OwnedFd;
+use std::time::Duration;
 use vmm::transport::frame::{Carried, Frame, read_frame, write_carried, write_message};
-use vmm::transport::unpack;
+use vmm::transport::{Bound, Key, answer, greet, unpack};
 
 const VM: VmId = VmId::new(0);
 const GENERATION: Generation = Generation::FIRST;
@@ -70,6 +71,65 @@ pub(crate) fn frames_seeds() -> Vec<Vec<u8>> {
     let first = stream.clone();
     write_message(&mut stream, b"", 0).expect("memory takes it");
     vec![first, stream]
+}
+
+/// A stream whose other end says what the input is, whatever it is told.
+struct Deaf<'input> {
+    says: &'input [u8],
+    told: Vec<u8>,
+}
+
+impl Read for Deaf<'_> {
+    fn read(&mut self, bytes: &mut [u8]) -> io::Result<usize> {
+        self.says.read(bytes)
+    }
+}
+
+impl Write for Deaf<'_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.told.write(bytes)
+    }
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl Bound for &mut Deaf<'_> {
+    fn bound(&self, _time: Option<Duration>) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+const GREETING_BYTES: usize = 42;
+const PROOF_BYTES: usize = 32;
+
+/// The greeting between machines, on both sides: with a key nobody is let in who has not, whatever is said; without one, whoever
+/// greets as one without.
+pub(crate) fn greeting(data: &[u8]) {
+    let key = Key::new(b"the cluster's own key");
+    let meet = |key: Option<&Key>, asks: bool| {
+        let mut stream = Deaf { says: data, told: Vec::new() };
+        let met = if asks { greet(&mut stream, key) } else { answer(&mut stream, key) };
+        (met.is_ok(), data.len() - stream.says.len(), stream.told)
+    };
+    for asks in [false, true] {
+        let (is_let_in, _, told) = meet(Some(&key), asks);
+        assert!(!is_let_in, "nobody knows the key");
+        assert!(told.len() <= GREETING_BYTES + PROOF_BYTES + 1);
+        let (is_let_in, read, _) = meet(None, asks);
+        let wanted = GREETING_BYTES + PROOF_BYTES + usize::from(asks);
+        assert!(read <= wanted, "what follows the greeting is not its own");
+        let is_one = data.starts_with(b"ftvm-tcp\x01\x01") && data.len() >= wanted && (!asks || data[wanted - 1] == 1);
+        assert_eq!(is_let_in, is_one);
+    }
+}
+
+/// What clients and controllers say: without a key, with one, and who is refused.
+pub(crate) fn greeting_seeds() -> Vec<Vec<u8>> {
+    let says =
+        |mode: u8, verdict: u8| [&b"ftvm-tcp\x01"[..], &[mode], &[7; 32], &[0; PROOF_BYTES], &[verdict]].concat();
+    let client = says(1, 1)[..GREETING_BYTES + PROOF_BYTES].to_vec();
+    vec![client, says(1, 1), says(1, 2), says(2, 1)]
 }
 
 pub(crate) fn hello(data: &[u8]) {

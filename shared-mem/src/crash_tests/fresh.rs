@@ -7,16 +7,18 @@ use super::survivors::{Choice, choices};
 use super::world::{GENERATION, GEOMETRY, Held, hold, violation};
 use crate::blob_store::{self, BlobStore};
 use crate::boot_image;
+use crate::commit_word::CommitWord;
 use crate::console::{ConsoleRing, console_file_bytes};
 use crate::control::{CONTROL_BYTES, ControlBlock};
 use crate::disk_image;
+use crate::guarded_word;
 use crate::journal::{JournalReader, format_journal};
 use crate::lossy::{LossyCache, LossyMemory};
 use crate::mem::{PoolRead, PoolWrite};
 use crate::numbers::{Epoch, Generation, LogPosition, Offset, PAGE_BYTES, PAGE_SIZE, VmSlot};
 use crate::planted::{Laid, PlantedBug, plant, plant_at};
-use crate::pool::device;
 use crate::pool::reserve::zero_parts;
+use crate::pool::{device, raise};
 use crate::record_log::{LogReader, format_log, log_file_bytes};
 use crate::superblock::{SUPERBLOCK_BYTES, Superblock};
 use crate::vm_directory::{VmDirectory, directory_file_bytes};
@@ -250,6 +252,24 @@ fn wiped_device(choice: Choice) -> Held {
     )
 }
 
+/// A seal of an older layout is one of this layout for whoever comes next.
+fn sealed_anew(choice: Choice) -> Held {
+    let sealed_before = guarded_word::encode(9) | 1 << 63;
+    outlives(
+        choice,
+        PAGE_SIZE,
+        |memory| {
+            memory.store_u64(Offset::ZERO, sealed_before, Ordering::Relaxed).map_err(violation)?;
+            memory.flush(Offset::ZERO, 8).and_then(|()| memory.fence()).map_err(violation)?;
+            raise::seal_word_anew(memory, Offset::ZERO).map_err(violation)
+        },
+        |memory| {
+            let word = CommitWord::load(memory, Offset::ZERO).map_err(violation)?;
+            hold(word.sealed && word.epoch == Epoch::new(9), || format!("{word:?}"))
+        },
+    )
+}
+
 /// Who is given space finds nothing of its last owner's there.
 fn zeroed(choice: Choice) -> Held {
     let parts = [(Offset::new(PAGE_SIZE), PAGE_SIZE + 64)];
@@ -316,7 +336,7 @@ pub(super) fn crashes() -> Held<usize> {
     for choice in choices(1) {
         // What copies logs has an enumeration of its own.
         let structures = STRUCTURES.into_iter().filter(|(laid, _)| *laid != Laid::LogCopyTail).map(|(_, test)| test);
-        for structure in structures.chain([control as Structure]) {
+        for structure in structures.chain([control as Structure, sealed_anew]) {
             structure(choice)?;
             cases += 1;
         }

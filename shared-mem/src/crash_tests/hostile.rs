@@ -19,7 +19,7 @@ fn world_with_one_record() -> Held<World> {
     Ok(world)
 }
 
-fn flip(memory: &LossyMemory, at: Offset, bit: u32) -> Held {
+pub(super) fn flip(memory: &LossyMemory, at: Offset, bit: u32) -> Held {
     let mut byte = [0];
     memory.read(at, &mut byte).map_err(violation)?;
     memory.write(at, &[byte[0] ^ (1 << bit)]).map_err(violation)

@@ -15,7 +15,7 @@ use crate::redo::load_to_apply;
 
 /// What becomes of the record.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Damage {
+pub(super) enum Damage {
     /// Its whole slot is overwritten.
     Garbage,
     /// One bit of a page.
@@ -29,7 +29,7 @@ enum Damage {
 const DAMAGES: [Damage; 4] = [Damage::Garbage, Damage::Flip, Damage::OtherRecord, Damage::WordBack];
 
 impl Damage {
-    fn inflict(self, world: &World, epoch: Epoch) -> Held {
+    pub(super) fn inflict(self, world: &World, epoch: Epoch) -> Held {
         let journal = &world.journal;
         let slot = GEOMETRY.slot_at(epoch);
         match self {

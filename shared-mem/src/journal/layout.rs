@@ -10,7 +10,7 @@ use crate::commit_word::CommitWord;
 use crate::header::{Closing, Header, OPEN, Preamble};
 use crate::mem::{AccessError, PoolWrite};
 use crate::numbers::{Epoch, Generation, Offset, PAGE_SIZE, round_up};
-use crate::planted::{self, Laid};
+use crate::planted::{self, Laid, PlantedBug};
 
 /// Upper bound for the meta bytes of one record: machine state, console output, disk writes.
 pub const META_BYTES_MAX: u64 = 16 << 20;
@@ -46,6 +46,7 @@ pub(crate) struct JournalHeader {
 impl Header for JournalHeader {
     const MAGIC: [u8; 8] = *b"FTVMJRNL";
     const VERSION: u32 = 1;
+    const UNCHECKED: PlantedBug = PlantedBug::JournalHeaderCrc;
 }
 
 #[derive(Debug, Clone, Copy, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
@@ -65,6 +66,7 @@ impl Header for RecordHeader {
     const MAGIC: [u8; 8] = *b"FTVMRECD";
     const VERSION: u32 = VERSION_WITH_BLOCKS;
     const OLDEST: u32 = VERSION_WITHOUT_BLOCKS;
+    const UNCHECKED: PlantedBug = PlantedBug::RecordHeaderCrc;
 }
 
 /// Version of a record that has pages only: still written, for controllers that know no other.

@@ -3,13 +3,12 @@
 use thiserror::Error;
 
 use super::layout::{JournalGeometry, JournalHeader, WORD_AT};
-use super::record::{Record, RecordError, RecordLimits, check_header};
+use super::record::{Record, RecordCrcs, RecordError, RecordLimits, check_header};
 use super::spill::{SpillError, SpillSpace};
 use crate::commit_word::{CommitWord, CommitWordError};
 use crate::header::{Header, ReadHeaderError};
 use crate::mem::{AccessError, PoolRead, PoolWrite, check_bounds};
 use crate::numbers::{Epoch, Generation, Offset, PAGE_SIZE, round_up};
-use crate::planted::PlantedBug;
 
 /// A journal does not fit what the VM directory says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
@@ -117,7 +116,7 @@ impl<M: PoolRead> JournalReader<M> {
         buffer: &'buffer mut Vec<u8>,
     ) -> Result<Record<'buffer>, LoadError> {
         let slot = (self.geometry.slot_at(epoch), self.geometry.slot_bytes);
-        load_slot(&self.memory, slot, (self.generation, epoch), limits, buffer, PlantedBug::RecordBodyCrc)
+        load_slot(&self.memory, slot, (self.generation, epoch), limits, buffer, RecordCrcs::Journal)
     }
 
     /// The last epoch after `from` that the records themselves vouch for: each from there on is whole.
@@ -178,19 +177,19 @@ impl<M: PoolWrite> JournalReader<M> {
 }
 
 /// Copies the record of a generation and an epoch from a slot, given by its place and length, and checks the copy.
-/// `unchecked`: the planted bug that forgets the body's CRC.
+/// `crcs`: where the slot lies.
 pub(crate) fn load_slot<'buffer, M: PoolRead>(
     memory: &M,
     (slot, slot_bytes): (Offset, u64),
     (generation, epoch): (Generation, Epoch),
     limits: &RecordLimits,
     buffer: &'buffer mut Vec<u8>,
-    unchecked: PlantedBug,
+    crcs: RecordCrcs,
 ) -> Result<Record<'buffer>, LoadError> {
     let refused = |source| LoadError::Record { epoch, source };
     let mut header = [0; size_of::<super::layout::RecordHeader>()];
     memory.read(slot, &mut header)?;
-    let (_, lengths) = check_header(&header, generation, epoch, limits).map_err(refused)?;
+    let (_, lengths) = check_header(&header, generation, epoch, limits, crcs).map_err(refused)?;
     let too_long =
         RecordError::Length { pages: lengths.pages, meta_bytes: lengths.meta_bytes, total_bytes: lengths.total_bytes };
     if lengths.total_bytes > slot_bytes {
@@ -203,5 +202,5 @@ pub(crate) fn load_slot<'buffer, M: PoolRead>(
     let copy = &mut buffer[..total];
     memory.read(slot, copy)?;
     // All of the copy is checked again, header included: the first look only told how much to copy.
-    Record::parse_unless(copy, generation, epoch, limits, unchecked).map_err(refused)
+    Record::parse_in(copy, generation, epoch, limits, crcs).map_err(refused)
 }

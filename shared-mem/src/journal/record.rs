@@ -3,6 +3,7 @@
 use thiserror::Error;
 
 use super::layout::{INDEX_ENTRY_BYTES, META_BYTES_MAX, PAGE_COST, PAGES_AT, RecordHeader, VERSION_WITH_BLOCKS};
+use crate::crc::{self, Mismatch};
 use crate::header::{Header, HeaderError};
 use crate::numbers::{BlockIndex, Epoch, Generation, Offset, PAGE_BYTES, PAGE_SIZE, PageIndex, PagePlace, len_u64};
 use crate::planted::{PlantedBug, planted};
@@ -122,24 +123,50 @@ pub(super) struct Extents {
     pub(super) total_bytes: u64,
 }
 
-/// Whether this is the sound header of a record, whatever has become of the rest.
+/// Where a record lies: what a test plants that wants its CRCs unchecked there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum RecordCrcs {
+    /// In a slot of the journal.
+    Journal,
+    /// In the controller's own copy.
+    Redo,
+}
+
+impl RecordCrcs {
+    fn header(self) -> PlantedBug {
+        match self {
+            Self::Journal => PlantedBug::RecordHeaderCrc,
+            Self::Redo => PlantedBug::RedoHeaderCrc,
+        }
+    }
+
+    fn body(self) -> PlantedBug {
+        match self {
+            Self::Journal => PlantedBug::RecordBodyCrc,
+            Self::Redo => PlantedBug::RedoCrc,
+        }
+    }
+}
+
+/// Whether this is the sound header of a controller's own copy of a record, whatever has become of the rest.
 pub(crate) fn is_header_of(bytes: &[u8], generation: Generation, epoch: Epoch, limits: &RecordLimits) -> bool {
-    check_header(bytes, generation, epoch, limits).is_ok()
+    checked_bytes(bytes, generation, epoch, limits).is_ok()
 }
 
-/// Whose record a header says that it is of; what it says is to be checked yet.
+/// Whose record the header of a controller's own copy says that it is of; what it says is to be checked yet.
 pub(crate) fn generation_in(header: &[u8]) -> Generation {
-    RecordHeader::parse(header).map_or(Generation::new(0), |header| Generation::new(header.generation.get()))
+    RecordHeader::parse_unless(header, RecordCrcs::Redo.header())
+        .map_or(Generation::new(0), |header| Generation::new(header.generation.get()))
 }
 
-/// The bytes of the record whose header this is, if it may be one of that epoch.
+/// How long the record is whose header this is in a controller's own copy, if it may be that of the epoch.
 pub(crate) fn checked_bytes(
     bytes: &[u8],
     generation: Generation,
     epoch: Epoch,
     limits: &RecordLimits,
 ) -> Result<u64, RecordError> {
-    check_header(bytes, generation, epoch, limits).map(|(header, _)| header.total_bytes.get())
+    check_header(bytes, generation, epoch, limits, RecordCrcs::Redo).map(|(header, _)| header.total_bytes.get())
 }
 
 /// Checks what can be known of a record from its header.
@@ -148,8 +175,9 @@ pub(super) fn check_header(
     generation: Generation,
     epoch: Epoch,
     limits: &RecordLimits,
+    crcs: RecordCrcs,
 ) -> Result<(RecordHeader, Extents), RecordError> {
-    let header = RecordHeader::parse_checked(bytes, !planted(PlantedBug::RecordHeaderCrc))?;
+    let header = RecordHeader::parse_unless(bytes, crcs.header())?;
     let found = Generation::new(header.generation.get());
     if found != generation && !planted(PlantedBug::RecordGenerationCheck) {
         return Err(RecordError::Generation { found, expected: generation });
@@ -192,18 +220,18 @@ impl<'bytes> Record<'bytes> {
         epoch: Epoch,
         limits: &RecordLimits,
     ) -> Result<Self, RecordError> {
-        Self::parse_unless(bytes, generation, epoch, limits, PlantedBug::RecordBodyCrc)
+        Self::parse_in(bytes, generation, epoch, limits, RecordCrcs::Journal)
     }
 
-    /// As `parse`; the body's CRC is not checked if a test has planted the bug `unchecked`.
-    pub(super) fn parse_unless(
+    /// As `parse`; where the record was says which bugs leave its CRCs unchecked.
+    pub(super) fn parse_in(
         bytes: &'bytes [u8],
         generation: Generation,
         epoch: Epoch,
         limits: &RecordLimits,
-        unchecked: PlantedBug,
+        crcs: RecordCrcs,
     ) -> Result<Self, RecordError> {
-        let (header, lengths) = check_header(bytes, generation, epoch, limits)?;
+        let (header, lengths) = check_header(bytes, generation, epoch, limits, crcs)?;
         let short = RecordError::Length {
             pages: lengths.pages,
             meta_bytes: lengths.meta_bytes,
@@ -212,11 +240,8 @@ impl<'bytes> Record<'bytes> {
         let as_len = |number: u64| usize::try_from(number).map_err(|_| short);
         let total = as_len(lengths.total_bytes)?;
         let body = bytes.get(as_len(PAGES_AT)?..total).ok_or(short)?;
-        let computed = crc32fast::hash(body);
-        let found = header.body_crc.get();
-        if computed != found && !planted(unchecked) {
-            return Err(RecordError::BodyCrc { found, computed });
-        }
+        let intact = crc::check(header.body_crc.get(), crc::of(body), crcs.body());
+        intact.map_err(|Mismatch { found, computed }| RecordError::BodyCrc { found, computed })?;
         let (pages, rest) = body.split_at_checked(as_len(lengths.pages * PAGE_SIZE)?).ok_or(short)?;
         let (index, meta) = rest.split_at_checked(as_len(lengths.pages * INDEX_ENTRY_BYTES)?).ok_or(short)?;
         let record = Self {

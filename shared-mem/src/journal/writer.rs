@@ -22,6 +22,7 @@ use super::layout::{
 };
 use super::spill::{SPILL_STEP, SpillError, SpillSpace};
 use crate::commit_word::{CommitWord, CommitWordError, PublishError};
+use crate::crc;
 use crate::header::{Header, OPEN};
 use crate::mem::{AccessError, PoolWrite, check_bounds};
 use crate::numbers::{DISK_PAGE_BASE, Epoch, Generation, Offset, PAGE_BYTES, PAGE_SIZE, PageIndex, len_u64};
@@ -128,7 +129,7 @@ impl<M: PoolWrite, S: SpillSpace> JournalWriter<M, S> {
             epoch,
             index: Vec::new(),
             copy: Box::new([0; PAGE_BYTES]),
-            body_crc: crc32fast::Hasher::new(),
+            body_crc: crc::Digest::new(),
             spilled_to: self.geometry.reserved_bytes.max(ready),
         })
     }
@@ -253,7 +254,7 @@ pub struct RecordWriter<'journal, M, S> {
     /// A private copy of the page at hand.
     copy: Box<[u8; PAGE_BYTES]>,
     /// Of what was pushed: pages come first in the body.
-    body_crc: crc32fast::Hasher,
+    body_crc: crc::Digest,
     spilled_to: u64,
 }
 

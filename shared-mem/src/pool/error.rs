@@ -27,6 +27,14 @@ pub enum PoolError {
     /// There is no pool at the path, or one that was never completed.
     #[error("{} holds no pool", .0.display())]
     NotAPool(PathBuf),
+    /// What a pool is known by is gone, and the rest of it is there.
+    #[error("pool {} has no file `superblock`: {vms} of its VMs and its other files are still there", path.display())]
+    SuperblockMissing {
+        /// The pool.
+        path: PathBuf,
+        /// How many directories of VMs there are.
+        vms: usize,
+    },
     /// The path for a new pool is taken.
     #[error("{} is not empty", .0.display())]
     NotEmpty(PathBuf),

@@ -82,7 +82,7 @@ impl Pool {
     /// When another controller has it, or it is damaged, or there is none.
     pub fn open(dir: &Path) -> Result<Self, PoolError> {
         if !Self::is_at(dir)? {
-            return Err(PoolError::NotAPool(dir.to_owned()));
+            return Err(without_superblock(dir));
         }
         let lock = lock(dir)?;
         Self::open_locked(dir, lock)
@@ -130,6 +130,11 @@ impl Pool {
             Err(error @ PoolError::FileLength { .. }) => {
                 store_superblock(&self.path, &self.superblock)?;
                 return Ok(vec![format!("the superblock: {error}")]);
+            }
+            // Whoever opens a pool has read it: somebody has removed it since.
+            Err(PoolError::File { source, .. }) if source.kind() == io::ErrorKind::NotFound => {
+                store_superblock(&self.path, &self.superblock)?;
+                return Ok(vec!["the superblock: it was gone".to_owned()]);
             }
             extent => extent?,
         };
@@ -349,7 +354,13 @@ fn make_dir(dir: &Path) -> Result<bool, PoolError> {
                 FileKind::Vm(_) => was_removed,
                 _ => false,
             };
-            if found.iter().all(is_left) { Ok(false) } else { Err(PoolError::NotEmpty(dir.to_owned())) }
+            if found.iter().all(is_left) {
+                return Ok(false);
+            }
+            match without_superblock(dir) {
+                error @ PoolError::SuperblockMissing { .. } => Err(error),
+                _ => Err(PoolError::NotEmpty(dir.to_owned())),
+            }
         }
         Err(error) => Err(PoolError::file("create", dir, error)),
     }
@@ -444,6 +455,20 @@ fn store_superblock(dir: &Path, superblock: &Superblock) -> Result<(), PoolError
     })
 }
 
+/// What is at a path without a superblock: no pool, or one that has lost it. That has VMs, which come after the superblock,
+/// and nothing tells of a removal, which takes the superblock first.
+fn without_superblock(dir: &Path) -> PoolError {
+    let names: Vec<_> = list(dir).unwrap_or_default().into_iter().map(|(name, _)| name).collect();
+    let has = |name: &str| names.iter().any(|found| found == name);
+    let vms = names.iter().filter(|name| files::slot_of_vm_dir(name).is_some()).count();
+    let is_whole = !has(files::SUPERBLOCK) && !has(files::REMOVED) && (has(files::VM_DIRECTORY) || has(files::CLUSTER));
+    if is_whole && vms > 0 {
+        PoolError::SuperblockMissing { path: dir.to_owned(), vms }
+    } else {
+        PoolError::NotAPool(dir.to_owned())
+    }
+}
+
 /// The superblock, and what is wrong with one of its copies.
 fn read_superblock(dir: &Path) -> Result<(Superblock, Option<String>), PoolError> {
     let path = dir.join(files::SUPERBLOCK);
@@ -452,9 +477,7 @@ fn read_superblock(dir: &Path) -> Result<(Superblock, Option<String>), PoolError
         None => fs::read(&path).map_err(|error| PoolError::file("read", &path, error)),
     };
     let bytes = read.map_err(|error| match error {
-        PoolError::File { source, .. } if source.kind() == io::ErrorKind::NotFound => {
-            PoolError::NotAPool(dir.to_owned())
-        }
+        PoolError::File { source, .. } if source.kind() == io::ErrorKind::NotFound => without_superblock(dir),
         error => error,
     })?;
     let (superblock, wrong) = Superblock::parse_twin(&bytes)

@@ -10,7 +10,7 @@ use super::reserve::open_extent;
 use crate::control::{CONTROL_BYTES, ControlBlock, ControlError};
 use crate::guarded_word::{self, SEALED};
 use crate::journal::{SpillError, SpillSpace, WORD_AT};
-use crate::mem::{Access, Mapping, PoolRead, PoolWrite};
+use crate::mem::{Access, AccessError, Mapping, PoolWrite};
 use crate::numbers::{Offset, PAGE_SIZE};
 use crate::planted::{self, PlantedBug};
 use crate::record_log::TAIL_AT;
@@ -47,12 +47,18 @@ pub(super) fn seal_anew(vm: &Path) -> Result<(), PoolError> {
         };
         let Ok(extent) = open_extent(&path, Access::ReadWrite, Some(PAGE_SIZE)) else { continue };
         let memory = Mapping::read_write(&extent)?;
-        let refused = |error| PoolError::file("seal anew", &path, std::io::Error::other(error));
-        if guarded_word::is_sealed_the_old_way(memory.load_u64(at, Ordering::Acquire).map_err(refused)?) {
-            memory.fetch_or_u64(at, SEALED).map_err(refused)?;
-            planted::flush(&memory, at, 8, PlantedBug::SealFlush).map_err(refused)?;
-            planted::fence(&memory, PlantedBug::SealFence).map_err(refused)?;
-        }
+        seal_word_anew(&memory, at)
+            .map_err(|error| PoolError::file("seal anew", &path, std::io::Error::other(error)))?;
+    }
+    Ok(())
+}
+
+/// The same for one word, durably. Any other is left alone.
+pub(crate) fn seal_word_anew<M: PoolWrite>(memory: &M, at: Offset) -> Result<(), AccessError> {
+    if guarded_word::is_sealed_the_old_way(memory.load_u64(at, Ordering::Acquire)?) {
+        memory.fetch_or_u64(at, SEALED)?;
+        planted::flush(memory, at, 8, PlantedBug::OldSealFlush)?;
+        planted::fence(memory, PlantedBug::OldSealFence)?;
     }
     Ok(())
 }

@@ -68,11 +68,13 @@ fn what_an_interrupted_creation_has_left_is_made_anew() {
         pool.destroy().unwrap();
     }
     // What may be somebody's is not touched.
-    for others in ["notes", "vm-0"] {
+    for (others, is_lost) in [("notes", false), ("vm-0", true)] {
         interrupted(6);
         fs::create_dir(path.join(others)).unwrap();
         let before = files_below(&path);
-        assert!(matches!(Pool::create(&path, &CONFIG), Err(PoolError::NotEmpty(_))));
+        let refused = Pool::create(&path, &CONFIG).unwrap_err();
+        assert_eq!(matches!(refused, PoolError::SuperblockMissing { .. }), is_lost, "{refused}");
+        assert!(is_lost || matches!(refused, PoolError::NotEmpty(_)), "{refused}");
         assert_eq!(files_below(&path), before);
         fs::remove_dir_all(&path).unwrap();
     }
@@ -119,8 +121,29 @@ fn a_removal_that_was_interrupted_is_finished_by_the_next_pool() {
     assert!(matches!(Pool::create(&path, &CONFIG), Err(PoolError::NotEmpty(_))));
     fs::remove_file(path.join("notes")).unwrap();
     fs::remove_file(path.join("superblock.removed")).unwrap();
-    assert!(matches!(Pool::create(&path, &CONFIG), Err(PoolError::NotEmpty(_))));
+    assert!(matches!(Pool::create(&path, &CONFIG), Err(PoolError::SuperblockMissing { .. })));
     assert_eq!(files_below(&path).len(), before.len() - 2);
+}
+
+#[test]
+fn a_pool_without_its_superblock_is_kept_and_is_whole_when_that_is_put_back() {
+    let dir = on_tmpfs();
+    let path = dir.path().join("pool");
+    let pool = Pool::create(&path, &CONFIG).unwrap();
+    pool.create_vm(&name("a"), &geometry()).unwrap();
+    pool.create_vm(&name("b"), &geometry()).unwrap();
+    drop(pool);
+    let superblock = fs::read(path.join("superblock")).unwrap();
+    let before = files_below(&path);
+    fs::remove_file(path.join("superblock")).unwrap();
+    let errors = [Pool::open(&path).err(), Pool::create(&path, &CONFIG).err(), Pool::inspect(&path).err()];
+    for error in errors {
+        assert!(matches!(error, Some(PoolError::SuperblockMissing { vms: 2, .. })), "{error:?}");
+    }
+    fs::write(path.join("superblock"), superblock).unwrap();
+    assert_eq!(files_below(&path), before);
+    let pool = Pool::open(&path).unwrap();
+    assert!(pool.find_vm(&name("a")).is_ok() && pool.find_vm(&name("b")).is_ok());
 }
 
 #[test]
@@ -550,6 +573,11 @@ fn a_damaged_superblock_is_mended_where_it_is() {
     fs::File::options().write(true).open(&superblock).unwrap().set_len(1000).unwrap();
     let pool = Pool::open(&pool_dir).unwrap();
     assert!(pool.mended()[0].contains("1000 bytes"), "{:?}", pool.mended());
+    assert!(fs::read(&superblock).unwrap() == sound);
+    // Whoever has the pool open knows it.
+    fs::remove_file(&superblock).unwrap();
+    let mended = pool.look_after(None).unwrap();
+    assert!(matches!(&mended[..], [line] if line.contains("gone")), "{mended:?}");
     assert!(fs::read(&superblock).unwrap() == sound);
 }
 

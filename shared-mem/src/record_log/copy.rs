@@ -16,7 +16,7 @@ use super::reader::{LogReader, ReadLogError};
 use crate::guarded_word;
 use crate::mem::{AccessError, PoolRead, PoolWrite};
 use crate::numbers::{Generation, LogPosition, Offset, len_u64};
-use crate::planted::{self, Laid, PlantedBug};
+use crate::planted::{self, Laid, PlantedBug, planted};
 
 /// Which entries are carried over.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -79,7 +79,8 @@ pub fn copy_log<R: PoolRead, W: PoolWrite>(
         return Err(CopyLogError::Range { from: range.from, to: range.to });
     }
     check_log(to, ring_bytes)?;
-    to.store_u64(TAIL_AT, 0, Ordering::Release)?;
+    let none = if planted(PlantedBug::LogCopyTailFirst) { guarded_word::encode(range.to.get()) } else { 0 };
+    to.store_u64(TAIL_AT, none, Ordering::Release)?;
     planted::flush(to, TAIL_AT, WORD_BYTES, PlantedBug::LogCopyClearFlush)?;
     planted::fence(to, PlantedBug::LogCopyClearFence)?;
     let mut copied = CopiedLog { end: range.from, entries: 0, last_sequence: range.after_sequence, stopped: None };
@@ -105,7 +106,7 @@ pub fn copy_log<R: PoolRead, W: PoolWrite>(
         copied.end = copied.end.plus(stored_bytes);
     }
     to.write(Offset::ZERO, &header_bytes(generation, ring_bytes, range.from))?;
-    planted::flush(to, Offset::ZERO, RING_AT, PlantedBug::LogCopyFlush)?;
+    planted::flush(to, Offset::ZERO, RING_AT, PlantedBug::LogCopyHeaderFlush)?;
     planted::fence(to, PlantedBug::LogCopyFence)?;
     to.store_u64(TAIL_AT, guarded_word::encode(copied.end.get()), Ordering::Release)?;
     planted::settle(to, TAIL_AT, WORD_BYTES, Laid::LogCopyTail)?;
@@ -117,7 +118,7 @@ fn write_entry<W: PoolWrite>(to: &W, ring_bytes: u64, position: LogPosition, sto
     while done < stored.len() {
         let (at, count) = run(ring_bytes, position.get() + len_u64(done), stored.len() - done);
         to.write(at, &stored[done..done + count])?;
-        planted::flush(to, at, len_u64(count), PlantedBug::LogCopyFlush)?;
+        planted::flush(to, at, len_u64(count), PlantedBug::LogCopyEntryFlush)?;
         done += count;
     }
     Ok(())

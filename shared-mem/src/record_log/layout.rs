@@ -10,7 +10,7 @@ use crate::guarded_word::{self, WordError};
 use crate::header::{Closing, Header, OPEN, Preamble};
 use crate::mem::{AccessError, PoolRead, PoolWrite, check_bounds};
 use crate::numbers::{Generation, LogPosition, Offset, PAGE_SIZE};
-use crate::planted::{self, Laid};
+use crate::planted::{self, Laid, PlantedBug};
 
 /// Largest payload of an entry.
 pub const PAYLOAD_BYTES_MAX: u64 = 1 << 20;
@@ -34,6 +34,7 @@ pub(super) struct LogHeader {
 impl Header for LogHeader {
     const MAGIC: [u8; 8] = *b"FTVMRLOG";
     const VERSION: u32 = 1;
+    const UNCHECKED: PlantedBug = PlantedBug::LogHeaderCrc;
 }
 
 const _: () = assert!(size_of::<LogHeader>() == 64);
@@ -72,7 +73,7 @@ pub enum TailError {
 
 impl LogTail {
     pub(super) fn decode(raw: u64) -> Result<Self, WordError> {
-        let word = guarded_word::decode(raw)?;
+        let word = guarded_word::decode(raw, PlantedBug::LogTailCrc)?;
         Ok(Self { position: LogPosition::new(word.value), sealed: word.sealed })
     }
 

@@ -228,7 +228,7 @@ impl<M: PoolWrite> LogReader<M> {
         let raw = self.memory.fetch_or_u64(TAIL_AT, guarded_word::SEALED)?;
         planted::flush(&self.memory, TAIL_AT, WORD_BYTES, PlantedBug::LogSealFlush)?;
         planted::fence(&self.memory, PlantedBug::LogSealFence)?;
-        Ok(LogPosition::new(guarded_word::decode_before_seal(raw)?))
+        Ok(LogPosition::new(guarded_word::decode_before_seal(raw, PlantedBug::LogTailCrc)?))
     }
 }
 

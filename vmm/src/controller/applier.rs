@@ -277,6 +277,7 @@ impl Target {
         if let Err(error) = self.give_back(job, keep, meta.ended.is_some()) {
             tracing::warn!("the space of {epoch} of {generation} is not given back: {}", crate::chain(&error));
         }
+        failpoint::pass("controller.apply.given-back");
         self.control.set_freed(epoch)?;
         failpoint::pass("controller.apply.freed");
         // A guest that did not replay its log to its end is not yet where its console is.

@@ -315,7 +315,7 @@ impl Driver {
                     ToHost::Standby(_) => Some("controller.standby.ordered"),
                     _ => None,
                 };
-                if let Err((part, error)) = self.send(link, message, &grants) {
+                if let Err((part, error)) = self.send(link, message, &grants, passed.is_some()) {
                     let reason = format!("a host cannot be given a part of it: {}", crate::chain(&*error));
                     tracing::error!("{part:?}: {reason}");
                     match part.stable_of().filter(|_| is_gone(&*error)) {
@@ -331,7 +331,7 @@ impl Driver {
                 self.check_sent(link, sent);
             }
             Action::ToClient { link, message, grants } => {
-                if let Err((part, error)) = self.send(link, message, &grants) {
+                if let Err((part, error)) = self.send(link, message, &grants, false) {
                     tracing::error!("a client cannot be given {part:?}: {}", crate::chain(&*error));
                     self.lose(link);
                 }
@@ -473,13 +473,26 @@ impl Driver {
     }
 
     /// Sends with descriptors; what cannot be sent ends the connection, never the controller. Where a part cannot be granted
-    /// nothing is sent.
-    fn send<M: Serialize>(&mut self, link: LinkId, message: M, grants: &[Grant]) -> Result<(), (Part, Failure)> {
+    /// nothing is sent. What gives a host its role passes failpoints on the way.
+    fn send<M: Serialize>(
+        &mut self,
+        link: LinkId,
+        message: M,
+        grants: &[Grant],
+        gives_role: bool,
+    ) -> Result<(), (Part, Failure)> {
+        let pass = |name| {
+            if gives_role {
+                failpoint::pass(name);
+            }
+        };
         let extent = |grant: &Grant| {
             let extent = super::grants::extent(&self.pool, &self.partitions, *grant);
+            pass("controller.grant.part-opened");
             extent.map(|extent| tagged(*grant, extent)).map_err(|error| (grant.part, error))
         };
         let extents = grants.iter().map(extent).collect::<Result<Vec<_>, _>>()?;
+        pass("controller.grant.opened");
         let sent = self.links.get_mut(&link).map(|link| link.send(message, extents));
         self.check_sent(link, sent);
         Ok(())

@@ -352,6 +352,7 @@ impl Partition {
             }
             Err(_) => self.create_journal(&turn, raw, base, space)?,
         }
+        failpoint::pass("controller.takeover.journal-made");
         let lost = match self.open_log(raw, logged_to) {
             Err(error) if lacks_space(&*error) => {
                 space.lend(self.generation_bytes(), || self.open_log(raw, logged_to)).unwrap_or(Err(error))?
@@ -359,6 +360,7 @@ impl Partition {
             lost => lost?,
         };
         self.open_journal(generation)?;
+        failpoint::pass("controller.takeover.laid-out");
         // All is applied before a generation begins. A word that was damaged meanwhile would end one primary after the other.
         if self.control.freed().ok() != Some(base) && self.control.applied()? >= base {
             self.control.set_freed(base)?;
@@ -509,6 +511,7 @@ impl Partition {
         {
             tracing::warn!("the record log of {generation} is sealed, but {}", crate::chain(&error));
         }
+        failpoint::pass("controller.takeover.log-closed");
         let raw = shared_mem::Generation::new(generation.get());
         let journal = self.journals.get(&generation);
         let word = journal.map(|journal| journal.reader.seal());

@@ -183,7 +183,7 @@ impl Greeting {
 ///
 /// # Errors
 /// The two do not have the same key, or the other one is no controller.
-pub(super) fn greet(stream: &TcpStream, key: Option<&Key>) -> Result<(), GreetingError> {
+pub fn greet(stream: impl Bound, key: Option<&Key>) -> Result<(), GreetingError> {
     let mut stream = Bounded::new(stream);
     let ours = Greeting::new(key.is_some())?;
     stream.write(&ours.encoded())?;
@@ -209,7 +209,7 @@ pub(super) fn greet(stream: &TcpStream, key: Option<&Key>) -> Result<(), Greetin
 ///
 /// # Errors
 /// The two do not have the same key, or the other one is none of ftvm's.
-pub(super) fn answer(stream: &TcpStream, key: Option<&Key>) -> Result<(), GreetingError> {
+pub fn answer(stream: impl Bound, key: Option<&Key>) -> Result<(), GreetingError> {
     let mut stream = Bounded::new(stream);
     let theirs = Greeting::decode(&stream.read()?)?;
     let ours = Greeting::new(key.is_some())?;
@@ -230,14 +230,30 @@ pub(super) fn answer(stream: &TcpStream, key: Option<&Key>) -> Result<(), Greeti
     stream.end()
 }
 
+/// A stream on which no single read or write takes longer than it is told.
+pub trait Bound: Read + Write {
+    /// Tells it; `None`: for ever, from now on.
+    ///
+    /// # Errors
+    /// The stream refuses.
+    fn bound(&self, time: Option<Duration>) -> io::Result<()>;
+}
+
+impl Bound for &TcpStream {
+    fn bound(&self, time: Option<Duration>) -> io::Result<()> {
+        self.set_read_timeout(time)?;
+        self.set_write_timeout(time)
+    }
+}
+
 /// A stream that is given up when all that is read and written takes too long.
-struct Bounded<'a> {
-    stream: &'a TcpStream,
+struct Bounded<S> {
+    stream: S,
     deadline: Instant,
 }
 
-impl<'a> Bounded<'a> {
-    fn new(stream: &'a TcpStream) -> Self {
+impl<S: Bound> Bounded<S> {
+    fn new(stream: S) -> Self {
         Self { stream, deadline: Instant::now() + GREETING_BOUND }
     }
 
@@ -245,7 +261,7 @@ impl<'a> Bounded<'a> {
         let mut bytes = [0; N];
         let mut filled = 0;
         while filled < N {
-            self.stream.set_read_timeout(Some(self.left()?)).map_err(GreetingError::Stream)?;
+            self.stream.bound(Some(self.left()?)).map_err(GreetingError::Stream)?;
             match self.stream.read(&mut bytes[filled..]) {
                 Ok(0) => return Err(GreetingError::Stream(io::ErrorKind::UnexpectedEof.into())),
                 Ok(count) => filled += count,
@@ -258,7 +274,7 @@ impl<'a> Bounded<'a> {
 
     /// A greeting fits into the kernel's buffers.
     fn write(&mut self, bytes: &[u8]) -> Result<(), GreetingError> {
-        self.stream.set_write_timeout(Some(self.left()?)).map_err(GreetingError::Stream)?;
+        self.stream.bound(Some(self.left()?)).map_err(GreetingError::Stream)?;
         self.stream.write_all(bytes).map_err(GreetingError::Stream)
     }
 
@@ -268,8 +284,7 @@ impl<'a> Bounded<'a> {
     }
 
     fn end(&self) -> Result<(), GreetingError> {
-        self.stream.set_read_timeout(None).map_err(GreetingError::Stream)?;
-        self.stream.set_write_timeout(None).map_err(GreetingError::Stream)
+        self.stream.bound(None).map_err(GreetingError::Stream)
     }
 }
 

@@ -34,7 +34,7 @@ use crate::blob_store::{BlobStore, Mended};
 use crate::header::{Closing, Header, HeaderError, OPEN, Preamble, ReadHeaderError};
 use crate::mem::{Access, AccessError, Extent, Mapping, PoolRead, PoolWrite, device_bytes};
 use crate::numbers::{Offset, PAGE_BYTES, PAGE_SIZE, len_u64};
-use crate::planted::{self, Laid};
+use crate::planted::{self, Laid, PlantedBug};
 use table::{Entry, Owner};
 
 /// Where the second copy of the head lies.
@@ -60,6 +60,7 @@ impl Header for Head {
     const MAGIC: [u8; 8] = *b"FTVMDEVC";
     const VERSION: u32 = 2;
     const OLDEST: u32 = 1;
+    const UNCHECKED: PlantedBug = PlantedBug::DeviceHeadCrc;
 }
 
 /// The first version in which head and table are there twice.

@@ -1,0 +1,4 @@
+//! The target `linux-guest`.
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| ftvm_fuzz::run("linux-guest", data));
