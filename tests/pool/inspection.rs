@@ -2,7 +2,7 @@
 
 use crate::golden::Golden;
 use crate::run::{Plan, Run};
-use crate::support::{Place, kvm};
+use crate::support::{Place, await_true, kvm};
 use serde_json::Value;
 use shared_mem::journal::JournalGeometry;
 use shared_mem::{PAGE_SIZE, Pool, PoolConfig, VmGeometry};
@@ -24,9 +24,18 @@ fn text(bytes: &[u8]) -> String {
 }
 
 fn make_pool(place: &Place) {
+    make_pool_with(place, |_| {});
+}
+
+fn make_pool_with(place: &Place, fill: impl FnOnce(&Pool)) {
     let config = PoolConfig { vm_slots: 4, host_slots: 4, cluster_bytes: 4096 };
     let pool = Pool::create(&place.pool(), &config).expect("a pool can be made");
     pool.cluster().store(&ft_protocol::controller::ClusterState::default().encode()).expect("it can be stored");
+    fill(&pool);
+    drop(pool);
+    // Whatever another test is starting has our descriptors, and with them the lock, until it is a program of its own.
+    let view = Pool::inspect(&place.pool()).expect("it is whole");
+    await_true("the lock", || !view.is_locked().expect("it can be asked for"));
 }
 
 fn flip(path: &Path, at: u64) {
@@ -85,7 +94,6 @@ fn sound_damaged_missing_and_foreign_are_told_apart() {
 #[test]
 fn a_pool_that_has_lost_its_superblock_is_kept_and_nobody_is_told_to_remove_it() {
     let place = Place::new();
-    make_pool(&place);
     let dir = place.pool();
     let geometry = VmGeometry {
         memory_bytes: 16 * PAGE_SIZE,
@@ -96,9 +104,7 @@ fn a_pool_that_has_lost_its_superblock_is_kept_and_nobody_is_told_to_remove_it()
         state_slot_bytes: PAGE_SIZE,
         sparse: false,
     };
-    let pool = Pool::open(&dir).expect("a pool");
-    pool.create_vm(&"a".parse().expect("a name"), &geometry).expect("room");
-    drop(pool);
+    make_pool_with(&place, |pool| drop(pool.create_vm(&"a".parse().expect("a name"), &geometry).expect("room")));
     let sound = ftvm(&place, &["pool", "check"], &dir);
     let superblock = fs::read(dir.join("superblock")).expect("a superblock");
     fs::remove_file(dir.join("superblock")).expect("it was there");
