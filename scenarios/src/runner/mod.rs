@@ -33,7 +33,7 @@ pub use verdict::{Clue, Grade, Observed, ObservedVm, Verdict, judge};
 
 use crate::cluster::Cluster;
 use crate::devices::DiskOption;
-use crate::event::{Event, put_in_order};
+use crate::event::{Event, answers, put_in_order};
 use crate::golden::{Golden, file_crc};
 use crate::guest::GuestImage;
 use crate::language::{Scenario, VmPart};
@@ -232,7 +232,7 @@ impl Finished<'_> {
         drop(tmpfs);
         let told: Vec<Event> = workloads.iter().flat_map(|workload| workload.told(started_at, now)).collect();
         if let [timeline] = &mut timelines[..] {
-            told.iter().filter(|event| event.what.is_answer()).for_each(|event| timeline.answered(event.at));
+            answers(&told).for_each(|(asked, at)| timeline.answered(asked, at));
         }
         let unseen = crate::timeline::Timeline::default();
         let first = timelines.first().unwrap_or(&unseen);
