@@ -228,7 +228,7 @@ impl Finished<'_> {
             .unzip();
         let sound = self.scenario.expect.pool_sound.then(|| verdict::pool(&pool));
         let started_at = run.started_at();
-        let mut timelines = run.shut_down_all();
+        let mut timelines = run.shut_down_all()?;
         drop(tmpfs);
         let told: Vec<Event> = workloads.iter().flat_map(|workload| workload.told(started_at, now)).collect();
         if let [timeline] = &mut timelines[..] {
