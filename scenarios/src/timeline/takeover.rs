@@ -106,7 +106,7 @@ impl Takeover {
     /// the client have been late to read it: that counts where there is nothing better.
     pub(super) fn heard(&mut self, asked: Option<Time>, at: Time) {
         let surely = self.start().is_none_or(|start| asked.is_some_and(|asked| asked >= start));
-        if surely < self.answered_surely {
+        if !surely && self.answered_surely {
             return;
         }
         let first = self.answered.filter(|_| surely == self.answered_surely);
