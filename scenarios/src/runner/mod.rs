@@ -2,6 +2,7 @@
 //! directory.
 
 mod acts;
+mod await_record;
 mod campaign;
 mod ci;
 mod corrupt;
@@ -175,6 +176,8 @@ fn run_in(
         hampers: Hampers::default(),
         undos: Vec::new(),
         standing: BTreeMap::new(),
+        awaited_record: None,
+        next_await: ft_protocol::Time::ZERO,
         randoms: (FAULTS_STREAM..).zip(&scenario.steps).map(|(stream, _)| random_of(seed, stream)).collect(),
         refused: Vec::new(),
         lost: Vec::new(),
