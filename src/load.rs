@@ -185,7 +185,7 @@ fn run_kv(args: &KvArgs) -> CommandResult {
 impl From<LoadError> for Failure {
     fn from(error: LoadError) -> Self {
         let code = match &error {
-            LoadError::Connect(_) | LoadError::Finally(_) => ExitCode::Unreachable,
+            LoadError::Connect(_) | LoadError::Look(_) => ExitCode::Unreachable,
             LoadError::History(_) => ExitCode::OutputFailed,
             LoadError::Protocol { .. } => ExitCode::ExpectationFailed,
         };

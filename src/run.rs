@@ -451,7 +451,7 @@ fn run_protected(args: &Args, image: &GuestImage) -> CommandResult {
         }
         _ => Ok(()),
     };
-    run.shut_down();
+    let told = told.and_then(|()| Ok(run.shut_down().map(drop)?));
     if args.keep {
         eprintln!("ftvm: pool kept in {}, logs in {}", pool_directory.display(), run_directory.display());
     }

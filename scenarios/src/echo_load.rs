@@ -4,7 +4,7 @@
 
 use crate::history::{Recorder, UnderWay};
 use crate::kv_load::Quantiles;
-use ft_protocol::Span;
+use ft_protocol::{Span, Time};
 use rand::{RngExt as _, SeedableRng as _};
 use rand_chacha::ChaCha8Rng;
 use serde::Serialize;
@@ -212,6 +212,22 @@ fn random(plan: &EchoPlan, stream: u64) -> ChaCha8Rng {
     random
 }
 
+/// What became of what was sent over a connection: it is over only if something came back, as sent or not. What was not answered is no
+/// answer.
+fn note_outcome<W: Write>(
+    history: &mut Recorder<W>,
+    under_way: UnderWay,
+    connection: u32,
+    came: Result<bool, &io::Error>,
+    at: Time,
+) -> io::Result<()> {
+    match came {
+        Ok(true) => history.end(under_way, "all came back".to_owned(), at),
+        Ok(false) => history.end(under_way, "something else came back".to_owned(), at),
+        Err(error) => history.note(format!("connection {connection}: {error}"), at),
+    }
+}
+
 fn echo_stream(plan: &EchoPlan, number: u32, mut stream: SegmentStream, history: &History, stop: &AtomicBool) -> Seen {
     let mut seen = Seen { report: EchoReport { connections: 1, ..EchoReport::default() }, ..Seen::default() };
     let mut random = random(plan, number.into());
@@ -226,12 +242,8 @@ fn echo_stream(plan: &EchoPlan, number: u32, mut stream: SegmentStream, history:
             stream.read_exact(&mut got).map(|()| monotonic().since(began))
         });
         if let Some(under_way) = under_way {
-            let how = match &done {
-                Ok(_) if sent == got => "all came back".to_owned(),
-                Ok(_) => "something else came back".to_owned(),
-                Err(error) => error.to_string(),
-            };
-            record(history, &mut seen, |history| history.end(under_way, how, monotonic()));
+            let came = done.as_ref().map(|_| sent == got);
+            record(history, &mut seen, |history| note_outcome(history, under_way, number, came, monotonic()));
         }
         match done {
             Ok(latency) => seen.latencies.push(latency),
@@ -317,4 +329,29 @@ fn echo_datagrams(plan: &EchoPlan, datagrams: &SegmentDatagrams, history: &Histo
     }
     while seen.violation.is_none() && take(&mut seen, &mut sent, DATAGRAM_LATE) {}
     seen
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::event::What;
+    use crate::history;
+
+    /// A reset behind a takeover was taken for the successor's first answer.
+    #[test]
+    fn what_was_not_answered_is_a_note_and_ends_no_blackout() {
+        let is_answer = |came: Result<bool, &io::Error>| {
+            let mut bytes = Vec::new();
+            let mut recorder = Recorder::new(&mut bytes);
+            let under_way = recorder.begin("connection 0: 5 bytes".to_owned(), Time::ZERO).expect("it is memory");
+            note_outcome(&mut recorder, under_way, 0, came, Time::ZERO).expect("it is memory");
+            let lines: Vec<history::Line> = history::lines(&bytes).collect::<Result<_, _>>().expect("a history");
+            let [_, history::Line { id, entry, .. }] = &lines[..] else { panic!("{lines:?}") };
+            What::WorkloadTold { workload: "w".to_owned(), id: *id, entry: entry.clone() }.is_answer()
+        };
+        assert!(is_answer(Ok(true)) && is_answer(Ok(false)));
+        for kind in [io::ErrorKind::ConnectionReset, io::ErrorKind::TimedOut] {
+            assert!(!is_answer(Err(&kind.into())), "{kind}");
+        }
+    }
 }

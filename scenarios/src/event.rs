@@ -10,6 +10,7 @@ use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 use std::fs::{File, OpenOptions};
 use std::io::{self, BufWriter, Write as _};
 use std::os::unix::fs::OpenOptionsExt as _;
@@ -177,6 +178,20 @@ impl What {
         let ends = |entry: &history::Entry| matches!(entry, history::Entry::Return(_) | history::Entry::End(_));
         matches!(self, Self::WorkloadTold { entry, .. } if ends(entry))
     }
+}
+
+/// The answers that workloads had: when each was asked for, and when it came.
+pub fn answers(told: &[Event]) -> impl Iterator<Item = (Option<Time>, Time)> {
+    let mut asked: BTreeMap<(&str, u64), Time> = BTreeMap::new();
+    told.iter().filter_map(move |event| {
+        let What::WorkloadTold { workload, id, entry } = &event.what else { return None };
+        let call = id.map(|id| (workload.as_str(), id));
+        if matches!(entry, history::Entry::Invoke { .. } | history::Entry::Begin(_)) {
+            asked.extend(call.map(|call| (call, event.at)));
+        }
+        let since = call.and_then(|call| asked.get(&call).copied());
+        event.what.is_answer().then_some((since, event.at))
+    })
 }
 
 /// The VM that a happening is about, if it is about one.

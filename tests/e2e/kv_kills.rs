@@ -10,6 +10,7 @@ use crate::support::{
 use nix::sys::signal::Signal;
 use scenarios::kv_load::{self, LoadPlan};
 use serde_json::Value;
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -170,5 +171,38 @@ fn the_load_command_tells_what_it_saw() {
     assert!(answered > 0 && report["resets"] == 0, "{report}");
     let history = scenarios::history::read(&history).expect("a history");
     assert_eq!(history.len() as u64, answered);
+    guest.end().ok();
+}
+
+/// The load was right by itself, and the history that it left was not.
+#[test]
+fn the_history_of_a_second_load_is_linearizable_by_itself() {
+    let Some(_machine) = kvm() else { return };
+    let place = Place::new();
+    let switch = SegmentSwitch::start(&place, &[]);
+    let path = switch.path.to_str().expect("a plain path").to_owned();
+    let guest = place.start(&["run", "--mode=none", &switch.option(), "builtin:kv"]);
+    await_true("the guest", || guest.stdout().starts_with(b"kv at "));
+    let load = |options: &[&str]| place.run(&[&["load", "kv", &path, "--time", "300ms"][..], options].concat()).ok();
+    let histories = ["first", "second"].map(|name| place.file(name));
+    let [first, second] = histories.each_ref().map(|path| path.to_str().expect("a plain path"));
+    load(&["--history", first]);
+    load(&["--history", second, "--stop"]);
+    let [first, second] = histories.each_ref().map(|path| scenarios::history::read(path).expect("a history"));
+    let checked = scenarios::history::check(&second, scenarios::history::Bounds::default());
+    assert!(matches!(checked.verdict, scenarios::history::Verdict::Linearizable), "{:?}", checked.verdict);
+    // The same seed asks for the same; what it writes must be told from what the first load wrote.
+    let asked = |calls: &[scenarios::history::Call], until: ft_protocol::Time| -> BTreeSet<String> {
+        let of_load = calls.iter().filter(|call| call.invoked >= until);
+        let written = of_load.filter_map(|call| match &call.operation {
+            scenarios::history::Operation::Set(value) => Some(value.clone()),
+            _ => None,
+        });
+        written.collect()
+    };
+    let began = second.iter().filter_map(|call| call.returned.as_ref()).map(|(at, _)| *at).min().expect("answers");
+    let common: Vec<String> =
+        asked(&first, ft_protocol::Time::ZERO).intersection(&asked(&second, began)).cloned().collect();
+    assert_eq!(common, Vec::<String>::new());
     guest.end().ok();
 }

@@ -32,6 +32,7 @@ mod recordings;
 mod remote_controllers;
 mod restarts;
 mod scenario_ends;
+mod scenario_faults;
 mod scenario_files;
 mod several_vms;
 mod support;

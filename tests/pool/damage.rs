@@ -179,7 +179,8 @@ fn damage_of_one_vm_harms_no_other() {
 fn a_guest_that_runs_outlives_what_it_was_booted_from() {
     let Some(_machine) = kvm() else { return };
     let golden = Golden::torture(300_000_000);
-    let mut run = Run::spoilable(&golden, 3);
+    // Two are left in the end, for both roles.
+    let mut run = Run::spoilable(&golden, 4);
     run.step_until("a commit", |run| run.try_status().is_some_and(|status| status.vms[0].applied > Epoch::ZERO));
     flip(&run, "boot", 10);
     for role in [|vm: &VmStatus| vm.secondary.clone(), |vm: &VmStatus| vm.primary.clone()] {
@@ -191,7 +192,6 @@ fn a_guest_that_runs_outlives_what_it_was_booted_from() {
             let known = |name: &Option<String>| name.as_ref().is_some_and(|name| *name != host);
             status.vms[0].phase == "running" && known(&status.vms[0].primary) && known(&status.vms[0].secondary)
                 || run.has_ended()
-                || status.hosts.iter().filter(|host| host.health == "up").count() < 2
         });
         blames_nobody(&mut run);
     }

@@ -184,7 +184,7 @@ fn restarts(options: &BenchOptions) -> Result<Row, Failure> {
         }
         lab.await_protected(place)?;
     }
-    lab.run.shut_down_all();
+    lab.run.shut_down_all()?;
     Ok(Row::new("controller killed and started again: until output is seen", Unit::Ns, &back)
         .part("a new controller serves", &served))
 }

@@ -88,7 +88,7 @@ fn one_protected(options: &BenchOptions, mode: Mode, time: Span, seed: u64) -> R
     let mut lab = Lab::start(options, 2, false)?;
     lab.add(&guest, "kv")?;
     let result = load(&segment, time, seed);
-    lab.run.shut_down_all();
+    lab.run.shut_down_all()?;
     result
 }
 

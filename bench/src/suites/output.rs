@@ -88,7 +88,7 @@ pub(super) fn measure(options: &BenchOptions, rows: &mut Vec<Row>) -> Result<(),
         rows.push(if *mode == Mode::Checkpoint { row } else { row.target(Target::AtMost(ADDED_NS_MAX)) });
     }
     drop(plain);
-    lab.run.shut_down_all();
+    lab.run.shut_down_all()?;
     Ok(())
 }
 

@@ -83,7 +83,7 @@ fn in_turns(
             protected[index].push(laps::protected(&mut lab, &guest, count, &format!("round-{round}-{index}"))?);
         }
     }
-    lab.run.shut_down_all();
+    lab.run.shut_down_all()?;
     Ok((plain, protected))
 }
 
@@ -188,7 +188,7 @@ fn idle(options: &BenchOptions, rows: &mut Vec<Row>) -> Result<(), Failure> {
                 Row::new(format!("{name}: standby's resident memory"), Unit::Bytes, &resident)
                     .target(Target::AtMost(STANDBY_BYTES_MAX)),
             );
-            lab.run.shut_down_all();
+            lab.run.shut_down_all()?;
         }
     }
     Ok(())

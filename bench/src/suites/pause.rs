@@ -54,7 +54,7 @@ pub(super) fn measure(options: &BenchOptions, rows: &mut Vec<Row>) -> Result<(),
         lab.run.delete(place)?;
         rows.push(row(pages, &commits[WARM_UP..], &copies));
     }
-    lab.run.shut_down_all();
+    lab.run.shut_down_all()?;
     Ok(())
 }
 

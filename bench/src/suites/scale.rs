@@ -50,7 +50,7 @@ fn many_vms(options: &BenchOptions, count: usize, alone: &mut Option<[Vec<f64>; 
         let told = lab.status(*place)?.output_latency.ok_or("a primary has told of no outputs")?;
         latencies.push(told.p50.ns() as f64);
     }
-    lab.run.shut_down_all();
+    lab.run.shut_down_all()?;
     let [one_latency, one_share] = alone.get_or_insert_with(|| [latencies.clone(), share.clone()]);
     Ok([
         Row::new(format!("{count} VMs: median time from exit to release, each VM"), Unit::Ns, &latencies)
@@ -90,7 +90,7 @@ fn many_hosts(options: &BenchOptions, hosts: u16) -> Result<Row, Failure> {
         blackouts.push(live.since(killed).ns() as f64);
         lab.await_protected(place)?;
     }
-    lab.run.shut_down_all();
+    lab.run.shut_down_all()?;
     Ok(Row::new(format!("{hosts} hosts: from the kill to the successor's guest"), Unit::Ns, &blackouts)
         .point("scale-hosts", f64::from(hosts)))
 }

@@ -117,7 +117,7 @@ fn strike(options: &BenchOptions, guest: &Guest, signal: HostSignal, times: usiz
         }
         lab.await_protected(place)?;
     }
-    lab.run.shut_down_all();
+    lab.run.shut_down_all()?;
     Ok(seen)
 }
 

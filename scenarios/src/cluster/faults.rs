@@ -65,16 +65,17 @@ impl Cluster {
         }
     }
 
-    /// Lets a process run only so many percent of the time from now on; `None`: as much as it likes.
+    /// Lets a process run only so many percent of the time from now on; `None`: as much as it likes. One that `stands` still does so
+    /// until it is let go on.
     ///
     /// # Errors
     /// When it is dead.
-    pub fn throttle(&mut self, name: &HostName, percent: Option<u32>) -> Result<(), ClusterError> {
+    pub fn throttle(&mut self, name: &HostName, percent: Option<u32>, stands: bool) -> Result<(), ClusterError> {
         self.throttles.remove(name);
         if let Some(percent) = percent {
             let slow = ClusterError::fault("slow a process down");
             let process = self.process(name)?.handle().map_err(&slow)?;
-            self.throttles.insert(name.clone(), Throttle::start(process, percent).map_err(&slow)?);
+            self.throttles.insert(name.clone(), Throttle::start(process, percent, stands).map_err(&slow)?);
         }
         Ok(())
     }
@@ -88,6 +89,12 @@ impl Cluster {
         let said = vmm::failpoint::stops_at(failpoint, hit);
         let has_said = fs::read_to_string(child.stderr_path()).is_ok_and(|text| text.contains(&said));
         Ok(has_said && is_stopped(child.pid()))
+    }
+
+    /// Whether a process stands still, whoever has stopped it.
+    #[must_use]
+    pub fn is_stopped(&self, name: &HostName) -> bool {
+        self.process(name).is_ok_and(|child| is_stopped(child.pid()))
     }
 
     fn process(&self, name: &HostName) -> Result<&Child, ClusterError> {

@@ -22,11 +22,11 @@ pub(super) struct Throttle {
 }
 
 impl Throttle {
-    /// Lets a process run `percent` of the time, 1 to 99.
-    pub(super) fn start(process: OwnedFd, percent: u32) -> std::io::Result<Self> {
+    /// Lets a process run `percent` of the time, 1 to 99; not at all while somebody else has stopped it, as one may have before.
+    pub(super) fn start(process: OwnedFd, percent: u32, is_stopped: bool) -> std::io::Result<Self> {
         let running = PERIOD * percent.clamp(1, 99) / 100;
         let (over, is_over) = bounded::<()>(0);
-        let held = Arc::new(Mutex::new(false));
+        let held = Arc::new(Mutex::new(is_stopped));
         let is_held = held.clone();
         let go_on = move |process: &OwnedFd| {
             let held = is_held.lock().unwrap_or_else(PoisonError::into_inner);
@@ -92,20 +92,27 @@ mod tests {
                 std::thread::yield_now();
             }
         };
-        let throttle = Throttle::start(process(), 50).unwrap();
+        let throttle = Throttle::start(process(), 50, false).unwrap();
         for _ in 0..3 {
             await_that("it stands still for a while", true);
             await_that("it goes on", false);
         }
         throttle.hold(true, || pidfd_send_signal(&own, Signal::STOP)).unwrap();
         await_that("it is stopped", true);
-        let since = Instant::now();
-        while since.elapsed() < 4 * PERIOD {
-            assert!(is_stopped(), "no turn lets it go on");
-            std::thread::yield_now();
-        }
+        let stands = || {
+            let since = Instant::now();
+            while since.elapsed() < 4 * PERIOD {
+                assert!(is_stopped(), "no turn lets it go on");
+                std::thread::yield_now();
+            }
+        };
+        stands();
         drop(throttle);
         assert!(is_stopped(), "the end of slowness lets nobody go on who was stopped");
+        let throttle = Throttle::start(process(), 50, true).unwrap();
+        stands();
+        drop(throttle);
+        assert!(is_stopped(), "nor does slowness that began meanwhile");
         pidfd_send_signal(&own, Signal::CONT).unwrap();
         await_that("it goes on", false);
     }

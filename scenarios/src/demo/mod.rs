@@ -200,7 +200,7 @@ fn show_in(
         Err(DemoError::Run(error)) if error.gave_up() => None,
         outcome => outcome?,
     };
-    let report = demo.finish(options, &golden, checksum, unprotected, outcome);
+    let report = demo.finish(options, &golden, checksum, unprotected, outcome)?;
     say(out, &verdict(&report, &golden))?;
     Ok(report)
 }
@@ -279,13 +279,13 @@ impl Demo {
         checksum: Option<String>,
         unprotected: Span,
         outcome: Option<Outcome>,
-    ) -> DemoReport {
+    ) -> Result<DemoReport, DemoError> {
         let epochs = self.run.status().map_or(0, |status| status.vms.first().map_or(0, |vm| vm.applied.get()));
         let start = self.run.started_at();
         let summary = Summary::new(self.run.timeline(), outcome.as_ref(), start, monotonic(), epochs);
-        let timeline = self.run.shut_down();
+        let timeline = self.run.shut_down()?;
         let failures = failures(golden, &self.console, outcome.as_ref(), &timeline, &self.killed, self.kills.len());
-        DemoReport {
+        Ok(DemoReport {
             seed: options.seed,
             holds: failures.is_empty(),
             failures,
@@ -294,7 +294,7 @@ impl Demo {
             unprotected_ms: ms(unprotected),
             checksum,
             summary,
-        }
+        })
     }
 }
 

@@ -25,6 +25,8 @@ pub(super) struct Surroundings<'a> {
     pub(super) host: &'a SegmentHost,
     pub(super) plan: &'a LoadPlan,
     pub(super) recorder: Option<&'a Mutex<Recorder<BufWriter<File>>>>,
+    /// How many writes the store had counted before: values of one load are those of no other.
+    pub(super) sequence_before: u64,
     pub(super) stop: &'a AtomicBool,
     pub(super) fresh_id: &'a AtomicU32,
 }
@@ -39,6 +41,16 @@ pub(super) struct Answered {
     pub(super) resets: u64,
     pub(super) timeouts: u64,
     pub(super) connections: u64,
+}
+
+impl Answered {
+    /// A connection was lost.
+    pub(super) fn lost(&mut self, error: &io::Error) {
+        match error.kind() {
+            io::ErrorKind::TimedOut => self.timeouts += 1,
+            _ => self.resets += 1,
+        }
+    }
 }
 
 /// The name of a key.
@@ -84,7 +96,7 @@ impl<'a> Client<'a> {
 
     fn next_operation(&mut self, key: &str) -> Operation {
         self.values += 1;
-        let new = format!("{}.{}", self.number, self.values);
+        let new = format!("{}.{}.{}", self.around.sequence_before, self.number, self.values);
         match (self.random.random_range(0..20), self.seen.get(key)) {
             (0..8, _) => Operation::Set(new),
             (8..15, _) => Operation::Get,
@@ -144,19 +156,9 @@ impl<'a> Client<'a> {
 
     /// A connection was lost, and with it the outcome of an operation. Another client goes on in this one's place.
     fn reconnect(&mut self, lost: &io::Error) -> Result<(), LoadError> {
-        match lost.kind() {
-            io::ErrorKind::TimedOut => self.answered.timeouts += 1,
-            _ => self.answered.resets += 1,
-        }
+        self.answered.lost(lost);
         self.id = ClientId::new(self.around.fresh_id.fetch_add(1, Ordering::Relaxed));
-        let mut tries = 1;
-        self.connection = loop {
-            match Connection::open(self.around.host, self.around.plan) {
-                Ok(connection) => break connection,
-                Err(error) if tries == CONNECT_TRIES_MAX => return Err(error.into()),
-                Err(_) => tries += 1,
-            }
-        };
+        self.connection = Connection::open_patiently(self.around.host, self.around.plan)?;
         self.answered.connections += 1;
         Ok(())
     }
@@ -177,7 +179,7 @@ fn lock<T>(recorder: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 /// Why an operation has no answer.
-enum AskError {
+pub(super) enum AskError {
     /// Its connection is gone.
     Lost(io::Error),
     /// There is no going on.
@@ -192,7 +194,7 @@ impl From<io::Error> for AskError {
 
 /// What the guest answered.
 #[derive(Debug, PartialEq, Eq)]
-enum Reply {
+pub(super) enum Reply {
     Value { version: u64, value: String },
     None,
     Done { version: u64 },
@@ -236,8 +238,19 @@ impl Connection {
         Ok(Self { stream: BufReader::new(host.connect(plan.to, plan.answer_time_max)?) })
     }
 
+    /// The same, where a connection was there before.
+    pub(super) fn open_patiently(host: &SegmentHost, plan: &LoadPlan) -> Result<Self, ConnectFailure> {
+        let mut tries = 1;
+        loop {
+            match Self::open(host, plan) {
+                Err(_) if tries < CONNECT_TRIES_MAX => tries += 1,
+                opened => return opened,
+            }
+        }
+    }
+
     /// Asks and waits for the answer.
-    fn ask(&mut self, request: &str) -> Result<Reply, AskError> {
+    pub(super) fn ask(&mut self, request: &str) -> Result<Reply, AskError> {
         self.stream.get_mut().write_all(format!("{request}\n").as_bytes())?;
         let mut line = String::new();
         let read = io::BufRead::read_line(&mut (&mut self.stream).take(ANSWER_BYTES_MAX), &mut line)?;
@@ -250,42 +263,6 @@ impl Connection {
             AskError::Fatal(LoadError::Protocol { request: shorten(request), answer: shorten(line) })
         })
     }
-
-    fn ask_finally(&mut self, request: &str) -> Result<Reply, LoadError> {
-        self.ask(request).map_err(|error| match error {
-            AskError::Lost(error) => LoadError::Finally(error),
-            AskError::Fatal(error) => error,
-        })
-    }
-
-    /// How many writes the store has counted.
-    pub(super) fn sequence(&mut self) -> Result<u64, LoadError> {
-        match self.ask_finally("SEQ")? {
-            Reply::Sequence(sequence) => Ok(sequence),
-            other => Err(unexpected("SEQ", &other)),
-        }
-    }
-
-    /// What is there for a key.
-    pub(super) fn held(&mut self, key: &str) -> Result<Option<(u64, String)>, LoadError> {
-        match self.ask_finally(&format!("GET {key}"))? {
-            Reply::Value { version, value } => Ok(Some((version, value))),
-            Reply::None => Ok(None),
-            other => Err(unexpected("GET", &other)),
-        }
-    }
-
-    /// Has the guest end.
-    pub(super) fn stop(&mut self) -> Result<(), LoadError> {
-        match self.ask_finally("STOP")? {
-            Reply::Bye => Ok(()),
-            other => Err(unexpected("STOP", &other)),
-        }
-    }
-}
-
-fn unexpected(request: &str, reply: &Reply) -> LoadError {
-    LoadError::Protocol { request: request.to_owned(), answer: format!("{reply:?}") }
 }
 
 #[cfg(test)]

@@ -5,24 +5,28 @@
 //! acknowledged with are those of one count that never went back; and at the end every key has what was acknowledged last.
 
 mod client;
+mod look;
 mod report;
 mod writes;
 
+pub use look::Held;
 pub use report::{LoadReport, Quantiles};
 pub use writes::{AcknowledgedWrite, WriteViolation};
 
 use crate::history::{self, Answer, Bounds, Call, Checked, ClientId, Operation, Recorder, Verdict};
-use client::{Answered, Client, Connection, Surroundings};
+use client::{Answered, Client, Surroundings};
 use ft_protocol::{Span, Time};
-use std::collections::BTreeMap;
-use std::io;
+use look::Look;
+use std::fs::File;
+use std::io::{self, BufWriter};
 use std::net::SocketAddrV4;
 use std::path::Path;
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 use vmm::clock::monotonic;
 use vmm::net::client::{ConnectFailure, SegmentHost};
+use writes::Store;
 
 /// What clients do.
 #[derive(Clone, Debug)]
@@ -44,16 +48,16 @@ pub struct LoadPlan {
 /// What clients saw.
 #[derive(Clone, Debug)]
 pub struct Load {
-    /// Operations in the order in which they were invoked.
+    /// Operations in the order in which they were invoked: first what was there before, as if it had been written at the beginning.
     pub history: Vec<Call>,
     /// Writes that were acknowledged.
     pub writes: Vec<AcknowledgedWrite>,
     /// How many writes the store had counted before the load began.
     pub sequence_before: u64,
-    /// What keys had before the load began, those that had anything.
-    pub before: BTreeMap<String, String>,
+    /// What every key had before the load began.
+    pub before: Held,
     /// What every key has in the end.
-    pub finally: BTreeMap<String, Option<(u64, String)>>,
+    pub finally: Held,
     /// How many writes the store has counted in the end.
     pub sequence: u64,
     /// All of it in numbers.
@@ -66,9 +70,9 @@ pub enum LoadError {
     /// The guest cannot be connected to.
     #[error("cannot connect to the guest")]
     Connect(#[from] ConnectFailure),
-    /// The connection that looks at the end failed.
+    /// A look at what is there, before or after it, had no answer, however often it was asked for.
     #[error("the guest does not say what it holds")]
-    Finally(#[source] io::Error),
+    Look(#[source] io::Error),
     /// The history cannot be written.
     #[error("cannot write the history")]
     History(#[source] io::Error),
@@ -122,9 +126,18 @@ pub fn run(
 ) -> Result<Load, LoadError> {
     let recorder = history.map(Recorder::create).transpose().map_err(LoadError::History)?.map(Mutex::new);
     let (stop, fresh_id) = (AtomicBool::new(false), AtomicU32::new(plan.clients));
-    let around = Surroundings { host, plan, recorder: recorder.as_ref(), stop: &stop, fresh_id: &fresh_id };
-    let (sequence_before, before) = found(host, plan)?;
+    let looked = monotonic();
+    let mut look = Look::begin(host, plan)?;
+    let sequence_before = look.sequence()?;
+    let before = look.held()?;
+    let looked_before = look.end();
     let began = monotonic();
+    let mut history = written_before(&before, (looked, began));
+    if let Some(recorder) = &recorder {
+        record(recorder, &history).map_err(LoadError::History)?;
+    }
+    let around =
+        Surroundings { host, plan, recorder: recorder.as_ref(), sequence_before, stop: &stop, fresh_id: &fresh_id };
     // The first connections: a guest that is not there is no history.
     let clients: Vec<Client<'_>> =
         (0..plan.clients).map(|number| Client::new(around, number)).collect::<Result<_, _>>()?;
@@ -136,17 +149,14 @@ pub fn run(
         stop.store(true, Ordering::Relaxed);
         threads.into_iter().map(|thread| thread.join().expect("clients do not panic")).collect()
     });
-    let answered = outcomes.into_iter().collect::<Result<Vec<_>, _>>()?;
+    let mut answered = outcomes.into_iter().collect::<Result<Vec<_>, _>>()?;
     let took = monotonic().since(began);
-    let mut connection = Connection::open(host, plan)?;
-    let sequence = connection.sequence()?;
-    let mut finally = BTreeMap::new();
-    for key in (0..plan.keys).map(client::key_name) {
-        let held = connection.held(&key)?;
-        finally.insert(key, held);
-    }
+    let mut look = Look::begin(host, plan)?;
+    let sequence = look.sequence()?;
+    let finally = look.held()?;
+    answered.extend([looked_before, look.end()]);
     let report = LoadReport::new(&answered, took);
-    let (mut history, mut writes) = (Vec::new(), Vec::new());
+    let mut writes = Vec::new();
     for client in answered {
         history.extend(client.calls);
         writes.extend(client.writes);
@@ -155,19 +165,26 @@ pub fn run(
     Ok(Load { history, writes, sequence_before, before, finally, sequence, report })
 }
 
-/// What earlier writes have left in the store: how many there were, and what keys have.
-fn found(host: &SegmentHost, plan: &LoadPlan) -> Result<(u64, BTreeMap<String, String>), LoadError> {
-    let mut connection = Connection::open(host, plan)?;
-    let sequence = connection.sequence()?;
-    let mut held = BTreeMap::new();
-    if sequence > 0 {
-        for key in (0..plan.keys).map(client::key_name) {
-            if let Some((_, value)) = connection.held(&key)? {
-                held.insert(key, value);
-            }
+/// What earlier writes have left in the store, as writes of nobody's: whatever reads it later has read something that was written.
+fn written_before(before: &Held, (invoked, returned): (Time, Time)) -> Vec<Call> {
+    let call = |(key, held): (&String, &Option<(u64, String)>)| {
+        let (_, value) = held.clone()?;
+        let (operation, returned) = (Operation::Set(value), Some((returned, Answer::Done)));
+        Some(Call { client: EARLIER, key: key.clone(), operation, invoked, returned })
+    };
+    before.iter().filter_map(call).collect()
+}
+
+/// Writes down what is over already.
+fn record(recorder: &Mutex<Recorder<BufWriter<File>>>, calls: &[Call]) -> io::Result<()> {
+    let mut recorder = recorder.lock().unwrap_or_else(PoisonError::into_inner);
+    calls.iter().try_for_each(|Call { client, key, operation, invoked, returned }| {
+        let under_way = recorder.invoke(*client, key, operation, *invoked)?;
+        match returned {
+            Some((at, answer)) => recorder.returned(under_way, answer.clone(), *at),
+            None => Ok(()),
         }
-    }
-    Ok((sequence, held))
+    })
 }
 
 /// Whoever wrote what a load has found: no client of it.
@@ -181,7 +198,7 @@ const LOOK_INTERVAL: Duration = Duration::from_millis(5);
 /// # Errors
 /// It cannot be reached, or does not say that it does.
 pub fn stop(host: &SegmentHost, plan: &LoadPlan) -> Result<(), LoadError> {
-    Connection::open(host, plan)?.stop()
+    look::stop(host, plan)
 }
 
 impl Load {
@@ -190,9 +207,14 @@ impl Load {
     /// # Errors
     /// The first thing that is wrong, the worst first.
     pub fn check(&self) -> Result<Checked, LoadViolation> {
-        let counted = (self.sequence_before, self.sequence);
-        writes::check(&self.writes, &self.finally, counted, self.unanswered_writes())?;
-        let checked = history::check(&self.whole_history(), Bounds::default());
+        let store = Store {
+            counted_before: self.sequence_before,
+            before: &self.before,
+            counted: self.sequence,
+            finally: &self.finally,
+        };
+        writes::check(&self.writes, &store, self.unanswered_writes())?;
+        let checked = history::check(&self.history, Bounds::default());
         match &checked.verdict {
             Verdict::Linearizable => {}
             Verdict::Violated(violation) => return Err(LoadViolation::History(violation.clone())),
@@ -203,15 +225,6 @@ impl Load {
             (0, 0) => Ok(checked),
             (resets, timeouts) => Err(LoadViolation::Connections { resets, timeouts }),
         }
-    }
-
-    /// The history, with what was there before it as if it had been written at its beginning.
-    fn whole_history(&self) -> Vec<Call> {
-        let earlier = |(key, value): (&String, &String)| {
-            let (operation, returned) = (Operation::Set(value.clone()), Some((Time::ZERO, Answer::Done)));
-            Call { client: EARLIER, key: key.clone(), operation, invoked: Time::ZERO, returned }
-        };
-        self.before.iter().map(earlier).chain(self.history.iter().cloned()).collect()
     }
 
     /// Writes that may have happened or not.
@@ -231,42 +244,52 @@ fn since(earlier: Time) -> (Time, Span) {
 mod tests {
     use super::*;
 
-    /// Found by an acceptance test: the second load of one store failed, as all that the first had written was taken for lost.
-    #[test]
-    fn a_store_that_was_written_to_before_can_be_loaded_again() {
+    const KEY: &str = "key-0000";
+
+    fn held(version: u64, value: &str) -> Held {
+        Held::from([(KEY.to_owned(), Some((version, value.to_owned())))])
+    }
+
+    /// A store that has seven writes, the last one of them `old`; a load that reads that, and writes.
+    fn second_load() -> Load {
         let at = Time::from_ns;
-        let key = "key-0000".to_owned();
         let call = |operation, (invoked, returned), answer| Call {
             client: ClientId::new(0),
-            key: key.clone(),
+            key: KEY.to_owned(),
             operation,
             invoked: at(invoked),
             returned: Some((at(returned), answer)),
         };
-        let history = vec![
-            call(Operation::Get, (1, 2), Answer::Value("old".to_owned())),
-            call(Operation::Set("new".to_owned()), (3, 4), Answer::Done),
-        ];
-        let writes = [AcknowledgedWrite {
-            key: key.clone(),
-            value: Some("new".to_owned()),
-            version: 8,
-            invoked: at(3),
-            returned: at(4),
-        }];
-        let report =
-            LoadReport::new(&[Answered { latencies: vec![Span::from_ms(1)], ..Answered::default() }], Span::ZERO);
-        let mut load = Load {
-            history,
-            writes: writes.to_vec(),
-            sequence_before: 7,
-            before: BTreeMap::from([(key.clone(), "old".to_owned())]),
-            finally: BTreeMap::from([(key.clone(), Some((8, "new".to_owned())))]),
-            sequence: 8,
-            report,
-        };
+        let before = held(7, "old");
+        let mut history = written_before(&before, (at(0), at(1)));
+        history.push(call(Operation::Get, (1, 2), Answer::Value("old".to_owned())));
+        history.push(call(Operation::Set("new".to_owned()), (3, 4), Answer::Done));
+        let (key, value) = (KEY.to_owned(), Some("new".to_owned()));
+        let writes = vec![AcknowledgedWrite { key, value, version: 8, invoked: at(3), returned: at(4) }];
+        let answered = Answered { latencies: vec![Span::from_ms(1)], ..Answered::default() };
+        let report = LoadReport::new(&[answered], Span::ZERO);
+        Load { history, writes, sequence_before: 7, before, finally: held(8, "new"), sequence: 8, report }
+    }
+
+    /// Found by an acceptance test: the second load of one store failed, as all that the first had written was taken for lost.
+    #[test]
+    fn a_store_that_was_written_to_before_can_be_loaded_again() {
+        let mut load = second_load();
         load.check().expect("all that was acknowledged is there");
-        load.before.clear();
+        load.history.remove(0);
         assert!(matches!(load.check(), Err(LoadViolation::History(_))), "nobody wrote what was read");
+    }
+
+    /// A load was right by itself, and its history by itself was not.
+    #[test]
+    fn the_file_of_a_history_has_what_was_there_before() {
+        let directory = tempfile::tempdir().expect("a directory can be made");
+        let path = directory.path().join("history.jsonl");
+        let recorder = Mutex::new(Recorder::create(&path).expect("it can be made"));
+        let load = second_load();
+        record(&recorder, &load.history).expect("it can be written");
+        let read = history::read(&path).expect("a history");
+        assert_eq!(read, load.history);
+        assert!(matches!(history::check(&read, Bounds::default()).verdict, Verdict::Linearizable));
     }
 }

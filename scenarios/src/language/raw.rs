@@ -47,7 +47,7 @@ pub(super) struct RawScenario {
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub(super) struct RawCluster {
     /// How many hosts, 1 to 26; they are named a, b, c... and join in this order (default 3).
-    #[schemars(with = "Option<u16>")]
+    #[schemars(with = "Option<u16>", range(min = 1, max = 26))]
     pub(super) hosts: Option<Spanned<u16>>,
     /// Silence after which a host is suspected.
     #[schemars(with = "Option<Time>")]
@@ -236,7 +236,7 @@ pub(super) struct RawStep {
     /// mode: how the VM is protected from then on.
     pub(super) mode: Option<ModePart>,
     /// slow: so much of the time the process may run.
-    #[schemars(with = "Option<u32>")]
+    #[schemars(with = "Option<u32>", range(min = 1, max = 99))]
     pub(super) percent: Option<Spanned<u32>>,
     /// cut: from what.
     pub(super) from: Option<CutFrom>,
@@ -283,7 +283,7 @@ pub(super) struct RawAct {
     /// mode: how the VM is protected from then on.
     pub(super) mode: Option<ModePart>,
     /// slow: so much of the time the process may run.
-    #[schemars(with = "Option<u32>")]
+    #[schemars(with = "Option<u32>", range(min = 1, max = 99))]
     pub(super) percent: Option<Spanned<u32>>,
     /// cut: from what.
     pub(super) from: Option<CutFrom>,
@@ -337,13 +337,13 @@ pub(super) struct RawExpect {
     #[schemars(with = "Option<u32>")]
     pub(super) exit_code: Option<Spanned<u32>>,
     /// unprotected: the consoles are those of unprotected runs, byte for byte.
-    #[schemars(with = "Option<String>")]
+    #[schemars(with = "Option<String>", extend("pattern" = "^unprotected$"))]
     pub(super) console: Option<Spanned<String>>,
     /// unprotected: at the end the guests' memories in the pool are those of unprotected runs, byte for byte.
-    #[schemars(with = "Option<String>")]
+    #[schemars(with = "Option<String>", extend("pattern" = "^unprotected$"))]
     pub(super) memory: Option<Spanned<String>>,
     /// unprotected: at the end the guests' disks in the pool are those of unprotected runs, byte for byte.
-    #[schemars(with = "Option<String>")]
+    #[schemars(with = "Option<String>", extend("pattern" = "^unprotected$"))]
     pub(super) disk: Option<Spanned<String>>,
     /// There is a console line that contains this, or each of these.
     #[serde(default)]
@@ -359,6 +359,7 @@ pub(super) struct RawExpect {
     pub(super) fenced: Option<RawCount>,
     /// So often this happened; 0: never.
     #[serde(default)]
+    #[schemars(extend("propertyNames" = { "$ref": "#/definitions/HappeningKind" }))]
     pub(super) events: BTreeMap<HappeningKind, RawCount>,
     /// There was a secondary this soon after the guest first ran.
     #[schemars(with = "Option<Time>")]
@@ -372,7 +373,7 @@ pub(super) struct RawExpect {
     /// The controller refuses the VM, with a line that contains this.
     pub(super) refused: Option<String>,
     /// sound: at the end all that can be verified in the pool verifies (default, unless a step corrupts it); any: not checked.
-    #[schemars(with = "Option<String>")]
+    #[schemars(with = "Option<String>", extend("pattern" = "^(sound|any)$"))]
     pub(super) pool: Option<Spanned<String>>,
     /// What is expected of single VMs beside or instead of that, by name.
     #[serde(default)]

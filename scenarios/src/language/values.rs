@@ -236,8 +236,8 @@ schema!(OneOrMany, "Texts", {
 schema!(RawDelay, "Delay", {
     "description": "A length of time, or two in order: a random one between them",
     "anyOf": [
-        { "type": "string" },
-        { "type": "array", "items": { "type": "string" }, "minItems": 1, "maxItems": 2 }
+        { "$ref": "#/definitions/Time" },
+        { "type": "array", "items": { "$ref": "#/definitions/Time" }, "minItems": 1, "maxItems": 2 }
     ]
 });
 schema!(RawCount, "Count", {
@@ -250,7 +250,8 @@ schema!(RawCount, "Count", {
                 "min": { "type": "integer", "minimum": 0 },
                 "max": { "type": "integer", "minimum": 0 }
             },
-            "additionalProperties": false
+            "additionalProperties": false,
+            "minProperties": 1
         }
     ]
 });

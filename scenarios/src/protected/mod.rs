@@ -270,18 +270,19 @@ impl ProtectedRun {
     }
 
     /// Ends everything in good order.
-    pub fn shut_down_all(self) -> Vec<Timeline> {
+    ///
+    /// # Errors
+    /// When what is seen last cannot be written; everything has ended nevertheless.
+    pub fn shut_down_all(self) -> Result<Vec<Timeline>, RunError> {
         let Self { cluster, mut client, mut chronicle, clocks, .. } = self;
         cluster.shut_down();
         // What the controller told before it ended.
         while let Ok(Some(message)) = client.next(Duration::ZERO) {
             if let ToClient::Happened { at, happening } = message {
-                let event = clocks.righted(at, happening, chronicle.timeline());
-                // A file that cannot be written is told of earlier, as a rule; there is nothing left to be spoilt.
-                let _ = chronicle.note(event);
+                chronicle.note(clocks.righted(at, happening, chronicle.timeline()))?;
             }
         }
-        chronicle.into_timelines()
+        Ok(chronicle.into_timelines())
     }
 
     /// What is known so far.
@@ -303,7 +304,10 @@ impl ProtectedRun {
     }
 
     /// Ends everything in good order; what was known of the first VM.
-    pub fn shut_down(self) -> Timeline {
-        self.shut_down_all().into_iter().next().unwrap_or_default()
+    ///
+    /// # Errors
+    /// When what is seen last cannot be written; everything has ended nevertheless.
+    pub fn shut_down(self) -> Result<Timeline, RunError> {
+        Ok(self.shut_down_all()?.into_iter().next().unwrap_or_default())
     }
 }

@@ -1,7 +1,7 @@
 //! What is done to the processes of a run.
 
 use super::{ProtectedRun, RunError};
-use crate::cluster::{CONTROLLER, Cluster, HostName, HostSignal};
+use crate::cluster::{CONTROLLER, Cluster, ClusterError, HostName, HostSignal};
 use crate::event::{Event, What};
 use ft_protocol::{Span, Time};
 use vmm::clock::monotonic;
@@ -16,11 +16,20 @@ impl ProtectedRun {
             self.note(Event { at: monotonic(), what: What::Signalled { host: host.clone(), signal } })?;
             return Ok(self.cluster.signal_controller(signal)?);
         }
-        if self.cluster.host_pid(host).is_none() {
-            return Err(crate::cluster::ClusterError::HostDead { name: host.clone() }.into());
-        }
+        self.check_alive(host)?;
         self.note(Event { at: monotonic(), what: What::Signalled { host: host.clone(), signal } })?;
         Ok(self.cluster.signal(host, signal)?)
+    }
+
+    /// Checks that something can be done to a process: the controller's is always there, or about to be.
+    ///
+    /// # Errors
+    /// When it is a host's, and that is dead.
+    pub fn check_alive(&self, who: &HostName) -> Result<(), RunError> {
+        if who.as_str() == CONTROLLER || self.cluster.host_pid(who).is_some() {
+            return Ok(());
+        }
+        Err(ClusterError::HostDead { name: who.clone() }.into())
     }
 
     /// Steps the clock of a host or of the controller, as far as scenarios can: what it tells of times is put right here.
@@ -39,7 +48,7 @@ impl ProtectedRun {
     pub fn start_host(&mut self, host: &HostName) -> Result<(), RunError> {
         if host.as_str() == CONTROLLER {
             // It is started again as soon as it has died.
-            return Err(crate::cluster::ClusterError::HostAlive { name: host.clone() }.into());
+            return Err(ClusterError::HostAlive { name: host.clone() }.into());
         }
         let pid = self.cluster.start_host(host)?;
         self.respawns.retain(|(_, awaited)| awaited != host);
@@ -65,6 +74,7 @@ impl ProtectedRun {
         } else {
             let known = self.respawns.extract_if(.., |(_, coming)| coming == who).map(|(at, _)| at).max();
             self.respawns.push((later(known), who.clone()));
+            self.hostless_since = None;
         }
         Ok(())
     }

@@ -1,6 +1,6 @@
 //! A run's directory, read back.
 
-use crate::event::{Event, EventsError, What, read_events};
+use crate::event::{Event, EventsError, What, answers, read_events};
 use crate::history::{self, Deed, Line};
 use crate::runner::{Manifest, Report};
 use crate::telling::Names;
@@ -117,7 +117,7 @@ impl RunFolder {
         }
         // With whom of several VMs a workload spoke is not known.
         if self.vms().len() == 1 {
-            self.events.iter().filter(|event| event.what.is_answer()).for_each(|event| timeline.answered(event.at));
+            answers(&self.events).for_each(|(asked, at)| timeline.answered(asked, at));
         }
         timeline
     }

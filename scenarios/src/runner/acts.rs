@@ -8,6 +8,7 @@ use crate::cluster::{CONTROLLER, Held, HostName, HostSignal};
 use crate::event::{Event, What};
 use crate::language::{Act, CorruptWhat, Step, Target, WaysPart};
 use crate::protected::{Roles, RunError, UnreadConsole};
+use ft_protocol::spec::Mode;
 use ft_protocol::wire::Request;
 use ft_protocol::{Span, Time};
 use std::io::Write as _;
@@ -53,6 +54,17 @@ impl Performance<'_> {
                 && !self.corruption(*what, *vm, *bits, 0).has_place()
             {
                 return Ok(None);
+            }
+            // Nor can a record that nobody will read any more. At a failpoint there is one in somebody's hands.
+            if let Act::Corrupt { what: what @ CorruptWhat::Journal, vm, bits, .. } = act
+                && !self.standing.contains_key(&index)
+            {
+                let part = &self.scenario.vms[*vm];
+                let epoch = part.epoch_interval.unwrap_or(Mode::from(part.mode).default_epoch_interval());
+                let corruption = self.corruption(*what, *vm, *bits, 0);
+                if !self.record_waits(&corruption, epoch)? {
+                    return Ok(None);
+                }
             }
             // A controller that stands still would not answer.
             if matches!(act, Act::Delete { .. }) && !self.controller_answers() {
@@ -137,10 +149,12 @@ impl Performance<'_> {
             }
             Act::Slow { percent, during, .. } => {
                 for host in hosts {
+                    let lives = self.run.check_alive(host);
+                    self.of_step(step, lives)?;
                     self.began(act, host.as_str())?;
-                    let done = self.run.cluster_mut().throttle(host, Some(*percent));
-                    self.of_step(step, done.map_err(Into::into))?;
-                    self.hampers.begin(host, Hamper::Slow, ends(*during));
+                    self.hampers.begin(host, Hamper::Slow(*percent), ends(*during));
+                    let done = self.slow_down(host);
+                    self.of_step(step, done)?;
                 }
             }
             Act::Cut { from, ways, during, .. } => {
@@ -281,14 +295,14 @@ impl Performance<'_> {
     fn over(&mut self, process: &HostName, hamper: Hamper) -> Result<(), RunnerError> {
         match hamper {
             Hamper::Stop => {
-                let lives = process.as_str() == CONTROLLER || self.run.cluster().host_pid(process).is_some();
-                let stands = self.standing.values().any(|standing| standing == process);
-                if lives && !stands && !self.dying.contains(process) {
+                let lives = self.run.check_alive(process).is_ok();
+                if lives && !self.is_held(process) && !self.dying.contains(process) {
                     self.run.signal(process, HostSignal::Cont)?;
                 }
                 Ok(())
             }
-            Hamper::Slow => self.hurry(process),
+            Hamper::Slow(_) if self.hampers.slowest(process).is_some() => Ok(self.slow_down(process)?),
+            Hamper::Slow(_) => self.hurry(process),
             Hamper::CutFromPool | Hamper::CutToHost | Hamper::CutFromHost => self.reconnect(process),
             Hamper::Full => self.empty(),
         }
@@ -296,7 +310,7 @@ impl Performance<'_> {
 
     fn heal(&mut self, hosts: &[HostName]) -> Result<(), RunnerError> {
         for host in hosts {
-            if self.hampers.end(host, Hamper::Slow) {
+            if self.hampers.end_slow(host) {
                 self.hurry(host)?;
             }
             if self.hampers.end_cuts(host) {
@@ -363,9 +377,16 @@ impl Performance<'_> {
         }
     }
 
+    /// Lets a process run just as much as it may now. One that stands still goes on doing so.
+    fn slow_down(&mut self, host: &HostName) -> Result<(), RunError> {
+        let stands = self.stands(host);
+        let percent = self.hampers.slowest(host);
+        Ok(self.run.cluster_mut().throttle(host, percent, stands)?)
+    }
+
     fn hurry(&mut self, host: &HostName) -> Result<(), RunnerError> {
         // A dead one is in no need of it.
-        let _ = self.run.cluster_mut().throttle(host, None);
+        let _ = self.slow_down(host);
         self.ended("slow", host.as_str())
     }
 

@@ -4,6 +4,9 @@ use super::RunnerError;
 use crate::language::CorruptWhat;
 use rand::RngExt as _;
 use rand_chacha::ChaCha8Rng;
+use shared_mem::control::ControlBlock;
+use shared_mem::mem::Mapping;
+use shared_mem::{CommitWord, Extent, Offset};
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt as _;
@@ -15,6 +18,8 @@ const SLOTS_AT: u64 = 4096;
 const WORD_AT: u64 = 64;
 /// The bits of the word that its check covers: the one above seals it.
 const WORD_BITS: u64 = 63;
+/// A control block has a page of its own.
+const CONTROL_FILE_BYTES: u64 = 4096;
 /// Where the entries of a record log begin.
 const LOG_AT: u64 = 4096;
 /// Where a heartbeat page has its words.
@@ -46,6 +51,17 @@ impl Corruption {
     /// Whether there is something to corrupt at the moment.
     pub(super) fn has_place(&self) -> bool {
         self.file().exists()
+    }
+
+    /// The last epoch that the reigning primary has published, and the last one that is applied; `None` where nobody reigns at the moment.
+    pub(super) fn published_and_applied(&self) -> Option<(u64, u64)> {
+        let mut word = [0; 8];
+        File::open(self.file()).ok()?.read_exact_at(&mut word, WORD_AT).ok()?;
+        let word = CommitWord::decode(u64::from_le_bytes(word)).ok().filter(|word| !word.sealed)?;
+        let control = File::open(self.pool.join(format!("vm-{}/control", self.vm))).ok()?;
+        let control = Extent::new(control.into(), Offset::ZERO, CONTROL_FILE_BYTES).ok()?;
+        let applied = ControlBlock::open(Mapping::read_only(&control).ok()?).ok()?.applied().ok()?;
+        Some((word.epoch.get(), applied.get()))
     }
 
     /// Flips bits; says where. A file that goes meanwhile has nothing to flip.

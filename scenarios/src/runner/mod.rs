@@ -2,6 +2,7 @@
 //! directory.
 
 mod acts;
+mod await_record;
 mod campaign;
 mod ci;
 mod corrupt;
@@ -33,7 +34,7 @@ pub use verdict::{Clue, Grade, Observed, ObservedVm, Verdict, judge};
 
 use crate::cluster::Cluster;
 use crate::devices::DiskOption;
-use crate::event::{Event, put_in_order};
+use crate::event::{Event, answers, put_in_order};
 use crate::golden::{Golden, file_crc};
 use crate::guest::GuestImage;
 use crate::language::{Scenario, VmPart};
@@ -175,6 +176,8 @@ fn run_in(
         hampers: Hampers::default(),
         undos: Vec::new(),
         standing: BTreeMap::new(),
+        awaited_record: None,
+        next_await: ft_protocol::Time::ZERO,
         randoms: (FAULTS_STREAM..).zip(&scenario.steps).map(|(stream, _)| random_of(seed, stream)).collect(),
         refused: Vec::new(),
         lost: Vec::new(),
@@ -228,11 +231,11 @@ impl Finished<'_> {
             .unzip();
         let sound = self.scenario.expect.pool_sound.then(|| verdict::pool(&pool));
         let started_at = run.started_at();
-        let mut timelines = run.shut_down_all();
+        let mut timelines = run.shut_down_all()?;
         drop(tmpfs);
         let told: Vec<Event> = workloads.iter().flat_map(|workload| workload.told(started_at, now)).collect();
         if let [timeline] = &mut timelines[..] {
-            told.iter().filter(|event| event.what.is_answer()).for_each(|event| timeline.answered(event.at));
+            answers(&told).for_each(|(asked, at)| timeline.answered(asked, at));
         }
         let unseen = crate::timeline::Timeline::default();
         let first = timelines.first().unwrap_or(&unseen);

@@ -1,8 +1,9 @@
 //! A scenario while it runs: what is seen goes to its schedule, what is due is done.
 
+use super::await_record::AwaitedRecord;
 use super::prepare::Tmpfs;
 use super::workload::Workload;
-use super::{Glimpse, Hamper, Hampers, RunnerError};
+use super::{Glimpse, Hampers, RunnerError};
 use crate::cluster::{CONTROLLER, HostName};
 use crate::event::{Event, HappeningKind, What};
 use crate::language::{Act, CutFrom, Facts, Scenario, Step, WaysPart};
@@ -68,6 +69,10 @@ pub(super) struct Performance<'a> {
     pub(super) undos: Vec<(Time, Undo)>,
     /// Processes that stand at failpoints, by the steps that wait for them.
     pub(super) standing: BTreeMap<usize, HostName>,
+    /// The controller stands still until there is a record to corrupt.
+    pub(super) awaited_record: Option<AwaitedRecord>,
+    /// It does so no earlier.
+    pub(super) next_await: Time,
     /// For what is random of each step and no delay.
     pub(super) randoms: Vec<ChaCha8Rng>,
     /// Orders that the controller refused, by step.
@@ -180,17 +185,21 @@ impl Performance<'_> {
                 let vm = event.what.vm().and_then(|vm| self.run.place_of(vm));
                 self.schedule.happened(event.at, HappeningKind::from(happening), vm);
             }
-            What::HostExited { host, .. } => {
-                self.dying.remove(host);
-                self.hampers.end(host, Hamper::Stop);
-            }
-            What::ControllerRevived { .. } => {
-                self.dying.remove(&HostName::new(CONTROLLER));
-                self.hampers.end(&HostName::new(CONTROLLER), Hamper::Stop);
-            }
+            What::HostExited { host, .. } => self.died(host),
+            What::ControllerRevived { .. } => self.died(&HostName::new(CONTROLLER)),
             What::OrderAnswered { order, refused: Some(why) } => self.refused.push((order.clone(), why.clone())),
             What::OrderLost { order } => self.lost.push(order.clone()),
             _ => {}
+        }
+    }
+
+    /// The next life of a process stands at no failpoint, and what was wrong with it is over.
+    fn died(&mut self, process: &HostName) {
+        self.dying.remove(process);
+        self.hampers.died(process);
+        self.standing.retain(|_, standing| standing != process);
+        if process.as_str() == CONTROLLER {
+            self.awaited_record = None;
         }
     }
 
@@ -211,8 +220,7 @@ impl Performance<'_> {
         // One that is to stop at a failpoint may have done so already, and nobody knows yet.
         self.schedule.awaited_failpoints().all(|(_, process, ..)| *process != controller)
             && self.run.has_controller()
-            && !self.hampers.has(&controller, Hamper::Stop)
-            && !self.standing.values().any(|process| *process == controller)
+            && !self.stands(&controller)
     }
 
     /// How far the VMs are, and who stands at a failpoint.
@@ -312,12 +320,12 @@ impl Performance<'_> {
         if let Some(process) = self.standing.remove(&index) {
             self.let_go_on(step, &process)?;
         }
-        Ok(())
+        self.await_no_record()
     }
 
     /// What stood at a failpoint goes on, unless the step has killed or stopped it.
     fn let_go_on(&mut self, step: &Step, process: &HostName) -> Result<(), RunnerError> {
-        if !self.dying.contains(process) && !self.hampers.has(process, Hamper::Stop) {
+        if !self.dying.contains(process) && !self.stands(process) {
             let done = self.run.signal(process, crate::cluster::HostSignal::Cont);
             self.of_step(step, done)?;
         }

@@ -15,8 +15,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-/// How long a workload may take to end when it is asked to.
-const END_BOUND: Duration = Duration::from_secs(10);
+/// How long a workload may take to end when it is asked to, at the end of a run; then it is killed.
+const END_BOUND: Duration = Duration::from_secs(2);
 
 /// What workloads are told about the run.
 pub(super) struct Surroundings<'a> {
@@ -277,9 +277,9 @@ fn with_all_signals<T>(act: impl FnOnce() -> T) -> T {
 mod tests {
     use super::*;
 
-    /// A workload that has started another process; that one's number.
-    fn started(directory: &RunDirectory) -> (Workload, u32) {
-        let command = ["sh", "-c", "sleep 1000 & echo $!; echo why >&2; wait"].map(ToOwned::to_owned).to_vec();
+    /// A workload that runs this, its first line being the number of a process that it has started.
+    fn started_as(script: &str, directory: &RunDirectory) -> (Workload, u32) {
+        let command = ["sh", "-c", script].map(ToOwned::to_owned).to_vec();
         let part = WorkloadPart {
             name: "w".to_owned(),
             line: 1,
@@ -297,6 +297,11 @@ mod tests {
         let pid = said().trim().parse().unwrap();
         assert!(!is_dead(pid));
         (workload, pid)
+    }
+
+    /// A workload that has started another process; that one's number.
+    fn started(directory: &RunDirectory) -> (Workload, u32) {
+        started_as("sleep 1000 & echo $!; echo why >&2; wait", directory)
     }
 
     fn await_that(what: &str, is_so: impl Fn() -> bool) {
@@ -321,6 +326,19 @@ mod tests {
         await_that("what it has started is dead", || is_dead(started));
         let [verdict] = &workload.verdicts()[..] else { panic!("one verdict") };
         assert!(verdict.mark() == "open" && verdict.found == "it still ran", "{verdict:?}");
+    }
+
+    #[test]
+    fn one_that_does_not_end_when_it_is_asked_to_is_killed_soon() {
+        let place = tempfile::tempdir().unwrap();
+        let directory = RunDirectory::create(place.path(), "run").unwrap();
+        // It ignores what it is asked, and so does what it starts.
+        let script = "trap '' TERM; sleep 1000 & echo $!; while true; do wait; done";
+        let (mut workload, started) = started_as(script, &directory);
+        let asked = Instant::now();
+        end_all(std::slice::from_mut(&mut workload));
+        assert!(workload.is_over() && asked.elapsed() < Duration::from_secs(8), "{:?}", asked.elapsed());
+        await_that("what it has started is dead", || is_dead(started));
     }
 
     #[test]

@@ -37,6 +37,8 @@ pub(crate) struct Actor {
     pub(crate) disturbed: bool,
     /// What it tells the controller was held up once.
     pub(crate) held_up: bool,
+    /// How long steps of a scenario have held it at failpoints.
+    pub(crate) held_ns: u64,
     /// When its life began.
     pub(crate) risen_ns: u64,
     /// When the life before it began.
@@ -62,6 +64,7 @@ impl Actor {
             turning: false,
             disturbed: false,
             held_up: false,
+            held_ns: 0,
             risen_ns: 0,
             risen_before_ns: 0,
             died_ns: 0,

@@ -19,7 +19,8 @@ use std::rc::Rc;
 /// Reigns in a row without a guest: faults alone do not come to as many.
 const VAIN_MAX: u32 = 40;
 
-/// A record as it was written: the guest at its end, and all that it was given up to there.
+/// A record as it was written: the guest at its end, and all that it was given up to there; nothing any more once that is the true history, and
+/// a later epoch is committed.
 #[derive(Clone, Debug)]
 pub(crate) struct Written {
     pub(crate) registers: Registers,
@@ -197,6 +198,20 @@ impl VmFacts {
         }
     }
 
+    /// Each is as long as the guest has lived: all of them would grow with the square of that.
+    fn forget_histories_before(&mut self, epoch: Epoch) {
+        // Of the one before, and of those before that it was done.
+        if let Some(records) = index(epoch.get()).checked_sub(1).and_then(|before| self.written.get_mut(before)) {
+            records.iter_mut().for_each(|(_, record)| record.history = Rc::default());
+        }
+    }
+
+    /// Ticks of all histories that are kept.
+    #[cfg(test)]
+    pub(crate) fn ticks_kept(&self) -> usize {
+        self.written.iter().flatten().map(|(_, record)| record.history.len()).sum()
+    }
+
     /// Takes an epoch for committed under a generation, which ends with this; `None` when that cannot be.
     fn commit(&mut self, generation: Generation, epoch: Epoch) -> Option<Rc<[Tick]>> {
         let records = self.written.get(index(epoch.get()))?;
@@ -204,6 +219,7 @@ impl VmFacts {
         let (registers, history) = (found.registers, found.history.clone());
         if epoch == self.last_committed().next() {
             self.committed.push(registers);
+            self.forget_histories_before(epoch);
             return Some(history);
         }
         (epoch == self.last_committed() && self.committed.last() == Some(&registers)).then_some(history)
@@ -231,7 +247,10 @@ impl World {
             facts.forget_from(truth, at as u64);
         }
         let known = truth.history.len().min(history.len());
-        history[known..].iter().for_each(|tick| truth.goes_on(*tick));
+        if !history[known..].iter().all(|tick| truth.goes_on(*tick)) {
+            let tick = truth.history.len() as u64;
+            self.violate(Violation::Outlived { vm, generation, tick });
+        }
     }
 
     /// An entry is in the log (I2, I5).

@@ -44,6 +44,7 @@ mod shrink;
 mod stage;
 mod stage_acts;
 mod stage_failpoints;
+mod stage_targets;
 mod truth;
 mod vcpu;
 mod violation;
@@ -67,5 +68,7 @@ pub use weather::{FenceAgent, HOSTS_MAX, VMS_MAX, Weather};
 mod planted_tests;
 #[cfg(test)]
 mod regressions;
+#[cfg(test)]
+mod stage_tests;
 #[cfg(test)]
 mod tests;

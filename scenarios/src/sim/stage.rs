@@ -3,13 +3,13 @@
 
 use super::client::Client;
 use super::draw::{Draw, Range};
-use super::fault::{Fault, Point, Target as Whom};
+use super::fault::{Fault, Target as Whom};
 use super::plan::Plan;
 use super::queue::{Event as Simulated, Mend};
-use super::stage_failpoints::point_of;
+use super::stage_failpoints::Held;
 use super::weather::{FenceAgent, Weather};
 use super::world::World;
-use crate::cluster::{CONTROLLER, ChildExit, HostName, HostSignal};
+use crate::cluster::{CONTROLLER, ChildExit, ClusterError, HostName, HostSignal};
 use crate::event::{Event, HappeningKind, What, vm_of};
 use crate::language::{Act, Facts, Scenario};
 use crate::protected::Outcome;
@@ -19,7 +19,7 @@ use ft_protocol::commit_meta::GuestEnd;
 use ft_protocol::ids::VmId;
 use ft_protocol::spec::Mode;
 use ft_protocol::timeline::Happening;
-use ft_protocol::{Epoch, Span, Time};
+use ft_protocol::{Span, Time};
 use nix::sys::signal::Signal;
 use std::collections::BTreeMap;
 
@@ -70,9 +70,9 @@ pub(crate) struct Stage {
     /// Whom each step hit last.
     pub(super) hit: Vec<Vec<Whom>>,
     /// How often the failpoint of each step was passed.
-    passed: Vec<u64>,
+    pub(super) passed: Vec<u64>,
     /// Who stands still until a step has fired.
-    held: Vec<(usize, Whom)>,
+    pub(super) held: Vec<Held>,
     /// Steps whose orders the controller has not answered.
     pub(super) orders: Vec<(u64, String)>,
     /// What is wrong with processes, and with the pool.
@@ -85,7 +85,8 @@ pub(crate) struct Stage {
     quiet_since_us: Option<u64>,
     /// When all guests had ended.
     over_since_us: Option<u64>,
-    stranded: Option<Epoch>,
+    /// A step could not be done: which, and why.
+    pub(crate) failed: Option<(usize, ClusterError)>,
     /// When it is noted next how far the VMs are.
     next_sample: Time,
 }
@@ -110,13 +111,13 @@ impl Stage {
             jumps_back: Vec::new(),
             quiet_since_us: None,
             over_since_us: None,
-            stranded: None,
+            failed: None,
             next_sample: Time::ZERO,
         }
     }
 
     /// An event is seen: by the timelines of those that it is about.
-    fn see(&mut self, at: Time, what: What) {
+    pub(super) fn see(&mut self, at: Time, what: What) {
         let event = Event { at, what };
         let about = event.what.vm();
         for (vm, timeline) in (0..).zip(&mut self.timelines) {
@@ -134,9 +135,10 @@ impl Stage {
         self.timelines.first().is_some_and(|vm| vm.fenced() < expected.min) && now_us < since_us + FENCED_US
     }
 
-    /// What becomes of a VM when no host lives, and none comes back by itself: it is lost, unless a step is still to start one.
-    fn lost(&self) -> Option<Outcome> {
-        let stranded = self.stranded.filter(|_| !self.schedule.will_start_hosts());
+    /// What becomes of a VM when no host lives, and none comes back by itself: it is lost as soon as the controller has said so, unless a
+    /// step is still to start one.
+    fn lost(&self, vm: usize) -> Option<Outcome> {
+        let stranded = self.timelines[vm].stranded_at().filter(|_| !self.schedule.will_start_hosts());
         stranded.map(|epoch| Outcome::Lost { recoverable: Some(epoch) })
     }
 
@@ -150,6 +152,11 @@ impl Stage {
             Whom::Host(host) => HostName::nth(host),
             _ => HostName::new(CONTROLLER),
         }
+    }
+
+    /// Whose name this is, if it is a process's.
+    fn whom(name: &HostName) -> Option<Whom> {
+        if name.as_str() == CONTROLLER { Some(Whom::Controller) } else { index_of_host(name).map(Whom::Host) }
     }
 }
 
@@ -249,10 +256,8 @@ impl World {
         stage.see(at, What::Happened(happening.clone()));
         let vm = vm_of(happening).map(|vm| usize::from(vm.get()));
         stage.schedule.happened(at, HappeningKind::from(happening), vm);
-        match happening {
-            Happening::Live { .. } => stage.schedule.running(at),
-            Happening::Stranded { recoverable, .. } => stage.stranded = Some(*recoverable),
-            _ => {}
+        if matches!(happening, Happening::Live { .. }) {
+            stage.schedule.running(at);
         }
     }
 
@@ -290,7 +295,9 @@ impl World {
     /// A process has ended.
     pub(crate) fn stage_died(&mut self, whom: Whom, fenced: bool) {
         let Some(stage) = &mut self.stage else { return };
-        stage.hampers.end(&Stage::name(whom), Hamper::Stop);
+        stage.hampers.died(&Stage::name(whom));
+        // Its next life stands at no failpoint.
+        stage.held.retain(|held| held.who != whom);
         let exit = if fenced { ChildExit::Code(FENCED_EXIT_CODE) } else { ChildExit::Signal(Signal::SIGKILL as i32) };
         if matches!(whom, Whom::Host(_)) {
             self.see(What::HostExited { host: Stage::name(whom), exit, stderr: String::new() });
@@ -309,36 +316,6 @@ impl World {
     pub(crate) fn comes_back(&self, whom: Whom, fenced: bool) -> bool {
         let Some(stage) = &self.stage else { return true };
         !matches!(whom, Whom::Host(_)) || fenced || stage.scenario.cluster.respawn
-    }
-
-    /// A step of the protocol was done by a process: steps may wait for it.
-    pub(crate) fn stage_reached(&mut self, point: Point) {
-        let (at, by) = (self.stage_time(), self.acting);
-        let Some(stage) = &mut self.stage else { return };
-        let Some(by) = by else { return };
-        let who = Stage::name(by);
-        let here: Vec<(usize, &'static str, u64)> = stage
-            .schedule
-            .awaited_failpoints()
-            .filter(|(_, process, name, _)| **process == who && point_of(name) == Some(point))
-            .map(|(index, _, name, hit)| (index, name, hit))
-            .collect();
-        // Each counts this passage, also if it is another one's.
-        here.iter().for_each(|(index, ..)| stage.passed[*index] += 1);
-        for (index, name, hit) in here {
-            if stage.passed[index] < hit {
-                continue;
-            }
-            stage.schedule.reached(at, index);
-            stage.held.push((index, by));
-            let (process, failpoint) = (Stage::name(by), name.to_owned());
-            stage.see(at, What::FailpointReached { process, failpoint });
-            let actor = self.actor_mut(by);
-            // As whoever is stopped: to suspect it is right.
-            (actor.stopped, actor.disturbed) = (true, true);
-            self.schedule(0, Simulated::Scene);
-            return;
-        }
     }
 
     /// The controller has answered what a step asked it for.
@@ -369,30 +346,26 @@ impl World {
             let Some(stage) = &mut self.stage else { return };
             let step = stage.schedule.step(index).clone();
             stage.see(at, What::StepFired { step: step.name.clone() });
-            let (mut hit, mut draws) = (Vec::new(), 0..);
-            for act in &step.acts {
-                self.perform((index, &step.name), act, &mut draws, &mut hit);
+            let mut draws = 0..;
+            let targets = self.targets_of(index, &step.acts, &mut draws);
+            for (act, targets) in step.acts.iter().zip(&targets) {
+                self.perform((index, &step.name), act, targets, &mut draws);
             }
             let Some(stage) = &mut self.stage else { return };
-            stage.hit[index] = hit;
+            stage.hit[index] = targets.concat();
             stage.schedule.fired(index, at);
-            let released: Vec<Whom> =
-                stage.held.extract_if(.., |(held, _)| *held == index).map(|(_, whom)| whom).collect();
-            for whom in released {
-                // What it is stopped by beside that goes on.
-                if self.stage.as_ref().is_some_and(|stage| stage.hampers.has(&Stage::name(whom), Hamper::Stop)) {
-                    continue;
-                }
-                self.see(What::Signalled { host: Stage::name(whom), signal: HostSignal::Cont });
-                self.mend(Mend::Continue(whom));
-            }
+            self.let_go_on(index);
         }
         self.end_scene();
     }
 
     fn tell_endings(&mut self, now: Time) {
         let Some(stage) = &mut self.stage else { return };
+        let mut less_slow = Vec::new();
         while let Some((process, hamper)) = stage.hampers.next_over(now) {
+            if let Hamper::Slow(_) = hamper {
+                less_slow.extend(Stage::whom(&process));
+            }
             if let Some(what) = stage.end_of(process, hamper) {
                 stage.see(now, what);
             }
@@ -406,23 +379,26 @@ impl World {
         for (_, fault) in back {
             self.apply_fault(fault);
         }
+        for who in less_slow {
+            self.actor_mut(who).slowness = self.slowness_of(who);
+        }
     }
 
-    /// Something is wrong with processes from now on, for so long or until a step ends it.
-    pub(super) fn hamper(&mut self, targets: &[Whom], hamper: Hamper, during: Option<Span>) {
+    /// Something is wrong with processes, or with the pool, from now on, for so long or until a step ends it.
+    pub(super) fn hamper(&mut self, names: impl IntoIterator<Item = HostName>, hamper: Hamper, during: Option<Span>) {
         // No finer than what ends it.
         let until = during.map(|during| self.stage_time() + Span::from_us(during.ns() / 1_000));
         let Some(stage) = &mut self.stage else { return };
-        targets.iter().for_each(|who| stage.hampers.begin(&Stage::name(*who), hamper, until));
+        names.into_iter().for_each(|name| stage.hampers.begin(&name, hamper, until));
     }
 
     /// Whether the end of one fault is none, because another one of its kind goes on, or a step holds the process.
     pub(crate) fn stage_keeps(&self, mend: Mend) -> bool {
         let Some(stage) = &self.stage else { return false };
         let (process, hamper) = match mend {
-            Mend::Continue(whom) if stage.held.iter().any(|(_, held)| *held == whom) => return true,
+            Mend::Continue(whom) if stage.holds(whom) => return true,
             Mend::Continue(whom) => (Stage::name(whom), Hamper::Stop),
-            Mend::Hurry(whom) => (Stage::name(whom), Hamper::Slow),
+            Mend::Hurry(whom) => return stage.hampers.slow_lasts(&Stage::name(whom), self.stage_time()),
             Mend::Reconnect(host) => (Stage::name(super::inject::host_target(host)), Hamper::CutFromPool),
             Mend::Drain => (HostName::new(POOL), Hamper::Full),
             Mend::Unhang { .. } => return false,
@@ -491,14 +467,15 @@ impl World {
                     stage.see(at, What::GuestEnded { vm: number, end: end.clone(), console_end });
                     Some(Outcome::Ended(end))
                 }
-                None if gone => self.stage.as_ref().and_then(|stage| stage.lost()),
+                None if gone => self.stage.as_ref().and_then(|stage| stage.lost(vm)),
                 None => None,
             };
             let Some(stage) = &mut self.stage else { return };
             stage.outcomes[vm] = outcome;
         }
         let Some(stage) = &mut self.stage else { return };
-        if stage.is_over() && !stage.awaits_fenced(now_us) || now_us > limit_us {
+        let is_over = stage.failed.is_some() || stage.is_over() && !stage.awaits_fenced(now_us);
+        if is_over || now_us > limit_us {
             self.finished = true;
             return;
         }
@@ -539,12 +516,13 @@ impl World {
 }
 
 impl Stage {
-    /// What is told at the end of something; nothing where the host is cut from something else, or a step holds the process.
+    /// What is told at the end of something; nothing where the host is cut from something else, is slow for another reason, or a step holds the
+    /// process.
     fn end_of(&self, process: HostName, hamper: Hamper) -> Option<What> {
         match hamper {
-            Hamper::Stop if self.held.iter().any(|(_, held)| Self::name(*held) == process) => None,
+            Hamper::Stop if self.held.iter().any(|held| Self::name(held.who) == process) => None,
             Hamper::Stop => Some(What::Signalled { host: process, signal: HostSignal::Cont }),
-            Hamper::Slow => Some(ended("slow", process.as_str())),
+            Hamper::Slow(_) => self.hampers.slowest(&process).is_none().then(|| ended("slow", process.as_str())),
             Hamper::CutFromPool | Hamper::CutToHost | Hamper::CutFromHost => {
                 (!self.hampers.is_cut(&process)).then(|| ended("cut", process.as_str()))
             }

@@ -127,13 +127,16 @@ impl Truth {
     pub(crate) fn of(program: Program) -> Self {
         let mut truth = Self::unknown(program);
         if !program.asks {
-            (0..program.steps).for_each(|_| truth.goes_on(0));
+            while truth.goes_on(0) {}
         }
         truth
     }
 
-    /// The next tick is known.
-    pub(crate) fn goes_on(&mut self, tick: Tick) {
+    /// The next tick is known. `false`: there can be none, the guest has ended.
+    pub(crate) fn goes_on(&mut self, tick: Tick) -> bool {
+        if self.exit.is_some() {
+            return false;
+        }
         if let Some(shown) = self.end.tick(tick) {
             self.console.extend_from_slice(shown.console());
             self.packets.extend(shown.packet);
@@ -141,13 +144,15 @@ impl Truth {
         }
         self.registers.push(self.end.registers());
         self.history.push(tick);
+        true
     }
 
     /// Forgets what lies behind this place: a fault has destroyed it, or nobody has seen it.
     pub(crate) fn forget_from(&mut self, ticks: u64) {
         let history = std::mem::take(&mut self.history);
         *self = Self::unknown(self.program);
-        history.iter().take(usize::try_from(ticks).unwrap_or(usize::MAX)).for_each(|tick| self.goes_on(*tick));
+        let kept = usize::try_from(ticks).unwrap_or(usize::MAX).min(history.len());
+        assert!(history[..kept].iter().all(|tick| self.goes_on(*tick)), "it has come that far before");
     }
 
     /// The registers after so many ticks.
@@ -169,6 +174,7 @@ impl Program {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::sim::guest::LAST_READING;
 
     #[test]
     fn the_history_repeats_and_depends_on_every_word() {
@@ -191,14 +197,26 @@ mod tests {
     fn another_input_is_another_history_and_what_is_forgotten_can_come_otherwise() {
         let program = Program { key: 1, pages: 4, steps: 300, print_bytes_max: 8, says: None, asks: true };
         let mut truth = Truth::of(program);
-        [0, 0, 7, DELIVERY | 9, 0].into_iter().for_each(|tick| truth.goes_on(tick));
+        assert!([0, 0, 7, DELIVERY | 9, 0].into_iter().all(|tick| truth.goes_on(tick)));
         let first = truth.at(5);
         truth.forget_from(2);
-        [8, DELIVERY | 9, 0].into_iter().for_each(|tick| truth.goes_on(tick));
+        assert!([8, DELIVERY | 9, 0].into_iter().all(|tick| truth.goes_on(tick)));
         assert_ne!(truth.at(5), first);
         truth.forget_from(2);
-        [7, DELIVERY | 9, 0].into_iter().for_each(|tick| truth.goes_on(tick));
+        assert!([7, DELIVERY | 9, 0].into_iter().all(|tick| truth.goes_on(tick)));
         assert_eq!(truth.at(5), first);
         assert_eq!(truth.at(5).map(|registers| (registers.step, registers.deliveries)), Some((4, 1)));
+    }
+
+    #[test]
+    fn a_guest_whose_life_has_no_length_beforehand_does_not_outlive_its_exit() {
+        let program = Program { key: 1, pages: 4, steps: u64::MAX, print_bytes_max: 8, says: None, asks: true };
+        let mut truth = Truth::of(program);
+        assert!(truth.goes_on(0) && truth.goes_on(LAST_READING));
+        let ended = (truth.exit, truth.history.clone());
+        assert!(ended.0.is_some() && !truth.goes_on(0));
+        assert_eq!((truth.exit, truth.history.clone()), ended);
+        truth.forget_from(1);
+        assert!(truth.goes_on(0), "what had its end is destroyed");
     }
 }

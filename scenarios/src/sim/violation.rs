@@ -32,6 +32,8 @@ pub enum Violation {
     LoggedAfterSeal { vm: VmId, generation: Generation },
     #[error("I5: {vm} {generation} goes another way than what was committed or logged before, at tick {tick}")]
     Forked { vm: VmId, generation: Generation, tick: u64 },
+    #[error("I5: {vm} {generation} goes on behind tick {tick}, where the guest has ended")]
+    Outlived { vm: VmId, generation: Generation, tick: u64 },
     #[error("I1: {vm} {generation} goes on from tick {reached}, what was committed or logged goes to {known}")]
     LostHistory { vm: VmId, generation: Generation, reached: u64, known: u64 },
     #[error("I5: a replay of {vm}, whose guest is deterministic, diverged: {report}")]

@@ -167,7 +167,9 @@ impl World {
 
     /// Who is accused must have had something wrong with it; who is moved back must go to a place that has proved itself.
     pub(crate) fn check_told(&mut self, happening: &Happening) {
-        let disturbed = |host: Option<usize>| host.is_none_or(|host| self.hosts[host].actor.disturbed);
+        let may_be_silent =
+            |host: usize| self.hosts[host].actor.disturbed || self.is_held(super::inject::host_target(host));
+        let disturbed = |host: Option<usize>| host.is_none_or(may_be_silent);
         match happening {
             Happening::PrimaryGone { vm, generation, reason } => {
                 let watchers = self.controller.actor.disturbed;
@@ -176,9 +178,7 @@ impl World {
                         let ruler = self.checker.ruler(*vm, *generation);
                         watchers || disturbed(ruler) || self.may_have_yielded_unheard(*vm, ruler)
                     }
-                    TakeoverReason::HeartbeatSilent(_) => {
-                        watchers || self.hosts.iter().any(|host| host.actor.disturbed)
-                    }
+                    TakeoverReason::HeartbeatSilent(_) => watchers || (0..self.hosts.len()).any(may_be_silent),
                     _ => true,
                 };
                 let (vm, generation, reason) = (*vm, *generation, *reason);

@@ -243,12 +243,12 @@ impl Timeline {
         }
     }
 
-    /// A workload had an answer from this VM. What clients saw is known at the end, all at once and in any order: it is told
-    /// behind everything else.
-    pub fn answered(&mut self, at: Time) {
+    /// A workload had an answer from this VM to what it had asked then. What clients saw is known at the end, all at once and in any order: it is
+    /// told behind everything else.
+    pub fn answered(&mut self, asked: Option<Time>, at: Time) {
         let ran = |takeover: &&mut Takeover| takeover.live.as_ref().is_some_and(|(live, _)| *live <= at);
         if let Some(takeover) = self.takeovers.iter_mut().rev().find(ran) {
-            takeover.answered = Some(takeover.answered.map_or(at, |first| first.min(at)));
+            takeover.heard(asked, at);
         }
     }
 

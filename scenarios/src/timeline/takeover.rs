@@ -52,6 +52,8 @@ pub struct Takeover {
     pub answered: Option<Time>,
     /// When a standby was ready again.
     pub protected: Option<(Time, HostName)>,
+    /// That answer was to something that was asked behind the beginning: it cannot be the old primary's.
+    pub(super) answered_surely: bool,
     /// The console's length when everything of the old generation was in it.
     pub(super) console_at_drain: Option<u64>,
 }
@@ -73,6 +75,7 @@ impl Takeover {
             stood: None,
             console: None,
             answered: None,
+            answered_surely: false,
             protected: None,
             console_at_drain: None,
         }
@@ -97,6 +100,18 @@ impl Takeover {
     #[must_use]
     pub fn cause(&self) -> Option<&Fault> {
         self.fault.as_ref().filter(|_| !self.planned)
+    }
+
+    /// A workload had an answer when the successor's guest ran. To what was asked before the beginning the old primary may have answered, and
+    /// the client have been late to read it: that counts where there is nothing better.
+    pub(super) fn heard(&mut self, asked: Option<Time>, at: Time) {
+        let surely = self.start().is_none_or(|start| asked.is_some_and(|asked| asked >= start));
+        if !surely && self.answered_surely {
+            return;
+        }
+        let first = self.answered.filter(|_| surely == self.answered_surely);
+        self.answered = Some(first.map_or(at, |first| first.min(at)));
+        self.answered_surely = surely;
     }
 
     /// When the successor was first heard of outside: a console byte, or a workload's answer.

@@ -218,9 +218,24 @@ fn an_answer_ends_a_blackout_as_a_console_byte_does() {
     seen(&mut timeline, 90, What::ConsoleMoved { vm: VM, tail: 130 });
     assert_eq!(timeline.blackout_max(), Some(Span::from_ms(70)));
     // In any order; what came before the successor ran is its predecessor's.
-    [60, 15, 21, 28, 33, 50].into_iter().for_each(|at| timeline.answered(ms(at)));
+    [60, 15, 21, 28, 33, 50].into_iter().for_each(|at| timeline.answered(Some(ms(at - 5)), ms(at)));
     assert_eq!(timeline.blackout_max(), Some(Span::from_ms(13)));
     assert_eq!(timeline.takeovers()[0].answered, Some(ms(33)));
+}
+
+/// It may have been in the client's socket all along, and be read late.
+#[test]
+fn an_answer_to_what_was_asked_before_the_fault_counts_where_there_is_no_better_one() {
+    let mut timeline = taken_over();
+    told(&mut timeline, 30, live(29, 2, 1));
+    timeline.answered(Some(ms(19)), ms(31));
+    timeline.answered(None, ms(30));
+    assert_eq!(timeline.blackout_max(), Some(Span::from_ms(10)));
+    timeline.answered(Some(ms(25)), ms(45));
+    timeline.answered(Some(ms(18)), ms(29));
+    assert_eq!(timeline.blackout_max(), Some(Span::from_ms(25)), "it was asked behind the fault");
+    timeline.answered(Some(ms(20)), ms(40));
+    assert_eq!(timeline.blackout_max(), Some(Span::from_ms(20)));
 }
 
 #[test]

@@ -36,7 +36,15 @@ pub(super) fn open(name: &str) -> Result<Tap, NetError> {
     // As this thread sees them; what is mounted at /sys may be another network's.
     match if_nametoindex(name) {
         Ok(_) => attach(name),
-        Err(errno) => Err(NetError::NoTap { name: name.to_owned(), source: errno.into() }),
+        Err(errno) => Err(not_found(name, errno)),
+    }
+}
+
+/// Why a name leads to no interface: there is none, or it cannot be looked for.
+fn not_found(name: &str, errno: Errno) -> NetError {
+    match errno {
+        Errno::ENODEV | Errno::ENXIO => NetError::NoTap { name: name.to_owned(), source: errno.into() },
+        errno => NetError::Resources(errno.into()),
     }
 }
 
@@ -91,9 +99,10 @@ impl Link for Tap {
 
 #[cfg(test)]
 pub(crate) mod tests {
-    use super::{attach, open};
+    use super::{attach, not_found, open};
     use crate::net::{NetError, check_within};
     use ft_protocol::spec::NetBackend;
+    use nix::errno::Errno;
     use std::os::fd::AsRawFd;
     use std::time::{Duration, Instant};
 
@@ -123,6 +132,14 @@ pub(crate) mod tests {
                 }
             });
         });
+    }
+
+    #[test]
+    fn a_name_that_cannot_be_looked_for_is_not_told_to_be_nobodys() {
+        assert!(matches!(not_found("tap7", Errno::ENODEV), NetError::NoTap { .. }));
+        for errno in [Errno::EMFILE, Errno::EPERM, Errno::ENOMEM] {
+            assert!(matches!(not_found("tap7", errno), NetError::Resources(_)), "{errno}");
+        }
     }
 
     #[test]

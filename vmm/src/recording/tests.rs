@@ -236,9 +236,37 @@ fn a_recording_that_cannot_be_written_any_further_says_so_and_ends() {
     let mut writer = RecordingWriter::create(&path, &described()).expect("created");
     reader.join().expect("no panic");
     (1..200_000).for_each(|exit| add(&mut writer, exit));
+    writer.settle();
     assert!(writer.failure().is_some_and(|why| why.contains("pipe")), "{:?}", writer.failure());
     let error = writer.end(&RecordedEnd::LeftOff("over".to_owned())).expect_err("not whole");
     assert!(matches!(error, RecordError::EndsEarly { .. }), "{error:?}");
+}
+
+/// Entries are handed on in small parts: a few of those are no reason to hold a guest up.
+#[test]
+fn a_guest_waits_for_the_disk_by_how_much_it_has_said_and_not_how_often() {
+    const ENTRIES: u64 = 50_000;
+    let directory = tempfile::tempdir().expect("a directory");
+    let path = directory.path().join("pipe");
+    nix::unistd::mkfifo(&path, nix::sys::stat::Mode::S_IRWXU).expect("a pipe");
+    // Whoever opens a pipe for both waits for nobody.
+    let both = fs::File::options().read(true).write(true).open(&path).expect("opened");
+    let mut reader = fs::File::open(&path).expect("opened");
+    let (said, is_said) = std::sync::mpsc::channel();
+    let writing = std::thread::spawn(move || {
+        let mut writer = RecordingWriter::create(&path, &described()).expect("created");
+        writer.boot(b"a boot file");
+        (1..=ENTRIES).for_each(|exit| add(&mut writer, exit));
+        said.send(()).expect("somebody waits");
+        writer.end(&RecordedEnd::LeftOff("over".to_owned()))
+    });
+    is_said.recv_timeout(std::time::Duration::from_secs(60)).expect("nothing is read, and the guest goes on");
+    drop(both);
+    let mut bytes = Vec::new();
+    reader.read_to_end(&mut bytes).expect("read");
+    writing.join().expect("no panic").expect("all of it is written");
+    let index = parse(&bytes).expect("a recording");
+    assert!(index.entries == ENTRIES && index.damage.is_none(), "{} entries: {:?}", index.entries, index.damage);
 }
 
 fn recorded(directory: &Path, guest: &str, args: &[&str]) -> Option<(PathBuf, Vec<u8>)> {

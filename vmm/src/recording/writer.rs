@@ -9,15 +9,16 @@ use std::fs::File;
 use std::io::{self, Write as _};
 use std::num::NonZeroU32;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread::JoinHandle;
 
 /// Content at which a chunk is closed.
 const CLOSE_BYTES: usize = 1 << 20;
 /// Entries are handed on in smaller parts: what is lost when everything dies, or the file is cut off, is at most this.
 const CLOSE_ENTRIES_BYTES: usize = 4 << 10;
-/// Chunks that wait for the disk; a guest that is faster waits too.
-const WAITING_CHUNKS_MAX: usize = 16;
+/// Content that waits for the disk; a guest that is faster waits too. By bytes: most chunks are small, and it is not their number that
+/// takes memory.
+const WAITING_BYTES_MAX: usize = 16 * CLOSE_BYTES;
 const _: () = assert!(CLOSE_BYTES + ft_protocol::record::PAYLOAD_BYTES_MAX + 16 <= envelope::PLAIN_BYTES_MAX);
 const _: () = assert!(CLOSE_BYTES + PAGE_BYTES + 8 <= envelope::PLAIN_BYTES_MAX);
 
@@ -54,10 +55,54 @@ enum Work {
     Settle(Sender<()>),
 }
 
+/// Room for content that waits for the thread that writes.
+#[derive(Debug, Default)]
+struct Room {
+    taken: Mutex<Taken>,
+    changed: Condvar,
+}
+
+#[derive(Debug, Default)]
+struct Taken {
+    bytes: usize,
+    /// Nobody gives room back any more.
+    closed: bool,
+}
+
+impl Room {
+    /// Waits for room. What is larger than all of it waits until there is nothing else.
+    fn take(&self, bytes: usize) {
+        let is_full = |taken: &mut Taken| !taken.closed && taken.bytes > 0 && taken.bytes + bytes > WAITING_BYTES_MAX;
+        let waited = self.changed.wait_while(self.lock(), is_full);
+        waited.unwrap_or_else(PoisonError::into_inner).bytes += bytes;
+    }
+
+    fn give_back(&self, bytes: usize) {
+        self.lock().bytes -= bytes;
+        self.changed.notify_all();
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Taken> {
+        // Nobody panics while it is held.
+        self.taken.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// However the thread that writes ends: nobody waits for it any longer.
+struct Closes(Arc<Room>);
+
+impl Drop for Closes {
+    fn drop(&mut self) {
+        self.0.lock().closed = true;
+        self.0.changed.notify_all();
+    }
+}
+
 /// Writes a recording.
 #[derive(Debug)]
 pub struct RecordingWriter {
     path: PathBuf,
+    room: Arc<Room>,
     work: Option<Sender<Work>>,
     thread: Option<JoinHandle<u64>>,
     failure: Arc<OnceLock<String>>,
@@ -96,18 +141,21 @@ impl RecordingWriter {
     }
 
     fn start(path: &Path, mut disk: Disk) -> Result<Self, RecordError> {
-        let (work, queue) = crossbeam_channel::bounded(WAITING_CHUNKS_MAX);
+        let (work, queue) = crossbeam_channel::unbounded();
+        let room: Arc<Room> = Arc::default();
+        let closes = Closes(Arc::clone(&room));
         let failure: Arc<OnceLock<String>> = Arc::default();
         let (told, name) = (Arc::clone(&failure), path.to_owned());
         let thread = std::thread::Builder::new()
             .name("recording".to_owned())
             .spawn(move || {
-                disk.write_all_of(&queue, &told, &name);
+                disk.write_all_of(&queue, &closes.0, &told, &name);
                 disk.good_bytes
             })
             .map_err(RecordError::Thread)?;
         Ok(Self {
             path: path.to_owned(),
+            room,
             work: Some(work),
             thread: Some(thread),
             failure,
@@ -238,6 +286,7 @@ impl RecordingWriter {
             return;
         }
         let work = self.work.as_ref().expect("only the end takes the channel");
+        self.room.take(content.len());
         // A thread that has ended has said why.
         let _ = work.send(Work::Chunk(kind, content));
     }
@@ -266,12 +315,14 @@ struct Disk {
 }
 
 impl Disk {
-    fn write_all_of(&mut self, queue: &Receiver<Work>, failure: &OnceLock<String>, path: &Path) {
+    fn write_all_of(&mut self, queue: &Receiver<Work>, room: &Room, failure: &OnceLock<String>, path: &Path) {
         let mut failed = None;
         for work in queue {
             match work {
                 Work::Chunk(kind, content) => {
-                    if let Err(error) = self.write(kind, &content) {
+                    let written = self.write(kind, &content);
+                    room.give_back(content.len());
+                    if let Err(error) = written {
                         failed = Some(error);
                         break;
                     }
