@@ -2,7 +2,7 @@
 
 use crate::golden::Golden;
 use crate::run::{Plan, Run};
-use crate::support::{Place, await_true, kvm};
+use crate::support::{Place, await_some, kvm};
 use serde_json::Value;
 use shared_mem::journal::JournalGeometry;
 use shared_mem::{PAGE_SIZE, Pool, PoolConfig, VmGeometry};
@@ -35,7 +35,7 @@ fn make_pool_with(place: &Place, fill: impl FnOnce(&Pool)) {
     drop(pool);
     // Whatever another test is starting has our descriptors, and with them the lock, until it is a program of its own.
     let view = Pool::inspect(&place.pool()).expect("it is whole");
-    await_true("the lock", || !view.is_locked().expect("it can be asked for"));
+    await_some("the lock", || (!view.is_locked().expect("it can be asked for")).then_some(()));
 }
 
 fn flip(path: &Path, at: u64) {

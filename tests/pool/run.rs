@@ -223,7 +223,7 @@ impl Run {
 
     /// The same, on so many hosts, whose pool the test may spoil.
     pub(crate) fn spoilable(golden: &Golden, hosts: usize) -> Self {
-        let all = [("a", None), ("b", None), ("c", None)];
+        let all = [("a", None), ("b", None), ("c", None), ("d", None)];
         Self::protected(golden, &Plan { hosts: &all[..hosts], unsound: true, ..Plan::default() })
     }
 
