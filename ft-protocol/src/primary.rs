@@ -130,6 +130,8 @@ pub struct Primary {
     /// When the guest went on behind the last cut, and how long it had been stopped for it, but for what was waited for
     /// others.
     resumed: (Time, Span),
+    /// The same with that.
+    stood: Span,
     /// The longest interval at which an epoch dirties no more pages than it should.
     paced: Span,
     counts: PrimaryCounts,
@@ -169,6 +171,7 @@ impl Primary {
             last_cut: now,
             last_pause: Span::ZERO,
             resumed: (now, Span::ZERO),
+            stood: Span::ZERO,
             paced: PACED_FIRST,
             counts: PrimaryCounts::default(),
         }
@@ -191,6 +194,7 @@ impl Primary {
             Input::Resumed { pause } => {
                 if std::mem::take(&mut self.resuming) {
                     self.resumed = (now, Span::from_ns(pause.ns().saturating_sub(self.held_up.ns())));
+                    self.stood = pause;
                 }
             }
             Input::StillWaits => self.changed = self.phase != Phase::Running,
@@ -308,9 +312,11 @@ impl Primary {
         }
     }
 
-    /// When the guest is to be stopped for an event, wherever it is.
+    /// When the guest is to be stopped for an event, wherever it is. Where the last commit had it stand for long, also for want
+    /// of a slot, it would stand for the next event again: it would never come to the exit that takes one.
     fn event_due_at(&self) -> Option<Time> {
-        self.event.map(|event| self.patience_ends(event))
+        let (resumed_at, _) = self.resumed;
+        self.event.map(|event| self.patience_ends(event).max(resumed_at + self.stood.times(RUN_PAUSES)))
     }
 
     /// How the VM is protected now.

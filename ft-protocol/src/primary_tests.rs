@@ -400,6 +400,40 @@ fn an_event_that_no_exit_takes_is_delivered_at_a_published_cut() {
     assert_eq!(bench.core.deadline(), Some(Time::ZERO + Span::from_us(106_020)));
 }
 
+/// Found by the simulator (lockstep, 5 hosts, 3 VMs, seed 3000469088): a guest that was sent packets had a twentieth of its time.
+#[test]
+fn a_guest_that_stood_for_long_is_not_stopped_for_the_next_event_at_once() {
+    let config = PrimaryConfig { mode: Mode::Lockstep, epoch_interval: Span::from_ms(100), slots: 1, ..CONFIG };
+    let mut bench =
+        Bench { core: Primary::new(PrimaryConfig { base: Epoch::ZERO, ..config }, Time::ZERO), now: Time::ZERO };
+    bench.cut(1_000, 1);
+    bench.at(1_100, Published(Epoch::new(1)));
+    let mut now = 1_100;
+    // How long it stands for want of a slot, and when the next event may stop it.
+    let cut_behind = |now, pause| now + 3 * pause;
+    let regular = |now, _| now - 40 + 100_000;
+    let cases: [(u64, fn(u64, u64) -> u64); 3] = [(10_000, cut_behind), (20_000, cut_behind), (200_000, regular)];
+    let mut epoch = 1;
+    for (waits, due) in cases {
+        bench.at(now, Input::EventWaits);
+        let stop = bench.core.deadline().expect("an event waits").since(Time::ZERO).ns() / 1_000;
+        if bench.at(stop, Tick) == [Action::PauseAtExit] {
+            bench.at(stop, Input::AtExit);
+        }
+        bench.at(stop + 10, Stopped);
+        assert!(bench.core.is_stalled());
+        now = stop + waits;
+        bench.at(now, Applied(Epoch::new(epoch)));
+        epoch += 1;
+        bench.at(now + 10, Written(Epoch::new(epoch)));
+        bench.at(now + 20, Published(Epoch::new(epoch)));
+        now += 50;
+        bench.resumed(now, waits);
+        bench.at(now, Input::EventWaits);
+        assert_eq!(bench.core.deadline(), Some(Time::ZERO + Span::from_us(due(now, waits))), "{waits}");
+    }
+}
+
 #[test]
 fn an_event_that_an_exit_took_in_time_is_not_cut_for() {
     let mut bench = Bench::recording();
