@@ -169,7 +169,9 @@ impl Controller {
         if entry.unfit_on.contains(&host) {
             return Some(format!("host `{}` can neither start its guest nor go on with it", profile.name));
         }
-        if entry.applied == Epoch::ZERO && entry.phase == Phase::Unled || planted(PlantedBug::FormatIgnored) {
+        // What has not begun can still begin on any processor.
+        let begins = entry.applied == Epoch::ZERO && matches!(entry.phase, Phase::Creating { .. } | Phase::Unled);
+        if begins || planted(PlantedBug::FormatIgnored) {
             return None;
         }
         if let Some(version) = entry.versions_needed().find(|version| !profile.states.reads(*version)) {

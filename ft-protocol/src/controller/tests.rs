@@ -18,7 +18,7 @@ mod takeover;
 mod versions;
 
 use super::*;
-use crate::cpu::CpuProfile;
+use crate::cpu::{CpuLeaf, CpuProfile};
 use crate::ids::Incarnation;
 use crate::policy::Policy;
 use crate::spec::{JournalShape, Mode, VmSpec};
@@ -46,6 +46,9 @@ const CONFIG: ControllerConfig = ControllerConfig {
     state_bytes_max: 1 << 20,
     shutdown_allowed: true,
 };
+
+/// What every processor says of itself: an empty profile is that of none.
+const VENDOR: CpuLeaf = CpuLeaf { function: 0, index: 0, flags: 0, registers: [13, 7, 7, 7] };
 
 const CLIENT: LinkId = LinkId::new(1000);
 const VM: VmId = VmId::new(0);
@@ -222,7 +225,7 @@ impl Cluster {
             name: format!("h{host}"),
             incarnation: Incarnation::new(host),
             memory_bytes: 1 << 30,
-            cpu: CpuProfile::default(),
+            cpu: CpuProfile { leaves: vec![VENDOR] },
             states: StateFormats { writes: 1, reads_from: 1 },
             labels: Vec::new(),
         }

@@ -40,9 +40,11 @@ pub(crate) fn children_of(parent: u32) -> Vec<Child> {
     children
 }
 
-/// Whether a process exists and is not a zombie.
+/// Whether a process exists, and has not closed everything that it had open: its first thread may be a zombie while others are
+/// still dying.
 pub(crate) fn is_alive(pid: u32) -> bool {
-    state_of(pid).is_some_and(|(state, _)| state != 'Z')
+    let threads = || fs::read_dir(format!("/proc/{pid}/task")).map_or(0, Iterator::count);
+    state_of(pid).is_some_and(|(state, _)| state != 'Z' || threads() > 1)
 }
 
 /// Whether a signal has stopped it.

@@ -251,6 +251,8 @@ pub(super) fn run(beginning: Beginning, around: &Surroundings) -> Result<(), Fai
             // It came before anybody could be told: no exit may come to take it.
             arrivals.are_here();
         }
+        // Whoever told what waits has kicked the guest in its replay; nobody does so again.
+        reign.look()?;
         reign.run()
     })
 }
