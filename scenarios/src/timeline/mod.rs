@@ -117,6 +117,13 @@ impl Timeline {
                 self.last_epoch = self.last_epoch.max(*final_epoch);
                 self.protection_lost(at);
             }
+            Happening::RecordRefused { generation, epoch, .. } => {
+                // Sealed with it or not, the generation ends before it.
+                let before = Epoch::new(epoch.get().saturating_sub(1));
+                if let Some((_, end)) = self.ended.as_mut().filter(|(ended, _)| ended == generation) {
+                    *end = before.min(*end);
+                }
+            }
             Happening::Drained { applied, .. } => {
                 let tail = self.console_tail;
                 if let Some(takeover) = self.takeovers.last_mut() {

@@ -55,6 +55,13 @@ fn reigns_that_cannot_be_are_wrong() {
     assert!(wrong(&[live(1, 0), live(1, 1)]).is_some_and(|wrong| wrong.contains("ran on host")));
     assert!(wrong(&[live(2, 1), live(1, 0)]).is_some_and(|wrong| wrong.contains("behind generation 2")));
     assert!(wrong(&[sealed(1, 7), sealed(2, 6)]).is_some_and(|wrong| wrong.contains("ends at epoch 6")));
+    // Found by an acceptance test: a record that was sealed in, and refused then, was taken for one that counts.
+    let refused = |generation, epoch| {
+        let (generation, epoch, reason) = (Generation::new(generation), Epoch::new(epoch), "damaged".to_owned());
+        What::Happened(Happening::RecordRefused { vm: VM, generation, epoch, reason })
+    };
+    assert_eq!(wrong(&[sealed(1, 7), refused(1, 7), sealed(2, 6)]), None);
+    assert!(wrong(&[sealed(1, 7), refused(1, 7), sealed(2, 5)]).is_some_and(|wrong| wrong.contains("before it at 6")));
 }
 
 #[test]
