@@ -1,27 +1,27 @@
-//! What takes long says so until it is done, where standard error is a terminal.
+//! What takes long says so, on standard error, until it is done.
 
 use std::io::{self, IsTerminal as _, Write};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::time::{Duration, Instant};
 
-/// When a line is shown on a terminal.
-const PACE: Pace = Pace { silence: Duration::from_secs(2), interval: Duration::from_millis(500) };
+/// What takes longer says how far it is.
+const SILENCE: Duration = Duration::from_secs(2);
+/// Time between two lines of progress: on a terminal, elsewhere.
+const INTERVALS: [Duration; 2] = [Duration::from_millis(500), Duration::from_secs(10)];
 
-/// Does some work. While it takes long, `line` is shown on a terminal, given how long it has taken; elsewhere nothing is.
+/// Does some work. While it takes long, `line` is shown now and then, given how long it has taken.
 pub(crate) fn show<T>(line: impl Fn(Duration) -> String + Send, work: impl FnOnce() -> T) -> T {
-    match io::stderr().is_terminal() {
-        true => show_on(io::stderr(), PACE, line, work),
-        false => work(),
-    }
+    let on_terminal = io::stderr().is_terminal();
+    let pace = Pace { silence: SILENCE, interval: INTERVALS[usize::from(!on_terminal)], on_terminal };
+    show_on(io::stderr(), pace, line, work)
 }
 
-/// How often a line is shown.
+/// How often a line is shown, and where.
 #[derive(Clone, Copy)]
 struct Pace {
-    /// What takes longer says how far it is.
     silence: Duration,
-    /// Time between two of its lines.
     interval: Duration,
+    on_terminal: bool,
 }
 
 fn show_on<T>(
@@ -44,12 +44,16 @@ fn tell(mut to: impl Write, pace: Pace, line: impl Fn(Duration) -> String, is_do
     let mut wait = pace.silence;
     let mut shown = false;
     while is_done.recv_timeout(wait) == Err(RecvTimeoutError::Timeout) {
+        let line = line(began.elapsed());
         // Where progress cannot be shown, the work goes on without.
-        let _ = write!(to, "\r\x1b[K{}", line(began.elapsed())).and_then(|()| to.flush());
+        let _ = match pace.on_terminal {
+            true => write!(to, "\r\x1b[K{line}").and_then(|()| to.flush()),
+            false => writeln!(to, "ftvm: {line}"),
+        };
         shown = true;
         wait = pace.interval;
     }
-    if shown {
+    if shown && pace.on_terminal {
         let _ = write!(to, "\r\x1b[K").and_then(|()| to.flush());
     }
 }
@@ -74,13 +78,13 @@ mod tests {
         }
     }
 
-    #[test]
-    fn work_that_takes_long_has_one_line_which_goes_in_the_end() {
+    /// Work that takes until its line was shown twice; all that was written.
+    fn shown_twice(on_terminal: bool) -> String {
         let (to, written) = channel();
-        let pace = Pace { silence: Duration::from_millis(2), interval: Duration::from_millis(1) };
+        let (silence, interval) = (Duration::from_millis(2), Duration::from_millis(1));
         let line = |taken: Duration| format!("<{}>", taken > Duration::ZERO);
         let mut seen = String::new();
-        let result = show_on(Pieces(to), pace, line, || {
+        let result = show_on(Pieces(to), Pace { silence, interval, on_terminal }, line, || {
             while seen.matches("<true>").count() < 2 {
                 seen.push_str(&written.recv_timeout(Duration::from_secs(60)).expect("a line is shown"));
             }
@@ -88,6 +92,18 @@ mod tests {
         });
         assert_eq!(result, 7);
         seen.extend(written.try_iter());
+        seen
+    }
+
+    #[test]
+    fn work_that_takes_long_says_so_line_by_line() {
+        let seen = shown_twice(false);
+        assert!(seen.starts_with("ftvm: <true>\nftvm: <true>\n") && !seen.contains('\x1b'), "{seen:?}");
+    }
+
+    #[test]
+    fn on_a_terminal_there_is_one_line_which_goes_in_the_end() {
+        let seen = shown_twice(true);
         assert!(seen.starts_with("\r\x1b[K<true>\r\x1b[K<true>") && seen.ends_with("\r\x1b[K"), "{seen:?}");
         assert!(!seen.contains('\n'), "{seen:?}");
     }
@@ -95,7 +111,7 @@ mod tests {
     #[test]
     fn work_that_is_done_in_time_says_nothing() {
         let (to, written) = channel();
-        let pace = Pace { silence: Duration::from_secs(3600), interval: Duration::ZERO };
+        let pace = Pace { silence: Duration::from_secs(3600), interval: Duration::ZERO, on_terminal: false };
         show_on(Pieces(to), pace, |_| "late".to_owned(), || ());
         assert_eq!(written.try_iter().count(), 0);
     }

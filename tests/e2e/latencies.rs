@@ -5,12 +5,8 @@ use crate::support::{
 };
 use ft_protocol::Span;
 use ft_protocol::latency::OutputLatency;
-use nix::pty::openpty;
 use serde_json::Value;
-use std::fs::File;
-use std::io::Read as _;
 use std::path::Path;
-use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 const ECHO_PORT: u16 = 7;
@@ -147,21 +143,10 @@ fn a_vm_that_takes_long_to_make_says_so() {
     let Some(_machine) = kvm_alone() else { return };
     let cluster = ByHand::start(&["a"]);
     cluster.stop_pool();
-    let pty = openpty(None, None).expect("a terminal");
-    let guest = ByHand::arguments(&["run"], &["--name", "slow", "builtin:counter", "--", "--lines", "3"]);
-    // The terminal is its standard error.
-    let mut command = Command::new("sh");
-    command.args(["-c", "exec \"$@\" 2>&0 </dev/null", "sh", env!("CARGO_BIN_EXE_ftvm")]).args(&guest);
-    command.current_dir(cluster.place.file(".")).stdin(Stdio::from(pty.slave));
-    let running = cluster.place.start_command(command);
-    let mut terminal = File::from(pty.master);
-    let mut seen = String::new();
-    while !seen.contains("the pool makes room for a VM of 64 MiB") {
-        let mut bytes = [0; 256];
-        let count = terminal.read(&mut bytes).expect("it says so before it is done");
-        seen.push_str(&String::from_utf8_lossy(&bytes[..count]));
-    }
+    let running = cluster.start_command(&["run"], &["--name", "slow", "builtin:counter", "--", "--lines", "3"]);
+    await_true("a line of progress", || running.stderr().contains("the pool makes room for a VM of 64 MiB"));
     cluster.continue_pool();
     let ended = running.end().ok();
     assert_eq!(ended.stdout, b"line 000001\nline 000002\nline 000003\n");
+    assert!(ended.stderr.lines().all(|line| line.starts_with("ftvm: the pool makes room")), "{}", ended.stderr);
 }
