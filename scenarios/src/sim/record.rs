@@ -163,7 +163,8 @@ impl World {
 
     /// What the step asks for; appended, where the mode records. `None`: the machine is over.
     pub(crate) fn live_input(&mut self, at: At, wants: Wants) -> Option<u64> {
-        let clock = self.host_clock(at).ns() & !DELIVERY;
+        // Zero is no reading: a clock that was set back as far as it goes shows the moment behind it.
+        let clock = (self.host_clock(at).ns() & !DELIVERY).max(1);
         let may_end = self.stage.is_some() && self.gate_open;
         let typed = match wants {
             Wants::Console => self.hosts[at.host].actor.between(super::draw::Range::new(0, 1 << 20)),

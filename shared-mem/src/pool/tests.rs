@@ -12,6 +12,9 @@ use crate::mem::{Access, MapError, Mapping};
 use crate::numbers::{Epoch, Generation, HostSlot, LogPosition, VmSlot};
 use crate::vm_directory::{VmGeometry, VmName};
 
+mod device;
+mod superblock;
+
 const CONFIG: PoolConfig = PoolConfig { vm_slots: 4, host_slots: 3, cluster_bytes: 4096 };
 
 fn geometry() -> VmGeometry {
@@ -123,27 +126,6 @@ fn a_removal_that_was_interrupted_is_finished_by_the_next_pool() {
     fs::remove_file(path.join("superblock.removed")).unwrap();
     assert!(matches!(Pool::create(&path, &CONFIG), Err(PoolError::SuperblockMissing { .. })));
     assert_eq!(files_below(&path).len(), before.len() - 2);
-}
-
-#[test]
-fn a_pool_without_its_superblock_is_kept_and_is_whole_when_that_is_put_back() {
-    let dir = on_tmpfs();
-    let path = dir.path().join("pool");
-    let pool = Pool::create(&path, &CONFIG).unwrap();
-    pool.create_vm(&name("a"), &geometry()).unwrap();
-    pool.create_vm(&name("b"), &geometry()).unwrap();
-    drop(pool);
-    let superblock = fs::read(path.join("superblock")).unwrap();
-    let before = files_below(&path);
-    fs::remove_file(path.join("superblock")).unwrap();
-    let errors = [Pool::open(&path).err(), Pool::create(&path, &CONFIG).err(), Pool::inspect(&path).err()];
-    for error in errors {
-        assert!(matches!(error, Some(PoolError::SuperblockMissing { vms: 2, .. })), "{error:?}");
-    }
-    fs::write(path.join("superblock"), superblock).unwrap();
-    assert_eq!(files_below(&path), before);
-    let pool = Pool::open(&path).unwrap();
-    assert!(pool.find_vm(&name("a")).is_ok() && pool.find_vm(&name("b")).is_ok());
 }
 
 #[test]
@@ -482,149 +464,10 @@ fn space_is_held_and_given_back() {
     assert!(Pool::inspect(pool.path()).unwrap().file_names().unwrap().contains(&"reserve".to_owned()));
 }
 
-/// A regular file in place of a device.
-fn device(dir: &tempfile::TempDir, bytes: u64) -> std::path::PathBuf {
-    let path = dir.path().join("device");
-    fs::File::create(&path).unwrap().set_len(bytes).unwrap();
-    path
-}
-
-#[test]
-fn a_pool_on_a_device_is_a_pool() {
-    let dir = on_tmpfs();
-    let path = device(&dir, 256 << 20);
-    assert!(!Pool::is_at(&path).unwrap());
-    assert!(matches!(Pool::open(&path), Err(PoolError::NotAPool(_))));
-    let pool = Pool::create(&path, &CONFIG).unwrap();
-    assert!(matches!(Pool::open(&path), Err(PoolError::AlreadyLocked(_))));
-    assert!(matches!(Pool::create(&path, &CONFIG), Err(PoolError::NotEmpty(_))));
-    let view = Pool::inspect(&path).unwrap();
-    assert!(view.is_locked().unwrap());
-    assert!(view.file_names().unwrap().contains(&"heartbeat.2".to_owned()));
-    pool.cluster().store(b"state").unwrap();
-    let vm = pool.create_vm(&name("a"), &geometry()).unwrap();
-    let image = vm.image(Access::ReadWrite).unwrap();
-    assert_ne!(image.offset(), crate::numbers::Offset::ZERO, "it is a part of the device");
-    let memory = Mapping::read_write(&image).unwrap();
-    crate::mem::PoolWrite::write(&memory, crate::numbers::Offset::new(4096), &[7; 4096]).unwrap();
-    vm.store_boot(b"kernel").unwrap();
-    vm.create_journal(Generation::new(1), Epoch::new(5)).unwrap();
-    vm.create_log(Generation::new(1), LogPosition::ZERO).unwrap();
-    assert_eq!(vm.journal_generations().unwrap(), [Generation::new(1)]);
-    drop((memory, vm, pool));
-    assert!(!view.is_locked().unwrap());
-    let pool = Pool::open(&path).unwrap();
-    assert_eq!(pool.cluster().load(), Ok(Some(b"state".to_vec())));
-    let vm = pool.open_vm(pool.find_vm(&name("a")).unwrap()).unwrap();
-    let boot = Mapping::read_only(&vm.boot(Access::ReadOnly).unwrap()).unwrap();
-    assert_eq!(boot_image::load(&boot), Ok(b"kernel".to_vec()));
-    let before = pool.available_bytes().unwrap();
-    pool.delete_vm(vm.slot()).unwrap();
-    assert!(pool.available_bytes().unwrap() > before);
-    // The next VM gets the same place, and none of what was there.
-    let vm = pool.create_vm(&name("b"), &geometry()).unwrap();
-    let memory = Mapping::read_only(&vm.image(Access::ReadOnly).unwrap()).unwrap();
-    let mut page = [1; 4096];
-    crate::mem::PoolRead::read(&memory, crate::numbers::Offset::new(4096), &mut page).unwrap();
-    assert_eq!(page, [0; 4096]);
-    pool.destroy().unwrap();
-    assert!(!Pool::is_at(&path).unwrap());
-    Pool::create(&path, &CONFIG).unwrap();
-}
-
 fn flip(path: &Path, at: u64) {
     use std::os::unix::fs::FileExt as _;
     let file = fs::File::options().read(true).write(true).open(path).unwrap();
     let mut byte = [0];
     file.read_exact_at(&mut byte, at).unwrap();
     file.write_all_at(&[byte[0] ^ 4], at).unwrap();
-}
-
-/// In place: a full pool has no room for another one.
-#[test]
-fn a_damaged_superblock_is_mended_where_it_is() {
-    use std::os::unix::fs::MetadataExt as _;
-    let dir = on_tmpfs();
-    let pool_dir = dir.path().join("pool");
-    let superblock = pool_dir.join("superblock");
-    let pool = Pool::create(&pool_dir, &CONFIG).unwrap();
-    let (sound, place) = (fs::read(&superblock).unwrap(), fs::metadata(&superblock).unwrap().ino());
-    let is_sound = || {
-        assert!(fs::read(&superblock).unwrap() == sound);
-        assert_eq!(fs::metadata(&superblock).unwrap().ino(), place, "it was made anew");
-    };
-    assert_eq!(pool.look_after(None).unwrap(), Vec::<String>::new());
-    for (copies, at) in
-        [(&["first copy"][..], &[20][..]), (&["second copy"], &[2060]), (&["first", "second"], &[40, 2088])]
-    {
-        at.iter().for_each(|at| flip(&superblock, *at));
-        let mended = pool.look_after(None).unwrap();
-        assert_eq!(mended.len(), copies.len(), "{mended:?}");
-        assert!(mended.iter().zip(copies).all(|(line, copy)| line.contains(copy)), "{mended:?}");
-        is_sound();
-    }
-    drop(pool);
-    for at in [20, 2060] {
-        flip(&superblock, at);
-        let pool = Pool::open(&pool_dir).unwrap();
-        assert!(pool.mended()[0].contains("a copy of the superblock"), "{:?}", pool.mended());
-        is_sound();
-    }
-    fs::File::options().write(true).open(&superblock).unwrap().set_len(1000).unwrap();
-    let pool = Pool::open(&pool_dir).unwrap();
-    assert!(pool.mended()[0].contains("1000 bytes"), "{:?}", pool.mended());
-    assert!(fs::read(&superblock).unwrap() == sound);
-    // Whoever has the pool open knows it.
-    fs::remove_file(&superblock).unwrap();
-    let mended = pool.look_after(None).unwrap();
-    assert!(matches!(&mended[..], [line] if line.contains("gone")), "{mended:?}");
-    assert!(fs::read(&superblock).unwrap() == sound);
-}
-
-/// Head and table are there twice: whatever is damaged of one copy is mended from the other.
-#[test]
-fn a_damaged_head_or_table_of_a_device_is_mended() {
-    const TABLE_AT: u64 = 4096;
-    const COPY_BYTES: u64 = 64 + (512 << 10);
-    let dir = on_tmpfs();
-    let path = device(&dir, 64 << 20);
-    let pool = Pool::create(&path, &CONFIG).unwrap();
-    pool.create_vm(&name("a"), &geometry()).unwrap();
-    assert_eq!(pool.look_after(None).unwrap(), Vec::<String>::new());
-    let mut pool = Some(pool);
-    let places = [10, 2048 + 20, TABLE_AT + 2, TABLE_AT + 64 + 70, TABLE_AT + 64 + COPY_BYTES + 70];
-    for at in places {
-        flip(&path, at);
-        let view = Pool::inspect(&path).unwrap();
-        let wrong = view.wrong_copies().unwrap();
-        assert!(matches!(&wrong[..], [copy] if copy.file == "device"), "{at}: {wrong:?}");
-        let mended = pool.as_ref().unwrap().look_after(None).unwrap();
-        assert!(matches!(&mended[..], [line] if line.contains("device")), "{at}: {mended:?}");
-        assert_eq!(view.wrong_copies().unwrap(), []);
-    }
-    pool = None;
-    for at in places {
-        flip(&path, at);
-        assert!(Pool::is_at(&path).unwrap());
-        let pool = Pool::open(&path).unwrap();
-        assert!(matches!(pool.mended(), [line] if line.contains("device")), "{at}: {:?}", pool.mended());
-        assert!(pool.find_vm(&name("a")).is_ok());
-        assert_eq!(Pool::inspect(&path).unwrap().wrong_copies().unwrap(), []);
-    }
-    assert!(pool.is_none());
-}
-
-#[test]
-fn a_device_that_is_in_use_or_too_small_is_refused() {
-    let dir = on_tmpfs();
-    let path = device(&dir, 8 << 20);
-    fs::write(&path, b"somebody's").unwrap();
-    assert!(Pool::create(&path, &CONFIG).is_err(), "it is too short");
-    fs::write(&path, vec![b'x'; 8 << 20]).unwrap();
-    assert!(matches!(Pool::create(&path, &CONFIG), Err(PoolError::NotEmpty(_))));
-    let path = device(&dir, 64 << 20);
-    let pool = Pool::create(&path, &CONFIG).unwrap();
-    let large = VmGeometry { memory_bytes: 64 << 20, ..geometry() };
-    assert!(pool.create_vm(&name("a"), &large).is_err());
-    assert!(pool.create_vm(&name("a"), &geometry()).is_ok(), "the name is free again");
 }

@@ -311,6 +311,22 @@ fn times_of_hosts_and_of_the_controller_are_the_same_times() {
     assert!(report.holds, "it was told a second late: {:?}", report.verdicts);
 }
 
+/// Found by an acceptance test: such a reading was not in the log, and the replay, which asked for one, was said to diverge.
+#[test]
+fn a_clock_that_is_set_back_as_far_as_it_goes_is_read_and_replayed() {
+    let runs = tempfile::tempdir().expect("a directory can be made");
+    let step =
+        "action = \"clock\"\nby = \"-700ms\"\nhost = \"primary\"\nfor = \"100ms\"\n[[step]]\nafter = \"step 1\"\n";
+    let text = format!(
+        "[vm]\nguest = \"builtin:counter\"\nmode = \"replay\"\n[[step]]\nevent = \"protected\"\n{step}{step}delay = \
+         \"50ms\"\naction = \"kill\"\nhost = \"primary\"\n[expect]\ntakeovers = 1\nevents = {{ diverged = 0 }}\n"
+    );
+    for seed in 1..6 {
+        let report = played(&runs, &text, seed);
+        assert!(report.holds, "{report:?}");
+    }
+}
+
 #[test]
 fn clocks_step_forth_and_back_and_events_have_right_times() {
     let runs = tempfile::tempdir().expect("a directory can be made");
