@@ -334,6 +334,17 @@ impl Cursor {
         }
     }
 
+    /// Whether something stands next that the guest was given at the exit it is at, and that it need not ask for: behind a
+    /// commit of an exit that put something out, after which nobody asks by itself.
+    ///
+    /// # Errors
+    /// The log cannot be read, or shows that the guest came another way.
+    pub fn owes<S: EntrySource>(&mut self, source: &mut S) -> Result<bool, CursorError<S::Error>> {
+        self.settle(source)?;
+        let is_optional = |body: &EntryBody<'_>| matches!(body, EntryBody::ConsoleInput(_) | EntryBody::Packet { .. });
+        Ok(self.head.as_ref().is_some_and(|head| head.at_exit == self.at && is_optional(&head.body)))
+    }
+
     /// Whether the log has nothing more for the guest, ever.
     ///
     /// # Errors

@@ -215,6 +215,12 @@ pub trait InputSource: Send {
         false
     }
 
+    /// Whether the guest was given more at the exit where it stands, behind a commit: a replay gives it that before the guest
+    /// runs on. Asked each time before it does.
+    fn owes(&mut self) -> bool {
+        false
+    }
+
     /// The present guest time. Not an input: the guest does not see it; it says when a wait is over, and where a
     /// successor's clock goes on.
     fn now(&self) -> GuestTime;

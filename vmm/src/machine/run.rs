@@ -294,7 +294,13 @@ impl Machine {
         if std::mem::take(&mut self.progress.flush) {
             return Ok(Some(Stop::Flush));
         }
-        let Some(until) = self.progress.wait_until else { return Ok(None) };
+        let Some(until) = self.progress.wait_until else {
+            if self.inputs.owes() {
+                self.deliver()?;
+                return Ok(self.inputs.must_pause().then_some(Stop::SourcePaused));
+            }
+            return Ok(None);
+        };
         if self.inputs.wakes() || self.inputs.now() >= until {
             self.progress.wait_until = None;
             self.inputs.wait_ends();

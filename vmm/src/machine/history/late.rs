@@ -86,6 +86,10 @@ impl<S: InputSource> InputSource for LateSource<S> {
         self.with(S::must_pause)
     }
 
+    fn owes(&mut self) -> bool {
+        self.with(S::owes)
+    }
+
     fn now(&self) -> GuestTime {
         self.with(|source| source.now())
     }

@@ -159,6 +159,10 @@ impl<S: InputSource, K: HistorySink> InputSource for Recorder<S, K> {
         !self.sink.has_room() || self.source.must_pause()
     }
 
+    fn owes(&mut self) -> bool {
+        self.source.owes()
+    }
+
     fn now(&self) -> GuestTime {
         self.source.now()
     }

@@ -393,6 +393,11 @@ impl<H: HistorySource> InputSource for Replayer<H> {
         self.stop_after.is_some_and(|stop| self.at() >= stop) || !self.cursor.may_run(self.source.extent())
     }
 
+    fn owes(&mut self) -> bool {
+        // What is wrong with the log comes up again at the next exit.
+        !self.has_ended() && self.cursor.owes(&mut self.source).unwrap_or(false)
+    }
+
     fn now(&self) -> GuestTime {
         self.now
     }

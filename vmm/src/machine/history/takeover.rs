@@ -155,6 +155,10 @@ impl<H: HistorySource, S: InputSource> InputSource for ReplayThenLive<H, S> {
         }
     }
 
+    fn owes(&mut self) -> bool {
+        self.replay.as_mut().map_or_else(|| self.live.owes(), InputSource::owes)
+    }
+
     fn now(&self) -> GuestTime {
         self.replay.as_ref().map_or_else(|| self.live.now(), InputSource::now)
     }

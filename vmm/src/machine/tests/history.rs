@@ -1,13 +1,17 @@
 //! What was recorded on one machine replays on another, to the same end; what differs is noticed.
 
 use super::support::{MIB, guest_code, kvm, run_to_end};
+use crate::machine::device::{Context, Device, DeviceId, DeviceStateError};
 use crate::machine::history::{HistoryError, HistorySink, HistorySource, Recorder, ReplayThenLive, Replayer};
 use crate::machine::test_elf::program;
 use crate::machine::{
     ExitNumber, GuestTime, InputError, InputSource, LiveInputs, Machine, MachineConfig, MachineError, MachineState,
     Stop, flat, layout,
 };
-use ft_protocol::record::{Divergence, DivergenceKind, Entry, EntryBody, EntrySource, Extent, OutputsLogged};
+use ft_protocol::record::{
+    CommitPoint, Divergence, DivergenceKind, Entry, EntryBody, EntryKind, EntrySource, Extent, OutputsLogged,
+};
+use ft_protocol::{Epoch, Generation};
 use kvm_ioctls::Kvm;
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex};
@@ -234,6 +238,86 @@ fn a_takeover_that_diverges_goes_on_live_and_says_why() {
     assert!(line.starts_with(&format!("exit {}: expected history", entries[10].at_exit)), "{line}");
     let whole: Vec<_> = entries[..10].iter().cloned().chain(log.entries()).collect();
     assert_eq!(replayed(&kvm, &whole), Ok(end), "what was replayed and what was live are one history");
+}
+
+/// Takes console input whenever devices are asked to; hands it out byte by byte, and prints what is written to it.
+#[derive(Default)]
+struct Postbox(VecDeque<u8>);
+
+impl Device for Postbox {
+    fn id(&self) -> DeviceId {
+        DeviceId(100)
+    }
+    fn read(&mut self, _offset: u64, data: &mut [u8], _context: &mut Context<'_>) -> Result<(), InputError> {
+        data[0] = self.0.pop_front().unwrap_or(0);
+        Ok(())
+    }
+    fn write(&mut self, _offset: u64, data: &[u8], context: &mut Context<'_>) -> Result<(), InputError> {
+        context.effects.console.extend_from_slice(data);
+        Ok(())
+    }
+    fn poll(&mut self, context: &mut Context<'_>) -> Result<(), InputError> {
+        self.0.extend(context.take_console_input(16)?);
+        Ok(())
+    }
+    fn save(&self) -> Vec<u8> {
+        self.0.iter().copied().collect()
+    }
+    fn restore(&mut self, saved: &[u8]) -> Result<(), DeviceStateError> {
+        self.0 = saved.iter().copied().collect();
+        Ok(())
+    }
+}
+
+/// Prints what comes to the postbox, up to a q.
+fn with_postbox(kvm: &Kvm, inputs: Box<dyn InputSource>) -> Machine {
+    let code = guest_code!(
+        "mov ebx, 0xd0001000",
+        "xor ecx, ecx",
+        "2:",
+        "inc ecx",
+        "mov al, [rbx]",
+        "test al, al",
+        "jz 2b",
+        "mov [rbx], al",
+        "cmp al, 0x71",
+        "jne 2b",
+        "mov eax, ecx",
+        "out 0xf4, eax",
+    );
+    let start = layout::MMIO_START + 0x1000;
+    let mmio_devices = vec![(start..start + 0x100, Box::new(Postbox::default()) as Box<dyn Device>)];
+    let config = MachineConfig { inputs, mmio_devices, ..MachineConfig::live() };
+    let mut machine = Machine::prepare(kvm, layout::anonymous_memory(MEMORY).expect("memory"), config).expect("made");
+    let entry = flat::load(machine.memory(), &program(code), &[]).expect("a guest");
+    machine.enter(&entry).expect("a start");
+    machine
+}
+
+/// Where the record of a commit is damaged, the replay begins at an earlier one and comes by.
+#[test]
+fn what_came_behind_a_commit_at_an_output_is_given_there() {
+    let Some(kvm) = kvm() else { return };
+    let mut log = Log::default();
+    let recorder = Recorder::new(LiveInputs::default(), log.clone(), OutputsLogged::Yes);
+    let mut first = with_postbox(&kvm, Box::new(recorder));
+    first.push_console_input(b"one");
+    for (epoch, text) in (1..).zip([&b"two"[..], b"six", b"q"]) {
+        for _ in 0..3 {
+            assert_eq!(first.run().expect("runs"), Stop::Output);
+        }
+        first.complete_pending().expect("stands at its exit");
+        let point = CommitPoint { generation: Generation::new(1), epoch: Epoch::new(epoch), kicked: false };
+        let (at_exit, digest) = (first.exits().0, first.history_digest());
+        log.append(&Entry { at_exit, digest, body: EntryBody::Commit(point) }).expect("taken");
+        first.push_console_input(text);
+        first.deliver().expect("given");
+        assert_eq!(log.entries().last().map(|entry| entry.body.kind()), Some(EntryKind::ConsoleInput));
+    }
+    let original = end(&mut first);
+    assert_eq!(original.console, "onetwosixq");
+    let replayer = Replayer::new(Reader::of(&log.entries()), OutputsLogged::Yes);
+    assert_eq!(end(&mut with_postbox(&kvm, Box::new(replayer))), original);
 }
 
 /// Console input that waited at the commit is used up by the log, or comes after it.
