@@ -260,6 +260,15 @@ pub enum Input {
         /// What came of it.
         outcome: DrainOutcome,
     },
+    /// A record was applied that has what entries of the log before it should have brought, and did not.
+    LogDamaged {
+        /// The VM.
+        vm: VmId,
+        /// The generation of the log.
+        generation: Generation,
+        /// One line.
+        reason: String,
+    },
     /// Time has passed; wanted at least every heartbeat interval.
     Tick,
     /// Whoever started this controller wants it to end, and the cluster with it, whoever is away.

@@ -13,6 +13,7 @@ mod forgetting;
 mod hosts;
 mod input;
 mod io;
+mod log_damage;
 mod membership;
 mod outputs;
 mod placement;
@@ -188,6 +189,7 @@ impl Controller {
             Input::GenerationOpened { vm, generation, result } => self.generation_opened(turn, vm, generation, result),
             Input::Applied { vm, generation, outcome } => self.applied(turn, vm, generation, outcome),
             Input::LogDrained { vm, generation, outcome } => self.log_drained(turn, vm, generation, outcome),
+            Input::LogDamaged { vm, generation, reason } => self.log_refused(turn, vm, generation, reason),
             Input::Tick => self.tick(turn),
             Input::End => self.end(turn),
         }
@@ -239,6 +241,7 @@ impl Controller {
         self.part_domains(turn);
         self.fail_back(turn);
         self.overdue_followers(turn);
+        self.overdue_logs(turn);
         self.look_for_space(turn);
         let vms: Vec<VmId> = self.vms.keys().copied().collect();
         vms.into_iter().for_each(|vm| self.follow(turn, vm));

@@ -8,7 +8,7 @@ use crate::ids::FollowId;
 use crate::planted::{PlantedBug, planted};
 use crate::spec::Mode;
 use crate::timeline::{Happening, one_line, one_report};
-use crate::wire::{Answer, RequestError, TakeoverReason, ToHost};
+use crate::wire::{Answer, RequestError, ToHost};
 
 impl Controller {
     /// The primary says that its log holds new console output.
@@ -30,7 +30,8 @@ impl Controller {
         let Some(entry) = self.vms.get_mut(&vm) else { return };
         // What was asked for need not have come: the pool may have had no space for it, which the driver is about to say.
         let readable = entry.opened && matches!(entry.phase, Phase::Promoting { .. } | Phase::Running { .. });
-        if !readable || entry.console_full {
+        // A record brings what a damaged log does not.
+        if !readable || entry.console_full || entry.log_refused.is_some() {
             return;
         }
         if entry.draining_log.is_some() {
@@ -86,12 +87,7 @@ impl Controller {
                 }
                 self.drain_log(turn, vm);
             }
-            DrainOutcome::Refused { reason, .. } if reigns => {
-                self.tell(turn, Happening::LogRefused { vm, generation, reason });
-                let winner = self.vms[&vm].ready_standby();
-                self.tell(turn, Happening::PrimaryGone { vm, generation, reason: TakeoverReason::LogDamaged });
-                self.begin_takeover(turn, vm, winner);
-            }
+            DrainOutcome::Refused { reason, .. } if reigns => self.log_refused(turn, vm, generation, reason),
             DrainOutcome::Refused { .. } | DrainOutcome::Damaged { .. } => {}
         }
     }
@@ -150,6 +146,9 @@ impl Controller {
         if !mode.records() || !planted(PlantedBug::ModeOrdersOverlap) {
             // Since when all inputs are in the log, the primary says next.
             entry.recorded_since = None;
+        }
+        if entry.log_refused.is_some() {
+            return self.turned_from_log(turn, vm, mode);
         }
         // A guest that cannot be recorded stays in checkpoint mode, whatever it was told.
         let refused = !mode.records() && mode == entry.spec.mode;

@@ -81,7 +81,7 @@ impl Controller {
         let led = matches!(entry.phase, Phase::Running { .. });
         let yielded = led && entry.switchover.is_some_and(|switchover| switchover.step == SwitchoverStep::Yielded);
         entry.phase = Phase::Sealing { winner };
-        (entry.suspected, entry.doubted) = (None, None);
+        (entry.suspected, entry.doubted, entry.log_refused) = (None, None, None);
         let driven_off = entry.switchover.is_none() && entry.spec.policy.failback.is_some();
         if driven_off && entry.home.is_none() {
             entry.home = Some(old);

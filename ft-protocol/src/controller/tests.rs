@@ -4,6 +4,7 @@ mod follow;
 mod forgetting;
 mod hosts;
 mod input;
+mod log_damage;
 mod mode;
 mod outputs;
 mod places;

@@ -127,6 +127,8 @@ pub(super) struct Vm {
     /// The mode that the primary was told to turn to and has not said it is in. It is told another one only then, so that
     /// what it says of its log is known to be of the mode it is in.
     pub(super) mode_order: Option<Mode>,
+    /// The reigning primary's log is damaged: until when it may turn from it.
+    pub(super) log_refused: Option<Time>,
     /// The mode that it is protected in, as watchers know it; where a controller begins, the one that is wanted.
     pub(super) mode_told: Mode,
     /// Who waits for the VM to be protected in another mode.
@@ -241,6 +243,7 @@ impl Vm {
             draining_log: None,
             log_moved: false,
             mode_order: None,
+            log_refused: None,
             mode_waiters: Vec::new(),
             diverged: None,
             log_lost: None,

@@ -48,6 +48,8 @@ pub(super) struct Target {
     pub(super) log: LogDrain,
     /// Where the log stood when an epoch ended: the last one that was applied here.
     pub(super) ended_at: Option<(shared_mem::Epoch, LogPosition)>,
+    /// What is wrong with the log before a record that was applied without it; to be told.
+    pub(super) log_damage: Option<String>,
 }
 
 /// What is told of parts that are written anew.
@@ -84,6 +86,8 @@ pub(super) enum Event {
     Applied { vm: VmId, generation: Generation, outcome: ApplyOutcome },
     /// What became of console output in a log.
     Drained { vm: VmId, generation: Generation, outcome: DrainOutcome },
+    /// A record was applied although the log before its end is damaged.
+    LogDamaged { vm: VmId, generation: Generation, reason: String },
     /// A new VM's disk has its first content, or cannot have it.
     DiskFilled { vm: VmId, result: Result<(), String> },
     /// What a generation to come will need is reserved, or cannot be.
@@ -110,8 +114,11 @@ impl Applier {
             }
             match work {
                 Work::Apply(job) => {
-                    let outcome = target.apply(&job, &mut buffer);
-                    done.send(Event::Applied { vm, generation: job.generation, outcome });
+                    let (generation, outcome) = (job.generation, target.apply(&job, &mut buffer));
+                    done.send(Event::Applied { vm, generation, outcome });
+                    if let Some(reason) = target.log_damage.take() {
+                        done.send(Event::LogDamaged { vm, generation, reason });
+                    }
                 }
                 Work::Mend => {}
                 Work::Drain(job) => {
@@ -254,8 +261,16 @@ impl Target {
         // Where nobody can tell, nothing is known to be behind the record.
         let before = known.or_else(|| logged_to(&self.state, applied)).unwrap_or(LogPosition::ZERO);
         LogDrain::check(log_end, before)?;
-        if !self.log.drain(&job.journal.log, Some(log_end), &self.console, job.console_floor)? {
-            return self.console_full(job);
+        match self.log.drain(&job.journal.log, Some(log_end), &self.console, job.console_floor) {
+            Ok(true) => {}
+            Ok(false) => return self.console_full(job),
+            // The record has the output of its epoch once more: it is applied without the log, so that nothing is lost which its
+            // primary has committed.
+            Err(error) if error.is_of_log() && meta.console_start <= self.console.own_tail()?.get() => {
+                self.log.pass(&job.journal.log, log_end)?;
+                self.log_damage = Some(crate::chain(&error));
+            }
+            Err(error) => return Err(error.into()),
         }
         // Before the question whether there is room: for output that belongs nowhere there never will be.
         self.console.check_append(ConsolePosition::new(meta.console_start), meta.console)?;

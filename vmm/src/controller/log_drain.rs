@@ -7,8 +7,8 @@ use ft_protocol::Generation;
 use ft_protocol::controller::DrainOutcome;
 use ft_protocol::record::{Entry, EntryBody, EntryError};
 use shared_mem::console::ConsoleError;
-use shared_mem::record_log::{ReadLogError, is_log_position};
-use shared_mem::{ConsolePosition, ConsoleRing, LogPosition, LogReader, PoolWrite};
+use shared_mem::record_log::{LogTail, ReadLogError, is_log_position};
+use shared_mem::{ConsolePosition, ConsoleRing, LogPosition, LogReader, PoolRead, PoolWrite};
 
 /// Why console output was not taken from a log.
 #[derive(Debug, thiserror::Error)]
@@ -51,6 +51,19 @@ pub enum DrainError {
     /// The ring cannot be used.
     #[error("the console cannot be used")]
     Console(#[from] ConsoleError),
+}
+
+impl DrainError {
+    /// Whether what the log holds is wrong, rather than where somebody says that it ends, or the console.
+    #[must_use]
+    pub fn is_of_log(&self) -> bool {
+        match self {
+            Self::Log(error) => !matches!(error, ReadLogError::Access(_)),
+            Self::Output { source, .. } => matches!(source, ConsoleError::Gap { .. } | ConsoleError::TooMany { .. }),
+            Self::Entry { .. } => true,
+            Self::Short { .. } | Self::Place { .. } | Self::Console(_) => false,
+        }
+    }
 }
 
 /// How far the reigning generation's log was read.
@@ -96,6 +109,20 @@ impl LogDrain {
     /// When no sane writer says so behind an epoch that ended at `before`.
     pub fn check(said: LogPosition, before: LogPosition) -> Result<(), DrainError> {
         if said < before || !is_log_position(said) { Err(DrainError::Place { said, before }) } else { Ok(()) }
+    }
+
+    /// What lies before `limit`, where a record says that its epoch ends, is not read any more.
+    ///
+    /// # Errors
+    /// When the log is known to end before that.
+    pub fn pass<L: PoolRead>(&mut self, log: &LogReader<L>, limit: LogPosition) -> Result<(), DrainError> {
+        if let Ok(LogTail { position: end, .. }) = log.tail()
+            && end < limit
+        {
+            return Err(DrainError::Short { end, expected: limit });
+        }
+        self.position = self.position.max(limit);
+        Ok(())
     }
 
     /// Moves all there is.

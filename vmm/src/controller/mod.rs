@@ -204,6 +204,9 @@ pub fn serve(options: &ControllerOptions) -> Result<(), ControllerError> {
                                 driver.log_drained(vm);
                                 Input::LogDrained { vm, generation, outcome }
                             }
+                            Event::LogDamaged { vm, generation, reason } => {
+                                Input::LogDamaged { vm, generation, reason }
+                            }
                             Event::FenceTried { host, name, outcome } => Input::FenceTried { host, name, outcome },
                             Event::Died(host) => Input::HostDied { host },
                         })?;

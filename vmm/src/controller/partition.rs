@@ -221,6 +221,7 @@ impl Partition {
             disk,
             log,
             ended_at: None,
+            log_damage: None,
             state,
             control,
         };

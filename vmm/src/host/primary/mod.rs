@@ -1,6 +1,7 @@
 //! The vCPU's thread while its host is primary: runs the guest and does what the primary's core says.
 
 mod actions;
+mod printed;
 mod write;
 
 use super::arrivals::Arrivals;
@@ -31,6 +32,7 @@ use ft_protocol::record::EntryBody;
 use ft_protocol::spec::Mode;
 use ft_protocol::wire::{LiveReport, Order};
 use ft_protocol::{Epoch, Span, Time};
+use printed::Printed;
 use shared_mem::journal::UnchecksummedRecord;
 use shared_mem::{PAGE_BYTES, WorkingMemory};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -106,6 +108,8 @@ struct Reign<'a> {
     recording: bool,
     /// Since then.
     recorded_since: Option<Epoch>,
+    /// What has left by the log since the last commit.
+    printed: Printed,
     jobs: Sender<Job>,
     around: &'a Surroundings,
     guest: Guest,
@@ -216,6 +220,7 @@ pub(super) fn run(beginning: Beginning, around: &Surroundings) -> Result<(), Fai
             log,
             recording: mode.records(),
             recorded_since: mode.records().then_some(base),
+            printed: Printed::default(),
             jobs,
             around,
             guest: Guest::Runs,
@@ -346,9 +351,11 @@ impl Reign<'_> {
             return self.feed(Input::Output { console: console as u64, packets: packets as u64 });
         }
         self.send_logged();
-        let is_console = !self.machine.take_console().bytes.is_empty();
+        let console = self.machine.take_console();
+        let is_console = !console.bytes.is_empty();
         if is_console {
             self.outbox.opens(self.machine.exit_at());
+            self.printed.note(&console);
         }
         self.say_outputs(false);
         if is_console { self.feed(Input::Logged) } else { Ok(()) }

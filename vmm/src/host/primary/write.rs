@@ -66,6 +66,7 @@ impl Reign<'_> {
                     lock(disk).committed(epoch);
                 }
                 self.machine.take_console();
+                self.printed.forget();
                 self.outbox.hold(epoch, self.machine.take_packets());
                 self.log.mark(epoch);
                 self.input.written(epoch, self.machine.console_taken());
@@ -124,9 +125,10 @@ impl Reign<'_> {
         self.times.pages = record.page_count();
         let state = self.machine.save().map_err(WriteError::Machine)?;
         let state = state.at_log_position(self.log.tail().get()).encode();
-        let console = self.machine.pending_console();
-        let console_start = self.machine.console_position() - console.len() as u64;
-        let meta = CommitMeta { console_start, console, machine_state: &state, ended }.encode();
+        let pending = self.machine.pending_console();
+        let pending_from = self.machine.console_position() - pending.len() as u64;
+        let (console_start, console) = self.printed.with(pending_from, pending);
+        let meta = CommitMeta { console_start, console: &console, machine_state: &state, ended }.encode();
         record.close(&meta).map_err(|error| WriteError::of(error, epoch, 0))
     }
 }
