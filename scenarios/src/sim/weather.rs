@@ -360,6 +360,16 @@ impl Weather {
         self.stall_us.max(self.epoch_us * STALL_EPOCHS)
     }
 
+    /// The longest time between two commits that a VM can come to by changes of its mode: an interval that is a mode's own
+    /// becomes that of the other.
+    fn longest_epoch_us(&self) -> u64 {
+        let modes = [Mode::Checkpoint, Mode::Replay, Mode::Lockstep];
+        let is_own = modes.iter().any(|mode| mode.default_epoch_interval() == Span::from_us(self.epoch_us));
+        let others =
+            modes.iter().filter(|_| self.asks && is_own).map(|mode| mode.default_epoch_interval().ns() / 1_000);
+        others.fold(self.epoch_us, u64::max)
+    }
+
     /// Whether a run can be under these numbers; asked of what an event file says.
     pub(crate) fn is_sound(&self) -> bool {
         let ranges = [
@@ -435,7 +445,7 @@ impl Weather {
         let detection = 2 * self.heartbeat_us * self.heartbeats_missing;
         let making = 4 * self.make_us.most + 40 * self.message_us.most + 200 * self.turn_us.most;
         let draining = u64::from(self.slots) * 10 * self.apply_us.most;
-        let stall = self.stall_bound_us();
+        let stall = self.stall_us.max(self.longest_epoch_us() * STALL_EPOCHS);
         let flapping = if self.flaps_free == u32::MAX { 0 } else { FLAP_HOLDS_MAX * self.hold_down_us };
         3 * (detection
             + stall
