@@ -367,7 +367,7 @@ pub(super) struct RawExpect {
     /// The secondary was lost, and after each loss there was a new one this soon.
     #[schemars(with = "Option<Time>")]
     pub(super) protected_again_within: Option<Spanned<Time>>,
-    /// No blackout was longer: from a fault to the first console byte of the successor, or its first answer to a workload.
+    /// No blackout was longer: from a fault to the first console byte of a successor, or its first answer to a workload.
     #[schemars(with = "Option<Time>")]
     pub(super) blackout_max: Option<Spanned<Time>>,
     /// The controller refuses the VM, with a line that contains this.

@@ -112,6 +112,10 @@ pub(super) fn takeover_in_words(folder: &RunFolder, vm: VmId, takeover: &Takeove
     if let Some(answered) = takeover.answered {
         let _ = write!(words, "; a workload had its first answer after {}", after(answered, start));
     }
+    let fell_silent = takeover.live.is_some() && !takeover.planned && !takeover.was_heard();
+    if let Some(again) = takeover.first_output().filter(|_| fell_silent) {
+        let _ = write!(words, "; nobody outside heard of it, of a later one first after {}", after(again, start));
+    }
     match &takeover.protected {
         Some((at, host)) => _ = write!(words, "; protected by host {host} after {}.", after(*at, start)),
         None => words.push_str("; it was not protected again before the next change."),
