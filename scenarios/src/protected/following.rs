@@ -103,7 +103,7 @@ impl ProtectedRun {
 
     fn try_revive(&mut self) -> Result<(), RunError> {
         let (exit, mut client) = self.cluster.revive_controller()?;
-        self.controller_away_until = None;
+        (self.controller_away_until, self.controller_dead) = (None, false);
         client.request(Request::Watch, Vec::new())?;
         for tapped in self.vms.iter().filter(|tapped| !tapped.deleted) {
             let from = tapped.console.position();

@@ -129,6 +129,9 @@ impl Performance<'_> {
         match act {
             Act::Signal { signal, undo_after, .. } => {
                 for host in hosts {
+                    if self.run.is_dead_controller(host) {
+                        continue;
+                    }
                     self.signal(step, host, *signal)?;
                     match signal {
                         HostSignal::Stop => self.hampers.begin(host, Hamper::Stop, ends(*undo_after)),
@@ -149,6 +152,9 @@ impl Performance<'_> {
             }
             Act::Slow { percent, during, .. } => {
                 for host in hosts {
+                    if self.run.is_dead_controller(host) {
+                        continue;
+                    }
                     let lives = self.run.check_alive(host);
                     self.of_step(step, lives)?;
                     self.began(act, host.as_str())?;
@@ -203,7 +209,8 @@ impl Performance<'_> {
     }
 
     fn restart(&mut self, step: &Step, process: &HostName, dead_for: Span) -> Result<(), RunnerError> {
-        let dies = process.as_str() == CONTROLLER || self.run.cluster().host_pid(process).is_some();
+        let is_controller = process.as_str() == CONTROLLER && !self.run.is_dead_controller(process);
+        let dies = is_controller || self.run.cluster().host_pid(process).is_some();
         let done = self.run.take_away(process, dead_for);
         self.of_step(step, done)?;
         if dies {
@@ -412,6 +419,9 @@ impl Performance<'_> {
         };
         for (host, target) in pages {
             let places = self.corruption(what, vm, bits, host).flip(&mut self.randoms[index])?;
+            if what == CorruptWhat::Heartbeat {
+                self.flipped_beats.insert(host);
+            }
             let fault = format!("{}: {}", name_of(act), places.join(", "));
             self.run.note(Event { at: monotonic(), what: What::FaultBegan { fault, target } })?;
         }
