@@ -178,6 +178,19 @@ impl ProtectedRun {
         self.respawns.iter().any(|(_, coming)| coming == name)
     }
 
+    /// Whether a host is dead, and no more than the usual pause from being started again.
+    #[must_use]
+    pub fn comes_back_at_once(&self, name: &HostName) -> bool {
+        let soon = monotonic() + RESPAWN_PAUSE;
+        self.respawns.iter().any(|(due, coming)| coming == name && *due <= soon)
+    }
+
+    /// Whether a host that is killed is started again by itself at once.
+    #[must_use]
+    pub fn respawns(&self, name: &HostName) -> bool {
+        self.respawn == Respawn::All && !self.away.contains_key(name)
+    }
+
     /// Starts hosts again whose pause is over.
     fn respawn_due(&mut self) -> Result<(), RunError> {
         let now = monotonic();

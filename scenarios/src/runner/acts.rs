@@ -3,7 +3,7 @@
 use super::corrupt::Corruption;
 use super::perform::{Performance, Undo, name_of};
 use super::prepare::mac;
-use super::{Hamper, RunnerError};
+use super::{Hamper, Presence, RunnerError, anybody};
 use crate::cluster::{CONTROLLER, Held, HostName, HostSignal};
 use crate::event::{Event, What};
 use crate::language::{Act, CorruptWhat, Step, Target, WaysPart};
@@ -104,11 +104,15 @@ impl Performance<'_> {
             }
             Target::Any => {
                 let names: Vec<HostName> = self.run.cluster().host_names().cloned().collect();
-                // Drawn from all, so that the draw does not depend on who happens to be alive.
-                let nth = draws.next().unwrap_or_default();
-                let first = self.schedule.draw(index, nth, names.len());
-                let turned = (0..names.len()).map(|offset| names[(first + offset) % names.len()].clone());
-                turned.into_iter().find(|name| alive(self, name)).map(|host| vec![host])
+                let presence = |name: &HostName| match alive(self, name) {
+                    true => Presence::Lives,
+                    false if self.run.comes_back_at_once(name) => Presence::ComesBack,
+                    false if self.dying.contains(name) && self.run.respawns(name) => Presence::ComesBack,
+                    false => Presence::Dead,
+                };
+                let presences: Vec<Presence> = names.iter().map(presence).collect();
+                let drawn = self.schedule.draw(index, draws.next().unwrap_or_default(), names.len());
+                anybody(drawn, &presences).map(|host| vec![names[host].clone()])
             }
             Target::Host(host) => Some(vec![host.clone()]),
             Target::HitBy(step) => Some(self.hit[*step].clone()),

@@ -2,6 +2,7 @@
 //! directory.
 
 mod acts;
+mod anybody;
 mod await_record;
 mod campaign;
 mod ci;
@@ -20,6 +21,7 @@ mod simulate;
 mod verdict;
 mod workload;
 
+pub(crate) use anybody::{Presence, anybody};
 pub use campaign::{Campaign, Campaigned, Progress, World, run_campaign};
 pub use ci::{JunitError, github_annotation_of, github_annotations, junit, junit_of_invalid};
 pub use directory::RunDirectory;

@@ -514,3 +514,31 @@ fn the_checksum_of_memory_is_that_of_what_was_compared() {
     };
     assert!(found(1) != found(2) && !found(1).contains("00000000"), "{}", found(1));
 }
+
+/// Found by an acceptance review: whom `any` hit depended on who happened to be dead at that moment.
+#[test]
+fn any_hits_the_same_hosts_whatever_other_steps_do() {
+    use crate::event::What::{Signalled, StepFired};
+    let runs = tempfile::tempdir().expect("a directory can be made");
+    let hits = |other: &str| {
+        let text = format!(
+            "[cluster]\nhosts = 4\nrespawn = true\n[vm]\nguest = \"builtin:torture\"\n[[step]]\nname = \"one\"\nevery = \"7ms\"\n\
+             repeat = 30\naction = \"kill\"\nhost = [\"any\", \"any\"]\n{other}[expect]\n"
+        );
+        let scenario = Scenario::parse(Path::new("x.toml"), &text).expect("it is a scenario");
+        let report = simulate(&scenario, &options(runs.path(), 3, true), &|| false).expect("it can be played");
+        let (mut own, mut hits) = (false, Vec::new());
+        for event in events_of(&report) {
+            match event.what {
+                StepFired { step } => own = step == "one",
+                Signalled { host, .. } if own => hits.push(host.to_string()),
+                _ => {}
+            }
+        }
+        hits
+    };
+    let alone = hits("");
+    assert!(alone.len() > 30, "{alone:?}");
+    let other = "[[step]]\nevery = \"5ms\"\nrepeat = 40\naction = \"kill\"\nhost = \"b\"\n";
+    assert_eq!(alone, hits(other));
+}
