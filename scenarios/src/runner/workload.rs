@@ -89,6 +89,7 @@ impl Workload {
             .env("FTVM_RUN_DIR", absolute(directory.path().to_owned())?)
             .env("FTVM_SEGMENT", segment)
             .env("FTVM_HISTORY", &history);
+        vmm::tied::ends_with_us(&mut command);
         // Not as the processes of the cluster call theirs: `a.1` may be a workload's name.
         let stderr = directory.file(&format!("{}.err", part.name));
         let child =
