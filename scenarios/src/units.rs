@@ -171,7 +171,9 @@ mod tests {
         ] {
             assert_eq!(parse_span(text).map(Span::ns), Ok(ns), "{text}");
         }
-        for text in ["", "12", "ms", "-1ms", "1..5s", "1d", "1 hour", "99999999999999999999s", "18446744073709551615min"] {
+        for text in
+            ["", "12", "ms", "-1ms", "1..5s", "1d", "1 hour", "99999999999999999999s", "18446744073709551615min"]
+        {
             assert!(parse_span(text).is_err(), "{text}");
         }
     }

@@ -289,7 +289,8 @@ pub(super) fn pool(dir: &Path, flipped: &BTreeSet<u16>) -> Verdict {
     let expectation = "the pool is sound".to_owned();
     let (holds, found) = match check(dir) {
         Ok(mut report) => {
-            let is_flipped = |finding: &Finding| flipped.iter().any(|host| finding.place == format!("heartbeat.{host}"));
+            let is_flipped =
+                |finding: &Finding| flipped.iter().any(|host| finding.place == format!("heartbeat.{host}"));
             let left_out: Vec<String> =
                 report.findings.extract_if(.., |finding| is_flipped(finding)).map(|finding| finding.place).collect();
             match report.verdict() {
@@ -299,7 +300,12 @@ pub(super) fn pool(dir: &Path, flipped: &BTreeSet<u16>) -> Verdict {
                 }
                 _ if !left_out.is_empty() => {
                     let left_out = left_out.join(", ");
-                    (true, format!("all that can be verified verifies, but {left_out}: a step flipped bits there, and no beat came"))
+                    (
+                        true,
+                        format!(
+                            "all that can be verified verifies, but {left_out}: a step flipped bits there, and no beat came"
+                        ),
+                    )
                 }
                 Sound::Sound | Sound::InChange => (true, "all that can be verified verifies".to_owned()),
             }

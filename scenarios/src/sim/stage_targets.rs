@@ -1,8 +1,8 @@
 //! Whom the steps of a scenario mean in the simulator.
 
 use super::fault::Target as Whom;
-use super::queue::Event;
 use super::host::HostProcess;
+use super::queue::Event;
 use super::stage::{START_US, index_of_host};
 use super::world::World;
 use crate::cluster::{CONTROLLER, HostName};

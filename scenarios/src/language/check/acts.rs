@@ -33,7 +33,9 @@ pub(super) fn of_step(
         return Err(source.invalid(&other.span(), "a step has an `action` or a list to `do`, not both"));
     }
     if let Some((key, place)) = own_keys(raw).filter(|_| !raw.several.is_empty()) {
-        return Err(source.invalid(&place, format!("`{key}` goes with an `action`: say it within `do`, where it is meant")));
+        return Err(
+            source.invalid(&place, format!("`{key}` goes with an `action`: say it within `do`, where it is meant"))
+        );
     }
     raws.extend(raw.several.iter().map(|act| act.get_ref().clone()));
     if raws.is_empty() {
