@@ -7,6 +7,7 @@ use crate::{CommandResult, ExitStatus, output};
 use ft_protocol::Span;
 use scenarios::echo_load::{self, EchoError, EchoPlan};
 use scenarios::kv_load::{self, LoadError, LoadPlan};
+use scenarios::segment_claim::{Claim, ClaimError, claim_address, claim_guest};
 use scenarios::units::parse_span;
 use std::net::{Ipv4Addr, SocketAddrV4};
 use std::path::{Path, PathBuf};
@@ -42,9 +43,9 @@ struct EchoArgs {
     /// Where the guest is
     #[arg(long, value_name = "ADDRESS:PORT", default_value = "10.0.0.2:7")]
     to: SocketAddrV4,
-    /// The clients' own address, in the guest's network
-    #[arg(long, value_name = "ADDRESS", default_value = "10.0.0.100")]
-    from: Ipv4Addr,
+    /// The clients' own address, in the guest's network (default: the first from 10.0.0.100 on that no other load has)
+    #[arg(long, value_name = "ADDRESS")]
+    from: Option<Ipv4Addr>,
     /// Connections, each with up to 2 KiB under way at a time; builtin:netecho serves 16
     #[arg(long, value_name = "N", default_value_t = 4, value_parser = clap::value_parser!(u32).range(1..=16))]
     connections: u32,
@@ -76,9 +77,9 @@ struct KvArgs {
     /// Where the guest is
     #[arg(long, value_name = "ADDRESS:PORT", default_value = "10.0.0.2:7000")]
     to: SocketAddrV4,
-    /// The clients' own address, in the guest's network
-    #[arg(long, value_name = "ADDRESS", default_value = "10.0.0.100")]
-    from: Ipv4Addr,
+    /// The clients' own address, in the guest's network (default: the first from 10.0.0.100 on that no other load has)
+    #[arg(long, value_name = "ADDRESS")]
+    from: Option<Ipv4Addr>,
     /// Clients, each with a connection of its own
     #[arg(long, value_name = "N", default_value_t = 8, value_parser = clap::value_parser!(u32).range(1..=30))]
     clients: u32,
@@ -115,10 +116,24 @@ pub(crate) fn run(args: &Args) -> CommandResult {
     }
 }
 
-fn join(segment: &Path, from: Ipv4Addr) -> Result<SegmentHost, Failure> {
+/// Joins the segment, with an address that is no other load's while the claim is kept.
+fn join(segment: &Path, from: Option<Ipv4Addr>) -> Result<(SegmentHost, Claim), Failure> {
     let internal = |error: std::io::Error| Failure::new(ExitCode::Internal, &error);
     let mac = MacAddress::random().map_err(internal)?;
-    Ok(SegmentHost::join(segment, mac, from, NETWORK_BITS)?)
+    let (from, claim) = claim_address(segment, from)?;
+    Ok((SegmentHost::join(segment, mac, from, NETWORK_BITS)?, claim))
+}
+
+impl From<ClaimError> for Failure {
+    fn from(error: ClaimError) -> Self {
+        let code = match &error {
+            ClaimError::Address { .. } | ClaimError::Addresses { .. } | ClaimError::Guest { .. } => {
+                ExitCode::Unreachable
+            }
+            ClaimError::Unknown(_) => ExitCode::Internal,
+        };
+        Self::new(code, &error)
+    }
 }
 
 fn duration(span: Span) -> Duration {
@@ -127,7 +142,7 @@ fn duration(span: Span) -> Duration {
 
 fn run_echo(args: &EchoArgs) -> CommandResult {
     let signals = EndSignals::new()?;
-    let host = join(&args.segment, args.from)?;
+    let (host, _address) = join(&args.segment, args.from)?;
     let plan = EchoPlan {
         to: args.to,
         connections: args.connections,
@@ -158,7 +173,8 @@ impl From<EchoError> for Failure {
 
 fn run_kv(args: &KvArgs) -> CommandResult {
     let signals = EndSignals::new()?;
-    let host = join(&args.segment, args.from)?;
+    let _guest = claim_guest(&args.segment, args.to)?;
+    let (host, _address) = join(&args.segment, args.from)?;
     let plan = LoadPlan {
         to: args.to,
         clients: args.clients,

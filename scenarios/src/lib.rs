@@ -20,6 +20,7 @@ pub mod language;
 pub mod protected;
 pub mod report;
 pub mod runner;
+pub mod segment_claim;
 pub mod sim;
 pub mod status_line;
 pub mod summary;

@@ -81,12 +81,12 @@ impl fmt::Display for ByteCount {
 
 /// Text that is no length of time.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("`{given}` is no length of time: write a number and us, ms, s or min, as in 250ms")]
+#[error("`{given}` is no length of time: write a number and us, ms, s, min or h, as in 250ms")]
 pub struct SpanError {
     given: String,
 }
 
-/// Reads a length of time: `250ms`, `1.5s`, `2min`, `80us`.
+/// Reads a length of time: `250ms`, `1.5s`, `2min`, `1h`, `80us`.
 ///
 /// # Errors
 /// When the text is none.
@@ -99,6 +99,7 @@ pub fn parse_span(text: &str) -> Result<Span, SpanError> {
         "ms" => 1_000_000,
         "s" => 1_000_000_000,
         "min" => 60_000_000_000,
+        "h" => 3_600_000_000_000,
         _ => return Err(error()),
     };
     let (whole, fraction) = number.split_once('.').unwrap_or((number, ""));
@@ -165,11 +166,14 @@ mod tests {
             ("250 ms", 250_000_000),
             ("1.5s", 1_500_000_000),
             ("2min", 120_000_000_000),
+            ("1.5h", 5_400_000_000_000),
             ("0.25ms", 250_000),
         ] {
             assert_eq!(parse_span(text).map(Span::ns), Ok(ns), "{text}");
         }
-        for text in ["", "12", "ms", "-1ms", "1..5s", "1h", "99999999999999999999s", "18446744073709551615min"] {
+        for text in
+            ["", "12", "ms", "-1ms", "1..5s", "1d", "1 hour", "99999999999999999999s", "18446744073709551615min"]
+        {
             assert!(parse_span(text).is_err(), "{text}");
         }
     }

@@ -1,6 +1,6 @@
 //! Scenarios end: at their time limit and at a signal, whatever stands still meanwhile.
 
-use crate::support::{Place, Running, await_some, await_true, is_stopped, kvm, signal};
+use crate::support::{Place, Running, await_some, await_true, is_alive, is_stopped, kvm, signal};
 use nix::sys::signal::Signal;
 use std::path::PathBuf;
 use std::process::Command;
@@ -106,6 +106,23 @@ fn a_runner_that_is_killed_before_its_cluster_starts_leaves_a_run_that_can_be_ex
     let told = String::from_utf8_lossy(&told.stdout);
     assert!(told.starts_with("endless (seed 1, commit ") && told.contains("it did not come to its end"), "{told}");
     assert!(told.contains("again: ftvm scenario run --seed 1 "), "{told}");
+}
+
+/// Found by an acceptance review: it ran on for ever.
+#[test]
+fn a_workload_does_not_outlive_a_runner_that_is_killed() {
+    let Some(_machine) = kvm() else { return };
+    let place = Place::new();
+    let deaf = "trap '' TERM HUP; echo $$; while :; do sleep 0.1; done";
+    let workload = format!("[[workload]]\nname = \"deaf\"\ncommand = [\"sh\", \"-c\", \"{deaf}\"]\n");
+    let running = start(&place, &format!("time-limit = \"600s\"\n{VM}{workload}[expect]\n"));
+    let out = place.file("scenario-runs/endless-1/deaf.out");
+    let said = || std::fs::read_to_string(&out).ok()?.trim().parse::<u32>().ok();
+    let pid = await_some("the workload runs", said);
+    assert!(is_alive(pid));
+    running.signal(Signal::SIGKILL);
+    assert_eq!(running.end().code, None);
+    await_true("the workload has ended, too", || !is_alive(pid));
 }
 
 #[test]

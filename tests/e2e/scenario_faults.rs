@@ -31,6 +31,26 @@ fn hosts_that_are_dead_and_restarted_bring_their_vm_back() {
     assert_eq!((count("\"host-exited\""), count("\"host-started\"")), (3, 6), "{events:?}");
 }
 
+/// Found by an acceptance review: each step that meant the dead one told of a kill.
+#[test]
+fn a_controller_that_is_dead_is_not_killed_again() {
+    let Some(_machine) = kvm() else { return };
+    let strike = |name: &str, when: &str, action: &str| {
+        format!("[[step]]\nname = \"{name}\"\n{when}action = \"{action}\"\nhost = \"controller\"\n")
+    };
+    let steps = [
+        strike("dead", "event = \"protected\"\n", "kill"),
+        strike("away", "after = \"dead\"\n", "restart") + "for = \"2s\"\n",
+        strike("still", "after = \"away\"\ndelay = \"300ms\"\n", "restart") + "for = \"300ms\"\n",
+        strike("twice", "after = \"still\"\n", "kill"),
+        strike("stopped", "after = \"twice\"\n", "stop") + "for = \"100ms\"\n",
+        "[[step]]\nafter = \"stopped\"\ndelay = \"3s\"\naction = \"delete\"\n".to_owned(),
+    ];
+    let events = events_of(&format!("{VM}{}[expect]\nend = \"deleted\"\n", steps.concat()));
+    let count = |kind: &str| events.iter().filter(|line| line.contains(kind)).count();
+    assert_eq!((count("\"signalled\""), count("\"controller-revived\"")), (1, 1), "{events:?}");
+}
+
 /// It stood still until the step of a failpoint had fired at which its former life had stood.
 #[test]
 fn the_next_life_of_a_process_that_dies_at_a_failpoint_is_let_go_on() {

@@ -162,3 +162,29 @@ fn a_matrix_can_be_narrowed_and_widened() {
     let ended = place.run(&["scenario", "list", file.to_str().unwrap(), "--matrix", "vm.mode=repaly"]);
     assert!(ended.one_line(78).contains("did you mean `replay`?"));
 }
+
+/// Found by an acceptance review: two loads on a segment had one address, and the second one waited for a minute for what the first one was told.
+#[test]
+fn loads_on_one_segment_do_not_take_each_others_answers() {
+    let Some(_machine) = kvm() else { return };
+    let place = Place::new();
+    let vm = |name: &str, ip: &str| {
+        let args = format!("args = [\"--ip\", \"{ip}/24\"]");
+        format!("[[vm]]\nname = \"{name}\"\nguest = \"builtin:kv\"\nmemory = \"4MiB\"\nnet = true\n{args}\n")
+    };
+    let load = |name: &str, to: &str| {
+        let command = format!(
+            "\"ftvm\", \"load\", \"kv\", \"{{segment}}\", \"--to\", \"{to}:7000\", \"--time\", \"1s\", \"--stop\""
+        );
+        format!("[[workload]]\nname = \"{name}\"\ncommand = [{command}]\n")
+    };
+    let two = [vm("one", "10.0.0.2"), vm("two", "10.0.0.3"), load("first", "10.0.0.2"), load("second", "10.0.0.3")];
+    let file = place.write("two.toml", format!("time-limit = \"50s\"\n{}[expect]\nexit-code = 0\n", two.concat()));
+    let ended = place.run(&["scenario", "run", file.to_str().expect("it is text")]);
+    assert_eq!(ended.code, Some(0), "{}{}", String::from_utf8_lossy(&ended.stdout), ended.stderr);
+    let same = [vm("one", "10.0.0.2"), load("first", "10.0.0.2"), load("second", "10.0.0.2")];
+    let file = place.write("same.toml", format!("time-limit = \"50s\"\n{}[expect]\n", same.concat()));
+    let ended = place.run(&["scenario", "run", file.to_str().expect("it is text")]);
+    let out = String::from_utf8_lossy(&ended.stdout);
+    assert!(ended.code == Some(80) && out.contains("another load writes to 10.0.0.2:7000"), "{out}{}", ended.stderr);
+}

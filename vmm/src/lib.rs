@@ -21,6 +21,8 @@ pub mod net;
 pub mod recording;
 pub mod slice;
 pub mod standard_streams;
+#[allow(unsafe_code, reason = "a system call between fork and exec")]
+pub mod tied;
 pub mod transport;
 pub mod unprotected;
 mod wake;

@@ -222,7 +222,8 @@ pub(super) struct RawStep {
     #[serde(default)]
     pub(super) optional: bool,
     /// What it does.
-    pub(super) action: Option<Action>,
+    #[schemars(with = "Option<Action>")]
+    pub(super) action: Option<Spanned<Action>>,
     /// To whom.
     #[schemars(with = "Option<OneOrMany>")]
     pub(super) host: Option<Spanned<OneOrMany>>,
@@ -234,24 +235,29 @@ pub(super) struct RawStep {
     #[schemars(with = "Option<String>")]
     pub(super) to: Option<Spanned<String>>,
     /// mode: how the VM is protected from then on.
-    pub(super) mode: Option<ModePart>,
+    #[schemars(with = "Option<ModePart>")]
+    pub(super) mode: Option<Spanned<ModePart>>,
     /// slow: so much of the time the process may run.
     #[schemars(with = "Option<u32>", range(min = 1, max = 99))]
     pub(super) percent: Option<Spanned<u32>>,
     /// cut: from what.
-    pub(super) from: Option<CutFrom>,
+    #[schemars(with = "Option<CutFrom>")]
+    pub(super) from: Option<Spanned<CutFrom>>,
     /// cut, segment: which way of the network, or of the VM's link.
-    pub(super) ways: Option<WaysPart>,
+    #[schemars(with = "Option<WaysPart>")]
+    pub(super) ways: Option<Spanned<WaysPart>>,
     /// segment: frames of a thousand that are lost.
     #[schemars(with = "Option<u16>")]
     pub(super) loss: Option<Spanned<u16>>,
     /// segment: how much longer frames take.
-    pub(super) latency: Option<Time>,
+    #[schemars(with = "Option<Time>")]
+    pub(super) latency: Option<Spanned<Time>>,
     /// clock: how far it steps, such as 2s or -500ms.
     #[schemars(with = "Option<Step>")]
     pub(super) by: Option<Spanned<Step>>,
     /// corrupt: what.
-    pub(super) what: Option<CorruptWhat>,
+    #[schemars(with = "Option<CorruptWhat>")]
+    pub(super) what: Option<Spanned<CorruptWhat>>,
     /// corrupt: how many bits (default 1).
     #[schemars(with = "Option<u32>")]
     pub(super) bits: Option<Spanned<u32>>,
@@ -266,7 +272,8 @@ pub(super) struct RawStep {
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub(super) struct RawAct {
     /// What is done.
-    pub(super) action: Action,
+    #[schemars(with = "Action")]
+    pub(super) action: Spanned<Action>,
     /// To whom.
     #[schemars(with = "Option<OneOrMany>")]
     pub(super) host: Option<Spanned<OneOrMany>>,
@@ -281,46 +288,56 @@ pub(super) struct RawAct {
     #[schemars(with = "Option<String>")]
     pub(super) to: Option<Spanned<String>>,
     /// mode: how the VM is protected from then on.
-    pub(super) mode: Option<ModePart>,
+    #[schemars(with = "Option<ModePart>")]
+    pub(super) mode: Option<Spanned<ModePart>>,
     /// slow: so much of the time the process may run.
     #[schemars(with = "Option<u32>", range(min = 1, max = 99))]
     pub(super) percent: Option<Spanned<u32>>,
     /// cut: from what.
-    pub(super) from: Option<CutFrom>,
+    #[schemars(with = "Option<CutFrom>")]
+    pub(super) from: Option<Spanned<CutFrom>>,
     /// cut, segment: which way of the network, or of the VM's link.
-    pub(super) ways: Option<WaysPart>,
+    #[schemars(with = "Option<WaysPart>")]
+    pub(super) ways: Option<Spanned<WaysPart>>,
     /// segment: frames of a thousand that are lost.
     #[schemars(with = "Option<u16>")]
     pub(super) loss: Option<Spanned<u16>>,
     /// segment: how much longer frames take.
-    pub(super) latency: Option<Time>,
+    #[schemars(with = "Option<Time>")]
+    pub(super) latency: Option<Spanned<Time>>,
     /// clock: how far it steps, such as 2s or -500ms.
     #[schemars(with = "Option<Step>")]
     pub(super) by: Option<Spanned<Step>>,
     /// corrupt: what.
-    pub(super) what: Option<CorruptWhat>,
+    #[schemars(with = "Option<CorruptWhat>")]
+    pub(super) what: Option<Spanned<CorruptWhat>>,
     /// corrupt: how many bits.
     #[schemars(with = "Option<u32>")]
     pub(super) bits: Option<Spanned<u32>>,
 }
 
 impl RawStep {
+    /// What it does: one act of its own, or several.
+    pub(super) fn acts(&self) -> impl Iterator<Item = RawAct> {
+        self.act().into_iter().chain(self.several.iter().map(|act| act.get_ref().clone()))
+    }
+
     /// The act of a step that has just one.
     pub(super) fn act(&self) -> Option<RawAct> {
         Some(RawAct {
-            action: self.action?,
+            action: self.action.clone()?,
             host: self.host.clone(),
             during: self.during.clone(),
             vm: self.vm.clone(),
             to: self.to.clone(),
-            mode: self.mode,
+            mode: self.mode.clone(),
             percent: self.percent.clone(),
-            from: self.from,
-            ways: self.ways,
+            from: self.from.clone(),
+            ways: self.ways.clone(),
             loss: self.loss.clone(),
-            latency: self.latency,
+            latency: self.latency.clone(),
             by: self.by.clone(),
-            what: self.what,
+            what: self.what.clone(),
             bits: self.bits.clone(),
         })
     }
@@ -359,15 +376,15 @@ pub(super) struct RawExpect {
     pub(super) fenced: Option<RawCount>,
     /// So often this happened; 0: never.
     #[serde(default)]
-    #[schemars(extend("propertyNames" = { "$ref": "#/definitions/HappeningKind" }))]
-    pub(super) events: BTreeMap<HappeningKind, RawCount>,
+    #[schemars(with = "BTreeMap<HappeningKind, RawCount>", extend("propertyNames" = { "$ref": "#/definitions/HappeningKind" }))]
+    pub(super) events: BTreeMap<HappeningKind, Spanned<RawCount>>,
     /// There was a secondary this soon after the guest first ran.
     #[schemars(with = "Option<Time>")]
     pub(super) protected_within: Option<Spanned<Time>>,
     /// The secondary was lost, and after each loss there was a new one this soon.
     #[schemars(with = "Option<Time>")]
     pub(super) protected_again_within: Option<Spanned<Time>>,
-    /// No blackout was longer: from a fault to the first console byte of the successor, or its first answer to a workload.
+    /// No blackout was longer: from a fault to the first console byte of a successor, or its first answer to a workload.
     #[schemars(with = "Option<Time>")]
     pub(super) blackout_max: Option<Spanned<Time>>,
     /// The controller refuses the VM, with a line that contains this.

@@ -214,6 +214,37 @@ fn steps_must_say_when_and_to_whom() {
     }
 }
 
+/// Found by an acceptance review: they pointed at `[[step]]`.
+#[test]
+fn errors_of_keys_point_at_the_keys() {
+    let rest = "[expect]\n";
+    for (step, place) in [
+        ("at = \"1ms\"\naction = \"kill\"\nhost = \"a\"\npercent = 5", "7:11: `percent` has no"),
+        ("at = \"1ms\"\naction = \"kill\"", "5:10: say which `host`"),
+        ("at = \"1ms\"\naction = \"cut\"\nhost = \"a\"\nfrom = \"pool\"\nways = \"both\"", "8:8: `ways` are"),
+        ("at = \"1ms\"\naction = \"cut\"\nhost = \"a\"\nfrom = \"both\"\nways = \"to-guest\"", "8:8: the ways"),
+        ("at = \"1ms\"\naction = \"cut\"\nhost = \"controller\"\nfrom = \"pool\"", "6:8: this is done to"),
+        ("at = \"1ms\"\naction = \"corrupt\"\nwhat = \"journal\"\nbits = 0", "7:8: 1 to 4096 bits"),
+        ("at = \"1ms\"\naction = \"corrupt\"\nwhat = \"log\"", "6:8: in checkpoint mode"),
+        ("at = \"1ms\"\naction = \"segment\"\nloss = 0", "6:8: say what is wrong"),
+        ("at = \"1ms\"\naction = \"segment\"\nvm = \"guest\"\nloss = 1", "6:6: there is no such link"),
+        ("at = \"1ms\"\naction = \"switchover\"\nto = \"primary\"", "6:6: the VM is on"),
+        ("at = \"1ms\"\naction = \"fill\"", "5:10: `fill` takes all space"),
+        ("at = \"1ms\"\naction = \"kill\"\nevent = \"live\"\nhost = \"a\"", "6:9: a step has one of"),
+        ("at = \"1ms\"\naction = \"mark\"\ndo = [{ action = \"mark\" }]", "6:7: a step has an `action`"),
+        ("at = \"1ms\"\ndo = [{ action = \"mark\",\n bits = 1 }]", "6:9: `bits` has no meaning"),
+        ("at = \"1ms\"\nhost = \"a\"\ndo = [{ action = \"mark\" }]", "5:8: `host` goes with an `action`"),
+    ] {
+        let message = parse(&format!("[vm]\nguest = \"x\"\n[[step]]\n{step}\n{rest}")).expect_err(step).to_string();
+        assert!(message.starts_with(&format!("dir/some.toml:{place}")), "{step}: {message}");
+    }
+    let kills = "[cluster]\nfence-agent = \"kill\"\n[vm]\nguest = \"x\"\n[[step]]\nat = \"1ms\"\naction = \"cut\"\nhost = \"a\"\n";
+    let message = parse(&format!("{kills}from = \"both\"\n")).expect_err("a relay would die").to_string();
+    assert!(message.contains(":9:8: hosts whose network is cut"), "{message}");
+    let events = "[vm]\nguest = \"x\"\n[expect.events]\nlive = 1\nsealed = { min = 0 }\n";
+    assert!(parse(events).expect_err("it holds always").to_string().contains(":5:10: `events` of at least 0"));
+}
+
 #[test]
 fn what_is_no_toml_is_refused_with_its_place() {
     let message = parse("[vm\nguest = 1").unwrap_err().to_string();
@@ -325,17 +356,17 @@ fn a_vm_that_is_to_be_refused_is_no_part_of_steps_and_expectations() {
         let expect = "[expect]\nrefused = \"memory\"\n";
         parse(&format!("{vms}[[step]]\nevent = \"live\"\n{lines}\n{expect}"))
     };
-    for lines in [
-        "action = \"kill\"\nhost = \"primary:two\"",
-        "action = \"switchover\"\nvm = \"two\"",
-        "action = \"switchover\"\nto = \"secondary:two\"",
-        "action = \"mark\"\nvm = \"two\"",
-        "do = [{ action = \"mode\", mode = \"replay\", vm = \"two\" }]",
-        "do = [{ action = \"delete\", vm = \"two\" }]",
-        "action = \"corrupt\"\nwhat = \"journal\"\nvm = \"two\"",
+    for (lines, place) in [
+        ("action = \"kill\"\nhost = \"primary:two\"", "10:8"),
+        ("action = \"switchover\"\nvm = \"two\"", "10:6"),
+        ("action = \"switchover\"\nto = \"secondary:two\"", "10:6"),
+        ("action = \"mark\"\nvm = \"two\"", "10:6"),
+        ("do = [{ action = \"mode\", mode = \"replay\", vm = \"two\" }]", "9:48"),
+        ("do = [{ action = \"delete\", vm = \"two\" }]", "9:33"),
+        ("action = \"corrupt\"\nwhat = \"journal\"\nvm = \"two\"", "11:6"),
     ] {
         let message = step(lines).expect_err(lines).to_string();
-        assert!(message.contains(":7:1: VM `two` never runs"), "{message}");
+        assert!(message.contains(&format!(":{place}: VM `two` never runs")), "{message}");
     }
     assert!(step("action = \"kill\"\nhost = \"primary:one\"").is_ok());
     let own = "[expect]\nrefused = \"memory\"\n[expect.vm.two]\ntakeovers = 0\n";
@@ -353,7 +384,7 @@ fn steps_may_wait_for_several_passages_of_a_failpoint_but_not_for_the_same() {
     let with = |other: u32| parse(&format!("[vm]\nguest = \"builtin:idle\"\n{}{}[expect]\n", step(1), step(other)));
     assert!(with(2).is_ok());
     let message = with(1).expect_err("who lets it go on?").to_string();
-    assert!(message.contains(":8:1: `step 1` waits for this passage"), "{message}");
+    assert!(message.contains(":9:13: `step 1` waits for this passage"), "{message}");
 }
 
 #[test]
@@ -472,7 +503,7 @@ fn roles_that_nobody_ever_has_are_refused() {
     };
     for (hosts, role) in [(1, "secondary"), (2, "spare")] {
         let error = text(hosts, role, "").unwrap_err().to_string();
-        assert!(error.contains(&format!("5:1: nobody is ever {role} in a cluster of {hosts}")), "{error}");
+        assert!(error.contains(&format!("8:8: nobody is ever {role} in a cluster of {hosts}")), "{error}");
         assert!(text(hosts, role, "optional = true\n").is_ok());
         assert!(text(hosts + 1, role, "").is_ok());
     }
@@ -486,7 +517,7 @@ fn a_vm_that_is_deleted_does_not_end() {
         parse(&format!("{vms}[[step]]\nat = \"1ms\"\naction = \"delete\"\nvm = \"two\"\n{step}[expect]\n{expect}"))
     };
     let error = text("", "").unwrap_err().to_string();
-    assert!(error.contains(":7:1: its VM is deleted and never ends"), "{error}");
+    assert!(error.contains(":9:10: its VM is deleted and never ends"), "{error}");
     assert!(text("", "[expect.vm.one]\nend = \"deleted\"\n").is_err(), "that is another one");
     assert!(text("", "[expect.vm.two]\nend = \"deleted\"\n").is_ok());
     assert!(text("optional = true\n", "").is_ok());

@@ -213,14 +213,14 @@ macro_rules! schema {
 }
 
 schema!(Time, "Time", {
-    "description": "A length of time: 80us, 250ms, 1.5s, 2min",
+    "description": "A length of time: 80us, 250ms, 1.5s, 2min, 1h",
     "type": "string",
-    "pattern": "^[0-9]+(\\.[0-9]*)? *(us|ms|s|min)$"
+    "pattern": "^[0-9]+(\\.[0-9]*)? *(us|ms|s|min|h)$"
 });
 schema!(Step, "Step", {
     "description": "How far a clock steps: 2s, -500ms",
     "type": "string",
-    "pattern": "^[+-]?[0-9]+(\\.[0-9]*)? *(us|ms|s|min)$"
+    "pattern": "^[+-]?[0-9]+(\\.[0-9]*)? *(us|ms|s|min|h)$"
 });
 schema!(Size, "Size", {
     "description": "A number of bytes: 4096, 512KiB, 64MiB, 1GiB",

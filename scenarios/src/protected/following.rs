@@ -103,7 +103,7 @@ impl ProtectedRun {
 
     fn try_revive(&mut self) -> Result<(), RunError> {
         let (exit, mut client) = self.cluster.revive_controller()?;
-        self.controller_away_until = None;
+        (self.controller_away_until, self.controller_dead) = (None, false);
         client.request(Request::Watch, Vec::new())?;
         for tapped in self.vms.iter().filter(|tapped| !tapped.deleted) {
             let from = tapped.console.position();
@@ -176,6 +176,19 @@ impl ProtectedRun {
     #[must_use]
     pub fn comes_back(&self, name: &HostName) -> bool {
         self.respawns.iter().any(|(_, coming)| coming == name)
+    }
+
+    /// Whether a host is dead, and no more than the usual pause from being started again.
+    #[must_use]
+    pub fn comes_back_at_once(&self, name: &HostName) -> bool {
+        let soon = monotonic() + RESPAWN_PAUSE;
+        self.respawns.iter().any(|(due, coming)| coming == name && *due <= soon)
+    }
+
+    /// Whether a host that is killed is started again by itself at once.
+    #[must_use]
+    pub fn respawns(&self, name: &HostName) -> bool {
+        self.respawn == Respawn::All && !self.away.contains_key(name)
     }
 
     /// Starts hosts again whose pause is over.

@@ -93,6 +93,8 @@ pub struct ProtectedRun {
     failures: BTreeMap<HostName, u32>,
     /// Since when there is no host, and none that comes back by itself.
     hostless_since: Option<Instant>,
+    /// The controller was killed, and no other one was started yet.
+    controller_dead: bool,
     /// A controller that has died is not started again before this.
     controller_away_until: Option<Time>,
     /// Orders that are not answered yet, by the numbers of their requests.
@@ -152,6 +154,7 @@ impl ProtectedRun {
             away: BTreeMap::new(),
             failures: BTreeMap::new(),
             hostless_since: None,
+            controller_dead: false,
             controller_away_until: None,
             orders: BTreeMap::new(),
             unheard: Vec::new(),

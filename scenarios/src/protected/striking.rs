@@ -7,12 +7,16 @@ use ft_protocol::{Span, Time};
 use vmm::clock::monotonic;
 
 impl ProtectedRun {
-    /// Does something to a host.
+    /// Does something to a host, or to the controller. A controller that is dead feels nothing.
     ///
     /// # Errors
     /// When there is no such host, or it is dead.
     pub fn signal(&mut self, host: &HostName, signal: HostSignal) -> Result<(), RunError> {
+        if self.is_dead_controller(host) {
+            return Ok(());
+        }
         if host.as_str() == CONTROLLER {
+            self.controller_dead |= signal == HostSignal::Kill;
             self.note(Event { at: monotonic(), what: What::Signalled { host: host.clone(), signal } })?;
             return Ok(self.cluster.signal_controller(signal)?);
         }
@@ -77,6 +81,12 @@ impl ProtectedRun {
             self.hostless_since = None;
         }
         Ok(())
+    }
+
+    /// Whether this is the controller, which has died and is about to be started again.
+    pub fn is_dead_controller(&mut self, who: &HostName) -> bool {
+        let is_dead = self.controller_dead || self.cluster.check_controller().is_err();
+        who.as_str() == CONTROLLER && is_dead
     }
 
     /// Whether there is a controller to talk to.

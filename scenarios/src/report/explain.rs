@@ -85,6 +85,7 @@ fn takeovers(folder: &RunFolder, text: &mut String) -> std::fmt::Result {
 pub(super) fn takeover_in_words(folder: &RunFolder, vm: VmId, takeover: &Takeover) -> String {
     let after = |at: Time, since: Option<Time>| since.map_or(String::new(), |since| show_span(at.since(since)));
     let start = takeover.start();
+    let is_last = folder.timeline(vm).takeovers().last().is_some_and(|last| last.ends == takeover.ends);
     let kind = if takeover.planned { "switchover" } else { "takeover" };
     let old = takeover.old_primary.as_ref().map_or("?", |host| host.as_str());
     let mut words =
@@ -96,7 +97,8 @@ pub(super) fn takeover_in_words(folder: &RunFolder, vm: VmId, takeover: &Takeove
     if let Some((since, noticed)) = takeover.stood_since.zip(takeover.detected.map(|(at, _)| at)) {
         let _ = write!(words, "; nobody had run the guest for {} by then", after(noticed, Some(since)));
     }
-    if let Some((at, reason)) = takeover.detected {
+    // Nothing was wrong with a host that yields; what became of it then is none of this.
+    if let Some((at, reason)) = takeover.detected.filter(|_| !takeover.planned) {
         let _ = write!(words, "; noticed after {} because {reason}", after(at, start));
     }
     if let Some((at, epoch)) = takeover.sealed {
@@ -112,8 +114,13 @@ pub(super) fn takeover_in_words(folder: &RunFolder, vm: VmId, takeover: &Takeove
     if let Some(answered) = takeover.answered {
         let _ = write!(words, "; a workload had its first answer after {}", after(answered, start));
     }
+    let fell_silent = takeover.live.is_some() && !takeover.planned && !takeover.was_heard();
+    if let Some(again) = takeover.first_output().filter(|_| fell_silent) {
+        let _ = write!(words, "; nobody outside heard of it, of a later one first after {}", after(again, start));
+    }
     match &takeover.protected {
         Some((at, host)) => _ = write!(words, "; protected by host {host} after {}.", after(*at, start)),
+        None if is_last => words.push_str("; it was not protected again before the end."),
         None => words.push_str("; it was not protected again before the next change."),
     }
     words

@@ -108,7 +108,7 @@ fn a_run_is_told_in_words() {
         "expected: 1 takeovers (a.toml:9)\nfound:    0 < 1",
         "vm guest, end of generation 1 on host a: a takeover after `SIGKILL` of host a at 10.0 ms; noticed after 1.00 ms because \
          its connection closed; sealed after 2.00 ms at epoch 3; the guest runs on host b after 5.00 ms; its first console output came \
-         after 30.0 ms; it was not protected again before the next change.",
+         after 30.0 ms; it was not protected again before the end.",
         "STEP   death",
         "FAULT  SIGKILL to a",
         "vm guest: nothing was committed for 2.75 s from here on, epoch 2000",
@@ -308,4 +308,20 @@ fn files_of_a_run_that_were_damaged_are_told_or_refused() {
         }
     }
     assert!(read > 20, "only {read} could be read at all");
+}
+
+/// Found by an acceptance review: a switchover was told in the words of a takeover, and its end as that of another change.
+#[test]
+fn a_switchover_is_told_as_one() {
+    let mut events = events(100);
+    let at_death = events.iter().position(|(at, _)| *at == 10).unwrap();
+    let generation = Generation::new(1);
+    let yielded = What::Happened(Happening::Yielded { vm: VM, generation });
+    events.splice(at_death..at_death + 2, [(10, yielded)]);
+    let (_directory, folder) = folder_of(events);
+    let text = explain(&folder);
+    let told = text.lines().find(|line| line.contains("end of generation 1")).unwrap();
+    let expected = "vm guest, end of generation 1 on host a: a switchover; sealed after 2.00 ms at epoch 3; the guest runs on host b after \
+                    5.00 ms; its first console output came after 30.0 ms; it was not protected again before the end.";
+    assert_eq!(told, expected);
 }

@@ -3,7 +3,7 @@
 use super::corrupt::Corruption;
 use super::perform::{Performance, Undo, name_of};
 use super::prepare::mac;
-use super::{Hamper, RunnerError};
+use super::{Hamper, Presence, RunnerError, anybody};
 use crate::cluster::{CONTROLLER, Held, HostName, HostSignal};
 use crate::event::{Event, What};
 use crate::language::{Act, CorruptWhat, Step, Target, WaysPart};
@@ -104,11 +104,15 @@ impl Performance<'_> {
             }
             Target::Any => {
                 let names: Vec<HostName> = self.run.cluster().host_names().cloned().collect();
-                // Drawn from all, so that the draw does not depend on who happens to be alive.
-                let nth = draws.next().unwrap_or_default();
-                let first = self.schedule.draw(index, nth, names.len());
-                let turned = (0..names.len()).map(|offset| names[(first + offset) % names.len()].clone());
-                turned.into_iter().find(|name| alive(self, name)).map(|host| vec![host])
+                let presence = |name: &HostName| match alive(self, name) {
+                    true => Presence::Lives,
+                    false if self.run.comes_back_at_once(name) => Presence::ComesBack,
+                    false if self.dying.contains(name) && self.run.respawns(name) => Presence::ComesBack,
+                    false => Presence::Dead,
+                };
+                let presences: Vec<Presence> = names.iter().map(presence).collect();
+                let drawn = self.schedule.draw(index, draws.next().unwrap_or_default(), names.len());
+                anybody(drawn, &presences).map(|host| vec![names[host].clone()])
             }
             Target::Host(host) => Some(vec![host.clone()]),
             Target::HitBy(step) => Some(self.hit[*step].clone()),
@@ -129,6 +133,9 @@ impl Performance<'_> {
         match act {
             Act::Signal { signal, undo_after, .. } => {
                 for host in hosts {
+                    if self.run.is_dead_controller(host) {
+                        continue;
+                    }
                     self.signal(step, host, *signal)?;
                     match signal {
                         HostSignal::Stop => self.hampers.begin(host, Hamper::Stop, ends(*undo_after)),
@@ -149,6 +156,9 @@ impl Performance<'_> {
             }
             Act::Slow { percent, during, .. } => {
                 for host in hosts {
+                    if self.run.is_dead_controller(host) {
+                        continue;
+                    }
                     let lives = self.run.check_alive(host);
                     self.of_step(step, lives)?;
                     self.began(act, host.as_str())?;
@@ -203,7 +213,8 @@ impl Performance<'_> {
     }
 
     fn restart(&mut self, step: &Step, process: &HostName, dead_for: Span) -> Result<(), RunnerError> {
-        let dies = process.as_str() == CONTROLLER || self.run.cluster().host_pid(process).is_some();
+        let is_controller = process.as_str() == CONTROLLER && !self.run.is_dead_controller(process);
+        let dies = is_controller || self.run.cluster().host_pid(process).is_some();
         let done = self.run.take_away(process, dead_for);
         self.of_step(step, done)?;
         if dies {
@@ -412,6 +423,9 @@ impl Performance<'_> {
         };
         for (host, target) in pages {
             let places = self.corruption(what, vm, bits, host).flip(&mut self.randoms[index])?;
+            if what == CorruptWhat::Heartbeat {
+                self.flipped_beats.insert(host);
+            }
             let fault = format!("{}: {}", name_of(act), places.join(", "));
             self.run.note(Event { at: monotonic(), what: What::FaultBegan { fault, target } })?;
         }

@@ -2,6 +2,7 @@
 //! directory.
 
 mod acts;
+mod anybody;
 mod await_record;
 mod campaign;
 mod ci;
@@ -20,6 +21,7 @@ mod simulate;
 mod verdict;
 mod workload;
 
+pub(crate) use anybody::{Presence, anybody};
 pub use campaign::{Campaign, Campaigned, Progress, World, run_campaign};
 pub use ci::{JunitError, github_annotation_of, github_annotations, junit, junit_of_invalid};
 pub use directory::RunDirectory;
@@ -179,6 +181,7 @@ fn run_in(
         awaited_record: None,
         next_await: ft_protocol::Time::ZERO,
         randoms: (FAULTS_STREAM..).zip(&scenario.steps).map(|(stream, _)| random_of(seed, stream)).collect(),
+        flipped_beats: BTreeSet::new(),
         refused: Vec::new(),
         lost: Vec::new(),
         facts: vec![crate::language::Facts::default(); scenario.vms.len()],
@@ -215,7 +218,7 @@ struct Finished<'a> {
 impl Finished<'_> {
     /// What came of it, and what the clients of workloads have seen.
     fn judge(self, seed: u64, performance: Performance<'_>) -> Result<(Report, Vec<Event>), RunnerError> {
-        let Performance { run, schedule, workloads, refused, lost, facts, tmpfs, .. } = performance;
+        let Performance { run, schedule, workloads, refused, lost, facts, tmpfs, flipped_beats, .. } = performance;
         let now = monotonic();
         let pool = run.cluster().pool_directory().join("pool");
         // The partitions are numbered as the VMs were made.
@@ -229,7 +232,7 @@ impl Finished<'_> {
                 (memory, crc_of(vm, "disk", expect.disk_as_unprotected))
             })
             .unzip();
-        let sound = self.scenario.expect.pool_sound.then(|| verdict::pool(&pool));
+        let sound = self.scenario.expect.pool_sound.then(|| verdict::pool(&pool, &flipped_beats));
         let started_at = run.started_at();
         let mut timelines = run.shut_down_all()?;
         drop(tmpfs);

@@ -75,6 +75,8 @@ pub(super) struct Performance<'a> {
     pub(super) next_await: Time,
     /// For what is random of each step and no delay.
     pub(super) randoms: Vec<ChaCha8Rng>,
+    /// Hosts in whose heartbeat pages steps have flipped bits.
+    pub(super) flipped_beats: BTreeSet<u16>,
     /// Orders that the controller refused, by step.
     pub(super) refused: Vec<(String, String)>,
     /// Steps whose orders a controller took with it when it died.
@@ -120,7 +122,8 @@ impl Performance<'_> {
             let outcomes = self.outcomes(vms);
             let guests_ended = outcomes.iter().all(Option::is_some);
             if guests_ended {
-                self.workloads.iter_mut().for_each(Workload::guests_ended);
+                let now = monotonic();
+                self.workloads.iter_mut().for_each(|workload| workload.guests_ended(now));
                 if self.workloads.iter().all(Workload::is_over) {
                     self.await_fenced(interrupt)?;
                     return Ok(Performed { outcomes, in_time: true });
@@ -150,7 +153,8 @@ impl Performance<'_> {
         if self.schedule.wants_facts() {
             next = next.min(self.next_facts);
         }
-        [self.schedule.next_due(), self.next_undo()].into_iter().flatten().fold(next, Time::min)
+        let killed = self.workloads.iter().filter_map(Workload::killed_at);
+        [self.schedule.next_due(), self.next_undo()].into_iter().flatten().chain(killed).fold(next, Time::min)
     }
 
     /// When something is to be undone.

@@ -7,7 +7,7 @@ use super::{Manifest, Observed, ObservedVm, Report, RunDirectory, RunnerError, R
 use crate::event::EventLog;
 use crate::golden::Golden;
 use crate::language::{Scenario, Step};
-use crate::sim::{Interrupted, play};
+use crate::sim::{Interrupted, Memory, Violation, play};
 use crate::summary::Summary;
 use ft_protocol::{Span, Time};
 use std::time::Duration;
@@ -57,21 +57,21 @@ pub fn simulate(
     }
     let now = START + Span::from_us(played.us);
     let stage = &played.stage;
-    // Memory and machine state were held against an unbroken run with the same inputs all along.
-    let golden = |console: &Vec<u8>| Golden {
+    // The unbroken run with the same inputs.
+    let golden = |(console, memory): (&Vec<u8>, &Memory)| Golden {
         console: console.clone(),
         exit_code: 0,
-        memory_crc: Some(0),
+        memory_crc: Some(memory.unbroken),
         disk_crc: None,
         duration: Duration::ZERO,
     };
-    let goldens: Vec<Golden> = played.consoles.iter().map(golden).collect();
+    let goldens: Vec<Golden> = played.consoles.iter().zip(&played.memories).map(golden).collect();
     let sound = played.violation.is_none();
     let vms = (0..scenario.vms.len()).map(|vm| ObservedVm {
         outcome: stage.outcomes[vm].as_ref(),
         timeline: &stage.timelines[vm],
         golden: Some(&goldens[vm]),
-        memory_crc: Some(u32::from(!sound)),
+        memory_crc: played.memories[vm].in_pool,
         disk_crc: None,
     });
     let cut_short = stage.outcomes.iter().any(Option::is_none);
@@ -85,9 +85,7 @@ pub fn simulate(
         cut_short,
     };
     let mut verdicts = judge(scenario, &observed);
-    let expectation = "the checkers find nothing (I1 to I5, I7)".to_owned();
-    let found = played.violation.as_ref().map_or_else(|| "they did not".to_owned(), ToString::to_string);
-    let checked = Verdict::decided(expectation, sound, found, None);
+    let checked = checked(played.violation.as_ref());
     // What cut it short comes first.
     verdicts.insert(if sound { verdicts.len() } else { 0 }, checked);
     if sound && cut_short {
@@ -105,6 +103,16 @@ pub fn simulate(
         return Ok(report);
     }
     keep(report, &directory)
+}
+
+/// What the checkers found. A run that came to a bound has broken no invariant.
+fn checked(violation: Option<&Violation>) -> Verdict {
+    let expectation = match violation {
+        Some(violation) if violation.is_a_bound() => "the run comes to no bound of the simulator",
+        _ => "the checkers find nothing (I1 to I5, I7)",
+    };
+    let found = violation.map_or_else(|| "they did not".to_owned(), ToString::to_string);
+    Verdict::decided(expectation.to_owned(), violation.is_none(), found, None)
 }
 
 /// The line that plays a scenario again.

@@ -11,6 +11,7 @@ use crate::timeline::Timeline;
 use crate::units::show_span;
 use ft_protocol::{Span, Time, VmId};
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeSet;
 use std::fmt;
 use std::path::Path;
 
@@ -281,18 +282,34 @@ fn counted(
     verdict.open_if(observed.cut_short && number < count.min)
 }
 
-/// Whether all that can be verified in a pool verifies.
-pub(super) fn pool(dir: &Path) -> Verdict {
-    use vmm::inspect::{Verdict as Sound, check};
+/// Whether all that can be verified in a pool verifies; but for the heartbeat pages of these hosts, in which steps have flipped bits: they are
+/// whole again with the next beat, for which a host that is dead has no time left.
+pub(super) fn pool(dir: &Path, flipped: &BTreeSet<u16>) -> Verdict {
+    use vmm::inspect::{Finding, Verdict as Sound, check};
     let expectation = "the pool is sound".to_owned();
     let (holds, found) = match check(dir) {
-        Ok(report) => match report.verdict() {
-            Sound::Damaged => {
-                let findings = report.findings.iter().map(ToString::to_string);
-                (false, findings.collect::<Vec<_>>().join("; "))
+        Ok(mut report) => {
+            let is_flipped =
+                |finding: &Finding| flipped.iter().any(|host| finding.place == format!("heartbeat.{host}"));
+            let left_out: Vec<String> =
+                report.findings.extract_if(.., |finding| is_flipped(finding)).map(|finding| finding.place).collect();
+            match report.verdict() {
+                Sound::Damaged => {
+                    let findings = report.findings.iter().map(ToString::to_string);
+                    (false, findings.collect::<Vec<_>>().join("; "))
+                }
+                _ if !left_out.is_empty() => {
+                    let left_out = left_out.join(", ");
+                    (
+                        true,
+                        format!(
+                            "all that can be verified verifies, but {left_out}: a step flipped bits there, and no beat came"
+                        ),
+                    )
+                }
+                Sound::Sound | Sound::InChange => (true, "all that can be verified verifies".to_owned()),
             }
-            Sound::Sound | Sound::InChange => (true, "all that can be verified verifies".to_owned()),
-        },
+        }
         Err(error) => (false, vmm::chain(&error)),
     };
     Verdict::decided(expectation, holds, found, None)
@@ -304,6 +321,30 @@ mod tests {
     use ft_protocol::commit_meta::GuestEnd;
     use std::path::Path;
     use std::time::Duration;
+
+    /// Found by an acceptance review: the pool was damaged where the host of such a page had died before its next beat.
+    #[test]
+    fn a_heartbeat_page_that_a_step_has_corrupted_is_no_unsound_pool() {
+        use ft_protocol::controller::{ClusterState, HostRecord};
+        use shared_mem::{Access, HeartbeatWriter, HostSlot, Mapping, Pool, PoolConfig};
+        use std::os::unix::fs::FileExt as _;
+        let place = tempfile::Builder::new().tempdir_in("/dev/shm").unwrap();
+        let dir = place.path();
+        let made = Pool::create(dir, &PoolConfig { vm_slots: 4, host_slots: 3, cluster_bytes: 4096 }).unwrap();
+        let host = |name: &str| HostRecord { name: name.to_owned(), draining: false };
+        let state = ClusterState { hosts: vec![host("a"), host("b")], ..ClusterState::default() };
+        made.cluster().store(&state.encode()).unwrap();
+        let page = made.heartbeat(HostSlot::new(1), Access::ReadWrite).unwrap();
+        HeartbeatWriter::new(Mapping::read_write(&page).unwrap(), 7).beat(1).unwrap();
+        assert!(pool(dir, &BTreeSet::new()).holds);
+        let file = std::fs::File::options().write(true).open(dir.join("heartbeat.1")).unwrap();
+        file.write_all_at(&[0x55; 64], 0).unwrap();
+        let told = pool(dir, &BTreeSet::new());
+        assert!(told.fails() && told.found.contains("heartbeat.1: neither line"), "nobody meant to: {told}");
+        let told = pool(dir, &BTreeSet::from([1]));
+        assert!(told.holds && told.found.contains("but heartbeat.1: a step flipped bits there"), "{told}");
+        assert!(pool(dir, &BTreeSet::from([0, 2])).fails(), "that was another page");
+    }
 
     fn verdicts(expect: &str, outcome: Option<&Outcome>, console: &[u8]) -> Vec<Verdict> {
         verdicts_of(expect, outcome, console, false)

@@ -6,7 +6,8 @@ use crate::cluster::{Child, ChildExit, last_words};
 use crate::event::{Event, What};
 use crate::history::{self, Entry, HistoryError, Line};
 use crate::language::WorkloadPart;
-use ft_protocol::Time;
+use crate::units::show_span;
+use ft_protocol::{Span, Time};
 use nix::sys::signal::{SigSet, Signal};
 use std::fs::File;
 use std::io;
@@ -15,8 +16,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-/// How long a workload may take to end when it is asked to, at the end of a run; then it is killed.
-const END_BOUND: Duration = Duration::from_secs(2);
+/// How long a workload may take to end when it is asked to, at the end of the guests or of a run; then it is killed.
+const END_BOUND: Span = Span::from_ms(2_000);
 
 /// What workloads are told about the run.
 pub(super) struct Surroundings<'a> {
@@ -38,8 +39,10 @@ pub(super) struct Workload {
     part: WorkloadPart,
     child: Option<Child>,
     exit: Option<ChildExit>,
-    /// It was told to end.
-    told: bool,
+    /// It was told to end, as the guests had: then.
+    told: Option<Time>,
+    /// It did not do so in time, and was killed.
+    killed: bool,
     /// It had not ended when the run was over.
     cut_short: bool,
     history: PathBuf,
@@ -86,12 +89,13 @@ impl Workload {
             .env("FTVM_RUN_DIR", absolute(directory.path().to_owned())?)
             .env("FTVM_SEGMENT", segment)
             .env("FTVM_HISTORY", &history);
+        vmm::tied::ends_with_us(&mut command);
         // Not as the processes of the cluster call theirs: `a.1` may be a workload's name.
         let stderr = directory.file(&format!("{}.err", part.name));
         let child =
             with_all_signals(|| Child::start(command, Stdio::null(), file.into(), stderr.clone())).map_err(started)?;
         let part = part.clone();
-        Ok(Self { part, child: Some(child), exit: None, told: false, cut_short: false, history, stderr })
+        Ok(Self { part, child: Some(child), exit: None, told: None, killed: false, cut_short: false, history, stderr })
     }
 
     pub(super) fn started(&self) -> What {
@@ -120,12 +124,22 @@ impl Workload {
         self.child.is_none()
     }
 
-    /// The guests have ended: it shall, too, if it is one of those that run until then.
-    pub(super) fn guests_ended(&mut self) {
-        if let Some(child) = self.child.as_ref().filter(|_| self.part.until_end && !self.told) {
-            self.told = true;
-            Child::signal_group(child.pid(), Signal::SIGTERM);
+    /// The guests have ended: it shall, too, if it is one of those that run until then. One that does not is killed.
+    pub(super) fn guests_ended(&mut self, now: Time) {
+        let Some(child) = self.child.as_ref().filter(|_| self.part.until_end) else { return };
+        let Some(told) = self.told else {
+            self.told = Some(now);
+            return self.ask_to_end();
+        };
+        if now >= told + END_BOUND && !self.killed {
+            self.killed = true;
+            Child::signal_group(child.pid(), Signal::SIGKILL);
         }
+    }
+
+    /// When it is killed, if it has not ended by then.
+    pub(super) fn killed_at(&self) -> Option<Time> {
+        self.told.filter(|_| self.child.is_some() && !self.killed).map(|told| told + END_BOUND)
     }
 
     fn ask_to_end(&self) {
@@ -158,10 +172,13 @@ impl Workload {
         let name = &self.part.name;
         let expected = ChildExit::Code(self.part.exit_code);
         // Whoever ends by the signal that asks for it has done so.
-        let as_told = self.told && self.exit == Some(ChildExit::Signal(Signal::SIGTERM as i32));
-        let holds = !self.cut_short && (self.exit == Some(expected) || as_told);
+        let as_told = self.told.is_some() && self.exit == Some(ChildExit::Signal(Signal::SIGTERM as i32));
+        let holds = !self.cut_short && !self.killed && (self.exit == Some(expected) || as_told);
         let found = match self.exit {
             _ if self.cut_short => "it still ran".to_owned(),
+            _ if self.killed => {
+                format!("it was asked to end (SIGTERM) when the guests had, and killed {} later", show_span(END_BOUND))
+            }
             _ if as_told => "it ended when the guests had".to_owned(),
             Some(exit) if exit == expected => format!("it ended with {exit}"),
             Some(exit) => {
@@ -257,7 +274,7 @@ impl Drop for Workload {
 
 /// Ends them all, whatever they do.
 pub(super) fn end_all(workloads: &mut [Workload]) {
-    let deadline = Instant::now() + END_BOUND;
+    let deadline = Instant::now() + Duration::from_nanos(END_BOUND.ns());
     workloads.iter().for_each(Workload::ask_to_end);
     workloads.iter_mut().for_each(|workload| workload.end_by(deadline));
 }
@@ -339,6 +356,32 @@ mod tests {
         end_all(std::slice::from_mut(&mut workload));
         assert!(workload.is_over() && asked.elapsed() < Duration::from_secs(8), "{:?}", asked.elapsed());
         await_that("what it has started is dead", || is_dead(started));
+    }
+
+    /// Found by an acceptance review: the run waited for it until its time was over.
+    #[test]
+    fn one_that_does_not_end_with_the_guests_is_killed_and_fails() {
+        let place = tempfile::tempdir().unwrap();
+        let directory = RunDirectory::create(place.path(), "run").unwrap();
+        let script = "trap '' TERM; sleep 1000 & echo $!; while true; do wait; done";
+        let (mut workload, started) = started_as(script, &directory);
+        let now = Time::from_ns(5);
+        workload.guests_ended(now);
+        assert!(workload.killed_at().is_none() && !is_dead(started), "the run waits for it");
+        workload.part.until_end = true;
+        workload.guests_ended(now);
+        let then = workload.killed_at().unwrap();
+        assert_eq!(then, now + END_BOUND);
+        workload.guests_ended(then - Span::from_ms(1));
+        assert!(!is_dead(started));
+        workload.guests_ended(then);
+        await_that("what it has started is dead", || is_dead(started));
+        let limit = Instant::now() + Duration::from_secs(60);
+        while workload.reap().unwrap().is_none() {
+            assert!(Instant::now() < limit, "it is not dead");
+        }
+        let [verdict] = &workload.verdicts()[..] else { panic!("one verdict") };
+        assert!(verdict.fails() && verdict.found.ends_with("and killed 2.00 s later"), "{verdict:?}");
     }
 
     #[test]

@@ -16,7 +16,8 @@ use ft_protocol::wire::{Access, FollowStep, Grant, Part, ToHost};
 use shared_mem::lossy::LossyCache;
 use std::rc::Rc;
 
-/// Reigns in a row without a guest: faults alone do not come to as many.
+/// Reigns in a row without a guest: faults of a plan alone do not come to as many. Steps of a scenario may, which are done on purpose: between two
+/// of them it holds.
 const VAIN_MAX: u32 = 40;
 
 /// A record as it was written: the guest at its end, and all that it was given up to there; nothing any more once that is the true history, and
@@ -140,6 +141,11 @@ impl Checker {
         let committed = facts.last_committed();
         let current = facts.written.get(index(committed.get()))?.iter().any(|(by, _)| *by == generation);
         current.then_some((committed.get(), facts.applied))
+    }
+
+    /// A step of a scenario has struck: what comes to nothing by that was meant to.
+    pub(crate) fn step_fired(&mut self) {
+        self.vms.iter_mut().for_each(|facts| facts.vain = 0);
     }
 
     /// A part of the pool goes; what comes under its number later is another VM.

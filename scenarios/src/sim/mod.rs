@@ -56,7 +56,7 @@ pub use draw::Range;
 pub use event_file::{EventFile, EventFileError};
 pub use guest::Registers;
 pub(crate) use guest::Saying;
-pub(crate) use outcome::{Interrupted, play};
+pub(crate) use outcome::{Interrupted, Memory, play};
 pub use outcome::{Outcome, SimConfig, run, run_plan, tell_plan};
 pub use plan::{FaultProfile, Plan, UnknownProfile};
 pub use shrink::shrink;

@@ -78,7 +78,18 @@ pub(crate) struct Played {
     pub(crate) violation: Option<Violation>,
     /// The consoles of unbroken runs with the same inputs.
     pub(crate) consoles: Vec<Vec<u8>>,
+    /// Checksums of the VMs' memories.
+    pub(crate) memories: Vec<Memory>,
     pub(crate) us: u64,
+}
+
+/// The checksum of a VM's memory, as its last applied epoch left it.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Memory {
+    /// In the pool, if it is there.
+    pub(crate) in_pool: Option<u32>,
+    /// Of an unbroken run with the same inputs.
+    pub(crate) unbroken: u32,
 }
 
 /// Plays a scenario, unless somebody wants it to end.
@@ -95,8 +106,9 @@ pub(crate) fn play(
     if ended {
         return Err(Interrupted);
     }
+    let memories = world.vms().map(|vm| world.memory(vm)).collect();
     let Some(stage) = world.take_stage() else { return Ok(None) };
-    Ok(Some(Played { stage, violation: world.violation, consoles, us: world.now_ns / 1_000 }))
+    Ok(Some(Played { stage, violation: world.violation, consoles, memories, us: world.now_ns / 1_000 }))
 }
 
 /// Somebody wanted a run to end before its end.
@@ -153,6 +165,24 @@ impl World {
             epochs,
             hash,
         }
+    }
+
+    fn memory(&self, vm: VmId) -> Memory {
+        let facts = &self.checker.vms[usize::from(vm.get())];
+        let pages = 0..self.plan.weather.pages_of(vm.get());
+        let mut unbroken = crc32fast::Hasher::new();
+        pages.clone().for_each(|page| unbroken.update(facts.oracle.page(page)));
+        let in_pool = self.pool.partition(vm).and_then(|partition| {
+            let image = partition.image.through(&self.checker.auditor);
+            let mut hash = crc32fast::Hasher::new();
+            for page in pages {
+                let mut content = [0; 4096];
+                image.read(Offset::new(page * 4096), &mut content).ok()?;
+                hash.update(&content);
+            }
+            Some(hash.finalize())
+        });
+        Memory { in_pool, unbroken: unbroken.finalize() }
     }
 
     fn generations(&self, vm: VmId) -> u64 {

@@ -346,6 +346,7 @@ impl World {
             let Some(stage) = &mut self.stage else { return };
             let step = stage.schedule.step(index).clone();
             stage.see(at, What::StepFired { step: step.name.clone() });
+            self.checker.step_fired();
             let mut draws = 0..;
             let targets = self.targets_of(index, &step.acts, &mut draws);
             for (act, targets) in step.acts.iter().zip(&targets) {

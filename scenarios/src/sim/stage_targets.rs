@@ -1,11 +1,13 @@
 //! Whom the steps of a scenario mean in the simulator.
 
 use super::fault::Target as Whom;
+use super::host::HostProcess;
 use super::queue::Event;
-use super::stage::index_of_host;
+use super::stage::{START_US, index_of_host};
 use super::world::World;
 use crate::cluster::{CONTROLLER, HostName};
 use crate::language::{Act, CorruptWhat, Target};
+use crate::runner::{Presence, anybody};
 use ft_protocol::ids::VmId;
 use std::ops::RangeFrom;
 
@@ -25,11 +27,8 @@ impl World {
         }
         let named = |target: &&Target| !matches!(target, Target::Host(_) | Target::HitBy(_));
         let targets: Vec<Target> = acts.iter().flat_map(Act::targets).filter(named).cloned().collect();
-        let alive = self.hosts.iter().any(|host| host.actor.alive);
-        // Who any is must be drawn only when it is done.
-        targets
-            .iter()
-            .all(|target| if *target == Target::Any { alive } else { !self.whom(target, index, &mut (0..)).is_empty() })
+        let mut draws = 0..;
+        targets.iter().all(|target| !self.whom(target, index, &mut draws).is_empty())
     }
 
     /// Whether a flipped bit would be read: in a record that waits for its application, in the word of a generation that has committed.
@@ -53,7 +52,7 @@ impl World {
         }
     }
 
-    /// Whether somebody whom a step means is dead, and about to live again. Any is whoever lives.
+    /// Whether somebody whom a step means is dead, and about to live again. Of any that is known when it is drawn.
     fn is_to_come(&mut self, target: &Target, index: usize) -> bool {
         if *target == Target::Any {
             return false;
@@ -100,12 +99,16 @@ impl World {
                 alive.iter().find(|host| !holds(*vm, **host)).map(|found| host(*found)).into_iter().collect()
             }
             Target::Any => {
-                let hosts = self.hosts.len();
+                let soon_ns = self.now_ns + START_US * 1_000;
+                let presence = |process: &HostProcess| match process.actor.back_ns {
+                    _ if process.actor.alive => Presence::Lives,
+                    Some(back_ns) if back_ns <= soon_ns => Presence::ComesBack,
+                    _ => Presence::Dead,
+                };
+                let presences: Vec<Presence> = self.hosts.iter().map(presence).collect();
                 let Some(stage) = &mut self.stage else { return Vec::new() };
-                // Drawn from all, as on real processes: the draw does not depend on who happens to be alive.
-                let first = stage.schedule.draw(index, draws.next().unwrap_or_default(), hosts);
-                let mut turned = (0..hosts).map(|offset| (first + offset) % hosts);
-                turned.find(|found| alive.contains(found)).map(host).into_iter().collect()
+                let drawn = stage.schedule.draw(index, draws.next().unwrap_or_default(), presences.len());
+                anybody(drawn, &presences).map(host).into_iter().collect()
             }
             Target::Host(name) if name.as_str() == CONTROLLER => vec![Whom::Controller],
             Target::Host(name) => index_of_host(name).map(Whom::Host).into_iter().collect(),

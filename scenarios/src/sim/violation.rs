@@ -68,7 +68,7 @@ pub enum Violation {
     NotFenced { vm: VmId, generation: Generation, host: u16 },
     #[error("planned: nothing fails in this run, and all the same {what}")]
     Uncalled { what: String },
-    #[error("{vm} was given away {reigns} times, and its guest ran nowhere")]
+    #[error("{vm} was given away {reigns} times in a row, and its guest ran nowhere")]
     TakeoverStorm { vm: VmId, reigns: u32 },
     #[error("the life of {vm} is over, and host {host} still has a role for it")]
     RoleLeft { vm: VmId, host: u16 },
@@ -89,6 +89,12 @@ pub enum Violation {
 }
 
 impl Violation {
+    /// Whether this breaks no promise of safety: the run came to a bound that no run in order comes to.
+    #[must_use]
+    pub fn is_a_bound(&self) -> bool {
+        matches!(self, Self::TakeoverStorm { .. } | Self::Quiet | Self::Endless { .. })
+    }
+
     /// Whether this is the same promise, broken the same way; numbers may differ.
     #[must_use]
     pub fn is_like(&self, other: &Self) -> bool {

@@ -242,20 +242,26 @@ impl Timeline {
 
     fn console_moved(&mut self, at: Time, tail: u64) {
         self.console_tail = self.console_tail.max(tail);
-        // Bytes beyond what was drained can only be the successor's.
-        if let Some(takeover) = self.takeovers.last_mut()
-            && takeover.console_at_drain.is_some_and(|drained| tail > drained)
-        {
-            takeover.console.get_or_insert(at);
+        // Bytes beyond what was drained can only be those of successors.
+        let is_heard = |takeover: &Takeover| takeover.console_at_drain.is_some_and(|drained| tail > drained);
+        let drained = self.takeovers.iter().rposition(|takeover| takeover.console_at_drain.is_some());
+        let Some(speaker) = drained.filter(|last| is_heard(&self.takeovers[*last])) else { return };
+        // Where a later one runs, and its beginnings are unknown, they may be that one's.
+        if self.takeovers[speaker + 1..].iter().all(|later| later.live.is_none()) {
+            self.takeovers[speaker].console.get_or_insert(at);
         }
+        // Whoever was heard of before ended the silence of all before.
+        let silent = self.takeovers[..=speaker].iter_mut().rev().take_while(|one| one.console_again.is_none());
+        silent.for_each(|takeover| takeover.console_again = Some(at));
     }
 
     /// A workload had an answer from this VM to what it had asked then. What clients saw is known at the end, all at once and in any order: it is
     /// told behind everything else.
     pub fn answered(&mut self, asked: Option<Time>, at: Time) {
-        let ran = |takeover: &&mut Takeover| takeover.live.as_ref().is_some_and(|(live, _)| *live <= at);
-        if let Some(takeover) = self.takeovers.iter_mut().rev().find(ran) {
-            takeover.heard(asked, at);
+        let ran = |takeover: &Takeover| takeover.live.as_ref().is_some_and(|(live, _)| *live <= at);
+        let Some(last) = self.takeovers.iter().rposition(ran) else { return };
+        for (index, takeover) in self.takeovers[..=last].iter_mut().enumerate() {
+            takeover.heard(asked, at, index < last);
         }
     }
 
@@ -317,8 +323,8 @@ impl Timeline {
         &self.losses
     }
 
-    /// The longest blackout that can be told: from a fault to the successor's first console byte or first answer to a workload,
-    /// or, where it had nothing to say, until its guest ran; in a switchover, as long as the guest stood still.
+    /// The longest blackout that can be told: from a fault to the first console byte or answer to a workload of a successor, or, where
+    /// none ever had anything to say, until its guest ran; in a switchover, as long as the guest stood still.
     #[must_use]
     pub fn blackout_max(&self) -> Option<Span> {
         self.longest_blackout().map(|(_, length)| length)

@@ -52,8 +52,12 @@ pub struct Takeover {
     pub answered: Option<Time>,
     /// When a standby was ready again.
     pub protected: Option<(Time, HostName)>,
-    /// That answer was to something that was asked behind the beginning: it cannot be the old primary's.
-    pub(super) answered_surely: bool,
+    /// That answer.
+    pub(super) own_answer: Answer,
+    /// When the first byte came of this generation or of a later one.
+    pub(super) console_again: Option<Time>,
+    /// The first answer of this generation or of a later one.
+    pub(super) answer_again: Answer,
     /// The console's length when everything of the old generation was in it.
     pub(super) console_at_drain: Option<u64>,
 }
@@ -75,8 +79,10 @@ impl Takeover {
             stood: None,
             console: None,
             answered: None,
-            answered_surely: false,
             protected: None,
+            own_answer: Answer::default(),
+            console_again: None,
+            answer_again: Answer::default(),
             console_at_drain: None,
         }
     }
@@ -102,26 +108,32 @@ impl Takeover {
         self.fault.as_ref().filter(|_| !self.planned)
     }
 
-    /// A workload had an answer when the successor's guest ran. To what was asked before the beginning the old primary may have answered, and
-    /// the client have been late to read it: that counts where there is nothing better.
-    pub(super) fn heard(&mut self, asked: Option<Time>, at: Time) {
+    /// A workload had an answer when the guest of this successor, or of a later one, ran. To what was asked before the beginning the old primary
+    /// may have answered, and the client have been late to read it: that counts where there is nothing better.
+    pub(super) fn heard(&mut self, asked: Option<Time>, at: Time, of_a_later_one: bool) {
         let surely = self.start().is_none_or(|start| asked.is_some_and(|asked| asked >= start));
-        if !surely && self.answered_surely {
-            return;
+        self.answer_again.hear(at, surely);
+        if !of_a_later_one {
+            self.own_answer.hear(at, surely);
+            self.answered = self.own_answer.at;
         }
-        let first = self.answered.filter(|_| surely == self.answered_surely);
-        self.answered = Some(first.map_or(at, |first| first.min(at)));
-        self.answered_surely = surely;
     }
 
-    /// When the successor was first heard of outside: a console byte, or a workload's answer.
+    /// When the guest was first heard of again outside: a console byte, or a workload's answer, of this successor or, where that one
+    /// said nothing before its end, of a later one.
     #[must_use]
     pub fn first_output(&self) -> Option<Time> {
-        self.console.into_iter().chain(self.answered).min()
+        self.console_again.into_iter().chain(self.answer_again.at).min()
     }
 
-    /// From the fault to the first output of the successor, as seen from outside. It includes the time in which the guest has
-    /// nothing to say, and that in which it had stood still before the fault.
+    /// Whether anybody outside heard of this very successor.
+    #[must_use]
+    pub fn was_heard(&self) -> bool {
+        self.console.is_some() || self.answered.is_some()
+    }
+
+    /// From the fault to the first output, as seen from outside. It includes the time in which the guest has nothing to say, that in
+    /// which it had stood still before the fault, and that of successors that died before they were heard of.
     #[must_use]
     pub fn blackout(&self) -> Option<Span> {
         let fault = self.cause()?.at;
@@ -137,5 +149,24 @@ impl Takeover {
     #[must_use]
     pub fn until_live(&self) -> Option<Span> {
         Some(self.live.as_ref()?.0.since(self.start()?))
+    }
+}
+
+/// The first answer of a successor.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Answer {
+    at: Option<Time>,
+    /// It was to something that was asked behind the beginning: it cannot be the old primary's.
+    surely: bool,
+}
+
+impl Answer {
+    /// There was an answer: in any order.
+    fn hear(&mut self, at: Time, surely: bool) {
+        if !surely && self.surely {
+            return;
+        }
+        let first = self.at.filter(|_| surely == self.surely);
+        *self = Self { at: Some(first.map_or(at, |first| first.min(at))), surely };
     }
 }

@@ -255,11 +255,64 @@ fn a_guest_that_no_successor_ran_stands_still_since_the_first_fault() {
     assert_eq!(timeline.blackout_max(), Some(Span::from_ms(40)));
     seen(&mut timeline, 60, What::Signalled { host: host('c'), signal: HostSignal::Kill });
     told(&mut timeline, 70, live(70, 4, 0));
-    assert_eq!(timeline.blackout_max(), Some(Span::from_ms(40)), "host c has run it in between");
+    assert_eq!(timeline.blackout_max(), Some(Span::from_ms(40)), "nobody ever says anything: until host c ran it");
     assert_eq!(timeline.takeovers()[2].until_live(), Some(Span::from_ms(10)));
     // A controller that had to come back first tells it late that host b had run it.
     told(&mut timeline, 80, live(27, 2, 1));
     assert_eq!(timeline.takeovers()[1].until_live(), Some(Span::from_ms(32)));
+}
+
+/// Host `b` goes on at 29 ms, dies at 40 ms, and `c` goes on at 60 ms; the console is as long as this then and then.
+fn taken_over_twice(console: &[(u64, u64)]) -> Timeline {
+    let mut timeline = taken_over();
+    let mut console = console.iter().copied().peekable();
+    let mut events = vec![(30, What::Happened(live(29, 2, 1)))];
+    let (generation, next) = (Generation::new(2), Generation::new(3));
+    events.push((40, What::Signalled { host: host('b'), signal: HostSignal::Kill }));
+    let gone = Happening::PrimaryGone { vm: VM, generation, reason: TakeoverReason::LinkClosed };
+    let sealed = Happening::Sealed { vm: VM, generation, final_epoch: Epoch::new(9) };
+    let promoted = Happening::Promoted { vm: VM, generation: next, host: HostId::new(2) };
+    let drained = Happening::Drained { vm: VM, applied: Epoch::new(9) };
+    for (at, happening) in [(42, gone), (44, sealed), (46, drained), (47, promoted), (60, live(60, 3, 2))] {
+        events.push((at, What::Happened(happening)));
+    }
+    for (at, what) in events {
+        while let Some((moved, tail)) = console.next_if(|(moved, _)| *moved < at) {
+            seen(&mut timeline, moved, What::ConsoleMoved { vm: VM, tail });
+        }
+        seen(&mut timeline, at, what);
+    }
+    console.for_each(|(at, tail)| seen(&mut timeline, at, What::ConsoleMoved { vm: VM, tail }));
+    timeline
+}
+
+/// Found by an acceptance review: the silence before a successor that ran and died in silence was forgotten.
+#[test]
+fn silence_lasts_until_a_successor_is_heard_of() {
+    let timeline = taken_over_twice(&[(75, 130)]);
+    assert_eq!(timeline.blackout_max(), Some(Span::from_ms(55)), "since host a died");
+    let [first, second] = timeline.takeovers() else { panic!("{:?}", timeline.takeovers()) };
+    assert_eq!((first.console, second.console), (None, Some(ms(75))), "host b said nothing");
+    assert_eq!(second.blackout(), Some(Span::from_ms(35)));
+    let timeline = taken_over_twice(&[(35, 110), (75, 130)]);
+    assert_eq!(timeline.blackout_max(), Some(Span::from_ms(35)), "host b was heard of");
+    let timeline = taken_over_twice(&[(43, 110), (75, 130)]);
+    assert_eq!(timeline.blackout_max(), Some(Span::from_ms(35)), "it had said so before its end");
+    assert_eq!(timeline.takeovers()[0].console, Some(ms(43)));
+    assert_eq!(taken_over_twice(&[]).blackout_max(), Some(Span::from_ms(20)), "nobody ever says anything");
+}
+
+#[test]
+fn silence_lasts_until_a_successor_answers() {
+    let mut timeline = taken_over_twice(&[]);
+    timeline.answered(Some(ms(70)), ms(75));
+    assert_eq!(timeline.blackout_max(), Some(Span::from_ms(55)), "since host a died");
+    assert_eq!(timeline.takeovers()[0].answered, None, "host b did not answer");
+    timeline.answered(Some(ms(30)), ms(62));
+    assert_eq!(timeline.blackout_max(), Some(Span::from_ms(42)), "it was asked behind the first fault");
+    assert_eq!(timeline.takeovers()[1].blackout(), Some(Span::from_ms(35)));
+    timeline.answered(Some(ms(30)), ms(33));
+    assert_eq!(timeline.blackout_max(), Some(Span::from_ms(35)), "host b answered");
 }
 
 #[test]

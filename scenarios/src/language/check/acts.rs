@@ -28,27 +28,50 @@ pub(super) fn of_step(
     steps: &[Step],
 ) -> Result<Vec<Act>, ScenarioError> {
     let source = known.source;
-    let mut raws: Vec<(RawAct, Range<usize>)> = raw.act().map(|act| (act, span.clone())).into_iter().collect();
-    if !raws.is_empty() && !raw.several.is_empty() {
-        return Err(source.invalid(span, "a step has an `action` or a list to `do`, not both"));
+    let mut raws: Vec<RawAct> = raw.act().into_iter().collect();
+    if let Some(other) = raw.several.first().filter(|_| !raws.is_empty()) {
+        return Err(source.invalid(&other.span(), "a step has an `action` or a list to `do`, not both"));
     }
-    raws.extend(raw.several.iter().map(|act| (act.get_ref().clone(), act.span())));
+    if let Some((key, place)) = own_keys(raw).filter(|_| !raw.several.is_empty()) {
+        return Err(
+            source.invalid(&place, format!("`{key}` goes with an `action`: say it within `do`, where it is meant"))
+        );
+    }
+    raws.extend(raw.several.iter().map(|act| act.get_ref().clone()));
     if raws.is_empty() {
         return Err(source.invalid(span, "a step needs an `action`, or a list to `do`"));
     }
     // A step says once which VM it is about.
     let vm = |act: &RawAct| known.vm(act.vm.as_ref().or(raw.vm.as_ref()));
-    let read = |(act, span): &(RawAct, Range<usize>)| {
+    let read = |act: &RawAct| {
         let names_vm = act.vm.is_some() || raw.vm.is_some();
-        Reader { known, raw: act, span, steps, vm: vm(act)?, names_vm }.act()
+        Reader { known, raw: act, steps, vm: vm(act)?, names_vm }.act()
     };
     raws.iter().map(read).collect()
+}
+
+/// What a step says for an action of its own, but the action.
+fn own_keys(raw: &RawStep) -> Option<(&'static str, Range<usize>)> {
+    let given = [
+        ("host", span_of(raw.host.as_ref())),
+        ("for", span_of(raw.during.as_ref())),
+        ("to", span_of(raw.to.as_ref())),
+        ("mode", span_of(raw.mode.as_ref())),
+        ("percent", span_of(raw.percent.as_ref())),
+        ("from", span_of(raw.from.as_ref())),
+        ("ways", span_of(raw.ways.as_ref())),
+        ("loss", span_of(raw.loss.as_ref())),
+        ("latency", span_of(raw.latency.as_ref())),
+        ("by", span_of(raw.by.as_ref())),
+        ("what", span_of(raw.what.as_ref())),
+        ("bits", span_of(raw.bits.as_ref())),
+    ];
+    given.into_iter().find_map(|(key, place)| Some((key, place?)))
 }
 
 struct Reader<'a, 'b, 'c> {
     known: &'a Known<'b, 'c>,
     raw: &'a RawAct,
-    span: &'a Range<usize>,
     steps: &'a [Step],
     vm: usize,
     /// It is named, and not just the first.
@@ -59,19 +82,22 @@ impl Reader<'_, '_, '_> {
     fn act(&self) -> Result<Act, ScenarioError> {
         self.refuse_what_has_no_meaning()?;
         let during = bounds::some_time(self.known.source, "for", self.raw.during.as_ref())?;
-        Ok(match self.raw.action {
+        Ok(match *self.raw.action.get_ref() {
             Action::Kill | Action::Stop | Action::Cont => {
-                let Some(signal) = signal_of(self.raw.action) else { unreachable!("these send signals") };
+                let Some(signal) = signal_of(*self.raw.action.get_ref()) else { unreachable!("these send signals") };
                 Act::Signal { signal, targets: self.targets()?, undo_after: during }
             }
             Action::Start => Act::Start { targets: self.hosts_only()? },
             Action::Restart => Act::Restart { targets: self.targets()?, dead_for: during.unwrap_or(DEAD_FOR) },
             Action::Slow => Act::Slow { targets: self.targets()?, percent: self.percent()?, during },
             Action::Cut => {
-                let Some(from) = self.raw.from else {
+                let Some(from) = self.raw.from.as_ref().map(|from| *from.get_ref()) else {
                     return Err(self.invalid("say `from` what: pool, network or both"));
                 };
-                let ways = ways_of(from, self.raw.ways).map_err(|message| self.invalid(message))?;
+                let ways = self.raw.ways.as_ref();
+                let place = ways.map(Spanned::span).unwrap_or_default();
+                let ways = ways_of(from, ways.map(|ways| *ways.get_ref()))
+                    .map_err(|message| self.known.source.invalid(&place, message))?;
                 Act::Cut { targets: self.hosts_only()?, from, ways, during }
             }
             Action::Heal => Act::Heal { targets: self.any_targets()? },
@@ -83,8 +109,8 @@ impl Reader<'_, '_, '_> {
             Action::Switchover => Act::Switchover { vm: self.vm, to: self.destination()? },
             Action::Drain => Act::Drain { targets: self.hosts_only()?, on: true },
             Action::Undrain => Act::Drain { targets: self.hosts_only()?, on: false },
-            Action::Mode => match self.raw.mode {
-                Some(mode) => Act::Mode { vm: self.vm, mode },
+            Action::Mode => match &self.raw.mode {
+                Some(mode) => Act::Mode { vm: self.vm, mode: *mode.get_ref() },
                 None => return Err(self.invalid("say which `mode`")),
             },
             Action::Corrupt => self.corrupt()?,
@@ -94,34 +120,38 @@ impl Reader<'_, '_, '_> {
         })
     }
 
+    /// Of an action that lacks a key.
     fn invalid(&self, message: &str) -> ScenarioError {
-        self.known.source.invalid(self.span, message)
+        self.known.source.invalid(&self.raw.action.span(), message)
     }
 
     /// A key that an action does not look at is a mistake of its writer.
     fn refuse_what_has_no_meaning(&self) -> Result<(), ScenarioError> {
         use Action as A;
-        let raw = self.raw;
+        let (raw, action) = (self.raw, *self.raw.action.get_ref());
+        let corrupts = raw.what.as_ref().map(|what| *what.get_ref());
         let with_host =
             [A::Kill, A::Stop, A::Cont, A::Start, A::Restart, A::Slow, A::Cut, A::Heal, A::Drain, A::Undrain, A::Clock];
-        let takes_host = with_host.contains(&raw.action) || raw.what == Some(CorruptWhat::Heartbeat);
+        let takes_host = with_host.contains(&action) || corrupts == Some(CorruptWhat::Heartbeat);
         let for_some_time = [A::Stop, A::Restart, A::Slow, A::Cut, A::Fill, A::Segment, A::Clock];
-        let given: [(&str, bool, bool); 12] = [
-            ("host", raw.host.is_some(), takes_host),
-            ("for", raw.during.is_some(), for_some_time.contains(&raw.action)),
-            ("to", raw.to.is_some(), raw.action == A::Switchover),
-            ("mode", raw.mode.is_some(), raw.action == A::Mode),
-            ("percent", raw.percent.is_some(), raw.action == A::Slow),
-            ("from", raw.from.is_some(), raw.action == A::Cut),
-            ("ways", raw.ways.is_some(), [A::Cut, A::Segment].contains(&raw.action)),
-            ("loss", raw.loss.is_some(), raw.action == A::Segment),
-            ("latency", raw.latency.is_some(), raw.action == A::Segment),
-            ("by", raw.by.is_some(), raw.action == A::Clock),
-            ("what", raw.what.is_some(), raw.action == A::Corrupt),
-            ("bits", raw.bits.is_some(), raw.action == A::Corrupt),
+        let given: [(&str, Option<Range<usize>>, bool); 12] = [
+            ("host", span_of(raw.host.as_ref()), takes_host),
+            ("for", span_of(raw.during.as_ref()), for_some_time.contains(&action)),
+            ("to", span_of(raw.to.as_ref()), action == A::Switchover),
+            ("mode", span_of(raw.mode.as_ref()), action == A::Mode),
+            ("percent", span_of(raw.percent.as_ref()), action == A::Slow),
+            ("from", span_of(raw.from.as_ref()), action == A::Cut),
+            ("ways", span_of(raw.ways.as_ref()), [A::Cut, A::Segment].contains(&action)),
+            ("loss", span_of(raw.loss.as_ref()), action == A::Segment),
+            ("latency", span_of(raw.latency.as_ref()), action == A::Segment),
+            ("by", span_of(raw.by.as_ref()), action == A::Clock),
+            ("what", span_of(raw.what.as_ref()), action == A::Corrupt),
+            ("bits", span_of(raw.bits.as_ref()), action == A::Corrupt),
         ];
-        match given.iter().find(|(_, given, meant)| *given && !meant) {
-            Some((key, ..)) => Err(self.invalid(&format!("`{key}` has no meaning with this action"))),
+        match given.into_iter().find_map(|(key, place, meant)| Some((key, place.filter(|_| !meant)?))) {
+            Some((key, place)) => {
+                Err(self.known.source.invalid(&place, format!("`{key}` has no meaning with this action")))
+            }
             None => Ok(()),
         }
     }
@@ -129,21 +159,26 @@ impl Reader<'_, '_, '_> {
     /// Of a link if a VM is named, else of the whole segment.
     fn segment(&self, during: Option<Span>) -> Result<Act, ScenarioError> {
         let loss = self.raw.loss.as_ref().map_or(0, |loss| *loss.get_ref());
-        let latency = self.raw.latency.map_or(Span::ZERO, |latency| latency.0);
+        let latency = self.raw.latency.as_ref().map_or(Span::ZERO, |latency| latency.get_ref().0);
         if let Some(loss) = self.raw.loss.as_ref().filter(|loss| *loss.get_ref() > FRAMES_OF) {
             let message = format!("a segment loses 0 to {FRAMES_OF} frames of {FRAMES_OF}");
             return Err(self.known.source.invalid(&loss.span(), message));
         }
         if loss == 0 && latency == Span::ZERO {
-            return Err(self.invalid("say what is wrong with the segment: `loss`, `latency`, or both"));
+            let none = span_of(self.raw.loss.as_ref()).or(span_of(self.raw.latency.as_ref()));
+            let place = none.unwrap_or(self.raw.action.span());
+            let message = "say what is wrong with the segment: `loss`, `latency`, or both";
+            return Err(self.known.source.invalid(&place, message));
         }
-        let ways = match self.raw.ways {
+        let place = span_of(self.raw.ways.as_ref()).unwrap_or_default();
+        let ways = match self.raw.ways.as_ref().map(|ways| *ways.get_ref()) {
             None => WaysPart::Both,
             Some(WaysPart::ToHost | WaysPart::FromHost) => {
-                return Err(self.invalid("the ways of a guest's link are both, to-guest and from-guest"));
+                let message = "the ways of a guest's link are both, to-guest and from-guest";
+                return Err(self.known.source.invalid(&place, message));
             }
             Some(ways) if !self.names_vm && ways != WaysPart::Both => {
-                return Err(self.invalid("a way is one of a VM's link: say which `vm`"));
+                return Err(self.known.source.invalid(&place, "a way is one of a VM's link: say which `vm`"));
             }
             Some(ways) => ways,
         };
@@ -159,12 +194,14 @@ impl Reader<'_, '_, '_> {
     }
 
     fn corrupt(&self) -> Result<Act, ScenarioError> {
-        let Some(what) = self.raw.what else {
+        let Some(what) = self.raw.what.as_ref().map(|what| *what.get_ref()) else {
             return Err(self.invalid("say `what`: journal, commit-word, log or heartbeat"));
         };
         let bits = self.raw.bits.as_ref().map_or(1, |bits| *bits.get_ref());
         if !(1..=BITS_MAX).contains(&bits) {
-            return Err(self.invalid(&format!("1 to {BITS_MAX} bits can be flipped at a time")));
+            let place = span_of(self.raw.bits.as_ref()).unwrap_or_default();
+            let message = format!("1 to {BITS_MAX} bits can be flipped at a time");
+            return Err(self.known.source.invalid(&place, message));
         }
         let targets = if what == CorruptWhat::Heartbeat { self.hosts_only()? } else { Vec::new() };
         Ok(Act::Corrupt { what, vm: self.vm, bits, targets })
@@ -193,7 +230,8 @@ impl Reader<'_, '_, '_> {
     fn hosts_only(&self) -> Result<Vec<Target>, ScenarioError> {
         let targets = self.targets()?;
         if targets.contains(&Target::Host(HostName::new(CONTROLLER))) {
-            return Err(self.invalid("this is done to hosts, not to the controller"));
+            let place = span_of(self.raw.host.as_ref()).unwrap_or_default();
+            return Err(self.known.source.invalid(&place, "this is done to hosts, not to the controller"));
         }
         Ok(targets)
     }
@@ -236,6 +274,11 @@ impl Reader<'_, '_, '_> {
             },
         }
     }
+}
+
+/// Where a key's value stands, if there is one.
+fn span_of<T>(value: Option<&Spanned<T>>) -> Option<Range<usize>> {
+    value.map(Spanned::span)
 }
 
 /// Whether a cut touches the network.

@@ -63,10 +63,18 @@ fn some_texts(source: &Source<'_>, key: &str, texts: &[String], keys: &Keys) -> 
 
 /// No bound at all holds for every number.
 fn telling(source: &Source<'_>, key: &str, count: Option<&RawCount>, keys: &Keys) -> Result<(), ScenarioError> {
+    telling_at(source, key, count, &keys.get(key).cloned().unwrap_or_default())
+}
+
+fn telling_at(
+    source: &Source<'_>,
+    key: &str,
+    count: Option<&RawCount>,
+    place: &Range<usize>,
+) -> Result<(), ScenarioError> {
     match count {
         Some(RawCount(Count { min: 0, max: None })) => {
-            let place = keys.get(key).cloned().unwrap_or_default();
-            Err(source.invalid(&place, format!("`{key}` of at least 0 holds always: give it a `max`, or leave it out")))
+            Err(source.invalid(place, format!("`{key}` of at least 0 holds always: give it a `max`, or leave it out")))
         }
         _ => Ok(()),
     }
@@ -91,7 +99,7 @@ pub(super) fn expect(
     telling(source, "takeovers", raw.takeovers.as_ref(), &places.keys)?;
     telling(source, "switchovers", raw.switchovers.as_ref(), &places.keys)?;
     telling(source, "fenced", raw.fenced.as_ref(), &places.keys)?;
-    raw.events.values().try_for_each(|count| telling(source, "events", Some(count), &places.keys))?;
+    raw.events.values().try_for_each(|count| telling_at(source, "events", Some(count.get_ref()), &count.span()))?;
     let refused = raw.refused.is_some().then(|| known.vms.len() - 1);
     let all = VmExpect {
         lines: BTreeMap::new(),
@@ -123,7 +131,7 @@ pub(super) fn expect(
         lines: lines(source, &places.keys),
         vms: of_vms(known, &all, raw.vm, places.vms, refused)?,
         fenced: raw.fenced.map(|count| count.0),
-        events: raw.events.into_iter().map(|(kind, count)| (kind, count.0)).collect(),
+        events: raw.events.into_iter().map(|(kind, count)| (kind, count.into_inner().0)).collect(),
         refused: raw.refused,
         pool_sound: pool.map_or(!corrupts, |word| word == "sound"),
     })

@@ -1,7 +1,7 @@
 //! The steps: when they fire.
 
 use super::super::error::Source;
-use super::super::raw::RawStep;
+use super::super::raw::{RawAct, RawStep};
 use super::super::{
     Act, Action, ClusterPart, Condition, CorruptWhat, Delay, End, Expect, ModePart, Pattern, ScenarioError, Step,
     Target, VmPart, WaysPart, When,
@@ -114,21 +114,22 @@ fn trigger(known: &Known<'_, '_>, raw: &RawStep, span: &Range<usize>) -> Result<
         return Err(source.invalid(&only, "`on` and `hit` go with `failpoint`"));
     }
     let given = [
-        raw.at.is_some(),
-        raw.every.is_some(),
-        raw.event.is_some(),
-        raw.console.is_some(),
-        raw.console_regex.is_some(),
-        raw.when.is_some(),
-        raw.failpoint.is_some(),
+        raw.at.as_ref().map(Spanned::span),
+        raw.every.as_ref().map(Spanned::span),
+        raw.event.as_ref().map(Spanned::span),
+        raw.console.as_ref().map(Spanned::span),
+        raw.console_regex.as_ref().map(Spanned::span),
+        raw.when.as_ref().map(Spanned::span),
+        raw.failpoint.as_ref().map(Spanned::span),
     ];
-    let count = given.iter().filter(|given| **given).count();
-    if count > 1 {
+    let mut given: Vec<Range<usize>> = given.into_iter().flatten().collect();
+    given.sort_by_key(|place| place.start);
+    if let Some(second) = given.get(1) {
         let message =
             "a step has one of `at`, `every`, `event`, `console`, `console-regex`, `when` and `failpoint`, not several";
-        return Err(source.invalid(span, message));
+        return Err(source.invalid(second, message));
     }
-    if count == 0 && raw.after.is_none() {
+    if given.is_empty() && raw.after.is_none() {
         let message = "a step needs `at`, `every`, `event`, `console`, `console-regex`, `when`, `failpoint` or `after`";
         return Err(source.invalid(span, message));
     }
@@ -234,33 +235,35 @@ pub(super) fn check_together(
     let records = |mode: ModePart| mode != ModePart::Checkpoint;
     let kills = cluster.fence.as_ref().is_some_and(|fence| fence.agent == "kill");
     for (step, raw) in steps.iter().zip(raw) {
-        for act in &step.acts {
+        for (act, written) in step.acts.iter().zip(raw.get_ref().acts()) {
+            let action = written.action.span();
+            let place = |key: Option<Range<usize>>| key.unwrap_or(action.clone());
             match act {
                 // The controller would take the process that relays the messages for the host.
                 Act::Cut { from: CutFrom::Network | CutFrom::Both, .. } if kills => {
                     let message = "hosts whose network is cut are behind a relay, which `fence-agent = \"kill\"` would \
                                    kill in their place: use another agent";
-                    return Err(source.invalid(&raw.span(), message));
+                    return Err(source.invalid(&place(written.from.map(|from| from.span())), message));
                 }
                 Act::Corrupt { what: CorruptWhat::Log, vm, .. }
                     if !records(vms[*vm].mode) && !turns(steps, *vm, records) =>
                 {
                     let message =
                         "in checkpoint mode there is no log that could be corrupted: give the VM another `mode`";
-                    return Err(source.invalid(&raw.span(), message));
+                    return Err(source.invalid(&place(written.what.map(|what| what.span())), message));
                 }
                 Act::Segment { link, .. } if !link.map_or(vms.iter().any(|vm| vm.net), |vm| vms[vm].net) => {
                     let message = "there is no such link: the VM, or any VM, has no `net = true`";
-                    return Err(source.invalid(&raw.span(), message));
+                    let vm = written.vm.as_ref().or(raw.get_ref().vm.as_ref());
+                    return Err(source.invalid(&place(vm.map(Spanned::span)), message));
                 }
                 Act::Switchover { vm, to: Some(Target::Primary(primary)) } if vm == primary => {
-                    return Err(
-                        source.invalid(&raw.span(), "the VM is on its primary's host: say another one `to` go to")
-                    );
+                    let message = "the VM is on its primary's host: say another one `to` go to";
+                    return Err(source.invalid(&place(written.to.map(|to| to.span())), message));
                 }
                 Act::Fill { .. } if cluster.pool_size.is_none() => {
                     let message = "`fill` takes all space of the pool: give it a tmpfs of its own with `pool-size`";
-                    return Err(source.invalid(&raw.span(), message));
+                    return Err(source.invalid(&action, message));
                 }
                 _ => {}
             }
@@ -273,11 +276,16 @@ pub(super) fn check_together(
             if let Some((role, takes)) = vacant.filter(|_| step.fires_min > 0) {
                 let message =
                     format!("nobody is ever {role} in a cluster of {}: that takes {takes} hosts", cluster.hosts);
-                return Err(source.invalid(&raw.span(), message));
+                return Err(source.invalid(&place(whom(&written)), message));
             }
         }
     }
     Ok(())
+}
+
+/// Where an act says to whom something is done.
+fn whom(act: &RawAct) -> Option<Range<usize>> {
+    act.host.as_ref().map(Spanned::span).or(act.to.as_ref().map(Spanned::span))
 }
 
 /// A process that stands still at one passage of a failpoint is let go on by one step.
@@ -297,7 +305,8 @@ pub(super) fn check_failpoints(
                 "`{}` waits for this passage of the failpoint, too: say another `hit`, or `do` it all in one step",
                 other.name
             );
-            return Err(source.invalid(&raw[index].span(), message));
+            let failpoint = raw[index].get_ref().failpoint.as_ref().map(Spanned::span);
+            return Err(source.invalid(&failpoint.unwrap_or(raw[index].span()), message));
         }
     }
     Ok(())
@@ -312,11 +321,12 @@ pub(super) fn check_deleted(
 ) -> Result<(), ScenarioError> {
     let lives_on = |act: &Act| matches!(act, Act::Delete { vm } if expect.vms[*vm].end == End::Ended);
     let sure = steps.iter().zip(raw).filter(|(step, _)| step.fires_min > 0);
-    match sure.into_iter().find(|(step, _)| step.acts.iter().any(lives_on)) {
-        Some((_, raw)) => {
+    let mut acts = sure.flat_map(|(step, raw)| step.acts.iter().zip(raw.get_ref().acts()));
+    match acts.find(|(act, _)| lives_on(act)) {
+        Some((_, written)) => {
             let message =
                 "its VM is deleted and never ends: expect `end = \"deleted\"` of it, or make the step `optional`";
-            Err(source.invalid(&raw.span(), message))
+            Err(source.invalid(&written.action.span(), message))
         }
         None => Ok(()),
     }
@@ -330,11 +340,23 @@ pub(super) fn check_refused(
 ) -> Result<(), ScenarioError> {
     let refused = known.vms.len() - 1;
     let is_refused = |target: &Target| matches!(target, Target::Primary(vm) | Target::Secondary(vm) | Target::Spare(vm) if *vm == refused);
+    let refuse = |place: &Range<usize>| {
+        let message = format!("VM `{}` never runs: `[expect] refused` says that it is refused", known.vms[refused]);
+        Err(known.source.invalid(place, message))
+    };
     for (step, raw) in steps.iter().zip(raw) {
-        let about = step.acts.iter().any(|act| act.vm() == Some(refused) || act.targets().iter().any(is_refused));
-        if about || step.vm == refused {
-            let message = format!("VM `{}` never runs: `[expect] refused` says that it is refused", known.vms[refused]);
-            return Err(known.source.invalid(&raw.span(), message));
+        let its_vm = raw.get_ref().vm.as_ref().map(Spanned::span);
+        for (act, written) in step.acts.iter().zip(raw.get_ref().acts()) {
+            let action = written.action.span();
+            if act.targets().iter().any(is_refused) {
+                return refuse(&whom(&written).unwrap_or(action));
+            }
+            if act.vm() == Some(refused) {
+                return refuse(&written.vm.map(|vm| vm.span()).or(its_vm).unwrap_or(action));
+            }
+        }
+        if step.vm == refused {
+            return refuse(&its_vm.unwrap_or(raw.span()));
         }
     }
     Ok(())

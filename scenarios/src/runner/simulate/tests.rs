@@ -475,3 +475,70 @@ fn a_journal_is_corrupted_when_something_waits_in_it() {
         assert!(report.holds, "seed {seed}: {:?}", report.verdicts);
     }
 }
+
+/// Found by an acceptance review: forty kills of whoever is told to become primary were an invariant that failed.
+#[test]
+fn reigns_that_steps_end_before_they_begin_break_no_promise() {
+    let runs = tempfile::tempdir().expect("a directory can be made");
+    let text = "[cluster]\nhosts = 4\nrespawn = true\n[vm]\nguest = \"builtin:torture\"\n[[step]]\nevent = \"promoted\"\nrepeat = 60\n\
+                action = \"kill\"\nhost = \"primary\"\n[expect]\nconsole = \"unprotected\"\n";
+    let scenario = Scenario::parse(Path::new("x.toml"), text).expect("it is a scenario");
+    for seed in 1..=3 {
+        let report = simulate(&scenario, &options(runs.path(), seed, false), &|| false).expect("it can be played");
+        assert!(report.holds, "{seed}: {:?}", report.verdicts);
+    }
+}
+
+#[test]
+fn a_bound_of_the_simulator_is_told_as_one() {
+    let storm = Violation::TakeoverStorm { vm: ft_protocol::VmId::new(0), reigns: 41 };
+    let told = checked(Some(&storm)).to_string();
+    assert!(told.starts_with("the run comes to no bound of the simulator: vm0 was given away 41 times"), "{told}");
+    let unsafe_one = Violation::ManyReigns { vm: ft_protocol::VmId::new(0), count: 2 };
+    assert!(checked(Some(&unsafe_one)).to_string().contains("(I1 to I5, I7): I2: "));
+    assert!(checked(None).holds && !checked(Some(&storm)).holds);
+}
+
+#[test]
+fn the_checksum_of_memory_is_that_of_what_was_compared() {
+    let runs = tempfile::tempdir().expect("a directory can be made");
+    let text = "[vm]\nguest = \"builtin:torture\"\n[[step]]\nevent = \"protected\"\naction = \"kill\"\nhost = \"primary\"\n\
+                [expect]\nmemory = \"unprotected\"\n";
+    let scenario = Scenario::parse(Path::new("x.toml"), text).expect("it is a scenario");
+    let found = |seed| {
+        let report = simulate(&scenario, &options(runs.path(), seed, false), &|| false).expect("it can be played");
+        let memory = |verdict: &&Verdict| verdict.expectation.starts_with("the memory at the end");
+        let verdict = report.verdicts.iter().find(memory).expect("it was judged").clone();
+        assert!(verdict.holds && verdict.found.starts_with("checksum "), "{verdict:?}");
+        verdict.found
+    };
+    assert!(found(1) != found(2) && !found(1).contains("00000000"), "{}", found(1));
+}
+
+/// Found by an acceptance review: whom `any` hit depended on who happened to be dead at that moment.
+#[test]
+fn any_hits_the_same_hosts_whatever_other_steps_do() {
+    use crate::event::What::{Signalled, StepFired};
+    let runs = tempfile::tempdir().expect("a directory can be made");
+    let hits = |other: &str| {
+        let text = format!(
+            "[cluster]\nhosts = 4\nrespawn = true\n[vm]\nguest = \"builtin:torture\"\n[[step]]\nname = \"one\"\nevery = \"7ms\"\n\
+             repeat = 30\naction = \"kill\"\nhost = [\"any\", \"any\"]\n{other}[expect]\n"
+        );
+        let scenario = Scenario::parse(Path::new("x.toml"), &text).expect("it is a scenario");
+        let report = simulate(&scenario, &options(runs.path(), 3, true), &|| false).expect("it can be played");
+        let (mut own, mut hits) = (false, Vec::new());
+        for event in events_of(&report) {
+            match event.what {
+                StepFired { step } => own = step == "one",
+                Signalled { host, .. } if own => hits.push(host.to_string()),
+                _ => {}
+            }
+        }
+        hits
+    };
+    let alone = hits("");
+    assert!(alone.len() > 30, "{alone:?}");
+    let other = "[[step]]\nevery = \"5ms\"\nrepeat = 40\naction = \"kill\"\nhost = \"b\"\n";
+    assert_eq!(alone, hits(other));
+}
