@@ -179,6 +179,7 @@ impl Controller {
             Input::LogLost { vm, generation, report } => self.log_lost(turn, vm, generation, &report),
             Input::PartitionDamaged { vm, reason } => self.partition_damaged(turn, vm, &reason),
             Input::PartGone { vm, reason } => self.part_gone(turn, vm, &reason),
+            Input::FilesGone { vm, gone } => self.files_gone(turn, vm, gone),
             Input::PoolMended { what } => self.tell(turn, Happening::PoolMended { what: one_line(&what) }),
             Input::WordDamaged { vm, generation } => self.word_damaged(turn, vm, generation),
             Input::PartitionCreated { vm, result } => self.partition_created(turn, vm, result),
