@@ -10,7 +10,7 @@ use std::fs::{self, DirBuilder, OpenOptions};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, DirEntryExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, MutexGuard, PoisonError, TryLockError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use super::error::PoolError;
 use super::files::{BOOT, FileKind, KEPT, REMOVED, SUPERBLOCK};
@@ -96,13 +96,9 @@ pub(super) fn forget_all(dir: &Path) -> io::Result<()> {
 }
 
 /// Gives files in a directory of the pool their first names back, and those that have none a second one. Says which were
-/// missing. Not now, if names are being changed.
+/// missing.
 pub(super) fn put_back(dir: &Path, look: Look, kind_of: fn(&str) -> FileKind) -> Result<Vec<NamedAgain>, PoolError> {
-    let _turn = match CHANGING.try_lock() {
-        Ok(turn) => turn,
-        Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
-        Err(TryLockError::WouldBlock) => return Ok(Vec::new()),
-    };
+    let _turn = turn();
     let (first, second) = both_names(dir, kind_of)?;
     let mut again = Vec::new();
     for (name, file) in &second {
