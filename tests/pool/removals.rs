@@ -144,6 +144,28 @@ fn a_vm_without_one_of_its_files_goes_on_and_is_said_to_be_unprotected() {
     }
 }
 
+/// A secondary could not watch a primary whose page has lost both of its names: that host comes again, and gets another page.
+#[test]
+fn a_host_whose_page_is_gone_gets_another_one() {
+    let Some(_machine) = kvm() else { return };
+    long_enough(&guest(2), |golden| {
+        let mut run = Run::protected(golden, &plan());
+        let vm = run.try_vm().expect("the controller lives");
+        let (primary, secondary) = (vm.primary.expect("it runs"), vm.secondary.expect("it is protected"));
+        assert_eq!(primary, "a", "the first host that joined");
+        run.place.lose("heartbeat.0");
+        nobody_else_begins(&run, "heartbeat.0");
+        run.host(&secondary).signal(Signal::SIGKILL);
+        run.await_or_end("the secondary's end", |run| run.deaths > 0)?;
+        let pool = run.place.pool();
+        run.await_or_end("another page", |_| pool.join("heartbeat.0").exists())?;
+        run.await_or_end("protection", |run| run.try_vm().is_some_and(|vm| vm.unprotected.is_none()))?;
+        nothing_panicked(&run);
+        run.finish();
+        Ok::<(), TooShort>(())
+    });
+}
+
 fn without(golden: &Golden, file: &str) -> Result<(), TooShort> {
     let mut run = Run::protected(golden, &plan());
     run.await_or_end("a commit", |run| run.try_vm().is_some_and(|vm| vm.applied > ft_protocol::Epoch::ZERO))?;

@@ -210,6 +210,12 @@ impl Controller {
         if is_doubted { Span::from_ns(interval.ns() / OVERDUE_PART) } else { interval }
     }
 
+    /// The connection of a host that is there.
+    #[must_use]
+    pub fn link_of(&self, host: HostId) -> Option<LinkId> {
+        self.hosts.get(&host)?.link
+    }
+
     /// Whether beats of this life of a host count: not those of another host that had its number.
     #[must_use]
     pub fn counts_beats_of(&self, host: HostId, incarnation: u64) -> bool {

@@ -362,7 +362,7 @@ impl Driver {
                     match part.stable_of().filter(|_| is_gone(&*error)) {
                         // The host that waits for it is not to blame, and has other VMs.
                         Some(vm) => self.inputs.push_back(Input::PartGone { vm, reason }),
-                        None => self.lose(link),
+                        None => self.lose(self.link_to_blame(part, &*error).unwrap_or(link)),
                     }
                 }
                 passed.into_iter().for_each(failpoint::pass);
@@ -488,6 +488,13 @@ impl Driver {
         let page = self.pool.heartbeat(slot, shared_mem::Access::ReadWrite)?;
         let _ = nix::unistd::ftruncate(&page, 0);
         Err(error.into())
+    }
+
+    /// Whose connection ends because a part cannot be granted, if it is not that of who was to have it: a host whose page is gone
+    /// comes again, and is given another one.
+    fn link_to_blame(&self, part: Part, error: &(dyn std::error::Error + 'static)) -> Option<LinkId> {
+        let Part::Heartbeat(host) = part else { return None };
+        self.core.link_of(host).filter(|_| is_gone(error))
     }
 
     fn watch_host(
