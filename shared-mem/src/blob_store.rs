@@ -113,6 +113,11 @@ impl<M: PoolRead> BlobStore<M> {
         Ok(Self { memory, at, capacity })
     }
 
+    /// The memory that it lies in.
+    pub(crate) fn memory(&self) -> &M {
+        &self.memory
+    }
+
     /// The largest blob.
     #[must_use]
     pub fn capacity(&self) -> u64 {

@@ -131,6 +131,7 @@ pub enum Laid {
     SuperblockMend,
     DeviceHead,
     DeviceWipe,
+    CopiedFile,
     ZeroedSpace,
 }
 

@@ -204,7 +204,7 @@ fn a_vm_of_which_a_part_is_gone_runs_on_without_protection() {
     let Some(_machine) = kvm() else { return };
     let golden = Golden::torture(300_000_000);
     let mut run = Run::spoilable(&golden, 3);
-    std::fs::remove_file(run.place.pool().join("vm-0").join("boot")).expect("it was there");
+    run.place.lose("vm-0/boot");
     let secondary = run.try_status_patiently().vms[0].secondary.clone().expect("it is protected");
     run.host(&secondary).signal(Signal::SIGKILL);
     run.step_until("its protection to be given up", |run| {

@@ -21,6 +21,7 @@ mod inspection;
 mod machine;
 mod peer;
 mod process;
+mod removals;
 mod replay;
 mod run;
 mod space;

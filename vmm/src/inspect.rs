@@ -78,12 +78,14 @@ fn inspect_within(dir: &Path, beat_bound: Duration) -> Result<PoolReport, Inspec
         | PoolError::Device { .. } => InspectError::Damaged(error),
         error => InspectError::Pool(error),
     })?;
-    Ok(Inspection { view: &view, beat_bound, findings: Vec::new() }.run())
+    Ok(Inspection { view: &view, beat_bound, held: false, findings: Vec::new() }.run())
 }
 
 struct Inspection<'pool> {
     view: &'pool PoolView,
     beat_bound: Duration,
+    /// A controller has the pool.
+    held: bool,
     findings: Vec<Finding>,
 }
 
@@ -125,6 +127,15 @@ impl Findings {
         seen
     }
 
+    /// Files that have lost their names, and have another one each.
+    fn names(&mut self, missing: Result<Vec<String>, PoolError>) {
+        // A directory that cannot be listed is told by those who look for files in it.
+        for name in missing.unwrap_or_default() {
+            let meaning = "nothing is lost: the file has another name, a controller gives it this one back";
+            self.damage(&name, "somebody has removed it", meaning);
+        }
+    }
+
     fn has_damage(&self) -> bool {
         self.found.iter().any(|finding| finding.severity == Severity::Damage)
     }
@@ -148,7 +159,9 @@ impl Inspection<'_> {
     fn run(mut self) -> PoolReport {
         let superblock = *self.view.superblock();
         let held = self.held();
+        self.held = held;
         let before = hosts::sample(self.view);
+        self.names();
         self.copies();
         let state = self.cluster();
         let vms = self.vms(&state);
@@ -182,6 +195,13 @@ impl Inspection<'_> {
             self.findings.append(&mut findings.found);
             false
         })
+    }
+
+    /// Files of the pool's own that have lost their names.
+    fn names(&mut self) {
+        let mut findings = Findings::new("pool");
+        findings.names(self.view.missing_names());
+        self.findings.append(&mut findings.found);
     }
 
     /// What is there twice, and damaged once.
@@ -284,7 +304,7 @@ impl Inspection<'_> {
         match self.view.open_vm(slot) {
             Ok(partition) => {
                 let layout = self.view.superblock().layout;
-                let look = vm::Look { partition: &partition, record, hosts: &state.hosts, layout };
+                let look = vm::Look { partition: &partition, record, hosts: &state.hosts, layout, held: self.held };
                 (Some(look.report(&mut findings)), findings)
             }
             Err(error) => {

@@ -37,6 +37,19 @@ impl Controller {
         }
     }
 
+    /// Files of a VM are gone, or back. Its hosts have them open: its secondary can still take over, and nobody after it can.
+    pub(super) fn files_gone(&mut self, turn: &mut Turn<'_>, vm: VmId, gone: Option<String>) {
+        let Some(entry) = self.vms.get_mut(&vm) else { return };
+        entry.gone = gone.map(|reason| one_line(&reason));
+        // It may be put back; when it is, a host that could not stand by is asked again at once.
+        let again_at = turn.now + self.config.promotion_bound;
+        entry.unprotectable = entry.gone.clone().map(|reason| (reason, again_at));
+        if let Some(host) = entry.ready_standby() {
+            self.tell_protection(turn, vm, host);
+        }
+        self.protect_all(turn);
+    }
+
     /// A VM's part of the pool turns out to be damaged while this controller lives, or this is what was wrong when it
     /// started.
     pub(super) fn partition_damaged(&mut self, turn: &mut Turn<'_>, vm: VmId, reason: &str) {

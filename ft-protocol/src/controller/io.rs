@@ -180,6 +180,13 @@ pub enum Input {
         /// One line: what is gone.
         reason: String,
     },
+    /// What is gone of a VM's files, or that nothing is any more. Who has them open goes on with them.
+    FilesGone {
+        /// The VM.
+        vm: VmId,
+        /// One line: what is gone.
+        gone: Option<String>,
+    },
     /// Something in the pool that is there twice was damaged, and is whole again.
     PoolMended {
         /// One line: what it was.

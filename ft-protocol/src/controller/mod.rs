@@ -180,6 +180,7 @@ impl Controller {
             Input::LogLost { vm, generation, report } => self.log_lost(turn, vm, generation, &report),
             Input::PartitionDamaged { vm, reason } => self.partition_damaged(turn, vm, &reason),
             Input::PartGone { vm, reason } => self.part_gone(turn, vm, &reason),
+            Input::FilesGone { vm, gone } => self.files_gone(turn, vm, gone),
             Input::PoolMended { what } => self.tell(turn, Happening::PoolMended { what: one_line(&what) }),
             Input::WordDamaged { vm, generation } => self.word_damaged(turn, vm, generation),
             Input::PartitionCreated { vm, result } => self.partition_created(turn, vm, result),
@@ -209,6 +210,12 @@ impl Controller {
         let interval = self.config.detector.interval;
         let is_doubted = self.vms.values().any(|vm| vm.doubted.is_some() && vm.primary().is_some());
         if is_doubted { Span::from_ns(interval.ns() / OVERDUE_PART) } else { interval }
+    }
+
+    /// The connection of a host that is there.
+    #[must_use]
+    pub fn link_of(&self, host: HostId) -> Option<LinkId> {
+        self.hosts.get(&host)?.link
     }
 
     /// Whether beats of this life of a host count: not those of another host that had its number.

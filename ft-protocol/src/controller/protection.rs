@@ -60,7 +60,9 @@ impl Controller {
         }
         let Some(standby) = entry.standby.as_mut().filter(expected) else { return };
         standby.ready = true;
-        entry.unprotectable = None;
+        if entry.gone.is_none() {
+            entry.unprotectable = None;
+        }
         self.reserve_spares(turn);
         self.switch_if_prepared(turn, vm);
         self.follow(turn, vm);
@@ -105,6 +107,7 @@ impl Controller {
         let Some(entry) = self.vms.get_mut(&vm) else { return };
         let generation = entry.generation;
         let by = entry.ready_standby().filter(|_| entry.spare.is_some() || !entry.spec.policy.require_spare);
+        let by = by.filter(|_| entry.gone.is_none());
         if std::mem::replace(&mut entry.protected_by, by) == by {
             return;
         }
@@ -122,6 +125,10 @@ impl Controller {
         let entry = self.vms.get(&vm)?;
         match (&entry.phase, entry.standby) {
             (Phase::Ended { .. }, _) => Some("its life has ended".to_owned()),
+            (Phase::Running { .. }, Some(Standby { ready: true, .. })) if entry.gone.is_some() => entry
+                .gone
+                .as_ref()
+                .map(|gone| format!("{gone}; its secondary can still take over, and no host after it")),
             (Phase::Running { .. }, Some(Standby { ready: true, .. })) => {
                 let missing = entry.spec.policy.require_spare && entry.spare.is_none();
                 missing.then(|| {

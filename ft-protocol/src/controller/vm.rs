@@ -141,6 +141,8 @@ pub(super) struct Vm {
     pub(super) damage: Option<String>,
     /// What is wrong with it so that no more host can stand by, and when that is to be looked at again.
     pub(super) unprotectable: Option<(String, Time)>,
+    /// What is gone of its files, while those who have them open go on.
+    pub(super) gone: Option<String>,
     /// The secondary that watchers know to protect it.
     pub(super) protected_by: Option<HostId>,
     /// Why its secondary followed no more, the last time.
@@ -249,6 +251,7 @@ impl Vm {
             log_lost: None,
             damage: None,
             unprotectable: None,
+            gone: None,
             protected_by: None,
             unfollowed: None,
             following: None,

@@ -17,7 +17,7 @@ use crate::lossy::{LossyCache, LossyMemory};
 use crate::mem::{PoolRead, PoolWrite};
 use crate::numbers::{Epoch, Generation, LogPosition, Offset, PAGE_BYTES, PAGE_SIZE, VmSlot};
 use crate::planted::{Laid, PlantedBug, plant, plant_at};
-use crate::pool::reserve::zero_parts;
+use crate::pool::reserve::{copy_whole, zero_parts};
 use crate::pool::{device, raise};
 use crate::record_log::{LogReader, format_log, log_file_bytes};
 use crate::superblock::{SUPERBLOCK_BYTES, Superblock};
@@ -289,6 +289,24 @@ fn zeroed(choice: Choice) -> Held {
     )
 }
 
+/// Who opens a file that was made anew finds all that the old one had.
+fn copied(choice: Choice) -> Held {
+    const BYTES: usize = 2 * PAGE_BYTES + 64;
+    outlives(
+        choice,
+        3 * PAGE_SIZE,
+        |memory| {
+            let old = LossyMemory::new(2 * PAGE_SIZE + 64, &LossyCache::new());
+            old.write(Offset::ZERO, &[7; BYTES]).and_then(|()| copy_whole(&old, memory)).map_err(violation)
+        },
+        |memory| {
+            let mut found = [0; BYTES];
+            memory.read(Offset::ZERO, &mut found).map_err(violation)?;
+            hold(found.iter().all(|byte| *byte == 7), || "a part is missing".to_owned())
+        },
+    )
+}
+
 fn log_copy(_: Choice) -> Held {
     super::log_copy::crashes().map(drop)
 }
@@ -296,7 +314,7 @@ fn log_copy(_: Choice) -> Held {
 type Structure = fn(Choice) -> Held;
 
 /// Everything that is laid out, and the test that cannot do without its flush and its fence.
-const STRUCTURES: [(Laid, Structure); 15] = [
+const STRUCTURES: [(Laid, Structure); 16] = [
     (Laid::BootImage, boot),
     (Laid::DiskImage, disk),
     (Laid::Journal, journal),
@@ -311,6 +329,7 @@ const STRUCTURES: [(Laid, Structure); 15] = [
     (Laid::SuperblockMend, mended_superblock),
     (Laid::DeviceHead, device_heads),
     (Laid::DeviceWipe, wiped_device),
+    (Laid::CopiedFile, copied),
     (Laid::ZeroedSpace, zeroed),
 ];
 

@@ -1,16 +1,16 @@
 //! Making, opening, inspecting and destroying a pool.
 
-use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::fs::{self, DirBuilder};
 use std::io;
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
-
-use nix::fcntl::{FcntlArg, fcntl};
 
 use super::device;
 use super::error::PoolError;
 use super::files::{self, FileKind};
-use super::reserve::{NewFile, is_unfinished, open_extent};
+use super::kept::{self, Look};
+use super::lock::PoolLock;
+use super::reserve::{NewFile, copy_whole, is_unfinished, open_extent};
 use super::view::PoolView;
 use crate::blob_store::{self, BlobError, BlobStore, Mended};
 use crate::heartbeat::HEARTBEAT_BYTES;
@@ -41,9 +41,9 @@ pub struct Pool {
     pub(super) directory: VmDirectory<Mapping<ReadWrite>>,
     cluster: BlobStore<Mapping<ReadWrite>>,
     /// What was damaged when it was opened, and is not any more.
-    mended: Vec<String>,
-    /// Locked while it is open.
-    lock: File,
+    pub(super) mended: Vec<String>,
+    /// Held while it is open.
+    lock: PoolLock,
 }
 
 impl Pool {
@@ -55,7 +55,7 @@ impl Pool {
     pub fn create(dir: &Path, config: &PoolConfig) -> Result<Self, PoolError> {
         let superblock = new_superblock(config)?;
         let made_dir = make_dir(dir)?;
-        let lock = lock(dir)?;
+        let lock = PoolLock::take(dir)?;
         clear(dir)?;
         let result = fill_new_pool(dir, &superblock).and_then(|()| Self::open_locked(dir, lock));
         if result.is_err() {
@@ -70,10 +70,12 @@ impl Pool {
     /// When a device is damaged, so that nobody can tell: nothing must be made over what may be a pool.
     pub fn is_at(dir: &Path) -> Result<bool, PoolError> {
         let superblock = dir.join(files::SUPERBLOCK);
-        match device::place(&superblock) {
-            Some(place) => place.exists(),
-            None => superblock.try_exists().map_err(|error| PoolError::file("look for", &superblock, error)),
+        if let Some(place) = device::place(&superblock) {
+            return place.exists();
         }
+        let exists = |path: &Path| path.try_exists().map_err(|error| PoolError::file("look for", path, error));
+        // Of one that is being removed the second name is nothing to go by.
+        Ok(exists(&superblock)? || exists(&kept::path_of(&superblock))? && !exists(&dir.join(files::REMOVED))?)
     }
 
     /// Opens the pool in `dir` as its one controller, and removes what a crash has left half made.
@@ -84,23 +86,26 @@ impl Pool {
         if !Self::is_at(dir)? {
             return Err(without_superblock(dir));
         }
-        let lock = lock(dir)?;
+        let lock = PoolLock::take(dir)?;
         Self::open_locked(dir, lock)
     }
 
-    fn open_locked(dir: &Path, lock: File) -> Result<Self, PoolError> {
-        let device = device::whole(dir).map(|place| place.mend()).transpose()?;
+    fn open_locked(dir: &Path, lock: PoolLock) -> Result<Self, PoolError> {
+        let mended = match device::whole(dir) {
+            Some(place) => place.mend()?,
+            None => put_back(dir, Look::Opening)?,
+        };
         let (superblock, _) = read_superblock(dir)?;
         let memory = Mapping::read_write(&open_extent(&dir.join(files::VM_DIRECTORY), Access::ReadWrite, None)?)?;
         let directory = VmDirectory::open(memory, superblock.vm_slots)?;
         let memory = Mapping::read_write(&open_extent(&dir.join(files::CLUSTER), Access::ReadWrite, None)?)?;
         let cluster = BlobStore::new(memory, Offset::ZERO, superblock.cluster_bytes)?;
-        let mended = device.unwrap_or_default();
         let mut pool = Self { path: dir.to_owned(), superblock, directory, cluster, mended, lock };
         if superblock.layout >= TWICE_SINCE {
             pool.mend()?;
         }
         pool.remove_leftovers()?;
+        pool.put_vms_back()?;
         if superblock.layout < LAYOUT_VERSION {
             pool.raise_layout()?;
         }
@@ -144,13 +149,16 @@ impl Pool {
         Ok(wrong.into_iter().map(|twin| format!("a copy of the superblock: {}", line_of(twin))).collect())
     }
 
-    /// Looks whether what is there twice is still whole, and makes it so: of the cluster state with what was stored last, if
-    /// this controller knows it. Says what was damaged, a line each.
+    /// Looks whether the pool's own files are still there and what is there twice is whole, and makes it so: the cluster state
+    /// with what was stored last, if this controller knows it. Says what was damaged, a line each.
     ///
     /// # Errors
     /// When the pool refuses.
-    pub fn look_after(&self, stored: Option<&[u8]>) -> Result<Vec<String>, PoolError> {
-        let mut mended = device::whole(&self.path).map(|place| place.mend()).transpose()?.unwrap_or_default();
+    pub fn look_after(&mut self, stored: Option<&[u8]>) -> Result<Vec<String>, PoolError> {
+        let mut mended = match device::whole(&self.path) {
+            Some(place) => place.mend()?,
+            None => self.look_after_files()?,
+        };
         mended.extend(self.mend_superblock()?);
         mended.extend(self.directory.mend()?);
         if let Some(stored) = stored
@@ -158,6 +166,23 @@ impl Pool {
         {
             self.cluster.store_twice(stored)?;
             mended.push(format!("the cluster state: {error}"));
+        }
+        Ok(mended)
+    }
+
+    /// Puts files back: what has lost both of its names is made again, from what this controller has of it.
+    fn look_after_files(&mut self) -> Result<Vec<String>, PoolError> {
+        let mut mended = put_back(&self.path, Look::Live)?;
+        mended.extend(self.lock.look_after(&self.path)?);
+        let path = self.path.join(files::VM_DIRECTORY);
+        if let Some(memory) = copied_anew(&path, "the VM directory", self.directory.memory())? {
+            self.directory = VmDirectory::open(memory, self.superblock.vm_slots)?;
+            mended.push("the file `vm-directory`: it was gone".to_owned());
+        }
+        let path = self.path.join(files::CLUSTER);
+        if let Some(memory) = copied_anew(&path, "the cluster state", self.cluster.memory())? {
+            self.cluster = BlobStore::new(memory, Offset::ZERO, self.superblock.cluster_bytes)?;
+            mended.push("the file `cluster`: it was gone".to_owned());
         }
         Ok(mended)
     }
@@ -272,7 +297,7 @@ impl Pool {
     pub fn available_bytes(&self) -> Result<u64, PoolError> {
         match device::whole(&self.path) {
             Some(place) => place.available_bytes(),
-            None => available_bytes(&self.lock).map_err(|error| PoolError::file("examine", &self.path, error)),
+            None => available_bytes(self.lock.file()).map_err(|error| PoolError::file("examine", &self.path, error)),
         }
     }
 
@@ -281,7 +306,7 @@ impl Pool {
     /// # Errors
     /// When the file system does not say.
     pub fn page_bytes(&self) -> Result<u64, PoolError> {
-        page_bytes(&self.lock).map_err(|error| PoolError::file("examine", &self.path, error))
+        page_bytes(self.lock.file()).map_err(|error| PoolError::file("examine", &self.path, error))
     }
 
     /// Removes the pool and all VMs in it. Hosts that still hold descriptors keep the memory behind them.
@@ -301,6 +326,8 @@ impl Pool {
     /// From here on it is no pool, and known to be one that was to be removed: whoever makes another one there finishes this.
     pub(super) fn begin_removal(&self) -> Result<(), PoolError> {
         let superblock = self.path.join(files::SUPERBLOCK);
+        // What is removed on purpose is not to be put back.
+        kept::forget_all(&self.path).map_err(|error| PoolError::file("remove", &self.path, error))?;
         fs::rename(&superblock, self.path.join(files::REMOVED))
             .map_err(|error| PoolError::file("remove", &superblock, error))
     }
@@ -379,6 +406,7 @@ fn clear(dir: &Path) -> Result<(), PoolError> {
 
 /// Removes everything but the lock; what tells of a removal goes last.
 fn empty(dir: &Path) -> Result<(), PoolError> {
+    kept::forget_all(dir).map_err(|error| PoolError::file("remove", dir, error))?;
     let (last, rest): (Vec<_>, Vec<_>) =
         list(dir)?.into_iter().filter(|(name, _)| name != files::LOCK).partition(|(name, _)| name == files::REMOVED);
     rest.iter().chain(&last).try_for_each(|(_, path)| match path.is_dir() {
@@ -388,6 +416,7 @@ fn empty(dir: &Path) -> Result<(), PoolError> {
 }
 
 fn remove_contents(dir: &Path, and_dir: bool) {
+    let _ = kept::forget_all(dir);
     for (_, path) in list(dir).unwrap_or_default() {
         let _ = remove_file(&path);
     }
@@ -396,35 +425,27 @@ fn remove_contents(dir: &Path, and_dir: bool) {
     }
 }
 
-/// Takes the pool for one controller: a lock that belongs to the open file, so that it ends with it however the process
-/// ends, and that others can ask about without taking it (which `flock` does not offer).
-pub(super) fn lock(dir: &Path) -> Result<File, PoolError> {
-    let path = lock_path(dir);
-    let file = OpenOptions::new()
-        .read(true)
-        .write(true)
-        .create(path != dir)
-        .truncate(false)
-        .mode(0o600)
-        .open(&path)
-        .map_err(|error| PoolError::file("open", &path, error))?;
-    match fcntl(&file, FcntlArg::F_OFD_SETLK(&whole_file(libc::F_WRLCK))) {
-        Ok(_) => Ok(file),
-        Err(nix::Error::EAGAIN | nix::Error::EACCES) => Err(PoolError::AlreadyLocked(dir.to_owned())),
-        Err(errno) => Err(PoolError::file("lock", &path, errno)),
+/// Gives the pool's own files their names back. Says which lacked them, a line each.
+fn put_back(dir: &Path, look: Look) -> Result<Vec<String>, PoolError> {
+    let again = kept::put_back(dir, look, FileKind::of_pool_file)?;
+    Ok(again.iter().map(ToString::to_string).collect())
+}
+
+/// Makes a file of the pool again that is gone, with what its controller has mapped of it.
+fn copied_anew(
+    path: &Path,
+    what: &'static str,
+    memory: &Mapping<ReadWrite>,
+) -> Result<Option<Mapping<ReadWrite>>, PoolError> {
+    if path.exists() {
+        return Ok(None);
     }
-}
-
-/// What a pool is locked by: a file of its own, or the device itself, for the controllers of one machine. (Those of several are
-/// one by whoever starts them.)
-pub(super) fn lock_path(dir: &Path) -> PathBuf {
-    if device::whole(dir).is_some() { dir.to_owned() } else { dir.join(files::LOCK) }
-}
-
-/// A lock of this kind on all of a file.
-pub(super) fn whole_file(kind: libc::c_int) -> libc::flock {
-    let short = |number: libc::c_int| libc::c_short::try_from(number).expect("the kernel's constants are small");
-    libc::flock { l_type: short(kind), l_whence: short(libc::SEEK_SET), l_start: 0, l_len: 0, l_pid: 0 }
+    let copied = NewFile::whole(path, what, memory.len()).create(|extent| {
+        let copy = Mapping::read_write(extent)?;
+        copy_whole(memory, &copy).map_err(|error| PoolError::file("write", path, io::Error::other(error)))?;
+        Ok(copy)
+    })?;
+    Ok(Some(copied))
 }
 
 fn fill_new_pool(dir: &Path, superblock: &Superblock) -> Result<(), PoolError> {
@@ -474,7 +495,10 @@ fn read_superblock(dir: &Path) -> Result<(Superblock, Option<String>), PoolError
     let path = dir.join(files::SUPERBLOCK);
     let read = match device::place(&path) {
         Some(_) => read_extent(&path),
-        None => fs::read(&path).map_err(|error| PoolError::file("read", &path, error)),
+        None => {
+            let read = fs::read(&path).or_else(|error| fs::read(kept::path_of(&path)).map_err(|_| error));
+            read.map_err(|error| PoolError::file("read", &path, error))
+        }
     };
     let bytes = read.map_err(|error| match error {
         PoolError::File { source, .. } if source.kind() == io::ErrorKind::NotFound => without_superblock(dir),
@@ -504,7 +528,7 @@ fn read_extent(path: &Path) -> Result<Vec<u8>, PoolError> {
 pub(super) fn remove_file(path: &Path) -> Result<(), PoolError> {
     match device::place(path) {
         Some(place) => place.remove(),
-        None => fs::remove_file(path).map_err(|error| PoolError::file("remove", path, error)),
+        None => kept::remove(path).map_err(|error| PoolError::file("remove", path, error)),
     }
 }
 

@@ -1,6 +1,7 @@
 //! Making files of the pool with their space, so that no later store finds the pool full.
 
 use std::fs::{self, File, OpenOptions};
+use std::io;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
@@ -8,7 +9,8 @@ use nix::fcntl::{FallocateFlags, fallocate};
 
 use super::device::{self, Place};
 use super::error::PoolError;
-use crate::mem::{Access, AccessError, Extent, Mapping, PoolWrite, available_bytes, page_bytes};
+use super::kept;
+use crate::mem::{Access, AccessError, Extent, Mapping, PoolRead, PoolWrite, available_bytes, page_bytes};
 use crate::numbers::{Offset, PAGE_BYTES, PAGE_SIZE, round_up};
 use crate::planted::{self, Laid};
 
@@ -42,7 +44,9 @@ impl<'a> NewFile<'a> {
             return self.create_on_device(&place, &to, fill);
         }
         let result = self.create_at(&unfinished, fill).and_then(|value| {
+            let _turn = kept::turn();
             fs::rename(&unfinished, self.path).map_err(|error| PoolError::file("rename", &unfinished, error))?;
+            kept::keep(self.path);
             Ok(value)
         });
         if result.is_err() {
@@ -113,9 +117,9 @@ impl<'a> NewFile<'a> {
     }
 }
 
-fn zero(extent: &Extent, parts: &[(Offset, u64)]) -> std::io::Result<()> {
-    let memory = Mapping::read_write(extent).map_err(std::io::Error::other)?;
-    zero_parts(&memory, parts).map_err(std::io::Error::other)
+fn zero(extent: &Extent, parts: &[(Offset, u64)]) -> io::Result<()> {
+    let memory = Mapping::read_write(extent).map_err(io::Error::other)?;
+    zero_parts(&memory, parts).map_err(io::Error::other)
 }
 
 /// Zeroes, durably.
@@ -130,6 +134,17 @@ pub(crate) fn zero_parts<M: PoolWrite>(memory: &M, parts: &[(Offset, u64)]) -> R
         planted::settle(memory, at, len, Laid::ZeroedSpace)?;
     }
     Ok(())
+}
+
+/// Copies all that one memory has to another one of its length, durably.
+pub(crate) fn copy_whole<R: PoolRead, W: PoolWrite>(from: &R, to: &W) -> Result<(), AccessError> {
+    let mut page = [0; PAGE_BYTES];
+    for at in (0..from.len()).step_by(PAGE_BYTES) {
+        let page = &mut page[..usize::try_from(from.len() - at).unwrap_or(PAGE_BYTES).min(PAGE_BYTES)];
+        from.read(Offset::new(at), page)?;
+        to.write(Offset::new(at), page)?;
+    }
+    planted::settle(to, Offset::ZERO, from.len(), Laid::CopiedFile)
 }
 
 fn allocate(file: &File, at: Offset, len: u64) -> nix::Result<()> {
@@ -163,13 +178,15 @@ pub(super) fn open_extent(path: &Path, access: Access, expected: Option<u64>) ->
             None => Ok(extent),
         };
     }
-    let file = OpenOptions::new()
-        .read(true)
-        .write(access == Access::ReadWrite)
-        // Who puts a pipe there does not have us wait for its other end.
-        .custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK)
-        .open(path)
-        .map_err(|error| PoolError::file("open", path, error))?;
+    let mut options = OpenOptions::new();
+    // Who puts a pipe there does not have us wait for its other end.
+    options.read(true).write(access == Access::ReadWrite).custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK);
+    let file = options.open(path).or_else(|error| match error.kind() {
+        // It has two names. What the first one lacks is told of that.
+        io::ErrorKind::NotFound => options.open(kept::path_of(path)).map_err(|_| error),
+        _ => Err(error),
+    });
+    let file = file.map_err(|error| PoolError::file("open", path, error))?;
     let metadata = file.metadata().map_err(|error| PoolError::file("examine", path, error))?;
     let found = metadata.len();
     // Whatever length it has, it has one.

@@ -13,6 +13,8 @@ use crate::numbers::{Epoch, Generation, HostSlot, LogPosition, VmSlot};
 use crate::vm_directory::{VmGeometry, VmName};
 
 mod device;
+mod kept;
+mod lock;
 mod superblock;
 
 const CONFIG: PoolConfig = PoolConfig { vm_slots: 4, host_slots: 3, cluster_bytes: 4096 };
@@ -49,6 +51,12 @@ fn files_below(dir: &Path) -> Vec<String> {
     found
 }
 
+/// Removes both names of a file.
+fn lose(path: &Path) {
+    fs::remove_file(path).unwrap();
+    fs::remove_file(super::kept::path_of(path)).unwrap();
+}
+
 /// A controller that is killed while it makes its pool is started again over the same directory.
 #[test]
 fn what_an_interrupted_creation_has_left_is_made_anew() {
@@ -57,10 +65,10 @@ fn what_an_interrupted_creation_has_left_is_made_anew() {
     let superblock = path.join(files::SUPERBLOCK);
     let interrupted = |keep: usize| {
         drop(Pool::create(&path, &CONFIG).unwrap());
-        fs::remove_file(&superblock).unwrap();
+        lose(&superblock);
         // In the order in which they were made.
         let made = [files::LOCK, files::VM_DIRECTORY, files::CLUSTER, "heartbeat.0", "heartbeat.1", "heartbeat.2"];
-        made[keep..].iter().for_each(|name| fs::remove_file(path.join(name)).unwrap());
+        made[keep..].iter().for_each(|name| lose(&path.join(name)));
     };
     for keep in 0..=6 {
         interrupted(keep);
@@ -83,7 +91,7 @@ fn what_an_interrupted_creation_has_left_is_made_anew() {
     }
     // Nor what another controller is making.
     interrupted(1);
-    let locked = open::lock(&path).unwrap();
+    let locked = super::lock::PoolLock::take(&path).unwrap();
     assert!(matches!(Pool::create(&path, &CONFIG), Err(PoolError::AlreadyLocked(_))));
     drop(locked);
     Pool::create(&path, &CONFIG).unwrap();
@@ -163,7 +171,7 @@ fn an_onlooker_asks_for_the_lock_without_taking_it() {
     let dir = on_tmpfs();
     let path = dir.path().join("pool");
     drop(Pool::create(&path, &CONFIG).unwrap());
-    fs::remove_file(path.join("lock")).unwrap();
+    lose(&path.join("lock"));
     let view = Pool::inspect(&path).unwrap();
     let before = files_below(&path);
     assert!(!view.is_locked().unwrap(), "nobody has it");

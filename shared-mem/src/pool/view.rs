@@ -1,16 +1,14 @@
 //! A pool as an onlooker sees it.
 
-use std::fs::{File, OpenOptions};
-use std::io;
-use std::os::unix::fs::OpenOptionsExt;
+use std::fs::File;
 use std::path::{Path, PathBuf};
-
-use nix::fcntl::{FcntlArg, fcntl};
 
 use super::device::{self, Table};
 use super::error::PoolError;
-use super::files;
-use super::open::{list, lock_path, whole_file};
+use super::files::{self, FileKind};
+use super::kept;
+use super::lock;
+use super::open::list;
 use super::reserve::open_extent;
 use crate::blob_store::BlobStore;
 use crate::heartbeat::HEARTBEAT_BYTES;
@@ -138,19 +136,20 @@ impl PoolView {
     /// meanwhile does not notice.
     ///
     /// # Errors
-    /// When the lock file cannot be opened or asked about.
+    /// When directory or lock file cannot be opened or asked about.
     pub fn is_locked(&self) -> Result<bool, PoolError> {
-        let path = lock_path(&self.path);
-        let file = match OpenOptions::new().read(true).custom_flags(libc::O_NOFOLLOW).open(&path) {
-            Ok(file) => file,
-            // Made by the first controller that opens the pool.
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
-            Err(error) => return Err(PoolError::file("open", &path, error)),
-        };
-        // Only a writer's lock stands in a reader's way.
-        let mut found = whole_file(libc::F_RDLCK);
-        fcntl(&file, FcntlArg::F_OFD_GETLK(&mut found)).map_err(|errno| PoolError::file("examine", &path, errno))?;
-        Ok(i32::from(found.l_type) != libc::F_UNLCK)
+        lock::is_held(&self.path)
+    }
+
+    /// The names of the pool's own files that are gone, while the files themselves are there under their second names.
+    ///
+    /// # Errors
+    /// When the directory cannot be listed.
+    pub fn missing_names(&self) -> Result<Vec<String>, PoolError> {
+        if device::whole(&self.path).is_some() {
+            return Ok(Vec::new());
+        }
+        kept::missing(&self.path, FileKind::of_pool_file)
     }
 
     /// What the memory behind the pool has left.
@@ -161,9 +160,8 @@ impl PoolView {
         if let Some(place) = device::whole(&self.path) {
             return place.available_bytes();
         }
-        let path = self.path.join(files::SUPERBLOCK);
-        let available = File::open(&path).and_then(|file| available_bytes(&file));
-        available.map_err(|error| PoolError::file("examine", &path, error))
+        let available = File::open(&self.path).and_then(|directory| available_bytes(&directory));
+        available.map_err(|error| PoolError::file("examine", &self.path, error))
     }
 
     /// The table of the device that the pool lies on; `None`: it lies in a directory.

@@ -69,6 +69,10 @@ pub(super) struct Driver {
     space_looked_at: Time,
     /// Generations to come for which the pool had no space, and whether they have been asked for again.
     unreserved: BTreeMap<VmId, (Generation, bool)>,
+    /// What is gone of VMs' files, as the core was told.
+    gone: BTreeMap<VmId, String>,
+    /// Why the pool could not be looked after, the last time.
+    unlooked: Option<String>,
     /// Names of VMs whose part of the pool could not be opened.
     unusable: BTreeMap<VmId, String>,
     heartbeats: BTreeMap<HostId, HeartbeatReader<Mapping<ReadOnly>>>,
@@ -130,6 +134,8 @@ impl Driver {
             stored: None,
             looked_after: clock::monotonic(),
             space_looked_at: clock::monotonic(),
+            gone: BTreeMap::new(),
+            unlooked: None,
             unusable: BTreeMap::new(),
             unreserved: BTreeMap::new(),
             heartbeats: BTreeMap::new(),
@@ -276,9 +282,44 @@ impl Driver {
             return;
         }
         self.looked_after = now;
+        let mut failed = None;
         match self.pool.look_after(self.stored.as_deref()) {
             Ok(mended) => self.tell_mended(mended),
-            Err(error) => tracing::error!("the pool cannot be looked after: {}", crate::chain(&error)),
+            Err(error) => failed = Some(crate::chain(&error)),
+        }
+        self.look_after_files(&mut failed);
+        // Twice a second is often enough to try, and too often to tell.
+        if failed != self.unlooked {
+            failed.iter().for_each(|error| tracing::error!("the pool cannot be looked after: {error}"));
+            self.unlooked = failed;
+        }
+    }
+
+    /// Files of VMs that somebody removes are put back; where there is nothing to be put back, the core is told so.
+    fn look_after_files(&mut self, failed: &mut Option<String>) {
+        let (mut mended, mut changed) = (Vec::new(), Vec::new());
+        for (&vm, partition) in &self.partitions {
+            match partition.look_after_files() {
+                Ok((again, gone)) => {
+                    mended.extend(again);
+                    if gone.as_ref() != self.gone.get(&vm) {
+                        changed.push((vm, gone));
+                    }
+                }
+                Err(error) => *failed = Some(crate::chain(&error)),
+            }
+        }
+        self.tell_mended(mended);
+        self.gone.retain(|vm, _| self.partitions.contains_key(vm));
+        for (vm, gone) in changed {
+            match gone.clone() {
+                Some(what) => {
+                    tracing::error!("{vm}: {what}");
+                    self.gone.insert(vm, what);
+                }
+                None => _ = self.gone.remove(&vm),
+            }
+            self.inputs.push_back(Input::FilesGone { vm, gone });
         }
     }
 
@@ -321,7 +362,7 @@ impl Driver {
                     match part.stable_of().filter(|_| is_gone(&*error)) {
                         // The host that waits for it is not to blame, and has other VMs.
                         Some(vm) => self.inputs.push_back(Input::PartGone { vm, reason }),
-                        None => self.lose(link),
+                        None => self.lose(self.link_to_blame(part, &*error).unwrap_or(link)),
                     }
                 }
                 passed.into_iter().for_each(failpoint::pass);
@@ -447,6 +488,13 @@ impl Driver {
         let page = self.pool.heartbeat(slot, shared_mem::Access::ReadWrite)?;
         let _ = nix::unistd::ftruncate(&page, 0);
         Err(error.into())
+    }
+
+    /// Whose connection ends because a part cannot be granted, if it is not that of who was to have it: a host whose page is gone
+    /// comes again, and is given another one.
+    fn link_to_blame(&self, part: Part, error: &(dyn std::error::Error + 'static)) -> Option<LinkId> {
+        let Part::Heartbeat(host) = part else { return None };
+        self.core.link_of(host).filter(|_| is_gone(error))
     }
 
     fn watch_host(

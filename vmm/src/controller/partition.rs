@@ -14,6 +14,7 @@ use ft_protocol::{Epoch, Generation, VmId};
 use nix::sys::stat::{SFlag, fstat};
 use shared_mem::commit_word::CommitWordError;
 use shared_mem::journal::format_journal;
+use shared_mem::pool::LookedAfter;
 use shared_mem::record_log::log_file_bytes;
 use shared_mem::{
     Access, ApplyLimit, ConsolePosition, ConsoleRing, ControlBlock, Extent, JournalGeometry, JournalReader, LogReader,
@@ -281,6 +282,14 @@ impl Partition {
         if self.console.check().is_err() || self.control.damage().is_some() {
             self.applier.mend();
         }
+    }
+
+    /// Gives files their names back that somebody has removed. Says which, a line each, and what is gone for good.
+    pub(super) fn look_after_files(&self) -> Result<(Vec<String>, Option<String>), PoolError> {
+        let LookedAfter { again, gone } = self.parts.look_after()?;
+        let again = again.iter().map(|file| format!("{}: {file}", self.vm)).collect();
+        let gone = (!gone.is_empty()).then(|| format!("the pool has lost its {}", gone.join(", ")));
+        Ok((again, gone))
     }
 
     pub(super) fn apply(&self, job: Job) {

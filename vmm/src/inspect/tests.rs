@@ -86,6 +86,12 @@ impl World {
         world
     }
 
+    /// Removes a file of the VM, with both of its names.
+    fn lose(&self, file: &str) {
+        let vm = self.path.join("vm-0");
+        [vm.join(file), vm.join("kept").join(file)].iter().for_each(|path| fs::remove_file(path).unwrap());
+    }
+
     fn control(&self) -> ControlBlock<Mapping<shared_mem::ReadWrite>> {
         ControlBlock::open(Mapping::read_write(&self.parts.control(Access::ReadWrite).unwrap()).unwrap()).unwrap()
     }
@@ -351,8 +357,6 @@ fn damage_is_found_where_it_is_and_what_it_costs_is_said() {
         ("vm-0/console", 1, "console: the console header", Some(Some(4))),
         ("vm-0/console", 64, "console: a word", Some(Some(4))),
         ("vm-0/console", 128, "console: a word", Some(Some(4))),
-        ("vm-0/boot", 12, "boot: the header", Some(Some(4))),
-        ("vm-0/boot", 70, "boot: boot image CRC", Some(Some(4))),
         ("vm-0/journal.1", 24, "journal.1: the journal header", Some(Some(4))),
         ("vm-0/journal.1", 64, "journal.1: the commit word", Some(Some(4))),
         ("vm-0/journal.1", slot_of(3) + 24, "journal.1: record of epoch 3", Some(Some(2))),
@@ -406,7 +410,7 @@ fn what_contradicts_itself_is_damage() {
     assert!(found(&world).contains("vm-directory (other): the cluster state names a VM that has no entry"));
     assert!(found(&world).contains("disagree about its shape"));
     let world = World::new();
-    fs::remove_file(world.dir.path().join("vm-0/journal.1")).unwrap();
+    world.lose("journal.1");
     assert!(found(&world).contains("journal.1: the reigning generation has no journal"));
     let world = World::new();
     fs::File::options().write(true).open(world.dir.path().join("vm-0/journal.1")).unwrap().set_len(5000).unwrap();
@@ -423,6 +427,75 @@ fn leftovers_are_worth_a_notice_and_no_more() {
     let report = world.inspect();
     assert_eq!(report.findings.len(), 5, "{:?}", lines(&report));
     assert_eq!(report.verdict(), Verdict::Sound);
+}
+
+/// A guest that has committed an epoch goes on from it: of what it was booted from only the kind of guest is asked for.
+#[test]
+fn what_a_guest_was_booted_from_is_not_needed_once_it_has_run() {
+    for at in [12, 70] {
+        let world = World::new();
+        world.flip("vm-0/boot", at);
+        let report = world.inspect();
+        assert_eq!(report.verdict(), Verdict::Sound, "{at}: {:?}", lines(&report));
+        let said = |line: &String| line.contains("notice: vm-0 (guest) boot: ") && line.contains("nothing is lost");
+        assert!(matches!(&lines(&report)[..], [line] if said(line)), "{at}: {:?}", lines(&report));
+        assert_eq!(report.vms[0].recoverable.epoch, Some(4));
+        // Before it has committed anything there is nothing else to begin with.
+        world.parts.create_journal(Generation::new(1), Epoch::ZERO).unwrap();
+        ControlBlock::format(Mapping::read_write(&world.parts.control(Access::ReadWrite).unwrap()).unwrap()).unwrap();
+        world.control().set_generation(Generation::new(1)).unwrap();
+        let report = world.inspect();
+        assert!(lines(&report).iter().any(|line| line.contains("cannot be booted")), "{at}: {:?}", lines(&report));
+        assert_eq!((report.verdict(), report.vms[0].recoverable.epoch), (Verdict::Damaged, None), "{at}");
+    }
+    // A kind that the machine state is not of, a bundle whose beginning is damaged, and a file that is gone or cut off: a host cannot stand by.
+    let linux = [&b"FTVMLNUX"[..], &[0; 64]].concat();
+    let world = World::new();
+    world.parts.store_boot(&linux).unwrap();
+    world.flip("vm-0/boot", 100);
+    let cut = World::new();
+    fs::write(cut.path.join("vm-0/boot"), b"").unwrap();
+    let gone = World::new();
+    gone.lose("boot");
+    for world in [world, cut, gone] {
+        let report = world.inspect();
+        assert!(lines(&report).iter().any(|line| line.contains("without protection")), "{:?}", lines(&report));
+        assert_eq!((report.verdict(), report.vms[0].recoverable.epoch), (Verdict::Damaged, Some(4)));
+    }
+}
+
+/// A file that has lost its name is read all the same; one that is gone is so for those who do not have it open.
+#[test]
+fn what_is_gone_is_told_by_what_it_costs() {
+    for file in ["superblock", "vm-directory", "cluster", "heartbeat.0", "vm-0/control", "vm-0/state", "vm-0/journal.1"]
+    {
+        let world = World::new();
+        fs::remove_file(world.path.join(file)).unwrap();
+        let report = world.inspect();
+        let name = file.rsplit('/').next().unwrap();
+        let said =
+            |line: &String| line.contains(name) && line.contains("nothing is lost") && line.contains("removed it");
+        assert!(matches!(&lines(&report)[..], [line] if said(line)), "{file}: {:?}", lines(&report));
+        assert_eq!((report.verdict(), report.vms[0].recoverable.epoch), (Verdict::Damaged, Some(4)), "{file}");
+        assert!(report.held);
+    }
+    for (file, cost) in
+        [("control", "what is applied is not known"), ("state", "no takeover"), ("image", "memory is lost")]
+    {
+        let mut world = World::new();
+        world.lose(file);
+        for lives in [true, false] {
+            let report = world.inspect();
+            let said = |line: &&String| line.contains(cost) && line.contains("goes on with what it has open") == lives;
+            assert_eq!(lines(&report).iter().filter(said).count(), 1, "{file}: {:?}", lines(&report));
+            assert_eq!(report.verdict(), Verdict::Damaged);
+            if file == "control" {
+                let why = &report.vms[0].recoverable.why;
+                assert_eq!(why.contains("only the controller that has it open"), lives, "{why}");
+            }
+            world.pool = None;
+        }
+    }
 }
 
 /// Space that nobody uses, or that is written anew before anybody does, cannot be damaged.
@@ -542,7 +615,7 @@ fn an_epoch_that_is_applied_without_a_copy_stands_and_falls_with_its_record() {
                 record.finish(&meta.encode()).unwrap();
             }
             "damaged" => world.flip("vm-0/journal.1", slot.get() + 4096 + 5),
-            _ => fs::remove_file(world.dir.path().join("vm-0/journal.1")).unwrap(),
+            _ => world.lose("journal.1"),
         }
         let report = world.inspect();
         assert_eq!(report.vms[0].recoverable.epoch, None, "{damage}: {}", report.vms[0].recoverable.why);
@@ -556,7 +629,7 @@ fn an_epoch_that_is_applied_without_a_copy_stands_and_falls_with_its_record() {
 fn an_epoch_whose_record_is_copied_is_recoverable_without_its_journal() {
     let world = World::new();
     world.begin(3, Kept::Yes);
-    fs::remove_file(world.dir.path().join("vm-0/journal.1")).unwrap();
+    world.lose("journal.1");
     let vm = world.inspect().vms.remove(0);
     assert_eq!((vm.kept, vm.recoverable.epoch), (Some(3), Some(3)), "{}", vm.recoverable.why);
 }
@@ -591,7 +664,7 @@ fn a_pool_under_load_is_never_called_damaged() {
             assert!(sound, "{:?}", lines(&report));
             looks += 1;
         }
-        world.flip("vm-0/boot", 70);
+        world.flip("vm-directory", 16);
         let report = world.inspect();
         done.store(true, Ordering::Relaxed);
         assert_eq!(report.verdict(), Verdict::Damaged, "{:?}", lines(&report));

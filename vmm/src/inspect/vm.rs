@@ -7,7 +7,8 @@ use super::report::{
     BootReport, ConsoleReport, ControlReport, JournalReport, JournalRole, LogReport, Recoverable, StateReport,
     VmInCluster, VmReport,
 };
-use crate::machine::MachineState;
+use crate::machine::linux::HEADER_BYTES as BUNDLE_HEADER_BYTES;
+use crate::machine::{MachineState, guest_machine};
 use ft_protocol::commit_meta::GuestEnd;
 use ft_protocol::controller::{HostRecord, VmRecord};
 use shared_mem::mem::MapError;
@@ -69,6 +70,8 @@ pub(super) struct Look<'a> {
     pub(super) hosts: &'a [HostRecord],
     /// The pool's layout version.
     pub(super) layout: u32,
+    /// A controller has the pool.
+    pub(super) held: bool,
 }
 
 impl Look<'_> {
@@ -79,15 +82,16 @@ impl Look<'_> {
         let (machine_state, state) = self.machine_state(control, findings);
         let console = self.console(findings);
         self.check_console(control, state.as_ref(), console, findings);
-        let boot = self.boot(findings);
         self.check_image(findings);
         let begun = control.and_then(|control| journal::begun(self.partition, control));
         let journals = self.journals(control, console, begun, findings);
         let logs = self.logs(control, findings);
+        findings.names(self.partition.missing_names());
         let kept = begun.filter(|begun| begun.is_kept).map(|begun| begun.epoch);
+        let boot = self.boot(has_run(control, kept, &journals), state.as_ref(), findings);
         let recoverable = match begun.and_then(|begun| torn(begun, findings)) {
             Some(why) => Recoverable { epoch: None, why },
-            None => recoverable(self.record, control, state.is_some(), boot.is_some(), &journals, kept),
+            None => self.recoverable(control, state.is_some(), boot.is_some(), &journals, kept),
         };
         VmReport {
             slot: Some(self.partition.slot().get()),
@@ -140,7 +144,7 @@ impl Look<'_> {
                 return None;
             }
             Err(error) => {
-                findings.damage("control", crate::chain(&error), meaning);
+                findings.damage("control", crate::chain(&error), self.without_it(&error, meaning));
                 return None;
             }
         };
@@ -195,7 +199,8 @@ impl Look<'_> {
         let area = match map(self.partition.state(Access::ReadOnly)) {
             Ok(memory) => StateArea::new(memory),
             Err(error) => {
-                findings.damage("state", crate::chain(&error), "no takeover can load it");
+                let meaning = self.without_it(&error, "no takeover can load it");
+                findings.damage("state", crate::chain(&error), meaning);
                 return (Vec::new(), None);
             }
         };
@@ -238,7 +243,7 @@ impl Look<'_> {
                 None
             }
             Err(error) => {
-                findings.damage("console", crate::chain(&error), meaning);
+                findings.damage("console", crate::chain(&error), self.without_it(&error, meaning));
                 None
             }
         }
@@ -264,13 +269,24 @@ impl Look<'_> {
         }
     }
 
-    fn boot(&self, findings: &mut Findings) -> Option<BootReport> {
-        let meaning = "a guest that has not committed anything cannot be booted";
-        match map(self.partition.boot(Access::ReadOnly)).map(|memory| boot_image::load(&memory)) {
+    /// What the guest is booted from. One that has run is not booted any more: its hosts only look what kind of guest it is.
+    fn boot(&self, has_run: bool, state: Option<&MachineState>, findings: &mut Findings) -> Option<BootReport> {
+        let meaning = match has_run {
+            true => "no host can stand by any more: the guest runs on without protection",
+            false => "a guest that has not committed anything cannot be booted",
+        };
+        let loaded = map(self.partition.boot(Access::ReadOnly))
+            .map(|memory| boot_image::load(&memory).map_err(|error| (error, says_kind(&memory, state))));
+        match loaded {
             Ok(Ok(image)) => {
                 Some(BootReport { bytes: u64::try_from(image.len()).ok()?, crc32: crc32fast::hash(&image) })
             }
-            Ok(Err(error)) => {
+            Ok(Err((error, true))) if has_run => {
+                let meaning = "nothing is lost: the guest has run, and is not booted again";
+                findings.notice("boot", crate::chain(&error), meaning);
+                None
+            }
+            Ok(Err((error, _))) => {
                 findings.damage("boot", crate::chain(&error), meaning);
                 None
             }
@@ -288,18 +304,26 @@ impl Look<'_> {
 
     /// The image has no check of its own: that it is all there is all that can be said.
     fn check_image(&self, findings: &mut Findings) {
-        if let Err(error) = self.partition.image(Access::ReadOnly) {
-            findings.damage("image", crate::chain(&error), "the guest's memory is lost");
+        let mut check = |file, part: Result<Extent, PoolError>, meaning| {
+            if let Err(error) = part.map_err(PartError::from) {
+                findings.damage(file, crate::chain(&error), self.without_it(&error, meaning));
+            }
+        };
+        check("image", self.partition.image(Access::ReadOnly), "the guest's memory is lost");
+        if self.layout >= 3 {
+            check("redo", self.partition.redo(Access::ReadOnly), "the VM cannot be gone on with");
         }
-        if let Err(error) = self.partition.redo(Access::ReadOnly)
-            && self.layout >= 3
-        {
-            findings.damage("redo", crate::chain(&error), "no controller can go on with the VM");
+        if self.partition.geometry().disk_bytes > 0 {
+            check("disk", self.partition.disk(Access::ReadOnly), "the guest's disk is lost");
         }
-        if self.partition.geometry().disk_bytes > 0
-            && let Err(error) = self.partition.disk(Access::ReadOnly)
-        {
-            findings.damage("disk", crate::chain(&error), "the guest's disk is lost");
+    }
+
+    /// What it means that a part cannot be had: where it is only gone, those who have it open do not miss it.
+    fn without_it(&self, error: &PartError, meaning: &str) -> String {
+        if self.held && is_gone(error) {
+            format!("the controller goes on with what it has open; for one that comes after it, {meaning}")
+        } else {
+            meaning.to_owned()
         }
     }
 
@@ -362,6 +386,54 @@ impl Look<'_> {
         generations.into_iter().map(report).collect()
     }
 
+    /// The last epoch that can be rebuilt from the pool alone, as a controller and a host that start now would do it.
+    fn recoverable(
+        &self,
+        control: Option<ControlReport>,
+        state_is_sound: bool,
+        boots: bool,
+        journals: &[JournalReport],
+        kept: Option<u64>,
+    ) -> Recoverable {
+        let Some(control) = control else {
+            return Recoverable { epoch: None, why: self.without_control() };
+        };
+        let applied = control.applied;
+        let reigning = journals.iter().find(|journal| journal.role == JournalRole::Reigning);
+        let pending = reigning.map_or(&[][..], |journal| &journal.pending);
+        let sound = pending.iter().take_while(|record| record.refused.is_none()).last();
+        let base = match (applied, state_is_sound) {
+            (0, _) => "nothing is applied yet".to_owned(),
+            (_, true) => format!("epoch {applied} is applied"),
+            (_, false) => format!("epoch {applied} is applied, but its machine state is damaged"),
+        };
+        // The copy is finished even where the journal is lost.
+        let kept = kept.filter(|_| pending.is_empty());
+        let reaches = sound.map(|record| record.epoch).or(kept).unwrap_or(applied);
+        let possible = sound.is_some() || kept.is_some() || if applied == 0 { boots } else { state_is_sound };
+        let beyond = match (sound, pending.iter().find(|record| record.refused.is_some())) {
+            (None, None) if kept.is_some() => format!("the copy of the record of epoch {reaches} is sound"),
+            (None, None) => "the journal holds nothing newer".to_owned(),
+            (Some(last), None) => format!("the journal's records up to epoch {} are sound", last.epoch),
+            (_, Some(refused)) => format!("the record of epoch {} is refused", refused.epoch),
+        };
+        let end = match self.record.and_then(|record| record.ended.as_ref()) {
+            Some(_) => "; the guest's life is over",
+            None => "",
+        };
+        Recoverable { epoch: possible.then_some(reaches), why: format!("{base}; {beyond}{end}") }
+    }
+
+    fn without_control(&self) -> String {
+        let gone = map(self.partition.control(Access::ReadOnly)).is_err_and(|error| is_gone(&error));
+        match (gone, self.held) {
+            (true, true) => "the control block is gone: only the controller that has it open knows what is applied",
+            (true, false) => "the control block is gone",
+            (false, _) => "the control block is damaged",
+        }
+        .to_owned()
+    }
+
     /// The space that the VM's files take.
     fn files(&self, findings: &mut Findings) -> u64 {
         let files = match self.partition.files() {
@@ -382,6 +454,28 @@ impl Look<'_> {
         }
         files.iter().map(|(_, _, bytes)| bytes).sum()
     }
+}
+
+fn is_gone(error: &PartError) -> bool {
+    let missing = |source: &std::io::Error| source.kind() == std::io::ErrorKind::NotFound;
+    matches!(error, PartError::Pool(PoolError::File { source, .. }) if missing(source))
+}
+
+/// Whether there is an epoch to go on from.
+fn has_run(control: Option<ControlReport>, kept: Option<u64>, journals: &[JournalReport]) -> bool {
+    let reigning = journals.iter().find(|journal| journal.role == JournalRole::Reigning);
+    let pending = reigning.and_then(|journal| journal.pending.first());
+    control.is_some_and(|control| control.applied > 0)
+        || kept.is_some()
+        || pending.is_some_and(|record| record.refused.is_none())
+}
+
+/// Whether a host that is to stand by learns what kind of guest it is; the machine state, where there is one, must be of that
+/// kind.
+fn says_kind(boot: &Mapping<ReadOnly>, state: Option<&MachineState>) -> bool {
+    let start = boot_image::load_start(boot, BUNDLE_HEADER_BYTES).ok();
+    let kind = start.and_then(|start| guest_machine(&start).ok());
+    kind.is_some_and(|linux| state.is_none_or(|state| state.is_linux() == linux.is_some()))
 }
 
 /// Why no epoch is recoverable, if a part of a record was applied that is lost.
@@ -472,42 +566,4 @@ fn reserved_bytes(geometry: &VmGeometry, boot: Option<BootReport>, journals: usi
         .saturating_add(times(journal, journals))
         .saturating_add(geometry.journal.reserved_bytes)
         .saturating_add(times(shared_mem::record_log::log_file_bytes(geometry.log_bytes), logs))
-}
-
-/// The last epoch that can be rebuilt from the pool alone, as a controller and a host that start now would do it.
-fn recoverable(
-    record: Option<&VmRecord>,
-    control: Option<ControlReport>,
-    state_is_sound: bool,
-    boots: bool,
-    journals: &[JournalReport],
-    kept: Option<u64>,
-) -> Recoverable {
-    let Some(control) = control else {
-        return Recoverable { epoch: None, why: "the control block is damaged".to_owned() };
-    };
-    let applied = control.applied;
-    let reigning = journals.iter().find(|journal| journal.role == JournalRole::Reigning);
-    let pending = reigning.map_or(&[][..], |journal| &journal.pending);
-    let sound = pending.iter().take_while(|record| record.refused.is_none()).last();
-    let base = match (applied, state_is_sound) {
-        (0, _) => "nothing is applied yet".to_owned(),
-        (_, true) => format!("epoch {applied} is applied"),
-        (_, false) => format!("epoch {applied} is applied, but its machine state is damaged"),
-    };
-    // The copy is finished even where the journal is lost.
-    let kept = kept.filter(|_| pending.is_empty());
-    let reaches = sound.map(|record| record.epoch).or(kept).unwrap_or(applied);
-    let possible = sound.is_some() || kept.is_some() || if applied == 0 { boots } else { state_is_sound };
-    let beyond = match (sound, pending.iter().find(|record| record.refused.is_some())) {
-        (None, None) if kept.is_some() => format!("the copy of the record of epoch {reaches} is sound"),
-        (None, None) => "the journal holds nothing newer".to_owned(),
-        (Some(last), None) => format!("the journal's records up to epoch {} are sound", last.epoch),
-        (_, Some(refused)) => format!("the record of epoch {} is refused", refused.epoch),
-    };
-    let end = match record.and_then(|record| record.ended.as_ref()) {
-        Some(_) => "; the guest's life is over",
-        None => "",
-    };
-    Recoverable { epoch: possible.then_some(reaches), why: format!("{base}; {beyond}{end}") }
 }

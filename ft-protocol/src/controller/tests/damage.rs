@@ -158,6 +158,40 @@ fn a_vm_of_which_a_part_is_gone_is_not_moved() {
     assert_eq!(cluster.happened.iter().filter(began).count(), 1, "the drain goes on");
 }
 
+/// The files of a VM go while it is protected: its secondary has them open, and nobody else will.
+#[test]
+fn a_vm_whose_files_are_gone_is_not_protected_until_they_are_back() {
+    let changes = |cluster: &Cluster| {
+        let is_change =
+            |happening: &&Happening| matches!(happening, Happening::Protected { .. } | Happening::Unprotected { .. });
+        cluster.happened.iter().filter(is_change).count()
+    };
+    let lose = |cluster: &mut Cluster, gone: Option<&str>| {
+        cluster.input(Input::FilesGone { vm: VM, gone: gone.map(ToOwned::to_owned) });
+    };
+    let mut cluster = Cluster::protected();
+    cluster.commit(0, 1, 1);
+    let told = changes(&cluster);
+    lose(&mut cluster, Some("its boot is gone"));
+    lose(&mut cluster, Some("its boot is gone"));
+    let status = cluster.status();
+    assert_eq!((status.phase.as_str(), status.secondary.as_deref()), ("running", Some("h1")));
+    assert!(status.unprotected.is_some_and(|why| why.contains("its boot is gone") && why.contains("still take over")));
+    assert_eq!(changes(&cluster), told + 1);
+    lose(&mut cluster, None);
+    assert_eq!((cluster.status().unprotected, changes(&cluster)), (None, told + 2));
+    // The secondary goes as well: without the files there is no other one, and with them there is at once.
+    lose(&mut cluster, Some("its boot is gone"));
+    cluster.told.clear();
+    cluster.close(1);
+    cluster.input(Input::Tick);
+    assert_eq!(standby_orders(&cluster), 0);
+    assert!(cluster.status().unprotected.is_some_and(|why| why.contains("its boot is gone")));
+    lose(&mut cluster, None);
+    assert_eq!(standby_orders(&cluster), 1);
+    blames_nobody(&cluster);
+}
+
 #[test]
 fn who_stands_by_goes_on_without_what_is_gone() {
     for part in [Part::Boot(VM), Part::State(VM), Part::Image(VM), Part::Control(VM)] {

@@ -59,7 +59,7 @@ fn a_damaged_head_or_table_of_a_device_is_mended() {
     const COPY_BYTES: u64 = 64 + (512 << 10);
     let dir = on_tmpfs();
     let path = device(&dir, 64 << 20);
-    let pool = Pool::create(&path, &CONFIG).unwrap();
+    let mut pool = Pool::create(&path, &CONFIG).unwrap();
     pool.create_vm(&name("a"), &geometry()).unwrap();
     assert_eq!(pool.look_after(None).unwrap(), Vec::<String>::new());
     let mut pool = Some(pool);
@@ -69,7 +69,7 @@ fn a_damaged_head_or_table_of_a_device_is_mended() {
         let view = Pool::inspect(&path).unwrap();
         let wrong = view.wrong_copies().unwrap();
         assert!(matches!(&wrong[..], [copy] if copy.file == "device"), "{at}: {wrong:?}");
-        let mended = pool.as_ref().unwrap().look_after(None).unwrap();
+        let mended = pool.as_mut().unwrap().look_after(None).unwrap();
         assert!(matches!(&mended[..], [line] if line.contains("device")), "{at}: {mended:?}");
         assert_eq!(view.wrong_copies().unwrap(), []);
     }

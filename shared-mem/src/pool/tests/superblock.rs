@@ -11,14 +11,14 @@ fn a_pool_without_its_superblock_is_kept_and_is_whole_when_that_is_put_back() {
     pool.create_vm(&name("b"), &geometry()).unwrap();
     drop(pool);
     let superblock = fs::read(path.join("superblock")).unwrap();
+    lose(&path.join("superblock"));
     let before = files_below(&path);
-    fs::remove_file(path.join("superblock")).unwrap();
     let errors = [Pool::open(&path).err(), Pool::create(&path, &CONFIG).err(), Pool::inspect(&path).err()];
     for error in errors {
         assert!(matches!(error, Some(PoolError::SuperblockMissing { vms: 2, .. })), "{error:?}");
     }
-    fs::write(path.join("superblock"), superblock).unwrap();
     assert_eq!(files_below(&path), before);
+    fs::write(path.join("superblock"), superblock).unwrap();
     let pool = Pool::open(&path).unwrap();
     assert!(pool.find_vm(&name("a")).is_ok() && pool.find_vm(&name("b")).is_ok());
 }
@@ -30,7 +30,7 @@ fn a_damaged_superblock_is_mended_where_it_is() {
     let dir = on_tmpfs();
     let pool_dir = dir.path().join("pool");
     let superblock = pool_dir.join("superblock");
-    let pool = Pool::create(&pool_dir, &CONFIG).unwrap();
+    let mut pool = Pool::create(&pool_dir, &CONFIG).unwrap();
     let (sound, place) = (fs::read(&superblock).unwrap(), fs::metadata(&superblock).unwrap().ino());
     let is_sound = || {
         assert!(fs::read(&superblock).unwrap() == sound);
@@ -54,11 +54,11 @@ fn a_damaged_superblock_is_mended_where_it_is() {
         is_sound();
     }
     fs::File::options().write(true).open(&superblock).unwrap().set_len(1000).unwrap();
-    let pool = Pool::open(&pool_dir).unwrap();
+    let mut pool = Pool::open(&pool_dir).unwrap();
     assert!(pool.mended()[0].contains("1000 bytes"), "{:?}", pool.mended());
     assert!(fs::read(&superblock).unwrap() == sound);
     // Whoever has the pool open knows it.
-    fs::remove_file(&superblock).unwrap();
+    lose(&superblock);
     let mended = pool.look_after(None).unwrap();
     assert!(matches!(&mended[..], [line] if line.contains("gone")), "{mended:?}");
     assert!(fs::read(&superblock).unwrap() == sound);

@@ -47,6 +47,12 @@ pub struct MachineState {
 }
 
 impl MachineState {
+    /// Whether it is that of a Linux guest's machine.
+    #[must_use]
+    pub fn is_linux(&self) -> bool {
+        self.platform.is_some()
+    }
+
     /// Guest time when it was saved.
     #[must_use]
     pub fn guest_time(&self) -> GuestTime {
