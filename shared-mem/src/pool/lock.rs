@@ -123,7 +123,7 @@ fn lock_path(dir: &Path) -> PathBuf {
 }
 
 /// A lock of this kind on all of a file.
-fn whole_file(kind: libc::c_int) -> libc::flock {
+pub(super) fn whole_file(kind: libc::c_int) -> libc::flock {
     let short = |number: libc::c_int| libc::c_short::try_from(number).expect("the kernel's constants are small");
     libc::flock { l_type: short(kind), l_whence: short(libc::SEEK_SET), l_start: 0, l_len: 0, l_pid: 0 }
 }

@@ -39,7 +39,7 @@ fn a_pool_is_held_whatever_becomes_of_its_lock_file() {
         assert!(view.is_locked().unwrap() && is_refused(&path), "{said}: when it is back");
         // A program of a version that knows of the file alone.
         let file = fs::File::options().write(true).open(&lock).unwrap();
-        let lock = libc::flock { l_type: libc::F_WRLCK as _, l_whence: 0, l_start: 0, l_len: 0, l_pid: 0 };
+        let lock = crate::pool::lock::whole_file(libc::F_WRLCK);
         let taken = nix::fcntl::fcntl(&file, nix::fcntl::FcntlArg::F_OFD_SETLK(&lock));
         assert_eq!(taken, Err(nix::Error::EAGAIN), "{said}");
     }
@@ -77,7 +77,7 @@ fn a_controller_of_an_older_version_is_heeded() {
     drop(Pool::create(&path, &CONFIG).unwrap());
     fs::remove_dir_all(path.join("kept")).unwrap();
     let file = fs::File::options().write(true).open(path.join(files::LOCK)).unwrap();
-    let lock = libc::flock { l_type: libc::F_WRLCK as _, l_whence: 0, l_start: 0, l_len: 0, l_pid: 0 };
+    let lock = crate::pool::lock::whole_file(libc::F_WRLCK);
     nix::fcntl::fcntl(&file, nix::fcntl::FcntlArg::F_OFD_SETLK(&lock)).unwrap();
     assert!(Pool::inspect(&path).unwrap().is_locked().unwrap());
     assert!(matches!(Pool::open(&path), Err(PoolError::AlreadyLocked(_))));
