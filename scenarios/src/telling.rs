@@ -92,7 +92,7 @@ impl Names {
             }
             Happening::Protected { vm, host: by, .. } => about(vm, format!("protected, host {} stands by", host(by))),
             Happening::Unprotected { vm, host: by } => {
-                about(vm, format!("NOT protected, host {} stands by no more", host(by)))
+                about(vm, format!("NOT protected by host {} any more", host(by)))
             }
             Happening::SwitchoverBegan { vm, from, to } => {
                 about(vm, format!("switchover from host {} to host {} begins", host(from), host(to)))
