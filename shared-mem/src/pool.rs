@@ -5,7 +5,6 @@
 //! DIR/superblock  vm-directory  cluster  heartbeat.<host>
 //! DIR/lock  reserve
 //! DIR/vm-<slot>/image  state  control  console  disk  boot  journal.<generation>  log.<generation>
-//! DIR/kept/...  vm-<slot>/kept/...
 //! ```
 //! Creation order makes half-done work recognisable: the superblock is renamed into place when all else is there; a
 //! VM's directory entry is written when its files are there; a VM is marked as deleting before its first file goes.
@@ -14,7 +13,6 @@
 pub mod device;
 mod error;
 mod files;
-mod kept;
 mod lock;
 mod open;
 mod partition;
@@ -26,9 +24,8 @@ mod vms;
 
 pub use error::PoolError;
 pub use files::FileKind;
-pub use kept::NamedAgain;
 pub use open::{Pool, PoolConfig};
-pub use partition::{LookedAfter, VmPartition};
+pub use partition::VmPartition;
 pub use space_reserve::SpaceReserve;
 pub use view::{PoolView, WrongCopy};
 

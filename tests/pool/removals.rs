@@ -7,9 +7,6 @@ use crate::support::await_some;
 use ft_protocol::timeline::Happening;
 use ft_protocol::wire::VmStatus;
 use nix::sys::signal::Signal;
-use std::fs;
-use std::os::unix::fs::MetadataExt as _;
-use std::path::Path;
 
 use crate::machine::kvm;
 
@@ -28,20 +25,6 @@ fn plan() -> Plan<'static> {
 /// A guest with all the files that there are, in checkpoint mode, which takes some seconds, or so many times as long.
 fn guest(times: u32) -> Golden {
     Golden::of("disk", 8, &["--steps", &(4000 * times).to_string(), "--every-us", "1000"])
-}
-
-/// The pool's files, by their first names.
-fn files(pool: &Path) -> Vec<String> {
-    let mut found = Vec::new();
-    for dir in ["", "vm-0/"] {
-        for entry in fs::read_dir(pool.join(dir)).expect("a directory of the pool").flatten() {
-            if entry.file_type().is_ok_and(|kind| kind.is_file()) {
-                found.push(format!("{dir}{}", entry.file_name().to_string_lossy()));
-            }
-        }
-    }
-    found.sort();
-    found
 }
 
 /// A second controller over the pool ends at once, and harms nobody.
@@ -72,47 +55,7 @@ fn mended(run: &Run, file: &str) -> bool {
     run.happenings.iter().any(is_mended)
 }
 
-#[test]
-fn every_file_that_is_removed_from_a_live_pool_comes_back() {
-    let Some(_machine) = kvm() else { return };
-    long_enough(&guest(5), |golden| {
-        let mut run = Run::protected(golden, &plan());
-        let pool = run.place.pool();
-        let all = files(&pool);
-        assert!(
-            all.iter().any(|file| file == "vm-0/disk") && all.iter().any(|file| file == "vm-0/journal.1"),
-            "{all:?}"
-        );
-        // The pages of hosts that never come are alike.
-        let is_idle =
-            |file: &String| file.starts_with("heartbeat.") && !["heartbeat.0", "heartbeat.1"].contains(&file.as_str());
-        for file in all.into_iter().filter(|file| !is_idle(file)) {
-            let path = pool.join(&file);
-            let inode = |path: &Path| fs::metadata(path).map(|file| file.ino()).ok();
-            let before = inode(&path);
-            fs::remove_file(&path).expect("it was there");
-            nobody_else_begins(&run, &file);
-            let (code, said) = check(&run);
-            assert!(code != 80 || said.contains("nothing is lost"), "{file}: {said}");
-            run.await_or_end(&file, |_| inode(&path).is_some())?;
-            assert_eq!(inode(&path), before, "{file}: another file is in its place");
-            run.await_or_end(&format!("word of {file}"), |run| mended(run, &file))?;
-        }
-        let vm = run.try_vm().expect("the controller lives");
-        assert_eq!((vm.phase.as_str(), vm.unprotected, vm.takeovers), ("running", None, 0));
-        // All that goes on from these files does.
-        run.restart_controller(|run| run.place.check_pool("when all is back"));
-        run.await_or_end("protection", |run| run.try_vm().is_some_and(|vm| vm.secondary.is_some()))?;
-        let primary = run.try_vm().and_then(|vm| vm.primary);
-        primary.iter().for_each(|primary| run.host(primary).signal(Signal::SIGKILL));
-        run.await_or_end("a takeover", |run| run.try_vm().is_some_and(|vm| vm.takeovers > 0))?;
-        nothing_panicked(&run);
-        run.finish();
-        Ok::<(), TooShort>(())
-    });
-}
-
-/// The pool's own files with both of their names: the controller makes them anew.
+/// The pool's own files: the controller makes them anew.
 #[test]
 fn the_pools_own_files_are_made_again_by_who_knows_them() {
     let Some(_machine) = kvm() else { return };
@@ -135,7 +78,7 @@ fn the_pools_own_files_are_made_again_by_who_knows_them() {
     });
 }
 
-/// A file of the VM with both of its names: the guest goes on, its secondary takes over, and what that means is said.
+/// A file of the VM: the guest goes on, its secondary takes over, and what that means is said.
 #[test]
 fn a_vm_without_one_of_its_files_goes_on_and_is_said_to_be_unprotected() {
     let Some(_machine) = kvm() else { return };
@@ -144,7 +87,7 @@ fn a_vm_without_one_of_its_files_goes_on_and_is_said_to_be_unprotected() {
     }
 }
 
-/// A secondary could not watch a primary whose page has lost both of its names: that host comes again, and gets another page.
+/// A secondary could not watch a primary whose page is gone: that host comes again, and gets another page.
 #[test]
 fn a_host_whose_page_is_gone_gets_another_one() {
     let Some(_machine) = kvm() else { return };

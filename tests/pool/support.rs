@@ -61,11 +61,9 @@ impl Place {
         command
     }
 
-    /// Removes a file of the pool, with both of its names.
+    /// Removes a file of the pool.
     pub(crate) fn lose(&self, file: &str) {
-        let path = self.pool().join(file);
-        let kept = path.with_file_name("kept").join(path.file_name().expect("a file"));
-        [path, kept].iter().for_each(|path| std::fs::remove_file(path).expect("it was there"));
+        std::fs::remove_file(self.pool().join(file)).expect("it was there");
     }
 
     /// `ftvm pool check`: the pool must be sound. One that changes too fast to be read is looked at again.

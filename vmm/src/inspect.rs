@@ -127,15 +127,6 @@ impl Findings {
         seen
     }
 
-    /// Files that have lost their names, and have another one each.
-    fn names(&mut self, missing: Result<Vec<String>, PoolError>) {
-        // A directory that cannot be listed is told by those who look for files in it.
-        for name in missing.unwrap_or_default() {
-            let meaning = "nothing is lost: the file has another name, a controller gives it this one back";
-            self.damage(&name, "somebody has removed it", meaning);
-        }
-    }
-
     fn has_damage(&self) -> bool {
         self.found.iter().any(|finding| finding.severity == Severity::Damage)
     }
@@ -161,7 +152,6 @@ impl Inspection<'_> {
         let held = self.held();
         self.held = held;
         let before = hosts::sample(self.view);
-        self.names();
         self.copies();
         let state = self.cluster();
         let vms = self.vms(&state);
@@ -195,13 +185,6 @@ impl Inspection<'_> {
             self.findings.append(&mut findings.found);
             false
         })
-    }
-
-    /// Files of the pool's own that have lost their names.
-    fn names(&mut self) {
-        let mut findings = Findings::new("pool");
-        findings.names(self.view.missing_names());
-        self.findings.append(&mut findings.found);
     }
 
     /// What is there twice, and damaged once.

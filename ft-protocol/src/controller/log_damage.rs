@@ -7,18 +7,26 @@
 use super::vm::Phase;
 use super::{Controller, Generation, Turn, VmId};
 use crate::spec::Mode;
+use crate::time::Time;
 use crate::timeline::Happening;
 use crate::wire::{TakeoverReason, ToHost};
+
+/// Since when a log is known to be damaged, and until when its primary may turn from it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct LogRefused {
+    since: Time,
+    until: Time,
+}
 
 impl Controller {
     /// An entry of the reigning generation's log cannot be read, or makes no sense.
     pub(super) fn log_refused(&mut self, turn: &mut Turn<'_>, vm: VmId, generation: Generation, reason: String) {
         let Some(entry) = self.vms.get_mut(&vm) else { return };
-        if entry.generation != generation || entry.primary().is_none() || entry.log_refused.is_some() {
+        if entry.generation != generation || entry.is_over() || entry.log_refused.is_some() {
             return;
         }
         let running = matches!(entry.phase, Phase::Running { .. });
-        entry.log_refused = Some(turn.now + self.config.stall_bound);
+        entry.log_refused = Some(LogRefused { since: turn.now, until: turn.now + self.config.stall_bound });
         let records = entry.mode_told.records() || entry.mode_order.is_some_and(Mode::records);
         self.tell(turn, Happening::LogRefused { vm, generation, reason });
         // The secondary reads the same log, and what is to be committed must not wait for it.
@@ -34,14 +42,31 @@ impl Controller {
     pub(super) fn turned_from_log(&mut self, turn: &mut Turn<'_>, vm: VmId, mode: Mode) {
         let Some(entry) = self.vms.get_mut(&vm) else { return };
         entry.mode_order = None;
-        if mode.records() { self.order_checkpoint(turn, vm) } else { self.depose_for_log(turn, vm) }
+        if mode.records() {
+            return self.order_checkpoint(turn, vm);
+        }
+        if mode == entry.spec.mode {
+            self.mode_settled(turn, vm, Some(mode));
+        }
+        self.depose_for_log(turn, vm);
     }
 
-    /// Deposes primaries that were to turn from a damaged log and did not.
+    /// Deposes primaries that were to turn from a damaged log and did not: not those that wait for what is not their own doing,
+    /// and those that get on not before a promotion would have been given up.
     pub(super) fn overdue_logs(&mut self, turn: &mut Turn<'_>) {
-        let overdue = |vm: &super::Vm| vm.log_refused.is_some_and(|until| turn.now >= until);
-        let vms: Vec<VmId> = self.vms.values().filter(|vm| overdue(vm)).map(|vm| vm.id).collect();
-        vms.into_iter().for_each(|vm| self.depose_for_log(turn, vm));
+        let (bound, longest) = (self.config.stall_bound, self.config.promotion_bound);
+        let mut overdue = Vec::new();
+        for vm in self.vms.values_mut() {
+            let held_up = vm.is_held_up();
+            let gets_on = vm.gets_on(bound);
+            let Some(refused) = &mut vm.log_refused else { continue };
+            if held_up || gets_on && turn.now < refused.since + longest {
+                refused.until = turn.now + bound;
+            } else if turn.now >= refused.until {
+                overdue.push(vm.id);
+            }
+        }
+        overdue.into_iter().for_each(|vm| self.depose_for_log(turn, vm));
     }
 
     /// Without a word of it to anybody: the VM stays in the mode that is wanted.

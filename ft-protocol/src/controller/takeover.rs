@@ -324,7 +324,7 @@ impl Controller {
         entry.stranded_told = false;
         entry.poisoned = false;
         entry.recorded_since = None;
-        entry.mode_order = None;
+        (entry.mode_order, entry.log_refused) = (None, None);
         let (generation, base) = (entry.generation, entry.applied);
         if !planted(PlantedBug::PromoteUnpersisted) {
             self.persist(turn);

@@ -4,6 +4,7 @@ use crate::commit_meta::GuestEnd;
 use crate::controller::asks::Doubt;
 use crate::controller::follow::Following;
 use crate::controller::input::Feeder;
+use crate::controller::log_damage::LogRefused;
 use crate::controller::outputs::Outputs;
 use crate::controller::progress::Progress;
 use crate::controller::space::Waiting;
@@ -127,8 +128,8 @@ pub(super) struct Vm {
     /// The mode that the primary was told to turn to and has not said it is in. It is told another one only then, so that
     /// what it says of its log is known to be of the mode it is in.
     pub(super) mode_order: Option<Mode>,
-    /// The reigning primary's log is damaged: until when it may turn from it.
-    pub(super) log_refused: Option<Time>,
+    /// The reigning primary's log is damaged.
+    pub(super) log_refused: Option<LogRefused>,
     /// The mode that it is protected in, as watchers know it; where a controller begins, the one that is wanted.
     pub(super) mode_told: Mode,
     /// Who waits for the VM to be protected in another mode.

@@ -30,8 +30,6 @@ pub(super) const LOCK: &str = "lock";
 pub(super) const VM_DIRECTORY: &str = "vm-directory";
 pub(super) const CLUSTER: &str = "cluster";
 pub(super) const RESERVE: &str = "reserve";
-/// The directory of second names, see [`kept`](super::kept).
-pub(super) const KEPT: &str = "kept";
 pub(super) const IMAGE: &str = "image";
 pub(super) const STATE: &str = "state";
 pub(super) const CONTROL: &str = "control";
@@ -45,8 +43,8 @@ const VM: &str = "vm-";
 
 const HEARTBEAT: &str = "heartbeat.";
 
-const FIXED_OF_VM: [&str; 8] = [IMAGE, STATE, CONTROL, CONSOLE, DISK, BOOT, REDO, KEPT];
-const FIXED_OF_POOL: [&str; 7] = [SUPERBLOCK, REMOVED, LOCK, VM_DIRECTORY, CLUSTER, RESERVE, KEPT];
+const FIXED_OF_VM: [&str; 7] = [IMAGE, STATE, CONTROL, CONSOLE, DISK, BOOT, REDO];
+const FIXED_OF_POOL: [&str; 6] = [SUPERBLOCK, REMOVED, LOCK, VM_DIRECTORY, CLUSTER, RESERVE];
 
 impl FileKind {
     /// What a file in the pool's own directory is.

@@ -4,9 +4,9 @@
 //! older versions go by. Where somebody has removed the file, the directory tells; the controller makes the file anew.
 //! Others can ask about either without taking it.
 
-use std::fs::{File, OpenOptions};
+use std::fs::{self, File, OpenOptions};
 use std::io;
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use nix::fcntl::{FcntlArg, Flock, FlockArg, fcntl};
@@ -14,7 +14,6 @@ use nix::fcntl::{FcntlArg, Flock, FlockArg, fcntl};
 use super::device;
 use super::error::PoolError;
 use super::files;
-use super::kept;
 
 /// The lock of a pool, held.
 #[derive(Debug)]
@@ -39,13 +38,21 @@ impl PoolLock {
         Ok(Self { directory, file: lock_own_file(dir)? })
     }
 
-    /// Makes the file again if it is gone. For the controller that has the pool.
+    /// Makes the file again if it is gone, and locks another one that is in its place. For the controller that has the pool.
     pub(super) fn look_after(&mut self, dir: &Path) -> Result<Option<String>, PoolError> {
-        if self.directory.is_none() || dir.join(files::LOCK).exists() {
+        let path = dir.join(files::LOCK);
+        if self.directory.is_none() {
             return Ok(None);
         }
+        let own = self.file.metadata().map_err(|error| PoolError::file("examine", &path, error))?;
+        let what = match fs::symlink_metadata(&path) {
+            Ok(found) if (found.dev(), found.ino()) == (own.dev(), own.ino()) => return Ok(None),
+            Ok(_) => "another file was in its place",
+            Err(error) if error.kind() == io::ErrorKind::NotFound => "it was gone",
+            Err(error) => return Err(PoolError::file("examine", &path, error)),
+        };
         self.file = lock_own_file(dir)?;
-        Ok(Some("the file `lock`: it was gone".to_owned()))
+        Ok(Some(format!("the file `lock`: {what}")))
     }
 
     /// A file of the pool's file system.
@@ -94,13 +101,9 @@ fn lock_directory(dir: &Path) -> Result<Flock<File>, PoolError> {
     Ok(directory)
 }
 
-/// Locks the file `lock`, which is made if it is not there. It has a second name: so it can be put back as it is.
+/// Locks the file `lock`, which is made if it is not there.
 fn lock_own_file(dir: &Path) -> Result<File, PoolError> {
-    let path = dir.join(files::LOCK);
-    let file = lock_file(dir, &path, true)?;
-    let _turn = kept::turn();
-    kept::keep(&path);
-    Ok(file)
+    lock_file(dir, &dir.join(files::LOCK), true)
 }
 
 /// Takes a lock that belongs to the open file, so that it ends with it however the process ends, and that others can ask about

@@ -8,7 +8,6 @@ use std::path::{Path, PathBuf};
 use super::device;
 use super::error::PoolError;
 use super::files::{self, FileKind};
-use super::kept::{self, Look};
 use super::lock::PoolLock;
 use super::reserve::{NewFile, copy_whole, is_unfinished, open_extent};
 use super::view::PoolView;
@@ -41,7 +40,7 @@ pub struct Pool {
     pub(super) directory: VmDirectory<Mapping<ReadWrite>>,
     cluster: BlobStore<Mapping<ReadWrite>>,
     /// What was damaged when it was opened, and is not any more.
-    pub(super) mended: Vec<String>,
+    mended: Vec<String>,
     /// Held while it is open.
     lock: PoolLock,
 }
@@ -70,12 +69,10 @@ impl Pool {
     /// When a device is damaged, so that nobody can tell: nothing must be made over what may be a pool.
     pub fn is_at(dir: &Path) -> Result<bool, PoolError> {
         let superblock = dir.join(files::SUPERBLOCK);
-        if let Some(place) = device::place(&superblock) {
-            return place.exists();
+        match device::place(&superblock) {
+            Some(place) => place.exists(),
+            None => superblock.try_exists().map_err(|error| PoolError::file("look for", &superblock, error)),
         }
-        let exists = |path: &Path| path.try_exists().map_err(|error| PoolError::file("look for", path, error));
-        // Of one that is being removed the second name is nothing to go by.
-        Ok(exists(&superblock)? || exists(&kept::path_of(&superblock))? && !exists(&dir.join(files::REMOVED))?)
     }
 
     /// Opens the pool in `dir` as its one controller, and removes what a crash has left half made.
@@ -91,10 +88,7 @@ impl Pool {
     }
 
     fn open_locked(dir: &Path, lock: PoolLock) -> Result<Self, PoolError> {
-        let mended = match device::whole(dir) {
-            Some(place) => place.mend()?,
-            None => put_back(dir, Look::Opening)?,
-        };
+        let mended = device::whole(dir).map(|place| place.mend()).transpose()?.unwrap_or_default();
         let (superblock, _) = read_superblock(dir)?;
         let memory = Mapping::read_write(&open_extent(&dir.join(files::VM_DIRECTORY), Access::ReadWrite, None)?)?;
         let directory = VmDirectory::open(memory, superblock.vm_slots)?;
@@ -105,7 +99,6 @@ impl Pool {
             pool.mend()?;
         }
         pool.remove_leftovers()?;
-        pool.put_vms_back()?;
         if superblock.layout < LAYOUT_VERSION {
             pool.raise_layout()?;
         }
@@ -155,10 +148,8 @@ impl Pool {
     /// # Errors
     /// When the pool refuses.
     pub fn look_after(&mut self, stored: Option<&[u8]>) -> Result<Vec<String>, PoolError> {
-        let mut mended = match device::whole(&self.path) {
-            Some(place) => place.mend()?,
-            None => self.look_after_files()?,
-        };
+        let device = device::whole(&self.path);
+        let mut mended = device.as_ref().map(|place| place.mend()).transpose()?.unwrap_or_default();
         mended.extend(self.mend_superblock()?);
         mended.extend(self.directory.mend()?);
         if let Some(stored) = stored
@@ -167,13 +158,16 @@ impl Pool {
             self.cluster.store_twice(stored)?;
             mended.push(format!("the cluster state: {error}"));
         }
+        // Last: it may find no space.
+        if device.is_none() {
+            mended.extend(self.look_after_files()?);
+        }
         Ok(mended)
     }
 
-    /// Puts files back: what has lost both of its names is made again, from what this controller has of it.
+    /// Makes files again that are gone, from what this controller has of them.
     fn look_after_files(&mut self) -> Result<Vec<String>, PoolError> {
-        let mut mended = put_back(&self.path, Look::Live)?;
-        mended.extend(self.lock.look_after(&self.path)?);
+        let mut mended = Vec::from_iter(self.lock.look_after(&self.path)?);
         let path = self.path.join(files::VM_DIRECTORY);
         if let Some(memory) = copied_anew(&path, "the VM directory", self.directory.memory())? {
             self.directory = VmDirectory::open(memory, self.superblock.vm_slots)?;
@@ -326,8 +320,6 @@ impl Pool {
     /// From here on it is no pool, and known to be one that was to be removed: whoever makes another one there finishes this.
     pub(super) fn begin_removal(&self) -> Result<(), PoolError> {
         let superblock = self.path.join(files::SUPERBLOCK);
-        // What is removed on purpose is not to be put back.
-        kept::forget_all(&self.path).map_err(|error| PoolError::file("remove", &self.path, error))?;
         fs::rename(&superblock, self.path.join(files::REMOVED))
             .map_err(|error| PoolError::file("remove", &superblock, error))
     }
@@ -406,7 +398,6 @@ fn clear(dir: &Path) -> Result<(), PoolError> {
 
 /// Removes everything but the lock; what tells of a removal goes last.
 fn empty(dir: &Path) -> Result<(), PoolError> {
-    kept::forget_all(dir).map_err(|error| PoolError::file("remove", dir, error))?;
     let (last, rest): (Vec<_>, Vec<_>) =
         list(dir)?.into_iter().filter(|(name, _)| name != files::LOCK).partition(|(name, _)| name == files::REMOVED);
     rest.iter().chain(&last).try_for_each(|(_, path)| match path.is_dir() {
@@ -416,19 +407,12 @@ fn empty(dir: &Path) -> Result<(), PoolError> {
 }
 
 fn remove_contents(dir: &Path, and_dir: bool) {
-    let _ = kept::forget_all(dir);
     for (_, path) in list(dir).unwrap_or_default() {
         let _ = remove_file(&path);
     }
     if and_dir {
         let _ = fs::remove_dir(dir);
     }
-}
-
-/// Gives the pool's own files their names back. Says which lacked them, a line each.
-fn put_back(dir: &Path, look: Look) -> Result<Vec<String>, PoolError> {
-    let again = kept::put_back(dir, look, FileKind::of_pool_file)?;
-    Ok(again.iter().map(ToString::to_string).collect())
 }
 
 /// Makes a file of the pool again that is gone, with what its controller has mapped of it.
@@ -495,10 +479,7 @@ fn read_superblock(dir: &Path) -> Result<(Superblock, Option<String>), PoolError
     let path = dir.join(files::SUPERBLOCK);
     let read = match device::place(&path) {
         Some(_) => read_extent(&path),
-        None => {
-            let read = fs::read(&path).or_else(|error| fs::read(kept::path_of(&path)).map_err(|_| error));
-            read.map_err(|error| PoolError::file("read", &path, error))
-        }
+        None => fs::read(&path).map_err(|error| PoolError::file("read", &path, error)),
     };
     let bytes = read.map_err(|error| match error {
         PoolError::File { source, .. } if source.kind() == io::ErrorKind::NotFound => without_superblock(dir),
@@ -528,7 +509,7 @@ fn read_extent(path: &Path) -> Result<Vec<u8>, PoolError> {
 pub(super) fn remove_file(path: &Path) -> Result<(), PoolError> {
     match device::place(path) {
         Some(place) => place.remove(),
-        None => kept::remove(path).map_err(|error| PoolError::file("remove", path, error)),
+        None => fs::remove_file(path).map_err(|error| PoolError::file("remove", path, error)),
     }
 }
 

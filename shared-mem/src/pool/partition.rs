@@ -7,7 +7,6 @@ use std::path::{Path, PathBuf};
 use super::device;
 use super::error::PoolError;
 use super::files::{self, FileKind};
-use super::kept::{self, Look, NamedAgain};
 use super::open::{list, remove_file};
 use super::reserve::{NewFile, open_extent};
 use crate::boot_image;
@@ -19,15 +18,6 @@ use crate::mem::{Access, Extent, Mapping};
 use crate::numbers::{Epoch, Generation, LogPosition, VmSlot, len_u64};
 use crate::record_log::{CopiedLog, CopyLogError, LogRange, LogReader, copy_log, format_log, log_file_bytes};
 use crate::vm_directory::{VmGeometry, VmName};
-
-/// What became of the files of a VM that somebody else has removed, or put others in the place of.
-#[derive(Debug, Default, Clone, PartialEq, Eq)]
-pub struct LookedAfter {
-    /// They are back.
-    pub again: Vec<NamedAgain>,
-    /// There is nothing to be put back.
-    pub gone: Vec<&'static str>,
-}
 
 /// One VM's part of the pool. Every extent it hands out has a descriptor of its own, with just the access asked for.
 #[derive(Debug, Clone)]
@@ -261,21 +251,12 @@ impl VmPartition {
         remove_file(path)
     }
 
-    /// Looks whether the VM's files are still there, and gives those their names back that have lost them. For the controller
-    /// that has them open. (Nobody removes files on a device.)
-    ///
-    /// # Errors
-    /// When the file system refuses.
-    pub fn look_after(&self) -> Result<LookedAfter, PoolError> {
-        self.check_writable()?;
+    /// Which of the VM's files somebody has removed, or cut off. (Nobody removes files on a device.)
+    #[must_use]
+    pub fn gone(&self) -> Vec<&'static str> {
         if device::place(&self.path).is_some() {
-            return Ok(LookedAfter::default());
+            return Vec::new();
         }
-        let again = match kept::put_back(&self.path, Look::Live, FileKind::of_vm_file) {
-            // Its directory is gone, and so is all that was in it.
-            Err(error) if error.is_not_found() => Vec::new(),
-            again => again?,
-        };
         let disk = (self.geometry.disk_bytes > 0).then_some((files::DISK, self.geometry.disk_bytes));
         let fixed = [
             (files::IMAGE, self.geometry.memory_bytes),
@@ -290,18 +271,7 @@ impl VmPartition {
             found.is_ok_and(|found| found.is_file() && found.len() >= bytes)
         };
         let gone = fixed.into_iter().chain(disk).filter(|(name, bytes)| !is_there(name, *bytes));
-        Ok(LookedAfter { again, gone: gone.map(|(name, _)| name).collect() })
-    }
-
-    /// The names of files that are gone, while the files themselves are there under their second names.
-    ///
-    /// # Errors
-    /// When the directory cannot be listed.
-    pub fn missing_names(&self) -> Result<Vec<String>, PoolError> {
-        if device::place(&self.path).is_some() {
-            return Ok(Vec::new());
-        }
-        kept::missing(&self.path, FileKind::of_vm_file)
+        gone.map(|(name, _)| name).collect()
     }
 
     /// All files of the VM, by what their names say, with the space that each takes.
@@ -315,9 +285,7 @@ impl VmPartition {
             return Ok(files.map(|(name, bytes)| (name.clone(), FileKind::of_vm_file(&name), bytes)).collect());
         }
         let mut found = Vec::new();
-        let missing = kept::missing(&self.path, FileKind::of_vm_file)?;
-        let missing = missing.into_iter().map(|name| (name.clone(), kept::path_of(&self.path.join(&name))));
-        for (name, path) in list(&self.path)?.into_iter().chain(missing) {
+        for (name, path) in list(&self.path)? {
             let metadata = fs::symlink_metadata(&path).map_err(|error| PoolError::file("examine", &path, error))?;
             let kind = FileKind::of_vm_file(&name);
             found.push((name, kind, metadata.blocks() * 512));

@@ -9,7 +9,6 @@ use nix::fcntl::{FallocateFlags, fallocate};
 
 use super::device::{self, Place};
 use super::error::PoolError;
-use super::kept;
 use crate::mem::{Access, AccessError, Extent, Mapping, PoolRead, PoolWrite, available_bytes, page_bytes};
 use crate::numbers::{Offset, PAGE_BYTES, PAGE_SIZE, round_up};
 use crate::planted::{self, Laid};
@@ -44,9 +43,7 @@ impl<'a> NewFile<'a> {
             return self.create_on_device(&place, &to, fill);
         }
         let result = self.create_at(&unfinished, fill).and_then(|value| {
-            let _turn = kept::turn();
             fs::rename(&unfinished, self.path).map_err(|error| PoolError::file("rename", &unfinished, error))?;
-            kept::keep(self.path);
             Ok(value)
         });
         if result.is_err() {
@@ -178,15 +175,13 @@ pub(super) fn open_extent(path: &Path, access: Access, expected: Option<u64>) ->
             None => Ok(extent),
         };
     }
-    let mut options = OpenOptions::new();
-    // Who puts a pipe there does not have us wait for its other end.
-    options.read(true).write(access == Access::ReadWrite).custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK);
-    let file = options.open(path).or_else(|error| match error.kind() {
-        // It has two names. What the first one lacks is told of that.
-        io::ErrorKind::NotFound => options.open(kept::path_of(path)).map_err(|_| error),
-        _ => Err(error),
-    });
-    let file = file.map_err(|error| PoolError::file("open", path, error))?;
+    let file = OpenOptions::new()
+        .read(true)
+        .write(access == Access::ReadWrite)
+        // Who puts a pipe there does not have us wait for its other end.
+        .custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK)
+        .open(path)
+        .map_err(|error| PoolError::file("open", path, error))?;
     let metadata = file.metadata().map_err(|error| PoolError::file("examine", path, error))?;
     let found = metadata.len();
     // Whatever length it has, it has one.

@@ -13,7 +13,7 @@ use crate::numbers::{Epoch, Generation, HostSlot, LogPosition, VmSlot};
 use crate::vm_directory::{VmGeometry, VmName};
 
 mod device;
-mod kept;
+mod gone;
 mod lock;
 mod superblock;
 
@@ -51,12 +51,6 @@ fn files_below(dir: &Path) -> Vec<String> {
     found
 }
 
-/// Removes both names of a file.
-fn lose(path: &Path) {
-    fs::remove_file(path).unwrap();
-    fs::remove_file(super::kept::path_of(path)).unwrap();
-}
-
 /// A controller that is killed while it makes its pool is started again over the same directory.
 #[test]
 fn what_an_interrupted_creation_has_left_is_made_anew() {
@@ -65,10 +59,10 @@ fn what_an_interrupted_creation_has_left_is_made_anew() {
     let superblock = path.join(files::SUPERBLOCK);
     let interrupted = |keep: usize| {
         drop(Pool::create(&path, &CONFIG).unwrap());
-        lose(&superblock);
+        fs::remove_file(&superblock).unwrap();
         // In the order in which they were made.
         let made = [files::LOCK, files::VM_DIRECTORY, files::CLUSTER, "heartbeat.0", "heartbeat.1", "heartbeat.2"];
-        made[keep..].iter().for_each(|name| lose(&path.join(name)));
+        made[keep..].iter().for_each(|name| fs::remove_file(path.join(name)).unwrap());
     };
     for keep in 0..=6 {
         interrupted(keep);
@@ -171,7 +165,7 @@ fn an_onlooker_asks_for_the_lock_without_taking_it() {
     let dir = on_tmpfs();
     let path = dir.path().join("pool");
     drop(Pool::create(&path, &CONFIG).unwrap());
-    lose(&path.join("lock"));
+    fs::remove_file(path.join("lock")).unwrap();
     let view = Pool::inspect(&path).unwrap();
     let before = files_below(&path);
     assert!(!view.is_locked().unwrap(), "nobody has it");

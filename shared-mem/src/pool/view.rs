@@ -5,8 +5,7 @@ use std::path::{Path, PathBuf};
 
 use super::device::{self, Table};
 use super::error::PoolError;
-use super::files::{self, FileKind};
-use super::kept;
+use super::files;
 use super::lock;
 use super::open::list;
 use super::reserve::open_extent;
@@ -139,17 +138,6 @@ impl PoolView {
     /// When directory or lock file cannot be opened or asked about.
     pub fn is_locked(&self) -> Result<bool, PoolError> {
         lock::is_held(&self.path)
-    }
-
-    /// The names of the pool's own files that are gone, while the files themselves are there under their second names.
-    ///
-    /// # Errors
-    /// When the directory cannot be listed.
-    pub fn missing_names(&self) -> Result<Vec<String>, PoolError> {
-        if device::whole(&self.path).is_some() {
-            return Ok(Vec::new());
-        }
-        kept::missing(&self.path, FileKind::of_pool_file)
     }
 
     /// What the memory behind the pool has left.

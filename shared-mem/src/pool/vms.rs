@@ -8,7 +8,6 @@ use std::path::Path;
 use super::device;
 use super::error::PoolError;
 use super::files::{self, FileKind};
-use super::kept::{self, Look};
 use super::open::{Pool, list, remove_file};
 use super::partition::VmPartition;
 use super::raise;
@@ -240,20 +239,6 @@ impl Pool {
         Ok(())
     }
 
-    /// Gives files of VMs their names back.
-    pub(super) fn put_vms_back(&mut self) -> Result<(), PoolError> {
-        if device::whole(&self.path).is_some() {
-            return Ok(());
-        }
-        for (slot, entry) in self.vms()? {
-            let path = files::vm_dir(&self.path, slot);
-            // Without its directory there is nothing to be put back; whoever opens the VM finds out.
-            let Ok(again) = kept::put_back(&path, Look::Opening, FileKind::of_vm_file) else { continue };
-            self.mended.extend(again.iter().map(|file| format!("VM {}: {file}", entry.name)));
-        }
-        Ok(())
-    }
-
     /// Completes deletions, and removes directories of VMs that were never completed.
     pub(super) fn finish_half_done_vms(&self) -> Result<(), PoolError> {
         for (name, path) in list(&self.path)? {
@@ -305,7 +290,7 @@ fn remove_vm_dir(path: &Path) -> Result<(), PoolError> {
     if let Some(place) = device::place(path) {
         return place.remove_all();
     }
-    match kept::forget_all(path).and_then(|()| fs::remove_dir_all(path)) {
+    match fs::remove_dir_all(path) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(PoolError::file("remove", path, error)),
         _ => Ok(()),
     }

@@ -212,7 +212,7 @@ fn log_entries(vm: &VmPartition) -> Anything<Vec<(u32, u64, Vec<u8>)>> {
     Ok(found)
 }
 
-/// All files of the pool with their content, sorted, as (name, bytes); each once, by its first name.
+/// All files of the pool with their content, sorted, as (name, bytes).
 pub(crate) fn files(dir: &Path) -> Anything<Vec<(String, Vec<u8>)>> {
     let mut found = Vec::new();
     let mut dirs = vec![(String::new(), dir.to_owned())];
@@ -220,9 +220,6 @@ pub(crate) fn files(dir: &Path) -> Anything<Vec<(String, Vec<u8>)>> {
         for entry in std::fs::read_dir(&dir)? {
             let entry = entry?;
             let name = format!("{prefix}{}", entry.file_name().to_string_lossy());
-            if entry.file_name() == "kept" {
-                continue;
-            }
             if entry.file_type()?.is_dir() {
                 dirs.push((format!("{name}/"), entry.path()));
             } else {

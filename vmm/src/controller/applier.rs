@@ -258,15 +258,18 @@ impl Target {
         let log_end = LogPosition::new(state.log_position());
         let applied = self.control.applied()?;
         let known = self.ended_at.filter(|(epoch, _)| *epoch == applied).map(|(_, position)| position);
+        let known = known.or_else(|| logged_to(&self.state, applied));
         // Where nobody can tell, nothing is known to be behind the record.
-        let before = known.or_else(|| logged_to(&self.state, applied)).unwrap_or(LogPosition::ZERO);
-        LogDrain::check(log_end, before)?;
+        LogDrain::check(log_end, known.unwrap_or(LogPosition::ZERO))?;
+        // The log of an epoch is never longer than its ring: it is freed only by what is applied.
+        let is_near =
+            known.is_some_and(|before| log_end.get().saturating_sub(before.get()) <= job.journal.log.ring_bytes());
         match self.log.drain(&job.journal.log, Some(log_end), &self.console, job.console_floor) {
             Ok(true) => {}
             Ok(false) => return self.console_full(job),
             // The record has the output of its epoch once more: it is applied without the log, so that nothing is lost which its
             // primary has committed.
-            Err(error) if error.is_of_log() && meta.console_start <= self.console.own_tail()?.get() => {
+            Err(error) if error.is_of_log() && is_near && meta.console_start <= self.console.own_tail()?.get() => {
                 self.log.pass(&job.journal.log, log_end)?;
                 self.log_damage = Some(crate::chain(&error));
             }

@@ -287,7 +287,7 @@ impl Driver {
             Ok(mended) => self.tell_mended(mended),
             Err(error) => failed = Some(crate::chain(&error)),
         }
-        self.look_after_files(&mut failed);
+        self.look_after_files();
         // Twice a second is often enough to try, and too often to tell.
         if failed != self.unlooked {
             failed.iter().for_each(|error| tracing::error!("the pool cannot be looked after: {error}"));
@@ -295,21 +295,10 @@ impl Driver {
         }
     }
 
-    /// Files of VMs that somebody removes are put back; where there is nothing to be put back, the core is told so.
-    fn look_after_files(&mut self, failed: &mut Option<String>) {
-        let (mut mended, mut changed) = (Vec::new(), Vec::new());
-        for (&vm, partition) in &self.partitions {
-            match partition.look_after_files() {
-                Ok((again, gone)) => {
-                    mended.extend(again);
-                    if gone.as_ref() != self.gone.get(&vm) {
-                        changed.push((vm, gone));
-                    }
-                }
-                Err(error) => *failed = Some(crate::chain(&error)),
-            }
-        }
-        self.tell_mended(mended);
+    /// Tells the core whose files somebody has removed, and when they are back.
+    fn look_after_files(&mut self) {
+        let looked = self.partitions.iter().map(|(&vm, partition)| (vm, partition.gone()));
+        let changed: Vec<_> = looked.filter(|(vm, gone)| gone.as_ref() != self.gone.get(vm)).collect();
         self.gone.retain(|vm, _| self.partitions.contains_key(vm));
         for (vm, gone) in changed {
             match gone.clone() {

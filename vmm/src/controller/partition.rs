@@ -14,7 +14,6 @@ use ft_protocol::{Epoch, Generation, VmId};
 use nix::sys::stat::{SFlag, fstat};
 use shared_mem::commit_word::CommitWordError;
 use shared_mem::journal::format_journal;
-use shared_mem::pool::LookedAfter;
 use shared_mem::record_log::log_file_bytes;
 use shared_mem::{
     Access, ApplyLimit, ConsolePosition, ConsoleRing, ControlBlock, Extent, JournalGeometry, JournalReader, LogReader,
@@ -284,12 +283,10 @@ impl Partition {
         }
     }
 
-    /// Gives files their names back that somebody has removed. Says which, a line each, and what is gone for good.
-    pub(super) fn look_after_files(&self) -> Result<(Vec<String>, Option<String>), PoolError> {
-        let LookedAfter { again, gone } = self.parts.look_after()?;
-        let again = again.iter().map(|file| format!("{}: {file}", self.vm)).collect();
-        let gone = (!gone.is_empty()).then(|| format!("the pool has lost its {}", gone.join(", ")));
-        Ok((again, gone))
+    /// What somebody has removed of the VM's files, in one line.
+    pub(super) fn gone(&self) -> Option<String> {
+        let gone = self.parts.gone();
+        (!gone.is_empty()).then(|| format!("the pool has lost its {}", gone.join(", ")))
     }
 
     pub(super) fn apply(&self, job: Job) {

@@ -209,8 +209,11 @@ impl Running {
                 }
             };
             let next = self.position.plus(entry.stored_bytes());
+            let Ok(decoded) = Entry::decode(entry.tag, entry.exit_counter, entry.payload) else {
+                self.position = to;
+                return Ok((entries, None));
+            };
             entries.push(Logged { tag: entry.tag, at_exit: entry.exit_counter, payload: entry.payload.to_vec() });
-            let decoded = Entry::decode(entry.tag, entry.exit_counter, entry.payload)?;
             if let EntryBody::Commit(point) = decoded.body {
                 let is_own = point.generation == due.job.generation && point.epoch == due.job.epoch;
                 own = is_own.then_some(point).or(own);

@@ -86,7 +86,6 @@ impl Look<'_> {
         let begun = control.and_then(|control| journal::begun(self.partition, control));
         let journals = self.journals(control, console, begun, findings);
         let logs = self.logs(control, findings);
-        findings.names(self.partition.missing_names());
         let kept = begun.filter(|begun| begun.is_kept).map(|begun| begun.epoch);
         let boot = self.boot(has_run(control, kept, &journals), state.as_ref(), findings);
         let recoverable = match begun.and_then(|begun| torn(begun, findings)) {

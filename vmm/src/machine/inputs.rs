@@ -216,9 +216,9 @@ pub trait InputSource: Send {
     }
 
     /// Whether the guest was given more at the exit where it stands, behind a commit: a replay gives it that before the guest
-    /// runs on. Asked each time before it does.
-    fn owes(&mut self) -> bool {
-        false
+    /// runs on. Asked each time before it does. If so: how many entries it was given so far.
+    fn owes(&mut self) -> Option<u64> {
+        None
     }
 
     /// The present guest time. Not an input: the guest does not see it; it says when a wait is over, and where a

@@ -294,21 +294,32 @@ impl Machine {
         if std::mem::take(&mut self.progress.flush) {
             return Ok(Some(Stop::Flush));
         }
-        let Some(until) = self.progress.wait_until else {
-            if self.inputs.owes() {
-                self.deliver()?;
-                return Ok(self.inputs.must_pause().then_some(Stop::SourcePaused));
-            }
-            return Ok(None);
-        };
+        let Some(until) = self.progress.wait_until else { return self.give_owed() };
         if self.inputs.wakes() || self.inputs.now() >= until {
             self.progress.wait_until = None;
             self.inputs.wait_ends();
             self.deliver()?;
             // What was delivered may have been the last thing before the guest must stand still.
-            return Ok(self.inputs.must_pause().then_some(Stop::SourcePaused));
+            return if self.inputs.must_pause() { Ok(Some(Stop::SourcePaused)) } else { self.give_owed() };
         }
         Ok(Some(if self.vcpus.kicker().take() { Stop::Kicked } else { Stop::Wait { until } }))
+    }
+
+    /// Gives the guest what a replay still has for the exit where it stands.
+    fn give_owed(&mut self) -> Result<Option<Stop>, MachineError> {
+        let mut before = None;
+        while let Some(taken) = self.inputs.owes() {
+            if before == Some(taken) {
+                // It does not take it here: it has gone another way, which its next exit shows.
+                break;
+            }
+            before = Some(taken);
+            self.deliver()?;
+            if self.inputs.must_pause() {
+                return Ok(Some(Stop::SourcePaused));
+            }
+        }
+        Ok(None)
     }
 
     /// Serves the access that a vCPU has stopped at.

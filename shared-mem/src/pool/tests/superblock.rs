@@ -11,7 +11,7 @@ fn a_pool_without_its_superblock_is_kept_and_is_whole_when_that_is_put_back() {
     pool.create_vm(&name("b"), &geometry()).unwrap();
     drop(pool);
     let superblock = fs::read(path.join("superblock")).unwrap();
-    lose(&path.join("superblock"));
+    fs::remove_file(path.join("superblock")).unwrap();
     let before = files_below(&path);
     let errors = [Pool::open(&path).err(), Pool::create(&path, &CONFIG).err(), Pool::inspect(&path).err()];
     for error in errors {
@@ -58,7 +58,7 @@ fn a_damaged_superblock_is_mended_where_it_is() {
     assert!(pool.mended()[0].contains("1000 bytes"), "{:?}", pool.mended());
     assert!(fs::read(&superblock).unwrap() == sound);
     // Whoever has the pool open knows it.
-    lose(&superblock);
+    fs::remove_file(&superblock).unwrap();
     let mended = pool.look_after(None).unwrap();
     assert!(matches!(&mended[..], [line] if line.contains("gone")), "{mended:?}");
     assert!(fs::read(&superblock).unwrap() == sound);

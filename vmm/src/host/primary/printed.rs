@@ -5,8 +5,9 @@
 use crate::machine::ConsoleOutput;
 use std::borrow::Cow;
 
-/// Of more than this, which is less than the console's ring holds, the last part is kept.
-const KEPT_BYTES_MAX: usize = 512 << 10;
+/// Of more than this, which is less than the console's ring holds and than a record has room for beside its pages, the last
+/// part is kept.
+const KEPT_BYTES_MAX: usize = 128 << 10;
 
 /// Console output, as far as it is kept, without a gap.
 #[derive(Debug, Default)]

@@ -86,7 +86,7 @@ impl<S: InputSource> InputSource for LateSource<S> {
         self.with(S::must_pause)
     }
 
-    fn owes(&mut self) -> bool {
+    fn owes(&mut self) -> Option<u64> {
         self.with(S::owes)
     }
 

@@ -159,7 +159,7 @@ impl<S: InputSource, K: HistorySink> InputSource for Recorder<S, K> {
         !self.sink.has_room() || self.source.must_pause()
     }
 
-    fn owes(&mut self) -> bool {
+    fn owes(&mut self) -> Option<u64> {
         self.source.owes()
     }
 

@@ -393,9 +393,10 @@ impl<H: HistorySource> InputSource for Replayer<H> {
         self.stop_after.is_some_and(|stop| self.at() >= stop) || !self.cursor.may_run(self.source.extent())
     }
 
-    fn owes(&mut self) -> bool {
+    fn owes(&mut self) -> Option<u64> {
         // What is wrong with the log comes up again at the next exit.
-        !self.has_ended() && self.cursor.owes(&mut self.source).unwrap_or(false)
+        let owes = !self.has_ended() && self.cursor.owes(&mut self.source).unwrap_or(false);
+        owes.then(|| self.cursor.taken())
     }
 
     fn now(&self) -> GuestTime {

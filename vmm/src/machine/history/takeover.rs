@@ -155,7 +155,7 @@ impl<H: HistorySource, S: InputSource> InputSource for ReplayThenLive<H, S> {
         }
     }
 
-    fn owes(&mut self) -> bool {
+    fn owes(&mut self) -> Option<u64> {
         self.replay.as_mut().map_or_else(|| self.live.owes(), InputSource::owes)
     }
 
