@@ -102,3 +102,47 @@ fn a_record_that_was_applied_without_its_log_ends_its_writers_reign_too() {
     cluster.input(damaged());
     assert_eq!((said(&cluster), orders(&cluster)), ((1, 1), vec![]), "nothing rests on that log");
 }
+
+/// It would be ended for what others do, and lose what lies behind the damage.
+#[test]
+fn a_primary_that_waits_for_others_may_take_its_time_to_turn() {
+    let mut cluster = protected_in(Mode::Replay);
+    cluster.hold_applies = true;
+    cluster.commit(0, 1, 2);
+    refuse(&mut cluster);
+    for _ in 0..20 {
+        cluster.now = cluster.now + CONFIG.stall_bound;
+        cluster.input(Input::Tick);
+    }
+    assert_eq!(said(&cluster), (1, 0), "its record is not applied yet");
+    let (vm, generation, epoch) = cluster.held.remove(0);
+    cluster.hold_applies = false;
+    let outcome = ApplyOutcome::Done { epoch, console_end: 0, ended: None };
+    cluster.input(Input::Applied { vm, generation, outcome });
+    cluster.input(Input::Tick);
+    assert_eq!(said(&cluster), (1, 0));
+    cluster.now = cluster.now + CONFIG.stall_bound;
+    cluster.input(Input::Tick);
+    assert_eq!(said(&cluster), (1, 1));
+}
+
+#[test]
+fn who_has_asked_for_checkpoint_mode_is_answered() {
+    let mut cluster = protected_in(Mode::Replay);
+    cluster.request(Request::SetMode { vm: VM, mode: Mode::Checkpoint });
+    let before = cluster.answered.len();
+    refuse(&mut cluster);
+    mode_is(&mut cluster, Mode::Checkpoint);
+    assert_eq!(cluster.answered[before..], [Ok(Answer::Done)]);
+    assert_eq!(said(&cluster), (1, 1));
+}
+
+#[test]
+fn damage_that_is_found_behind_the_seal_is_told() {
+    let mut cluster = protected_in(Mode::Replay);
+    cluster.hold_applies = true;
+    cluster.commit(0, 1, 2);
+    cluster.ask(1, 1);
+    cluster.input(Input::LogDamaged { vm: VM, generation: GENERATION, reason: REASON.to_owned() });
+    assert_eq!((said(&cluster), orders(&cluster)), ((1, 0), vec![]));
+}

@@ -302,17 +302,22 @@ fn what_came_behind_a_commit_at_an_output_is_given_there() {
     let recorder = Recorder::new(LiveInputs::default(), log.clone(), OutputsLogged::Yes);
     let mut first = with_postbox(&kvm, Box::new(recorder));
     first.push_console_input(b"one");
-    for (epoch, text) in (1..).zip([&b"two"[..], b"six", b"q"]) {
+    let mut epochs = (1..).map(Epoch::new);
+    for texts in [&[&b"tw"[..], b"o"][..], &[b"s", b"i", b"x"], &[b"q"]] {
         for _ in 0..3 {
             assert_eq!(first.run().expect("runs"), Stop::Output);
         }
         first.complete_pending().expect("stands at its exit");
-        let point = CommitPoint { generation: Generation::new(1), epoch: Epoch::new(epoch), kicked: false };
-        let (at_exit, digest) = (first.exits().0, first.history_digest());
-        log.append(&Entry { at_exit, digest, body: EntryBody::Commit(point) }).expect("taken");
-        first.push_console_input(text);
-        first.deliver().expect("given");
-        assert_eq!(log.entries().last().map(|entry| entry.body.kind()), Some(EntryKind::ConsoleInput));
+        // More than one commit at one exit, too.
+        for text in texts {
+            let epoch = epochs.next().expect("there are more");
+            let point = CommitPoint { generation: Generation::new(1), epoch, kicked: false };
+            let (at_exit, digest) = (first.exits().0, first.history_digest());
+            log.append(&Entry { at_exit, digest, body: EntryBody::Commit(point) }).expect("taken");
+            first.push_console_input(text);
+            first.deliver().expect("given");
+            assert_eq!(log.entries().last().map(|entry| entry.body.kind()), Some(EntryKind::ConsoleInput));
+        }
     }
     let original = end(&mut first);
     assert_eq!(original.console, "onetwosixq");
