@@ -349,4 +349,6 @@ impl Inspection<'_> {
 #[cfg(test)]
 mod device_tests;
 #[cfg(test)]
-pub(crate) mod tests;
+pub(crate) mod test_pool;
+#[cfg(test)]
+mod tests;

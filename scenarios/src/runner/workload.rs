@@ -295,7 +295,9 @@ mod tests {
     use super::*;
 
     /// A workload that runs this, its first line being the number of a process that it has started.
-    fn started_as(script: &str, directory: &RunDirectory) -> (Workload, u32) {
+    fn started_as(script: &str) -> (Workload, u32, tempfile::TempDir) {
+        let place = tempfile::tempdir().unwrap();
+        let directory = RunDirectory::create(place.path(), "run").unwrap();
         let command = ["sh", "-c", script].map(ToOwned::to_owned).to_vec();
         let part = WorkloadPart {
             name: "w".to_owned(),
@@ -308,17 +310,22 @@ mod tests {
         };
         let around =
             Surroundings { socket: Path::new(""), executable: Path::new("ftvm"), segment: None, seed: 1, vm: "guest" };
-        let workload = Workload::start(&part, &around, directory).unwrap();
+        let workload = Workload::start(&part, &around, &directory).unwrap();
         let said = || std::fs::read_to_string(directory.file("w.out")).unwrap();
         await_that("the workload says whom it has started", || said().ends_with('\n'));
         let pid = said().trim().parse().unwrap();
         assert!(!is_dead(pid));
-        (workload, pid)
+        (workload, pid, place)
     }
 
     /// A workload that has started another process; that one's number.
-    fn started(directory: &RunDirectory) -> (Workload, u32) {
-        started_as("sleep 1000 & echo $!; echo why >&2; wait", directory)
+    fn started() -> (Workload, u32, tempfile::TempDir) {
+        started_as("sleep 1000 & echo $!; echo why >&2; wait")
+    }
+
+    /// The same, but it ignores what it is asked, and so does what it has started.
+    fn stubborn() -> (Workload, u32, tempfile::TempDir) {
+        started_as("trap '' TERM; sleep 1000 & echo $!; while true; do wait; done")
     }
 
     fn await_that(what: &str, is_so: impl Fn() -> bool) {
@@ -336,9 +343,7 @@ mod tests {
 
     #[test]
     fn what_it_has_started_ends_with_it() {
-        let place = tempfile::tempdir().unwrap();
-        let directory = RunDirectory::create(place.path(), "run").unwrap();
-        let (mut workload, started) = started(&directory);
+        let (mut workload, started, _place) = started();
         end_all(std::slice::from_mut(&mut workload));
         await_that("what it has started is dead", || is_dead(started));
         let [verdict] = &workload.verdicts()[..] else { panic!("one verdict") };
@@ -347,11 +352,7 @@ mod tests {
 
     #[test]
     fn one_that_does_not_end_when_it_is_asked_to_is_killed_soon() {
-        let place = tempfile::tempdir().unwrap();
-        let directory = RunDirectory::create(place.path(), "run").unwrap();
-        // It ignores what it is asked, and so does what it starts.
-        let script = "trap '' TERM; sleep 1000 & echo $!; while true; do wait; done";
-        let (mut workload, started) = started_as(script, &directory);
+        let (mut workload, started, _place) = stubborn();
         let asked = Instant::now();
         end_all(std::slice::from_mut(&mut workload));
         assert!(workload.is_over() && asked.elapsed() < Duration::from_secs(8), "{:?}", asked.elapsed());
@@ -361,10 +362,7 @@ mod tests {
     /// Found by an acceptance review: the run waited for it until its time was over.
     #[test]
     fn one_that_does_not_end_with_the_guests_is_killed_and_fails() {
-        let place = tempfile::tempdir().unwrap();
-        let directory = RunDirectory::create(place.path(), "run").unwrap();
-        let script = "trap '' TERM; sleep 1000 & echo $!; while true; do wait; done";
-        let (mut workload, started) = started_as(script, &directory);
+        let (mut workload, started, _place) = stubborn();
         let now = Time::from_ns(5);
         workload.guests_ended(now);
         assert!(workload.killed_at().is_none() && !is_dead(started), "the run waits for it");
@@ -386,9 +384,7 @@ mod tests {
 
     #[test]
     fn what_its_clients_saw_is_told_as_far_as_it_can_be_read() {
-        let place = tempfile::tempdir().unwrap();
-        let directory = RunDirectory::create(place.path(), "run").unwrap();
-        let (workload, _) = started(&directory);
+        let (workload, _, _place) = started();
         assert!(workload.told(Time::ZERO, Time::from_ns(9)).is_empty(), "it has no history");
         let history = "{\"at_ns\":1,\"note\":\"early\"}\n{\"id\":4,\"at_ns\":7,\"return\":\"done\"}\n\
                        {\"at_ns\":18446744073709551615,\"note\":\"mad\"}\nno line\n{\"at_ns\":8,\"note\":\"behind\"}\n";
@@ -404,9 +400,7 @@ mod tests {
 
     #[test]
     fn one_that_is_dropped_leaves_nobody_behind() {
-        let place = tempfile::tempdir().unwrap();
-        let directory = RunDirectory::create(place.path(), "run").unwrap();
-        let (workload, started) = started(&directory);
+        let (workload, started, _place) = started();
         drop(workload);
         await_that("what it has started is dead", || is_dead(started));
     }

@@ -51,6 +51,16 @@ fn files_below(dir: &Path) -> Vec<String> {
     found
 }
 
+/// Makes a pool, which nobody else can open or make while it is held.
+fn held_by_one(path: &Path) -> (Pool, PoolView) {
+    let pool = Pool::create(path, &CONFIG).unwrap();
+    assert!(matches!(Pool::open(path), Err(PoolError::AlreadyLocked(_))));
+    assert!(matches!(Pool::create(path, &CONFIG), Err(PoolError::NotEmpty(_))));
+    let view = Pool::inspect(path).unwrap();
+    assert!(view.is_locked().unwrap());
+    (pool, view)
+}
+
 /// A controller that is killed while it makes its pool is started again over the same directory.
 #[test]
 fn what_an_interrupted_creation_has_left_is_made_anew() {
@@ -135,11 +145,7 @@ fn a_pool_is_made_opened_by_one_and_destroyed() {
     let dir = on_tmpfs();
     let path = dir.path().join("pool");
     assert!(matches!(Pool::open(&path), Err(PoolError::NotAPool(_))));
-    let pool = Pool::create(&path, &CONFIG).unwrap();
-    assert!(matches!(Pool::open(&path), Err(PoolError::AlreadyLocked(_))));
-    assert!(matches!(Pool::create(&path, &CONFIG), Err(PoolError::NotEmpty(_))));
-    let view = Pool::inspect(&path).unwrap();
-    assert!(view.is_locked().unwrap());
+    let (pool, view) = held_by_one(&path);
     assert_eq!(view.superblock(), pool.superblock());
     pool.cluster().store(b"state").unwrap();
     let id = pool.superblock().pool_id;

@@ -2,7 +2,7 @@
 
 use super::applier::{Event, Job};
 use super::partition::Partition;
-use crate::inspect::tests::{World, geometry, state};
+use crate::inspect::test_pool::{World, geometry, state};
 use crate::wake::{self, WakingReceiver};
 use ft_protocol::controller::{ApplyOutcome, VmRecord};
 use ft_protocol::{Epoch, Generation, VmId};

@@ -157,7 +157,7 @@ impl GenerationKeeper {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::inspect::tests::World;
+    use crate::inspect::test_pool::World;
     use shared_mem::Access;
 
     const REIGNS: Generation = Generation::new(1);

@@ -1,6 +1,6 @@
-//! The pool of [`super::tests`] on a device.
+//! The pool of [`super::test_pool`] on a device.
 
-use super::tests::{World, lines};
+use super::test_pool::{World, lines};
 use super::*;
 use shared_mem::{Access, Extent, Offset};
 use std::fs;

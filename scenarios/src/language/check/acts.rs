@@ -52,21 +52,13 @@ pub(super) fn of_step(
 
 /// What a step says for an action of its own, but the action.
 fn own_keys(raw: &RawStep) -> Option<(&'static str, Range<usize>)> {
-    let given = [
-        ("host", span_of(raw.host.as_ref())),
-        ("for", span_of(raw.during.as_ref())),
-        ("to", span_of(raw.to.as_ref())),
-        ("mode", span_of(raw.mode.as_ref())),
-        ("percent", span_of(raw.percent.as_ref())),
-        ("from", span_of(raw.from.as_ref())),
-        ("ways", span_of(raw.ways.as_ref())),
-        ("loss", span_of(raw.loss.as_ref())),
-        ("latency", span_of(raw.latency.as_ref())),
-        ("by", span_of(raw.by.as_ref())),
-        ("what", span_of(raw.what.as_ref())),
-        ("bits", span_of(raw.bits.as_ref())),
-    ];
-    given.into_iter().find_map(|(key, place)| Some((key, place?)))
+    macro_rules! first_of {
+        ($($key:literal: $field:ident),*) => { None$(.or_else(|| Some(($key, span_of(raw.$field.as_ref())?))))* };
+    }
+    first_of!(
+        "host": host, "for": during, "to": to, "mode": mode, "percent": percent, "from": from, "ways": ways, "loss": loss,
+        "latency": latency, "by": by, "what": what, "bits": bits
+    )
 }
 
 struct Reader<'a, 'b, 'c> {

@@ -15,11 +15,7 @@ fn a_pool_on_a_device_is_a_pool() {
     let path = device(&dir, 256 << 20);
     assert!(!Pool::is_at(&path).unwrap());
     assert!(matches!(Pool::open(&path), Err(PoolError::NotAPool(_))));
-    let pool = Pool::create(&path, &CONFIG).unwrap();
-    assert!(matches!(Pool::open(&path), Err(PoolError::AlreadyLocked(_))));
-    assert!(matches!(Pool::create(&path, &CONFIG), Err(PoolError::NotEmpty(_))));
-    let view = Pool::inspect(&path).unwrap();
-    assert!(view.is_locked().unwrap());
+    let (pool, view) = held_by_one(&path);
     assert!(view.file_names().unwrap().contains(&"heartbeat.2".to_owned()));
     pool.cluster().store(b"state").unwrap();
     let vm = pool.create_vm(&name("a"), &geometry()).unwrap();
