@@ -28,6 +28,8 @@ const CONNECT_AGAIN_US: Range = Range::new(300, 3_000);
 #[derive(Default)]
 pub(crate) struct Reading {
     pub(crate) made: bool,
+    /// Its name is taken, by what an earlier request made or was about to make: it is there once its console is.
+    named: bool,
     /// No host had room for it when it was asked for last.
     pub(crate) refused: bool,
     /// Its deletion was asked for; whether another is to be made then.
@@ -132,7 +134,7 @@ impl World {
             self.request(DELETE | number, Request::DeleteVm(vm));
             return;
         }
-        if self.client.vms[usize::from(vm.get())].made {
+        if reading.made || reading.named {
             let from = self.client.vms[usize::from(vm.get())].position;
             self.request(ATTACH | number, Request::AttachConsole { vm, from });
         } else if self.client.vms[..usize::from(vm.get())].iter().any(|earlier| !earlier.made && !earlier.deleted) {
@@ -311,9 +313,13 @@ impl World {
         let reading = &mut self.client.vms[usize::from(vm.get())];
         if id & CREATE != 0 {
             match answer {
-                // The name is taken by what an earlier connection asked for.
-                Ok(Answer::VmCreated(_)) | Err(RequestError::NameTaken(_)) => {
+                Ok(Answer::VmCreated(_)) => {
                     (reading.made, reading.refused) = (true, false);
+                    self.create_or_attach(vm);
+                }
+                // By what was asked for earlier, and may be lost with its controller before it is made.
+                Err(RequestError::NameTaken(_)) => {
+                    (reading.named, reading.refused) = (true, false);
                     self.create_or_attach(vm);
                 }
                 // Not all hosts are there yet, or others have their room: ask again.
@@ -327,12 +333,13 @@ impl World {
         } else if let (Ok(_), Some(descriptor)) = (answer, descriptors.first()) {
             let console = ConsoleRing::open(descriptor.reader(&self.client.actor.cache));
             reading.console = console.ok();
+            reading.made = true;
             let position = reading.position;
             self.request(0, Request::ConsoleConsumed { vm, position });
             self.read_soon(vm);
         } else {
             // It is not made yet, or the controller that was about to make it died: ask again.
-            self.client.vms[usize::from(vm.get())].made = false;
+            (reading.made, reading.named) = (false, false);
             let delay = self.client.actor.takes(CONNECT_AGAIN_US);
             self.schedule(delay, Event::ClientAsk(vm));
         }
