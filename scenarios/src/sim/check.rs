@@ -327,10 +327,10 @@ impl World {
         }
     }
 
-    /// A seal took effect.
-    pub(crate) fn check_sealed(&mut self, vm: VmId, generation: Generation, final_epoch: Epoch) {
+    /// A seal took effect. Of a generation that was never laid out nobody has anything: it may still begin.
+    pub(crate) fn check_sealed(&mut self, vm: VmId, generation: Generation, final_epoch: Epoch, begun: bool) {
         let facts = self.checker.facts(vm);
-        if !facts.sealed.contains(&generation) {
+        if begun && !facts.sealed.contains(&generation) {
             facts.sealed.push(generation);
         }
         let (committed, damaged) = (facts.last_committed(), facts.is_damaged());

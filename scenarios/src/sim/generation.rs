@@ -57,6 +57,7 @@ impl World {
         let Ok(control) = ControlBlock::open(partition.control.through(&cache)) else { return };
         let (Ok(applied), Some(redo)) = (control.applied(), partition.redo(&cache)) else { return };
         let journal = open_journal(partition, generation, &cache);
+        let begun = partition.journal(generation).is_some_and(|journal| !journal.reserved);
         if let Some(log) = partition.log(generation, &cache).filter(|_| !planted(PlantedBug::LogNotSealed)) {
             // Where it ends, its copy will say.
             let _end = log.seal();
@@ -67,7 +68,7 @@ impl World {
         let end = limit.seal(number, |begun| redo.end_of(number, closed, (applied, begun), &partition.limits));
         if let Ok(epoch) = end {
             let final_epoch = protocol_epoch(epoch);
-            self.check_sealed(vm, generation, final_epoch);
+            self.check_sealed(vm, generation, final_epoch, begun);
             self.reached(Point::WordSealed);
             self.controller_answer(Input::Sealed { vm, generation, final_epoch });
         }
