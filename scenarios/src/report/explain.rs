@@ -94,6 +94,13 @@ pub(super) fn takeover_in_words(folder: &RunFolder, vm: VmId, takeover: &Takeove
         let at = show_span(fault.at.since(folder.start()));
         let _ = write!(words, " after `{}` of host {} at {at}", fault.what, fault.host);
     }
+    if let Some(silent) = takeover.silent_before() {
+        let _ = write!(
+            words,
+            "; the guest had not been heard of for {} by then, since its host was hampered",
+            show_span(silent)
+        );
+    }
     if let Some((since, noticed)) = takeover.stood_since.zip(takeover.detected.map(|(at, _)| at)) {
         let _ = write!(words, "; nobody had run the guest for {} by then", after(noticed, Some(since)));
     }

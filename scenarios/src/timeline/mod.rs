@@ -39,6 +39,8 @@ pub struct Timeline {
     losses: Vec<ProtectionLoss>,
     faults: Faults,
     console_tail: u64,
+    /// When there was console output last.
+    last_heard: Option<Time>,
     protected_since: Option<Time>,
     first_live: Option<Time>,
     first_protected: Option<Time>,
@@ -62,10 +64,15 @@ impl Timeline {
             What::Happened(happening) => self.happened(at, happening),
             What::Signalled { host, signal } => self.signalled(at, host, *signal),
             What::FaultBegan { fault, target } => {
-                self.faults.began(Fault { at, host: HostName::new(target), what: fault.clone() });
+                let fault = Fault { at, host: HostName::new(target), what: fault.clone() };
+                self.faults.began(fault, self.last_heard);
             }
             What::FaultEnded { fault, target } => {
                 self.faults.over(at, &HostName::new(target), |what| what.starts_with(fault.as_str()));
+            }
+            What::FailpointReached { process, failpoint } => {
+                let what = format!("stand still at {failpoint}");
+                self.faults.stopped(Fault { at, host: process.clone(), what }, self.last_heard);
             }
             What::HostExited { host, exit, .. } => {
                 self.faults.over(at, host, |_| true);
@@ -82,7 +89,6 @@ impl Timeline {
             | What::HostStarted { .. }
             | What::OrderAnswered { .. }
             | What::OrderLost { .. }
-            | What::FailpointReached { .. }
             | What::WorkloadStarted { .. }
             | What::WorkloadEnded { .. }
             | What::WorkloadTold { .. }
@@ -94,9 +100,9 @@ impl Timeline {
     fn signalled(&mut self, at: Time, host: &HostName, signal: HostSignal) {
         let fault = Fault { at, host: host.clone(), what: signal.to_string() };
         match signal {
-            HostSignal::Kill => self.faults.killed(fault),
-            HostSignal::Stop => self.faults.began(fault),
-            HostSignal::Cont => self.faults.over(at, host, |what| what == HostSignal::Stop.to_string()),
+            HostSignal::Kill => self.faults.killed(fault, self.last_heard),
+            HostSignal::Stop => self.faults.stopped(fault, self.last_heard),
+            HostSignal::Cont => self.faults.continued(at, host),
         }
     }
 
@@ -108,7 +114,7 @@ impl Timeline {
             Happening::PrimaryGone { generation, reason, .. } => {
                 let takeover = self.takeover_of(*generation, at);
                 takeover.detected.get_or_insert((at, *reason));
-                let since = takeover.fault.as_ref().map_or(at, |fault| fault.at);
+                let since = takeover.hampered.map_or(at, |hampered| hampered.standing_since());
                 self.protection_lost(since);
             }
             Happening::Sealed { generation, final_epoch, .. } => {
@@ -162,7 +168,8 @@ impl Timeline {
             Happening::Unprotected { host, .. } => {
                 let host = self.host_name(*host);
                 self.secondary = None;
-                let since = self.faults.cause(&host, self.protected_since, at).map_or(at, |fault| fault.at);
+                let cause = self.faults.cause(&host, self.protected_since, at);
+                let since = cause.map_or(at, |cause| cause.standing_since);
                 self.protection_lost(since);
             }
             Happening::Yielded { generation, .. } => {
@@ -241,6 +248,9 @@ impl Timeline {
     }
 
     fn console_moved(&mut self, at: Time, tail: u64) {
+        if tail > self.console_tail {
+            self.last_heard = Some(at);
+        }
         self.console_tail = self.console_tail.max(tail);
         // Bytes beyond what was drained can only be those of successors.
         let is_heard = |takeover: &Takeover| takeover.console_at_drain.is_some_and(|drained| tail > drained);
@@ -258,6 +268,7 @@ impl Timeline {
     /// A workload had an answer from this VM to what it had asked then. What clients saw is known at the end, all at once and in any order: it is
     /// told behind everything else.
     pub fn answered(&mut self, asked: Option<Time>, at: Time) {
+        self.takeovers.iter_mut().for_each(|takeover| takeover.heard_before(at));
         let ran = |takeover: &Takeover| takeover.live.as_ref().is_some_and(|(live, _)| *live <= at);
         let Some(last) = self.takeovers.iter().rposition(ran) else { return };
         for (index, takeover) in self.takeovers[..=last].iter_mut().enumerate() {
@@ -271,10 +282,14 @@ impl Timeline {
         let index = known.unwrap_or_else(|| {
             let primary = self.primaries.get(&ends).cloned();
             let since = self.reigns.get(&ends).copied();
-            let fault = primary.as_ref().and_then(|primary| self.faults.cause(primary, since, at)).cloned();
+            let cause = primary.as_ref().and_then(|primary| self.faults.cause(primary, since, at));
             let last = self.takeovers.last().filter(|last| last.ends < ends && !last.ran());
             let stood_since = last.and_then(Takeover::start);
-            self.takeovers.push(Takeover { stood_since, ..Takeover::new(ends, primary, fault) });
+            let mut takeover = Takeover { stood_since, ..Takeover::new(ends, primary, cause) };
+            if let Some(heard) = self.last_heard {
+                takeover.heard_before(heard);
+            }
+            self.takeovers.push(takeover);
             self.takeovers.len() - 1
         });
         &mut self.takeovers[index]

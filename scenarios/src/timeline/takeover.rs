@@ -4,6 +4,8 @@ use crate::cluster::HostName;
 use ft_protocol::wire::TakeoverReason;
 use ft_protocol::{Epoch, Generation, Span, Time};
 
+use super::faults::Cause;
+
 /// Something that was done to a host.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Fault {
@@ -52,6 +54,8 @@ pub struct Takeover {
     pub answered: Option<Time>,
     /// When a standby was ready again.
     pub protected: Option<(Time, HostName)>,
+    /// Since when the old primary had been hampered, and had stood still, and when it was over: the fault was not always the first.
+    pub(super) hampered: Option<Hampered>,
     /// That answer.
     pub(super) own_answer: Answer,
     /// When the first byte came of this generation or of a later one.
@@ -63,12 +67,19 @@ pub struct Takeover {
 }
 
 impl Takeover {
-    pub(super) fn new(ends: Generation, old_primary: Option<HostName>, fault: Option<Fault>) -> Self {
+    pub(super) fn new(ends: Generation, old_primary: Option<HostName>, cause: Option<Cause>) -> Self {
+        let hampered = cause.as_ref().map(|cause| Hampered {
+            since: cause.hampered_since,
+            standing_since: cause.standing_since,
+            until: cause.until,
+            heard: cause.heard,
+            heard_behind: None,
+        });
         Self {
             ends,
             old_primary,
             planned: false,
-            fault,
+            fault: cause.map(|cause| cause.fault),
             detected: None,
             yielded: None,
             stood_since: None,
@@ -80,6 +91,7 @@ impl Takeover {
             console: None,
             answered: None,
             protected: None,
+            hampered,
             own_answer: Answer::default(),
             console_again: None,
             answer_again: Answer::default(),
@@ -88,7 +100,9 @@ impl Takeover {
     }
 
     /// Where it begins: where the guest stood still since an earlier one, that one's beginning; the guest's stop in a
-    /// switchover; the fault, or else the moment when it was noticed.
+    /// switchover; the fault, or else the moment when it was noticed. Where the old primary had been hampered already when the fault
+    /// was done, it begins with the last that was heard of the guest before the fault, and not before it was hampered. The same where
+    /// it was heard of once more behind a fault that was over.
     #[must_use]
     pub fn start(&self) -> Option<Time> {
         if self.stood_since.is_some() {
@@ -99,7 +113,25 @@ impl Takeover {
             return stopped.or(self.yielded);
         }
         let noticed = self.detected.map(|(at, _)| at).or(self.sealed.map(|(at, _)| at));
-        self.cause().map(|fault| fault.at).or(noticed)
+        let Some(fault) = self.cause() else { return noticed };
+        Some(self.hampered.map_or(fault.at, |hampered| hampered.silent_since(fault.at)))
+    }
+
+    /// For how long the guest had not been heard of when the fault was done.
+    #[must_use]
+    pub fn silent_before(&self) -> Option<Span> {
+        let (fault, start) = (self.cause()?.at, self.start()?);
+        (self.stood_since.is_none() && start < fault).then(|| fault.since(start))
+    }
+
+    /// The guest was heard of, maybe while the old primary still had it.
+    pub(super) fn heard_before(&mut self, at: Time) {
+        let noticed = self.detected.map(|(at, _)| at).or(self.sealed.map(|(at, _)| at));
+        if let Some((hampered, fault)) = self.hampered.as_mut().zip(self.fault.as_ref())
+            && noticed.is_none_or(|noticed| at <= noticed)
+        {
+            hampered.hear(at, fault.at);
+        }
     }
 
     /// What was done to the old primary's host, if that is why it reigns no more.
@@ -111,7 +143,9 @@ impl Takeover {
     /// A workload had an answer when the guest of this successor, or of a later one, ran. To what was asked before the beginning the old primary
     /// may have answered, and the client have been late to read it: that counts where there is nothing better.
     pub(super) fn heard(&mut self, asked: Option<Time>, at: Time, of_a_later_one: bool) {
-        let surely = self.start().is_none_or(|start| asked.is_some_and(|asked| asked >= start));
+        let standing = self.hampered.filter(|_| !self.planned && self.stood_since.is_none());
+        let start = standing.map(|hampered| hampered.standing_since).or_else(|| self.start());
+        let surely = start.is_none_or(|start| asked.is_some_and(|asked| asked >= start));
         self.answer_again.hear(at, surely);
         if !of_a_later_one {
             self.own_answer.hear(at, surely);
@@ -132,12 +166,13 @@ impl Takeover {
         self.console.is_some() || self.answered.is_some()
     }
 
-    /// From the fault to the first output, as seen from outside. It includes the time in which the guest has nothing to say, that in
-    /// which it had stood still before the fault, and that of successors that died before they were heard of.
+    /// From its beginning to the first output, as seen from outside. It includes the time in which the guest has nothing to say, that in
+    /// which it had not been heard of before the fault, and that of successors that died before they were heard of. A switchover has
+    /// none: it is measured where the guest stands still.
     #[must_use]
     pub fn blackout(&self) -> Option<Span> {
-        let fault = self.cause()?.at;
-        Some(self.first_output()?.since(self.stood_since.map_or(fault, |since| since.min(fault))))
+        let start = self.start().filter(|_| !self.planned)?;
+        Some(self.first_output()?.since(start))
     }
 
     /// Whether anything shows that the successor's guest ran.
@@ -149,6 +184,38 @@ impl Takeover {
     #[must_use]
     pub fn until_live(&self) -> Option<Span> {
         Some(self.live.as_ref()?.0.since(self.start()?))
+    }
+}
+
+/// What came before a fault, or between its end and the word of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Hampered {
+    since: Time,
+    standing_since: Time,
+    until: Option<Time>,
+    /// When the guest was last heard of before the fault.
+    heard: Option<Time>,
+    /// When it was last heard of behind the end of it.
+    heard_behind: Option<Time>,
+}
+
+impl Hampered {
+    pub(super) fn standing_since(&self) -> Time {
+        self.standing_since
+    }
+
+    fn hear(&mut self, at: Time, fault: Time) {
+        if at <= fault {
+            self.heard = self.heard.max(Some(at));
+        } else if self.until.is_some_and(|until| at > until) {
+            self.heard_behind = self.heard_behind.max(Some(at));
+        }
+    }
+
+    /// Of a guest that was never heard of nobody can say so.
+    fn silent_since(&self, fault: Time) -> Time {
+        let before = self.heard.map_or(self.standing_since, |heard| heard.max(self.since));
+        self.heard_behind.unwrap_or_else(|| before.min(fault))
     }
 }
 

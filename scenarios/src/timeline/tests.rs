@@ -180,6 +180,86 @@ fn what_was_over_long_ago_is_no_cause() {
     assert_eq!(counted_from(timeline, 70_000), Some(ms(70_000)));
 }
 
+/// Host `a` is hampered by this from 20 ms on, and killed at 1,720 ms; the guest is heard of at these times, and `b` goes on.
+fn hampered_and_killed(hamper: &What, heard: &[u64]) -> Timeline {
+    let mut timeline = protected_run();
+    seen(&mut timeline, 20, hamper.clone());
+    for (at, tail) in heard.iter().zip(101..) {
+        seen(&mut timeline, *at, What::ConsoleMoved { vm: VM, tail });
+    }
+    seen(&mut timeline, 1_720, What::Signalled { host: host('a'), signal: HostSignal::Kill });
+    let (generation, next) = (Generation::FIRST, Generation::FIRST.next());
+    told(&mut timeline, 1_722, Happening::PrimaryGone { vm: VM, generation, reason: TakeoverReason::LinkClosed });
+    told(&mut timeline, 1_724, Happening::Sealed { vm: VM, generation, final_epoch: Epoch::new(7) });
+    told(&mut timeline, 1_726, Happening::Drained { vm: VM, applied: Epoch::new(7) });
+    told(&mut timeline, 1_727, Happening::Promoted { vm: VM, generation: next, host: HostId::new(1) });
+    told(&mut timeline, 1_729, live(1_729, 2, 1));
+    seen(&mut timeline, 1_730, What::ConsoleMoved { vm: VM, tail: 900 });
+    timeline
+}
+
+/// Found by an acceptance review: the fault that came last hid the silence that an earlier one had begun.
+#[test]
+fn silence_begins_with_the_first_of_several_faults() {
+    let stop = What::Signalled { host: host('a'), signal: HostSignal::Stop };
+    let failpoint = What::FailpointReached { process: host('a'), failpoint: "host.commit.stopped".to_owned() };
+    for hamper in [stop, failpoint, fault("slow to 1 %", 'a')] {
+        let blackout = |heard: &[u64]| hampered_and_killed(&hamper, heard).blackout_max();
+        assert_eq!(blackout(&[]), Some(Span::from_ms(1_710)), "{hamper:?}");
+        assert_eq!(blackout(&[21]), Some(Span::from_ms(1_709)), "released before, and read behind it: {hamper:?}");
+        assert_eq!(blackout(&[21, 800, 1_700]), Some(Span::from_ms(30)), "the guest was heard of: {hamper:?}");
+        let loss = hampered_and_killed(&hamper, &[]).losses()[0].since;
+        let stands = !matches!(hamper, What::FaultBegan { .. });
+        assert_eq!(loss, if stands { ms(20) } else { ms(1_720) }, "{hamper:?}");
+    }
+    // What was over by then is another matter.
+    let mut timeline = protected_run();
+    seen(&mut timeline, 20, What::Signalled { host: host('a'), signal: HostSignal::Stop });
+    seen(&mut timeline, 40, What::Signalled { host: host('a'), signal: HostSignal::Cont });
+    seen(&mut timeline, 60, What::Signalled { host: host('a'), signal: HostSignal::Kill });
+    assert_eq!(counted_from(timeline, 62), Some(ms(60)));
+    // Nor does a moment's change to its clock take the blame from it.
+    let mut timeline = protected_run();
+    seen(&mut timeline, 20, What::Signalled { host: host('a'), signal: HostSignal::Stop });
+    seen(&mut timeline, 1_700, fault("clock steps by 1 ms", 'a'));
+    seen(&mut timeline, 1_701, over("clock", 'a'));
+    assert_eq!(counted_from(timeline, 2_020), Some(ms(20)));
+}
+
+/// The guest was heard of between the end of what had been done to its host and the word that it is gone.
+#[test]
+fn what_was_heard_behind_a_fault_ends_its_silence() {
+    let mut timeline = protected_run();
+    seen(&mut timeline, 20, What::Signalled { host: host('a'), signal: HostSignal::Stop });
+    seen(&mut timeline, 520, What::Signalled { host: host('a'), signal: HostSignal::Cont });
+    assert_eq!(counted_from(timeline.clone(), 530), Some(ms(20)));
+    seen(&mut timeline, 900, What::ConsoleMoved { vm: VM, tail: 120 });
+    assert_eq!(counted_from(timeline, 1_000), Some(ms(900)));
+}
+
+/// Answers to workloads are told at the end only.
+#[test]
+fn what_workloads_heard_before_a_fault_counts_as_the_console_does() {
+    let mut timeline = hampered_and_killed(&fault("slow to 1 %", 'a'), &[]);
+    timeline.answered(Some(ms(1_600)), ms(1_700));
+    timeline.answered(Some(ms(600)), ms(700));
+    assert_eq!(timeline.blackout_max(), Some(Span::from_ms(30)));
+}
+
+/// Found by an acceptance review: where nobody knew why a host was given up, the guest's own silence did not count.
+#[test]
+fn a_takeover_without_a_known_fault_lasts_until_the_first_output() {
+    let mut timeline = protected_run();
+    let (generation, next) = (Generation::FIRST, Generation::FIRST.next());
+    told(&mut timeline, 22, Happening::PrimaryGone { vm: VM, generation, reason: TakeoverReason::LinkClosed });
+    told(&mut timeline, 24, Happening::Sealed { vm: VM, generation, final_epoch: Epoch::new(7) });
+    told(&mut timeline, 26, Happening::Drained { vm: VM, applied: Epoch::new(7) });
+    told(&mut timeline, 27, Happening::Promoted { vm: VM, generation: next, host: HostId::new(1) });
+    told(&mut timeline, 29, live(29, 2, 1));
+    seen(&mut timeline, 90, What::ConsoleMoved { vm: VM, tail: 130 });
+    assert_eq!(timeline.blackout_max(), Some(Span::from_ms(68)));
+}
+
 #[test]
 fn a_death_before_a_reign_did_not_end_it() {
     let mut timeline = protected_run();
