@@ -56,8 +56,8 @@ pub(crate) fn run(args: Args) -> CommandResult {
         HostEnd::Fenced { vm, generation } => Err(Failure::line(
             ExitCode::Fenced,
             format!(
-                "host {name} was fenced: {vm} went on elsewhere while it was away (generation {generation} is sealed); \
-                 start it again to make it a spare"
+                "host {name} was fenced: generation {generation} of {vm} is sealed, and {vm} goes on elsewhere or waits in the \
+                 pool for a host; start it again to make it a spare"
             ),
         )),
     }

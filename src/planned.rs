@@ -92,8 +92,13 @@ pub(crate) fn switchover(args: SwitchoverArgs) -> CommandResult {
     let host = |name: &Option<String>| name.clone().unwrap_or_else(|| "-".to_owned());
     // Of a host of an older version nobody knows.
     let stood = after.switchover_blackout.map_or(String::new(), |stood| format!(", its guest stood still for {stood}"));
+    let how = if after.takeovers == before.takeovers {
+        stood
+    } else {
+        ", by a takeover: a primary failed meanwhile".to_owned()
+    };
     output::text(&format!(
-        "{} moved from {} to {} in {took}{stood}: generation {}, nothing lost\n",
+        "{} moved from {} to {} in {took}{how}: generation {}, nothing lost\n",
         args.vm,
         host(&before.primary),
         host(&after.primary),

@@ -373,7 +373,11 @@ impl From<UnfitGuest> for Failure {
 
 impl From<FolderError> for Failure {
     fn from(error: FolderError) -> Self {
-        Self::new(ExitCode::FileMissing, &error)
+        let code = match &error {
+            FolderError::Unwritable { .. } => ExitCode::OutputFailed,
+            _ => ExitCode::FileMissing,
+        };
+        Self::new(code, &error)
     }
 }
 

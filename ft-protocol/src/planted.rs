@@ -56,6 +56,8 @@ pub enum PlantedBug {
     WinnerUnseated,
     /// Secondaries do not make room for a guest that runs nowhere.
     StandbysStay,
+    /// The beats of a host that has died and come back are taken for those of the primary that it has lost.
+    BeatsOfNewLife,
     /// A promotion may take as long as the one before that took too long.
     PromotionBoundFixed,
     /// A host that gave a VM up before its guest ran is asked again at once.

@@ -2,6 +2,7 @@
 
 use super::vm::Phase;
 use super::{Controller, Generation, HostId, Turn, VmId};
+use crate::planted::{PlantedBug, planted};
 use crate::timeline::Happening;
 use crate::wire::{TakeoverReason, TakeoverRefusal, ToHost};
 
@@ -52,7 +53,7 @@ impl Controller {
         }
         for (vm, generation, ask) in settled {
             let may = self.may_take_over(vm, generation, ask.0, ask.1);
-            let may = if beats { may.and(Err(TakeoverRefusal::PrimaryBeats)) } else { may };
+            let may = if beats && !self.is_surely_gone(vm) { may.and(Err(TakeoverRefusal::PrimaryBeats)) } else { may };
             self.answer(turn, vm, generation, ask, may);
         }
     }
@@ -100,9 +101,15 @@ impl Controller {
         }
         // Not for safety: a secondary that cannot see the heartbeat page should not stop a healthy primary.
         let heard = matches!(reason, TakeoverReason::HeartbeatSilent(_));
-        if heard && self.hosts.get(&primary).is_some_and(super::Host::is_lively) {
+        if heard && !self.is_surely_gone(vm) && self.hosts.get(&primary).is_some_and(super::Host::is_lively) {
             return Err(TakeoverRefusal::PrimaryBeats);
         }
         Ok(())
+    }
+
+    /// Whether more than silence tells that the primary is gone: then beats of its host, maybe of a new life, are no answer.
+    fn is_surely_gone(&self, vm: VmId) -> bool {
+        let suspicion = self.vms.get(&vm).and_then(|entry| entry.suspected);
+        suspicion.is_some_and(|suspicion| !suspicion.by_silence) && !planted(PlantedBug::BeatsOfNewLife)
     }
 }

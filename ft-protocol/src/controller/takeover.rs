@@ -3,7 +3,7 @@
 use super::io::{Action, ApplyOutcome, Recovered};
 use super::placement::Role;
 use super::state::VmRecord;
-use super::vm::{Phase, Switchover, SwitchoverStep, Vm};
+use super::vm::{Phase, Suspicion, Switchover, SwitchoverStep, Vm};
 use super::{Controller, Generation, HostId, Turn, VmId};
 use crate::commit_meta::GuestEnd;
 use crate::cpu::CpuProfile;
@@ -59,7 +59,8 @@ impl Controller {
         let Some(entry) = self.vms.get_mut(&vm) else { return };
         let generation = entry.generation;
         let first = entry.suspected.is_none();
-        entry.suspected.get_or_insert(turn.now);
+        let suspicion = entry.suspected.get_or_insert(Suspicion { since: turn.now, by_silence: true });
+        suspicion.by_silence &= matches!(reason, TakeoverReason::HeartbeatSilent(_));
         let standby = entry.ready_standby().filter(|host| self.hosts.get(host).is_some_and(super::Host::is_fit));
         if first {
             self.tell(turn, Happening::PrimaryGone { vm, generation, reason });
@@ -423,9 +424,11 @@ impl Controller {
         entry.home = entry.home.filter(|home| *home != host);
         // A guest that came to another host than it was to go to did so by a takeover.
         let is_done = |switchover: &Switchover| switchover.step == SwitchoverStep::Yielded && switchover.to == host;
-        let stood_since = entry.switchover.filter(is_done).and_then(|switchover| switchover.stood_since);
-        let blackout = stood_since.map(|since| turn.now.since(since));
-        entry.switchover_blackout = blackout.or(entry.switchover_blackout);
+        let done = entry.switchover.filter(is_done);
+        let blackout = done.and_then(|switchover| switchover.stood_since).map(|since| turn.now.since(since));
+        if done.is_some() {
+            entry.switchover_blackout = blackout;
+        }
         self.tell(turn, Happening::Live { vm, generation, host, report });
         if let Some(blackout) = blackout {
             self.tell(turn, Happening::SwitchedOver { vm, generation, blackout });
@@ -491,7 +494,7 @@ impl Controller {
         let silent: Vec<VmId> = self
             .vms
             .values()
-            .filter(|vm| vm.suspected.is_some_and(|since| turn.now.since(since) > bound))
+            .filter(|vm| vm.suspected.is_some_and(|suspicion| turn.now.since(suspicion.since) > bound))
             .map(|vm| vm.id)
             .collect();
         for vm in silent {

@@ -64,6 +64,15 @@ pub(super) struct ModeWaiter {
     pub(super) id: u64,
 }
 
+/// A primary that is thought to be gone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Suspicion {
+    /// Since when.
+    pub(super) since: Time,
+    /// Nothing but the silence of its host's heartbeat tells so: the next beat takes it back.
+    pub(super) by_silence: bool,
+}
+
 /// A planned change of primary.
 ///
 /// ```text
@@ -166,8 +175,8 @@ pub(super) struct Vm {
     pub(super) unread_from: u64,
     /// The watchers know that nobody can run it.
     pub(super) stranded_told: bool,
-    /// Since when the primary is thought to be gone and the secondary is expected to ask.
-    pub(super) suspected: Option<Time>,
+    /// The primary is thought to be gone, and the secondary is expected to ask.
+    pub(super) suspected: Option<Suspicion>,
     /// The secondary's ask that the beats of the primary's host are to answer, by which it was lively until then.
     pub(super) doubted: Option<Doubt>,
     /// A record of the generation was refused: nothing after it can be applied.

@@ -210,23 +210,26 @@ pub(super) fn time_ran_out<'a>(
 
 fn steps<'a>(observed: &'a Observed<'_>) -> impl Iterator<Item = Verdict> + 'a {
     observed.schedule.steps().map(move |(step, fired)| {
-        let refused = observed.refused.iter().find(|(name, _)| *name == step.name && step.fires_min > 0);
+        let refused = observed.refused.iter().find(|(name, _)| *name == step.name);
         let times = if step.fires_min == step.repeat {
             format!("{} times", step.repeat)
         } else {
             format!("{} to {} times", step.fires_min, step.repeat)
         };
         let (holds, found) = match refused {
-            Some((_, why)) => (false, format!("the controller refused: {why}")),
+            Some((_, why)) if step.fires_min > 0 => (false, format!("the controller refused: {why}")),
+            // It need not have fired: what came of it need not have been done.
+            Some((_, why)) => (true, format!("it fired {fired} times, but the controller refused: {why}")),
             None if fired >= step.fires_min && observed.lost.contains(&step.name) => {
                 (true, format!("it fired {fired} times, but the controller died before it answered"))
             }
             None if fired == step.repeat => (true, "it did".to_owned()),
             None => (fired >= step.fires_min, format!("it fired {fired} times")),
         };
+        let refused_for_good = refused.is_some() && step.fires_min > 0;
         let expectation = format!("{} fires {times}", step.name);
         let verdict = Verdict::decided(expectation, holds, found, Some(step.line));
-        verdict.open_if(observed.cut_short && refused.is_none())
+        verdict.open_if(observed.cut_short && !refused_for_good)
     })
 }
 

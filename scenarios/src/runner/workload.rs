@@ -171,8 +171,10 @@ impl Workload {
     pub(super) fn verdicts(&self) -> Vec<Verdict> {
         let name = &self.part.name;
         let expected = ChildExit::Code(self.part.exit_code);
-        // Whoever ends by the signal that asks for it has done so.
-        let as_told = self.told.is_some() && self.exit == Some(ChildExit::Signal(Signal::SIGTERM as i32));
+        // Whoever ends by the signal that asks for it has done so, unless another end is expected of it.
+        let as_told = self.told.is_some()
+            && self.part.exit_code == 0
+            && self.exit == Some(ChildExit::Signal(Signal::SIGTERM as i32));
         let holds = !self.cut_short && !self.killed && (self.exit == Some(expected) || as_told);
         let found = match self.exit {
             _ if self.cut_short => "it still ran".to_owned(),
@@ -235,6 +237,10 @@ impl Workload {
             Ok(calls) => {
                 let checked = history::check(&calls, history::Bounds::default());
                 match checked.verdict {
+                    // Whatever had no answer may never have been done.
+                    history::Verdict::Linearizable if checked.pending == checked.operations => {
+                        (false, format!("none of its {} operations had an answer", checked.operations))
+                    }
                     history::Verdict::Linearizable => {
                         let (operations, keys) = (checked.operations, checked.keys);
                         (
@@ -395,6 +401,33 @@ mod tests {
         assert_eq!(seen.len(), expected.len(), "{seen:?}");
         for ((at, text), (expected_at, part)) in seen.iter().zip(expected) {
             assert!(*at == expected_at && text.contains(part), "{seen:?}");
+        }
+    }
+
+    /// Found by an acceptance review: nothing that was asked was answered, and the history was called linearizable.
+    #[test]
+    fn a_history_without_an_answer_proves_nothing() {
+        let (workload, _, _place) = started();
+        let call = r#"{"id":1,"at_ns":1,"invoke":{"client":0,"key":"a","operation":{"set":"1"}}}"#;
+        std::fs::write(&workload.history, format!("{call}\n")).unwrap();
+        let verdict = workload.linearizable();
+        assert!(verdict.fails() && verdict.found == "none of its 1 operations had an answer", "{verdict:?}");
+    }
+
+    /// Found by an acceptance review: one that was to end with a code of its own was let pass when it died of SIGTERM.
+    #[test]
+    fn one_that_is_to_end_with_a_code_does_not_end_well_by_a_signal() {
+        for (code, holds) in [(0, true), (7, false)] {
+            let (mut workload, ..) = started();
+            workload.part.until_end = true;
+            workload.part.exit_code = code;
+            workload.guests_ended(Time::from_ns(5));
+            let limit = Instant::now() + Duration::from_secs(60);
+            while workload.reap().unwrap().is_none() {
+                assert!(Instant::now() < limit, "it is not dead");
+            }
+            let [verdict] = &workload.verdicts()[..] else { panic!("one verdict") };
+            assert_eq!(verdict.fails(), !holds, "{verdict:?}");
         }
     }
 

@@ -81,6 +81,30 @@ fn a_silent_heartbeat_is_not_believed_while_the_controller_hears_it() {
     assert_eq!(cluster.promotions(1), []);
 }
 
+/// Swarm profile, 3 hosts, seed 9005503706 at d700cf1: the ask was refused for the beats of the host's new life, and nobody asked again.
+#[test]
+pub(super) fn beats_of_a_new_life_are_not_those_of_the_primary() {
+    let mut cluster = Cluster::protected();
+    for tick in 0..12 {
+        cluster.now = Time::ZERO + Span::from_ms(5 * tick);
+        cluster.input(Input::Beat { host: HostId::new(0), count: Some(1) });
+    }
+    cluster.close(0);
+    cluster.join_as(0, 2, &[]);
+    for count in 1..4 {
+        cluster.now = cluster.now + Span::from_ms(5);
+        cluster.input(Input::Beat { host: HostId::new(0), count: Some(count) });
+    }
+    let reason = TakeoverReason::HeartbeatSilent(Span::from_ms(50));
+    cluster.said(1, FromHost::AskTakeover { vm: VM, generation: Generation::FIRST, reason });
+    for count in 4..8 {
+        cluster.now = cluster.now + Span::from_ms(5);
+        cluster.input(Input::Beat { host: HostId::new(0), count: Some(count) });
+    }
+    assert!(!cluster.happened.iter().any(|happening| matches!(happening, Happening::TakeoverRefused { .. })));
+    assert_eq!(cluster.promotions(1), [(2, 0)]);
+}
+
 /// The controller has seen the last beat an interval after it came, the secondary at once: the host may be lively for one of them when
 /// the other finds it hung.
 #[test]

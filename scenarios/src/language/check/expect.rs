@@ -53,6 +53,10 @@ fn some_texts(source: &Source<'_>, key: &str, texts: &[String], keys: &Keys) -> 
     if texts.iter().any(String::is_empty) {
         return Err(source.invalid(&place.cloned().unwrap_or_default(), format!("`{key}` is empty: any line would do")));
     }
+    if texts.iter().any(|text| text.contains('\n')) {
+        let message = format!("`{key}` has a line break: no line does; give each line a text of its own");
+        return Err(source.invalid(&place.cloned().unwrap_or_default(), message));
+    }
     match place {
         Some(place) if texts.is_empty() => {
             Err(source.invalid(place, format!("`{key}` has no text: nothing is expected, leave it out")))

@@ -189,6 +189,9 @@ fn some_text(source: &Source<'_>, key: &str, text: &Spanned<String>) -> Result<(
     if text.get_ref().is_empty() {
         return Err(source.invalid(&text.span(), format!("`{key}` is empty: any line would do")));
     }
+    if text.get_ref().contains('\n') {
+        return Err(source.invalid(&text.span(), format!("`{key}` has a line break: no line does")));
+    }
     Ok(())
 }
 
