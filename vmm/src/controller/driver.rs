@@ -17,7 +17,7 @@ use crate::fence::{self, FenceAgent, ProcessHandle};
 use crate::life::{self, Watch};
 use crate::machine::{STATE_VERSION, STATE_VERSION_OLDEST};
 use crate::slice;
-use crate::transport::tagged;
+use crate::transport::{Listener, tagged};
 use crate::wake::WakingSender;
 use ft_protocol::activity::Activity;
 use ft_protocol::controller::{Action, ClusterState, Controller, ControllerConfig, Input};
@@ -84,6 +84,12 @@ pub(super) struct Driver {
     clients_max: usize,
     complaints: Complaints,
     over: bool,
+    /// Before the pool: once that is given up, another controller may listen.
+    listener: Listener,
+    /// When the socket's file was looked for last.
+    listener_looked_at: Time,
+    /// Why nobody can come to the socket, the last time.
+    unreached: Option<String>,
     /// Given up last: all that works on it has ended then.
     pool: Pool,
 }
@@ -91,6 +97,7 @@ pub(super) struct Driver {
 impl Driver {
     pub(super) fn start(
         options: &ControllerOptions,
+        listener: Listener,
         pool: Pool,
         wake: WakingSender<Event>,
     ) -> Result<Self, ControllerError> {
@@ -146,6 +153,9 @@ impl Driver {
             clients_max: peers::clients_max(),
             complaints: Complaints::default(),
             over: false,
+            listener,
+            listener_looked_at: clock::monotonic(),
+            unreached: None,
         };
         driver.recover(config)?;
         Ok(driver)
@@ -544,8 +554,8 @@ impl Driver {
 
     /// Ends everything; a private pool is removed unless it is to be kept.
     pub(super) fn finish(self) {
-        let Self { options, pool, partitions, space, generations, links, heartbeats, deaths, .. } = self;
-        drop((partitions, space, generations, links, heartbeats, deaths));
+        let Self { options, pool, partitions, space, generations, links, heartbeats, deaths, listener, .. } = self;
+        drop((partitions, space, generations, links, heartbeats, deaths, listener));
         if options.private
             && !options.keep
             && let Err(error) = pool.destroy()
