@@ -10,7 +10,7 @@ use crate::failpoint;
 use crate::log_burst::LogBurst;
 use crate::transport::{Listener, ReceiveError, may_join};
 use ft_protocol::controller::Input;
-use ft_protocol::wire::{ExtentTag, FromClient, Hello, Part, Request};
+use ft_protocol::wire::{ExtentTag, FromClient, Hello, Part, Request, ToClient};
 use ft_protocol::{LinkId, Span};
 use shared_mem::Extent;
 
@@ -198,6 +198,10 @@ impl Driver {
                 self.complain(Kind::Client, || {
                     format!("{link}: {most} clients are connected already; connection closed")
                 });
+                let reason =
+                    format!("{most} clients are connected to it already, as many as it serves: try again later");
+                // It is gone at once whether it hears of it or not.
+                let _ = self.send(link, ToClient::Rejected { reason }, &[], false);
                 self.lose(link);
                 return self.settle();
             }
