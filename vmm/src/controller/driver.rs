@@ -436,7 +436,7 @@ impl Driver {
     fn persist(&mut self, state: &ClusterState) -> Result<(), ControllerError> {
         failpoint::pass("controller.state.persisting");
         let bytes = state.encode();
-        let stored = self.pool.cluster().store_twice(&bytes);
+        let stored = self.pool.store_cluster(&bytes);
         stored.map_err(|error| ControllerError::PoolFailed { what: crate::chain(&error) })?;
         self.stored = Some(bytes);
         failpoint::pass("controller.state.persisted");
