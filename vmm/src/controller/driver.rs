@@ -20,7 +20,7 @@ use crate::slice;
 use crate::transport::{Listener, tagged};
 use crate::wake::WakingSender;
 use ft_protocol::activity::Activity;
-use ft_protocol::controller::{Action, ClusterState, Controller, ControllerConfig, Input};
+use ft_protocol::controller::{Action, ClusterState, Controller, ControllerConfig, Input, LostFiles};
 use ft_protocol::detector::DetectorConfig;
 use ft_protocol::wire::{Grant, PROTOCOLS, Part, StateFormats, ToClient, ToHost};
 use ft_protocol::{Generation, HostId, LinkId, Span, Time, VmId};
@@ -70,7 +70,7 @@ pub(super) struct Driver {
     /// Generations to come for which the pool had no space, and whether they have been asked for again.
     unreserved: BTreeMap<VmId, (Generation, bool)>,
     /// What is gone of VMs' files, as the core was told.
-    gone: BTreeMap<VmId, String>,
+    gone: BTreeMap<VmId, LostFiles>,
     /// Why the pool could not be looked after, the last time.
     unlooked: Option<String>,
     /// Names of VMs whose part of the pool could not be opened.
@@ -312,9 +312,9 @@ impl Driver {
         self.gone.retain(|vm, _| self.partitions.contains_key(vm));
         for (vm, gone) in changed {
             match gone.clone() {
-                Some(what) => {
-                    tracing::error!("{vm}: {what}");
-                    self.gone.insert(vm, what);
+                Some(lost) => {
+                    tracing::error!("{vm}: {}", lost.what);
+                    self.gone.insert(vm, lost);
                 }
                 None => _ = self.gone.remove(&vm),
             }
