@@ -15,6 +15,7 @@ mod error;
 mod files;
 mod lock;
 mod open;
+mod own_files;
 mod partition;
 pub(crate) mod raise;
 pub(crate) mod reserve;

@@ -60,6 +60,37 @@ fn a_second_controller_is_refused() {
     assert_eq!(pool.end().code, Some(0));
 }
 
+/// One of two that are started at once over a dead controller's socket gets the pool. What the other one does must not
+/// matter to who comes to the first.
+#[test]
+fn a_controller_whose_socket_is_gone_makes_it_anew() {
+    let Some(_machine) = kvm() else { return };
+    let place = Place::new();
+    let pool = start_pool(&place, "sock");
+    let dir = place.pool().join("pool");
+    let one = place.start(&["host", "--id", "one", "--pool", "sock"]);
+    let is_up = |id: &str| {
+        let status = place.run(&["status", "--pool", "sock"]);
+        String::from_utf8_lossy(&status.stdout).contains(&format!("host {id}  up"))
+    };
+    await_true("the first host", || is_up("one"));
+    std::fs::remove_file(place.file("sock")).unwrap();
+    let loser = place.run(&["pool", "--socket", "sock", "--dir", dir.to_str().unwrap()]);
+    loser.one_line(75);
+    await_true("a new socket", || place.run(&["status", "--pool", "sock"]).code == Some(0));
+    assert!(is_up("one"), "whoever was connected has noticed nothing");
+    let two = place.start(&["host", "--id", "two", "--pool", "sock"]);
+    await_true("the second host", || is_up("two"));
+    // Nor does it take away what is not its own any more.
+    std::fs::remove_file(place.file("sock")).unwrap();
+    std::fs::write(place.file("sock"), "not a socket").unwrap();
+    for running in [one, two, pool] {
+        running.signal(Signal::SIGTERM);
+        assert_eq!(running.end().code, Some(0));
+    }
+    assert_eq!(std::fs::read_to_string(place.file("sock")).unwrap(), "not a socket");
+}
+
 #[test]
 fn what_is_no_pool_is_refused() {
     let place = Place::new();

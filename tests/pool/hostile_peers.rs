@@ -229,6 +229,30 @@ fn half_open_connections_do_not_keep_others_out() {
 }
 
 #[test]
+fn a_client_too_many_is_told_so() {
+    let Some(_machine) = kvm() else { return };
+    let mut run = victim(Some(256));
+    let mut clients = Vec::new();
+    let refused = loop {
+        let peer = Peer::connect(&run.socket());
+        peer.send(client_hello());
+        match peer.receive::<ToClient>().expect("an answer").message {
+            ToClient::Welcome => clients.push(peer),
+            refused => break refused,
+        }
+        assert!(clients.len() < 256, "there are not descriptors for so many");
+    };
+    assert!(
+        matches!(&refused, ToClient::Rejected { reason } if reason.contains("clients are connected")),
+        "{refused:?}"
+    );
+    drop(clients);
+    await_some("room for clients", || run.try_status());
+    unharmed(&mut run, "clients");
+    run.finish();
+}
+
+#[test]
 fn peers_that_do_not_read_are_given_up_with_all_that_they_ask_for() {
     let Some(_machine) = kvm() else { return };
     let mut run = victim(Some(256));

@@ -50,9 +50,14 @@ fn nothing_panicked(run: &Run) {
 }
 
 fn mended(run: &Run, file: &str) -> bool {
+    mends(run, file) > 0
+}
+
+/// How often the cluster was told that a file has been mended.
+fn mends(run: &Run, file: &str) -> usize {
     let name = format!("`{}`", file.rsplit('/').next().expect("a name"));
     let is_mended = |happening: &Happening| matches!(happening, Happening::PoolMended { what } if what.contains(&name));
-    run.happenings.iter().any(is_mended)
+    run.happenings.iter().filter(|happening| is_mended(happening)).count()
 }
 
 /// The pool's own files: the controller makes them anew.
@@ -68,6 +73,28 @@ fn the_pools_own_files_are_made_again_by_who_knows_them() {
             run.await_or_end(file, |run| mended(run, file) || file == "superblock")?;
             run.await_or_end(file, |_| pool.join(file).exists())?;
             nobody_else_begins(&run, file);
+        }
+        run.place.check_pool("when all is back");
+        run.restart_controller(|_| {});
+        run.await_or_end("protection", |run| run.try_vm().is_some_and(|vm| vm.secondary.is_some()))?;
+        nothing_panicked(&run);
+        run.finish();
+        Ok::<(), TooShort>(())
+    });
+}
+
+/// Nobody has what was behind their end any more but the controller, and that as its own knowledge.
+#[test]
+fn the_pools_own_files_are_made_again_when_they_are_cut_off() {
+    let Some(_machine) = kvm() else { return };
+    long_enough(&guest(2), |golden| {
+        let mut run = Run::protected(golden, &plan());
+        let pool = run.place.pool();
+        for (file, left) in [("vm-directory", 0), ("cluster", 0), ("vm-directory", 4096), ("cluster", 4096)] {
+            let before = mends(&run, file);
+            let opened = std::fs::OpenOptions::new().write(true).open(pool.join(file)).expect("it is there");
+            opened.set_len(left).expect("it can be cut off");
+            run.await_or_end(file, |run| mends(run, file) > before)?;
         }
         run.place.check_pool("when all is back");
         run.restart_controller(|_| {});

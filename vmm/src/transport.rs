@@ -6,16 +6,18 @@
 mod address;
 pub mod frame;
 mod key;
+mod listener;
 pub mod remote;
 
 pub use address::Address;
 pub use key::{Bound, GreetingError, Key, KeyError, answer, greet};
+pub use listener::Listener;
 
 use crate::membership::EtcdError;
 use ft_protocol::wire::{EXTENTS_MAX, Envelope, ExtentTag, MESSAGE_BYTES_MAX};
 use nix::errno::Errno;
 use nix::sys::socket::{
-    self, AddressFamily, Backlog, ControlMessage, MsgFlags, SockFlag, SockType, UnixAddr, UnixCredentials, sockopt,
+    self, AddressFamily, ControlMessage, MsgFlags, SockFlag, SockType, UnixAddr, UnixCredentials, sockopt,
 };
 use nix::unistd::geteuid;
 use rustix::cmsg_space;
@@ -418,80 +420,6 @@ fn own(raw: RawFd) -> OwnedFd {
     unsafe { OwnedFd::from_raw_fd(raw) }
 }
 
-/// A listening socket; its file is removed when it is dropped.
-#[derive(Debug)]
-pub struct Listener {
-    fd: OwnedFd,
-    path: PathBuf,
-}
-
-impl Listener {
-    /// Listens at `path` for peers of the same user. A socket that a dead controller left there is replaced.
-    pub fn bind(path: &Path) -> Result<Self, ConnectError> {
-        let listen = |source| ConnectError::Listen { path: path.to_owned(), source };
-        let fd = new_socket().map_err(listen)?;
-        match socket::bind(fd.as_raw_fd(), &address(path)?) {
-            Ok(()) => listen_at(&fd, path).map_err(listen)?,
-            Err(Errno::EADDRINUSE) => {
-                if Connection::connect(path).is_ok() {
-                    return Err(ConnectError::InUse { path: path.to_owned() });
-                }
-                if !is_socket(std::fs::symlink_metadata(path)) {
-                    return Err(listen(Errno::EADDRINUSE));
-                }
-                replace(&fd, path).map_err(listen)?;
-            }
-            Err(errno) => return Err(listen(errno)),
-        }
-        Ok(Self { fd, path: path.to_owned() })
-    }
-
-    /// The next connection.
-    pub fn accept(&self) -> Result<Connection, Errno> {
-        let raw = socket::accept4(self.fd.as_raw_fd(), SockFlag::SOCK_CLOEXEC)?;
-        Ok(Connection { fd: own(raw) })
-    }
-}
-
-impl AsFd for Listener {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.fd.as_fd()
-    }
-}
-
-impl Drop for Listener {
-    fn drop(&mut self) {
-        // Somebody may have removed it already.
-        let _ = nix::unistd::unlink(&self.path);
-    }
-}
-
-/// Listens in place of a dead controller. Its socket stays until then: whoever looks finds one or the other, and never that there
-/// was no controller.
-fn replace(fd: &OwnedFd, path: &Path) -> Result<(), Errno> {
-    let mut beside = path.as_os_str().to_owned();
-    beside.push(".new");
-    let Ok(address) = UnixAddr::new(Path::new(&beside)) else {
-        // The path is almost as long as any can be.
-        nix::unistd::unlink(path)?;
-        socket::bind(fd.as_raw_fd(), &UnixAddr::new(path)?)?;
-        return listen_at(fd, path);
-    };
-    match nix::unistd::unlink(Path::new(&beside)) {
-        Ok(()) | Err(Errno::ENOENT) => {}
-        Err(errno) => return Err(errno),
-    }
-    socket::bind(fd.as_raw_fd(), &address)?;
-    listen_at(fd, Path::new(&beside))?;
-    std::fs::rename(&beside, path).map_err(|error| Errno::from_raw(error.raw_os_error().unwrap_or_default()))
-}
-
-fn listen_at(fd: &OwnedFd, path: &Path) -> Result<(), Errno> {
-    use nix::sys::stat::{FchmodatFlags, Mode, fchmodat};
-    fchmodat(nix::fcntl::AT_FDCWD, path, Mode::from_bits_truncate(0o600), FchmodatFlags::FollowSymlink)?;
-    socket::listen(fd, Backlog::MAXCONN)
-}
-
 fn is_socket(metadata: std::io::Result<std::fs::Metadata>) -> bool {
     use std::os::unix::fs::FileTypeExt;
     metadata.is_ok_and(|metadata| metadata.file_type().is_socket())
@@ -503,55 +431,4 @@ fn address(path: &Path) -> Result<UnixAddr, ConnectError> {
 
 fn new_socket() -> Result<OwnedFd, Errno> {
     socket::socket(AddressFamily::Unix, SockType::SeqPacket, SockFlag::SOCK_CLOEXEC, None)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use std::sync::atomic::{AtomicBool, Ordering};
-
-    /// Whoever found nothing there would take it that there never was a controller.
-    #[test]
-    fn while_a_dead_controllers_socket_is_replaced_there_always_is_one() {
-        const ROUNDS: u32 = 500;
-        let place = tempfile::tempdir().unwrap();
-        let path = place.path().join("pool.sock");
-        // Nobody removes the socket of this one.
-        drop(std::os::unix::net::UnixListener::bind(&path).unwrap());
-        let is_over = AtomicBool::new(false);
-        std::thread::scope(|scope| {
-            let looks = scope.spawn(|| {
-                let mut looks = 0;
-                while !is_over.load(Ordering::Relaxed) {
-                    let refused = Connection::connect(&path).err();
-                    assert!(refused.as_ref().is_none_or(ConnectError::is_away), "{refused:?}");
-                    looks += 1;
-                }
-                looks
-            });
-            for _ in 0..ROUNDS {
-                let fd = new_socket().unwrap();
-                replace(&fd, &path).unwrap();
-                Connection::connect(&path).unwrap();
-            }
-            is_over.store(true, Ordering::Relaxed);
-            assert!(looks.join().unwrap() > 0);
-        });
-        assert_eq!(std::fs::read_dir(place.path()).unwrap().count(), 1, "nothing is left beside it");
-        let listener = Listener::bind(&path).unwrap();
-        assert!(matches!(Listener::bind(&path), Err(ConnectError::InUse { .. })));
-        drop(listener);
-        assert!(!path.exists());
-    }
-
-    #[test]
-    fn a_socket_whose_path_has_no_room_for_another_beside_it_is_replaced_too() {
-        let place = tempfile::tempdir().unwrap();
-        let room = 107 - place.path().as_os_str().len() - 1;
-        let path = place.path().join("s".repeat(room));
-        drop(std::os::unix::net::UnixListener::bind(&path).unwrap());
-        let listener = Listener::bind(&path).unwrap();
-        let _client = Connection::connect(&path).unwrap();
-        listener.accept().unwrap();
-    }
 }

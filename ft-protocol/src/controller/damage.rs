@@ -2,7 +2,7 @@
 //! and no other VM is harmed. It is kept as it was known last: forgotten, its name would be given away and its space with it.
 //! Where only its hosts cannot be given a part of it any more, the guest that runs loses its protection alone.
 
-use super::io::Action;
+use super::io::{Action, LostFiles};
 use super::state::VmRecord;
 use super::vm::{Phase, Vm};
 use super::{Controller, LinkId, Turn, VmId};
@@ -37,13 +37,14 @@ impl Controller {
         }
     }
 
-    /// Files of a VM are gone, or back. Its hosts have them open: its secondary can still take over, and nobody after it can.
-    pub(super) fn files_gone(&mut self, turn: &mut Turn<'_>, vm: VmId, gone: Option<String>) {
+    /// Files of a VM are gone, or back. Its hosts have them open: unless they are cut off its secondary can still take over, and
+    /// nobody after it can.
+    pub(super) fn files_gone(&mut self, turn: &mut Turn<'_>, vm: VmId, gone: Option<LostFiles>) {
         let Some(entry) = self.vms.get_mut(&vm) else { return };
-        entry.gone = gone.map(|reason| one_line(&reason));
+        entry.gone = gone.map(|lost| LostFiles { what: one_line(&lost.what), ..lost });
         // It may be put back; when it is, a host that could not stand by is asked again at once.
         let again_at = turn.now + self.config.promotion_bound;
-        entry.unprotectable = entry.gone.clone().map(|reason| (reason, again_at));
+        entry.unprotectable = entry.gone.clone().map(|lost| (lost.what, again_at));
         if let Some(host) = entry.ready_standby() {
             self.tell_protection(turn, vm, host);
         }

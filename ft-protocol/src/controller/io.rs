@@ -88,6 +88,16 @@ pub struct Word {
     pub sealed: bool,
 }
 
+/// Files of a VM that are gone, or a part of which is. Who has them open goes on with what there was when it opened them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LostFiles {
+    /// One line: which.
+    pub what: String,
+    /// Something that a takeover needs was cut off, and so is lost to those that have it open, too: whether any host can go on from
+    /// what is left is luck.
+    pub to_all: bool,
+}
+
 /// What happens to a controller.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Input {
@@ -180,12 +190,12 @@ pub enum Input {
         /// One line: what is gone.
         reason: String,
     },
-    /// What is gone of a VM's files, or that nothing is any more. Who has them open goes on with them.
+    /// What is gone of a VM's files, or that nothing is any more.
     FilesGone {
         /// The VM.
         vm: VmId,
-        /// One line: what is gone.
-        gone: Option<String>,
+        /// What is gone.
+        gone: Option<LostFiles>,
     },
     /// Something in the pool that is there twice was damaged, and is whole again.
     PoolMended {

@@ -28,7 +28,7 @@ mod takeover;
 mod vm;
 
 pub use hosts::Health;
-pub use io::{Action, ApplyOutcome, DrainOutcome, Input, Left, LeftWord, Recovered, Word};
+pub use io::{Action, ApplyOutcome, DrainOutcome, Input, Left, LeftWord, LostFiles, Recovered, Word};
 pub use progress::STALL_EPOCHS;
 pub use state::{CLUSTER_STATE_VERSION, ClusterState, ClusterStateError, HostRecord, VM_GROWTH_BYTES, VmRecord};
 

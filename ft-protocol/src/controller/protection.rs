@@ -1,5 +1,6 @@
 //! Protection: every running VM has a secondary as soon as a host is fit to be one (I6).
 
+use super::io::LostFiles;
 use super::placement::Role;
 use super::vm::{Phase, Standby};
 use super::{Controller, Generation, HostId, Turn, VmId};
@@ -125,10 +126,12 @@ impl Controller {
         let entry = self.vms.get(&vm)?;
         match (&entry.phase, entry.standby) {
             (Phase::Ended { .. }, _) => Some("its life has ended".to_owned()),
-            (Phase::Running { .. }, Some(Standby { ready: true, .. })) if entry.gone.is_some() => entry
-                .gone
-                .as_ref()
-                .map(|gone| format!("{gone}; its secondary can still take over, and no host after it")),
+            (Phase::Running { .. }, Some(Standby { ready: true, .. })) if entry.gone.is_some() => {
+                entry.gone.as_ref().map(|LostFiles { what, to_all }| match to_all {
+                    true => format!("{what}, and its hosts have; no host can be counted on to take over"),
+                    false => format!("{what}; its secondary can still take over, and no host after it"),
+                })
+            }
             (Phase::Running { .. }, Some(Standby { ready: true, .. })) => {
                 let missing = entry.spec.policy.require_spare && entry.spare.is_none();
                 missing.then(|| {

@@ -4,6 +4,7 @@ use crate::commit_meta::GuestEnd;
 use crate::controller::asks::Doubt;
 use crate::controller::follow::Following;
 use crate::controller::input::Feeder;
+use crate::controller::io::LostFiles;
 use crate::controller::log_damage::LogRefused;
 use crate::controller::outputs::Outputs;
 use crate::controller::progress::Progress;
@@ -152,7 +153,7 @@ pub(super) struct Vm {
     /// What is wrong with it so that no more host can stand by, and when that is to be looked at again.
     pub(super) unprotectable: Option<(String, Time)>,
     /// What is gone of its files, while those who have them open go on.
-    pub(super) gone: Option<String>,
+    pub(super) gone: Option<LostFiles>,
     /// The secondary that watchers know to protect it.
     pub(super) protected_by: Option<HostId>,
     /// Why its secondary followed no more, the last time.

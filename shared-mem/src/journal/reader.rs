@@ -119,20 +119,22 @@ impl<M: PoolRead> JournalReader<M> {
         load_slot(&self.memory, slot, (self.generation, epoch), limits, buffer, RecordCrcs::Journal)
     }
 
-    /// The last epoch after `from` that the records themselves vouch for: each from there on is whole.
+    /// The last epoch after `from` that the records themselves vouch for: each from there on is whole. There are no more than
+    /// slots: a writer that is faster than its reader does not keep it looking.
     ///
     /// # Errors
     /// When the journal is out of reach.
     pub fn last_whole(&self, from: Epoch, limits: &RecordLimits) -> Result<Epoch, AccessError> {
         let mut buffer = Vec::new();
         let mut last = from;
-        loop {
+        for _ in 0..self.geometry.slots {
             match self.load(last.next(), limits, &mut buffer) {
                 Ok(_) => last = last.next(),
-                Err(LoadError::Record { .. }) => return Ok(last),
+                Err(LoadError::Record { .. }) => break,
                 Err(LoadError::Access(error)) => return Err(error),
             }
         }
+        Ok(last)
     }
 
     /// Gives back the space that the record of `epoch` has taken beyond the reserved part of its slot. To be called

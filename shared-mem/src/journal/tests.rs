@@ -1,8 +1,11 @@
 use super::*;
 use crate::commit_word::PublishError;
 use crate::lossy::{LossyCache, LossyMemory};
-use crate::mem::{PoolRead, PoolWrite};
+use crate::mem::{AccessError, PoolRead, PoolWrite};
 use crate::numbers::{Epoch, Generation, Offset, PAGE_BYTES, PageIndex};
+use std::sync::atomic::Ordering;
+use vm_memory::VolatileSlice;
+use vm_memory::bitmap::BitmapSlice;
 
 const GENERATION: Generation = Generation::new(3);
 const LIMITS: RecordLimits = RecordLimits { image_pages: 8, disk_blocks: 0, meta_bytes_max: 4096 };
@@ -46,6 +49,43 @@ fn a_published_record_is_read_back() {
     assert_eq!((record.epoch(), record.generation(), record.meta()), (Epoch::new(7), GENERATION, &b"meta"[..]));
     let pages: Vec<_> = record.pages().map(|(page, bytes)| (page.get(), bytes[17])).collect();
     assert_eq!(pages, [(0, 1), (5, 2), (7, 3)]);
+}
+
+/// A journal whose primary publishes the next record each time that its slot is looked at.
+struct Hurrying<'journal> {
+    journal: &'journal Fixture,
+    next: std::cell::Cell<u64>,
+}
+
+impl PoolRead for Hurrying<'_> {
+    fn len(&self) -> u64 {
+        self.journal.memory.len()
+    }
+
+    fn read(&self, at: Offset, into: &mut [u8]) -> Result<(), AccessError> {
+        let next = self.next.get();
+        if at == geometry().slot_at(Epoch::new(next)) && next <= 10 {
+            commit(self.journal, next, next - 1, &[], b"");
+            self.next.set(next + 1);
+        }
+        self.journal.memory.read(at, into)
+    }
+
+    fn read_volatile<B: BitmapSlice>(&self, at: Offset, into: &VolatileSlice<'_, B>) -> Result<(), AccessError> {
+        self.journal.memory.read_volatile(at, into)
+    }
+
+    fn load_u64(&self, at: Offset, order: Ordering) -> Result<u64, AccessError> {
+        self.journal.memory.load_u64(at, order)
+    }
+}
+
+#[test]
+fn nobody_is_kept_looking_by_a_writer_that_goes_on() {
+    let journal = fixture(0);
+    let memory = Hurrying { journal: &journal, next: std::cell::Cell::new(1) };
+    let reader = JournalReader::new(memory, GENERATION, geometry()).unwrap();
+    assert_eq!(reader.last_whole(Epoch::ZERO, &LIMITS), Ok(Epoch::new(geometry().slots.into())));
 }
 
 #[test]

@@ -140,8 +140,8 @@ pub enum PoolError {
     /// An extent could not be made.
     #[error("an extent of the pool cannot be made")]
     Extent(#[from] ExtentError),
-    /// A file has another length than its VM's entry says.
-    #[error("{} has {found} bytes, expected {expected}", path.display())]
+    /// A file is shorter than what says how long it is has it.
+    #[error("{} has {found} bytes, expected {expected} at least", path.display())]
     FileLength {
         /// The file.
         path: PathBuf,
@@ -149,6 +149,12 @@ pub enum PoolError {
         found: u64,
         /// The length it should have.
         expected: u64,
+    },
+    /// A file is being cut off under its controller, which makes it anew; what was written meanwhile is lost.
+    #[error("{} was cut off, and what was written to it is lost: try again", path.display())]
+    CutOff {
+        /// The file.
+        path: PathBuf,
     },
     /// The file system refused.
     #[error("cannot {action} {}", path.display())]

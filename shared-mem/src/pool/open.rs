@@ -4,14 +4,16 @@ use std::fs::{self, DirBuilder};
 use std::io;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
+use std::sync::Mutex;
 
 use super::device;
 use super::error::PoolError;
 use super::files::{self, FileKind};
 use super::lock::PoolLock;
-use super::reserve::{NewFile, copy_whole, is_unfinished, open_extent};
+use super::own_files::cluster_file_bytes;
+use super::reserve::{NewFile, is_unfinished, open_extent};
 use super::view::PoolView;
-use crate::blob_store::{self, BlobError, BlobStore, Mended};
+use crate::blob_store::{BlobError, BlobStore, Mended};
 use crate::heartbeat::HEARTBEAT_BYTES;
 use crate::mem::{Access, Extent, Mapping, PoolRead, ReadWrite, available_bytes, page_bytes};
 use crate::numbers::{HostSlot, Offset, PAGE_BYTES, round_up};
@@ -38,11 +40,15 @@ pub struct Pool {
     pub(super) path: PathBuf,
     pub(super) superblock: Superblock,
     pub(super) directory: VmDirectory<Mapping<ReadWrite>>,
-    cluster: BlobStore<Mapping<ReadWrite>>,
+    pub(super) cluster: BlobStore<Mapping<ReadWrite>>,
+    /// What the VM directory says, as far as its controller has seen it whole.
+    pub(super) directory_bytes: Mutex<Vec<u8>>,
     /// What was damaged when it was opened, and is not any more.
     mended: Vec<String>,
+    /// What has been mended since, and nobody has been told of.
+    pub(super) unsaid: Vec<String>,
     /// Held while it is open.
-    lock: PoolLock,
+    pub(super) lock: PoolLock,
 }
 
 impl Pool {
@@ -90,11 +96,13 @@ impl Pool {
     fn open_locked(dir: &Path, lock: PoolLock) -> Result<Self, PoolError> {
         let mended = device::whole(dir).map(|place| place.mend()).transpose()?.unwrap_or_default();
         let (superblock, _) = read_superblock(dir)?;
-        let memory = Mapping::read_write(&open_extent(&dir.join(files::VM_DIRECTORY), Access::ReadWrite, None)?)?;
+        let memory = Mapping::read_write(&open_directory(dir, &superblock, Access::ReadWrite)?)?;
         let directory = VmDirectory::open(memory, superblock.vm_slots)?;
-        let memory = Mapping::read_write(&open_extent(&dir.join(files::CLUSTER), Access::ReadWrite, None)?)?;
+        let memory = Mapping::read_write(&open_cluster(dir, &superblock, Access::ReadWrite)?)?;
         let cluster = BlobStore::new(memory, Offset::ZERO, superblock.cluster_bytes)?;
-        let mut pool = Self { path: dir.to_owned(), superblock, directory, cluster, mended, lock };
+        let path = dir.to_owned();
+        let directory_bytes = Mutex::default();
+        let mut pool = Self { path, superblock, directory, cluster, directory_bytes, mended, unsaid: Vec::new(), lock };
         if superblock.layout >= TWICE_SINCE {
             pool.mend()?;
         }
@@ -102,6 +110,7 @@ impl Pool {
         if superblock.layout < LAYOUT_VERSION {
             pool.raise_layout()?;
         }
+        pool.know_directory()?;
         Ok(pool)
     }
 
@@ -151,32 +160,16 @@ impl Pool {
         let device = device::whole(&self.path);
         let mut mended = device.as_ref().map(|place| place.mend()).transpose()?.unwrap_or_default();
         mended.extend(self.mend_superblock()?);
+        // Before what is in them: what is written to a file that is cut off is lost.
+        if device.is_none() {
+            mended.extend(self.look_after_files(stored)?);
+        }
         mended.extend(self.directory.mend()?);
         if let Some(stored) = stored
             && let Some(error) = self.cluster.damage()?
         {
             self.cluster.store_twice(stored)?;
             mended.push(format!("the cluster state: {error}"));
-        }
-        // Last: it may find no space.
-        if device.is_none() {
-            mended.extend(self.look_after_files()?);
-        }
-        Ok(mended)
-    }
-
-    /// Makes files again that are gone, from what this controller has of them.
-    fn look_after_files(&mut self) -> Result<Vec<String>, PoolError> {
-        let mut mended = Vec::from_iter(self.lock.look_after(&self.path)?);
-        let path = self.path.join(files::VM_DIRECTORY);
-        if let Some(memory) = copied_anew(&path, "the VM directory", self.directory.memory())? {
-            self.directory = VmDirectory::open(memory, self.superblock.vm_slots)?;
-            mended.push("the file `vm-directory`: it was gone".to_owned());
-        }
-        let path = self.path.join(files::CLUSTER);
-        if let Some(memory) = copied_anew(&path, "the cluster state", self.cluster.memory())? {
-            self.cluster = BlobStore::new(memory, Offset::ZERO, self.superblock.cluster_bytes)?;
-            mended.push("the file `cluster`: it was gone".to_owned());
         }
         Ok(mended)
     }
@@ -207,7 +200,7 @@ impl Pool {
     /// When there is none, or it is damaged.
     pub fn inspect(dir: &Path) -> Result<PoolView, PoolError> {
         let (superblock, superblock_copy) = read_superblock(dir)?;
-        let memory = Mapping::read_only(&open_extent(&dir.join(files::VM_DIRECTORY), Access::ReadOnly, None)?)?;
+        let memory = Mapping::read_only(&open_directory(dir, &superblock, Access::ReadOnly)?)?;
         let directory = VmDirectory::open(memory, superblock.vm_slots)?;
         Ok(PoolView { path: dir.to_owned(), superblock, directory, superblock_copy })
     }
@@ -243,7 +236,7 @@ impl Pool {
     /// # Errors
     /// When the file cannot be opened.
     pub fn directory_extent(&self) -> Result<Extent, PoolError> {
-        open_extent(&self.path.join(files::VM_DIRECTORY), Access::ReadOnly, None)
+        open_directory(&self.path, &self.superblock, Access::ReadOnly)
     }
 
     /// The cluster state, for hosts.
@@ -251,7 +244,7 @@ impl Pool {
     /// # Errors
     /// When the file cannot be opened.
     pub fn cluster_extent(&self) -> Result<Extent, PoolError> {
-        open_extent(&self.path.join(files::CLUSTER), Access::ReadOnly, None)
+        open_cluster(&self.path, &self.superblock, Access::ReadOnly)
     }
 
     /// The heartbeat page of a host.
@@ -415,23 +408,6 @@ fn remove_contents(dir: &Path, and_dir: bool) {
     }
 }
 
-/// Makes a file of the pool again that is gone, with what its controller has mapped of it.
-fn copied_anew(
-    path: &Path,
-    what: &'static str,
-    memory: &Mapping<ReadWrite>,
-) -> Result<Option<Mapping<ReadWrite>>, PoolError> {
-    if path.exists() {
-        return Ok(None);
-    }
-    let copied = NewFile::whole(path, what, memory.len()).create(|extent| {
-        let copy = Mapping::read_write(extent)?;
-        copy_whole(memory, &copy).map_err(|error| PoolError::file("write", path, io::Error::other(error)))?;
-        Ok(copy)
-    })?;
-    Ok(Some(copied))
-}
-
 fn fill_new_pool(dir: &Path, superblock: &Superblock) -> Result<(), PoolError> {
     let path = dir.join(files::VM_DIRECTORY);
     NewFile::whole(&path, "the VM directory", directory_file_bytes(superblock.vm_slots)).create(|extent| {
@@ -439,7 +415,7 @@ fn fill_new_pool(dir: &Path, superblock: &Superblock) -> Result<(), PoolError> {
         Ok(())
     })?;
     let path = dir.join(files::CLUSTER);
-    let len = round_up(blob_store::total_bytes(superblock.cluster_bytes), crate::numbers::PAGE_SIZE);
+    let len = cluster_file_bytes(superblock.cluster_bytes);
     NewFile::whole(&path, "the cluster state", len).create(|extent| {
         let memory = Mapping::read_write(extent)?;
         Ok(BlobStore::new(memory, Offset::ZERO, superblock.cluster_bytes)?.format()?)
@@ -449,6 +425,16 @@ fn fill_new_pool(dir: &Path, superblock: &Superblock) -> Result<(), PoolError> {
         NewFile::whole(&path, "a heartbeat page", HEARTBEAT_BYTES).create(|_| Ok(()))?;
     }
     store_superblock(dir, superblock)
+}
+
+/// The VM directory, as long as a directory of so many slots is.
+fn open_directory(dir: &Path, superblock: &Superblock, access: Access) -> Result<Extent, PoolError> {
+    open_extent(&dir.join(files::VM_DIRECTORY), access, Some(directory_file_bytes(superblock.vm_slots)))
+}
+
+/// The cluster state's store, as long as one of its capacity is.
+pub(super) fn open_cluster(dir: &Path, superblock: &Superblock, access: Access) -> Result<Extent, PoolError> {
+    open_extent(&dir.join(files::CLUSTER), access, Some(cluster_file_bytes(superblock.cluster_bytes)))
 }
 
 fn store_superblock(dir: &Path, superblock: &Superblock) -> Result<(), PoolError> {

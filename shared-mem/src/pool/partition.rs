@@ -251,9 +251,22 @@ impl VmPartition {
         remove_file(path)
     }
 
-    /// Which of the VM's files somebody has removed, or cut off. (Nobody removes files on a device.)
+    /// Which of the VM's files somebody has removed. Who has them open goes on with them.
     #[must_use]
     pub fn gone(&self) -> Vec<&'static str> {
+        let gone = self.lost().into_iter().filter(|(_, found)| found.is_none());
+        gone.map(|(name, _)| name).collect()
+    }
+
+    /// Which of the VM's files somebody has cut off: what was behind their end is lost to everybody.
+    #[must_use]
+    pub fn cut_off(&self) -> Vec<&'static str> {
+        let cut_off = self.lost().into_iter().filter(|(_, found)| found.is_some());
+        cut_off.map(|(name, _)| name).collect()
+    }
+
+    /// Files that are not there, or, with what is left of them, shorter than they must be. (Nobody does that on a device.)
+    fn lost(&self) -> Vec<(&'static str, Option<u64>)> {
         if device::place(&self.path).is_some() {
             return Vec::new();
         }
@@ -266,12 +279,13 @@ impl VmPartition {
             (files::BOOT, 1),
             (files::REDO, self.geometry.journal.slot_bytes),
         ];
-        let is_there = |name: &str, bytes: u64| {
-            let found = fs::symlink_metadata(self.path.join(name));
-            found.is_ok_and(|found| found.is_file() && found.len() >= bytes)
+        let left = |name: &str| {
+            let found = fs::symlink_metadata(self.path.join(name)).ok()?;
+            found.is_file().then_some(found.len())
         };
-        let gone = fixed.into_iter().chain(disk).filter(|(name, bytes)| !is_there(name, *bytes));
-        gone.map(|(name, _)| name).collect()
+        let found = fixed.into_iter().chain(disk).map(|(name, bytes)| (name, bytes, left(name)));
+        let lost = found.filter(|(_, bytes, left)| left.is_none_or(|left| left < *bytes));
+        lost.map(|(name, _, left)| (name, left)).collect()
     }
 
     /// All files of the VM, by what their names say, with the space that each takes.

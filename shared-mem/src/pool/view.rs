@@ -7,7 +7,7 @@ use super::device::{self, Table};
 use super::error::PoolError;
 use super::files;
 use super::lock;
-use super::open::list;
+use super::open::{list, open_cluster};
 use super::reserve::open_extent;
 use crate::blob_store::BlobStore;
 use crate::heartbeat::HEARTBEAT_BYTES;
@@ -55,7 +55,7 @@ impl PoolView {
     /// # Errors
     /// When the file cannot be mapped.
     pub fn cluster(&self) -> Result<BlobStore<Mapping<ReadOnly>>, PoolError> {
-        let extent = open_extent(&self.path.join(files::CLUSTER), Access::ReadOnly, None)?;
+        let extent = open_cluster(&self.path, &self.superblock, Access::ReadOnly)?;
         let memory = Mapping::read_only(&extent)?;
         Ok(BlobStore::new(memory, Offset::ZERO, self.superblock.cluster_bytes)?)
     }

@@ -133,7 +133,7 @@ impl Pool {
         let entry = VmEntry { state: VmState::Used, name: name.clone(), geometry: *geometry };
         let result = make_vm_dir(&path)
             .and_then(|()| fill_new_vm(&path, geometry))
-            .and_then(|()| Ok(self.directory.set_entry(slot, Some(&entry))?));
+            .and_then(|()| self.set_entry(slot, Some(&entry)));
         match result {
             Ok(()) => self.open_vm(slot),
             Err(error) => {
@@ -193,10 +193,9 @@ impl Pool {
             Err(_) => return self.delete_nameless(slot),
         };
         entry.state = VmState::Deleting;
-        self.directory.set_entry(slot, Some(&entry))?;
+        self.set_entry(slot, Some(&entry))?;
         remove_vm_dir(&files::vm_dir(&self.path, slot))?;
-        self.directory.set_entry(slot, None)?;
-        Ok(())
+        self.set_entry(slot, None)
     }
 
     /// The slots whose entries cannot be read, or are lost: which VMs have them, nobody can tell.
@@ -216,7 +215,8 @@ impl Pool {
     /// Deletes a VM whose entry cannot be read. While the entry is damaged, nobody takes the slot.
     fn delete_nameless(&self, slot: VmSlot) -> Result<(), PoolError> {
         remove_vm_dir(&files::vm_dir(&self.path, slot))?;
-        Ok(self.directory.free_damaged(slot)?)
+        self.directory.free_damaged(slot)?;
+        self.know_directory()
     }
 
     /// Gives VMs of an older layout what they lack. A pool that is too full for it opens nevertheless: the space is asked for

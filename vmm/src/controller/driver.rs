@@ -17,10 +17,10 @@ use crate::fence::{self, FenceAgent, ProcessHandle};
 use crate::life::{self, Watch};
 use crate::machine::{STATE_VERSION, STATE_VERSION_OLDEST};
 use crate::slice;
-use crate::transport::tagged;
+use crate::transport::{Listener, tagged};
 use crate::wake::WakingSender;
 use ft_protocol::activity::Activity;
-use ft_protocol::controller::{Action, ClusterState, Controller, ControllerConfig, Input};
+use ft_protocol::controller::{Action, ClusterState, Controller, ControllerConfig, Input, LostFiles};
 use ft_protocol::detector::DetectorConfig;
 use ft_protocol::wire::{Grant, PROTOCOLS, Part, StateFormats, ToClient, ToHost};
 use ft_protocol::{Generation, HostId, LinkId, Span, Time, VmId};
@@ -70,7 +70,7 @@ pub(super) struct Driver {
     /// Generations to come for which the pool had no space, and whether they have been asked for again.
     unreserved: BTreeMap<VmId, (Generation, bool)>,
     /// What is gone of VMs' files, as the core was told.
-    gone: BTreeMap<VmId, String>,
+    gone: BTreeMap<VmId, LostFiles>,
     /// Why the pool could not be looked after, the last time.
     unlooked: Option<String>,
     /// Names of VMs whose part of the pool could not be opened.
@@ -84,6 +84,12 @@ pub(super) struct Driver {
     clients_max: usize,
     complaints: Complaints,
     over: bool,
+    /// Before the pool: once that is given up, another controller may listen.
+    listener: Listener,
+    /// When the socket's file was looked for last.
+    listener_looked_at: Time,
+    /// Why nobody can come to the socket, the last time.
+    unreached: Option<String>,
     /// Given up last: all that works on it has ended then.
     pool: Pool,
 }
@@ -91,6 +97,7 @@ pub(super) struct Driver {
 impl Driver {
     pub(super) fn start(
         options: &ControllerOptions,
+        listener: Listener,
         pool: Pool,
         wake: WakingSender<Event>,
     ) -> Result<Self, ControllerError> {
@@ -146,6 +153,9 @@ impl Driver {
             clients_max: peers::clients_max(),
             complaints: Complaints::default(),
             over: false,
+            listener,
+            listener_looked_at: clock::monotonic(),
+            unreached: None,
         };
         driver.recover(config)?;
         Ok(driver)
@@ -302,9 +312,9 @@ impl Driver {
         self.gone.retain(|vm, _| self.partitions.contains_key(vm));
         for (vm, gone) in changed {
             match gone.clone() {
-                Some(what) => {
-                    tracing::error!("{vm}: {what}");
-                    self.gone.insert(vm, what);
+                Some(lost) => {
+                    tracing::error!("{vm}: {}", lost.what);
+                    self.gone.insert(vm, lost);
                 }
                 None => _ = self.gone.remove(&vm),
             }
@@ -426,7 +436,7 @@ impl Driver {
     fn persist(&mut self, state: &ClusterState) -> Result<(), ControllerError> {
         failpoint::pass("controller.state.persisting");
         let bytes = state.encode();
-        let stored = self.pool.cluster().store_twice(&bytes);
+        let stored = self.pool.store_cluster(&bytes);
         stored.map_err(|error| ControllerError::PoolFailed { what: crate::chain(&error) })?;
         self.stored = Some(bytes);
         failpoint::pass("controller.state.persisted");
@@ -544,8 +554,8 @@ impl Driver {
 
     /// Ends everything; a private pool is removed unless it is to be kept.
     pub(super) fn finish(self) {
-        let Self { options, pool, partitions, space, generations, links, heartbeats, deaths, .. } = self;
-        drop((partitions, space, generations, links, heartbeats, deaths));
+        let Self { options, pool, partitions, space, generations, links, heartbeats, deaths, listener, .. } = self;
+        drop((partitions, space, generations, links, heartbeats, deaths, listener));
         if options.private
             && !options.keep
             && let Err(error) = pool.destroy()

@@ -156,26 +156,30 @@ pub fn serve(options: &ControllerOptions) -> Result<(), ControllerError> {
         },
         None => None,
     };
-    let listener = Listener::bind(&options.socket)?;
+    // Before a pool is made that nobody could come to.
+    Listener::check(&options.socket)?;
     let pool = match &reign {
         Some(_) => open_pool_when_free(options)?,
         None => open_pool(options)?,
     };
+    // Whoever does not get the pool leaves the socket of the one that has it alone.
+    let listener = Listener::bind(&options.socket)?;
     if let Some(address) = options.listen {
         remote::listen(address, &options.dir, &options.socket, options.key.clone())?;
     }
     let (wake_sender, woken) = wake::channel().map_err(ControllerError::kernel("make an eventfd"))?;
-    events.watch(&listener, Watched::Listener).map_err(ControllerError::kernel("watch the socket"))?;
     events.watch(woken.event(), Watched::Wake).map_err(ControllerError::kernel("watch the apply threads"))?;
     if let Some(reign) = &reign {
         events.watch(reign, Watched::Lease).map_err(ControllerError::kernel("watch the lease"))?;
     }
-    let mut driver = Driver::start(options, pool, wake_sender)?;
+    let mut driver = Driver::start(options, listener, pool, wake_sender)?;
+    driver.watch_listener(&events)?;
     let mut next_tick = clock::monotonic();
     while !driver.is_over() {
         let now = clock::monotonic();
         if now >= next_tick {
             driver.tick()?;
+            driver.look_after_listener(&events)?;
             next_tick = clock::monotonic() + driver.tick_interval();
         }
         next_tick = next_tick.min(clock::monotonic() + driver.tick_interval());
@@ -183,7 +187,7 @@ pub fn serve(options: &ControllerOptions) -> Result<(), ControllerError> {
             events.wait(next_tick.since(clock::monotonic())).map_err(ControllerError::kernel("wait for events"))?;
         for watched in ready {
             match watched {
-                Watched::Listener => driver.accept(&listener, &events)?,
+                Watched::Listener => driver.accept(&events)?,
                 Watched::Wake => {
                     for event in woken.drain() {
                         driver.input(match event {

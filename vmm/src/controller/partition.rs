@@ -12,7 +12,7 @@ use super::space_keeper::SpaceKeeper;
 use super::stable_state::{known_console, restore};
 use crate::failpoint;
 use crate::wake::WakingSender;
-use ft_protocol::controller::{Left, LeftWord, Recovered, VmRecord, Word};
+use ft_protocol::controller::{Left, LeftWord, LostFiles, Recovered, VmRecord, Word};
 use ft_protocol::spec::VmSpec;
 use ft_protocol::{Epoch, Generation, VmId};
 use nix::sys::stat::{SFlag, fstat};
@@ -44,6 +44,10 @@ const STATE_SLOT_BYTES: u64 = 256 << 10;
 
 /// Generations that have a journal: that of the guest, and the next one, which a takeover should not have to make.
 const GENERATIONS_AT_ONCE: usize = 2;
+
+/// Files that nobody can be counted on to go on without once they are cut off, not even who has them open. The console's reader may lack some of
+/// it; what a guest was booted from, and the copy of a record, are made no use of in most takeovers.
+const WHOLE_AT_TAKEOVER: [&str; 4] = ["image", "disk", "state", "control"];
 
 pub(super) struct Partition {
     vm: VmId,
@@ -270,10 +274,14 @@ impl Partition {
         }
     }
 
-    /// What somebody has removed of the VM's files, in one line.
-    pub(super) fn gone(&self) -> Option<String> {
-        let gone = self.parts.gone();
-        (!gone.is_empty()).then(|| format!("the pool has lost its {}", gone.join(", ")))
+    /// What somebody has removed of the VM's files, or cut off.
+    pub(super) fn gone(&self) -> Option<LostFiles> {
+        let (gone, cut_off) = (self.parts.gone(), self.parts.cut_off());
+        let gone_line = (!gone.is_empty()).then(|| format!("its {}", gone.join(", ")));
+        let cut_line = (!cut_off.is_empty()).then(|| format!("a part of its {}", cut_off.join(", ")));
+        let lost: Vec<_> = gone_line.into_iter().chain(cut_line).collect();
+        let to_all = cut_off.iter().any(|part| WHOLE_AT_TAKEOVER.contains(part));
+        (!lost.is_empty()).then(|| LostFiles { what: format!("the pool has lost {}", lost.join(" and ")), to_all })
     }
 
     pub(super) fn apply(&self, job: Job) {

@@ -167,7 +167,8 @@ fn a_vm_whose_files_are_gone_is_not_protected_until_they_are_back() {
         cluster.happened.iter().filter(is_change).count()
     };
     let lose = |cluster: &mut Cluster, gone: Option<&str>| {
-        cluster.input(Input::FilesGone { vm: VM, gone: gone.map(ToOwned::to_owned) });
+        let gone = gone.map(|what| LostFiles { what: what.to_owned(), to_all: false });
+        cluster.input(Input::FilesGone { vm: VM, gone });
     };
     let mut cluster = Cluster::protected();
     cluster.commit(0, 1, 1);
@@ -190,6 +191,20 @@ fn a_vm_whose_files_are_gone_is_not_protected_until_they_are_back() {
     lose(&mut cluster, None);
     assert_eq!(standby_orders(&cluster), 1);
     blames_nobody(&cluster);
+}
+
+/// Whoever has such a file open has lost a part of it as well: nobody is told that there is somebody who could go on.
+#[test]
+fn a_vm_whose_files_are_cut_off_is_not_said_to_have_a_secondary_that_could_take_over() {
+    let mut cluster = Cluster::protected();
+    cluster.commit(0, 1, 1);
+    let lost = LostFiles { what: "the pool has lost a part of its state".to_owned(), to_all: true };
+    cluster.input(Input::FilesGone { vm: VM, gone: Some(lost) });
+    let why = cluster.status().unprotected;
+    let told = "the pool has lost a part of its state, and its hosts have; no host can be counted on to take over";
+    assert_eq!(why.as_deref(), Some(told));
+    cluster.input(Input::FilesGone { vm: VM, gone: None });
+    assert_eq!(cluster.status().unprotected, None);
 }
 
 #[test]

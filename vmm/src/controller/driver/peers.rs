@@ -9,9 +9,9 @@ use crate::events::{Events, Watched};
 use crate::failpoint;
 use crate::log_burst::LogBurst;
 use crate::transport::{Listener, ReceiveError, may_join};
-use ft_protocol::LinkId;
 use ft_protocol::controller::Input;
-use ft_protocol::wire::{ExtentTag, FromClient, Hello, Part, Request};
+use ft_protocol::wire::{ExtentTag, FromClient, Hello, Part, Request, ToClient};
+use ft_protocol::{LinkId, Span};
 use shared_mem::Extent;
 
 /// Connections that have not said yet what they are.
@@ -22,6 +22,9 @@ const CLIENTS_MAX: usize = 1024;
 
 /// Descriptors that one client takes at most: its connection, two files that it uploads, what it has not read yet.
 const CLIENT_DESCRIPTORS: usize = 3 + CLIENT_UNREAD_MAX;
+
+/// Between two looks at whether the socket's file is still there.
+const LISTENER_LOOK_INTERVAL: Span = Span::from_ms(500);
 
 /// Files that a client passes on with a request for a new VM.
 pub(super) struct Uploads {
@@ -86,12 +89,40 @@ impl Driver {
         }
     }
 
-    pub(in crate::controller) fn accept(
-        &mut self,
-        listener: &Listener,
-        events: &Events,
-    ) -> Result<(), ControllerError> {
-        let connection = match listener.accept() {
+    pub(in crate::controller) fn watch_listener(&self, events: &Events) -> Result<(), ControllerError> {
+        events.watch(&self.listener, Watched::Listener).map_err(ControllerError::kernel("watch the socket"))
+    }
+
+    /// Looks whether peers still come to this controller, and listens anew if the socket's file is gone and nobody else listens
+    /// there. Those that are connected notice nothing.
+    pub(in crate::controller) fn look_after_listener(&mut self, events: &Events) -> Result<(), ControllerError> {
+        let now = clock::monotonic();
+        if now.since(self.listener_looked_at) < LISTENER_LOOK_INTERVAL {
+            return Ok(());
+        }
+        self.listener_looked_at = now;
+        let mut failed = None;
+        if !self.listener.is_reached() {
+            match Listener::bind(&self.options.socket) {
+                Ok(listener) => {
+                    tracing::warn!("the socket {} was gone, and is made anew", self.options.socket.display());
+                    // The old one leaves epoll when it is closed.
+                    self.listener = listener;
+                    self.watch_listener(events)?;
+                }
+                Err(error) => failed = Some(crate::chain(&error)),
+            }
+        }
+        // Twice a second is often enough to try, and too often to tell.
+        if failed != self.unreached {
+            failed.iter().for_each(|error| tracing::error!("hosts and clients cannot come any more: {error}"));
+            self.unreached = failed;
+        }
+        Ok(())
+    }
+
+    pub(in crate::controller) fn accept(&mut self, events: &Events) -> Result<(), ControllerError> {
+        let connection = match self.listener.accept() {
             Ok(connection) => connection,
             // The peer gave up between connecting and now, or descriptors ran out: it, not the cluster, has a problem.
             Err(errno) => {
@@ -167,6 +198,10 @@ impl Driver {
                 self.complain(Kind::Client, || {
                     format!("{link}: {most} clients are connected already; connection closed")
                 });
+                let reason =
+                    format!("{most} clients are connected to it already, as many as it serves: try again later");
+                // It is gone at once whether it hears of it or not.
+                let _ = self.send(link, ToClient::Rejected { reason }, &[], false);
                 self.lose(link);
                 return self.settle();
             }
