@@ -103,5 +103,5 @@ fn what_is_stored_while_its_file_is_cut_off_is_stored_in_the_end_or_an_error() {
 fn cut_off(path: &std::path::Path, part: u64) {
     let file = fs::OpenOptions::new().write(true).open(path).unwrap();
     let len = file.metadata().unwrap().len();
-    file.set_len(if part == 0 { 0 } else { len / part }).unwrap();
+    file.set_len(len.checked_div(part).unwrap_or(0)).unwrap();
 }
