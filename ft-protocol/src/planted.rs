@@ -56,6 +56,8 @@ pub enum PlantedBug {
     WinnerUnseated,
     /// Secondaries do not make room for a guest that runs nowhere.
     StandbysStay,
+    /// The room that a console had where its log is moved is taken for what it had where the record is applied.
+    FloorsMixed,
     /// The beats of a host that has died and come back are taken for those of the primary that it has lost.
     BeatsOfNewLife,
     /// A promotion may take as long as the one before that took too long.

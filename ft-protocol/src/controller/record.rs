@@ -41,7 +41,10 @@ impl Controller {
         entry.draining_log = Some(entry.generation);
         entry.log_moved = false;
         let console_floor = entry.console_floor();
-        entry.applying_floor = console_floor;
+        entry.draining_floor = console_floor;
+        if planted(PlantedBug::FloorsMixed) {
+            entry.applying_floor = console_floor;
+        }
         turn.actions.push(Action::DrainLog { vm, generation: entry.generation, console_floor });
     }
 
@@ -83,7 +86,7 @@ impl Controller {
             DrainOutcome::ConsoleFull { .. } => {
                 if let Some(entry) = self.vms.get_mut(&vm) {
                     // A reader may have made room while the driver looked; then nobody would say so again.
-                    entry.console_full = entry.console_floor() == entry.applying_floor;
+                    entry.console_full = entry.console_floor() == entry.draining_floor;
                 }
                 self.drain_log(turn, vm);
             }

@@ -132,6 +132,9 @@ pub(super) struct Vm {
     pub(super) applying: bool,
     /// The console floor that the driver was given with that record.
     pub(super) applying_floor: Option<u64>,
+    /// The console floor that the driver was given with the move of the log: record and log are with it at once, and one's
+    /// floor says nothing about what the other found full.
+    pub(super) draining_floor: Option<u64>,
     /// Console output of this generation's record log is with the driver; more may have come since.
     pub(super) draining_log: Option<Generation>,
     pub(super) log_moved: bool,
@@ -253,6 +256,7 @@ impl Vm {
             console_end: 0,
             applying: false,
             applying_floor: None,
+            draining_floor: None,
             draining_log: None,
             log_moved: false,
             mode_order: None,

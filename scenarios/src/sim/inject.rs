@@ -238,7 +238,9 @@ impl World {
             Salted::Record => {
                 let epoch = applied + 1 + (salt >> 4) % (committed - applied);
                 let slot = partition.geometry.slot_at(Epoch::new(epoch));
-                let Ok(within) = byte_of_record(&memory, slot, salt >> 8) else { return };
+                let Ok(within) = byte_of_record(&memory, (slot, partition.geometry.slot_bytes), salt >> 8) else {
+                    return;
+                };
                 self.checker.corrupted(vm, ft_protocol::Epoch::new(epoch));
                 slot.plus(within / 8 * 8)
             }
@@ -297,8 +299,9 @@ fn flip(memory: &LossyMemory, at: Offset, bit: u64) {
 }
 
 /// Where in its slot a byte of a record lies: in the header, or anywhere behind it.
-fn byte_of_record(memory: &LossyMemory, slot: Offset, salt: u64) -> Result<u64, AccessError> {
-    let total_bytes = memory.load_u64(slot.plus(48), Ordering::Relaxed)?;
+/// An earlier flip may have hit the length that the record says: what lies beyond its slot is another record.
+fn byte_of_record(memory: &LossyMemory, (slot, slot_bytes): (Offset, u64), salt: u64) -> Result<u64, AccessError> {
+    let total_bytes = memory.load_u64(slot.plus(48), Ordering::Relaxed)?.min(slot_bytes);
     let body_bytes = total_bytes.saturating_sub(PAGE_SIZE);
     Ok(if salt.is_multiple_of(4) || body_bytes == 0 { (salt >> 2) % 64 } else { PAGE_SIZE + (salt >> 2) % body_bytes })
 }

@@ -130,6 +130,7 @@ fn what_was_found_once_is_found_again_with_its_bug() {
     let bugs = [
         ("the-end-waits-behind-a-full-console", core::PlantedBug::EndUnknown),
         ("a-winner-that-has-lost-its-place", core::PlantedBug::WinnerUnseated),
+        ("room-in-the-console-while-log-and-record-are-looked-at", core::PlantedBug::FloorsMixed),
         ("switchover-taken-up-finds-another-secondary", core::PlantedBug::SwitchoverForgotten),
     ];
     for (name, bug) in bugs {

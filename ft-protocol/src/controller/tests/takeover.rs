@@ -259,13 +259,30 @@ fn a_record_published_just_before_the_seal_is_not_lost() {
 /// that the ring was full for the floor it had been given.
 #[test]
 fn room_that_a_reader_makes_while_the_ring_is_found_full_is_used() {
+    room_made_meanwhile_is_used(Cluster::protected());
+}
+
+/// Found by the simulator (lockstep profile, seed 9010945076): the reader's word had the log moved to the ring while the record
+/// was with the driver, and the log's floor was taken for the record's. The VM waited for a reader that had read everything.
+#[test]
+pub(super) fn room_that_a_reader_makes_is_used_where_a_log_is_moved_meanwhile() {
     let mut cluster = Cluster::protected();
+    cluster.request(Request::SetMode { vm: VM, mode: Mode::Replay });
+    cluster.said(0, FromHost::ModeIs { vm: VM, generation: Generation::FIRST, mode: Mode::Replay });
+    room_made_meanwhile_is_used(cluster);
+}
+
+fn room_made_meanwhile_is_used(mut cluster: Cluster) {
     cluster.commit(0, 1, 1);
     let attach = FromClient { id: 2, request: Request::AttachConsole { vm: VM, from: 0 } };
     cluster.input(Input::FromClient { link: CLIENT, message: attach });
     cluster.hold_applies = true;
     cluster.commit(0, 1, 2);
     let (vm, generation, epoch) = cluster.held.remove(0);
+    while cluster.core.vms[&VM].draining_log.is_some() {
+        let outcome = DrainOutcome::Done { console_end: 0 };
+        cluster.input(Input::LogDrained { vm, generation, outcome });
+    }
     let consumed = FromClient { id: 3, request: Request::ConsoleConsumed { vm: VM, position: 10 } };
     cluster.input(Input::FromClient { link: CLIENT, message: consumed });
     cluster.input(Input::Applied { vm, generation, outcome: ApplyOutcome::ConsoleFull { epoch, console_end: 0 } });
