@@ -51,7 +51,7 @@ pub use numbers::{
     BlockIndex, ConsolePosition, DISK_PAGE_BASE, Epoch, Generation, HostSlot, LogPosition, Offset, PAGE_BYTES,
     PAGE_SIZE, PageIndex, PagePlace, VmSlot,
 };
-pub use pool::{Pool, PoolConfig, PoolError, PoolView, SpaceReserve, VmPartition};
+pub use pool::{LeavingVm, NewVm, Pool, PoolConfig, PoolError, PoolView, SpaceReserve, VmPartition};
 pub use record_log::{LogEntry, LogReader, LogWriter};
 pub use redo::{KeepRecord, Kept, RedoArea, load_to_apply};
 pub use state_area::StateArea;

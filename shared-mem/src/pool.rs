@@ -14,6 +14,7 @@ pub mod device;
 mod error;
 mod files;
 mod lock;
+mod new_vm;
 mod open;
 mod own_files;
 mod partition;
@@ -25,6 +26,7 @@ mod vms;
 
 pub use error::PoolError;
 pub use files::FileKind;
+pub use new_vm::{LeavingVm, NewVm};
 pub use open::{Pool, PoolConfig};
 pub use partition::VmPartition;
 pub use space_reserve::SpaceReserve;

@@ -25,6 +25,7 @@ mod lockstep;
 mod losses;
 #[path = "../shared/machine.rs"]
 mod machine;
+mod makings;
 mod memory_cost;
 mod outputs;
 mod protected_devices;

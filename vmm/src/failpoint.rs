@@ -63,7 +63,8 @@ pub const FAILPOINTS: [&str; 38] = [
 pub const GATES: [&str; 3] = ["host.beat", "host.commit.publishing", "host.log.appending"];
 
 /// Places that no scenario can name: its runner would wait for the one that stands there.
-const OUTSIDE_SCENARIOS: [&str; 1] = ["controller.client.asked"];
+const OUTSIDE_SCENARIOS: [&str; 4] =
+    ["controller.client.asked", "controller.vm.making", "controller.vm.made", "controller.vm.removing"];
 
 /// Between two looks whether a gate is open.
 const GATE_INTERVAL: Duration = Duration::from_millis(1);

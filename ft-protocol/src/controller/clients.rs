@@ -73,7 +73,9 @@ impl Controller {
                 return;
             }
         };
-        if !self.state().has_room_for(&spec, self.config.state_bytes_max) {
+        // Those that are being made will be stored, too.
+        let making = self.vms.values().filter(|vm| matches!(vm.phase, Phase::Creating { .. })).map(|vm| &vm.spec);
+        if !self.state().has_room_for(making.chain([&spec]), self.config.state_bytes_max) {
             let why = "the cluster state has no room for another VM with such arguments";
             answer(turn, link, id, Err(RequestError::PoolRefused(why.to_owned())), Vec::new());
             return;
@@ -144,7 +146,7 @@ impl Controller {
         let (generation, primary) = (entry.generation, entry.primary());
         let sealable =
             entry.given && !matches!(entry.phase, Phase::Ended { .. }) && !planted(PlantedBug::DeletedUnsealed);
-        entry.phase = Phase::Deleting { client: link, request: id };
+        entry.phase = Phase::Deleting { client: link, request: id, leaving: false };
         entry.suspected = None;
         let standby = entry.standby.take().map(|standby| standby.host);
         for host in primary.into_iter().chain(standby) {
@@ -157,22 +159,29 @@ impl Controller {
         }
     }
 
-    /// Gives the VM's part of the pool back, once no record of it is with the driver.
+    /// Has the VM's part of the pool given back, once no record of it is with the driver.
     pub(super) fn finish_deleting(&mut self, turn: &mut Turn<'_>, vm: VmId) {
-        let Some(entry) = self.vms.get(&vm).filter(|entry| !entry.applying && entry.draining_log.is_none()) else {
+        let idle = |entry: &&mut Vm| !entry.applying && entry.draining_log.is_none();
+        let Some(entry) = self.vms.get_mut(&vm).filter(idle) else { return };
+        let Phase::Deleting { leaving, .. } = &mut entry.phase else { return };
+        if std::mem::replace(leaving, true) {
             return;
-        };
-        let Phase::Deleting { client, request } = entry.phase else { return };
-        let name = entry.spec.name.clone();
+        }
         self.tell_outputs(turn, vm);
+        // Forgotten first: a controller that dies in between finds a part of the pool that belongs to nobody.
+        self.persist(turn);
+        turn.actions.push(Action::DeletePartition(vm));
+    }
+
+    /// Its number and name can be another VM's from here on, and its space.
+    pub(super) fn partition_deleted(&mut self, turn: &mut Turn<'_>, vm: VmId) {
         let Some(entry) = self.vms.get(&vm) else { return };
+        let Phase::Deleting { client, request, leaving: true } = entry.phase else { return };
+        let name = entry.spec.name.clone();
         if !planted(PlantedBug::GenerationsReused) {
             self.first_generation = self.first_generation.max(entry.generation.next());
         }
         self.vms.remove(&vm);
-        // Forgotten first: a controller that dies in between finds a part of the pool that belongs to nobody.
-        self.persist(turn);
-        turn.actions.push(Action::DeletePartition(vm));
         self.tell(turn, Happening::VmDeleted { vm, name });
         answer(turn, client, request, Ok(Answer::Done), Vec::new());
     }

@@ -216,6 +216,11 @@ pub enum Input {
         /// One line when it failed.
         result: Result<(), String>,
     },
+    /// Answer to [`Action::DeletePartition`]: as much of it as could be is given back.
+    PartitionDeleted {
+        /// The VM.
+        vm: VmId,
+    },
     /// Answer to [`Action::CreatePartition`], too: what came to be booted is no guest, and nothing was made.
     GuestUnfit {
         /// The VM.
@@ -389,7 +394,7 @@ pub enum Action {
         /// The connection with the file.
         uploader: LinkId,
     },
-    /// Give a VM's part of the pool back.
+    /// Give a VM's part of the pool back. Answer: [`Input::PartitionDeleted`].
     DeletePartition(VmId),
     /// Make journal and log of a generation, its words at `base`, and make it the reigning one; idempotent.
     /// Answer: [`Input::GenerationOpened`], or [`Input::PartitionDamaged`].

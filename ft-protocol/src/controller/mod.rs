@@ -184,6 +184,7 @@ impl Controller {
             Input::PoolMended { what } => self.tell(turn, Happening::PoolMended { what: one_line(&what) }),
             Input::WordDamaged { vm, generation } => self.word_damaged(turn, vm, generation),
             Input::PartitionCreated { vm, result } => self.partition_created(turn, vm, result),
+            Input::PartitionDeleted { vm } => self.partition_deleted(turn, vm),
             Input::GuestUnfit { vm, reason } => self.guest_unfit(turn, vm, &reason),
             Input::Sealed { vm, generation, final_epoch } => self.sealed(turn, vm, generation, final_epoch),
             Input::NoSpace { vm, generation, shortage } => self.out_of_space(turn, vm, generation, shortage),

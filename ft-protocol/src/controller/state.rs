@@ -163,13 +163,14 @@ impl ClusterState {
         self.vms.iter().any(|vm| vm.spec.name == name)
     }
 
-    /// Whether there is room for another VM, and for all that VMs may grow by, in so many bytes: a controller that could not
+    /// Whether there is room for these VMs more, and for all that VMs may grow by, in so many bytes: a controller that could not
     /// store its state would have to give up.
     #[must_use]
-    pub fn has_room_for(&self, spec: &VmSpec, bytes_max: u64) -> bool {
-        let spec_bytes = postcard::experimental::serialized_size(spec).unwrap_or(usize::MAX);
-        let growth = (self.vms.len() + 1) * VM_GROWTH_BYTES;
-        let needed = self.encode().len().saturating_add(spec_bytes).saturating_add(growth);
+    pub fn has_room_for<'spec>(&self, specs: impl Iterator<Item = &'spec VmSpec>, bytes_max: u64) -> bool {
+        let bytes = |spec| postcard::experimental::serialized_size(spec).unwrap_or(usize::MAX);
+        let new = specs.map(|spec| bytes(spec).saturating_add(VM_GROWTH_BYTES)).fold(0, usize::saturating_add);
+        let growth = self.vms.len() * VM_GROWTH_BYTES;
+        let needed = self.encode().len().saturating_add(new).saturating_add(growth);
         u64::try_from(needed).is_ok_and(|needed| needed <= bytes_max)
     }
 

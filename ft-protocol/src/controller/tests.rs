@@ -80,6 +80,8 @@ struct Cluster {
     opens: Vec<(VmId, Generation)>,
     fenced: Vec<HostId>,
     deleted: Vec<VmId>,
+    /// Parts of the pool are not given back before the test says so.
+    hold_deletions: bool,
     /// What the client was answered.
     answered: Vec<Result<Answer, RequestError>>,
     /// What clients were told of input.
@@ -109,6 +111,7 @@ impl Cluster {
             opens: Vec::new(),
             fenced: Vec::new(),
             deleted: Vec::new(),
+            hold_deletions: false,
             answered: Vec::new(),
             input: Vec::new(),
         }
@@ -187,7 +190,12 @@ impl Cluster {
                     message: message @ (ToClient::InputAt { .. } | ToClient::InputEnded { .. }),
                     ..
                 } => self.input.push((link, message)),
-                Action::DeletePartition(vm) => self.deleted.push(vm),
+                Action::DeletePartition(vm) => {
+                    self.deleted.push(vm);
+                    if !self.hold_deletions {
+                        self.input(Input::PartitionDeleted { vm });
+                    }
+                }
                 Action::Fence { host, .. } => self.fenced.push(host),
                 Action::GiveSpace { vm, generation, epoch, .. } => self.given.push((vm, generation, epoch)),
                 Action::ReleaseSpace { vm } => self.released.push(vm),

@@ -45,8 +45,8 @@ pub(super) enum Phase {
     Ended { end: GuestEnd },
     /// Its part of the pool cannot be used. What was known of it before is kept for a controller that finds it repaired.
     Damaged { record: Box<VmRecord> },
-    /// Its part of the pool is given back as soon as nothing works on it any more.
-    Deleting { client: LinkId, request: u64 },
+    /// Its part of the pool is given back as soon as nothing works on it any more; `leaving`: that is being done.
+    Deleting { client: LinkId, request: u64, leaving: bool },
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -234,6 +234,7 @@ impl World {
             Action::DeletePartition(vm) => {
                 self.pool.partitions[usize::from(vm.get())] = None;
                 self.bury_vm(vm);
+                self.controller_answer(Input::PartitionDeleted { vm });
             }
             Action::OpenGeneration { vm, generation, base } => self.open_generation(vm, generation, base),
             Action::ReserveGeneration { vm, generation } => {

@@ -10,6 +10,7 @@ use super::device;
 use super::error::PoolError;
 use super::files::{self, FileKind};
 use super::lock::PoolLock;
+use super::new_vm::Claims;
 use super::own_files::cluster_file_bytes;
 use super::reserve::{NewFile, is_unfinished, open_extent};
 use super::view::PoolView;
@@ -43,6 +44,8 @@ pub struct Pool {
     pub(super) cluster: BlobStore<Mapping<ReadWrite>>,
     /// What the VM directory says, as far as its controller has seen it whole.
     pub(super) directory_bytes: Mutex<Vec<u8>>,
+    /// Slots of VMs that are being made or removed.
+    pub(super) claims: Claims,
     /// What was damaged when it was opened, and is not any more.
     mended: Vec<String>,
     /// What has been mended since, and nobody has been told of.
@@ -102,7 +105,8 @@ impl Pool {
         let cluster = BlobStore::new(memory, Offset::ZERO, superblock.cluster_bytes)?;
         let path = dir.to_owned();
         let directory_bytes = Mutex::default();
-        let mut pool = Self { path, superblock, directory, cluster, directory_bytes, mended, unsaid: Vec::new(), lock };
+        let (claims, unsaid) = (Claims::default(), Vec::new());
+        let mut pool = Self { path, superblock, directory, cluster, directory_bytes, claims, mended, unsaid, lock };
         if superblock.layout >= TWICE_SINCE {
             pool.mend()?;
         }

@@ -265,6 +265,27 @@ fn a_vm_that_does_not_fit_is_undone_and_slots_run_out() {
     assert!(matches!(pool.create_vm(&name("odd"), &odd), Err(PoolError::Geometry(_))));
 }
 
+/// Whoever makes a VM's files, or removes them, does so beside the one who gives slots away.
+#[test]
+fn a_slot_is_nobody_elses_while_its_vm_is_made_or_removed() {
+    let dir = tempfile::tempdir_in("/dev/shm").unwrap();
+    let path = dir.path().join("pool");
+    let pool = Pool::create(&path, &CONFIG).unwrap();
+    let new = pool.claim_vm(&name("a"), &geometry()).unwrap();
+    assert!(matches!(pool.create_vm(&name("a"), &geometry()), Err(PoolError::NameTaken(_))));
+    let other = pool.create_vm(&name("b"), &geometry()).unwrap();
+    assert_ne!(new.parts().slot(), other.slot());
+    new.make().unwrap();
+    assert_eq!(pool.vms().unwrap().len(), 1, "it is not there before it is entered");
+    let slot = pool.enter_vm(new).unwrap().slot();
+    let leaving = pool.begin_delete(slot).unwrap();
+    assert!(pool.begin_delete(slot).is_err(), "that is being done");
+    leaving.remove_files().unwrap();
+    assert_ne!(pool.create_vm(&name("c"), &geometry()).unwrap().slot(), slot);
+    pool.end_delete(leaving).unwrap();
+    assert_eq!(pool.create_vm(&name("a"), &geometry()).unwrap().slot(), slot);
+}
+
 #[test]
 fn opening_removes_what_a_crash_left_half_made() {
     let dir = on_tmpfs();

@@ -1,23 +1,20 @@
 //! Making, opening and deleting VMs in a pool.
 
-use std::fs::{self, DirBuilder};
-use std::io;
-use std::os::unix::fs::DirBuilderExt;
 use std::path::Path;
 
 use super::device;
 use super::error::PoolError;
 use super::files::{self, FileKind};
+use super::new_vm::{LeavingEntry, LeavingVm, NewVm, make_redo, remove_vm_dir};
 use super::open::{Pool, list, remove_file};
 use super::partition::VmPartition;
 use super::raise;
-use super::reserve::{NewFile, open_extent};
+use super::reserve::open_extent;
 use super::view::PoolView;
 use crate::blob_store::BlobError;
-use crate::console::{ConsoleRing, console_file_bytes};
 use crate::control::{CONTROL_BYTES, ControlBlock};
 use crate::mem::{Access, Mapping};
-use crate::numbers::{Offset, VmSlot};
+use crate::numbers::VmSlot;
 use crate::superblock::TWICE_SINCE;
 use crate::vm_directory::{DirectoryError, VmEntry, VmGeometry, VmName, VmState};
 
@@ -126,19 +123,36 @@ impl Pool {
     /// # Errors
     /// When the name is taken, the geometry impossible, or the pool full.
     pub fn create_vm(&self, name: &VmName, geometry: &VmGeometry) -> Result<VmPartition, PoolError> {
+        let new = self.claim_vm(name, geometry)?;
+        new.make()?;
+        self.enter_vm(new)
+    }
+
+    /// Takes a slot for a new VM, which nobody else is given from here on, and makes nothing yet.
+    ///
+    /// # Errors
+    /// When the name is taken, the geometry impossible, or no slot free.
+    pub fn claim_vm(&self, name: &VmName, geometry: &VmGeometry) -> Result<NewVm, PoolError> {
         geometry.check()?;
         self.check_pages(geometry)?;
         let slot = self.free_slot(name)?;
+        let claim =
+            self.claims.take(slot, Some(name)).ok_or(PoolError::NoFreeSlot { slots: self.superblock.vm_slots })?;
         let path = files::vm_dir(&self.path, slot);
-        let entry = VmEntry { state: VmState::Used, name: name.clone(), geometry: *geometry };
-        let result = make_vm_dir(&path)
-            .and_then(|()| fill_new_vm(&path, geometry))
-            .and_then(|()| self.set_entry(slot, Some(&entry)));
-        match result {
-            Ok(()) => self.open_vm(slot),
+        Ok(NewVm { parts: VmPartition::new(path.clone(), slot, name.clone(), *geometry, false), path, claim })
+    }
+
+    /// Enters a VM whose files are all there into the directory: from here on there is one. On failure nothing is left of it.
+    ///
+    /// # Errors
+    /// When the directory refuses.
+    pub fn enter_vm(&self, new: NewVm) -> Result<VmPartition, PoolError> {
+        let (name, geometry) = (new.parts.name().clone(), *new.parts.geometry());
+        let entry = VmEntry { state: VmState::Used, name, geometry };
+        match self.set_entry(new.parts.slot(), Some(&entry)) {
+            Ok(()) => Ok(new.parts.clone()),
             Err(error) => {
-                // The first error is the one to tell; a leftover is removed when the pool is opened.
-                let _ = remove_vm_dir(&path);
+                new.give_up();
                 Err(error)
             }
         }
@@ -156,10 +170,13 @@ impl Pool {
 
     /// The first free slot, provided that no VM has the name.
     fn free_slot(&self, name: &VmName) -> Result<VmSlot, PoolError> {
+        if self.claims.has_name(name) {
+            return Err(PoolError::NameTaken(name.clone()));
+        }
         let mut free = None;
         for slot in self.directory.slots() {
             match self.readable(slot)? {
-                Ok(None) if free.is_some() => {}
+                Ok(None) if free.is_some() || self.claims.has(slot) => {}
                 Ok(None) if !is_inhabited(&self.path, slot) => free = free.or(Some(slot)),
                 Ok(None) => {}
                 Ok(Some(entry)) if entry.name == *name => return Err(PoolError::NameTaken(entry.name)),
@@ -187,15 +204,45 @@ impl Pool {
     /// # Errors
     /// When there is no such VM, or files cannot be removed; the deletion is completed at the next opening then.
     pub fn delete_vm(&self, slot: VmSlot) -> Result<(), PoolError> {
-        let mut entry = match self.readable(slot)? {
-            Ok(None) if is_inhabited(&self.path, slot) => return remove_vm_dir(&files::vm_dir(&self.path, slot)),
-            Ok(entry) => entry.ok_or(PoolError::SlotFree(slot))?,
-            Err(_) => return self.delete_nameless(slot),
+        let leaving = self.begin_delete(slot)?;
+        leaving.remove_files()?;
+        self.end_delete(leaving)
+    }
+
+    /// Marks a VM as one that is being deleted. What follows is to remove its files, and then to end the deletion.
+    ///
+    /// # Errors
+    /// When there is no such VM, it is being deleted, or the directory refuses.
+    pub fn begin_delete(&self, slot: VmSlot) -> Result<LeavingVm, PoolError> {
+        let claim = self.claims.take(slot, None).ok_or(PoolError::SlotFree(slot))?;
+        let path = files::vm_dir(&self.path, slot);
+        let entry = match self.readable(slot)? {
+            Ok(None) if is_inhabited(&self.path, slot) => LeavingEntry::Lost,
+            Ok(entry) => {
+                let mut entry = entry.ok_or(PoolError::SlotFree(slot))?;
+                entry.state = VmState::Deleting;
+                self.set_entry(slot, Some(&entry))?;
+                LeavingEntry::Marked
+            }
+            // While the entry is damaged, nobody takes the slot.
+            Err(_) => LeavingEntry::Damaged,
         };
-        entry.state = VmState::Deleting;
-        self.set_entry(slot, Some(&entry))?;
-        remove_vm_dir(&files::vm_dir(&self.path, slot))?;
-        self.set_entry(slot, None)
+        Ok(LeavingVm { path, slot, entry, _claim: claim })
+    }
+
+    /// Frees the slot of a VM whose files are removed.
+    ///
+    /// # Errors
+    /// When the directory refuses; the deletion is completed at the next opening then.
+    pub fn end_delete(&self, leaving: LeavingVm) -> Result<(), PoolError> {
+        match leaving.entry {
+            LeavingEntry::Marked => self.set_entry(leaving.slot, None),
+            LeavingEntry::Damaged => {
+                self.directory.free_damaged(leaving.slot)?;
+                self.know_directory()
+            }
+            LeavingEntry::Lost => Ok(()),
+        }
     }
 
     /// The slots whose entries cannot be read, or are lost: which VMs have them, nobody can tell.
@@ -209,14 +256,9 @@ impl Pool {
                 Err(_) => true,
             })
         };
-        self.directory.slots().filter_map(|slot| damaged(&slot).map(|is| is.then_some(slot)).transpose()).collect()
-    }
-
-    /// Deletes a VM whose entry cannot be read. While the entry is damaged, nobody takes the slot.
-    fn delete_nameless(&self, slot: VmSlot) -> Result<(), PoolError> {
-        remove_vm_dir(&files::vm_dir(&self.path, slot))?;
-        self.directory.free_damaged(slot)?;
-        self.know_directory()
+        // What is being made or removed is somebody's.
+        let settled = self.directory.slots().filter(|slot| !self.claims.has(*slot));
+        settled.filter_map(|slot| damaged(&slot).map(|is| is.then_some(slot)).transpose()).collect()
     }
 
     /// Gives VMs of an older layout what they lack. A pool that is too full for it opens nevertheless: the space is asked for
@@ -263,39 +305,6 @@ impl Pool {
     }
 }
 
-fn make_redo(vm: &Path, geometry: &VmGeometry, reserved_bytes: u64) -> Result<(), PoolError> {
-    let path = vm.join(files::REDO);
-    let mut file = NewFile::sparse(&path, "the copy of a commit record", geometry.journal.slot_bytes);
-    file.reserved = vec![(Offset::ZERO, reserved_bytes)];
-    file.create(|_| Ok(()))
-}
-
-fn make_vm_dir(path: &Path) -> Result<(), PoolError> {
-    if let Some(place) = device::place(path) {
-        // There are only names; what a failed creation left under them is nobody's.
-        return place.remove_all();
-    }
-    let make = || DirBuilder::new().mode(0o700).create(path);
-    match make() {
-        // Left by a creation that failed and could not clean up: the slot is free, so it is nobody's.
-        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
-            remove_vm_dir(path)?;
-            make().map_err(|error| PoolError::file("create", path, error))
-        }
-        other => other.map_err(|error| PoolError::file("create", path, error)),
-    }
-}
-
-fn remove_vm_dir(path: &Path) -> Result<(), PoolError> {
-    if let Some(place) = device::place(path) {
-        return place.remove_all();
-    }
-    match fs::remove_dir_all(path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(PoolError::file("remove", path, error)),
-        _ => Ok(()),
-    }
-}
-
 fn remove_unfinished_files(dir: &Path) -> Result<(), PoolError> {
     for (name, path) in list(dir)? {
         if FileKind::of_vm_file(&name) == FileKind::Unfinished {
@@ -303,29 +312,4 @@ fn remove_unfinished_files(dir: &Path) -> Result<(), PoolError> {
         }
     }
     Ok(())
-}
-
-fn fill_new_vm(vm: &Path, geometry: &VmGeometry) -> Result<(), PoolError> {
-    let large = |path, what, len| {
-        if geometry.sparse { NewFile::sparse(path, what, len) } else { NewFile::whole(path, what, len) }
-    };
-    let path = vm.join(files::IMAGE);
-    large(&path, "the stable image", geometry.memory_bytes).create(|_| Ok(()))?;
-    if geometry.disk_bytes > 0 {
-        let path = vm.join(files::DISK);
-        large(&path, "the disk image", geometry.disk_bytes).create(|_| Ok(()))?;
-    }
-    let path = vm.join(files::STATE);
-    NewFile::whole(&path, "the machine state", geometry.state_slot_bytes * 2).create(|_| Ok(()))?;
-    make_redo(vm, geometry, geometry.journal.reserved_bytes)?;
-    let path = vm.join(files::CONTROL);
-    NewFile::whole(&path, "the control block", CONTROL_BYTES).create(|extent| {
-        ControlBlock::format(Mapping::read_write(extent)?)?;
-        Ok(())
-    })?;
-    let path = vm.join(files::CONSOLE);
-    NewFile::whole(&path, "the console", console_file_bytes(geometry.console_bytes)).create(|extent| {
-        ConsoleRing::format(Mapping::read_write(extent)?, geometry.console_bytes)?;
-        Ok(())
-    })
 }

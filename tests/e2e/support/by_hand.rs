@@ -62,6 +62,11 @@ impl ByHand {
         assert_eq!(pool.end().code, None);
     }
 
+    /// Asks the controller, and with it the cluster, to end.
+    pub(crate) fn terminate_pool(&self) {
+        self.pool.as_ref().expect("it runs").signal(Signal::SIGTERM);
+    }
+
     /// Stops the controller, which hears and says nothing until it goes on.
     pub(crate) fn stop_pool(&self) {
         self.pool.as_ref().expect("it runs").signal(Signal::SIGSTOP);

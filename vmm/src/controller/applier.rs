@@ -2,6 +2,7 @@
 
 use super::damage::{Damage, damage_of};
 use super::log_drain::LogDrain;
+use super::maker::Removed;
 use super::recording::{Due, PoolRecording};
 use super::stable_state::{console_of, logged_to};
 use super::worker::Worker;
@@ -15,8 +16,8 @@ use ft_protocol::{Epoch, Generation, HostId, VmId};
 use shared_mem::journal::SpillError;
 use shared_mem::{
     ApplyLimit, ApplyParts, ApplyStep, ApplyTargets, ConsolePosition, ConsoleRing, ControlBlock, Extent, JournalReader,
-    LogPosition, LogReader, Mapping, PoolError, ReadWrite, Record, RecordLimits, RedoArea, StateArea, apply_record,
-    load_to_apply,
+    LogPosition, LogReader, Mapping, NewVm, PoolError, ReadWrite, Record, RecordLimits, RedoArea, StateArea,
+    apply_record, load_to_apply,
 };
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -90,6 +91,10 @@ pub(super) enum Event {
     LogDamaged { vm: VmId, generation: Generation, reason: String },
     /// A new VM's disk has its first content, or cannot have it.
     DiskFilled { vm: VmId, result: Result<(), String> },
+    /// A new VM's files are made, or cannot be.
+    PartMade { vm: VmId, result: Result<NewVm, Failure> },
+    /// Files of a VM are removed, or cannot be.
+    PartRemoved { vm: VmId, result: Removed },
     /// What a generation to come will need is reserved, or cannot be.
     Reserved { vm: VmId, generation: Generation, result: Result<(), PoolError> },
     /// A part of the VM was damaged, and is whole again.

@@ -1,5 +1,6 @@
 //! Drives the controller's core: executes its actions on the pool and the connections.
 
+mod making;
 mod parts;
 mod peers;
 
@@ -7,6 +8,7 @@ use super::applier::Event;
 use super::damage::is_gone;
 use super::generations::GenerationKeeper;
 use super::link::{Kind, Link, LinkError};
+use super::maker::Maker;
 use super::partition::Partition;
 use super::recording::PoolRecording;
 use super::space_keeper::SpaceKeeper;
@@ -24,6 +26,7 @@ use ft_protocol::controller::{Action, ClusterState, Controller, ControllerConfig
 use ft_protocol::detector::DetectorConfig;
 use ft_protocol::wire::{Grant, PROTOCOLS, Part, StateFormats, ToClient, ToHost};
 use ft_protocol::{Generation, HostId, LinkId, Span, Time, VmId};
+use making::Makings;
 use peers::{Complaints, Uploads};
 use serde::Serialize;
 use shared_mem::{HeartbeatReader, HostSlot, Mapping, Pool, PoolError, ReadOnly};
@@ -60,6 +63,7 @@ pub(super) struct Driver {
     partitions: BTreeMap<VmId, Partition>,
     space: SpaceKeeper,
     generations: GenerationKeeper,
+    makings: Makings,
     recordings: BTreeMap<VmId, Arc<Mutex<PoolRecording>>>,
     /// The cluster state as it should be in the pool.
     stored: Option<Vec<u8>>,
@@ -126,6 +130,8 @@ impl Driver {
         let space = pool.space_reserve().map_err(|error| ControllerError::PoolFailed { what: crate::chain(&error) })?;
         let space = SpaceKeeper::start(space).map_err(ControllerError::kernel("start a thread"))?;
         let generations = GenerationKeeper::start(wake.clone()).map_err(ControllerError::kernel("start a thread"))?;
+        let maker = Maker::start(wake.clone()).map_err(ControllerError::kernel("start a thread"))?;
+        let makings = Makings::new(maker);
         let mut driver = Self {
             options: options.clone(),
             pool,
@@ -137,6 +143,7 @@ impl Driver {
             partitions: BTreeMap::new(),
             space,
             generations,
+            makings,
             recordings: BTreeMap::new(),
             stored: None,
             looked_after: clock::monotonic(),
@@ -214,7 +221,8 @@ impl Driver {
                 self.pool.delete_vm(slot).map_err(failed)?;
             }
         }
-        self.delete_nameless(state.vms.iter().map(|record| &record.spec.name)).map_err(failed)
+        let nameless = self.nameless(state.vms.iter().map(|record| &record.spec.name)).map_err(failed)?;
+        nameless.into_iter().try_for_each(|slot| self.pool.delete_vm(slot)).map_err(failed)
     }
 
     pub(super) fn is_over(&self) -> bool {
@@ -379,21 +387,9 @@ impl Driver {
             Action::CloseLink(link) => self.close(link),
             Action::CreatePartition { vm, spec, uploader } => {
                 let uploads = self.uploads.remove(&uploader);
-                match self.create_partition(vm, &spec, uploads) {
-                    // Its disk is being filled: the word comes when that is done.
-                    Ok(false) => {}
-                    Ok(true) => self.inputs.push_back(Input::PartitionCreated { vm, result: Ok(()) }),
-                    Err(error) => {
-                        let result = Err(crate::chain(&*error));
-                        self.inputs.push_back(Input::PartitionCreated { vm, result });
-                    }
-                }
+                self.create_partition(vm, spec, uploads);
             }
-            Action::DeletePartition(vm) => {
-                if let Err(error) = self.delete_partition(vm) {
-                    tracing::error!("{vm} cannot be deleted: {}", crate::chain(&*error));
-                }
-            }
+            Action::DeletePartition(vm) => self.delete_partition(vm, Input::PartitionDeleted { vm }),
             Action::OpenGeneration { vm, generation, base } => self.open_generation(vm, generation, base),
             Action::ReserveGeneration { vm, generation } => self.reserve(vm, generation),
             Action::CloseGeneration { vm, generation } => {
@@ -554,8 +550,10 @@ impl Driver {
 
     /// Ends everything; a private pool is removed unless it is to be kept.
     pub(super) fn finish(self) {
-        let Self { options, pool, partitions, space, generations, links, heartbeats, deaths, listener, .. } = self;
-        drop((partitions, space, generations, links, heartbeats, deaths, listener));
+        let Self {
+            options, pool, partitions, makings, space, generations, links, heartbeats, deaths, listener, ..
+        } = self;
+        drop((partitions, makings, space, generations, links, heartbeats, deaths, listener));
         if options.private
             && !options.keep
             && let Err(error) = pool.destroy()

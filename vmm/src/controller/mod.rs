@@ -13,6 +13,7 @@ mod generations;
 mod grants;
 mod link;
 mod log_drain;
+mod maker;
 mod partition;
 mod recording;
 mod space_keeper;
@@ -193,6 +194,14 @@ pub fn serve(options: &ControllerOptions) -> Result<(), ControllerError> {
                         driver.input(match event {
                             Event::DiskFilled { vm, result } => {
                                 driver.disk_filled(vm, result)?;
+                                continue;
+                            }
+                            Event::PartMade { vm, result } => {
+                                driver.part_made(vm, result)?;
+                                continue;
+                            }
+                            Event::PartRemoved { vm, result } => {
+                                driver.part_removed(vm, result)?;
                                 continue;
                             }
                             Event::Mended { vm, what } => {

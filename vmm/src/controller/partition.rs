@@ -20,8 +20,8 @@ use shared_mem::commit_word::CommitWordError;
 use shared_mem::record_log::log_file_bytes;
 use shared_mem::{
     Access, ApplyLimit, ConsolePosition, ConsoleRing, ControlBlock, Extent, JournalGeometry, JournalReader, LogReader,
-    Mapping, Pool, PoolError, PoolRead, ReadOnly, ReadWrite, RecordLimits, StateArea, VmGeometry, VmName, VmPartition,
-    load_to_apply,
+    Mapping, NewVm, Pool, PoolError, PoolRead, ReadOnly, ReadWrite, RecordLimits, StateArea, VmGeometry, VmName,
+    VmPartition, load_to_apply,
 };
 use std::cell::Cell;
 use std::collections::BTreeMap;
@@ -70,28 +70,10 @@ pub(super) struct Partition {
 }
 
 impl Partition {
-    /// Makes a VM's part of the pool, with a copy of what its guest is booted from. Its disk is all zero.
-    pub(super) fn create(
-        pool: &Pool,
-        vm: VmId,
-        spec: &VmSpec,
-        boot: &Extent,
-        wake: &WakingSender<Event>,
-    ) -> Result<Self, Failure> {
-        if spec.working_set_bytes_max.is_some() && pool.page_bytes()? > shared_mem::PAGE_SIZE {
-            return Err("a working set cannot be bounded in a pool of huge pages: leave --working-set out".into());
-        }
-        let boot = read_upload(boot)?;
-        let geometry = geometry(spec);
-        let parts = pool.create_vm(&spec.name.parse::<VmName>()?, &geometry)?;
-        let slot = parts.slot();
-        let stored = parts.store_boot(&boot).map_err(Failure::from);
-        let opened = stored.and_then(|()| Ok(Self::open(vm, parts, geometry.journal, wake)?.0));
-        if opened.is_err() {
-            // Nothing of a VM that was not made may stay. The first error is the one to report.
-            let _ = pool.delete_vm(slot);
-        }
-        opened
+    /// Opens what was just made. Its disk is all zero.
+    pub(super) fn open_new(vm: VmId, parts: VmPartition, wake: &WakingSender<Event>) -> Result<Self, Failure> {
+        let geometry = parts.geometry().journal;
+        Ok(Self::open(vm, parts, geometry, wake)?.0)
     }
 
     /// Opens what an earlier controller made, and says how it was left.
@@ -326,11 +308,9 @@ impl Partition {
         self.files.turn().awaits(shared_mem::Generation::new(generation.get()))
     }
 
-    /// What journal and log of a generation take, as long as nothing spills. Each part has pages of its own.
+    /// What journal and log of a generation take, as long as nothing spills.
     fn generation_bytes(&self) -> u64 {
-        let in_pages = |bytes: u64| bytes.next_multiple_of(self.page_bytes);
-        let journal: u64 = self.geometry.reserved_ranges().map(|(_, len)| in_pages(len)).sum();
-        journal.saturating_add(in_pages(log_file_bytes(self.log_bytes)))
+        generation_bytes(&self.geometry, self.log_bytes, self.page_bytes)
     }
 
     /// The files that its generations are still to have on a device: a guest has the journal and log of its own, and those
@@ -355,7 +335,13 @@ impl Partition {
 
     /// What the pool must have left for this VM to get on, whatever its guest does, and whoever dies.
     pub(super) fn space_wanted(&self) -> u64 {
-        self.geometry.spill_bytes_max().next_multiple_of(self.page_bytes).max(self.generation_bytes())
+        space_wanted(&self.geometry, self.log_bytes, self.page_bytes)
+    }
+
+    /// The same of a VM that is to be made ([`space_wanted`](Self::space_wanted), [`space_unopened`](Self::space_unopened)).
+    pub(super) fn space_of(geometry: &VmGeometry, page_bytes: u64) -> (u64, u64) {
+        let (journal, log_bytes) = (&geometry.journal, geometry.log_bytes);
+        (space_wanted(journal, log_bytes, page_bytes), generation_bytes(journal, log_bytes, page_bytes))
     }
 
     /// Gives back what all slots have beyond their reserved parts: all records are applied, and none follows.
@@ -434,13 +420,30 @@ impl Partition {
         Ok(Epoch::new(self.redo.reached(raw, applied, &self.limits)?.get()))
     }
 
-    pub(super) fn delete(self, pool: &Pool) -> Result<(), Failure> {
-        let slot = self.parts.slot();
+    /// Ends all that works on its files: they can be removed.
+    pub(super) fn close(self) {
         self.files.turn().life = Life::Deleted;
-        drop(self);
-        pool.delete_vm(slot)?;
-        Ok(())
     }
+}
+
+/// What journal and log of a generation take, as long as nothing spills. Each part has pages of its own.
+fn generation_bytes(journal: &JournalGeometry, log_bytes: u64, page_bytes: u64) -> u64 {
+    let in_pages = |bytes: u64| bytes.next_multiple_of(page_bytes);
+    let journal: u64 = journal.reserved_ranges().map(|(_, len)| in_pages(len)).sum();
+    journal.saturating_add(in_pages(log_file_bytes(log_bytes)))
+}
+
+fn space_wanted(journal: &JournalGeometry, log_bytes: u64, page_bytes: u64) -> u64 {
+    let record = journal.spill_bytes_max().next_multiple_of(page_bytes);
+    record.max(generation_bytes(journal, log_bytes, page_bytes))
+}
+
+/// Takes a place in the pool for a VM, and makes nothing yet.
+pub(super) fn new_part(pool: &Pool, spec: &VmSpec) -> Result<NewVm, Failure> {
+    if spec.working_set_bytes_max.is_some() && pool.page_bytes()? > shared_mem::PAGE_SIZE {
+        return Err("a working set cannot be bounded in a pool of huge pages: leave --working-set out".into());
+    }
+    Ok(pool.claim_vm(&spec.name.parse::<VmName>()?, &geometry(spec))?)
 }
 
 fn redo(parts: &VmPartition) -> Result<Redo, Failure> {
@@ -465,10 +468,9 @@ fn geometry(spec: &VmSpec) -> VmGeometry {
     }
 }
 
-/// Reads the file that a client passed. It must be a regular one: reading must not wait for anybody.
-fn read_upload(upload: &Extent) -> Result<Vec<u8>, Failure> {
-    let file = std::fs::File::from(upload.try_clone()?.into_fd());
-    let stat = fstat(file.as_fd())?;
+/// How long the file is that a client passed. It must be a regular one: reading must not wait for anybody.
+pub(super) fn upload_bytes(upload: &Extent) -> Result<u64, Failure> {
+    let stat = fstat(upload.as_fd())?;
     if SFlag::from_bits_truncate(stat.st_mode) & SFlag::S_IFMT != SFlag::S_IFREG {
         return Err("the guest file is not a regular file".into());
     }
@@ -476,7 +478,13 @@ fn read_upload(upload: &Extent) -> Result<Vec<u8>, Failure> {
     if len > BOOT_BYTES_MAX {
         return Err(format!("the guest file has {len} bytes, at most {BOOT_BYTES_MAX} are allowed").into());
     }
-    let mut bytes = vec![0; usize::try_from(len)?];
+    Ok(len)
+}
+
+/// Reads it.
+pub(super) fn read_upload(upload: &Extent) -> Result<Vec<u8>, Failure> {
+    let mut bytes = vec![0; usize::try_from(upload_bytes(upload)?)?];
+    let file = std::fs::File::from(upload.try_clone()?.into_fd());
     std::os::unix::fs::FileExt::read_exact_at(&file, &mut bytes, 0)?;
     Ok(bytes)
 }

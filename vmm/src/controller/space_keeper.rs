@@ -89,8 +89,18 @@ impl SpaceKeeper {
     /// # Errors
     /// When it cannot, with what is missing.
     pub(super) fn check(&self, bytes: u64, beside: u64) -> Result<(), PoolError> {
+        self.check_behind(0, bytes, beside)
+    }
+
+    /// As [`check`](Self::check), of what there will be when a VM has taken so much.
+    ///
+    /// # Errors
+    /// As there; or when there is not as much to be taken.
+    pub(super) fn check_behind(&self, taken: u64, bytes: u64, beside: u64) -> Result<(), PoolError> {
         let Some(kept) = &self.kept else { return Ok(()) };
-        let available = kept.reserve.space.total();
+        let total = kept.reserve.space.total();
+        let lacks = PoolError::NoSpace { what: "what it has of its own", needed: taken, available: total };
+        let available = total.checked_sub(taken).ok_or(lacks)?;
         let needed = bytes.saturating_add(beside);
         if needed <= available {
             return Ok(());

@@ -354,3 +354,26 @@ fn places_that_were_kept_free_for_a_vm_are_free_after_its_end() {
     cluster.create_with("two", policy);
     assert!(matches!(cluster.answered.last(), Some(Ok(Answer::VmCreated(_)))), "{:?}", cluster.answered.last());
 }
+
+/// Its space is free then, and so are its name and its number; until then it is neither stored nor there.
+#[test]
+fn a_deletion_is_answered_when_the_vms_part_of_the_pool_is_given_back() {
+    let mut cluster = Cluster::protected();
+    cluster.hold_deletions = true;
+    cluster.answered.clear();
+    cluster.request(Request::DeleteVm(VM));
+    assert_eq!((cluster.deleted.as_slice(), cluster.answered.as_slice()), (&[VM][..], &[][..]));
+    assert!(cluster.persisted.vms.is_empty(), "a controller that follows knows nothing of it");
+    cluster.request(Request::DeleteVm(VM));
+    assert!(not_now(&cluster).contains("deleting"));
+    cluster.create();
+    assert_eq!(cluster.answered.pop(), Some(Err(RequestError::NameTaken("vm".to_owned()))));
+    // What is heard late of a VM that leaves does not have it removed again.
+    cluster.input(Input::PartitionDamaged { vm: VM, reason: "gone".to_owned() });
+    assert_eq!(cluster.deleted, [VM]);
+    let over = cluster.persisted.first_generation;
+    cluster.input(Input::PartitionDeleted { vm: VM });
+    assert_eq!(cluster.answered.last(), Some(&Ok(Answer::Done)));
+    cluster.create();
+    assert!(cluster.core.state().vms.iter().all(|record| record.generation >= over));
+}

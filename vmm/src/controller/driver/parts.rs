@@ -1,79 +1,21 @@
 //! The VMs' parts of the pool, and the space that the pool keeps for them.
 
-use super::peers::Uploads;
 use super::{Driver, Failure};
-use crate::controller::ControllerError;
 use crate::controller::applier::{DrainJob, Job};
 use crate::controller::damage::damage_of;
-use crate::controller::disk_filling;
 use crate::controller::partition::{LogLoss, Partition};
 use crate::controller::recording::PoolRecording;
 use crate::failpoint;
-use crate::machine::{check_guest, is_unfit_guest};
 use ft_protocol::controller::{ApplyOutcome, DrainOutcome, Input};
-use ft_protocol::spec::VmSpec;
 use ft_protocol::timeline::{Shortage, Wanted};
 use ft_protocol::{Epoch, Generation, VmId};
-use shared_mem::{Access, Mapping, PoolError, boot_image};
+use shared_mem::{PoolError, VmSlot};
 use std::sync::{Arc, Mutex};
 
-/// Whether what the guest will be booted from can be, as it is in the pool now.
-fn check_boot(partition: &Partition, spec: &VmSpec) -> Result<(), Failure> {
-    let boot = partition.parts().boot(Access::ReadOnly)?;
-    let image = boot_image::load(&Mapping::read_only(&boot)?)?;
-    Ok(check_guest(&image, spec.memory_bytes, &spec.args)?)
-}
-
 impl Driver {
-    /// Makes a VM's part of the pool. Says whether it is complete; if not, a thread fills its disk, or the core is told by
-    /// itself why it was not made.
-    pub(super) fn create_partition(
-        &mut self,
-        vm: VmId,
-        spec: &VmSpec,
-        uploads: Option<Uploads>,
-    ) -> Result<bool, Failure> {
-        let Uploads { boot, disk } = uploads.ok_or("no guest file came with the request")?;
-        if disk.is_some() && spec.disk_bytes == 0 {
-            return Err("a disk's content came with the request, but the VM has no disk".into());
-        }
-        let partition = Partition::create(&self.pool, vm, spec, &boot, &self.wake)?;
-        if let Err(error) = check_boot(&partition, spec) {
-            // Found by its hosts, it would be told of each of them, one generation after the other.
-            let _ = partition.delete(&self.pool);
-            if !is_unfit_guest(&*error) {
-                return Err(error);
-            }
-            self.inputs.push_back(Input::GuestUnfit { vm, reason: crate::chain(&*error) });
-            return Ok(false);
-        }
-        let wanted = self.wanted_space().max(partition.space_wanted());
-        // Others may be waiting for their disks, and have no journal yet either.
-        let others: u64 = self.partitions.values().map(Partition::space_unopened).sum();
-        if let Err(error) = self.space.check(wanted, others.saturating_add(partition.space_unopened())) {
-            let _ = partition.delete(&self.pool);
-            return Err(error.into());
-        }
-        if let Err(error) = self.check_places(&partition) {
-            let _ = partition.delete(&self.pool);
-            return Err(error);
-        }
-        let is_complete = disk.is_none();
-        if let Some(content) = disk
-            && let Err(error) = disk_filling::start(vm, &partition, content, self.wake.clone())
-        {
-            // Nothing of a VM that was not made may stay. The first error is the one to report.
-            let _ = partition.delete(&self.pool);
-            return Err(error);
-        }
-        self.partitions.insert(vm, partition);
-        self.want_space();
-        Ok(is_complete)
-    }
-
     /// Whether a device has places for all journals and logs to come, of a new VM and of those there are. One generation more,
     /// of the largest: files that come and go need some play, since none begins where another one has begun.
-    fn check_places(&self, new: &Partition) -> Result<(), Failure> {
+    pub(super) fn check_places(&self, new: &Partition) -> Result<(), Failure> {
         let living = self.partitions.iter().filter(|(vm, _)| !self.core.is_over(**vm)).map(|(_, partition)| partition);
         let mut files = Vec::new();
         let mut play = [0, 0];
@@ -207,27 +149,13 @@ impl Driver {
     }
 
     /// What the pool must always have left: one record, or one generation, of any of its VMs.
-    fn wanted_space(&self) -> u64 {
+    pub(super) fn wanted_space(&self) -> u64 {
         let commits = self.partitions.iter().filter(|(vm, _)| !self.core.is_over(**vm));
         commits.map(|(_, partition)| partition.space_wanted()).max().unwrap_or(0)
     }
 
     pub(super) fn want_space(&self) {
         self.space.want(self.wanted_space());
-    }
-
-    /// A new VM's disk has its first content, or cannot have it.
-    pub(in crate::controller) fn disk_filled(
-        &mut self,
-        vm: VmId,
-        result: Result<(), String>,
-    ) -> Result<(), ControllerError> {
-        if result.is_err()
-            && let Err(error) = self.delete_partition(vm)
-        {
-            tracing::error!("{vm} cannot be deleted: {}", crate::chain(&*error));
-        }
-        self.input(Input::PartitionCreated { vm, result })
     }
 
     /// Where a VM is recorded, if it is.
@@ -250,35 +178,20 @@ impl Driver {
         }
     }
 
-    pub(super) fn delete_partition(&mut self, vm: VmId) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
-        if let Some(partition) = self.partitions.remove(&vm) {
-            let deleted = partition.delete(&self.pool);
-            self.want_space();
-            return deleted;
-        }
-        let Some(name) = self.unusable.remove(&vm) else { return Ok(()) };
-        match self.pool.find_vm(&name.parse()?) {
-            Ok(slot) => self.pool.delete_vm(slot)?,
-            // Its entry may be among the damaged ones, as that of another VM may.
-            Err(_) => self.delete_nameless(self.unusable.values())?,
-        }
-        Ok(())
-    }
-
-    /// Frees the slots whose entries cannot be read and that no open VM has, if each of these VMs has another one.
-    pub(super) fn delete_nameless<'name>(
+    /// The slots whose entries cannot be read and that no open VM has, if each of these VMs has another one: nobody's.
+    pub(super) fn nameless<'name>(
         &self,
         mut wanted: impl Iterator<Item = &'name String>,
-    ) -> Result<(), PoolError> {
+    ) -> Result<Vec<VmSlot>, PoolError> {
         let found: Vec<_> = self.pool.vms()?.into_iter().map(|(_, entry)| entry.name).collect();
-        if wanted.all(|name| found.iter().any(|found| found.as_str() == name)) {
-            for slot in self.pool.nameless()? {
-                if self.partitions.values().all(|partition| partition.parts().slot() != slot) {
-                    self.pool.delete_vm(slot)?;
-                    tracing::warn!("the VM directory's entry of slot {slot} is damaged, and nobody's: freed");
-                }
-            }
+        if !wanted.all(|name| found.iter().any(|found| found.as_str() == name)) {
+            return Ok(Vec::new());
         }
-        Ok(())
+        let mut nameless = self.pool.nameless()?;
+        nameless.retain(|slot| self.partitions.values().all(|partition| partition.parts().slot() != *slot));
+        nameless.iter().for_each(|slot| {
+            tracing::warn!("the VM directory's entry of slot {slot} is damaged, and nobody's: it is freed");
+        });
+        Ok(nameless)
     }
 }
